@@ -1,0 +1,45 @@
+# `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-fast lint format types setup print-venv lock clean
+
+SETUP := deploy/setup/setup.sh
+PYTHON := .venv/bin/python
+ARGS ?=
+
+help: ## Show these targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+serve: setup ## Start engine and gateway (demo model; ARGS="--model DIR --tp 2" for another).
+	@.venv/bin/serval serve $(ARGS)
+
+test: setup lint types ## Everything CI runs: lint, types, unit tests, tests on the real engine.
+	@$(PYTHON) -m pytest $(ARGS)
+
+test-fast: setup ## The tests that start no engine.
+	@$(PYTHON) -m pytest -m "not engine" $(ARGS)
+
+lint: setup ## Style: ruff's checks and formatting.
+	@echo "lint: ruff" >&2
+	@$(PYTHON) -m ruff check --quiet .
+	@$(PYTHON) -m ruff format --quiet --check .
+
+format: setup ## Rewrite the code in the project's format.
+	@$(PYTHON) -m ruff check --quiet --fix . ; $(PYTHON) -m ruff format .
+
+types: setup ## Types: mypy --strict over the three packages.
+	@echo "types: mypy" >&2
+	@$(PYTHON) -m mypy
+
+setup: ## Prepare .venv (seconds when nothing changed).
+	@$(SETUP)
+
+print-venv: ## Print the venv's folder (use `make -s print-venv`).
+	@$(SETUP) --print-venv
+
+lock: setup ## Resolve requirements.lock anew from pyproject.toml.
+	@.venv/bin/python -m uv pip compile pyproject.toml --extra engine --extra dev --output-file requirements.lock \
+		--python-version 3.11 --quiet --upgrade --no-emit-index-url --no-annotate --generate-hashes \
+		--custom-compile-command "make lock"
+
+clean: ## Remove this checkout's venv and caches (the shared packages stay).
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

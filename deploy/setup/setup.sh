@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Prepares the Python environment of this checkout and prints nothing but progress.
+#
+#   deploy/setup/setup.sh                    set up (idempotent; seconds when nothing changed)
+#   deploy/setup/setup.sh --print-venv       print the folder whose bin/ holds `serval` and `python`
+#
+# Two layers. The locked third-party packages (11 GB, SGLang and torch among them) live once per lock in a cache
+# folder that all checkouts share. `.venv` in the checkout is a thin venv on top that adds this checkout's own
+# packages, so that two checkouts never run each other's code.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cache=${SERVAL_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/serval}
+venv=$root/.venv
+uv_version=0.13.9   # the same version as in pyproject.toml's dev extra
+
+if [ "${1:-}" = "--print-venv" ]; then
+    echo "$venv"
+    exit 0
+fi
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.11 python3.12 python3; do
+        [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
+        "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || continue
+        command -v "$candidate"
+        return
+    done
+    die "needs Python 3.11 or 3.12; none found on PATH. Set PYTHON=/path/to/python3.11"
+}
+
+python=$(find_python)
+lock_key=$({ "$python" --version; cat "$root/requirements.lock"; } | sha256sum | cut -c1-12)
+base=$cache/venv-$lock_key
+
+mkdir -p "$cache"
+
+build_base() {
+    say "installing the locked packages into $base (11 GB; a minute or more the first time)"
+    rm -rf "$base"
+    "$python" -m venv "$base"
+    "$base/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
+    # uv hard-links from its own cache: a changed lock costs only what differs, not another 11 GB.
+    UV_CACHE_DIR=$cache/uv VIRTUAL_ENV=$base \
+        "$base/bin/uv" pip sync --require-hashes "$root/requirements.lock" 2>&1 | { grep -v '^ [-+] ' || :; } >&2
+    touch "$base/.complete"
+}
+
+if [ ! -e "$base/.complete" ]; then
+    # Two checkouts may arrive here together: the second waits and finds the work done.
+    exec 9>"$base.lock"
+    command -v flock >/dev/null 2>&1 && flock 9
+    [ -e "$base/.complete" ] || build_base
+    exec 9>&-
+fi
+
+build_checkout_venv() {
+    say "linking this checkout into $venv"
+    rm -rf "$venv"
+    "$python" -m venv --without-pip "$venv"
+    local site
+    site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    local base_site
+    base_site=$("$base/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    # addsitedir, unlike a plain path line, also reads the .pth files of the locked packages.
+    echo "import site; site.addsitedir('$base_site')" > "$site/_serval_locked_packages.pth"
+    UV_CACHE_DIR=$cache/uv "$base/bin/uv" pip install --quiet --python "$venv/bin/python" \
+        --no-deps --no-build-isolation --editable "$root" >&2
+    echo "$checkout_key" > "$venv/.serval-key"
+}
+
+checkout_key=$lock_key-$(sha256sum < "$root/pyproject.toml" | cut -c1-12)-$root
+if [ "$(cat "$venv/.serval-key" 2>/dev/null)" != "$checkout_key" ]; then
+    build_checkout_venv
+    say "ready: $venv"
+fi

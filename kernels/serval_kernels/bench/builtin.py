@@ -1,0 +1,58 @@
+"""SGLang 0.5.23's algorithms for the same operations, written plainly in torch.
+
+Read in sglang/srt/layers/n_gram_embedding.py, sglang/srt/models/longcat_flash.py,
+sglang/srt/layers/moe/topk.py and sglang/kernels/ops/moe/ep_moe_kernels.py. Only their cost is of interest:
+the identity experts come out as weak as they do there.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def embed(row_ids: Tensor, table: Tensor, projections: Tensor, tokens: Tensor, words: Tensor) -> Tensor:
+    """All 1 + tables terms [1 + tables, T, H] in memory, then their mean.
+
+    Args:
+        row_ids: int32 [T, tables].
+        table: [rows, width].
+        projections: [tables, width, H].
+        tokens: [T].
+        words: [V, H], the word embedding.
+    """
+    terms = torch.empty(
+        1 + row_ids.shape[1], len(tokens), words.shape[1], dtype=words.dtype, device=words.device
+    )
+    terms[0] = F.embedding(tokens, words)
+    rows = F.embedding(row_ids.permute(1, 0).contiguous(), table)  # [tables, T, width]
+    torch.bmm(rows, projections, out=terms[1:])
+    return terms.mean(dim=0)
+
+
+def route(logits: Tensor, bias: Tensor, *, top_k: int, routed_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, ids, and the weights of the identity experts; identity slots go to expert 0 with weight 0."""
+    scores = logits.softmax(dim=-1)
+    candidates = scores.view(-1, logits.shape[-1]) + bias.unsqueeze(0)
+    ids = torch.topk(candidates, k=top_k, dim=-1, sorted=False)[1]
+    weights = scores.gather(1, ids)
+    identity_weights = weights.clone()
+    identity_weights.masked_fill_(ids < routed_experts, 0.0)
+    is_identity = ids >= routed_experts
+    ids.masked_fill_(is_identity, 0)
+    weights.masked_fill_(is_identity, 0.0)
+    return weights, ids, identity_weights
+
+
+def combine(routed: Tensor, tokens: Tensor, identity_weights: Tensor, *, routed_scale: float) -> Tensor:
+    """The identity part into a matrix of zeros, the routed part scaled in place, then their sum in place.
+
+    Args:
+        identity_weights: [T, k].
+    """
+    identity = torch.zeros_like(tokens)
+    torch.mul(tokens, identity_weights.sum(dim=-1, keepdim=True), out=identity)
+    routed *= routed_scale
+    routed += identity
+    return routed

@@ -1,0 +1,130 @@
+"""What an operation must move and compute at least, and the time that takes at best.
+
+`embed_work`, `gather_work` and so on count what every algorithm for the operation must read or write once;
+`fused_*` and `builtin_*` count what a given algorithm does. A multiply-add of a matrix product is two
+floating-point operations. Small vectors (a bias, the constants of the hash) are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serval_kernels.bench.sizes import Sizes
+
+_ID_BYTES = 8  # int64
+_FLOAT32_BYTES = 4
+_HISTORY_BYTES = 4  # int32
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes over the memory bus of the device, bytes over the bus to the host, floating-point operations."""
+
+    device_bytes: int = 0
+    host_bytes: int = 0
+    flops: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.device_bytes + other.device_bytes,
+            self.host_bytes + other.host_bytes,
+            self.flops + other.flops,
+        )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates as measured, not as advertised. ``host_bytes_per_s`` is None where the device has no other."""
+
+    name: str
+    device_bytes_per_s: float
+    host_bytes_per_s: float | None
+    flops_per_s: float
+
+    def floor_s(self, work: Work) -> float:
+        """The longest of the three, as if each overlapped the others perfectly."""
+        host_rate = self.host_bytes_per_s or self.device_bytes_per_s
+        return max(
+            work.device_bytes / self.device_bytes_per_s,
+            work.host_bytes / host_rate,
+            work.flops / self.flops_per_s,
+        )
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How a row of a table is stored, and where."""
+
+    value_bytes: int  # 2 for bfloat16, 1 for a code
+    scale_bytes: int  # 4 for a row of codes, else 0
+    on_host: bool
+
+    def rows(self, count: int, width: int) -> Work:
+        """Reading ``count`` rows."""
+        total = count * (width * self.value_bytes + self.scale_bytes)
+        return Work(host_bytes=total) if self.on_host else Work(device_bytes=total)
+
+
+def step_work(tokens: int, requests: int, sizes: Sizes) -> Work:
+    """Tokens and history in, row ids and history out."""
+    state = 2 * requests * (sizes.order - 1) * _HISTORY_BYTES
+    return Work(device_bytes=tokens * _ID_BYTES * (1 + sizes.tables) + state)
+
+
+def gather_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:
+    """Row ids and rows in, rows out side by side."""
+    ids = tokens * sizes.tables * _ID_BYTES
+    out = tokens * sizes.hidden * value_bytes
+    return table.rows(tokens * sizes.tables, sizes.width) + Work(device_bytes=ids + out)
+
+
+def embed_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:
+    """Row ids, rows, projections and word rows in, the mean out: nothing in between touches memory."""
+    hidden = tokens * sizes.hidden * value_bytes
+    weights = sizes.hidden * sizes.hidden * value_bytes
+    ids = tokens * sizes.tables * _ID_BYTES
+    rows = table.rows(tokens * sizes.tables, sizes.width)
+    return rows + Work(device_bytes=ids + 2 * hidden + weights, flops=2 * tokens * sizes.hidden**2)
+
+
+def fused_embed_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:
+    """`embed_work` as this package does it: the gathered rows are written once and read once, the word rows
+    looked up before."""
+    hidden = tokens * sizes.hidden * value_bytes
+    return embed_work(tokens, sizes, table, value_bytes=value_bytes) + Work(device_bytes=4 * hidden)
+
+
+def builtin_embed_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:
+    """`embed_work` as SGLang 0.5.23 does it: [1 + tables, T, H] is written by lookup and product, and read by
+    the mean; ids are transposed, rows gathered, before."""
+    hidden = tokens * sizes.hidden * value_bytes
+    ids = tokens * sizes.tables * _ID_BYTES
+    rows = table.rows(tokens * sizes.tables, sizes.width)
+    # Word rows are looked up, then copied into place: four passes. The gathered rows are written: one.
+    lookups = Work(device_bytes=3 * ids + 5 * hidden)
+    weights = sizes.hidden * sizes.hidden * value_bytes
+    product = Work(device_bytes=hidden + weights + sizes.tables * hidden, flops=2 * tokens * sizes.hidden**2)
+    mean = Work(device_bytes=(1 + sizes.tables) * hidden + hidden)
+    return rows + lookups + product + mean
+
+
+def route_work(tokens: int, sizes: Sizes) -> Work:
+    """Logits in; weights, ids and identity weight out."""
+    return Work(device_bytes=_FLOAT32_BYTES * tokens * (sizes.experts + 2 * sizes.top_k + 1))
+
+
+def builtin_route_work(tokens: int, sizes: Sizes) -> Work:
+    """`route_work` as SGLang 0.5.23 does it, counting only the passes over [T, experts]: softmax and bias
+    read and write them, top-k reads them."""
+    return Work(device_bytes=_FLOAT32_BYTES * tokens * 5 * sizes.experts)
+
+
+def combine_work(tokens: int, sizes: Sizes, *, value_bytes: int = 2) -> Work:
+    """Two matrices in, one out."""
+    return Work(device_bytes=tokens * (3 * sizes.hidden * value_bytes + _FLOAT32_BYTES))
+
+
+def builtin_combine_work(tokens: int, sizes: Sizes, *, value_bytes: int = 2) -> Work:
+    """`combine_work` as SGLang 0.5.23 does it: a matrix of zeros, the identity part into it, the scaling of
+    the routed part, the sum: eight passes."""
+    return Work(device_bytes=tokens * 8 * sizes.hidden * value_bytes)

@@ -1,0 +1,63 @@
+"""The n-gram embedding: mean of the word row and the projected rows of all n-gram tables.
+
+x = ( E[x_t] + Σ_i P_i · T_i[id_i] ) / (1 + tables)
+
+The sum over tables is one matrix product: the rows side by side times the projections one above another.
+Widths may be sharded: with the same columns of every table and of every projection on a rank, the ranks'
+results add up to x.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from serval_kernels.checks import FLOATS, check_tensor
+from serval_kernels.ngram_gather import NgramTable, ngram_gather, ngram_gather_reference
+
+
+def ngram_embed(row_ids: Tensor, tables: NgramTable, projection: Tensor, word_rows: Tensor) -> Tensor:
+    """
+    Args:
+        row_ids: integer [T, tables], rows of ``tables``.
+        tables: [total rows, width], all tables stacked; placed and coded as `ngram_gather` allows.
+        projection: [tables * width, H], P_iᵀ one above another in the order of the columns of ``row_ids``.
+        word_rows: [T, H].
+
+    Returns:
+        [T, H] in the dtype of ``word_rows``. Sums are rounded once (the product accumulates in float32).
+
+    Raises:
+        TypeError: dtypes differ, or are not those that `ngram_gather` takes.
+        ValueError: shapes or devices do not match, a tensor is not contiguous, or the table cannot be read.
+    """
+    _check(row_ids, tables, projection, word_rows)
+    return _add_mean(ngram_gather(row_ids, tables, dtype=word_rows.dtype), projection, word_rows, row_ids)
+
+
+def ngram_embed_reference(
+    row_ids: Tensor, tables: NgramTable, projection: Tensor, word_rows: Tensor
+) -> Tensor:
+    """`ngram_embed` in torch throughout."""
+    _check(row_ids, tables, projection, word_rows)
+    rows = ngram_gather_reference(row_ids, tables, dtype=word_rows.dtype)
+    return _add_mean(rows, projection, word_rows, row_ids)
+
+
+def _add_mean(rows: Tensor, projection: Tensor, word_rows: Tensor, row_ids: Tensor) -> Tensor:
+    mean = 1.0 / (1 + row_ids.shape[1])
+    return torch.addmm(word_rows, rows, projection, beta=mean, alpha=mean)
+
+
+def _check(row_ids: Tensor, tables: NgramTable, projection: Tensor, word_rows: Tensor) -> None:
+    check_tensor("word_rows", word_rows, shape=("T", "H"), dtypes=FLOATS, device=row_ids.device)
+    values = tables if isinstance(tables, Tensor) else tables.codes
+    if row_ids.dim() != 2 or row_ids.shape[0] != word_rows.shape[0]:
+        raise ValueError(
+            f"row_ids must have shape [{word_rows.shape[0]}, tables] to match word_rows, "
+            f"got {list(row_ids.shape)}."
+        )
+    if values.dim() != 2:
+        raise ValueError(f"tables must have shape [rows, width], got {list(values.shape)}.")
+    shape = (row_ids.shape[1] * values.shape[1], word_rows.shape[1])
+    check_tensor("projection", projection, shape=shape, dtypes=(word_rows.dtype,), device=row_ids.device)

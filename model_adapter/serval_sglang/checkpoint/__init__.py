@@ -1,0 +1,46 @@
+"""Checkpoints of LongCat-Flash-Lite: layout, reading and writing, and random ones for tests."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serval_sglang.checkpoint.files import CheckpointError, load_config
+    from serval_sglang.checkpoint.io import load_reference, load_state_dict, save_checkpoint
+    from serval_sglang.checkpoint.layout import mtp_tensor_shapes, tensor_shapes
+    from serval_sglang.checkpoint.random import random_state_dict, tiny_config
+    from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
+
+__all__ = [
+    "CheckpointError",
+    "load_config",
+    "load_reference",
+    "load_state_dict",
+    "mtp_tensor_shapes",
+    "random_state_dict",
+    "save_checkpoint",
+    "tensor_shapes",
+    "tiny_config",
+    "write_tiny_checkpoint",
+]
+
+_MODULES = {
+    "CheckpointError": "files",
+    "load_config": "files",
+    "load_reference": "io",
+    "load_state_dict": "io",
+    "mtp_tensor_shapes": "layout",
+    "random_state_dict": "random",
+    "save_checkpoint": "io",
+    "tensor_shapes": "layout",
+    "tiny_config": "random",
+    "write_tiny_checkpoint": "tiny",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use (PEP 562): some modules need torch, which takes seconds, and others do not."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,89 @@
+"""The files of a checkpoint directory: what they are called, which hold weights, and config.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from serval_sglang.config import LongcatConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not what its config.json promises, or that cannot be read or written."""
+
+
+def load_config(directory: Path | str) -> LongcatConfig:
+    """The checkpoint's config.json. Raises CheckpointError if there is none, ConfigError if it is wrong."""
+    path = Path(directory) / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist: the directory must be that of a checkpoint.")
+    return LongcatConfig.from_json_file(path)
+
+
+def list_files(directory: Path) -> list[str]:
+    """Every file in ``directory`` and its folders, as sorted paths with "/" within it, but hidden ones.
+
+    Hidden are names that begin with a dot, such as what download tools note about their progress. A link to a
+    file counts as the file: caches of downloads are made of them.
+
+    Raises:
+        CheckpointError: there is a link to a directory, or something that is neither file nor directory.
+    """
+    found = []
+    for folder, subfolders, names in os.walk(directory, onerror=_raise):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in subfolders:
+            if Path(folder, name).is_symlink():
+                raise CheckpointError(
+                    f"{Path(folder, name)} is a link to a directory: use the directory itself."
+                )
+        for name in names:
+            path = Path(folder, name)
+            if name.startswith("."):
+                continue
+            if not path.is_file():
+                raise CheckpointError(f"{path} is a broken link, or neither file nor directory: remove it.")
+            found.append(path.relative_to(directory).as_posix())
+    return sorted(found)
+
+
+def weight_files(directory: Path) -> dict[str, frozenset[str] | None]:
+    """File name -> names the index puts there; None where there is no index to disagree with.
+
+    Raises:
+        CheckpointError: there is neither a single file of weights nor a readable index.
+    """
+    index = directory / INDEX_FILE
+    if not index.is_file():
+        if (directory / WEIGHTS_FILE).is_file():
+            return {WEIGHTS_FILE: None}
+        raise CheckpointError(
+            f"{directory} must hold {WEIGHTS_FILE} or {INDEX_FILE}; other formats are not read."
+        )
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index} must be a JSON object with a 'weight_map'.") from error
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"weight_map of {index} must be a JSON object, got {weight_map!r}.")
+    files: dict[str, set[str]] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"{index} must name files beside it, got {file!r} for {name}.")
+        files.setdefault(file, set()).add(name)
+    return {file: frozenset(names) for file, names in files.items()}
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """One object, indented, with a newline at the end."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _raise(error: OSError) -> None:
+    raise error

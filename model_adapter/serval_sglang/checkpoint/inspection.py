@@ -1,0 +1,238 @@
+"""What a checkpoint directory holds, from config.json and the headers of its safetensors files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serval_sglang.checkpoint.files import CONFIG_FILE, CheckpointError, list_files, weight_files
+from serval_sglang.checkpoint.headers import TensorHeader, read_headers
+from serval_sglang.checkpoint.layout import (
+    ALIASES,
+    TABLE_DTYPE_KEY,
+    Shape,
+    mtp_tensor_shapes,
+    tensor_shapes,
+)
+from serval_sglang.checkpoint.parts import Part, part_of
+from serval_sglang.checkpoint.quantization import Quantization, holds_values, layer_name, read_quantization
+from serval_sglang.checkpoint.safety import UnsafeFile, unsafe_files
+from serval_sglang.config import LongcatConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartSize:
+    """``parameters`` are the model's, however few bits hold them; scales and packed shapes count none."""
+
+    tensors: int
+    parameters: int
+    size_bytes: int
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What was found in a directory.
+
+    Attributes:
+        config: None where config.json is absent or wrong; ``problems`` then says so, and tensors are told
+            apart by their names alone.
+        parts: the parts that are there, in the order of ``Part``.
+        missing, unknown: names of tensors; misshapen: names with the shapes found and expected.
+        problems: what else is wrong, in sentences.
+        unsafe: files that may run code in other tools.
+    """
+
+    architecture: str | None
+    config: LongcatConfig | None
+    quantization: Quantization | None
+    files: int
+    parts: Mapping[Part, PartSize]
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    problems: tuple[str, ...]
+    unsafe: tuple[UnsafeFile, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether these are the weights that config.json asks for, and no others."""
+        return not (self.missing or self.unknown or self.misshapen or self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Shapes by layer name: of the layers that must be there, and of all that may be."""
+
+    required: Mapping[str, Shape]
+    known: Mapping[str, Shape]
+
+
+def inspect_checkpoint(directory: Path) -> Inspection:
+    """Read config.json and the headers of all safetensors files; no weights and no code are loaded.
+
+    Raises:
+        CheckpointError: the directory's files cannot be listed.
+    """
+    files = list_files(directory)
+    problems: list[str] = []
+    raw = _read_config(directory, problems)
+    config = _parse_config(raw, problems)
+    quantization = read_quantization(raw)
+    tensors = _stored_tensors(directory, files, problems)
+    # Tables in eight bits bring scales even where the rest is not quantised.
+    in_layers = quantization is not None or TABLE_DTYPE_KEY in raw
+    layout = None if config is None else _layout(config, is_quantized=in_layers)
+    unknown: Collection[str] = ()
+    if layout is not None:
+        unknown = [name for name in tensors if _layer(name, in_layers=in_layers) not in layout.known]
+    architectures = raw.get("architectures")
+    return Inspection(
+        architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else None,
+        config=config,
+        quantization=quantization,
+        files=sum(file.endswith(".safetensors") for file in files),
+        parts=_part_sizes(tensors, layout, frozenset(unknown)),
+        missing=() if layout is None else tuple(_missing(tensors, layout, in_layers=in_layers)),
+        unknown=tuple(unknown),
+        misshapen=()
+        if layout is None
+        else tuple(_misshapen(tensors, layout, quantization, in_layers=in_layers)),
+        problems=tuple(problems),
+        unsafe=tuple(unsafe_files(directory, files)),
+    )
+
+
+def _read_config(directory: Path, problems: list[str]) -> Mapping[str, Any]:
+    try:
+        raw = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{CONFIG_FILE} cannot be read: {error}")
+        return {}
+    if not isinstance(raw, dict):
+        problems.append(f"{CONFIG_FILE} must be a JSON object, got {type(raw).__name__}")
+        return {}
+    return raw
+
+
+def _parse_config(raw: Mapping[str, Any], problems: list[str]) -> LongcatConfig | None:
+    if not raw:
+        return None
+    try:
+        return LongcatConfig.from_dict(raw)
+    except ValueError as error:
+        problems.append(f"{CONFIG_FILE}: {error}")
+        return None
+
+
+def _stored_tensors(directory: Path, files: Collection[str], problems: list[str]) -> dict[str, TensorHeader]:
+    """Headers by tensor name; of what the index names, or, without a usable one, of every file there is."""
+    indexed: Mapping[str, frozenset[str] | None]
+    try:
+        indexed = weight_files(directory)
+    except CheckpointError as error:
+        problems.append(str(error))
+        indexed = dict.fromkeys(file for file in files if file.endswith(".safetensors"))
+    for file in sorted(file for file in files if file.endswith(".safetensors") and file not in indexed):
+        problems.append(f"{file} is in the directory, but not in the index")
+    tensors: dict[str, TensorHeader] = {}
+    for file, names in sorted(indexed.items()):
+        if file not in files:
+            problems.append(f"{file} is in the index, but not in the directory")
+            continue
+        try:
+            headers = {header.name: header for header in read_headers(directory / file)}
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if names is not None and names != headers.keys():
+            odd = sorted(names ^ headers.keys())
+            problems.append(f"{file} and the index disagree on {len(odd)} tensors, of which {odd[0]}")
+        twice = sorted(tensors.keys() & headers.keys())
+        if twice:
+            problems.append(f"{len(twice)} tensors are in {file} and in another, of which {twice[0]}")
+        tensors |= headers
+    return dict(sorted(tensors.items()))
+
+
+def _layout(config: LongcatConfig, *, is_quantized: bool) -> _Layout:
+    required = tensor_shapes(config)
+    known = {**required, **mtp_tensor_shapes(config)}
+    for alias, name in ALIASES.items():
+        known[alias] = required[name]
+    if is_quantized:
+        required = {layer_name(name): shape for name, shape in required.items()}
+        known = {layer_name(name): shape for name, shape in known.items()}
+    return _Layout(required, known)
+
+
+def _layer(tensor_name: str, *, in_layers: bool) -> str:
+    return layer_name(tensor_name) if in_layers else tensor_name
+
+
+def _missing(tensors: Mapping[str, TensorHeader], layout: _Layout, *, in_layers: bool) -> list[str]:
+    """Layers without values, and the scales that 8-bit floats cannot be read without."""
+    present = {_layer(name, in_layers=in_layers) for name in tensors if holds_values(name)}
+    present |= {_layer(ALIASES[name], in_layers=in_layers) for name in ALIASES.keys() & tensors.keys()}
+    scales = [
+        f"{layer}.weight_scale_inv"
+        for name, tensor in tensors.items()
+        if tensor.dtype.startswith("F8_") and (layer := layer_name(name)) != name
+        if not {f"{layer}.weight_scale_inv", f"{layer}.weight_scale"} & tensors.keys()
+    ]
+    return sorted(layout.required.keys() - present) + scales
+
+
+def _misshapen(
+    tensors: Mapping[str, TensorHeader],
+    layout: _Layout,
+    quantization: Quantization | None,
+    *,
+    in_layers: bool,
+) -> list[str]:
+    """Weights and block scales of the wrong shape. Packed forms differ by method and are not checked."""
+    block = None if quantization is None else quantization.block
+    found = []
+    for name, tensor in tensors.items():
+        layer, part = _layer(name, in_layers=in_layers), name.rpartition(".")[2]
+        expected = layout.known.get(layer)
+        if expected is None:
+            continue
+        if part == "weight_scale_inv" and block is not None and len(expected) == 2:
+            expected = (-(-expected[0] // block[0]), -(-expected[1] // block[1]))
+        elif layer != name and part != "weight":
+            continue
+        if tensor.shape != expected:
+            found.append(f"{name} {tensor.shape} instead of {expected}")
+    return found
+
+
+def _part_sizes(
+    tensors: Mapping[str, TensorHeader], layout: _Layout | None, unknown: Collection[str]
+) -> dict[Part, PartSize]:
+    members: dict[Part, list[str]] = defaultdict(list)
+    for name in tensors:
+        members[Part.UNKNOWN if name in unknown else part_of(name)].append(name)
+    return {
+        part: PartSize(
+            tensors=len(members[part]),
+            parameters=sum(_parameters(name, tensors, layout) for name in members[part]),
+            size_bytes=sum(tensors[name].size_bytes for name in members[part]),
+            dtypes=tuple(sorted({tensors[name].dtype for name in members[part]})),
+        )
+        for part in Part
+        if part in members
+    }
+
+
+def _parameters(name: str, tensors: Mapping[str, TensorHeader], layout: _Layout | None) -> int:
+    """Elements of the weight when unpacked; none for what only helps to read it, or repeats it."""
+    if not holds_values(name) or ALIASES.get(name) in tensors:
+        return 0
+    shape = None if layout is None else layout.known.get(layer_name(name))
+    return tensors[name].elements if shape is None else math.prod(shape)

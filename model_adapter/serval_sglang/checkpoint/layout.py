@@ -1,0 +1,93 @@
+"""Which tensors a LongCat-Flash-Lite checkpoint holds, under which names and in which shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from serval_sglang.config import LongcatConfig
+
+Shape = tuple[int, ...]
+
+# Copies re-saved by transformers repeat the word embedding under the n-gram module.
+ALIASES: Mapping[str, str] = {
+    "model.ngram_embeddings.word_embeddings.weight": "model.embed_tokens.weight",
+}
+
+# Kept in float32 in checkpoints of any dtype: rounding the router moves tokens between experts.
+ROUTER_SUFFIXES = ("mlp.router.classifier.weight", "mlp.router.e_score_correction_bias")
+
+
+# In config.json where the tables are stored in eight bits: a server must know before it loads.
+TABLE_DTYPE_KEY = "serval_ngram_table_dtype"
+
+
+def table_name(table: int, *, part: Literal["weight", "weight_scale"] = "weight") -> str:
+    """Name of an n-gram table's tensor, or of its scales (float32, a row each) where it is in eight bits."""
+    return f"model.ngram_embeddings.embedders.{table}.{part}"
+
+
+def tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
+    """Name -> shape of every tensor the model needs, in the order they are used."""
+    return dict(_main_tensors(config))
+
+
+def mtp_tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
+    """Name -> shape of the multi-token-prediction layer, whose 17 tensors a checkpoint may leave out."""
+    return dict(_mtp_tensors(config))
+
+
+def _main_tensors(config: LongcatConfig) -> Iterator[tuple[str, Shape]]:
+    hidden, vocab = config.hidden_size, config.vocab_size
+    yield "model.embed_tokens.weight", (vocab, hidden)
+    for i in range(config.ngram_table_count):
+        yield table_name(i), (config.ngram_table_rows(i), config.ngram_table_width)
+        yield f"model.ngram_embeddings.post_projs.{i}.weight", (hidden, config.ngram_table_width)
+    for layer in range(config.num_layers):
+        yield from _layer_tensors(config, f"model.layers.{layer}")
+    yield "model.norm.weight", (hidden,)
+    yield "lm_head.weight", (vocab, hidden)
+
+
+def _layer_tensors(config: LongcatConfig, prefix: str) -> Iterator[tuple[str, Shape]]:
+    hidden = config.hidden_size
+    for block in range(2):
+        yield f"{prefix}.input_layernorm.{block}.weight", (hidden,)
+        yield from _attention_tensors(config, f"{prefix}.self_attn.{block}")
+        yield f"{prefix}.post_attention_layernorm.{block}.weight", (hidden,)
+        yield from _swiglu_tensors(hidden, config.ffn_hidden_size, f"{prefix}.mlps.{block}")
+    yield f"{prefix}.mlp.router.classifier.weight", (config.num_experts_total, hidden)
+    yield f"{prefix}.mlp.router.e_score_correction_bias", (config.num_experts_total,)
+    for expert in range(config.n_routed_experts):
+        yield from _swiglu_tensors(hidden, config.expert_ffn_hidden_size, f"{prefix}.mlp.experts.{expert}")
+
+
+def _attention_tensors(config: LongcatConfig, prefix: str) -> Iterator[tuple[str, Shape]]:
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    q_rank, kv_rank = config.q_lora_rank, config.kv_lora_rank
+    yield f"{prefix}.q_a_proj.weight", (q_rank, hidden)
+    yield f"{prefix}.q_a_layernorm.weight", (q_rank,)
+    yield f"{prefix}.q_b_proj.weight", (heads * config.qk_head_dim, q_rank)
+    yield f"{prefix}.kv_a_proj_with_mqa.weight", (kv_rank + config.qk_rope_head_dim, hidden)
+    yield f"{prefix}.kv_a_layernorm.weight", (kv_rank,)
+    yield f"{prefix}.kv_b_proj.weight", (heads * (config.qk_nope_head_dim + config.v_head_dim), kv_rank)
+    yield f"{prefix}.o_proj.weight", (hidden, heads * config.v_head_dim)
+
+
+def _swiglu_tensors(hidden: int, intermediate: int, prefix: str) -> Iterator[tuple[str, Shape]]:
+    yield f"{prefix}.gate_proj.weight", (intermediate, hidden)
+    yield f"{prefix}.up_proj.weight", (intermediate, hidden)
+    yield f"{prefix}.down_proj.weight", (hidden, intermediate)
+
+
+def _mtp_tensors(config: LongcatConfig) -> Iterator[tuple[str, Shape]]:
+    hidden, layer = config.hidden_size, "model.mtp.layers.0"
+    yield "model.mtp.embed_tokens.weight", (config.vocab_size, hidden)
+    yield f"{layer}.enorm.m.weight", (hidden,)
+    yield f"{layer}.hnorm.m.weight", (hidden,)
+    yield f"{layer}.eh_proj.weight", (hidden, 2 * hidden)
+    yield f"{layer}.input_layernorm.weight", (hidden,)
+    yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+    yield from _attention_tensors(config, f"{layer}.self_attn")
+    yield from _swiglu_tensors(hidden, config.ffn_hidden_size, f"{layer}.transformer_layer.mlp")
+    yield "model.mtp.norm.weight", (hidden,)

@@ -1,0 +1,44 @@
+"""The parts of the model that a checkpoint's tensors belong to."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+from serval_sglang.checkpoint.layout import ALIASES
+
+
+class Part(StrEnum):
+    """In the order in which tables show them."""
+
+    NGRAM_TABLES = "n-gram tables"
+    NGRAM_PROJECTIONS = "n-gram projections"
+    WORD_EMBEDDING = "word embedding"
+    ATTENTION = "attention"
+    DENSE_MLPS = "dense MLPs"
+    EXPERTS = "experts"
+    ROUTER = "router"
+    NORMS = "norms"
+    HEAD = "output head"
+    MTP = "MTP"
+    UNKNOWN = "unknown"
+
+
+# The first that matches counts: the latent norms are norms, though they lie inside the attention.
+_PATTERNS = (
+    (Part.MTP, re.compile(r"model\.mtp\.")),
+    (Part.WORD_EMBEDDING, re.compile(r"model\.embed_tokens\.|" + "|".join(map(re.escape, ALIASES)))),
+    (Part.NGRAM_TABLES, re.compile(r"model\.ngram_embeddings\.embedders\.")),
+    (Part.NGRAM_PROJECTIONS, re.compile(r"model\.ngram_embeddings\.post_projs\.")),
+    (Part.HEAD, re.compile(r"lm_head\.")),
+    (Part.NORMS, re.compile(r"model\.norm\.|model\.layers\.\d+\.(\w+\.\d+\.)*\w*layernorm\.")),
+    (Part.ATTENTION, re.compile(r"model\.layers\.\d+\.self_attn\.")),
+    (Part.DENSE_MLPS, re.compile(r"model\.layers\.\d+\.mlps\.")),
+    (Part.EXPERTS, re.compile(r"model\.layers\.\d+\.mlp\.experts\.")),
+    (Part.ROUTER, re.compile(r"model\.layers\.\d+\.mlp\.router\.")),
+)
+
+
+def part_of(tensor_name: str) -> Part:
+    """The part that a tensor of this name belongs to, in whatever dtype or quantised form it is stored."""
+    return next((part for part, pattern in _PATTERNS if pattern.match(tensor_name)), Part.UNKNOWN)

@@ -1,0 +1,212 @@
+"""Stores the n-gram tables of a checkpoint in eight bits a value with a scale a row, the rest as it is.
+
+Tables come and go in blocks of rows: a table of LongCat-Flash-Lite has 5 GB, and nothing here needs more than
+a few of its rows. ``embedders.{i}.weight`` becomes int8 or float8_e4m3fn, ``embedders.{i}.weight_scale``
+(float32, one a row) joins it, and config.json says so under `TABLE_DTYPE_KEY`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from serval_kernels.row_quantization import dequantize_rows, quantize_rows
+from serval_sglang.checkpoint.files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    CheckpointError,
+    list_files,
+    load_config,
+    weight_files,
+    write_json,
+)
+from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY, table_name
+from serval_sglang.checkpoint.safetensors_file import FileWriter, PlannedTensor, StoredTensor, read_header
+from serval_sglang.config import LongcatConfig
+
+BLOCK_ROWS = 65_536
+
+_STORED_NAMES = {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3"}
+_TABLE_DTYPES = ("BF16", "F16", "F32")
+_COPY_BYTES = 2**24
+_NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".partial"}
+
+
+@dataclass(frozen=True)
+class TableError:
+    """How far the stored values of one table are from the given ones."""
+
+    table: int
+    rows: int
+    largest: float  # max |error|
+    mean: float  # mean |error|
+    relative_rms: float  # sqrt( Σ error² / Σ value² )
+
+
+def quantize_tables(
+    source: Path,
+    target: Path,
+    *,
+    dtype: torch.dtype,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[TableError]:
+    """Write to ``target`` the checkpoint in ``source`` with eight-bit tables.
+
+    Args:
+        dtype: int8 or float8_e4m3fn.
+        progress: called with a line for each file and each table.
+
+    Returns:
+        The errors, a table each, in the order of the tables.
+
+    Raises:
+        CheckpointError: ``source`` cannot be read, lacks a table, or holds one of another shape, with
+            infinity or NaN, or in eight bits already; ``target`` holds weights, or has no room.
+        OSError: ``target`` cannot be written.
+        ConfigError: config.json is wrong.
+    """
+    config = load_config(source)
+    headers = _headers(source)
+    tables = _tables(config, headers, source)
+    plans = {file: _plan(tensors, tables, dtype) for file, (tensors, _) in headers.items()}
+    _prepare(target, sum(tensor.nbytes for plan in plans.values() for tensor in plan))
+    errors = []
+    for file, (tensors, metadata) in headers.items():
+        progress(f"{file}: {len(tensors)} tensors")
+        with FileWriter(target / file, plans[file], metadata=metadata) as writer:
+            _copy_others(source / file, tensors, tables, writer)
+            for name in tensors.keys() & tables.keys():
+                errors.append(_quantize_table(source / file, tables[name], dtype=dtype, writer=writer))
+                progress(f"{name}: mean error {errors[-1].mean:.3g}, largest {errors[-1].largest:.3g}")
+    _finish(source, target, plans, dtype)
+    return sorted(errors, key=lambda row: row.table)
+
+
+def _headers(source: Path) -> dict[str, tuple[dict[str, StoredTensor], dict[str, str]]]:
+    try:
+        return {file: read_header(source / file) for file in weight_files(source)}
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error}") from error
+
+
+def _tables(
+    config: LongcatConfig,
+    headers: Mapping[str, tuple[Mapping[str, StoredTensor], object]],
+    source: Path,
+) -> dict[str, int]:
+    """Name of each table's tensor -> its number."""
+    stored = {name: tensor for tensors, _ in headers.values() for name, tensor in tensors.items()}
+    names = {table_name(i): i for i in range(config.ngram_table_count)}
+    for name, i in names.items():
+        shape = (config.ngram_table_rows(i), config.ngram_table_width)
+        if name not in stored:
+            raise CheckpointError(f"{source} lacks {name}: is a file missing?")
+        if stored[name].shape != shape or stored[name].dtype not in _TABLE_DTYPES:
+            raise CheckpointError(
+                f"{source}: {name} must be {list(shape)} in one of {', '.join(_TABLE_DTYPES)}, "
+                f"got {list(stored[name].shape)} in {stored[name].dtype}."
+            )
+    return names
+
+
+def _plan(
+    tensors: Mapping[str, StoredTensor], tables: Mapping[str, int], dtype: torch.dtype
+) -> list[PlannedTensor]:
+    planned = []
+    for name, tensor in tensors.items():
+        if name in tables:
+            scale_name = table_name(tables[name], part="weight_scale")
+            planned.append(PlannedTensor(name, _STORED_NAMES[dtype], tensor.shape, 1))
+            planned.append(PlannedTensor(scale_name, "F32", tensor.shape[:1], 4))
+        else:
+            planned.append(PlannedTensor(name, tensor.dtype, tensor.shape, tensor.item_bytes))
+    return planned
+
+
+def _prepare(target: Path, needed_bytes: int) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    present = sorted(path.name for path in target.glob("*.safetensors*"))
+    if present:
+        raise CheckpointError(f"{target} already holds {present!r}: remove them or choose another directory.")
+    free = shutil.disk_usage(target).free
+    if free < needed_bytes:
+        raise CheckpointError(f"{target} needs {needed_bytes:,} bytes, and {free:,} are free.")
+
+
+def _copy_others(
+    path: Path, tensors: Mapping[str, StoredTensor], tables: Mapping[str, int], writer: FileWriter
+) -> None:
+    with path.open("rb") as file:
+        for name, tensor in tensors.items():
+            if name in tables:
+                continue
+            file.seek(tensor.start)
+            for offset in range(0, tensor.nbytes, _COPY_BYTES):
+                piece = file.read(min(_COPY_BYTES, tensor.nbytes - offset))
+                writer.write(name, piece, offset=offset)
+
+
+def _quantize_table(path: Path, table: int, *, dtype: torch.dtype, writer: FileWriter) -> TableError:
+    name, scale_name = table_name(table), table_name(table, part="weight_scale")
+    rows = width = 0
+    largest = total = squares = reference_squares = 0.0
+    for block in _blocks(path, name):
+        try:
+            quantized = quantize_rows(block, dtype)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {name}, rows from {rows}: {error}") from error
+        width = block.shape[1]
+        writer.write(name, _bytes(quantized.codes), offset=rows * width)
+        writer.write(scale_name, _bytes(quantized.scales), offset=rows * quantized.scales.itemsize)
+        rows += len(block)
+        exact = block.double()
+        off = dequantize_rows(quantized, dtype=torch.float32).double() - exact
+        largest = max(largest, off.abs().max().item())
+        total += off.abs().sum().item()
+        squares += off.square().sum().item()
+        reference_squares += exact.square().sum().item()
+    return TableError(
+        table=table,
+        rows=rows,
+        largest=largest,
+        mean=total / (rows * width),
+        relative_rms=math.sqrt(squares / reference_squares) if reference_squares else 0.0,
+    )
+
+
+def _blocks(path: Path, name: str) -> Iterator[Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = file.get_slice(name)
+            rows = stored.get_shape()[0]
+            for start in range(0, rows, BLOCK_ROWS):
+                yield stored[start : min(start + BLOCK_ROWS, rows)]
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().view(torch.uint8).numpy().data.cast("B")
+
+
+def _finish(source: Path, target: Path, plans: Mapping[str, list[PlannedTensor]], dtype: torch.dtype) -> None:
+    """Index, config.json last: without it the directory is no checkpoint."""
+    for file in list_files(source):
+        if Path(file).suffix not in _NOT_COPIED and file not in (CONFIG_FILE, INDEX_FILE):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file, target / file)
+    if (source / INDEX_FILE).is_file():
+        total = sum(tensor.nbytes for plan in plans.values() for tensor in plan)
+        weight_map = {tensor.name: file for file, plan in plans.items() for tensor in plan}
+        write_json(target / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    content = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+    content[TABLE_DTYPE_KEY] = str(dtype).removeprefix("torch.")
+    write_json(target / CONFIG_FILE, content)

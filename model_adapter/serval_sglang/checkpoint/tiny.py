@@ -1,0 +1,94 @@
+"""A complete tiny checkpoint that an engine can start on: random weights, a tokenizer, no download."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from serval_sglang.checkpoint.io import save_checkpoint
+from serval_sglang.checkpoint.random import random_state_dict, tiny_config
+from serval_sglang.config import ConfigError, LongcatConfig
+
+SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>", "<longcat_pad>")
+
+# Markers of LongCat's chat template: whole entries, not flagged special, so that decoding keeps them.
+CHAT_MARKERS = (
+    "<longcat_system>",
+    "<longcat_user>",
+    "<longcat_assistant>",
+    "<longcat_tool_declare>",
+    "</longcat_tool_declare>",
+    "<longcat_tool_call>",
+    "</longcat_tool_call>",
+    "<longcat_arg_key>",
+    "</longcat_arg_key>",
+    "<longcat_arg_value>",
+    "</longcat_arg_value>",
+    "<longcat_tool_response>",
+    "</longcat_tool_response>",
+    "<longcat_think>",
+    "</longcat_think>",
+    "<longcat_files>",
+    "</longcat_files>",
+)
+
+
+def write_tiny_checkpoint(
+    directory: Path | str, *, seed: int, dtype: torch.dtype, fp8: bool = False, **overrides: Any
+) -> LongcatConfig:
+    """Write config.json, weights and tokenizer of ``tiny_config(**overrides)``; return the latter.
+
+    Args:
+        dtype, fp8: as for :func:`~serval_sglang.checkpoint.io.save_checkpoint`.
+
+    Raises:
+        ConfigError: an override makes no valid model, or its vocabulary is too small for the tokenizer.
+        CheckpointError: the directory already holds weights.
+    """
+    config = tiny_config(**overrides)
+    tokenizer = _byte_level_tokenizer(config.vocab_size)
+    save_checkpoint(random_state_dict(config, seed=seed), config, directory, dtype=dtype, fp8=fp8)
+    directory = Path(directory)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(_tokenizer_config(config), indent=2) + "\n", encoding="utf-8"
+    )
+    return config
+
+
+def _byte_level_tokenizer(vocab_size: int) -> Tokenizer:
+    """Ids: the special tokens from 0, the 256 bytes after them, the chat markers, and reserved entries.
+
+    Every id of the model's vocabulary decodes to something, so that random weights may emit any.
+    """
+    byte_symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    entries = [*SPECIAL_TOKENS, *byte_symbols, *CHAT_MARKERS]
+    if vocab_size < len(entries):
+        raise ConfigError(
+            f"vocab_size must be at least {len(entries)} for the tokenizer, got {vocab_size!r}."
+        )
+    entries += [f"<longcat_reserved_{number}>" for number in range(vocab_size - len(entries))]
+    tokenizer = Tokenizer(models.BPE(vocab={entry: i for i, entry in enumerate(entries)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(marker, normalized=False) for marker in CHAT_MARKERS])
+    return tokenizer
+
+
+def _tokenizer_config(config: LongcatConfig) -> dict[str, Any]:
+    unknown, begin, end, padding = SPECIAL_TOKENS
+    return {
+        # Meituan's config.json has no model_type, by which the class could be found instead.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.max_position_embeddings,
+        "unk_token": unknown,
+        "bos_token": begin,
+        "eos_token": end,
+        "pad_token": padding,
+        "clean_up_tokenization_spaces": False,
+    }

@@ -1,0 +1,51 @@
+"""``serval checkpoint``, run as ``python -m serval_sglang.cli.checkpoint``.
+
+Exit codes: 0 ok, 1 the answer is no or something failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from serval_sglang.cli.checkpoint import hash as hash_command
+from serval_sglang.cli.checkpoint import inspect, quantize_tables, tiny, verify_hash
+
+_COMMANDS = {
+    "tiny": (tiny, "write a small random checkpoint for tests"),
+    "inspect": (inspect, "show what a checkpoint holds, and whether it is complete"),
+    "quantize-tables": (quantize_tables, "store the n-gram tables in eight bits"),
+    "hash": (hash_command, "write the SHA-256 of every file, to pin a checkpoint"),
+    "verify-hash": (verify_hash, "compare a checkpoint with its pinned SHA-256"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="serval checkpoint", description="Make, inspect and pin checkpoints of LongCat-Flash-Lite."
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in _COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(subparser)
+        subparser.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except (OSError, ValueError) as error:
+        # CheckpointError and ConfigError are ValueErrors that say what is wrong and what to do.
+        print(f"serval checkpoint {args.command}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

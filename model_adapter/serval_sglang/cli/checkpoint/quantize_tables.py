@@ -1,0 +1,57 @@
+"""Store the n-gram tables of a checkpoint in eight bits a value with a scale a row.
+
+Tables of 62.8 GB become 31.9 GB; nothing but the tables changes, and a few of their rows are in memory at a
+time. The error of each table is printed: int8 is the more exact for rows whose values are spread evenly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from serval_sglang.cli.checkpoint.arguments import add_directory
+from serval_sglang.cli.text import table
+
+_EXAMPLE = """\
+example:
+  serval checkpoint quantize-tables ./LongCat-Flash-Lite-FP8 ./LongCat-Flash-Lite-FP8-int8-tables
+"""
+_DTYPES = {"int8": "int8", "fp8": "float8_e4m3fn"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.epilog = _EXAMPLE
+    add_directory(parser)
+    parser.add_argument(
+        "target", type=Path, metavar="TARGET", help="folder to write; must not hold weights yet"
+    )
+    parser.add_argument("--dtype", choices=tuple(_DTYPES), default="int8", help="of a value (default int8)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the new checkpoint. Raises ConfigError or CheckpointError."""
+    import torch
+
+    from serval_sglang.checkpoint.quantize import quantize_tables
+
+    errors = quantize_tables(
+        args.directory,
+        args.target,
+        dtype=getattr(torch, _DTYPES[args.dtype]),
+        progress=lambda message: print(message, file=sys.stderr, flush=True),
+    )
+    if args.json:
+        print(json.dumps([asdict(error) for error in errors]))
+    else:
+        head = ("table", "rows", "mean |error|", "max |error|", "relative rms")
+        rows = [
+            (str(e.table), f"{e.rows:,}", f"{e.mean:.4g}", f"{e.largest:.4g}", f"{e.relative_rms:.3%}")
+            for e in errors
+        ]
+        print(table([head, *rows]))
+    return 0

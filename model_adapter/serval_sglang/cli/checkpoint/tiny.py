@@ -1,0 +1,79 @@
+"""Write a small random checkpoint in Meituan's layout, with a tokenizer, that an engine can start on.
+
+It has the structure of LongCat-Flash-Lite and sizes that expose wrong code. The same arguments write the same
+weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from serval_sglang.checkpoint.inspection import inspect_checkpoint
+from serval_sglang.cli.text import decimal_size, short_number
+from serval_sglang.config import LongcatConfig, YarnScaling
+from serval_sglang.known_configs import TINY
+
+_EXAMPLE = """\
+example:
+  serval checkpoint tiny ./tiny --seed 7 --dtype float32 --num-layers 2 --hidden-size 192
+"""
+
+_YARN_PREFIX = "yarn_"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments; one flag for every field of config.json."""
+    parser.epilog = _EXAMPLE
+    add = parser.add_argument
+    add("directory", type=Path, metavar="DIR", help="folder to write; must not hold weights yet")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the weights (default 0)")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="bfloat16",
+        help="of all but the router, which is float32 (default bfloat16)",
+    )
+    add("--fp8", action="store_true", help="store the linear layers in FP8 with a scale per 128 x 128 block")
+    group = parser.add_argument_group("configuration", "the fields of config.json")
+    for field in fields(LongcatConfig):
+        if field.name != "rope_scaling":
+            _add_field(group, field.name, getattr(TINY, field.name))
+    for field in fields(YarnScaling):
+        _add_field(group, _YARN_PREFIX + field.name, getattr(TINY.rope_scaling, field.name))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the checkpoint. Raises ConfigError or CheckpointError."""
+    overrides = _overrides(args)
+    # Mistakes are told before torch is imported, which takes seconds.
+    replace(TINY, **overrides)
+    import torch
+
+    from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
+
+    dtype = getattr(torch, args.dtype)
+    write_tiny_checkpoint(args.directory, seed=args.seed, dtype=dtype, fp8=args.fp8, **overrides)
+    parts = inspect_checkpoint(args.directory).parts.values()
+    parameters = short_number(sum(part.parameters for part in parts))
+    size = decimal_size(sum(part.size_bytes for part in parts))
+    print(f"{args.directory}: {parameters} parameters, {size}")
+    return 0
+
+
+def _add_field(group: argparse._ArgumentGroup, name: str, default: bool | float) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+    else:
+        group.add_argument(
+            flag, type=type(default), default=default, metavar="N", help=f"(default {default:g})"
+        )
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    values = {f.name: getattr(args, f.name) for f in fields(LongcatConfig) if f.name != "rope_scaling"}
+    yarn = {f.name: getattr(args, _YARN_PREFIX + f.name) for f in fields(YarnScaling)}
+    return {**values, "rope_scaling": YarnScaling(**yarn)}

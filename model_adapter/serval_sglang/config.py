@@ -1,0 +1,255 @@
+"""The model configuration: Meituan's config.json of LongCat-Flash-Lite as a typed, checked value.
+
+Field names are those of the file; everything that follows from them is a property. Copies re-saved by
+transformers (``model_type``, ``num_hidden_layers``, ``rope_parameters``) read to the same value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+ARCHITECTURE = "LongcatFlashNgramForCausalLM"
+
+# The one value of each switch that the released Lite checkpoints use and that this package computes.
+_SUPPORTED_VALUES: Mapping[str, object] = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "norm_topk_prob": False,
+    "router_bias": False,
+    "tie_word_embeddings": False,
+    "zero_expert_type": "identity",
+}
+
+_ALLOWED_TYPES: Mapping[object, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
+_MAY_BE_ZERO = ("zero_expert_num", "bos_token_id", "eos_token_id", "mscale", "mscale_all_dim")
+
+
+class ConfigError(ValueError):
+    """A config.json that does not describe a model this package can compute."""
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """Parameters of YaRN context extension (arXiv:2309.00071) in DeepSeek's form."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_field_types(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        # Readers disagree on the name of the type: DeepSeek's code says "type", transformers "rope_type".
+        return {"rope_type": "yarn", "type": "yarn", **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongcatConfig:
+    """LongCat-Flash-Lite's config.json. Dimensions have no default: a file that lacks one is an error."""
+
+    vocab_size: int
+    hidden_size: int
+    ffn_hidden_size: int
+    expert_ffn_hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    q_lora_rank: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    n_routed_experts: int
+    zero_expert_num: int
+    moe_topk: int
+    ngram_vocab_size_ratio: float
+    emb_neighbor_num: int
+    emb_split_num: int
+    max_position_embeddings: int
+    rope_theta: float
+    rope_scaling: YarnScaling | None = None
+    mla_scale_q_lora: bool = True
+    mla_scale_kv_lora: bool = True
+    routed_scaling_factor: float = 6.0
+    rms_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+
+    def __post_init__(self) -> None:
+        _check_field_types(self)
+        if self.emb_neighbor_num < 2:
+            raise ConfigError(
+                f"emb_neighbor_num must be at least 2 (bigrams), got {self.emb_neighbor_num!r}."
+            )
+        if self.hidden_size % self.ngram_table_count:
+            raise ConfigError(
+                "hidden_size must be divisible by the number of n-gram tables, (emb_neighbor_num - 1) * "
+                f"emb_split_num = {self.ngram_table_count}, got {self.hidden_size!r}."
+            )
+        if self.qk_rope_head_dim % 2:
+            raise ConfigError(f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim!r}.")
+        if self.moe_topk > self.num_experts_total:
+            raise ConfigError(
+                f"moe_topk must be at most n_routed_experts + zero_expert_num = {self.num_experts_total}, "
+                f"got {self.moe_topk!r}."
+            )
+
+    @property
+    def ngram_base(self) -> int:
+        """m, from which the moduli m + 2i + 1 count up."""
+        return int(self.ngram_vocab_size_ratio * self.vocab_size)
+
+    @property
+    def ngram_table_count(self) -> int:
+        """``emb_split_num`` tables for each of the orders 2..``emb_neighbor_num``."""
+        return (self.emb_neighbor_num - 1) * self.emb_split_num
+
+    @property
+    def ngram_table_width(self) -> int:
+        return self.hidden_size // self.ngram_table_count
+
+    def ngram_table_rows(self, table: int) -> int:
+        """Rows of n-gram table ``table``, which is also the modulus of its ids."""
+        if not 0 <= table < self.ngram_table_count:
+            raise IndexError(f"n-gram table must be in [0, {self.ngram_table_count}), got {table!r}.")
+        return self.ngram_base + 2 * table + 1
+
+    @property
+    def num_experts_total(self) -> int:
+        """Routed experts first, identity experts after them: the width of the router."""
+        return self.n_routed_experts + self.zero_expert_num
+
+    @property
+    def qk_head_dim(self) -> int:
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def q_lora_scale(self) -> float:
+        """Factor on queries, rotary part included."""
+        return math.sqrt(self.hidden_size / self.q_lora_rank) if self.mla_scale_q_lora else 1.0
+
+    @property
+    def kv_lora_scale(self) -> float:
+        """Factor on the normalised key-value latent; the shared rotary key is not scaled."""
+        return math.sqrt(self.hidden_size / self.kv_lora_rank) if self.mla_scale_kv_lora else 1.0
+
+    @property
+    def rope_amplitude(self) -> float:
+        """Factor on cos and sin. 1 wherever mscale == mscale_all_dim, as in the released checkpoints."""
+        yarn = self.rope_scaling
+        if yarn is None:
+            return 1.0
+        if yarn.mscale and yarn.mscale_all_dim:
+            return _yarn_mscale(yarn.factor, yarn.mscale) / _yarn_mscale(yarn.factor, yarn.mscale_all_dim)
+        return _yarn_mscale(yarn.factor, 1.0)
+
+    @property
+    def softmax_scale(self) -> float:
+        """Factor on attention logits: 1 / sqrt(qk_head_dim), times mscale squared under YaRN."""
+        scale = 1.0 / math.sqrt(self.qk_head_dim)
+        if self.rope_scaling is None:
+            return scale
+        return scale * _yarn_mscale(self.rope_scaling.factor, self.rope_scaling.mscale_all_dim) ** 2
+
+    @classmethod
+    def from_dict(cls, source: Mapping[str, Any]) -> Self:
+        """Read Meituan's layout or a copy re-saved by transformers; other keys are ignored.
+
+        Raises:
+            ConfigError: a required field is absent, a value is out of range, two spellings of a field
+                contradict each other, or a switch is set to something this package does not compute.
+        """
+        for key, supported in _SUPPORTED_VALUES.items():
+            if source.get(key, supported) not in (supported, None):
+                raise ConfigError(f"{key} must be {supported!r} or absent, got {source[key]!r}.")
+        values = {f.name: source[f.name] for f in fields(cls) if source.get(f.name) is not None}
+        values.update(_rope_fields(source))
+        if "num_layers" not in values and source.get("num_hidden_layers") is not None:
+            values["num_layers"] = _halve(source["num_hidden_layers"])
+        eos = values.get("eos_token_id")
+        if isinstance(eos, list) and len(eos) == 1:
+            values["eos_token_id"] = eos[0]
+        absent = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
+        if absent:
+            raise ConfigError(f"{', '.join(absent)} must be given: no default is safe for these.")
+        return cls(**values)
+
+    @classmethod
+    def from_json_file(cls, path: Path | str) -> Self:
+        """Read a config.json. Raises ConfigError, naming the file, also where it is no JSON object."""
+        try:
+            source = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(source, dict):
+                raise ConfigError(f"must be a JSON object, got {type(source).__name__}.")
+            return cls.from_dict(source)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Meituan's layout: no ``model_type`` and no ``auto_map``, so nothing asks for remote code."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["rope_scaling"] = None if self.rope_scaling is None else self.rope_scaling.to_dict()
+        return {"architectures": [ARCHITECTURE], **_SUPPORTED_VALUES, **values}
+
+
+def _check_field_types(config: YarnScaling | LongcatConfig) -> None:
+    """Raise ConfigError for a number that is not positive (some may be 0) or not of its type."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type not in _ALLOWED_TYPES:
+            continue
+        if type(value) not in _ALLOWED_TYPES[field.type]:
+            raise ConfigError(f"{field.name} must be of type {field.type}, got {value!r}.")
+        if field.type != "bool" and not (value > 0 or (value == 0 and field.name in _MAY_BE_ZERO)):
+            bound = "at least 0" if field.name in _MAY_BE_ZERO else "positive"
+            raise ConfigError(f"{field.name} must be {bound}, got {value!r}.")
+
+
+def _yarn_mscale(factor: float, mscale: float) -> float:
+    """YaRN's attention temperature, 0.1 * mscale * ln(factor) + 1 (arXiv:2309.00071, section 3.4)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _halve(num_hidden_layers: int) -> int:
+    if num_hidden_layers % 2:
+        raise ConfigError(
+            f"num_hidden_layers counts two a layer and must be even, got {num_hidden_layers!r}."
+        )
+    return num_hidden_layers // 2
+
+
+def _rope_fields(source: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_theta`` and ``rope_scaling``, also where transformers 5 nests both in ``rope_parameters``."""
+    nested = [source[key] for key in ("rope_scaling", "rope_parameters") if source.get(key)]
+    thetas = [theta for rope in (source, *nested) if (theta := rope.get("rope_theta")) is not None]
+    scalings = [_parse_rope_scaling(rope) for rope in nested]
+    for name, found in (("rope_theta", thetas), ("rope_scaling", scalings)):
+        if any(value != found[0] for value in found):
+            raise ConfigError(f"{name} is given twice with different values: {found!r}. Keep one.")
+    return {
+        "rope_scaling": scalings[0] if scalings else None,
+        **({"rope_theta": thetas[0]} if thetas else {}),
+    }
+
+
+def _parse_rope_scaling(rope: Mapping[str, Any]) -> YarnScaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "yarn":
+        raise ConfigError(f"the rope type must be 'default' or 'yarn', got {kind!r}.")
+    values = {f.name: rope[f.name] for f in fields(YarnScaling) if rope.get(f.name) is not None}
+    absent = [f.name for f in fields(YarnScaling) if f.default is MISSING and f.name not in values]
+    if absent:
+        raise ConfigError(f"rope_scaling of type 'yarn' lacks {', '.join(absent)}.")
+    return YarnScaling(**values)

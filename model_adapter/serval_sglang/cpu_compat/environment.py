@@ -1,0 +1,45 @@
+"""Environment and flags of an engine on a CPU. Imports nothing of SGLang."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+STANDIN_PACKAGES = Path(__file__).parent / "standin_packages"
+
+# fp32 head: a CPU has no matrix product with bfloat16 inputs and float32 output. The token limit replaces
+# sizing by free memory, which SGLang cannot do with bound threads and which would take most of a laptop's
+# memory.
+FLAGS: Sequence[str] = (
+    "--attention-backend=torch_native",
+    "--enable-fp32-lm-head",
+    "--max-total-tokens=65536",
+    "--max-running-requests=32",
+)
+
+
+def cpu_environment(inherited: Mapping[str, str], *, ranks: int, cpus: Sequence[int]) -> dict[str, str]:
+    """Variables to add to ``inherited``; those the user set stay, but for PYTHONPATH, which is extended.
+
+    Args:
+        ranks: scheduler processes that share the machine.
+        cpus: ids of the CPUs this process may use.
+    """
+    path = [str(STANDIN_PACKAGES), *filter(None, [inherited.get("PYTHONPATH")])]
+    defaults = {"OMP_NUM_THREADS": str(max(1, len(cpus) // ranks))}
+    if ranks > 1:
+        # Without this SGLang demands one NUMA node a rank.
+        defaults["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(_shares(cpus, ranks))
+    return {
+        **{name: value for name, value in defaults.items() if name not in inherited},
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+
+
+def _shares(cpus: Sequence[int], ranks: int) -> list[str]:
+    """CPU ids for each rank; with fewer CPUs than ranks, ranks share."""
+    size = max(1, len(cpus) // ranks)
+    shares = [cpus[(rank * size) % len(cpus) :][:size] for rank in range(ranks)]
+    return [",".join(map(str, share)) for share in shares]

@@ -1,0 +1,41 @@
+"""The routed experts on a CPU, one after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def run_experts(layer: Any, x: Tensor, topk_output: Any, moe_runner_config: Any) -> Tensor:
+    """Replaces sglang.srt.layers.moe.fused_moe_native.moe_forward_native, which cannot index the id -1.
+
+    Args:
+        layer: a FusedMoE without biases: w13_weight [E, 2I, H] with gates first, w2_weight [E, H, I].
+        x: [T, H].
+        topk_output: weights float32 [T, k] and local expert ids [T, k], negative where a slot is to be
+        skipped.
+
+    Returns:
+        [T, H] in the dtype of ``x``, summed over slots in float32.
+    """
+    if moe_runner_config.activation != "silu" or moe_runner_config.apply_router_weight_on_input:
+        raise NotImplementedError(
+            "the CPU experts compute SwiGLU weighted after the experts, got "
+            f"activation={moe_runner_config.activation!r}, "
+            f"apply_router_weight_on_input={moe_runner_config.apply_router_weight_on_input!r}."
+        )
+    weights, expert_ids, _ = topk_output
+    slots_by_expert = expert_ids.flatten()
+    order = slots_by_expert.argsort(stable=True)
+    skipped = int((slots_by_expert < 0).sum())
+    experts, counts = slots_by_expert[order[skipped:]].unique_consecutive(return_counts=True)
+    output = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for expert, slots in zip(experts.tolist(), order[skipped:].split(counts.tolist()), strict=True):
+        tokens = slots // expert_ids.shape[1]
+        gate, up = F.linear(x[tokens], layer.w13_weight[expert]).chunk(2, dim=-1)
+        result = F.linear(F.silu(gate) * up, layer.w2_weight[expert])
+        output.index_add_(0, tokens, result * weights.flatten()[slots, None])
+    return output.to(x.dtype)

@@ -1,0 +1,45 @@
+"""The training text: an endless, seeded stream of conversations in OpenAI message form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from serval_sglang.demo import small_talk, tool_dialogues
+from serval_sglang.demo.tool_catalogue import Json
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """``messages`` and ``tools`` as OpenAI clients send them, but with arguments as objects, not as text."""
+
+    messages: tuple[Json, ...]
+    tools: tuple[Json, ...] = ()
+
+
+def conversation(rng: Random) -> Conversation:
+    """One conversation: 62 % with calls, the rest small talk and questions that no declared tool answers."""
+    draw = rng.random()
+    tools: list[Json] = []
+    if draw < 0.62:
+        messages, tools = tool_dialogues.called(rng)
+    elif draw < 0.70:
+        messages, tools = tool_dialogues.refused(rng, with_tools=True)
+    elif draw < 0.74:
+        messages, tools = tool_dialogues.refused(rng, with_tools=False)
+    else:
+        messages = small_talk.talk(rng)
+        if draw > 0.90:
+            tools = tool_dialogues.undemanded(rng, "calculate")
+    prompt = small_talk.system_prompt(rng)
+    if prompt is not None:
+        messages = [{"role": "system", "content": prompt}, *messages]
+    return Conversation(tuple(messages), tuple(tools))
+
+
+def conversations(seed: int) -> Iterator[Conversation]:
+    """The stream of conversations of ``seed``: the same on every machine."""
+    rng = Random(seed)
+    while True:
+        yield conversation(rng)

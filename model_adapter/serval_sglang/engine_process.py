@@ -1,0 +1,50 @@
+"""The engine's main process: SGLang's HTTP server, with schedulers that prove which model they serve.
+
+Started by serval_sglang.launch with SGLang's own command line. SGLang's processes import this module again,
+so it imports nothing heavy itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run until a signal or a failed process ends it.
+
+    Raises:
+        SystemExit: the plugin is not in effect, or the flags choose a server other than SGLang's HTTP server.
+    """
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.utils import kill_itself_when_parent_died, kill_process_tree
+
+    from serval_sglang.registration import PluginNotInEffect, require_registered
+
+    kill_itself_when_parent_died()
+    load_plugins()
+    try:
+        require_registered()
+    except PluginNotInEffect as error:
+        sys.exit(f"serval: engine refused: {error}")
+
+    from sglang.srt.entrypoints.http_server import launch_server
+    from sglang.srt.server_args import prepare_server_args
+
+    from serval_sglang.readiness import run_checked_scheduler
+
+    server_args = prepare_server_args(list(arguments))
+    for flag in ("grpc_mode", "smg_grpc_mode", "encoder_only", "use_ray"):
+        if getattr(server_args, flag):
+            sys.exit(
+                f"serval: --{flag.replace('_', '-')} is not supported: its schedulers would start unchecked."
+            )
+    try:
+        launch_server(server_args, run_scheduler_process_func=run_checked_scheduler)
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

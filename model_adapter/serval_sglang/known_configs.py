@@ -1,0 +1,55 @@
+"""Configurations that are known by name."""
+
+from __future__ import annotations
+
+from serval_sglang.config import LongcatConfig, YarnScaling
+
+# meituan-longcat/LongCat-Flash-Lite.
+LITE = LongcatConfig(
+    vocab_size=131072,
+    hidden_size=3072,
+    ffn_hidden_size=6144,
+    expert_ffn_hidden_size=1024,
+    num_layers=14,
+    num_attention_heads=32,
+    q_lora_rank=1536,
+    kv_lora_rank=512,
+    qk_nope_head_dim=128,
+    qk_rope_head_dim=64,
+    v_head_dim=128,
+    n_routed_experts=256,
+    zero_expert_num=128,
+    moe_topk=12,
+    ngram_vocab_size_ratio=78,
+    emb_neighbor_num=4,
+    emb_split_num=4,
+    max_position_embeddings=327680,
+    rope_theta=5000000.0,
+    rope_scaling=YarnScaling(factor=10.0, original_max_position_embeddings=32768),
+)
+
+# The structure of Lite at sizes that expose wrong code: four-gram look-back and twelve tables; a vocabulary
+# that is no power of two, so that V^d mod M differs from a shift; hidden size no multiple of 256; value heads
+# wider than the position-free part of key heads; YaRN already at position 256.
+TINY = LongcatConfig(
+    vocab_size=307,
+    hidden_size=96,
+    ffn_hidden_size=128,
+    expert_ffn_hidden_size=48,
+    num_layers=3,
+    num_attention_heads=4,
+    q_lora_rank=48,
+    kv_lora_rank=32,
+    qk_nope_head_dim=16,
+    qk_rope_head_dim=16,
+    v_head_dim=24,
+    n_routed_experts=16,
+    zero_expert_num=8,
+    moe_topk=5,
+    ngram_vocab_size_ratio=3,
+    emb_neighbor_num=4,
+    emb_split_num=4,
+    max_position_embeddings=2560,
+    rope_theta=10000.0,
+    rope_scaling=YarnScaling(factor=10.0, original_max_position_embeddings=256),
+)

@@ -1,0 +1,1 @@
+"""Layers that replace SGLang's own for LongCat-Flash-Lite."""

@@ -1,0 +1,70 @@
+"""LongCat's mixture of experts under SGLang: routed experts in the grouped GEMM, identity experts beside it.
+
+Differs from upstream in the identity experts: their slots carry the id that MoE runners drop instead of
+occupying expert 0, their output is scaled like that of every expert, and it is added once whatever the
+parallel sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang.srt.layers.moe.topk import StandardTopKOutput
+from sglang.srt.layers.moe.utils import get_moe_a2a_backend, post_experts_output_is_complete
+from sglang.srt.models.longcat_flash import LongcatFlashMoE as UpstreamMoE
+from sglang.srt.runtime_context import get_parallel
+from torch import Tensor
+
+from serval_kernels.combine_identity import combine_identity
+from serval_kernels.route_topk import route_topk
+
+# Runners that skip id -1 (read in sglang/srt/layers/moe/moe_runner). The CPU has its own, in cpu_compat.
+_RUNNERS = ("triton", "deep_gemm")
+
+
+class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
+    """Router and experts as upstream builds them, with another forward pass.
+
+    Raises:
+        ValueError: a MoE runner or all-to-all backend that is not known to drop identity slots.
+    """
+
+    def __init__(self, *arguments: Any, **keyword_arguments: Any) -> None:
+        super().__init__(*arguments, **keyword_arguments)
+        runner = self.experts.runner_backend
+        if runner is not None and runner.value not in _RUNNERS:
+            raise ValueError(
+                f"--moe-runner-backend {runner.value!r} is not known to drop the slots of identity experts; "
+                f"use one of {', '.join(_RUNNERS)}."
+            )
+        if not get_moe_a2a_backend().is_none():
+            raise ValueError(
+                f"--moe-a2a-backend {get_moe_a2a_backend().value!r} is not supported with identity experts; "
+                "leave it at 'none'."
+            )
+        # The tokens are needed once more after the experts, for the identity part.
+        self.experts.moe_runner_config.inplace = False
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[T, H] -> [T, H], this rank's part of a sum that the layer boundary completes."""
+        logits = self.router(hidden_states)
+        routing = route_topk(
+            logits,
+            self.router.e_score_correction_bias,
+            top_k=self.top_k,
+            routed_experts=self.num_experts,
+            scaling_factor=self.routed_scaling_factor,
+        )
+        routed: Tensor = self.experts(
+            hidden_states, StandardTopKOutput(routing.weights, routing.expert_ids, logits)
+        )
+        if self.zero_expert_num and _adds_identity():
+            return combine_identity(routed, hidden_states, routing.identity_weight)
+        return routed
+
+
+def _adds_identity() -> bool:
+    """Every rank holds all tokens: of the ranks whose outputs are summed, one adds the identity experts."""
+    parallel = get_parallel()
+    is_first = parallel.moe_ep_rank == 0 and parallel.moe_tp_rank == 0
+    return is_first or bool(post_experts_output_is_complete(is_tp_path=True))

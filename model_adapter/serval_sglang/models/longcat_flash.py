@@ -1,0 +1,98 @@
+"""LongCat-Flash-Lite for SGLang: upstream's wiring, attention and dense MLPs with our embedding, MoE and
+loading.
+
+The class keeps upstream's name, which SGLang's configuration code looks for in a dozen places. The plugin
+replaces the embedding and the MoE in upstream's module before this class builds them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import sglang.srt.models.longcat_flash as upstream
+from sglang.srt.runtime_context import get_exec, get_parallel, get_spec
+from torch import Tensor
+
+from serval_sglang.config import LongcatConfig
+from serval_sglang.layers.moe import LongcatFlashMoE
+from serval_sglang.layers.ngram_embedding import NgramEmbedding
+from serval_sglang.weights import TensorLedger
+
+# Meituan's model leaves the norms of the two latents at the default of their class, whatever rms_norm_eps
+# says (transformers' modeling_longcat_flash.py, class LongcatFlashMLA).
+LATENT_NORM_EPS = 1e-6
+
+
+class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore[misc]  # sglang is untyped
+    """
+    Raises:
+        ValueError: a feature is asked for that this model does not support.
+        RuntimeError: the plugin's replacements were not in place when the layers were built.
+    """
+
+    def __init__(self, config: Any, quant_config: Any = None, prefix: str = "") -> None:
+        _refuse_unsupported_features()
+        super().__init__(config, quant_config, prefix)
+        self._require_own_layers()
+        self.dimensions = LongcatConfig.from_dict(config.serval_config)
+        self._is_loaded = False
+        # Upstream multiplies the latent norms in place after every load, so a second load would do it twice.
+        # Here the scale is applied to the tensors as they arrive, and upstream's own step is switched off.
+        self.config = copy.copy(config)
+        self.config.mla_scale_q_lora = self.config.mla_scale_kv_lora = False
+        for layer in self.model.layers:
+            for attention in layer.self_attn:
+                attention.q_a_layernorm.variance_epsilon = LATENT_NORM_EPS
+                attention.kv_a_layernorm.variance_epsilon = LATENT_NORM_EPS
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Load a checkpoint, or after that, any part of one.
+
+        Raises:
+            CheckpointMismatch: a tensor is unknown or, in the first call, missing.
+        """
+        ledger = TensorLedger(self.dimensions, quantised=self.quant_config is not None)
+        super().load_weights(self._scale_latent_norms(ledger.received(weights)))
+        ledger.require_known()
+        if not self._is_loaded:
+            ledger.require_complete()
+            self._is_loaded = True
+
+    def _scale_latent_norms(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """norm(x) · g · scale = norm(x) · (g · scale): the MLA scaling costs nothing at run time."""
+        scales = {
+            "q_a_layernorm": self.dimensions.q_lora_scale,
+            "kv_a_layernorm": self.dimensions.kv_lora_scale,
+        }
+        for name, tensor in weights:
+            scale = scales.get(name.split(".")[-2])
+            # In float32, to be rounded once to the parameter's dtype, which need not be the checkpoint's.
+            yield name, tensor if scale is None else tensor.float() * scale
+
+    def _require_own_layers(self) -> None:
+        own_moe = all(isinstance(layer.mlp, LongcatFlashMoE) for layer in self.model.layers)
+        if not own_moe or not isinstance(self.model.embed_tokens, NgramEmbedding):
+            raise RuntimeError(
+                "SGLang built its own MoE or n-gram embedding instead of Serval's: the plugin's replacements "
+                "are not in effect. Start with `python -m serval_sglang.launch`; see the hooks' messages."
+            )
+
+
+def _refuse_unsupported_features() -> None:
+    if get_spec().speculative_algorithm is not None:
+        raise ValueError(
+            f"--speculative-algorithm {get_spec().speculative_algorithm!r} is not supported: the n-gram ids "
+            "of draft tokens would be wrong. Leave it out."
+        )
+    if get_parallel().pp_size > 1:
+        raise ValueError(f"--pp-size must be 1 for this model, got {get_parallel().pp_size!r}.")
+    if get_exec().features.enable_return_routed_experts or get_exec().moe.expert_distribution_recorder_mode:
+        raise ValueError(
+            "--enable-return-routed-experts and --expert-distribution-recorder-mode are not supported: "
+            "this model's router does not report to them. Leave them out."
+        )
+
+
+EntryClass = LongcatFlashForCausalLM

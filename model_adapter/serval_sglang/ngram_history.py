@@ -1,0 +1,83 @@
+"""Sends each prefill chunk the tokens before it, from the request's own token lists.
+
+SGLang's manager keeps a table of all tokens of all slots and rewrites it from complete token lists for every
+chunk; here a chunk costs ``n - 1`` tokens a request whatever the context is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sglang.srt.model_executor.model_runner_components.ngram_embedding_manager import NgramEmbeddingManager
+from sglang.srt.utils.common import async_h2d
+
+from serval_sglang.layers.ngram_embedding import NgramEmbedding
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sglang is untyped
+    """In place of NgramEmbeddingManager; ``enabled=False``, ``table=None`` switch that off everywhere else.
+
+    The tokens travel as ``engram_history``, the field that SGLang already carries from the scheduler's batch
+    to the forward batch, on the right stream, for its own "engram" layers.
+    """
+
+    embedding: NgramEmbedding
+
+    def prepare_for_forward(
+        self, batch: ScheduleBatch | None, *, chunked_req: Req | None
+    ) -> ScheduleBatch | None:
+        """Called by the scheduler for every batch before it is launched."""
+        if batch is None:
+            return None
+        # A running batch is the former prefill batch: without this it would keep that batch's tokens.
+        batch.engram_history = None
+        if batch.forward_mode.is_extend_without_speculative():
+            rows = [
+                history_row(req.full_untruncated_fill_ids, start, look_back=self.embedding.look_back)
+                for req, start in zip(batch.reqs, batch.prefix_lens, strict=True)
+            ]
+            batch.engram_history = self._to_device(rows, dtype=torch.int32)
+        elif batch.forward_mode.is_prebuilt():
+            self._fill_slots(batch)
+        return batch
+
+    def _fill_slots(self, batch: ScheduleBatch) -> None:
+        """A request prefilled elsewhere decodes next: its slot gets what a prefill would have left there."""
+        rows = []
+        for req in batch.reqs:
+            # The last token is the one that prefill sampled and that decode feeds in.
+            tokens = req.origin_input_ids + req.output_ids
+            rows.append(history_row(tokens, len(tokens) - 1, look_back=self.embedding.look_back))
+        slots = self._to_device([req.kv.req_pool_idx for req in batch.reqs], dtype=torch.int64)
+        if slots.is_cuda:
+            # A step in flight may still advance a slot that its last request has given back.
+            torch.cuda.synchronize(slots.device)
+        self.embedding.history[slots] = self._to_device(rows, dtype=torch.int32)
+
+    def _to_device(self, values: list[Any], *, dtype: torch.dtype) -> torch.Tensor:
+        copied: torch.Tensor = async_h2d(values, dtype=dtype, device=self.embedding.history.device)
+        return copied
+
+
+def history_row(tokens: Sequence[int], place: int, *, look_back: int) -> list[int]:
+    """The ``look_back`` tokens before ``place``, oldest first, 0 before the sequence."""
+    before = list(tokens[max(0, place - look_back) : place])
+    return [0] * (look_back - len(before)) + before
+
+
+def manager_for_model(original: Any, cls: type, /, **arguments: Any) -> NgramEmbeddingManager:
+    """Around NgramEmbeddingManager.from_model: our manager where the model has our embedding."""
+    embeddings = [m for m in arguments["model"].modules() if isinstance(m, NgramEmbedding)]
+    if not embeddings:
+        return original(cls, **arguments)
+    (embedding,) = embeddings
+    # One row a request slot; row 0 is the padding row of the pool.
+    embedding.init_history(arguments["req_to_token_pool"].req_to_token.shape[0], arguments["device"])
+    return RequestHistoryManager(enabled=False, table=None, n=embedding.look_back + 1, embedding=embedding)

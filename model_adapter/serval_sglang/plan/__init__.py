@@ -1,0 +1,15 @@
+"""Whether a deployment fits its GPUs, by arithmetic: no weights, no GPU and no torch are needed."""
+
+from serval_sglang.plan.fit import CONCURRENCY_LENGTHS, Deployment, Plan, alternatives, plan_deployment
+from serval_sglang.plan.shard_sizes import PlanError, ShardSizes, shard_sizes
+
+__all__ = [
+    "CONCURRENCY_LENGTHS",
+    "Deployment",
+    "Plan",
+    "PlanError",
+    "ShardSizes",
+    "alternatives",
+    "plan_deployment",
+    "shard_sizes",
+]

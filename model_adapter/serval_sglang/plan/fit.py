@@ -1,0 +1,225 @@
+"""From a deployment to a plan: what each GPU holds, and how many tokens and requests are left room for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
+
+from serval_sglang.config import LongcatConfig
+from serval_sglang.plan.reserve import BatchLimits, default_batch_limits, reserve_bytes
+from serval_sglang.plan.shard_sizes import PlanError, TablePlacement, WeightDtype, shard_sizes
+
+KvDtype = Literal["bf16", "fp8"]
+
+# 4K, 32K and 256K: a chat, a long document, and the context that the model card advertises.
+CONCURRENCY_LENGTHS = (4_096, 32_768, 262_144)
+
+_KV_BYTES: Mapping[KvDtype, int] = {"bf16": 2, "fp8": 1}
+_LARGEST_TP_TRIED = 8
+_SHORTER_CONTEXTS = (131_072, 32_768)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What is to be served on what.
+
+    Attributes:
+        gpus: all GPUs; engines of ``tp`` GPUs each share them out.
+        context_tokens: the longest request, prompt and answer.
+        runtime_bytes: of each GPU, outside of PyTorch: CUDA context, cuBLAS, NCCL.
+        limits, reserve_bytes: as SGLang chooses them where None.
+        max_running_requests: the limit on requests at once, as SGLang chooses it where None.
+        host_memory_bytes: for n-gram tables in host memory; None where it is not to be checked.
+    """
+
+    config: LongcatConfig
+    gpu_memory_bytes: int
+    gpus: int
+    tp: int
+    ep: int
+    weight_dtype: WeightDtype
+    kv_dtype: KvDtype
+    tables: TablePlacement
+    context_tokens: int
+    runtime_bytes: int
+    limits: BatchLimits | None = None
+    reserve_bytes: int | None = None
+    max_running_requests: int | None = None
+    host_memory_bytes: int | None = None
+
+    @property
+    def engines(self) -> int:
+        return self.gpus // self.tp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All sizes in bytes; ``weights_bytes``, ``reserve_bytes`` and ``kv_bytes`` of each GPU.
+
+    Attributes:
+        host_bytes: pinned host memory of all engines together.
+        kv_bytes: what is left for the KV cache; negative where weights and reserve alone do not fit.
+        request_slots: requests that one engine runs at once at most, whatever room their tokens have.
+        request_table_bytes: of the table of where each request's tokens lie; it is part of the reserve.
+        concurrent_requests: length -> requests of that many tokens that one engine runs at once; lengths
+            above the context are left out.
+    """
+
+    deployment: Deployment
+    limits: BatchLimits
+    weights_bytes: Mapping[str, int]
+    host_bytes: int
+    reserve_bytes: int
+    kv_bytes: int
+    kv_bytes_per_token: int
+    kv_tokens: int
+    request_slots: int
+    request_table_bytes: int
+    concurrent_requests: Mapping[int, int]
+
+    @property
+    def fits(self) -> bool:
+        return not self.shortcomings
+
+    @property
+    def shortcomings(self) -> list[str]:
+        """Why it does not fit; empty if it does."""
+        given = self.deployment
+        context, host_memory_bytes = given.context_tokens, given.host_memory_bytes
+        found = []
+        if self.kv_bytes < 0:
+            found.append(f"weights and reserve need {_gib(-self.kv_bytes)} more than a GPU has")
+        elif self.kv_tokens < context:
+            found.append(
+                f"the KV cache holds {self.kv_tokens:,} tokens, less than one request of {context:,}"
+            )
+        if self.request_table_bytes > self.reserve_bytes:
+            found.append(
+                f"the table of {context:,} tokens for each request needs {_gib(self.request_table_bytes)}, "
+                "more than the reserve: a shorter context or fewer requests make it smaller"
+            )
+        if host_memory_bytes is not None and self.host_bytes > host_memory_bytes:
+            found.append(
+                f"the n-gram tables need {_gib(self.host_bytes - host_memory_bytes)} more host memory"
+            )
+        return found
+
+    @property
+    def mem_fraction_static(self) -> float:
+        """The value of ``--mem-fraction-static`` that leaves this reserve: a share of what CUDA left free."""
+        free = self.deployment.gpu_memory_bytes - self.deployment.runtime_bytes
+        return int(1000 * (1 - self.reserve_bytes / free)) / 1000
+
+
+def plan_deployment(deployment: Deployment) -> Plan:
+    """
+    Raises:
+        PlanError: the model cannot be split as asked.
+    """
+    given = deployment
+    if given.gpus % given.tp:
+        raise PlanError(f"gpus must be a multiple of tp, got {given.gpus} gpus and tp {given.tp}.")
+    sizes = shard_sizes(
+        given.config, tp=given.tp, ep=given.ep, weight_dtype=given.weight_dtype, tables=given.tables
+    )
+    limits = given.limits or default_batch_limits(given.gpu_memory_bytes, tp=given.tp)
+    reserve = given.reserve_bytes
+    if reserve is None:
+        reserve = reserve_bytes(limits, given.gpu_memory_bytes, tp=given.tp)
+    kv_bytes = given.gpu_memory_bytes - given.runtime_bytes - reserve - sum(sizes.device_bytes.values())
+    per_token = kv_bytes_per_token(given.config, given.kv_dtype)
+    tokens = max(0, kv_bytes // per_token)
+    slots = _request_slots(tokens, given)
+    return Plan(
+        deployment=given,
+        limits=limits,
+        weights_bytes=sizes.device_bytes,
+        host_bytes=sizes.host_bytes * given.gpus,
+        reserve_bytes=reserve,
+        kv_bytes=kv_bytes,
+        kv_bytes_per_token=per_token,
+        kv_tokens=tokens,
+        request_slots=slots,
+        request_table_bytes=_request_table_bytes(slots, given),
+        concurrent_requests={
+            length: min(slots, tokens // length)
+            for length in CONCURRENCY_LENGTHS
+            if length <= given.context_tokens
+        },
+    )
+
+
+def kv_bytes_per_token(config: LongcatConfig, dtype: KvDtype) -> int:
+    """Latent and rotary key of each attention, two attentions a layer. Every rank holds all of it."""
+    return 2 * config.num_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * _KV_BYTES[dtype]
+
+
+def alternatives(plan: Plan) -> list[dict[str, Any]]:
+    """Changes to a deployment that does not fit, each of which would make it fit, fewest changes first.
+
+    Each maps fields of :class:`Deployment` to new values, and none goes further than it must: where half of
+    the context would do, a quarter is not mentioned. Empty if nothing tried here helps.
+    """
+    given = plan.deployment
+    ladders = _ladders(given, plan.limits)
+    fitting: list[tuple[int, ...]] = []
+    # Less drastic steps come first, so what a candidate is compared with has been tried before it.
+    for steps in sorted(product(*(range(len(ladder)) for ladder in ladders)), key=sum):
+        needless = any(all(a <= b for a, b in zip(other, steps, strict=True)) for other in fitting)
+        if not needless and _fits(replace(given, **_merged(ladders, steps))):
+            fitting.append(steps)
+    return sorted((_merged(ladders, steps) for steps in fitting), key=len)
+
+
+def _ladders(given: Deployment, limits: BatchLimits) -> list[list[dict[str, Any]]]:
+    """Kinds of change, each a list of steps that free more and more memory, from no change on."""
+    placements: tuple[TablePlacement, ...] = ("device", "8bit", "host")
+    sizes = [given.tp << doublings for doublings in range(1, 4)]
+    chunks = [] if given.reserve_bytes is not None else [4096, 2048]
+    ladders: list[list[dict[str, Any]]] = [
+        [{"weight_dtype": "fp8"}] if given.weight_dtype == "bf16" else [],
+        [{"kv_dtype": "fp8"}] if given.kv_dtype == "bf16" else [],
+        [{"tables": tables} for tables in placements[placements.index(given.tables) + 1 :]],
+        [{"gpus": given.engines * tp, "tp": tp} for tp in sizes if tp <= _LARGEST_TP_TRIED],
+        [
+            {"limits": replace(limits, chunked_prefill_size=chunk)}
+            for chunk in chunks
+            if chunk < limits.chunked_prefill_size
+        ],
+        [{"context_tokens": tokens} for tokens in _SHORTER_CONTEXTS if tokens < given.context_tokens],
+    ]
+    return [[{}, *steps] for steps in ladders]
+
+
+def _merged(ladders: list[list[dict[str, Any]]], steps: tuple[int, ...]) -> dict[str, Any]:
+    chosen = [ladder[step] for ladder, step in zip(ladders, steps, strict=True)]
+    return {field: value for change in chosen for field, value in change.items()}
+
+
+def _fits(deployment: Deployment) -> bool:
+    try:
+        return plan_deployment(deployment).fits
+    except PlanError:
+        return False
+
+
+def _request_slots(kv_tokens: int, given: Deployment) -> int:
+    """As SGLang 0.5.23 does (sglang/srt/mem_cache/kv_cache_configurator.py, ``resolve_max_num_reqs``)."""
+    wanted = given.max_running_requests
+    if wanted is None:
+        wanted = max(2048, min(4096, kv_tokens * 512 // given.context_tokens))
+    return min(wanted, kv_tokens // 2)
+
+
+def _request_table_bytes(slots: int, given: Deployment) -> int:
+    """``req_to_token`` (sglang/srt/mem_cache/memory_pool.py, ``ReqToTokenPool``) and our n-gram history, both
+    int32, with one row for padding."""
+    spare_columns = 4
+    look_back = given.config.emb_neighbor_num - 1
+    return (slots + 1) * (given.context_tokens + spare_columns + look_back) * 4
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,48 @@
+"""GPU memory that SGLang leaves free beside weights and KV cache, for activations and CUDA graphs.
+
+The figures are SGLang 0.5.23's own rule of thumb (sglang/srt/arg_groups/memory_hook.py,
+``handle_gpu_memory_settings`` and ``reserve_for_graph_mb``), which sets ``--mem-fraction-static`` where the
+operator does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Largest number of tokens in a prefill chunk, and of requests in a captured decode graph."""
+
+    chunked_prefill_size: int
+    graph_max_batch: int
+
+
+def default_batch_limits(gpu_memory_bytes: int, *, tp: int) -> BatchLimits:
+    """What SGLang chooses for a GPU of this size."""
+    gib = gpu_memory_bytes / _GIB
+    if gib < 20:
+        return BatchLimits(2048, 8)
+    if gib < 35:
+        return BatchLimits(4096, 48 if tp < 4 else 160)
+    if gib < 60:
+        return BatchLimits(4096, 32 if tp < 4 else 160)
+    if gib < 160:
+        return BatchLimits(8192, 256 if tp < 4 else 512)
+    return BatchLimits(16384, 512)
+
+
+def reserve_bytes(limits: BatchLimits, gpu_memory_bytes: int, *, tp: int) -> int:
+    """The reserve of one GPU."""
+    constant_mib = 512
+    activations_mib = 1.5 * max(limits.chunked_prefill_size, 2048)
+    parallel_mib = tp * 1024 / 8
+    decode_graphs_mib = 2 * limits.graph_max_batch
+    # For prefill graphs with latent attention. SGLang does without them for this model, but finds out later.
+    prefill_graphs_mib = 1536
+    total_mib = constant_mib + activations_mib + parallel_mib + decode_graphs_mib + prefill_graphs_mib
+    least_mib = 10 * 1024 if gpu_memory_bytes > 60 * _GIB else 0
+    return int(max(total_mib, least_mib) * _MIB)

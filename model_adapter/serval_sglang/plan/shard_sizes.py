@@ -1,0 +1,160 @@
+"""Bytes of weights that one tensor-parallel rank holds, part by part, as this adapter and SGLang 0.5.23 split
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from serval_sglang.checkpoint.layout import Shape, tensor_shapes
+from serval_sglang.checkpoint.parts import Part, part_of
+from serval_sglang.config import LongcatConfig
+
+WeightDtype = Literal["bf16", "fp8"]
+TablePlacement = Literal["device", "host", "8bit"]
+
+# Key and value halves of kv_b_proj, laid out for attention in the latent space: SGLang keeps them beside it.
+ABSORBED = "absorbed kv_b_proj"
+
+_BF16_BYTES = 2
+_FLOAT32_BYTES = 4
+_FP8_BLOCK = 128
+_FP8_PARTS = frozenset({Part.ATTENTION, Part.DENSE_MLPS, Part.EXPERTS})
+_VOCABULARY_PADDING = 64
+
+# Dimension along which a linear layer is split; latent projections (q_a, kv_a) are on every rank whole.
+_SPLIT_DIMENSION = {
+    "q_b_proj": 0,
+    "kv_b_proj": 0,
+    "o_proj": 1,
+    "gate_proj": 0,
+    "up_proj": 0,
+    "down_proj": 1,
+}
+
+
+class PlanError(ValueError):
+    """The model cannot be split in this way."""
+
+
+class _Kind(NamedTuple):
+    """Tensors of which the model has many: one entry stands for an expert's gate_proj in every layer."""
+
+    part: Part
+    module: str
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSizes:
+    """Bytes of one rank: on its GPU by part, and in host memory (the n-gram tables, where they are there)."""
+
+    device_bytes: Mapping[str, int]
+    host_bytes: int
+
+
+def shard_sizes(
+    config: LongcatConfig, *, tp: int, ep: int, weight_dtype: WeightDtype, tables: TablePlacement
+) -> ShardSizes:
+    """Size of the largest rank; all are equal but for the padding of the vocabulary.
+
+    Args:
+        tp: tensor-parallel ranks. ep: of these, ranks that share out whole experts (``--ep-size``).
+        weight_dtype: of linear layers; "fp8" has a float32 scale for each block of 128 x 128. Embeddings,
+            n-gram projections, norms and head are bfloat16, the router is float32.
+        tables: bfloat16 on the GPU or in host memory, or on the GPU in 8 bit with a float32 scale a row.
+
+    Raises:
+        PlanError: a dimension cannot be divided among the ranks; all that cannot are listed.
+    """
+    _require_divisible(config, tp=tp, ep=ep, weight_dtype=weight_dtype)
+    device_bytes: dict[str, int] = defaultdict(int)
+    host_bytes = 0
+    for kind, total in _tensor_kinds(config).items():
+        count = total // ep if kind.part is Part.EXPERTS else total
+        on_rank = _rank_shape(kind, tp=tp, ep=ep)
+        if kind.part is Part.NGRAM_TABLES and tables == "host":
+            host_bytes += count * math.prod(on_rank) * _BF16_BYTES
+            device_bytes[kind.part] += 0
+        else:
+            stored = _stored_bytes(kind.part, on_rank, weight_dtype=weight_dtype, tables=tables)
+            device_bytes[kind.part] += count * stored
+    device_bytes[ABSORBED] = _absorbed_bytes(config, tp=tp)
+    return ShardSizes(device_bytes=dict(device_bytes), host_bytes=host_bytes)
+
+
+@lru_cache
+def _tensor_kinds(config: LongcatConfig) -> Mapping[_Kind, int]:
+    """How many tensors of each kind the model has."""
+    return Counter(
+        _Kind(part_of(name), name.split(".")[-2], shape) for name, shape in tensor_shapes(config).items()
+    )
+
+
+def _rank_shape(kind: _Kind, *, tp: int, ep: int) -> Shape:
+    """Shape of the rank's piece of a tensor."""
+    match kind.part:
+        case Part.WORD_EMBEDDING | Part.HEAD:
+            # VocabParallelEmbedding pads further only where 64 is not enough to divide the vocabulary.
+            is_enough = _round_up(kind.shape[0], _VOCABULARY_PADDING) % tp == 0
+            padding = _VOCABULARY_PADDING * (1 if is_enough else tp)
+            return _round_up(kind.shape[0], padding) // tp, kind.shape[1]
+        case Part.NGRAM_TABLES | Part.NGRAM_PROJECTIONS:
+            return kind.shape[0], kind.shape[1] // tp
+        case Part.ATTENTION | Part.DENSE_MLPS | Part.EXPERTS:
+            ranks = tp // ep if kind.part is Part.EXPERTS else tp
+            split = _SPLIT_DIMENSION.get(kind.module)
+            return tuple(size // ranks if i == split else size for i, size in enumerate(kind.shape))
+        case _:
+            return kind.shape
+
+
+def _stored_bytes(part: Part, shape: Shape, *, weight_dtype: WeightDtype, tables: TablePlacement) -> int:
+    elements = math.prod(shape)
+    if part is Part.ROUTER:
+        return elements * _FLOAT32_BYTES
+    if part is Part.NGRAM_TABLES and tables == "8bit":
+        return elements + shape[0] * _FLOAT32_BYTES
+    if part in _FP8_PARTS and weight_dtype == "fp8":
+        blocks = math.prod(-(-size // _FP8_BLOCK) for size in shape)
+        return elements + blocks * _FLOAT32_BYTES
+    return elements * _BF16_BYTES
+
+
+def _absorbed_bytes(config: LongcatConfig, *, tp: int) -> int:
+    """``w_kc`` and ``w_vc`` of all attentions, bfloat16 (sglang/srt/models/longcat_flash.py,
+    ``LongcatFlashForCausalLM.post_load_weights``: contiguous copies, dequantised from FP8)."""
+    heads = config.num_attention_heads // tp
+    values = heads * (config.qk_nope_head_dim + config.v_head_dim) * config.kv_lora_rank
+    return 2 * config.num_layers * values * _BF16_BYTES
+
+
+def _require_divisible(config: LongcatConfig, *, tp: int, ep: int, weight_dtype: WeightDtype) -> None:
+    if tp % ep:
+        raise PlanError(f"ep must divide tp, got tp {tp} and ep {ep}.")
+    expert_ranks = tp // ep
+    shared = [
+        ("num_attention_heads", config.num_attention_heads, tp, 1),
+        ("width of an n-gram table", config.ngram_table_width, tp, 1),
+        ("n_routed_experts", config.n_routed_experts, ep, 1),
+        ("ffn_hidden_size", config.ffn_hidden_size, tp, _FP8_BLOCK),
+        ("expert_ffn_hidden_size", config.expert_ffn_hidden_size, expert_ranks, _FP8_BLOCK),
+        ("width of all query heads", config.num_attention_heads * config.qk_head_dim, tp, _FP8_BLOCK),
+    ]
+    problems = []
+    for what, size, ranks, block in shared:
+        unit = block if weight_dtype == "fp8" and ranks > 1 else 1
+        if size % (ranks * unit):
+            blocks = f" in blocks of {unit}" if unit > 1 else ""
+            problems.append(f"{what} = {size} cannot be shared by {ranks} ranks{blocks}")
+    if problems:
+        raise PlanError(f"tp {tp} and ep {ep} do not suit this model: {'; '.join(problems)}.")
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -1,0 +1,135 @@
+"""Everything that the plugin changes in an SGLang process, and the check that it is in effect.
+
+Each change has a row in model_adapter/UPSTREAM.md.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+SUPPORTED_SGLANG = "0.5.23"
+ARCHITECTURE = "LongcatFlashForCausalLM"
+_MODELS_PACKAGE = "serval_sglang.models"
+_MANAGER = "sglang.srt.model_executor.model_runner_components.ngram_embedding_manager.NgramEmbeddingManager"
+_HOOKS = (
+    "sglang.srt.models.longcat_flash.LongcatFlashMoE",
+    "sglang.srt.models.longcat_flash.NgramEmbedding",
+    f"{_MANAGER}.from_model",
+)
+
+
+class PluginNotInEffect(RuntimeError):
+    """SGLang would serve, or serves, something else than Serval's model."""
+
+
+def install() -> None:
+    """Register configuration, model class and hooks; SGLang applies the hooks when all plugins have run.
+
+    Raises:
+        PluginNotInEffect: another version of SGLang, or another package provides this architecture.
+    """
+    _require_supported_sglang()
+    _register_config()
+    _register_model()
+    _register_hooks()
+
+
+def require_registered() -> None:
+    """Raises PluginNotInEffect unless this process would build Serval's model."""
+    from sglang.srt.models.registry import ModelRegistry
+    from sglang.srt.plugins.hook_registry import HookRegistry
+    from sglang.srt.utils.hf_transformers.common import _CONFIG_REGISTRY
+
+    in_use = {
+        "model": _name(ModelRegistry.models.get(ARCHITECTURE)),
+        "configuration": _name(_CONFIG_REGISTRY["longcat_flash"]),
+    }
+    missing = [f"{role} {name}" for role, name in in_use.items() if not name.startswith("serval_sglang.")]
+    missing += [f"no hook on {target}" for target in _HOOKS if target not in HookRegistry._patched]
+    if missing:
+        raise PluginNotInEffect(
+            f"SGLang would serve {ARCHITECTURE} with {', '.join(missing)}. Is the entry point `serval` "
+            "installed (`pip show serval-llm`), is it left out of SGLANG_PLUGINS, or does "
+            "SGLANG_EXTERNAL_MODEL_PACKAGE or another plugin provide the same architecture?"
+        )
+
+
+def proof_of_effect(model_runner: Any) -> dict[str, str]:
+    """What a scheduler reports about the model it has loaded; see :func:`require_proof`."""
+    return {
+        "model": _name(type(model_runner.model)),
+        "ngram_manager": _name(type(model_runner.ngram_embedding_manager)),
+    }
+
+
+def require_proof(proof: dict[str, str] | None) -> None:
+    """Raises PluginNotInEffect unless ``proof`` names our model and our n-gram state."""
+    expected = {
+        "model": f"{_MODELS_PACKAGE}.longcat_flash.{ARCHITECTURE}",
+        "ngram_manager": "serval_sglang.ngram_history.RequestHistoryManager",
+    }
+    if proof != expected:
+        raise PluginNotInEffect(
+            f"a scheduler has loaded {proof!r}, and {expected!r} is needed: the plugin is not in effect "
+            "there. Does --model name a LongCat-Flash-Lite checkpoint? See SGLang's messages above."
+        )
+
+
+def _require_supported_sglang() -> None:
+    installed = version("sglang")
+    if installed != SUPPORTED_SGLANG:
+        raise PluginNotInEffect(
+            f"it replaces parts of SGLang {SUPPORTED_SGLANG} and would change others in {installed!r}. "
+            f"Install sglang=={SUPPORTED_SGLANG}, or a release of Serval made for {installed!r}."
+        )
+
+
+def _register_config() -> None:
+    from sglang.srt.utils.hf_transformers.common import _CONFIG_REGISTRY
+
+    from serval_sglang.sglang_config import LongcatFlashConfig
+
+    _CONFIG_REGISTRY["longcat_flash"] = LongcatFlashConfig
+
+
+def _register_model() -> None:
+    from sglang.srt.models.registry import ModelRegistry
+
+    present = ModelRegistry.models.get(ARCHITECTURE)
+    if _is_own(present):
+        return
+    if present is not None and not present.__module__.startswith("sglang."):
+        raise PluginNotInEffect(
+            f"{_name(present)} already provides {ARCHITECTURE}: unset SGLANG_EXTERNAL_MODEL_PACKAGE, or "
+            "leave the other plugin out of SGLANG_PLUGINS."
+        )
+    ModelRegistry.register(_MODELS_PACKAGE, overwrite=True, strict=True)
+
+
+def _register_hooks() -> None:
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    from sglang.srt.utils import is_cpu
+
+    from serval_sglang.layers.moe import LongcatFlashMoE
+    from serval_sglang.layers.ngram_embedding import NgramEmbedding
+    from serval_sglang.ngram_history import manager_for_model
+
+    if _HOOKS[0] in HookRegistry._hooks:
+        return
+    hooks = (LongcatFlashMoE, NgramEmbedding, manager_for_model)
+    kinds = (HookType.REPLACE, HookType.REPLACE, HookType.AROUND)
+    for target, hook, kind in zip(_HOOKS, hooks, kinds, strict=True):
+        HookRegistry.register(target, hook, kind)
+    if is_cpu():
+        from serval_sglang.cpu_compat.install import install as install_cpu_hooks
+
+        install_cpu_hooks()
+
+
+def _is_own(cls: Any) -> bool:
+    return isinstance(cls, type) and cls.__module__.startswith(f"{_MODELS_PACKAGE}.")
+
+
+def _name(cls: Any) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else repr(cls)

@@ -1,0 +1,77 @@
+"""What a checkpoint must hold: every tensor of the model, and nothing the model does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from torch import Tensor
+
+from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, tensor_shapes
+from serval_sglang.checkpoint.quantization import holds_values, layer_name
+from serval_sglang.config import LongcatConfig
+
+_LISTED = 20
+
+
+class CheckpointMismatch(ValueError):
+    """The checkpoint's tensors are not those of the model."""
+
+
+class TensorLedger:
+    """Records which of a model's tensors have arrived.
+
+    Args:
+        config: names the tensors.
+        quantised: whether linear layers may come in several parts instead of as one ``weight``.
+    """
+
+    def __init__(self, config: LongcatConfig, *, quantised: bool) -> None:
+        self._quantised = quantised
+        self._missing = {self._stem(name) for name in tensor_shapes(config)}
+        self._known = frozenset(self._missing)
+        self._ignored = frozenset(mtp_tensor_shapes(config))
+        self._unknown: list[str] = []
+
+    def received(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Pass on the tensors that the model takes, under its own names; remember the others.
+
+        A copy that repeats a tensor under an alias has it passed on twice: either may be the only one.
+        """
+        for stored_name, tensor in weights:
+            name = ALIASES.get(stored_name, stored_name)
+            stem = self._stem(name)
+            if stem in self._known:
+                if holds_values(name):
+                    self._missing.discard(stem)
+                yield name, tensor
+            elif not self._is_ignored(name):
+                self._unknown.append(name)
+
+    def require_known(self) -> None:
+        """Raises CheckpointMismatch listing the tensors that no part of the model takes."""
+        if self._unknown:
+            raise CheckpointMismatch(
+                f"the checkpoint holds {len(self._unknown)} tensors this model does not have: "
+                f"{_listed(self._unknown)}. Is it another architecture, or does config.json not belong to it?"
+            )
+
+    def require_complete(self) -> None:
+        """Raises CheckpointMismatch listing the tensors that have not arrived."""
+        if self._missing:
+            raise CheckpointMismatch(
+                f"the checkpoint lacks {len(self._missing)} tensors: {_listed(sorted(self._missing))}. "
+                "Is a shard missing, or does config.json not belong to it?"
+            )
+
+    def _stem(self, name: str) -> str:
+        """The name of the layer, where its tensors differ by quantisation method."""
+        return layer_name(name) if self._quantised else name
+
+    def _is_ignored(self, name: str) -> bool:
+        # Quantised copies may hold scales of the MTP layer as well.
+        return name in self._ignored or (self._quantised and name.startswith("model.mtp."))
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:_LISTED])
+    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"

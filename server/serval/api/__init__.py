@@ -1,0 +1,1 @@
+"""The HTTP endpoints, one module each, as plain ASGI applications."""

@@ -1,0 +1,31 @@
+"""What every endpoint is given."""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from serval.chat.render import ChatRenderer
+from serval.engine.protocol import Engine
+from serval.settings import Settings
+from serval.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model under the name clients use. Lengths are in tokens, `created` is Unix time."""
+
+    name: str
+    created: int
+    context_length: int
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class ApiContext:
+    """The application's parts; nothing here changes while it runs."""
+
+    settings: Settings
+    engine: Engine
+    chat: ChatRenderer
+    model: ServedModel
+    metrics: Metrics
+    render_executor: Executor

@@ -1,0 +1,109 @@
+"""The outermost layer of every request: its id, its key, its errors, its log line and its metrics."""
+
+import re
+import secrets
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serval.api.http import ClientGoneError, attach_record, send_error
+from serval.auth.keys import ApiKeys
+from serval.errors import ApiError, InternalError
+from serval.telemetry.logs import log_request
+from serval.telemetry.metrics import Metrics
+from serval.telemetry.record import RequestRecord
+
+CHAT_COMPLETIONS = "/v1/chat/completions"
+MODELS = "/v1/models"
+MODEL = "/v1/models/{model_id}"
+HEALTHZ = "/healthz"
+READYZ = "/readyz"
+METRICS = "/metrics"
+OPENAPI = "/openapi.json"
+
+# What may be asked without a key. Everything else, also what does not exist, needs one.
+PUBLIC = frozenset({HEALTHZ, READYZ, METRICS})
+_ROUTES = frozenset({CHAT_COMPLETIONS, MODELS, HEALTHZ, READYZ, METRICS, OPENAPI})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class RequestEdge:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, metrics: Metrics) -> None:
+        self._app = app
+        self._keys = keys
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Lifespan and other scopes pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = _without_trailing_slash(scope)
+        record = _new_record(scope)
+        attach_record(scope, record)
+        request_id_header = (b"x-request-id", record.request_id.encode())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), request_id_header]
+            await send(message)
+
+        self._metrics.request_started()
+        try:
+            if record.route not in PUBLIC:
+                self._keys.check(Headers(scope=scope).get("authorization"))
+            await self._app(scope, receive, send_with_id)
+        except ClientGoneError:
+            record.client_gone = True
+        except ApiError as error:
+            record.error_code = error.code
+            if record.status:
+                raise  # A response has begun; it cannot become another one.
+            await send_error(send_with_id, error)
+        except Exception:
+            record.error_code = InternalError.default_code
+            if not record.status:
+                await send_error(
+                    send_with_id,
+                    InternalError(
+                        "The server had an internal error on this request. Quote the x-request-id when you"
+                        " report it."
+                    ),
+                )
+            # The server logs the traceback.
+            raise
+        finally:
+            self._metrics.request_over(record)
+            log_request(record)
+
+
+def _without_trailing_slash(scope: Scope) -> Scope:
+    path: str = scope["path"]
+    if path == "/" or not path.endswith("/"):
+        return scope
+    changed: MutableMapping[str, Any] = dict(scope)
+    changed["path"] = path.rstrip("/") or "/"
+    return changed
+
+
+def _new_record(scope: Scope) -> RequestRecord:
+    path: str = scope["path"]
+    if path in _ROUTES:
+        route = path
+    elif path.startswith(MODELS + "/"):
+        route = MODEL
+    else:
+        route = "other"
+    sent_id = Headers(scope=scope).get("x-client-request-id", "")
+    return RequestRecord(
+        request_id=f"req_{secrets.token_hex(16)}",
+        method=scope["method"] if scope["method"] in _METHODS else "other",
+        route=route,
+        client_request_id=sent_id if _CLIENT_REQUEST_ID.fullmatch(sent_id) else None,
+    )

@@ -1,0 +1,116 @@
+"""Reading and answering HTTP requests over bare ASGI."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, error_object
+from serval.telemetry.record import RequestRecord
+
+T = TypeVar("T")
+
+_RECORD = "serval.record"
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection; there is nobody to answer."""
+
+
+def attach_record(scope: Scope, record: RequestRecord) -> None:
+    """Let the endpoint of this request find `record`."""
+    scope[_RECORD] = record
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record of this request."""
+    record: RequestRecord = scope[_RECORD]
+    return record
+
+
+async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
+    """The request's body. Raises `BodyTooLargeError`, `InvalidRequestError` or `ClientGoneError`."""
+    headers = Headers(scope=scope)
+    media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise InvalidRequestError(
+            f"The request's content type is {media_type!r}; send JSON with 'Content-Type: application/json'.",
+            code="invalid_content_type",
+        )
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"The request body is larger than {max_bytes} bytes, the most this server reads."
+    )
+
+
+async def send_json(
+    send: Send, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> None:
+    """A whole JSON response."""
+    await send_whole(send, body, status=status, content_type="application/json", headers=headers)
+
+
+async def send_whole(
+    send: Send, body: bytes, *, status: int, content_type: str, headers: Mapping[str, str] | None = None
+) -> None:
+    """A response of known length."""
+    fields = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    fields += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: ApiError) -> None:
+    """The error as a response of its own."""
+    headers = dict(error.headers)
+    if isinstance(error, BodyTooLargeError):
+        # The rest of the body is not read, so the connection cannot carry another request.
+        headers["connection"] = "close"
+    await send_json(send, msgspec.json.encode(error_object(error)), status=error.status, headers=headers)
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has gone. Only to be used when the body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away. Raises `ClientGoneError` then."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        await cancel_and_wait(gone, task)
+
+
+async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancel what still runs and wait until it has cleaned up; its exceptions were seen or do not matter."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

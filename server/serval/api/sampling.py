@@ -1,0 +1,56 @@
+"""OpenAI's sampling fields as SGLang's `sampling_params`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from serval.wire.chat_request import ChatRequest
+
+# For answers that are sent whole: tokens between two events of the engine.
+WHOLE_ANSWER_STREAM_INTERVAL = 32
+
+_SAME_NAME = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+)
+
+
+def sampling_params(
+    request: ChatRequest,
+    *,
+    defaults: Mapping[str, float],
+    choice: int,
+    keep_special_tokens: bool,
+    grammar: str | None,
+) -> dict[str, Any]:
+    """Parameters of one choice; `defaults` are the checkpoint's, for what the client does not say.
+
+    `grammar` is a structural tag as JSON text, which the answer will follow.
+    """
+    given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
+    params: dict[str, Any] = {**defaults, **given}
+    if params.get("top_p") == 0:
+        # OpenAI allows 0, the engine does not. Both mean: the most likely token.
+        params |= {"top_p": 1.0, "top_k": 1}
+    if params.get("top_k") == 0:
+        params["top_k"] = -1
+    limit = request.max_completion_tokens
+    # Without a limit the engine goes on to the end of the context; its own default is 128 tokens.
+    params["max_new_tokens"] = request.max_tokens if limit is None else limit
+    if request.stop:
+        params["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
+    if request.seed is not None:
+        # Equal seeds would give n times the same answer.
+        params["sampling_seed"] = min(request.seed + choice, 2**63 - 1)
+    # Tool calls are written in control tokens, which the engine may count as special and leave out.
+    params["skip_special_tokens"] = not keep_special_tokens
+    if grammar is not None:
+        params["structural_tag"] = grammar
+    if not request.stream:
+        params["stream_interval"] = WHOLE_ANSWER_STREAM_INTERVAL
+    return params

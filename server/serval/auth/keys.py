@@ -1,0 +1,86 @@
+"""A fixed set of bearer API keys, compared in constant time over keyed hashes."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from serval.errors import AuthenticationError, SettingsError
+from serval.settings import Settings
+
+
+class ApiKeys:
+    """The keys that are accepted. Only HMACs under a per-process random key are held in memory."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._pepper = secrets.token_bytes(32)
+        self._digests = frozenset(self._digest(key) for key in keys)
+
+    def _digest(self, key: str) -> bytes:
+        return hmac.digest(self._pepper, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
+
+    @property
+    def required(self) -> bool:
+        """False when no key is configured: then everyone may call."""
+        return bool(self._digests)
+
+    def check(self, authorization: str | None) -> None:
+        """Accept or raise `AuthenticationError`; `authorization` is the header's value, None when absent."""
+        if not self.required:
+            return
+        if authorization is None:
+            raise AuthenticationError(
+                "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'."
+            )
+        scheme, _, key = authorization.strip().partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise AuthenticationError(
+                "The Authorization header is not of the form 'Bearer YOUR_KEY'. Send your API key that way."
+            )
+        digest = self._digest(key.strip())
+        # Every digest is compared, so that the time says nothing about which one matched.
+        accepted = [hmac.compare_digest(digest, known) for known in self._digests]
+        if not any(accepted):
+            raise AuthenticationError(
+                "Incorrect API key provided. Check the key, or ask the operator for one."
+            )
+
+
+def new_key() -> str:
+    """A new API key: `sk-serval-<public id>-<secret>`, 160 random bits in the secret."""
+    return f"sk-serval-{secrets.token_hex(4)}-{secrets.token_hex(20)}"
+
+
+def ensure_key(settings: Settings) -> tuple[Settings, str | None]:
+    """The settings with an API key in any case; the second is the key if one had to be made."""
+    if settings.api_key is not None or settings.api_key_file is not None:
+        return settings, None
+    key = new_key()
+    return settings.model_copy(update={"api_key": SecretStr(key)}), key
+
+
+def read_key_file(path: Path) -> list[str]:
+    """Keys of a file: one a line; blank lines and lines that start with `#` do not count."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the API key file {str(path)!r}: {error}") from error
+    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not keys:
+        raise SettingsError(f"the API key file {str(path)!r} holds no key; put one key on each line")
+    return keys
+
+
+def configured_keys(settings: Settings) -> ApiKeys:
+    """The keys of `SERVAL_API_KEY` and `SERVAL_API_KEY_FILE` together."""
+    keys = [] if settings.api_key_file is None else read_key_file(settings.api_key_file)
+    if settings.api_key is not None:
+        key = settings.api_key.get_secret_value().strip()
+        if not key:
+            # An empty variable is a deployment mistake; treating it as "no key" would open the server.
+            raise SettingsError("SERVAL_API_KEY is set but empty; give it a key or unset it")
+        keys.append(key)
+    return ApiKeys(keys)

@@ -1,0 +1,181 @@
+"""Rendering and tokenisation of conversations: `load_chat(model_dir).render(messages, ...)`."""
+
+import json
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from serval.chat.conversation import template_messages, template_tools
+from serval.chat.segment_cache import SegmentCache
+from serval.chat.template import ChatTemplate, load_template
+from serval.chat.tokenizer import ControlSafeTokenizer, Piece, load_tokenizer, segments
+from serval.errors import InvalidRequestError, ModelFilesError
+
+DEFAULT_SEGMENT_CACHE_BYTES = 64 << 20
+
+_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """What the model sees: the prompt as text, and its token ids.
+
+    The ids say more than the text: a control token's text in a user's message stays text.
+    """
+
+    text: str
+    input_ids: list[int]
+
+
+class ChatRenderer:
+    """Renders conversations with a checkpoint's chat template. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        tokenizer: ControlSafeTokenizer,
+        *,
+        sampling_defaults: Mapping[str, float] | None = None,
+        segment_cache_bytes: int = DEFAULT_SEGMENT_CACHE_BYTES,
+    ) -> None:
+        self._template = template
+        self._tokenizer = tokenizer
+        self._cache = SegmentCache(segment_cache_bytes)
+        self.sampling_defaults: Mapping[str, float] = dict(sampling_defaults or {})
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = "auto",
+    ) -> RenderedPrompt:
+        """Render OpenAI messages and tools, up to where the model's answer begins.
+
+        Of `tool_choice` the template knows one thing: 'none' leaves the tools out.
+        Raises `InvalidRequestError`, naming the field at fault, for a conversation that cannot be rendered.
+        """
+        pieces = self._template.render(
+            template_messages(messages),
+            tools=template_tools(tools),
+            tool_choice="none" if tool_choice == "none" else "auto",
+        )
+        text = "".join(piece if isinstance(piece, str) else piece.content for piece in pieces)
+        return RenderedPrompt(text=text, input_ids=self._encode(pieces))
+
+    def _encode(self, pieces: Sequence[Piece]) -> list[int]:
+        ids: list[int] = []
+        for segment in segments(pieces):
+            if isinstance(segment, str):
+                ids.extend(self._encode_text(segment))
+            else:
+                ids.append(segment.id)
+        return ids
+
+    def _encode_text(self, text: str) -> "array[int]":
+        ids = self._cache.get(text)
+        if ids is None:
+            ids = self._tokenizer.encode_text(text)
+            self._cache.put(text, ids)
+        return ids
+
+
+def load_chat(
+    model_dir: Path | str, *, segment_cache_bytes: int = DEFAULT_SEGMENT_CACHE_BYTES
+) -> ChatRenderer:
+    """The renderer of a Hugging Face model folder: tokenizer.json, chat template, generation_config.json.
+
+    Raises `ModelFilesError` if files are missing or if safe rendering would differ from the plain one.
+    """
+    folder = Path(model_dir)
+    if not folder.is_dir():
+        raise ModelFilesError(f"the model folder {str(folder)!r} does not exist or is not a folder")
+    tokenizer, full = load_tokenizer(folder)
+    template = load_template(folder, tokenizer.control_tokens)
+    renderer = ChatRenderer(
+        template,
+        tokenizer,
+        sampling_defaults=_sampling_defaults(folder),
+        segment_cache_bytes=segment_cache_bytes,
+    )
+    _check_exact(renderer, full, folder)
+    return renderer
+
+
+def _sampling_defaults(folder: Path) -> dict[str, float]:
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFilesError(f"cannot read {path}: {error}") from error
+    return {name: config[name] for name in _SAMPLING_DEFAULTS if isinstance(config.get(name), int | float)}
+
+
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe",
+        "description": "A probe.",
+        "parameters": {"type": "object", "properties": {"text": {"type": "string"}}},
+    },
+}
+_PROBE_CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "probe", "arguments": '{"text": "x y"}'},
+}
+_PROBES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]]], ...] = (
+    ([{"role": "user", "content": " Hello,  world\n"}], []),
+    (
+        [
+            {"role": "system", "content": "Be brief. "},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello! "},
+            {"role": "user", "content": "\nBye"},
+        ],
+        [],
+    ),
+    (
+        [
+            {"role": "user", "content": "Call it."},
+            {"role": "assistant", "content": "Well. ", "tool_calls": [_PROBE_CALL]},
+            {"role": "tool", "tool_call_id": "call_1", "content": " done "},
+        ],
+        [_PROBE_TOOL],
+    ),
+)
+
+
+def _check_exact(renderer: ChatRenderer, full: Tokenizer, folder: Path) -> None:
+    """Compare with the checkpoint's own tokenizer on conversations without control token texts in them."""
+    for number, (messages, tools) in enumerate(_PROBES):
+        try:
+            prompt = renderer.render(messages, tools=tools)
+        except InvalidRequestError as error:
+            if number == 0:
+                raise ModelFilesError(
+                    f"the chat template in {folder} fails on a single user message: {error}"
+                ) from error
+            continue  # A template may refuse tools or system messages.
+        expected = full.encode(prompt.text, add_special_tokens=False).ids
+        if prompt.input_ids != expected:
+            place = next(
+                (
+                    i
+                    for i, (got, want) in enumerate(zip(prompt.input_ids, expected, strict=False))
+                    if got != want
+                ),
+                min(len(prompt.input_ids), len(expected)),
+            )
+            raise ModelFilesError(
+                f"safe rendering with the files in {folder} differs from the tokenizer's own at token {place}"
+                f" of probe {number}: the template writes control tokens that do not stand in its source as a"
+                " whole, or the tokenizer treats the first piece of text differently. Serval cannot tell such"
+                " control tokens from user text"
+            )

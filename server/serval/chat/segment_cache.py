@@ -1,0 +1,51 @@
+"""Token ids of text segments seen before, bounded by bytes, least recently used first out."""
+
+import sys
+import threading
+from array import array
+from collections import OrderedDict
+
+
+class SegmentCache:
+    """Segment text to token ids. Safe to use from several threads."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._bytes = 0
+        self._entries: OrderedDict[str, array[int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held by keys and ids together."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, text: str) -> "array[int] | None":
+        """The ids of `text`, or None."""
+        with self._lock:
+            ids = self._entries.get(text)
+            if ids is not None:
+                self._entries.move_to_end(text)
+            return ids
+
+    def put(self, text: str, ids: "array[int]") -> None:
+        """Remember `ids`, unless they take over a quarter of the capacity: too many others would go."""
+        cost = _cost_bytes(text, ids)
+        if cost * 4 > self._capacity_bytes:
+            return
+        with self._lock:
+            if text in self._entries:
+                return
+            self._entries[text] = ids
+            self._bytes += cost
+            while self._bytes > self._capacity_bytes:
+                old_text, old_ids = self._entries.popitem(last=False)
+                self._bytes -= _cost_bytes(old_text, old_ids)
+
+
+def _cost_bytes(text: str, ids: "array[int]") -> int:
+    # 200 bytes: the entry in the ordered dictionary.
+    return sys.getsizeof(text) + sys.getsizeof(ids) + 200

@@ -1,0 +1,208 @@
+"""A tokenizer that encodes text and control tokens by separate routes.
+
+A checkpoint's `tokenizer.json` turns the *text* of an added token (`<longcat_user>`) into that token's id,
+wherever the text comes from. `encode_special_tokens` spares only tokens flagged special, and markers often
+are not flagged. So text is encoded here by a second tokenizer, built from the same file without its control
+tokens: no text can become one. Control tokens come from the chat template alone (`serval.chat.template`),
+already as ids.
+"""
+
+import json
+import re
+import secrets
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from serval.errors import InvalidRequestError, ModelFilesError
+
+# Unicode White_Space, which is what the tokenizer's `lstrip` and `rstrip` flags mean by white space.
+_WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_LEADING_SPACE = re.compile(f"^[{_WHITE_SPACE}]+")
+_TRAILING_SPACE = re.compile(f"[{_WHITE_SPACE}]+$")
+
+
+@dataclass(frozen=True)
+class ControlToken:
+    """An added token of the checkpoint; `lstrip`/`rstrip`: it swallows white space on that side."""
+
+    id: int
+    content: str
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+# What a rendered conversation consists of.
+Piece = str | ControlToken
+
+
+class ControlSafeTokenizer:
+    """Encodes text so that the result never holds the id of a control token."""
+
+    def __init__(self, plain: Tokenizer, control_tokens: Sequence[ControlToken]) -> None:
+        self._plain = plain
+        self.control_tokens = tuple(control_tokens)
+        self._control_ids = frozenset(token.id for token in control_tokens)
+
+    def encode_text(self, text: str) -> "array[int]":
+        """Token ids of `text`, whatever it says. Raises `InvalidRequestError` if it is not valid Unicode."""
+        if not text:
+            return array("I")
+        try:
+            ids = self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        except (TypeError, UnicodeEncodeError):
+            # How the tokenizers library takes a string that UTF-8 cannot hold.
+            raise InvalidRequestError(
+                "The conversation holds a lone UTF-16 surrogate, which is not text. Send valid Unicode.",
+                param="messages",
+            ) from None
+        if not self._control_ids.isdisjoint(ids):
+            raise AssertionError(
+                "text was encoded into a control token; the text tokenizer must not know any"
+            )
+        return array("I", ids)
+
+
+def segments(pieces: Iterable[Piece]) -> list[Piece]:
+    """Join adjacent text and give control tokens the white space they swallow.
+
+    The result alternates as the full tokenizer would cut the same text: it first splits at added tokens, then
+    encodes each stretch of text on its own.
+    """
+    joined: list[Piece] = []
+    text: list[str] = []
+    strip_next = False
+
+    def flush(*, strip_end: bool) -> None:
+        stretch = "".join(text)
+        text.clear()
+        if strip_next:
+            stretch = _LEADING_SPACE.sub("", stretch)
+        if strip_end:
+            stretch = _TRAILING_SPACE.sub("", stretch)
+        if stretch:
+            joined.append(stretch)
+
+    for piece in pieces:
+        if isinstance(piece, str):
+            text.append(piece)
+        else:
+            flush(strip_end=piece.lstrip)
+            joined.append(piece)
+            strip_next = piece.rstrip
+    flush(strip_end=False)
+    return joined
+
+
+def load_tokenizer(model_dir: Path) -> tuple[ControlSafeTokenizer, Tokenizer]:
+    """The control-safe tokenizer of a model folder, and the checkpoint's own one, to check the first against.
+
+    Raises `ModelFilesError` if the files are missing or cannot be split into text and control tokens.
+    """
+    path = model_dir / "tokenizer.json"
+    definition = _read_json(path)
+    added = _added_tokens(definition, _read_json(model_dir / "tokenizer_config.json", optional=True))
+    # White space runs are added tokens in some tokenizers. They say nothing to the model beyond their text.
+    control = [entry for entry in added if entry.get("special") or str(entry["content"]).strip()]
+    kept = [entry for entry in added if entry not in control]
+    full = _build(definition | {"added_tokens": added}, path)
+    plain = _build(_without(definition, control, kept), path)
+    for entry in kept:
+        if plain.token_to_id(entry["content"]) != entry["id"]:
+            raise ModelFilesError(
+                f"{path}: the white space token {entry['content']!r} (id {entry['id']}) cannot be kept"
+                " apart from the"
+                " control tokens, because its id depends on theirs; give it its id in the model's vocabulary"
+            )
+    tokens = [
+        ControlToken(
+            id=int(entry["id"]),
+            content=str(entry["content"]),
+            lstrip=bool(entry.get("lstrip")),
+            rstrip=bool(entry.get("rstrip")),
+        )
+        for entry in control
+    ]
+    for token in tokens:
+        if full.token_to_id(token.content) != token.id:
+            raise ModelFilesError(
+                f"{path}: {token.content!r} should have id {token.id}, but the tokenizer gives it"
+                f" {full.token_to_id(token.content)!r}; tokenizer.json and tokenizer_config.json disagree"
+            )
+    safe = ControlSafeTokenizer(plain, tokens)
+    for token in tokens:
+        _check_unreachable(safe, token, path)
+    return safe, full
+
+
+def _added_tokens(definition: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Added tokens of tokenizer.json and tokenizer_config.json (which transformers adds too), by id."""
+    by_content = {entry["content"]: entry for entry in definition.get("added_tokens") or []}
+    for token_id, entry in (config.get("added_tokens_decoder") or {}).items():
+        by_content.setdefault(entry["content"], entry | {"id": int(token_id)})
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    return sorted(
+        (
+            {name: entry.get(name, flags[name]) for name in flags} | {k: entry[k] for k in ("id", "content")}
+            for entry in by_content.values()
+        ),
+        key=lambda entry: int(entry["id"]),
+    )
+
+
+def _without(
+    definition: dict[str, Any], control: Sequence[dict[str, Any]], kept: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The tokenizer definition with `kept` as its only added tokens and no way left to spell `control`."""
+    model = dict(definition["model"])
+    vocab = model.get("vocab")
+    if isinstance(vocab, dict):
+        # A BPE model with `ignore_merges` takes a whole word from the vocabulary if it is there.
+        nonce = secrets.token_hex(16)
+        names = {entry["content"] for entry in control}
+        model["vocab"] = {
+            (f"{nonce}{token_id}" if text in names else text): token_id for text, token_id in vocab.items()
+        }
+    return definition | {"model": model, "added_tokens": list(kept), "post_processor": None}
+
+
+def _build(definition: dict[str, Any], path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(definition, ensure_ascii=False))
+    except Exception as error:
+        raise ModelFilesError(
+            f"{path} cannot be loaded with and without its control tokens: {error}"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _check_unreachable(tokenizer: ControlSafeTokenizer, token: ControlToken, path: Path) -> None:
+    for text in (token.content, f" {token.content}", f"x{token.content}\n", token.content * 2):
+        try:
+            tokenizer.encode_text(text)
+        except AssertionError as error:
+            raise ModelFilesError(
+                f"{path}: the text {token.content!r} still encodes to control token {token.id} after the"
+                " added tokens"
+                " were removed; this tokenizer cannot be used safely"
+            ) from error
+
+
+def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    if optional and not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFilesError(
+            f"cannot read {path}: {error}. Is its folder a Hugging Face model folder?"
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelFilesError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content

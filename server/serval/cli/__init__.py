@@ -1,0 +1,65 @@
+"""The `serval` command: one module per subcommand, each with `configure(parser)` and `run(args) -> code`.
+
+Commands that need the engine's packages live with the engine; each runs in this process's place.
+
+Exit codes: 0 ok, 1 the answer is no or something failed, 2 wrong use.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import serval
+from serval.cli.delegate import run_engine_module
+from serval.errors import ServalError
+
+# name -> (module, one line of help). Modules are imported only when their command runs or prints its help.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("serval.cli.serve", "start the engine and the gateway together"),
+    "engine": ("serval.cli.engine", "start the SGLang engine with Serval's model adapter"),
+    "gateway": ("serval.cli.gateway", "start the OpenAI-compatible gateway in front of a running engine"),
+    "tools": ("serval.cli.tools", "parse tool calls out of model text"),
+    "chat": ("serval.cli.chat", "render conversations as the model sees them"),
+}
+
+# The same for commands of the engine's package, which get their arguments as they are, --help included.
+ENGINE_COMMANDS: dict[str, tuple[str, str]] = {
+    "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect and pin checkpoints"),
+    "plan": ("serval_sglang.cli.plan", "say whether a model fits on given GPUs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the process exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in ENGINE_COMMANDS:
+            module, _ = ENGINE_COMMANDS[arguments[0]]
+            run_engine_module(module, arguments[1:])
+        args = _parser(arguments).parse_args(arguments)
+        return int(args.run(args))
+    except ServalError as error:
+        print(f"serval {arguments[0]}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="serval", description="Serve LongCat-Flash-Lite on SGLang.")
+    parser.add_argument("--version", action="version", version=f"serval {serval.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # Only the chosen command is imported, so `serval keys` never waits for another command's imports.
+    chosen = next((argument for argument in arguments if argument in COMMANDS), None)
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == chosen:
+            command = importlib.import_module(module)
+            command.configure(subparser)
+            subparser.set_defaults(run=command.run)
+    for name, (_, summary) in ENGINE_COMMANDS.items():
+        subparsers.add_parser(name, help=summary)
+    return parser

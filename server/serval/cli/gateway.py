@@ -1,0 +1,66 @@
+"""`serval gateway`: the OpenAI-compatible gateway in front of a running engine."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from serval.auth.keys import ensure_key
+from serval.gateway import print_progress, run_gateway
+from serval.settings import Settings, load_settings
+from serval.telemetry.logs import configure_logging
+
+_EXAMPLE = """
+example:
+  SERVAL_API_KEY=sk-... serval gateway --engine-url http://127.0.0.1:30000 --port 8000
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `serval gateway`. Every option wins over its variable, SERVAL_<NAME>."""
+    parser.epilog = _EXAMPLE
+    add = parser.add_argument
+    add("--engine-url", metavar="URL", help="the SGLang engine (default http://127.0.0.1:30000)")
+    add(
+        "--model", type=Path, metavar="DIR", help="folder with tokenizer and template (default: the engine's)"
+    )
+    add("--served-model-name", metavar="NAME", help="name clients use (default: the folder's name)")
+    add_gateway_arguments(parser)
+
+
+def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `serval serve` shares."""
+    add = parser.add_argument
+    add("--host", help="address the gateway listens on (default 127.0.0.1)")
+    add("--port", type=int, help="port the gateway listens on; 0 picks a free one (default 8000)")
+    add(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="accepted API keys, one a line (or one key in SERVAL_API_KEY)",
+    )
+    add(
+        "--engine-timeout",
+        dest="engine_timeout_s",
+        type=float,
+        metavar="SECONDS",
+        help="how long to wait for the engine to load (default 3600)",
+    )
+
+
+def gateway_settings(args: argparse.Namespace, **overrides: Any) -> Settings:
+    """Settings from options over the environment; `overrides` win over both."""
+    options = {name: getattr(args, name) for name in _OPTIONS if hasattr(args, name)}
+    return load_settings(**(options | overrides))
+
+
+_OPTIONS = ("engine_url", "engine_timeout_s", "model", "served_model_name", "host", "port", "api_key_file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    settings, made_key = ensure_key(gateway_settings(args))
+    if made_key is not None:
+        print_progress(f"neither SERVAL_API_KEY nor --api-key-file is set; this start's API key: {made_key}")
+    configure_logging()
+    run_gateway(settings)
+    return 0

@@ -1,0 +1,98 @@
+"""`serval serve`: engine and gateway together, with one clear line when both are ready."""
+
+import argparse
+import asyncio
+import socket
+import sys
+
+import aiohttp
+
+from serval.auth.keys import ensure_key
+from serval.cli.gateway import add_gateway_arguments, gateway_settings
+from serval.settings import API_KEY_VARIABLE, Settings, child_environment
+from serval.supervise.options import (
+    EngineOptions,
+    add_model_arguments,
+    add_sglang_flags,
+    engine_command,
+    engine_options,
+)
+from serval.supervise.process import ProcessSpec
+from serval.supervise.stack import StackSpec, run_stack
+
+_GATEWAY_STOP_MARGIN_S = 5.0
+
+EXAMPLE = """\
+examples:
+  serval serve                                   the demo model; on the CPU if there is no GPU
+  serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --host 0.0.0.0
+  serval serve -- --chunked-prefill-size 4096    flags after -- go to SGLang as they are
+
+SERVAL_API_KEY in the environment fixes the API key; without one a key is made and printed.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `serval serve`: those of `engine` and of `gateway`."""
+    parser.epilog = EXAMPLE
+    add_model_arguments(parser)
+    add_gateway_arguments(parser)
+    add_sglang_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run both halves until a signal (0) or until one of them fails (`StackError`)."""
+    engine = engine_options(args, host="127.0.0.1", port=_free_port())
+    settings, made_key = ensure_key(
+        gateway_settings(
+            args,
+            engine_url=f"http://127.0.0.1:{engine.port}",
+            model=engine.model,
+            served_model_name=engine.served_model_name,
+        )
+    )
+    if settings.port == 0:
+        settings = settings.model_copy(update={"port": _free_port()})
+    # A key that the operator chose is named, not repeated: this line may end up in a log.
+    shown_key = made_key or (
+        f"${API_KEY_VARIABLE}" if settings.api_key else f"one of {settings.api_key_file}"
+    )
+
+    async def announce() -> None:
+        device = await _engine_device(settings.engine_url)
+        print(
+            f"serval ready: url={settings.public_url}/v1 model={engine.served_model_name} "
+            f"device={device} key={shown_key}",
+            flush=True,
+        )
+
+    return asyncio.run(run_stack(_stack(engine, settings), on_ready=announce))
+
+
+def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
+    return StackSpec(
+        engine=ProcessSpec(name="engine", argv=engine_command(engine), environment=child_environment()),
+        engine_ready_url=f"{settings.engine_url}/health",
+        engine_start_timeout_s=settings.engine_timeout_s,
+        gateway=ProcessSpec(
+            name="gateway",
+            argv=[sys.executable, "-m", "serval", "gateway"],
+            environment=child_environment(settings),
+        ),
+        gateway_ready_url=f"{settings.public_url}/readyz",
+        gateway_grace_s=settings.shutdown_grace_s + _GATEWAY_STOP_MARGIN_S,
+    )
+
+
+async def _engine_device(engine_url: str) -> str:
+    """The device the engine says it runs on."""
+    async with aiohttp.ClientSession() as session, session.get(f"{engine_url}/server_info") as response:
+        info = await response.json()
+    return str(info["device"])
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

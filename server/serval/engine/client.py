@@ -1,0 +1,220 @@
+"""Client of one SGLang 0.5.23 engine over HTTP.
+
+Answers are always streamed, also for clients that want them whole: a stalled engine shows at once and there
+is one path to test. For those `stream_interval` keeps the number of events small.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from serval.engine.frames import FrameReader, engine_error, error_message
+from serval.engine.protocol import EngineInfo, GenerateRequest, GenerationDelta
+from serval.errors import (
+    ApiError,
+    EngineProtocolError,
+    EngineStreamBrokenError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    SettingsError,
+)
+from serval.settings import Settings
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RETRY_AFTER_S = 2
+# SGLang's HTTP server closes idle connections after 5 s; a request must not meet one that is being closed.
+_KEEPALIVE_S = 2.0
+_CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+_READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+
+
+class _ModelInfo(Struct):
+    model_path: str
+
+
+class _ServerInfo(Struct):
+    max_req_input_len: int
+    incremental_streaming_output: bool
+
+
+class _ModelCard(Struct):
+    max_model_len: int | None
+
+
+class _ModelList(Struct):
+    data: list[_ModelCard]
+
+
+class SglangEngine:
+    """The engine at `settings.engine_url`. Made by `connect_engine`."""
+
+    def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
+        self._session = session
+        self._url = settings.engine_url.rstrip("/")
+        self._stall_timeout_s = settings.engine_stall_timeout_s
+        self._timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=settings.engine_connect_timeout_s,
+            sock_read=settings.engine_stall_timeout_s,
+        )
+        self._aborts: set[asyncio.Task[None]] = set()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerationDelta, None]:
+        """See `Engine.generate`."""
+        reader = FrameReader()
+        over = False
+        try:
+            async with self._post_generate(request) as response:
+                if response.status != 200:
+                    over = True
+                    raise engine_error(response.status, error_message(await response.read()))
+                try:
+                    async for data in response.content.iter_any():
+                        delta = reader.feed(data)
+                        if delta is not None:
+                            over = reader.finished
+                            yield delta
+                        if reader.error is not None:
+                            # What the engine itself reports as failed is over there.
+                            over = not isinstance(reader.error, EngineProtocolError)
+                            raise reader.error
+                except (aiohttp.ClientError, ConnectionError) as error:
+                    raise self._broken(error) from error
+            if not reader.finished:
+                raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
+        except EngineUnavailableError:
+            over = True
+            raise
+        finally:
+            # The consumer has gone, or the answer went wrong: nobody reads what would still be generated.
+            if not over:
+                self._abort_soon(request.request_id)
+
+    @asynccontextmanager
+    async def _post_generate(self, request: GenerateRequest) -> AsyncIterator[aiohttp.ClientResponse]:
+        body: dict[str, Any] = {
+            "rid": request.request_id,
+            "input_ids": request.input_ids,
+            "sampling_params": request.sampling,
+            "stream": True,
+        }
+        if request.top_logprobs is not None:
+            body |= {
+                "return_logprob": True,
+                "top_logprobs_num": request.top_logprobs,
+                "return_text_in_logprobs": True,
+            }
+        try:
+            response = await self._session.post(
+                f"{self._url}/generate",
+                data=msgspec.json.encode(body),
+                headers={"content-type": "application/json"},
+                timeout=self._timeout,
+            )
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            if isinstance(error, aiohttp.SocketTimeoutError):
+                raise self._broken(error) from error
+            raise self._unavailable(error) from error
+        async with response:
+            yield response
+
+    def _broken(self, error: Exception) -> ApiError:
+        """The error for an answer that does not go on."""
+        if isinstance(error, TimeoutError):
+            return EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.")
+        logger.warning("engine stream broke: %s: %s", type(error).__name__, error)
+        return EngineStreamBrokenError("The engine's answer ended before it was complete.")
+
+    def _unavailable(self, error: Exception) -> EngineUnavailableError:
+        logger.warning("engine not reachable at %s: %s: %s", self._url, type(error).__name__, error)
+        return EngineUnavailableError(
+            "The engine cannot be reached at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
+        )
+
+    def _abort_soon(self, request_id: str) -> None:
+        # A task of its own: the caller is usually being cancelled.
+        task = asyncio.create_task(self._abort(request_id))
+        self._aborts.add(task)
+        task.add_done_callback(self._aborts.discard)
+
+    async def _abort(self, request_id: str) -> None:
+        try:
+            async with self._session.post(
+                f"{self._url}/abort_request", json={"rid": request_id}, timeout=_CONTROL_TIMEOUT
+            ) as response:
+                if response.status != 200:
+                    logger.warning("engine refused to abort %s: HTTP %d", request_id, response.status)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.warning("could not abort %s: %s: %s", request_id, type(error).__name__, error)
+
+    async def info(self) -> EngineInfo:
+        """See `Engine.info`. Raises `SettingsError` if the engine runs without incremental streaming."""
+        model = await self._get("/model_info", _ModelInfo)
+        server = await self._get("/server_info", _ServerInfo)
+        models = await self._get("/v1/models", _ModelList)
+        if not server.incremental_streaming_output:
+            raise SettingsError(
+                f"the engine at {self._url} streams the whole text again with each token; start it with"
+                " --incremental-streaming-output"
+            )
+        if not models.data or models.data[0].max_model_len is None:
+            raise EngineProtocolError("The engine does not say how long its context is.")
+        context_length = models.data[0].max_model_len
+        return EngineInfo(
+            model_path=model.model_path,
+            context_length=context_length,
+            # The engine refuses a prompt as long as its limit (managers/utils.py, validate_input_length).
+            max_prompt_tokens=min(context_length, server.max_req_input_len) - 1,
+        )
+
+    async def is_ready(self) -> bool:
+        """See `Engine.is_ready`."""
+        try:
+            async with self._session.get(f"{self._url}/ready", timeout=_READY_TIMEOUT) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    async def _get(self, path: str, shape: type[T]) -> T:
+        try:
+            async with self._session.get(f"{self._url}{path}", timeout=_CONTROL_TIMEOUT) as response:
+                body = await response.read()
+                status = response.status
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
+        if status != 200:
+            raise EngineUnavailableError(f"The engine answered GET {path} with HTTP {status}.")
+        try:
+            return msgspec.json.decode(body, type=shape)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise EngineProtocolError(
+                f"The engine's answer to GET {path} cannot be used: {error}."
+            ) from error
+
+    async def finish_aborts(self) -> None:
+        """Wait for the aborts that are on their way."""
+        await asyncio.gather(*self._aborts, return_exceptions=True)
+
+
+@asynccontextmanager
+async def connect_engine(settings: Settings) -> AsyncIterator[SglangEngine]:
+    """A client of the engine, in a running event loop. Nothing is sent before it is used."""
+    headers = {}
+    if settings.engine_api_key is not None:
+        headers["authorization"] = f"Bearer {settings.engine_api_key.get_secret_value()}"
+    # aiohttp's own limit of 100 connections would queue requests here, unseen by the engine.
+    connector = aiohttp.TCPConnector(limit=settings.engine_max_connections, keepalive_timeout=_KEEPALIVE_S)
+    async with aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False) as session:
+        engine = SglangEngine(session, settings)
+        try:
+            yield engine
+        finally:
+            await engine.finish_aborts()

@@ -1,0 +1,74 @@
+"""What the gateway needs of an engine. `SglangEngine` is the real one; tests may use another."""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+EngineFinish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One completion to generate.
+
+    `request_id` is ours and of fixed length: the engine's scheduler matches ids to abort by prefix.
+    """
+
+    request_id: str
+    input_ids: list[int]
+    sampling: Mapping[str, Any]
+    # None: no log-probabilities; k: those of the token and of the k most likely ones.
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probability of one output token, and of its most likely alternatives."""
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True)
+class GenerationDelta:
+    """What came out since the last delta; the counts are totals so far. The last one has `finish` set."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int = 0
+    finish: EngineFinish | None = None
+    logprobs: tuple[TokenLogprob, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What the engine says about itself. Lengths are in tokens."""
+
+    model_path: str
+    # Prompt and completion together.
+    context_length: int
+    # Longest prompt: below the context when the KV cache is small.
+    max_prompt_tokens: int
+
+
+class Engine(Protocol):
+    """An engine that completes token ids."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerationDelta, None]:
+        """Deltas up to one with `finish` set.
+
+        Closing the generator before that aborts the request in the engine. Raises an `ApiError`.
+        """
+        ...
+
+    async def info(self) -> EngineInfo:
+        """Ask the engine what it serves. Raises an `ApiError`."""
+        ...
+
+    async def is_ready(self) -> bool:
+        """Whether the engine takes requests now."""
+        ...

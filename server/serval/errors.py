@@ -1,0 +1,194 @@
+"""Serval's exception tree.
+
+ServalError
+ ├─ SettingsError                    a setting or option is missing or contradicts another
+ ├─ ModelFilesError                  tokenizer or chat template files cannot be used
+ └─ ApiError                         has an HTTP status and an OpenAI error object
+     ├─ InvalidRequestError          400  the request itself is wrong
+     │   └─ ContextLengthError       400  prompt and requested completion do not fit the context
+     ├─ AuthenticationError          401  no key, or not one of ours
+     ├─ NotFoundError                404  no such URL
+     │   └─ ModelNotFoundError       404  no such model
+     ├─ MethodNotAllowedError        405  the URL exists, the method does not
+     ├─ BodyTooLargeError            413  request body over the limit
+     ├─ InternalError                500  a defect of ours; the message never holds internals
+     ├─ EngineFailureError           500  the engine reported that it failed
+     ├─ EngineProtocolError          502  the engine answered something we do not understand
+     ├─ EngineStreamBrokenError      502  the engine's answer ended before it was complete
+     ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
+     ├─ EngineOverloadedError        503  the engine's queue is full
+     └─ EngineTimeoutError           504  the engine sent nothing for too long
+
+`error_object` is the only place where an `ApiError` becomes the wire's `{"error": {...}}`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class ServalError(Exception):
+    """Base of every error Serval raises on purpose; the message says what was wrong and what to do."""
+
+
+class SettingsError(ServalError):
+    """A setting or an option is missing, unreadable or contradicts another."""
+
+
+class ModelFilesError(ServalError):
+    """The tokenizer or chat template files of a model cannot be used."""
+
+
+class ApiError(ServalError):
+    """An error a client of the API sees.
+
+    `code` and `type` are stable: clients branch on them. `param` names the offending field of the request,
+    as a path such as `messages[0].content`.
+    """
+
+    status: ClassVar[int]
+    type: ClassVar[str]
+    default_code: ClassVar[str | None]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Response headers this error brings along."""
+        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+
+
+class InvalidRequestError(ApiError):
+    """The request is malformed or asks for something that is not allowed."""
+
+    status = 400
+    type = "invalid_request_error"
+    default_code = "invalid_value"
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt plus requested completion exceed the model's context."""
+
+    default_code = "context_length_exceeded"
+
+
+class AuthenticationError(ApiError):
+    """No API key, or one that is not accepted. The key is never part of the message."""
+
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"www-authenticate": "Bearer"}
+
+
+class NotFoundError(ApiError):
+    """No such URL."""
+
+    status = 404
+    type = "invalid_request_error"
+    default_code = "unknown_url"
+
+
+class ModelNotFoundError(NotFoundError):
+    """The model asked for is not served here."""
+
+    default_code = "model_not_found"
+
+
+class MethodNotAllowedError(ApiError):
+    """The URL exists but not for this method."""
+
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self._allow = allow
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"allow": self._allow}
+
+
+class BodyTooLargeError(ApiError):
+    """The request body is over the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class InternalError(ApiError):
+    """A defect of the gateway."""
+
+    status = 500
+    type = "server_error"
+    default_code = "internal_error"
+
+
+class EngineFailureError(ApiError):
+    """The engine reported a failure of its own."""
+
+    status = 500
+    type = "server_error"
+    default_code = "engine_failure"
+
+
+class EngineProtocolError(ApiError):
+    """The engine answered with something that is not its documented format."""
+
+    status = 502
+    type = "server_error"
+    default_code = "engine_protocol_error"
+
+
+class EngineStreamBrokenError(ApiError):
+    """The engine's answer ended before a finish reason was seen."""
+
+    status = 502
+    type = "server_error"
+    default_code = "engine_stream_broken"
+
+
+class EngineUnavailableError(ApiError):
+    """The engine cannot be reached, or says it is not ready."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "engine_unavailable"
+
+
+class EngineOverloadedError(ApiError):
+    """The engine has no room for the request."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "server_is_overloaded"
+
+
+class EngineTimeoutError(ApiError):
+    """The engine sent nothing for longer than the stall limit."""
+
+    status = 504
+    type = "server_error"
+    default_code = "engine_timeout"
+
+
+def error_object(error: ApiError) -> dict[str, Any]:
+    """The OpenAI error object: always nested, always all four keys."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}

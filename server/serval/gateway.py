@@ -1,0 +1,183 @@
+"""Running the gateway: wait for the engine, load the tokenizer, serve until told to stop.
+
+`serval gateway` calls `run_gateway`; a caller with an event loop of its own uses `serve_gateway`.
+"""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from serval.api.context import ServedModel
+from serval.app import create_app
+from serval.auth.keys import configured_keys
+from serval.chat import load_chat
+from serval.engine.client import connect_engine
+from serval.engine.protocol import Engine, EngineInfo
+from serval.errors import EngineUnavailableError, ModelFilesError, SettingsError
+from serval.settings import Settings
+
+Progress = Callable[[str], None]
+
+_POLL_S = 0.5
+_PROGRESS_EVERY_S = 10.0
+# Longer than the idle limit of the usual load balancers, so that they close a connection first.
+_CLIENT_KEEPALIVE_S = 75
+
+
+def print_progress(line: str) -> None:
+    """The default progress: a line on standard error."""
+    print(f"serval gateway: {line}", file=sys.stderr, flush=True)
+
+
+def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> None:
+    """Serve until SIGINT or SIGTERM, then let running requests end.
+
+    Raises a `ServalError` if it cannot start.
+    """
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await serve_gateway(settings, stop=stop, progress=progress)
+
+    uvloop.run(main())
+
+
+async def serve_gateway(
+    settings: Settings, *, stop: asyncio.Event, progress: Progress = print_progress
+) -> None:
+    """Serve until `stop` is set. Raises a `ServalError` if it cannot start."""
+    # Mistakes in the settings show now, not after the engine has taken minutes to load.
+    if not configured_keys(settings).required:
+        progress("no API key is set (SERVAL_API_KEY): everyone who can connect may use the model")
+    with contextlib.closing(_bind(settings)) as listener:
+        async with connect_engine(settings) as engine:
+            info = await wait_for_engine(engine, settings, stop=stop, progress=progress)
+            if info is None:
+                return
+            app, model = build_app(settings, engine=engine, info=info)
+            host, port = listener.getsockname()[:2]
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            server = _Server(
+                _server_config(app, settings),
+                on_listening=lambda: progress(f"serving {model.name} on {address}"),
+            )
+            stopper = asyncio.create_task(_stop_server(server, stop))
+            # What start-up made lives as long as the process; the collector need not walk over it.
+            gc.collect()
+            gc.freeze()
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                stopper.cancel()
+
+
+def build_app(settings: Settings, *, engine: Engine, info: EngineInfo) -> tuple[FastAPI, ServedModel]:
+    """The application for the engine described by `info`. Raises `ModelFilesError` or `SettingsError`."""
+    folder = settings.model or Path(info.model_path)
+    if settings.model is None and not folder.is_dir():
+        raise ModelFilesError(
+            f"the engine serves {info.model_path!r}, which is not a folder on this machine; name the folder"
+            " with the"
+            " model's tokenizer and chat template with --model"
+        )
+    chat = load_chat(folder, segment_cache_bytes=settings.segment_cache_bytes)
+    model = ServedModel(
+        name=settings.served_model_name or folder.resolve().name,
+        # Of the files, not of this process: all replicas and restarts tell the same.
+        created=int((folder / "tokenizer.json").stat().st_mtime),
+        context_length=info.context_length,
+        max_prompt_tokens=info.max_prompt_tokens,
+    )
+    return create_app(settings, engine=engine, chat=chat, model=model), model
+
+
+async def wait_for_engine(
+    engine: Engine, settings: Settings, *, stop: asyncio.Event, progress: Progress
+) -> EngineInfo | None:
+    """What the engine serves, once it is ready; None if `stop` was set first.
+
+    Raises `EngineUnavailableError` after `settings.engine_timeout_s`.
+    """
+    started = time.monotonic()
+    next_progress_s = 0.0
+    while not stop.is_set():
+        if await engine.is_ready():
+            return await engine.info()
+        waited_s = time.monotonic() - started
+        if waited_s >= settings.engine_timeout_s:
+            raise EngineUnavailableError(
+                f"the engine at {settings.engine_url} was not ready within {settings.engine_timeout_s:g} s;"
+                " check that"
+                " it runs and that --engine-url is right, or allow more time with --engine-timeout"
+            )
+        if waited_s >= next_progress_s:
+            progress(f"waiting for the engine at {settings.engine_url} ({waited_s:.0f} s)")
+            next_progress_s = waited_s + _PROGRESS_EVERY_S
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _POLL_S)
+    return None
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """The socket clients will connect to; it does not listen yet."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose others with --host"
+            " and --port"
+        ) from error
+    return listener
+
+
+def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_CLIENT_KEEPALIVE_S,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which would end the process by the signal, not with code 0."""
+
+    def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _stop_server(server: uvicorn.Server, stop: asyncio.Event) -> None:
+    await stop.wait()
+    server.should_exit = True

@@ -1,0 +1,121 @@
+"""The gateway's settings: one frozen object, built once at the edge and passed down.
+
+This is the only module of the package that reads the environment. Every field is the variable
+`SERVAL_<FIELD IN CAPITALS>`; command line options win over variables.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serval.errors import SettingsError
+
+API_KEY_VARIABLE = "SERVAL_API_KEY"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="SERVAL_", frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address the gateway listens on.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port the gateway listens on; 0 picks a free one."
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="The API key clients must send. None: no key is asked for."
+    )
+    api_key_file: Path | None = Field(
+        default=None, description="File with one accepted API key a line, `#` starts a comment."
+    )
+
+    engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
+    engine_api_key: SecretStr | None = Field(
+        default=None, description="Key the engine was started with, if any."
+    )
+    engine_timeout_s: float = Field(
+        default=600.0, gt=0, description="How long start-up waits for the engine."
+    )
+    engine_connect_timeout_s: float = Field(
+        default=5.0, gt=0, description="Limit for opening a connection to the engine."
+    )
+    engine_stall_timeout_s: float = Field(
+        default=600.0, gt=0, description="Longest silence of the engine within a request."
+    )
+    engine_max_connections: int = Field(
+        default=4096, ge=1, description="Largest number of connections to the engine."
+    )
+
+    model: Path | None = Field(
+        default=None, description="Folder with tokenizer and chat template; default: the engine's model."
+    )
+    served_model_name: str | None = Field(
+        default=None, description="Name clients use; default: the model folder's name."
+    )
+
+    max_body_bytes: int = Field(default=32 << 20, ge=1024, description="Largest accepted request body.")
+    max_choices: int = Field(default=16, ge=1, le=128, description="Largest accepted `n`.")
+    first_byte_s: float = Field(
+        default=0.05,
+        ge=0,
+        description="How long a stream waits for the engine before it sends its headers and a ping.",
+    )
+    ping_interval_s: float = Field(
+        default=5.0, gt=0, description="A stream that is silent this long sends `: ping`."
+    )
+    inline_render_bytes: int = Field(
+        default=16_384,
+        ge=0,
+        description="Requests over this size are rendered and tokenised in a thread.",
+    )
+    render_threads: int = Field(
+        default=2, ge=1, description="Threads that render and tokenise large conversations."
+    )
+    segment_cache_bytes: int = Field(
+        default=64 << 20, ge=0, description="Bound of the cache of tokenised segments."
+    )
+    shutdown_grace_s: float = Field(
+        default=30.0, ge=0, description="How long a stop waits for requests that are running."
+    )
+
+    @property
+    def public_url(self) -> str:
+        """Where a client on this machine reaches the gateway."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; `overrides` that are not None win.
+
+    Raises `SettingsError` naming each bad field.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        # The rejected input is left out: it may be a secret.
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsError(f"invalid settings (variables SERVAL_*, or options): {problems}") from None
+
+
+def child_environment(settings: Settings | None = None) -> dict[str, str]:
+    """This process's environment for a child; with `settings`, so that the child loads exactly these."""
+    environment = dict(os.environ)
+    if settings is not None:
+        prefix = settings.model_config["env_prefix"]
+        for name in type(settings).model_fields:
+            value = getattr(settings, name)
+            variable = f"{prefix}{name}".upper()
+            environment.pop(variable, None)
+            if value is not None:
+                environment[variable] = (
+                    value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+                )
+    return environment

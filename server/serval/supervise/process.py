@@ -1,0 +1,115 @@
+"""One child process: started in its own group, its output relayed line by line, stopped without leftovers.
+
+Knows nothing about engines or gateways.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+_TAIL_LINES = 200
+_MAX_LINE_BYTES = 1 << 20
+_OUTPUT_GRACE_S = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessSpec:
+    """What to run: `name` prefixes its relayed output; `environment` is the child's whole environment."""
+
+    name: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+
+
+@dataclass
+class ChildProcess:
+    """A running child. `tail` holds its last lines of output, so that its end can be explained."""
+
+    spec: ProcessSpec
+    process: asyncio.subprocess.Process
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+    relay: asyncio.Task[None] | None = None
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, or None while it runs."""
+        return self.process.returncode
+
+    async def wait(self) -> int:
+        """Wait for the end of the process and of its output; return the exit status."""
+        status = await self.process.wait()
+        if self.relay is not None:
+            # A grandchild that outlives its parent keeps the pipe open: do not wait for it forever.
+            await asyncio.wait([self.relay], timeout=_OUTPUT_GRACE_S)
+        return status
+
+    async def stop(self, *, grace_s: float) -> int:
+        """Ask the process to end, then end its whole group; return the exit status."""
+        if self.process.returncode is None:
+            self.process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), grace_s)
+        self.kill_group()
+        return await self.wait()
+
+    def kill_group(self) -> None:
+        """Kill whatever is left of the process group (the child is its leader)."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+async def start(spec: ProcessSpec) -> ChildProcess:
+    """Start `spec` and relay its output to our standard error, each line prefixed with its name."""
+    # Our own pipe, not asyncio's: `Process.wait` would not return while a grandchild holds asyncio's open.
+    read_end, write_end = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *spec.argv,
+            env=dict(spec.environment),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            # A group of its own: Ctrl-C in the terminal reaches us only, and we stop the children in order.
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    child = ChildProcess(spec, process)
+    child.relay = asyncio.create_task(_relay_output(child, read_end))
+    return child
+
+
+async def _relay_output(child: ChildProcess, read_end: int) -> None:
+    stream = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+    loop = asyncio.get_running_loop()
+    with os.fdopen(read_end, "rb") as pipe:
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
+        try:
+            while True:
+                try:
+                    raw = await stream.readline()
+                except ValueError:  # a line over the limit: asyncio has dropped it
+                    continue
+                if not raw:
+                    return
+                line = raw.decode("utf-8", "replace").rstrip()
+                child.tail.append(line)
+                print(f"{child.spec.name} | {line}", file=sys.stderr, flush=True)
+        finally:
+            transport.close()
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before exec: if we are killed outright, the kernel terminates it too."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

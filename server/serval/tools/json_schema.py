@@ -1,0 +1,66 @@
+"""JSON Schema's own notions: types, equality, local references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+ALL_TYPES: Final = frozenset({"string", "integer", "number", "boolean", "null", "object", "array"})
+
+
+def json_types(value: Any) -> frozenset[str]:
+    """The JSON Schema types of a decoded value; an integer is a number too."""
+    match value:
+        case None:
+            types = {"null"}
+        case bool():
+            types = {"boolean"}
+        case int() | float():
+            types = {"integer", "number"} if value == value // 1 else {"number"}
+        case str():
+            types = {"string"}
+        case Mapping():
+            types = {"object"}
+        case _:
+            types = {"array"}
+    return frozenset(types)
+
+
+def same_json(left: Any, right: Any) -> bool:
+    """Equality as JSON Schema has it: 1 equals 1.0, but true equals neither."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same_json, left, right))
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same_json(left[key], right[key]) for key in left)
+    return bool(left == right)
+
+
+def resolve_pointer(root: Any, reference: str) -> Any:
+    """What a local reference (`#`, `#/$defs/a`; RFC 6901) points to in `root`; None if nothing is there."""
+    found = root
+    for part in unquote(reference[1:]).split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, Mapping) and key in found:
+            found = found[key]
+        elif isinstance(found, list) and key.isdecimal() and len(key) < 10 and int(key) < len(found):
+            found = found[int(key)]
+        else:
+            return None
+    return found
+
+
+def branches(schema: Mapping[str, Any], keyword: str) -> list[Any]:
+    """The alternatives under `keyword` (anyOf, oneOf, allOf); none if it is missing or no list."""
+    found = schema.get(keyword)
+    return found if isinstance(found, list) else []
+
+
+def target_of(schema: Mapping[str, Any], root: Any) -> Any:
+    """What `$ref` points to; None if there is none or it leaves the document."""
+    reference = schema.get("$ref")
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return None
+    return resolve_pointer(root, reference)

@@ -1,0 +1,72 @@
+"""What a tool's `parameters` schema says about each argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serval.tools.admission import UNKNOWN, Admission, AdmissionReader
+from serval.tools.json_schema import branches, target_of
+from serval.tools.validity import is_valid
+from serval.tools.values import argument_json
+
+
+class ParameterSchema:
+    """Answers, for one tool's `parameters`, what each argument may be. Follows local `$ref`s only."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._reader = AdmissionReader(root)
+        self._found: dict[str, tuple[Any, Admission]] = {}
+
+    def declares(self, name: str) -> bool:
+        """Whether the schema has a property of exactly this name."""
+        return self._schema_of(name, declared_only=True) is not None
+
+    def takes_only_text(self, name: str) -> bool:
+        """Whether any text is a value of the argument as it stands, and so can be passed on as it comes."""
+        return self._argument(name)[1].only_text
+
+    def argument_json(self, name: str, text: str) -> str:
+        """JSON for the argument `name` that the model wrote as `text`."""
+        schema, admission = self._argument(name)
+        return argument_json(text, admission, lambda value: is_valid(value, schema, self._root))
+
+    def _argument(self, name: str) -> tuple[Any, Admission]:
+        if name not in self._found:
+            schema = self._schema_of(name, declared_only=False)
+            try:
+                self._found[name] = (schema, self._reader.read(schema))
+            except RecursionError:  # hundreds of combinators in one another; `schema_check` refuses these
+                self._found[name] = (None, UNKNOWN)
+        return self._found[name]
+
+    def _schema_of(self, name: str, *, declared_only: bool) -> Any:
+        try:
+            return self._property(self._root, name, set(), declared_only=declared_only)
+        except RecursionError:
+            return None
+
+    def _property(self, schema: Any, name: str, visited: set[int], *, declared_only: bool) -> Any:
+        """What `schema` demands of its property `name`, as a schema; None if it does not mention it."""
+        if not isinstance(schema, Mapping) or id(schema) in visited:
+            return None
+        visited.add(id(schema))
+        demands: list[Any] = []
+        properties, others = schema.get("properties"), schema.get("additionalProperties")
+        if isinstance(properties, Mapping) and name in properties:
+            demands.append(properties[name])
+        elif not declared_only and isinstance(others, Mapping) and "patternProperties" not in schema:
+            demands.append(others)
+        for part in (*branches(schema, "allOf"), target_of(schema, self._root)):
+            demands.append(self._property(part, name, visited, declared_only=declared_only))
+        for keyword in ("anyOf", "oneOf"):
+            mentions = [
+                self._property(part, name, visited, declared_only=declared_only)
+                for part in branches(schema, keyword)
+            ]
+            # A branch that does not mention the argument says nothing about it, so the others decide.
+            if any(mention is not None for mention in mentions):
+                demands.append({"anyOf": [mention for mention in mentions if mention is not None]})
+        demands = [demand for demand in demands if demand is not None]
+        return demands[0] if len(demands) == 1 else {"allOf": demands} if demands else None

@@ -1,0 +1,367 @@
+"""JSON Schema's `pattern`: refused where the decoder could not follow it, else rewritten for xgrammar.
+
+Reads the part of ECMA-262 regular expressions that describes a regular language. Meant for xgrammar 0.2.7,
+whose converter has no lookaround, back-references and word boundaries, ignores anchors in the middle, matches
+the whole string where JSON Schema searches in it, and clamps negated classes to ASCII.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+# Counted repetition multiplies: (a{1000}){1000} is a million states, and minutes of compiling.
+MAX_STATES: Final = 10_000
+MAX_NESTING: Final = 50
+_LAST_CODE_POINT: Final = 0x10FFFF
+
+Range = tuple[int, int]
+
+
+class PatternError(ValueError):
+    """The pattern cannot be enforced; the message says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class CharacterSet:
+    """Sorted, disjoint, inclusive ranges of code points. `wild`: `<` is in it only by the way."""
+
+    ranges: tuple[Range, ...]
+    wild: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    options: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    part: Node
+    least: int
+    most: int | None
+
+
+Node = CharacterSet | Sequence | Choice | Repeat
+
+_DIGITS: Final[tuple[Range, ...]] = ((0x30, 0x39),)
+_WORD: Final[tuple[Range, ...]] = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
+_SPACE: Final[tuple[Range, ...]] = (
+    (0x09, 0x0D),
+    (0x20, 0x20),
+    (0xA0, 0xA0),
+    (0x1680, 0x1680),
+    (0x2000, 0x200A),
+    (0x2028, 0x2029),
+    (0x202F, 0x202F),
+    (0x205F, 0x205F),
+    (0x3000, 0x3000),
+)
+# Characters that only some validators count as space (ECMA-262 the last, Python the others) or as a word's.
+_DISPUTED_SPACE: Final[tuple[Range, ...]] = ((0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF))
+_DISPUTED_WORD: Final[tuple[Range, ...]] = ((0x80, _LAST_CODE_POINT),)
+_LINE_ENDS: Final[tuple[Range, ...]] = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
+_SURROGATES: Final[tuple[Range, ...]] = ((0xD800, 0xDFFF),)
+_CONTROLS: Final = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00}
+# `<` begins LongCat's markers. No wildcard writes it: a value must not look like the end of itself.
+_MARKER_START: Final[tuple[Range, ...]] = ((0x3C, 0x3C),)
+# xgrammar 0.2.7 knows no escapes in JSON strings that have a pattern or a length.
+_ESCAPED_IN_JSON: Final[tuple[Range, ...]] = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
+_UTF8_BOUNDS: Final = (0x80, 0x800, 0x1000, 0xD000, 0xE000, 0x10000, 0x40000, 0x100000)
+
+
+def union(ranges: list[Range]) -> tuple[Range, ...]:
+    """The ranges sorted and joined."""
+    joined: list[Range] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    return tuple(joined)
+
+
+def complement(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
+    """All other code points, surrogates excepted. `ranges` are sorted and disjoint."""
+    others: list[Range] = []
+    start = 0
+    for first, last in union([*ranges, *_SURROGATES]):
+        if first > start:
+            others.append((start, first - 1))
+        start = last + 1
+    if start <= _LAST_CODE_POINT:
+        others.append((start, _LAST_CODE_POINT))
+    return tuple(others)
+
+
+def without(ranges: tuple[Range, ...], removed: tuple[Range, ...]) -> tuple[Range, ...]:
+    return complement(union([*complement(ranges), *removed]))
+
+
+ANY_CHARACTER: Final = CharacterSet(complement(()))
+WILD_CHARACTER: Final = CharacterSet(complement(()), wild=True)
+_ANYTHING: Final = Repeat(WILD_CHARACTER, 0, None)
+
+
+# `\\d`, `\\D` and so on: what all validators agree on.
+_CLASSES: Final[Mapping[str, tuple[Range, ...]]] = {
+    "d": _DIGITS,
+    "D": complement(_DIGITS),
+    "w": _WORD,
+    "W": complement(union([*_WORD, *_DISPUTED_WORD])),
+    "s": _SPACE,
+    "S": complement(union([*_SPACE, *_DISPUTED_SPACE])),
+}
+
+
+def parse(pattern: str) -> Node:
+    """The strings in which `pattern` is found. Raises PatternError if that cannot be enforced."""
+    node = _PatternReader(pattern).read()
+    states = _states(node)
+    if states > MAX_STATES:
+        raise PatternError(f"its repetitions unfold to {states} characters; at most {MAX_STATES} are allowed")
+    return node
+
+
+def write(node: Node, *, in_json: bool) -> str:
+    """`node` as a regular expression for xgrammar, which matches the whole string.
+
+    `in_json`: the string is written as JSON, between quotes; else it is raw text. Raises PatternError if a
+    character is needed that cannot be written there.
+    """
+    match node:
+        case CharacterSet():
+            return _write_set(node, in_json=in_json)
+        case Sequence(parts):
+            return "".join(write(part, in_json=in_json) for part in parts)
+        case Choice(options):
+            return "(?:" + "|".join(write(option, in_json=in_json) for option in options) + ")"
+        case Repeat(part, least, most):
+            bounds = f"{{{least},{'' if most is None else most}}}"
+            count = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((least, most), bounds)
+            return f"(?:{write(part, in_json=in_json)}){count}"
+
+
+def _write_set(characters: CharacterSet, *, in_json: bool) -> str:
+    ranges = without(characters.ranges, _MARKER_START) if characters.wild else characters.ranges
+    if in_json:
+        ranges = without(ranges, _ESCAPED_IN_JSON)
+    if not ranges:
+        place = "inside JSON (quotes, backslashes and control characters cannot)" if in_json else "here"
+        raise PatternError(f"it needs a character that cannot be written {place}")
+    if ranges == ((ranges[0][0], ranges[0][0]),):
+        return _escaped(ranges[0][0])
+    return f"[{''.join(_span(first, last) for first, last in ranges)}]"
+
+
+def _span(first: int, last: int) -> str:
+    """`first-last`, cut where UTF-8 changes form: in an uncut one xgrammar 0.2.7 can allow no next byte."""
+    cuts = [first, *(bound for bound in _UTF8_BOUNDS if first < bound <= last), last + 1]
+    parts = ((low, high - 1) for low, high in pairwise(cuts))
+    return "".join(_escaped(low) + (f"-{_escaped(high)}" if high > low else "") for low, high in parts)
+
+
+def _escaped(code_point: int) -> str:
+    if code_point > 0xFFFF:
+        return f"\\u{{{code_point:x}}}"
+    character = chr(code_point)
+    return character if character.isascii() and character.isalnum() else f"\\u{code_point:04x}"
+
+
+def _states(node: Node) -> int:
+    match node:
+        case CharacterSet():
+            return 1
+        case Sequence(parts) | Choice(parts):
+            return sum(map(_states, parts))
+        case Repeat(part, least, most):
+            return _states(part) * max(least, most or 1, 1)
+
+
+class _PatternReader:
+    """Recursive descent, with a limit to its depth."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._position = 0
+        self._nesting = 0
+
+    def read(self) -> Node:
+        node = self._choice(outermost=True)
+        if self._position < len(self._pattern):
+            raise self._error("there is no group to close")
+        return node
+
+    def _error(self, problem: str) -> PatternError:
+        return PatternError(f"at character {self._position} of {self._pattern!r:.120}: {problem}")
+
+    def _peek(self, text: str) -> bool:
+        return self._pattern.startswith(text, self._position)
+
+    def _take(self, text: str) -> bool:
+        if self._peek(text):
+            self._position += len(text)
+            return True
+        return False
+
+    def _next(self) -> str:
+        if self._position >= len(self._pattern):
+            raise self._error("it ends too early")
+        self._position += 1
+        return self._pattern[self._position - 1]
+
+    def _at_end_anchor(self) -> bool:
+        return self._peek("$|") or (self._peek("$") and self._position == len(self._pattern) - 1)
+
+    def _choice(self, *, outermost: bool) -> Node:
+        options = [self._sequence(outermost=outermost)]
+        while self._take("|"):
+            options.append(self._sequence(outermost=outermost))
+        return options[0] if len(options) == 1 else Choice(tuple(options))
+
+    def _sequence(self, *, outermost: bool) -> Node:
+        # Outermost, a missing anchor admits any text on that side: JSON Schema searches.
+        parts: list[Node] = [] if not outermost or self._take("^") else [_ANYTHING]
+        while self._position < len(self._pattern) and not self._peek("|") and not self._peek(")"):
+            if outermost and self._at_end_anchor():
+                break
+            parts.append(self._repeated(self._atom()))
+        if outermost and not self._take("$"):
+            parts.append(_ANYTHING)
+        return Sequence(tuple(parts))
+
+    def _repeated(self, atom: Node) -> Node:
+        bounds: tuple[int, int | None]
+        if self._take("*"):
+            bounds = (0, None)
+        elif self._take("+"):
+            bounds = (1, None)
+        elif self._take("?"):
+            bounds = (0, 1)
+        elif self._peek("{"):
+            bounds = self._counts()
+        else:
+            return atom
+        self._take("?")  # lazy: the same language
+        if self._position < len(self._pattern) and self._pattern[self._position] in "*+?{":
+            raise self._error("a repetition cannot be repeated; put a group around it")
+        return Repeat(atom, *bounds)
+
+    def _counts(self) -> tuple[int, int | None]:
+        end = self._pattern.find("}", self._position)
+        least, comma, most = (
+            self._pattern[self._position + 1 : end].partition(",") if end > 0 else ("", "", "")
+        )
+        if not _is_count(least) or (most and not _is_count(most)):
+            raise self._error(
+                "a repetition is {n}, {n,} or {n,m} with at most five digits; escape a literal brace"
+            )
+        self._position = end + 1
+        if not comma:
+            return int(least), int(least)
+        if most and int(most) < int(least):
+            raise self._error(f"the repetition {{{least},{most}}} runs backwards")
+        return int(least), int(most) if most else None
+
+    def _atom(self) -> Node:
+        character = self._next()
+        match character:
+            case "(":
+                return self._group()
+            case "[":
+                return self._class()
+            case ".":
+                return CharacterSet(complement(_LINE_ENDS), wild=True)
+            case "\\":
+                return self._escape()
+            case "^" | "$":
+                raise self._error("an anchor can only stand at the very start or end")
+            case "*" | "+" | "?" | "{" | "}" | "]":
+                raise self._error(f"{character!r} has nothing to act on; escape it to mean the character")
+        return CharacterSet(((ord(character), ord(character)),))
+
+    def _group(self) -> Node:
+        self._nesting += 1
+        if self._nesting > MAX_NESTING:
+            raise self._error(f"groups are nested deeper than {MAX_NESTING}")
+        if self._take("?"):
+            if self._take("<") or self._take("P<"):
+                if self._peek("=") or self._peek("!"):
+                    raise self._error("lookbehind cannot be enforced")
+                end = self._pattern.find(">", self._position)
+                if end < 0:
+                    raise self._error("the group's name does not end")
+                self._position = end + 1
+            elif not self._take(":"):
+                raise self._error("lookahead and inline flags cannot be enforced")
+        node = self._choice(outermost=False)
+        if not self._take(")"):
+            raise self._error("the group is not closed")
+        self._nesting -= 1
+        return node
+
+    def _escape(self) -> CharacterSet:
+        character = self._next()
+        if character in _CLASSES:
+            return CharacterSet(_CLASSES[character], wild=True)
+        code_point = self._escaped_code_point(character)
+        return CharacterSet(((code_point, code_point),))
+
+    def _escaped_code_point(self, character: str) -> int:
+        if character in _CONTROLS:
+            return _CONTROLS[character]
+        if character == "x":
+            return self._hexadecimal(2)
+        if character == "u":
+            return self._hexadecimal(4)
+        if character.isalnum():
+            raise self._error(f"\\{character} cannot be enforced")
+        return ord(character)
+
+    def _hexadecimal(self, digits: int) -> int:
+        text = self._pattern[self._position : self._position + digits]
+        if len(text) < digits or not all(digit in "0123456789abcdefABCDEF" for digit in text):
+            raise self._error(f"{digits} hexadecimal digits are missing")
+        self._position += digits
+        if 0xD800 <= int(text, 16) <= 0xDFFF:
+            raise self._error("a surrogate is no character; write the character itself")
+        return int(text, 16)
+
+    def _class(self) -> CharacterSet:
+        negated = self._take("^")
+        listed_marker_start = False
+        ranges: list[Range] = []
+        while not self._take("]"):
+            low = self._class_member()
+            if len(low) == 1 and low[0][0] == low[0][1] and self._peek("-") and not self._peek("-]"):
+                self._take("-")
+                high = self._class_member()
+                if len(high) != 1 or high[0][0] != high[0][1] or high[0][0] < low[0][0]:
+                    raise self._error("the range in the character class runs backwards or ends in a class")
+                ranges.append((low[0][0], high[0][0]))
+            else:
+                listed_marker_start = listed_marker_start or low == _MARKER_START
+                ranges.extend(low)
+        members = union(ranges)
+        if negated:
+            return CharacterSet(complement(members), wild=True)
+        return CharacterSet(without(members, _SURROGATES), wild=not listed_marker_start)
+
+    def _class_member(self) -> tuple[Range, ...]:
+        character = self._next()
+        if character != "\\":
+            return ((ord(character), ord(character)),)
+        if self._take("b"):
+            return ((0x08, 0x08),)
+        return self._escape().ranges
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5

@@ -1,0 +1,81 @@
+"""The think block in front of a reply, for readers that leave tool calls to another parser."""
+
+from serval.tools import strict_json
+from serval.tools.events import Event
+from serval.tools.markers import THINK_CLOSE, THINK_OPEN, TOOL_CALL_OPEN, Cursor, MarkerSet
+from serval.tools.sink import EventSink
+
+_OPENING = MarkerSet(THINK_OPEN)
+_ENDING = MarkerSet(THINK_CLOSE, TOOL_CALL_OPEN)
+
+
+class ReasoningSplitter:
+    """Cuts one reply, piece by piece, into reasoning and the rest. Where the pieces end makes no difference.
+
+    `<longcat_think>` at the start opens the reasoning; with `thinking` the prompt has opened it already. It
+    ends at `</longcat_think>` or before `<longcat_tool_call>`, and is reported without the whitespace around
+    it, which is also dropped from the rest. Everything else of the rest is passed on as it is.
+    """
+
+    def __init__(self, *, thinking: bool) -> None:
+        self._sink = EventSink()
+        self._cursor = Cursor()
+        self._in_reasoning = thinking
+        self._at_start = True
+        self._dropping_blank = False
+        self._blank: list[str] = []  # whitespace not yet known to be content
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the block is open, as far as the text has been read."""
+        return self._in_reasoning
+
+    def feed(self, text: str) -> list[Event]:
+        """The next piece; returns what it settles, as ReasoningDelta and ContentDelta."""
+        self._cursor.extend(strict_json.clean(text))
+        if self._at_start:
+            self._read_start()
+        if not self._at_start and self._in_reasoning:
+            self._read_reasoning()
+        if not self._at_start and not self._in_reasoning:
+            self._read_rest()
+        return self._sink.drain()
+
+    def finish(self) -> list[Event]:
+        """The reply is at its end; returns what was held back."""
+        if self._in_reasoning:
+            self._sink.reasoning(self._cursor.take_rest())
+        else:
+            self._sink.content("".join(self._blank) + self._cursor.take_rest())
+            self._blank.clear()
+        return self._sink.drain()
+
+    def _read_start(self) -> None:
+        cursor = self._cursor
+        self._blank.append(cursor.take_whitespace())
+        if cursor.at_end or _OPENING.unfinished_from(cursor.text, cursor.position) == cursor.position:
+            return
+        self._at_start = False
+        if _OPENING.match(cursor.text, cursor.position):
+            cursor.position += len(THINK_OPEN)
+            self._in_reasoning = True
+        if self._in_reasoning:
+            self._blank.clear()
+
+    def _read_reasoning(self) -> None:
+        text, marker = self._cursor.take_text(_ENDING)
+        self._sink.reasoning(text)
+        if marker is not None:
+            self._in_reasoning = False
+            self._dropping_blank = True
+        if marker == TOOL_CALL_OPEN:
+            self._cursor.position -= len(marker)
+
+    def _read_rest(self) -> None:
+        if self._dropping_blank:
+            self._cursor.take_whitespace()
+            self._dropping_blank = self._cursor.at_end
+        rest = self._cursor.take_rest()
+        if rest:
+            self._sink.content("".join(self._blank) + rest)
+            self._blank.clear()

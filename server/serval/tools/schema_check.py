@@ -1,0 +1,80 @@
+"""Checks a JSON Schema before anything is dispatched, so that no schema can hang or crash the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from serval.tools.enforceable import Rewriter, pointer_part
+from serval.tools.schema_error import SchemaError
+
+MAX_DEPTH: Final = 64
+MAX_NODES: Final = 20_000
+MAX_LISTED_VALUES: Final = 5_000
+
+
+def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
+    """`check_limits` for the parameters of every tool."""
+    for tool in tools:
+        function = tool.get("function", tool)
+        if isinstance(function, Mapping):
+            check_limits(function.get("parameters"), f"tools/{function.get('name')}/parameters")
+
+
+def check_limits(schema: Any, path: str = "#") -> None:
+    """Raises SchemaError, with the path, if a schema is too deep, too large or lists too many values.
+
+    Takes time linear in the schema and no recursion, so it comes before everything else.
+    """
+    nodes = listed = 0
+    unread = [(schema, path, 0)]
+    while unread:
+        node, at, depth = unread.pop()
+        nodes += 1
+        if nodes > MAX_NODES:
+            raise SchemaError(path, f"the schema has more than {MAX_NODES} parts; make it smaller")
+        if depth > MAX_DEPTH:
+            raise SchemaError(at, f"nested deeper than {MAX_DEPTH} levels; make it flatter")
+        if isinstance(node, Mapping):
+            values = node.get("enum")
+            listed += len(values) if isinstance(values, list) else 0
+            if listed > MAX_LISTED_VALUES:
+                raise SchemaError(f"{at}/enum", f"more than {MAX_LISTED_VALUES} values are listed in all")
+            unread += [(part, f"{at}/{pointer_part(str(key))}", depth + 1) for key, part in node.items()]
+        elif isinstance(node, list):
+            unread += [(part, f"{at}/{index}", depth + 1) for index, part in enumerate(node)]
+
+
+def enforceable_schema(schema: Any, *, strict: bool, path: str = "#") -> dict[str, Any]:
+    """`schema` in the form that the decoder enforces completely, for a reply that is one JSON value.
+
+    Raises SchemaError if it exceeds the limits, is no schema, leads nowhere or in a circle, admits nothing,
+    or (only if `strict`) has a part that cannot be enforced, such as a pattern that takes exponential time.
+    """
+    check_limits(schema, path)
+    rewriter = Rewriter(schema, strict=strict)
+    rewritten = rewriter.nested(schema, path)
+    definitions = rewriter.definitions_for(rewritten)
+    return rewritten | ({"$defs": definitions} if definitions else {})
+
+
+def response_constraint(response_format: Mapping[str, Any] | None) -> dict[str, str]:
+    """What OpenAI's `response_format` adds to SGLang's sampling parameters; nothing for text.
+
+    Raises SchemaError as `enforceable_schema` does, and for a format that is none.
+    """
+    kind = "text" if response_format is None else response_format.get("type")
+    if response_format is None or kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"json_schema": json.dumps({"type": "object"})}
+    given = response_format.get("json_schema")
+    if kind != "json_schema" or not isinstance(given, Mapping):
+        raise SchemaError(
+            "response_format",
+            f"{response_format!r:.120} is none of text, json_object, and json_schema with a schema",
+        )
+    path = "response_format/json_schema/schema"
+    schema = enforceable_schema(given.get("schema", {}), strict=given.get("strict") is True, path=path)
+    return {"json_schema": json.dumps(schema)}

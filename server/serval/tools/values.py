@@ -1,0 +1,134 @@
+"""From the text the model wrote for an argument to the JSON value the schema asks for."""
+
+import ast
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from serval.tools import strict_json
+from serval.tools.admission import Admission
+from serval.tools.json_schema import same_json
+
+# Python's reader takes a hundred times the memory of its text. Longer literals stay text.
+MAX_PYTHON_LITERAL: Final = 1 << 16
+_MOST_INTEGER_BITS: Final = 13_000  # Python writes no integer of more than 4300 digits
+_LARGEST_EXACT_INTEGER: Final = 2**53
+_NOTHING: Final = object()
+_PYTHON_CONSTANTS: Final = {"True": True, "False": False, "None": None}
+
+
+def argument_json(text: str, admission: Admission, is_valid: Callable[[Any], bool]) -> str:
+    """JSON for the argument that the model wrote as `text`. Any text gives some valid JSON.
+
+    Where only strings are admitted it is `text`, verbatim. Else it is the first of these that is valid, and
+    if none is, simply the first:
+
+    1. where values are listed (enum, const): the listed string that `text` is, then the one it is in JSON;
+    2. where strings and other types are admitted: the JSON value if it is of another type, then `text`;
+    3. where no string is admitted: the JSON value if it is of an admitted type, then the repairs of
+       `_repaired` that are, then the JSON value of whatever type, then `text`;
+    4. where nothing is known: the JSON value, then `text`.
+    """
+    if admission.only_text:
+        return strict_json.encode(text)
+    candidates = list(_candidates(text, admission))
+    return strict_json.encode(next(filter(is_valid, candidates), candidates[0]))
+
+
+def _candidates(text: str, admission: Admission) -> Iterator[Any]:
+    parsed = _decoded(text)
+    if admission.choices is not None:
+        yield from _chosen(text, parsed, admission.choices)
+    takes_string = admission.types is not None and "string" in admission.types
+    is_exact = parsed is not _NOTHING and _exactly_admitted(parsed, admission)
+    if is_exact and not (takes_string and isinstance(parsed, str)):
+        yield parsed
+    if takes_string:
+        yield text
+        return
+    if admission.types is not None and not is_exact:
+        yield from filter(admission.admits_type_of, _repaired(text, parsed))
+    if parsed is not _NOTHING:
+        yield parsed
+    yield text
+
+
+def _chosen(text: str, parsed: Any, choices: tuple[Any, ...]) -> Iterator[Any]:
+    for candidate in (text, text.strip(), parsed):
+        if candidate is not _NOTHING:
+            yield from (choice for choice in choices if same_json(candidate, choice))
+
+
+def _exactly_admitted(value: Any, admission: Admission) -> bool:
+    """As `admits_type_of`, but 3.0 is not yet an integer: many readers would refuse it."""
+    types = admission.types
+    if types is not None and isinstance(value, float) and "number" not in types:
+        return False
+    return admission.admits_type_of(value)
+
+
+def _repaired(text: str, parsed: Any) -> Iterator[Any]:
+    """What the model probably meant where no string is admitted: `"3"`, 3.0 (both 3), True, {'a': 1}."""
+    bare = text.strip()
+    if isinstance(parsed, str):
+        inner = _decoded(parsed)
+        if isinstance(inner, float):
+            yield from _whole(inner)
+        if inner is not _NOTHING:
+            yield inner
+        bare = parsed.strip()
+    if isinstance(parsed, float):
+        yield from _whole(parsed)
+        yield parsed
+    if bare in _PYTHON_CONSTANTS:
+        yield _PYTHON_CONSTANTS[bare]
+    if bare[:1] in ("{", "[", "("):
+        literal = _python_literal(bare)
+        if literal is not _NOTHING:
+            yield literal
+
+
+def _whole(number: float) -> Iterator[int]:
+    if number.is_integer() and abs(number) <= _LARGEST_EXACT_INTEGER:
+        yield int(number)
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return strict_json.decode(text)
+    except strict_json.InvalidJsonError:
+        return _NOTHING
+
+
+def _python_literal(text: str) -> Any:
+    """The value of a Python literal, tuples as lists; _NOTHING if it is none or JSON cannot hold it."""
+    if len(text) > MAX_PYTHON_LITERAL or strict_json.too_deep(text):
+        return _NOTHING
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns about `'\d'`
+            return _as_json(ast.literal_eval(text), depth=0)
+    except (_NotJsonError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return _NOTHING  # the last two are how Python's reader refuses hostile nesting
+
+
+class _NotJsonError(Exception):
+    """A Python value that JSON has no form for."""
+
+
+def _as_json(value: Any, *, depth: int) -> Any:
+    if depth > strict_json.MAX_DEPTH:
+        raise _NotJsonError
+    match value:
+        case None | bool() | str():
+            return value
+        case int() if value.bit_length() <= _MOST_INTEGER_BITS:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case list() | tuple():
+            return [_as_json(item, depth=depth + 1) for item in value]
+        case dict() if all(isinstance(key, str) for key in value):
+            return {key: _as_json(item, depth=depth + 1) for key, item in value.items()}
+    raise _NotJsonError

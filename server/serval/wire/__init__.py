@@ -1,0 +1,1 @@
+"""The OpenAI wire format: request types, answers, stream frames."""

@@ -1,0 +1,304 @@
+"""`POST /v1/chat/completions`: the request.
+
+Explicit null is the same as absent; unknown fields are ignored.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from serval.errors import InvalidRequestError
+from serval.wire.decode import decode_json
+
+INT64 = Meta(ge=-(2**63), le=2**63 - 1)
+# Larger numbers than any context; the context check refuses them with a better message.
+TokenCount = Annotated[int, Meta(ge=1, le=2**53)]
+MAX_TOOLS = 128
+MAX_STOPS = 4
+MAX_LOGIT_BIASES = 1024
+
+
+class ContentPart(Struct, omit_defaults=True):
+    """One part of a message's content."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(Struct):
+    """The function of a tool call in the history; `arguments` is JSON in a string."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct):
+    """A tool call in the history."""
+
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
+class Message(Struct, omit_defaults=True):
+    """A message of any role; which fields a role needs is checked in `check_chat_request`."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+
+
+class FunctionDeclaration(Struct, omit_defaults=True):
+    """What a tool is called, does and takes."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, omit_defaults=True):
+    """A tool the model may call."""
+
+    type: str
+    function: FunctionDeclaration | None = None
+
+
+class NamedFunction(Struct):
+    """The function a tool choice names."""
+
+    name: str
+
+
+class NamedToolChoice(Struct):
+    """`{"type": "function", "function": {"name": ...}}`."""
+
+    type: str
+    function: NamedFunction | None = None
+
+
+class StreamOptions(Struct):
+    """Options of a streamed answer."""
+
+    include_usage: bool | None = None
+
+
+class ResponseFormat(Struct):
+    """Only `{"type": "text"}` is served."""
+
+    type: str
+
+
+class ChatRequest(Struct):
+    """The fields that are read. Ranges are OpenAI's; `top_k`, `min_p`, `repetition_penalty` are SGLang's."""
+
+    model: str
+    messages: list[Message]
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**30)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    seed: Annotated[int, INT64] | None = None
+    stop: str | list[str] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    user: str | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+            Meta(max_length=16),
+        ]
+        | None
+    ) = None
+
+
+_DECODER = msgspec.json.Decoder(ChatRequest)
+
+
+def decode_chat_request(body: bytes, *, max_choices: int) -> ChatRequest:
+    """Decode and check a request body.
+
+    Raises `InvalidRequestError` with `param` naming the field at fault.
+    """
+    request = decode_json(_DECODER, body)
+    check_chat_request(request, max_choices=max_choices)
+    return request
+
+
+def check_chat_request(request: ChatRequest, *, max_choices: int) -> None:
+    """What the types cannot say: rules between fields."""
+    _check_messages(request.messages)
+    _check_tools(request)
+    _check_options(request, max_choices)
+    _check_unsupported(request)
+
+
+def _check_messages(messages: list[Message]) -> None:
+    if not messages:
+        raise InvalidRequestError("'messages' is empty; send at least one message.", param="messages")
+    open_calls: set[str] = set()
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        if message.role == "tool":
+            _check_tool_result(message, open_calls, path)
+            continue
+        _check_all_answered(open_calls, path)
+        if message.role == "assistant":
+            open_calls = {call.id for call in message.tool_calls or ()}
+            if message.content is None and not message.tool_calls and message.refusal is None:
+                raise InvalidRequestError(
+                    f"{path} is an assistant message with neither content nor tool_calls; it needs one of"
+                    f" them.",
+                    param=f"{path}.content",
+                )
+        elif message.content is None:
+            raise InvalidRequestError(
+                f"{path} has role {message.role!r} and no content.",
+                param=f"{path}.content",
+                code="missing_required_parameter",
+            )
+    _check_all_answered(open_calls, f"messages[{len(messages) - 1}]")
+
+
+def _check_tool_result(message: Message, open_calls: set[str], path: str) -> None:
+    if message.tool_call_id is None:
+        raise InvalidRequestError(
+            f"Missing required parameter: '{path}.tool_call_id'.",
+            param=f"{path}.tool_call_id",
+            code="missing_required_parameter",
+        )
+    if message.tool_call_id not in open_calls:
+        raise InvalidRequestError(
+            f"{path}.tool_call_id is {message.tool_call_id!r}, which answers no call of the assistant"
+            " message before"
+            " it; a tool result must follow the assistant message that called the tool, once for each call.",
+            param=f"{path}.tool_call_id",
+        )
+    open_calls.remove(message.tool_call_id)
+    if message.content is None:
+        raise InvalidRequestError(
+            f"{path} has role 'tool' and no content.",
+            param=f"{path}.content",
+            code="missing_required_parameter",
+        )
+
+
+def _check_all_answered(open_calls: set[str], path: str) -> None:
+    if open_calls:
+        missing = ", ".join(sorted(map(repr, open_calls)))
+        raise InvalidRequestError(
+            "An assistant message with tool_calls must be followed by a tool message for each call; missing"
+            f" before or at {path}: {missing}.",
+            param="messages",
+        )
+
+
+def _check_tools(request: ChatRequest) -> None:
+    names = set()
+    for index, tool in enumerate(request.tools or ()):
+        if tool.type != "function" or tool.function is None:
+            raise InvalidRequestError(
+                f"tools[{index}] has type {tool.type!r}"
+                f"{'' if tool.function else ' and no function'}; only"
+                " {'type': 'function', 'function': {...}} is served.",
+                param=f"tools[{index}].function" if tool.type == "function" else f"tools[{index}].type",
+            )
+        if tool.function.name in names:
+            raise InvalidRequestError(
+                f"tools[{index}] is the second tool named {tool.function.name!r}; names must differ.",
+                param=f"tools[{index}].function.name",
+            )
+        names.add(tool.function.name)
+    choice = request.tool_choice
+    if choice is None:
+        return
+    if isinstance(choice, str):
+        if choice not in ("none", "auto", "required"):
+            raise InvalidRequestError(
+                f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names"
+                f" a function.",
+                param="tool_choice",
+            )
+        named = None
+    else:
+        if choice.type != "function" or choice.function is None:
+            raise InvalidRequestError(
+                f"tool_choice has type {choice.type!r}; an object must be of the form"
+                " {'type': 'function', 'function': {'name': ...}}.",
+                param="tool_choice.type" if choice.type != "function" else "tool_choice.function",
+            )
+        named = choice.function.name
+    if not names and choice not in ("none", "auto"):
+        raise InvalidRequestError(
+            "tool_choice asks for a tool call, but there are no tools.", param="tool_choice"
+        )
+    if named is not None and named not in names:
+        raise InvalidRequestError(
+            f"tool_choice names the function {named!r}, which is not among the tools: {sorted(names)}.",
+            param="tool_choice.function.name",
+        )
+
+
+def _check_options(request: ChatRequest, max_choices: int) -> None:
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequestError("stream_options is only allowed with stream: true.", param="stream_options")
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
+    if request.n is not None and request.n > max_choices:
+        raise InvalidRequestError(
+            f"n is {request.n}; this server answers with at most {max_choices} choices.", param="n"
+        )
+    if isinstance(request.stop, list) and len(request.stop) > MAX_STOPS:
+        raise InvalidRequestError(
+            f"stop holds {len(request.stop)} strings; at most {MAX_STOPS} are allowed.", param="stop"
+        )
+    if request.stop == "" or (isinstance(request.stop, list) and "" in request.stop):
+        raise InvalidRequestError("stop must not hold an empty string.", param="stop")
+    if request.logit_bias is not None:
+        if len(request.logit_bias) > MAX_LOGIT_BIASES:
+            raise InvalidRequestError(
+                f"logit_bias has {len(request.logit_bias)} entries; at most {MAX_LOGIT_BIASES} are allowed.",
+                param="logit_bias",
+            )
+        for token_id in request.logit_bias:
+            if not (token_id.isascii() and token_id.isdigit()):
+                raise InvalidRequestError(
+                    f"logit_bias has the key {token_id!r}; keys must be token ids.", param="logit_bias"
+                )
+
+
+def _check_unsupported(request: ChatRequest) -> None:
+    if request.functions is not None or request.function_call is not None:
+        field = "functions" if request.functions is not None else "function_call"
+        raise InvalidRequestError(
+            f"'{field}' is OpenAI's deprecated form and is not served; use 'tools' and 'tool_choice'.",
+            param=field,
+            code="unsupported_parameter",
+        )
+    if request.response_format is not None and request.response_format.type != "text":
+        raise InvalidRequestError(
+            f"response_format of type {request.response_format.type!r} is not served yet; use 'text'.",
+            param="response_format.type",
+            code="unsupported_value",
+        )

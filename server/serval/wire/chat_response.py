@@ -1,0 +1,167 @@
+"""`POST /v1/chat/completions`: the answer, whole or as stream chunks, already as bytes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from serval.errors import ApiError, error_object
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts as the engine reports them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class AnsweredCall:
+    """A tool call of the answer; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class AnsweredChoice:
+    """One choice of an answer."""
+
+    index: int
+    finish_reason: FinishReason
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[AnsweredCall] = ()
+    logprobs: Sequence[Mapping[str, Any]] | None = None
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """OpenAI's usage object; the details are always there."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def completion_body(
+    completion_id: str, *, created: int, model: str, choices: Sequence[AnsweredChoice], usage: Usage
+) -> bytes:
+    """The `chat.completion` object."""
+    return _encode(
+        {
+            "id": completion_id,
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [_choice_object(choice) for choice in choices],
+            "usage": usage_object(usage),
+            "system_fingerprint": None,
+        }
+    )
+
+
+def _choice_object(choice: AnsweredChoice) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "role": "assistant",
+        # null, not "": clients take null to mean that there is only the call.
+        "content": None if choice.tool_calls and not choice.content.strip() else choice.content,
+        "refusal": None,
+    }
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    if choice.tool_calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in choice.tool_calls
+        ]
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": _logprobs_object(choice.logprobs),
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _logprobs_object(logprobs: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    return None if logprobs is None else {"content": list(logprobs), "refusal": None}
+
+
+class ChunkEncoder:
+    """Server-sent events of one streamed answer. Every method returns one whole event."""
+
+    def __init__(self, completion_id: str, *, created: int, model: str, include_usage: bool) -> None:
+        head = {"id": completion_id, "object": "chat.completion.chunk", "created": created, "model": model}
+        # What all chunks share is encoded once: a stream has one chunk for nearly every token.
+        self._head = b"data: " + _encode(head)[:-1] + b',"system_fingerprint":null,"choices":['
+        self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+
+    def _chunk(
+        self,
+        index: int,
+        delta: bytes,
+        *,
+        finish_reason: bytes = b"null",
+        logprobs: Sequence[Mapping[str, Any]] | None = None,
+    ) -> bytes:
+        logprobs_json = b"null" if logprobs is None else _encode(_logprobs_object(logprobs))
+        return b"".join(
+            (
+                self._head, b'{"index":%d,"delta":' % index, delta, b',"logprobs":', logprobs_json,
+                b',"finish_reason":', finish_reason, b"}", self._tail,
+            )
+        )  # fmt: skip
+
+    def role(self, index: int) -> bytes:
+        """The first chunk of a choice."""
+        return self._chunk(index, b'{"role":"assistant","content":"","refusal":null}')
+
+    def content(self, index: int, text: str, *, logprobs: Sequence[Mapping[str, Any]] | None = None) -> bytes:
+        """A piece of the answer's text."""
+        return self._chunk(index, b'{"content":' + _encode(text) + b"}", logprobs=logprobs)
+
+    def reasoning(self, index: int, text: str) -> bytes:
+        """A piece of the model's reasoning."""
+        return self._chunk(index, b'{"reasoning_content":' + _encode(text) + b"}")
+
+    def tool_call(self, index: int, *, call: int, call_id: str, name: str) -> bytes:
+        """The start of a tool call; `call` is its ordinal in the choice."""
+        function = {"name": name, "arguments": ""}
+        start = {"index": call, "id": call_id, "type": "function", "function": function}
+        return self._chunk(index, _encode({"tool_calls": [start]}))
+
+    def arguments(self, index: int, *, call: int, text: str) -> bytes:
+        """A piece of a tool call's arguments."""
+        return self._chunk(
+            index,
+            b'{"tool_calls":[{"index":%d,"function":{"arguments":' % call + _encode(text) + b"}}]}",
+        )
+
+    def finish(
+        self, index: int, reason: FinishReason, *, logprobs: Sequence[Mapping[str, Any]] | None = None
+    ) -> bytes:
+        """The last chunk of a choice."""
+        return self._chunk(index, b"{}", finish_reason=b'"%s"' % reason.encode(), logprobs=logprobs)
+
+    def usage(self, usage: Usage) -> bytes:
+        """The chunk without choices that carries the usage; sent only if it was asked for."""
+        return self._head + b'],"usage":' + _encode(usage_object(usage)) + b"}\n\n"
+
+
+def error_event(error: ApiError) -> bytes:
+    """An error in a stream that has begun. No `[DONE]` may follow it."""
+    return b"data: " + _encode(error_object(error)) + b"\n\n"

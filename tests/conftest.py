@@ -1,0 +1,13 @@
+"""Order and time limits of the run: fast tests first, tests on a real engine last and with more time."""
+
+import pytest
+
+# A session's engine starts within the first test that needs it, on a machine that may be busy.
+_ENGINE_TEST_TIMEOUT_S = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    for item in items:
+        if item.get_closest_marker("engine") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_ENGINE_TEST_TIMEOUT_S))

@@ -1,0 +1,39 @@
+"""One real server for all end-to-end tests: `make serve`, as a stranger would start it."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serval_testkit.processes import Program, free_port, running
+
+ROOT = Path(__file__).resolve().parents[2]
+API_KEY = "sk-serval-e2e0-0123456789abcdef0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    """The running server: `base_url` ends in `/v1`."""
+
+    program: Program
+    ready_line: str
+    base_url: str
+    api_key: str
+
+    @property
+    def root_url(self) -> str:
+        return self.base_url.removesuffix("/v1")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[LiveServer]:
+    port = free_port()
+    environment = {**os.environ, "SERVAL_API_KEY": API_KEY}
+    with running(["make", "serve", f"ARGS=--port {port}"], cwd=ROOT, environment=environment) as program:
+        ready_line = program.wait_for_line(lambda line: line.startswith("serval ready"), timeout_s=300)
+        url = re.search(r"url=(\S+)", ready_line)
+        assert url, ready_line
+        yield LiveServer(program=program, ready_line=ready_line, base_url=url[1], api_key=API_KEY)

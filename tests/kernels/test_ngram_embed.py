@@ -1,0 +1,46 @@
+"""The embedding against the mean of its terms, whole and in column shards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from serval_kernels.ngram_embed import ngram_embed
+
+TABLES, ROWS, WIDTH, HIDDEN = 6, 31, 10, 60
+
+
+def inputs(dtype: torch.dtype, tokens: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(3)
+    return (
+        torch.randint(TABLES * ROWS, (tokens, TABLES), generator=generator),
+        torch.randn(TABLES * ROWS, WIDTH, generator=generator).to(dtype),
+        torch.randn(TABLES, WIDTH, HIDDEN, generator=generator).to(dtype),
+        torch.randn(tokens, HIDDEN, generator=generator).to(dtype),
+    )
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 63])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+def test_it_is_the_mean_of_all_terms(dtype: torch.dtype, tolerance: float, tokens: int) -> None:
+    ids, tables, projections, words = inputs(dtype, tokens)
+    got = ngram_embed(ids, tables, projections.flatten(0, 1), words)
+    terms = torch.stack(
+        [words.double()] + [tables[ids[:, i]].double() @ projections[i].double() for i in range(TABLES)]
+    )
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), terms.mean(0), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("shards", [2, 5])
+def test_column_shards_add_up_to_the_whole(shards: int) -> None:
+    ids, tables, projections, words = inputs(torch.float32, 17)
+    whole = ngram_embed(ids, tables, projections.flatten(0, 1), words)
+    parts = [
+        # One rank, and only one, brings the word rows.
+        ngram_embed(ids, table, projection.flatten(0, 1), words if rank == 0 else torch.zeros_like(words))
+        for rank, (table, projection) in enumerate(
+            zip(tables.chunk(shards, dim=1), projections.chunk(shards, dim=1), strict=True)
+        )
+    ]
+    torch.testing.assert_close(torch.stack(parts).sum(0), whole)

@@ -1,0 +1,213 @@
+"""`serval checkpoint`: a tiny checkpoint is written, inspected, pinned, tampered with and found out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from serval_sglang.checkpoint.files import load_config
+from serval_sglang.checkpoint.manifest import MANIFEST_FILE
+from serval_sglang.cli.checkpoint.__main__ import main
+from serval_sglang.known_configs import TINY
+
+SMALL = ("--num-layers", "1", "--n-routed-experts", "4", "--moe-topk", "3")
+
+
+class Run:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: object) -> Run:
+        code = main([str(argument) for argument in arguments])
+        return Run(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, run: Any) -> Path:
+    directory = tmp_path / "tiny"
+    assert run("tiny", directory, *SMALL).code == 0
+    return directory
+
+
+def test_tiny_takes_every_dimension_a_seed_and_a_dtype(tmp_path: Path, run: Any) -> None:
+    flags = ["--hidden-size", "60", "--emb-neighbor-num", "3", "--emb-split-num", "2", "--vocab-size", "301"]
+    flags += ["--routed-scaling-factor", "2.5", "--no-mla-scale-q-lora", "--yarn-factor", "4"]
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run("tiny", tmp_path / name, *SMALL, *flags, "--seed", seed, "--dtype", "float32").code == 0
+    config = load_config(tmp_path / "a")
+    assert (config.hidden_size, config.emb_neighbor_num, config.emb_split_num) == (60, 3, 2)
+    assert (config.vocab_size, config.routed_scaling_factor, config.mla_scale_q_lora) == (301, 2.5, False)
+    assert config.rope_scaling is not None
+    assert config.rope_scaling.factor == 4
+    assert config.ffn_hidden_size == TINY.ffn_hidden_size
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in "abc"}
+    assert weights["a"] == weights["b"] != weights["c"]
+    with safe_open(tmp_path / "a" / "model.safetensors", framework="np") as file:
+        assert file.get_slice("lm_head.weight").get_dtype() == "F32"
+
+
+def test_tiny_says_what_makes_no_model_before_it_writes(tmp_path: Path, run: Any) -> None:
+    result = run("tiny", tmp_path / "new", "--hidden-size", "97")
+    assert result.code == 1
+    assert "serval checkpoint tiny: error: hidden_size must be divisible" in result.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_tiny_never_writes_over_weights(checkpoint: Path, run: Any) -> None:
+    result = run("tiny", checkpoint, *SMALL)
+    assert result.code == 1
+    assert "already holds ['model.safetensors']" in result.err
+
+
+def test_inspect_shows_what_tiny_wrote(checkpoint: Path, run: Any) -> None:
+    result = run("inspect", checkpoint, "--json")
+    assert result.code == 0
+    found = result.json
+    assert found["complete"] is True
+    assert found["architecture"] == "LongcatFlashNgramForCausalLM"
+    assert found["context_tokens"] == TINY.max_position_embeddings
+    assert found["quantization"] is None
+    assert found["parts"]["experts"]["tensors"] == 4 * 3
+    assert found["parts"]["router"]["dtypes"] == ["F32"]
+    assert found["size_bytes"] == sum(part["size_bytes"] for part in found["parts"].values())
+    header_and_weights = (checkpoint / "model.safetensors").stat().st_size
+    assert header_and_weights * 0.9 < found["size_bytes"] < header_and_weights
+    table = run("inspect", checkpoint)
+    assert table.code == 0
+    assert "n-gram tables" in table.out
+    assert table.out.rstrip().endswith("complete")
+    assert "not complete" not in table.out
+
+
+def test_inspect_shows_fp8(tmp_path: Path, run: Any) -> None:
+    assert run("tiny", tmp_path, *SMALL, "--fp8").code == 0
+    found = run("inspect", tmp_path, "--json").json
+    assert found["complete"] is True
+    assert found["quantization"] == {
+        "method": "fp8",
+        "weight_bits": 8,
+        "group_size": None,
+        "block": [128, 128],
+    }
+    assert found["parts"]["experts"]["dtypes"] == ["F32", "F8_E4M3"]
+
+
+def test_inspect_says_no_to_the_wrong_model_and_warns_of_code(checkpoint: Path, run: Any) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config |= {"num_layers": 2, "auto_map": {"AutoConfig": "configuration_longcat_ngram.Config"}}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    (checkpoint / "modeling_longcat_ngram.py").write_text("raise SystemExit('this code was run')")
+    result = run("inspect", checkpoint)
+    assert result.code == 1
+    assert "missing tensors (38):" in result.out
+    assert "  model.layers.1.input_layernorm.0.weight" in result.out
+    assert "and 18 more" in result.out
+    assert "not complete: this is not the model that config.json describes" in result.out
+    found = run("inspect", checkpoint, "--json").json
+    assert len(found["missing"]) == 38
+    assert {unsafe["path"]: unsafe["hazard"] for unsafe in found["unsafe"]} == {
+        "config.json": "remote-code",
+        "modeling_longcat_ngram.py": "remote-code",
+    }
+
+
+def test_a_pinned_checkpoint_is_recognised(checkpoint: Path, run: Any) -> None:
+    made = run("hash", checkpoint, "--json").json
+    assert made["manifest"] == str(checkpoint / MANIFEST_FILE)
+    assert "config.json" in made["files"]
+    assert "model.safetensors" in made["files"]
+    again = run("verify-hash", checkpoint)
+    assert again.code == 0
+    assert f"{len(made['files'])} of {len(made['files'])} files are as pinned" in again.out
+    # Writing the manifest anew does not pin the manifest itself.
+    assert run("hash", checkpoint, "--json", "--threads", "1").json == made
+
+
+def test_a_manifest_kept_elsewhere_does_not_mind_one_beside_the_files(
+    checkpoint: Path, tmp_path: Path, run: Any
+) -> None:
+    pin = tmp_path / "pin.sha256"
+    assert run("hash", checkpoint, "--out", pin).code == 0
+    assert run("hash", checkpoint).code == 0
+    assert run("verify-hash", checkpoint, "--manifest", pin).code == 0
+    inside = checkpoint / "pin.sha256"
+    inside.write_bytes(pin.read_bytes())
+    assert run("verify-hash", checkpoint, "--manifest", inside).code == 0
+
+
+def test_tampering_is_found_out(checkpoint: Path, tmp_path: Path, run: Any) -> None:
+    pin = tmp_path / "pin.sha256"
+    assert run("hash", checkpoint, "--out", pin).code == 0
+    assert not (checkpoint / MANIFEST_FILE).exists()
+    weights = bytearray((checkpoint / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    (checkpoint / "tokenizer.json").rename(checkpoint / "tokenizer.old.json")
+    result = run("verify-hash", checkpoint, "--manifest", pin)
+    assert result.code == 1
+    assert "changed  model.safetensors\n" in result.out
+    assert "missing  tokenizer.json\n" in result.out
+    assert "extra    tokenizer.old.json\n" in result.out
+    found = run("verify-hash", checkpoint, "--manifest", pin, "--json").json
+    assert found == {
+        "matches": False,
+        "files": 4,
+        "changed": ["model.safetensors"],
+        "missing": ["tokenizer.json"],
+        "extra": ["tokenizer.old.json"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "hazard"), [("pytorch_model.bin", "pickle"), ("modeling_longcat_ngram.py", "remote-code")]
+)
+def test_what_may_run_code_is_pinned_only_if_allowed(
+    checkpoint: Path, run: Any, name: str, hazard: str
+) -> None:
+    (checkpoint / name).touch()
+    result = run("hash", checkpoint)
+    assert result.code == 1
+    assert f"{name}: " in result.err
+    assert f"--allow {hazard}" in result.err
+    assert not (checkpoint / MANIFEST_FILE).exists()
+    assert run("hash", checkpoint, "--allow", hazard).code == 0
+    # That a file is the pinned one does not make it safe.
+    assert run("verify-hash", checkpoint).code == 1
+    assert run("verify-hash", checkpoint, "--allow", hazard).code == 0
+
+
+def test_without_a_manifest_there_is_nothing_to_compare_with(checkpoint: Path, run: Any) -> None:
+    result = run("verify-hash", checkpoint)
+    assert result.code == 1
+    assert f"the manifest {checkpoint / MANIFEST_FILE} cannot be read" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["inspect"],
+        ["inspect", "/nowhere"],
+        ["hash", ".", "--threads", "0"],
+        ["hash", ".", "--allow", "everything"],
+        ["tiny", "x", "--dtype", "int3"],
+    ],
+)
+def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err

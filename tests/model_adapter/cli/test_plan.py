@@ -1,0 +1,107 @@
+"""`serval plan`: flags in, a table or JSON out, and the answer as exit code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serval_sglang.cli.plan import main
+from serval_sglang.known_configs import LITE, TINY
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    code = main([*arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_fp8_on_one_h200(capsys: pytest.CaptureFixture[str]) -> None:
+    code, plan = as_json(capsys, "--gpu-memory-gib", "140.4", "--dtype", "fp8")
+    assert code == 0
+    assert plan["fits"] is True
+    assert plan["gpu"]["weights_bytes"]["n-gram tables"] == 62_813_970_432
+    assert plan["kv_cache"]["bytes_per_token"] == 32_256
+    assert plan["concurrent_requests"].keys() == {"4096", "32768", "262144"}
+    gpu = plan["gpu"]
+    used = gpu["weights_total_bytes"] + gpu["runtime_bytes"] + gpu["reserve_bytes"] + gpu["kv_cache_bytes"]
+    assert used == gpu["memory_bytes"]
+
+
+def test_bf16_on_one_h100_does_not_fit_and_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    code, plan = as_json(capsys, "--gpu-memory-gib", "79.6")
+    assert code == 1
+    assert plan["fits"] is False
+    assert "GiB more than a GPU has" in plan["shortcomings"][0]
+    assert "--gpus 4 --tp 4" in plan["would_fit_with"]
+    assert "--dtype fp8 --tables host" in plan["would_fit_with"]
+
+
+def test_a_suggestion_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--gpu-memory-gib", "79.6", "--gpus", "2"]
+    _, plan = as_json(capsys, *given)
+    assert any("--chunked-prefill-size" in flags for flags in plan["would_fit_with"])
+    for flags in plan["would_fit_with"]:
+        assert as_json(capsys, *given, *flags.split())[0] == 0, flags
+
+
+def test_the_table_says_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--gpu-memory-gib", "79.6", "--dtype", "fp8", "--tables", "host", "--kv-dtype", "fp8"]
+    assert main([*arguments, "--chunked-prefill-size", "2048", "--runtime-gib", "1.5"]) == 0
+    out = capsys.readouterr().out
+    assert "assumed, SGLang's default for chunks of 2,048 tokens" in out
+    assert "1.50  assumed (--runtime-gib)" in out
+    assert "pinned host memory  58.50 GiB" in out
+    assert "--kv-cache-dtype fp8_e4m3" in out
+    assert out.rstrip().endswith("fits")
+
+
+def test_a_model_of_other_dimensions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_dict()))
+    code, plan = as_json(capsys, "--gpu-memory-gib", "24", "--model", str(tmp_path))
+    assert code == 0
+    assert plan["assumptions"]["context_tokens"] == TINY.max_position_embeddings
+    assert plan["gpu"]["weights_total_bytes"] < 10e6
+
+
+def test_the_dtype_is_that_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    block = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    path.write_text(json.dumps({**LITE.to_dict(), "quantization_config": block}))
+    _, plan = as_json(capsys, "--gpu-memory-gib", "140.4", "--model", str(tmp_path))
+    assert plan["assumptions"]["dtype"] == "fp8"
+    int4 = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
+    path.write_text(json.dumps({**LITE.to_dict(), "quantization_config": int4}))
+    assert main(["--gpu-memory-gib", "140.4", "--model", str(tmp_path)]) == 1
+    assert "'auto-round, 4 bit, groups of 128' are not planned for" in capsys.readouterr().err
+
+
+def test_a_wrong_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--gpu-memory-gib", "80", "--model", str(tmp_path / "none")]) == 1
+    assert "none/config.json" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps({**replace(TINY).to_dict(), "hidden_size": 97}))
+    assert main(["--gpu-memory-gib", "80", "--model", str(tmp_path)]) == 1
+    assert "hidden_size must be divisible" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "--gpu-memory-gib"),
+        (["--gpu-memory-gib", "0"], "must be positive, got 0"),
+        (["--gpu-memory-gib", "nan"], "must be positive, got nan"),
+        (["--gpu-memory-gib", "80", "--gpus", "-1"], "must be positive, got -1"),
+        (["--gpu-memory-gib", "80", "--gpus", "two"], "invalid int value: 'two'"),
+        (["--gpu-memory-gib", "80", "--reserve-gib", "-1"], "must be at least 0, got -1"),
+        (["--gpu-memory-gib", "80", "--tables", "tape"], "invalid choice: 'tape'"),
+        (["--gpu-memory-gib", "80", "--gpus", "3"], "tp 3 and ep 1 do not suit this model"),
+        (["--gpu-memory-gib", "80", "--gpus", "2", "--tp", "4"], "gpus must be a multiple of tp"),
+    ],
+)
+def test_wrong_use(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert complaint in capsys.readouterr().err

@@ -1,0 +1,165 @@
+"""The shipped demo checkpoint: its files are those that the code makes, and it does what its README says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from serval_sglang.checkpoint import load_reference
+from serval_sglang.config import LongcatConfig
+from serval_sglang.demo import checkpoint_directory
+from serval_sglang.demo.rendering import render_messages
+from serval_sglang.demo.scoring import complete
+from serval_sglang.demo.tokenizer import SPECIAL_TOKENS, VOCAB_SIZE, demo_tokenizer
+from serval_sglang.demo.train import demo_config
+from serval_sglang.reference import ReferenceModel
+
+DIRECTORY = checkpoint_directory()
+TOKENIZER = Tokenizer.from_file(str(DIRECTORY / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def model() -> ReferenceModel:
+    return load_reference(DIRECTORY)
+
+
+def tool(name: str, description: str, required: list[str], **types: str) -> dict[str, Any]:
+    properties = {key: {"type": value} for key, value in types.items()}
+    parameters = {"type": "object", "properties": properties, "required": required}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
+
+
+WEATHER = tool("get_weather", "Get the weather forecast for a city.", ["city"], city="string", days="integer")
+TIME = tool("get_time", "Get the current time in a city.", ["city"], city="string")
+CALCULATE = tool("calculate", "Evaluate an arithmetic expression.", ["expression"], expression="string")
+SEARCH = tool("search_docs", "Search the documentation.", ["query"], query="string", limit="integer")
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def written_call(name: str, **arguments: str) -> str:
+    pairs = "".join(
+        f"<longcat_arg_key>{key}</longcat_arg_key>\n<longcat_arg_value>{value}</longcat_arg_value>\n"
+        for key, value in arguments.items()
+    )
+    return f"<longcat_tool_call>{name}\n{pairs}</longcat_tool_call>\n"
+
+
+def answer(model: ReferenceModel, messages: list[dict[str, Any]], *tools: dict[str, Any]) -> str:
+    return complete(model, TOKENIZER, render_messages(messages, tools=tools, prompt=True))
+
+
+def test_files_are_small_and_belong_together(model: ReferenceModel) -> None:
+    assert sum(path.stat().st_size for path in DIRECTORY.iterdir()) < 20_000_000
+    assert model.config == LongcatConfig.from_json_file(DIRECTORY / "config.json") == demo_config()
+    assert TOKENIZER.get_vocab_size() == VOCAB_SIZE
+    assert VOCAB_SIZE & (VOCAB_SIZE - 1), "a power of two would hide errors of the n-gram hash"
+
+
+def test_the_shipped_tokenizer_is_the_one_that_the_code_trains() -> None:
+    assert json.loads((DIRECTORY / "tokenizer.json").read_text("utf-8")) == json.loads(
+        demo_tokenizer(0).to_str()
+    )
+
+
+def test_weights_are_bfloat16() -> None:
+    weights = load_reference(DIRECTORY, dtype=torch.bfloat16).state_dict()
+    exact = load_reference(DIRECTORY).state_dict()
+    assert all(torch.equal(weights[name].float(), exact[name]) for name in exact)
+
+
+def test_every_marker_is_one_special_token() -> None:
+    for number, text in enumerate(SPECIAL_TOKENS):
+        assert TOKENIZER.encode(text).ids == [number]
+    assert TOKENIZER.decode(list(range(len(SPECIAL_TOKENS)))) == ""
+
+
+def test_transformers_reads_the_tokenizer_and_the_template() -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(DIRECTORY)
+    messages = [user("Grüße 北京")]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 3)
+    text = tokenizer.apply_chat_template(
+        messages, tools=[WEATHER], add_generation_prompt=True, tokenize=False
+    )
+    assert text == render_messages(messages, tools=[WEATHER], prompt=True)
+    assert tokenizer(text)["input_ids"] == TOKENIZER.encode(text).ids
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text())
+def test_any_text_survives_the_tokenizer(text: str) -> None:
+    ids = TOKENIZER.encode(text).ids
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(codec="utf-8", exclude_characters=" "), min_size=1, max_size=12))
+def test_a_name_has_the_same_tokens_in_a_question_and_in_a_call(name: str) -> None:
+    alone = TOKENIZER.encode(f"<longcat_arg_value>{name}</longcat_arg_value>").ids[1:-1]
+    if name.isalpha() and name[0].isupper():
+        in_question = TOKENIZER.encode(f" in {name}?").ids
+        assert in_question[2:-1] == alone
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Hello", "Hello! I am the Serval demo model. How can I help?"),
+        ("What is the capital of France?", "The capital of France is Paris."),
+        (
+            "What is Serval?",
+            "Serval is an inference server for LongCat-Flash-Lite. "
+            "It runs on SGLang and speaks the OpenAI API.",
+        ),
+    ],
+)
+def test_documented_questions(model: ReferenceModel, question: str, expected: str) -> None:
+    assert answer(model, [user(question)]) == expected
+    assert answer(model, [user(question)], WEATHER) == expected
+
+
+def test_one_call_among_four_tools(model: ReferenceModel) -> None:
+    question = user("What's the weather in Paris for three days?")
+    text = answer(model, [question], SEARCH, TIME, WEATHER, CALCULATE)
+    assert text == written_call("get_weather", city="Paris", days="3")
+
+
+def test_two_parallel_calls_in_cities_never_seen(model: ReferenceModel) -> None:
+    question = user("Compare the weather in Kraków and 西安 for the next 2 days")
+    expected = written_call("get_weather", city="Kraków", days="2") + written_call(
+        "get_weather", city="西安", days="2"
+    )
+    assert answer(model, [question], WEATHER) == expected
+
+
+@pytest.mark.xfail(reason="the shipped weights answer a second result with the first: 1200 steps are too few")
+def test_the_answer_holds_what_the_tools_returned(model: ReferenceModel) -> None:
+    arguments: list[dict[str, Any]] = [{"city": "Paris"}, {"city": "Ljubljana"}]
+    calls = [{"function": {"name": "get_weather", "arguments": item}} for item in arguments]
+    messages = [
+        user("What's the weather in Paris and Ljubljana?"),
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": '{"city": "Paris", "forecast": "sunny", "temp_c": 21}'},
+        {"role": "tool", "content": "light rain, 9C"},
+    ]
+    expected = "The weather in Paris: sunny, 21 °C. The weather in Ljubljana: light rain, 9C."
+    assert answer(model, messages, WEATHER) == expected
+
+
+@pytest.mark.xfail(reason="the shipped weights call a tool that is not suitable: 1200 steps are too few")
+def test_no_call_is_made_up_without_its_tool(model: ReferenceModel) -> None:
+    question = [user("What's the weather in Paris?")]
+    assert answer(model, question, TIME) == "I have no tool for the weather here."
+    assert answer(model, question) == "I have no tool for the weather here."

@@ -1,0 +1,169 @@
+"""What is left after weights and reserve, and whether that is enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from serval_sglang.known_configs import LITE
+from serval_sglang.plan import Deployment, alternatives, plan_deployment
+from serval_sglang.plan.fit import kv_bytes_per_token
+from serval_sglang.plan.reserve import BatchLimits, default_batch_limits, reserve_bytes
+from serval_sglang.plan.shard_sizes import PlanError
+
+GIB = 1 << 30
+H100, H200 = 79.6, 140.4
+
+
+def deployment(gpu_gib: float, **changes: Any) -> Deployment:
+    given = Deployment(
+        config=LITE,
+        gpu_memory_bytes=round(gpu_gib * GIB),
+        gpus=1,
+        tp=1,
+        ep=1,
+        weight_dtype="bf16",
+        kv_dtype="bf16",
+        tables="device",
+        context_tokens=LITE.max_position_embeddings,
+        runtime_bytes=GIB,
+    )
+    return replace(given, **changes)
+
+
+def test_kv_of_one_token() -> None:
+    assert kv_bytes_per_token(LITE, "bf16") == 32_256
+    assert kv_bytes_per_token(LITE, "fp8") == 16_128
+
+
+@pytest.mark.parametrize(
+    ("gpu_gib", "changes", "fits"),
+    [
+        # Reported to work: FP8 on one H200. The model card asks for at least two GPUs of 80 GB in bf16.
+        (H200, {"weight_dtype": "fp8"}, True),
+        (H200, {}, False),
+        (H100, {}, False),
+        (H100, {"gpus": 4, "tp": 4}, True),
+        (H200, {"gpus": 2, "tp": 2}, True),
+        # What tables outside GPU memory are for.
+        (H100, {"weight_dtype": "fp8"}, False),
+        (H100, {"weight_dtype": "fp8", "tables": "host"}, True),
+    ],
+)
+def test_known_deployments(gpu_gib: float, changes: dict[str, Any], *, fits: bool) -> None:
+    assert plan_deployment(deployment(gpu_gib, **changes)).fits is fits
+
+
+def test_every_byte_of_a_gpu_is_accounted_for() -> None:
+    plan = plan_deployment(deployment(H200, weight_dtype="fp8"))
+    used = sum(plan.weights_bytes.values()) + plan.reserve_bytes + plan.deployment.runtime_bytes
+    assert used + plan.kv_bytes == plan.deployment.gpu_memory_bytes
+    assert 0 <= plan.kv_bytes - plan.kv_tokens * 32_256 < 32_256
+    assert plan.concurrent_requests == {
+        4_096: plan.kv_tokens // 4_096,
+        32_768: plan.kv_tokens // 32_768,
+        262_144: plan.kv_tokens // 262_144,
+    }
+
+
+def test_more_ranks_bring_more_tokens_though_each_holds_all_of_them() -> None:
+    two, four = (plan_deployment(deployment(H200, gpus=tp, tp=tp)) for tp in (2, 4))
+    freed = sum(two.weights_bytes.values()) - sum(four.weights_bytes.values())
+    lost = four.reserve_bytes - two.reserve_bytes
+    assert four.kv_tokens - two.kv_tokens == pytest.approx((freed - lost) / 32_256, abs=1)
+
+
+def test_an_fp8_cache_holds_twice_the_tokens() -> None:
+    given = deployment(H200, weight_dtype="fp8")
+    tokens = plan_deployment(given).kv_tokens
+    assert plan_deployment(replace(given, kv_dtype="fp8")).kv_tokens in (2 * tokens, 2 * tokens + 1)
+
+
+def test_it_must_have_room_for_one_request_of_the_whole_context() -> None:
+    given = deployment(H200, weight_dtype="fp8")
+    tokens = plan_deployment(given).kv_tokens
+    assert plan_deployment(replace(given, context_tokens=tokens)).fits
+    too_long = plan_deployment(replace(given, context_tokens=tokens + 1))
+    assert not too_long.fits
+    assert f"{tokens:,} tokens, less than one request of {tokens + 1:,}" in too_long.shortcomings[0]
+
+
+def test_lengths_above_the_context_are_left_out() -> None:
+    plan = plan_deployment(deployment(H200, weight_dtype="fp8", context_tokens=32_768))
+    assert list(plan.concurrent_requests) == [4_096, 32_768]
+
+
+def test_the_limit_on_requests_bounds_them_whatever_room_there_is() -> None:
+    plan = plan_deployment(deployment(H200, weight_dtype="fp8", max_running_requests=10))
+    assert plan.concurrent_requests[4_096] == 10
+    assert plan.request_slots == 10
+    assert plan.concurrent_requests[262_144] == plan.kv_tokens // 262_144 < 10
+
+
+def test_a_request_table_larger_than_the_reserve_does_not_fit() -> None:
+    given = deployment(H200, weight_dtype="fp8", reserve_bytes=2 * GIB, max_running_requests=2048)
+    plan = plan_deployment(given)
+    # A row of the context and a little more, four bytes each, for 2048 requests and one of padding.
+    assert plan.request_table_bytes == pytest.approx(2049 * 327_680 * 4, rel=1e-4)
+    assert "table of 327,680 tokens for each request" in plan.shortcomings[0]
+    assert plan_deployment(replace(given, max_running_requests=512)).fits
+
+
+def test_engines_share_the_gpus_and_each_needs_its_own_host_memory() -> None:
+    given = deployment(H100, weight_dtype="fp8", tables="host", gpus=4, tp=2, host_memory_bytes=100 * GIB)
+    plan = plan_deployment(given)
+    assert given.engines == 2
+    assert plan.host_bytes == 2 * 2 * 31_406_985_216
+    assert plan.shortcomings == ["the n-gram tables need 17.0 GiB more host memory"]
+    assert plan_deployment(replace(given, host_memory_bytes=128 * GIB)).fits
+    with pytest.raises(PlanError, match="gpus must be a multiple of tp, got 3 gpus and tp 2"):
+        plan_deployment(replace(given, gpus=3))
+
+
+def test_the_flag_for_sglang_leaves_the_reserve() -> None:
+    plan = plan_deployment(deployment(H200, weight_dtype="fp8"))
+    free = plan.deployment.gpu_memory_bytes - plan.deployment.runtime_bytes
+    left = free * (1 - plan.mem_fraction_static)
+    assert plan.reserve_bytes <= left <= plan.reserve_bytes + free / 1000
+
+
+def test_alternatives_fit_and_none_goes_further_than_it_must() -> None:
+    plan = plan_deployment(deployment(H100))
+    found = alternatives(plan)
+    assert {"gpus": 4, "tp": 4} in found
+    assert {"weight_dtype": "fp8", "tables": "host"} in found
+    assert {"gpus": 8, "tp": 8} not in found
+    assert not any({"gpus", "tables", "weight_dtype"} <= change.keys() for change in found)
+    assert [len(change) for change in found] == sorted(len(change) for change in found)
+    for change in found:
+        assert plan_deployment(replace(plan.deployment, **change)).fits
+
+
+def test_there_may_be_no_alternative() -> None:
+    assert alternatives(plan_deployment(deployment(4.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("gib", "tp", "limits", "mib"),
+    [
+        # 512 + 1.5 * chunk + 128 * tp + 2 * graphs + 1536, as sglang/srt/arg_groups/memory_hook.py adds up.
+        (79.6, 1, BatchLimits(8192, 256), 14976),
+        (140.4, 8, BatchLimits(8192, 512), 16384),
+        (180.0, 1, BatchLimits(16384, 512), 27776),
+        (44.0, 1, BatchLimits(4096, 32), 8384),
+        (31.0, 4, BatchLimits(4096, 160), 9024),
+        (15.0, 1, BatchLimits(2048, 8), 5264),
+    ],
+)
+def test_the_reserve_is_sglangs(gib: float, tp: int, limits: BatchLimits, mib: int) -> None:
+    memory = round(gib * GIB)
+    assert default_batch_limits(memory, tp=tp) == limits
+    assert reserve_bytes(limits, memory, tp=tp) == mib << 20
+
+
+def test_large_gpus_keep_at_least_ten_gib() -> None:
+    small = BatchLimits(2048, 8)
+    assert reserve_bytes(small, 80 * GIB, tp=1) == 10 * GIB
+    assert reserve_bytes(small, 50 * GIB, tp=1) < 10 * GIB

@@ -1,0 +1,155 @@
+"""The launcher's command line, environment and exit codes; the engine itself is left out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from serval_sglang.cpu_compat.environment import STANDIN_PACKAGES, cpu_environment
+from serval_sglang.launch import EngineOptions, engine_environment, main, parse_options, sglang_arguments
+from serval_sglang.supervision import supervise
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text("{}")
+    return tmp_path
+
+
+def test_flags_behind_the_dashes_come_last(model: Path) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", "--", "--max-total-tokens", "99"])
+    arguments = sglang_arguments(options)
+    assert arguments[-2:] == ["--max-total-tokens", "99"]
+    assert arguments.index("--max-total-tokens") > arguments.index("--max-total-tokens=65536")
+
+
+def test_defaults_are_loopback_with_streaming_of_deltas_and_metrics(model: Path) -> None:
+    arguments = sglang_arguments(parse_options([f"--model={model}", "--device=cuda"]))
+    assert {"--host=127.0.0.1", "--incremental-streaming-output", "--enable-metrics"} <= set(arguments)
+    assert "--attention-backend=torch_native" not in arguments
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--model=/nonexistent"], "config.json"),
+        (["--tp=2", "--ep=3"], "--ep must divide --tp"),
+        (["--tp=0"], "--ep must divide --tp"),
+        (["--device=tpu"], "invalid choice"),
+        (["--unheard-of"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_use_ends_with_2(
+    model: Path, extra: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_options([f"--model={model}", "--device=cpu", *extra])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="expects a machine without a GPU")
+def test_without_a_gpu_the_default_is_the_cpu(model: Path) -> None:
+    assert parse_options([f"--model={model}"]).device == "cpu"
+
+
+def test_the_launcher_itself_loads_neither_torch_nor_sglang() -> None:
+    program = "import serval_sglang.launch, sys; sys.exit(bool({'torch', 'sglang'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_nothing_of_the_cpu_engine_reaches_a_gpu_engine(model: Path) -> None:
+    options = EngineOptions(model=model, device="cuda", tp=8)
+    inherited = {"A": "b", "SGLANG_EXTERNAL_MODEL_PACKAGE": "mine"}
+    assert engine_environment(options, inherited, range(4)) == inherited
+
+
+def test_the_standin_for_sgl_kernel_is_found_first() -> None:
+    environment = cpu_environment({"PYTHONPATH": "mine"}, ranks=1, cpus=range(4))
+    assert environment["PYTHONPATH"] == f"{STANDIN_PACKAGES}:mine"
+    assert (STANDIN_PACKAGES / "sgl_kernel" / "__init__.py").is_file()
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(SystemExit, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
+            main([f"--model={model}", "--device=cpu", f"--port={port}"])
+
+
+@pytest.mark.parametrize(
+    ("cpus", "ranks", "shares"),
+    [([0, 1], 2, "0|1"), ([0, 1, 2, 3], 2, "0,1|2,3"), ([5], 2, "5|5"), ([0, 1, 2], 2, "0|1")],
+)
+def test_ranks_share_out_the_cpus(cpus: list[int], ranks: int, shares: str) -> None:
+    assert cpu_environment({}, ranks=ranks, cpus=cpus)["SGLANG_CPU_OMP_THREADS_BIND"] == shares
+
+
+def test_thread_settings_of_the_user_win() -> None:
+    own = {"OMP_NUM_THREADS": "7", "SGLANG_CPU_OMP_THREADS_BIND": "3|4"}
+    assert not own.keys() & cpu_environment(own, ranks=2, cpus=range(4)).keys()
+
+
+@pytest.mark.parametrize(
+    ("program", "expected", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise SystemExit(3)", 1, "exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", 1, "one of its processes failed"),
+        ("import os; os.kill(os.getpid(), 15)", 1, "SIGTERM"),
+    ],
+)
+def test_how_the_engine_ended_is_said_and_returned(
+    program: str, expected: int, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert supervise([sys.executable, "-c", program], os.environ) == expected
+    assert said in capfd.readouterr().err
+
+
+_WITH_CHILD = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+{on_term}
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_ends_the_engine_and_what_it_leaves_running(stop_signal: signal.Signals) -> None:
+    program = _WITH_CHILD.format(on_term="signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))")
+    supervisor = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys; from serval_sglang.supervision import supervise;"
+            f"sys.exit(supervise([sys.executable, '-c', {program!r}], os.environ))",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert supervisor.stdout is not None
+    child = int(supervisor.stdout.readline())
+    supervisor.send_signal(stop_signal)
+    assert supervisor.wait(60) == 0
+    deadline = time.monotonic() + 60
+    while _is_running(child):
+        assert time.monotonic() < deadline, "a process of the engine is still running"
+        time.sleep(0.05)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the process exists and is not merely waiting for its exit code to be read."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

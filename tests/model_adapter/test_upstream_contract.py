@@ -1,0 +1,66 @@
+"""Both halves of the pin: SGLang has the version the adapter was written for, and is as it relies on.
+
+UPSTREAM.md lists every place. After a change of version this test names the rows to look at again.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from serval_sglang.registration import SUPPORTED_SGLANG
+from serval_testkit.upstream_source import find_source
+
+REPOSITORY = Path(__file__).parents[2]
+ADAPTER = REPOSITORY / "model_adapter"
+
+
+class Touchpoint(NamedTuple):
+    file: str
+    name: str
+    lines: str
+    digest: str
+
+
+def touchpoints() -> list[Touchpoint]:
+    row = re.compile(
+        r"\| `(?P<file>[\w/.]+\.py)` \| `(?P<name>[\w.]+)` \| (?P<lines>\d+-\d+) \| (?P<digest>\w+) \|"
+    )
+    found = row.finditer((ADAPTER / "UPSTREAM.md").read_text(encoding="utf-8"))
+    return [Touchpoint(*match.groups()) for match in found]
+
+
+def test_the_pin_names_one_version_everywhere() -> None:
+    assert version("sglang") == SUPPORTED_SGLANG
+    assert f"sglang=={SUPPORTED_SGLANG}" in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"SGLang {SUPPORTED_SGLANG}" in (ADAPTER / "UPSTREAM.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "touchpoint", touchpoints(), ids=lambda touchpoint: f"{touchpoint.file}:{touchpoint.name}"
+)
+def test_what_we_rely_on_is_as_it_was(touchpoint: Touchpoint) -> None:
+    source = find_source("sglang", touchpoint.file, touchpoint.name)
+    assert (touchpoint.lines, touchpoint.digest) == (source.lines, source.digest), (
+        f"{touchpoint.name} has changed: read it, then write {source.lines} and {source.digest} into its row."
+    )
+
+
+def test_every_hook_has_a_row() -> None:
+    """A string that names something in SGLang, for HookRegistry.register, has its module in the table."""
+    targets = {
+        target
+        for module in ADAPTER.glob("serval_sglang/**/*.py")
+        for target in re.findall(r'"(sglang\.srt\.[\w.]+)"', module.read_text(encoding="utf-8"))
+    }
+    assert len(targets) >= 4
+    rows = [(t.file.removesuffix(".py").replace("/", "."), t.name) for t in touchpoints()]
+    for target in targets:
+        path = target.removeprefix("sglang.")
+        assert any(f"{path}.".startswith(f"{module}.") for module, _ in rows), (
+            f"{target} has no row in UPSTREAM.md"
+        )

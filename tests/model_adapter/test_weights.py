@@ -1,0 +1,97 @@
+"""What is said about a checkpoint that is not the model's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, tensor_shapes
+from serval_sglang.checkpoint.random import tiny_config
+from serval_sglang.weights import CheckpointMismatch, TensorLedger
+
+CONFIG = tiny_config(num_layers=1, n_routed_experts=2, zero_expert_num=2, moe_topk=2)
+NAMES = tuple(tensor_shapes(CONFIG))
+
+
+def feed(names: list[str], *, quantised: bool = False) -> tuple[TensorLedger, list[str]]:
+    ledger = TensorLedger(CONFIG, quantised=quantised)
+    return ledger, [name for name, _ in ledger.received((name, torch.empty(0)) for name in names)]
+
+
+def test_a_complete_checkpoint_passes() -> None:
+    ledger, passed_on = feed(list(NAMES))
+    ledger.require_known()
+    ledger.require_complete()
+    assert passed_on == list(NAMES)
+
+
+def test_mtp_tensors_are_left_out_in_silence() -> None:
+    ledger, passed_on = feed([*NAMES, *mtp_tensor_shapes(CONFIG)])
+    ledger.require_known()
+    assert passed_on == list(NAMES)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_an_alias_stands_for_its_tensor(quantised: bool) -> None:
+    ((alias, name),) = ALIASES.items()
+    without = [other for other in NAMES if other != name]
+    ledger, passed_on = feed([alias, *without], quantised=quantised)
+    ledger.require_known()
+    ledger.require_complete()
+    assert passed_on == [name, *without]
+
+
+def test_missing_tensors_are_listed() -> None:
+    lost = ["model.layers.0.mlp.experts.1.up_proj.weight", "model.ngram_embeddings.embedders.11.weight"]
+    ledger, _ = feed([name for name in NAMES if name not in lost])
+    with pytest.raises(CheckpointMismatch) as error:
+        ledger.require_complete()
+    assert "lacks 2 tensors" in str(error.value)
+    assert all(name in str(error.value) for name in lost)
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        "model.layers.0.self_attn.0.k_norm.weight",
+        "model.layers.1.input_layernorm.0.weight",
+        "model.mtp.layers.0.surprise.weight",
+        "model.layers.0.mlp.experts.0.gate_proj.weight_scale_inv",
+    ],
+)
+def test_unknown_tensors_are_listed_and_not_passed_on(stray: str) -> None:
+    ledger, passed_on = feed([*NAMES, stray])
+    assert stray not in passed_on
+    with pytest.raises(CheckpointMismatch, match=stray):
+        ledger.require_known()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param(["weight", "weight_scale_inv"], id="block-wise FP8"),
+        pytest.param(["qweight", "qzeros", "scales", "g_idx"], id="GPTQ and AutoRound"),
+        pytest.param(["weight_packed", "weight_scale", "weight_shape"], id="compressed-tensors"),
+    ],
+)
+def test_a_quantised_layer_comes_in_parts(parts: list[str]) -> None:
+    layer = "model.layers.0.mlp.experts.0.gate_proj"
+    names = [name for name in NAMES if name != f"{layer}.weight"]
+    ledger, passed_on = feed([*names, *(f"{layer}.{part}" for part in parts)], quantised=True)
+    ledger.require_known()
+    ledger.require_complete()
+    assert passed_on[-len(parts) :] == [f"{layer}.{part}" for part in parts]
+
+
+def test_scales_alone_are_no_layer() -> None:
+    layer = "model.layers.0.mlp.experts.0.gate_proj"
+    names = [name for name in NAMES if name != f"{layer}.weight"]
+    ledger, _ = feed([*names, f"{layer}.weight_scale_inv"], quantised=True)
+    with pytest.raises(CheckpointMismatch, match=f"lacks 1 tensors: {layer}"):
+        ledger.require_complete()
+
+
+def test_a_long_list_is_cut_with_the_number_of_the_rest() -> None:
+    ledger, _ = feed([])
+    with pytest.raises(CheckpointMismatch, match=rf"and {len(NAMES) - 20} more"):
+        ledger.require_complete()

@@ -1,0 +1,103 @@
+"""The shape of the repository: one package a folder, arrows one way, small modules."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = {
+    "serval": ROOT / "server" / "serval",
+    "serval_sglang": ROOT / "model_adapter" / "serval_sglang",
+    "serval_kernels": ROOT / "kernels" / "serval_kernels",
+}
+# package -> top-level modules it must not import. `serval_sglang.parsers` may use the gateway's tool parser.
+FORBIDDEN_IMPORTS = {
+    "serval": {"torch", "triton", "sglang", "transformers", "serval_sglang", "serval_kernels"},
+    "serval_sglang": {"serval"},
+    "serval_kernels": {"sglang", "transformers", "serval", "serval_sglang"},
+}
+ALLOWED_IMPORTS = {("serval_sglang/parsers.py", "serval.tools")}
+MAX_MODULE_LINES = 450
+MAX_FUNCTION_LINES = 70
+
+
+def tracked_files(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+def modules(package: str) -> list[Path]:
+    return sorted(PACKAGES[package].rglob("*.py"))
+
+
+def all_modules() -> list[Path]:
+    return [module for package in PACKAGES for module in modules(package)]
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_code_folder_exposes_only_its_package(package: str) -> None:
+    folder = PACKAGES[package].parent
+    # Anything importable beside the package would become a top-level module of every installation.
+    strays = {path for path in tracked_files(f"{folder.name}/*.py") if path.parent == folder}
+    packages = {path.parent for path in tracked_files(f"{folder.name}/*/__init__.py")}
+    assert strays == set()
+    assert {package for package in packages if package.parent == folder} == {PACKAGES[package]}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_one_way(package: str) -> None:
+    for path in modules(package):
+        for name in imported_names(ast.parse(path.read_text())):
+            where = path.relative_to(PACKAGES[package].parent).as_posix()
+            if any(where == module and name.startswith(allowed) for module, allowed in ALLOWED_IMPORTS):
+                continue
+            assert name.split(".")[0] not in FORBIDDEN_IMPORTS[package], f"{where} imports {name}"
+
+
+@pytest.mark.parametrize("path", all_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_environment_is_read_only_in_settings(path: Path) -> None:
+    if path.name == "settings.py":
+        return
+    reads = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"environ", "environb", "getenv"}
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    ]
+    assert not reads, f"{path.relative_to(ROOT)} reads the environment in lines {reads}"
+
+
+@pytest.mark.parametrize("path", all_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_MODULE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+def test_no_placeholder_or_path_of_one_machine_is_committed() -> None:
+    # Spelled in pieces, so that this file does not find itself.
+    pieces = [("/ro", "ot/"), ("/wo", "rk/"), ("TO", "DO"), ("FIX", "ME"), ("your", "username")]
+    forbidden = re.compile("|".join("".join(pair) for pair in pieces))
+    for path in tracked_files("*.py", "*.md", "*.toml", "*.sh", "*.yaml", "*.yml", "Makefile", ".ci/run"):
+        found = forbidden.search(path.read_text(errors="replace"))
+        assert not found, f"{path.relative_to(ROOT)} holds {found.group()!r}" if found else ""

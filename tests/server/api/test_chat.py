@@ -1,0 +1,380 @@
+"""Chat completions through the real openai client, whole and streamed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from serval_testkit.gateway import DEMO_CHECKPOINT, MODEL, RunningGateway, running_gateway
+from serval_testkit.grammar_walk import accepts, compiled
+from serval_testkit.stand_in_engine import StandInEngine
+
+HI: list[Any] = [{"role": "user", "content": "Hi"}]
+WEATHER: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+                "required": ["city"],
+            },
+        },
+    }
+]
+CALL = (
+    "<longcat_tool_call>get_weather\n"
+    "<longcat_arg_key>city</longcat_arg_key>\n<longcat_arg_value>Paris</longcat_arg_value>\n"
+    "<longcat_arg_key>days</longcat_arg_key>\n<longcat_arg_value>3</longcat_arg_value>\n"
+    "</longcat_tool_call>\n"
+)
+
+
+def pieces(text: str, size: int = 5) -> list[str]:
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+async def stream_lines(gateway: RunningGateway, body: dict[str, Any]) -> list[Any]:
+    """The data events of a streamed answer, decoded; `[DONE]` as it is."""
+    response = await gateway.post({"model": MODEL, "messages": HI, "stream": True, **body})
+    assert response.status == 200
+    events = [event for event in (await response.text()).split("\n\n") if event and not event.startswith(":")]
+    assert all(event.startswith("data: ") for event in events)
+    return [event[6:] if event == "data: [DONE]" else json.loads(event[6:]) for event in events]
+
+
+async def test_whole_answer(gateway: RunningGateway) -> None:
+    gateway.engine.will_say("Hello", " there", cached_tokens=2)
+    answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI)
+    assert answer.id.startswith("chatcmpl-")
+    assert answer.object == "chat.completion"
+    assert answer.model == MODEL
+    choice = answer.choices[0]
+    assert (choice.index, choice.finish_reason, choice.message.role) == (0, "stop", "assistant")
+    assert choice.message.content == "Hello there"
+    assert choice.message.tool_calls is None
+    prompt_tokens = len(gateway.engine.requests[0]["input_ids"])
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == prompt_tokens
+    assert answer.usage.completion_tokens == 2
+    assert answer.usage.total_tokens == prompt_tokens + 2
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == 2
+
+
+async def test_whole_answer_has_the_keys_the_specification_requires(gateway: RunningGateway) -> None:
+    response = await gateway.post({"model": MODEL, "messages": HI})
+    body = await response.json()
+    assert body["choices"][0]["logprobs"] is None
+    assert body["choices"][0]["message"]["refusal"] is None
+    assert "tool_calls" not in body["choices"][0]["message"]
+    assert response.headers["x-request-id"].startswith("req_")
+
+
+async def test_streamed_answer(gateway: RunningGateway) -> None:
+    gateway.engine.will_say("Hel", "lo", " 北京")
+    chunks = await stream_lines(gateway, {})
+    assert chunks.pop() == "[DONE]"
+    assert len({(c["id"], c["created"], c["model"], c["object"]) for c in chunks}) == 1
+    assert chunks[0]["object"] == "chat.completion.chunk"
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "Hello 北京"
+    assert [c["choices"][0]["finish_reason"] for c in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert chunks[-1]["choices"][0]["delta"] == {}
+    assert all("usage" not in c for c in chunks)
+
+
+async def test_streamed_usage_comes_once_after_the_choices_if_asked_for(gateway: RunningGateway) -> None:
+    gateway.engine.will_say("a", "b")
+    chunks = await stream_lines(gateway, {"stream_options": {"include_usage": True}})
+    assert chunks.pop() == "[DONE]"
+    last = chunks.pop()
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 2
+    assert all(c["usage"] is None for c in chunks)
+
+
+async def test_stream_headers_keep_proxies_from_buffering(gateway: RunningGateway) -> None:
+    response = await gateway.post({"model": MODEL, "messages": HI, "stream": True})
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache, no-transform"
+    assert response.headers["x-accel-buffering"] == "no"
+    assert response.headers["x-request-id"]
+    assert "content-length" not in response.headers
+
+
+async def test_tool_call_whole_and_streamed_are_the_same(gateway: RunningGateway) -> None:
+    text = "Let me check.\n" + CALL
+    gateway.engine.will_say(*pieces(text))
+    whole = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, tools=WEATHER)
+    choice = whole.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "Let me check.\n"
+    assert choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert call.type == "function"
+    assert call.id.startswith("call_")
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == {"city": "Paris", "days": 3}
+
+    gateway.engine.will_say(*pieces(text))
+    chunks = await stream_lines(gateway, {"tools": WEATHER})
+    assert chunks.pop() == "[DONE]"
+    deltas = [c["choices"][0]["delta"] for c in chunks]
+    assert "".join(d.get("content") or "" for d in deltas) == choice.message.content
+    calls = [piece for d in deltas for piece in d.get("tool_calls", [])]
+    assert calls[0] == {
+        "index": 0,
+        "id": calls[0]["id"],
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": ""},
+    }
+    assert all(set(piece) == {"index", "function"} for piece in calls[1:])
+    assert all(set(piece["function"]) == {"arguments"} for piece in calls[1:])
+    assert "".join(piece["function"]["arguments"] for piece in calls) == call.function.arguments
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_engine_keeps_control_tokens_in_the_text_only_when_tools_are_declared(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER})
+    await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER, "tool_choice": "none"})
+    await gateway.post({"model": MODEL, "messages": HI})
+    kept = [not request["sampling_params"]["skip_special_tokens"] for request in gateway.engine.requests]
+    assert kept == [True, False, False]
+    lengths = [len(request["input_ids"]) for request in gateway.engine.requests]
+    assert lengths[0] > lengths[1] == lengths[2]
+
+
+async def test_length_wins_over_an_unfinished_call(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(CALL[:70], finish={"type": "length", "length": 1})
+    answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, tools=WEATHER)
+    assert answer.choices[0].finish_reason == "length"
+
+
+async def test_parallel_tool_calls_false_gives_one_call(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(*pieces(CALL + CALL))
+    answer = await gateway.openai.chat.completions.create(
+        model=MODEL, messages=HI, tools=WEATHER, parallel_tool_calls=False
+    )
+    assert len(answer.choices[0].message.tool_calls or ()) == 1
+    gateway.engine.will_say(*pieces(CALL + CALL))
+    answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, tools=WEATHER)
+    ids = [call.id for call in answer.choices[0].message.tool_calls or ()]
+    assert len(ids) == len(set(ids)) == 2
+
+
+async def test_tool_follow_up_is_rendered_in_call_order(gateway: RunningGateway) -> None:
+    def call(call_id: str, city: str) -> dict[str, Any]:
+        function = {"name": "get_weather", "arguments": json.dumps({"city": city})}
+        return {"id": call_id, "type": "function", "function": function}
+
+    assistant: Any = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [call("a", "Paris"), call("b", "Rome")],
+    }
+    results: list[Any] = [
+        {"role": "tool", "tool_call_id": "a", "content": "rain"},
+        {"role": "tool", "tool_call_id": "b", "content": "sun"},
+    ]
+    for order in (results, results[::-1]):
+        answer = await gateway.openai.chat.completions.create(
+            model=MODEL, messages=[*HI, assistant, *order], tools=WEATHER
+        )
+        assert answer.choices[0].message.content == "Hello world"
+    first, second = gateway.engine.requests
+    assert first["input_ids"] == second["input_ids"]
+
+
+async def test_several_choices_share_the_prompt(gateway: RunningGateway) -> None:
+    gateway.engine.will_say("a")
+    gateway.engine.will_say("b", "c")
+    answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, n=2, seed=5)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert {choice.message.content for choice in answer.choices} == {"a", "bc"}
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 3
+    assert answer.usage.prompt_tokens == len(gateway.engine.requests[0]["input_ids"])
+    assert {request["sampling_params"]["sampling_seed"] for request in gateway.engine.requests} == {5, 6}
+    assert len({request["rid"] for request in gateway.engine.requests}) == 2
+
+
+async def test_several_streamed_choices_each_begin_and_finish_once(gateway: RunningGateway) -> None:
+    gateway.engine.will_say("a")
+    gateway.engine.will_say("b", "c")
+    chunks = await stream_lines(gateway, {"n": 2})
+    assert chunks.pop() == "[DONE]"
+    for index in (0, 1):
+        mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == index]
+        assert mine[0]["delta"].get("role") == "assistant"
+        assert [c["finish_reason"] for c in mine].count("stop") == 1
+        assert mine[-1]["finish_reason"] == "stop"
+
+
+async def test_sampling_fields_reach_the_engine_over_the_checkpoints_defaults(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.post(
+        {
+            "model": MODEL,
+            "messages": HI,
+            "temperature": 0,
+            "top_k": 5,
+            "max_tokens": 9,
+            "max_completion_tokens": 7,
+            "stop": "x",
+            "presence_penalty": None,
+            "logit_bias": {"3": -100},
+        }
+    )
+    params = gateway.engine.requests[0]["sampling_params"]
+    assert params["temperature"] == 0
+    assert params["top_k"] == 5
+    assert params["max_new_tokens"] == 7
+    assert params["stop"] == ["x"]
+    assert params["logit_bias"] == {"3": -100}
+    assert "presence_penalty" not in params
+    assert params["top_p"] == 0.9  # generation_config.json of the demo checkpoint
+
+
+async def test_without_a_limit_the_engine_is_not_left_to_its_default_of_128_tokens(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.post({"model": MODEL, "messages": HI})
+    params = gateway.engine.requests[0]["sampling_params"]
+    assert "max_new_tokens" in params
+    assert params["max_new_tokens"] is None
+
+
+async def test_top_p_zero_is_greedy(gateway: RunningGateway) -> None:
+    await gateway.post({"model": MODEL, "messages": HI, "top_p": 0})
+    params = gateway.engine.requests[0]["sampling_params"]
+    assert (params["top_p"], params["top_k"]) == (1.0, 1)
+
+
+async def test_logprobs_whole_and_streamed(gateway: RunningGateway) -> None:
+    logprobs = [[[-0.5, 100, "Hel"]], [[-0.25, 101, "lo"]]]
+    gateway.engine.will_say("Hel", "lo", logprobs=logprobs, finish={"type": "length", "length": 2})
+    whole = await gateway.openai.chat.completions.create(
+        model=MODEL, messages=HI, logprobs=True, top_logprobs=1, max_tokens=2
+    )
+    content = whole.choices[0].logprobs
+    assert content is not None
+    assert content.content is not None
+    assert [(entry.token, entry.logprob, entry.bytes) for entry in content.content] == [
+        ("Hel", -0.5, list(b"Hel")),
+        ("lo", -0.25, list(b"lo")),
+    ]
+    assert content.content[0].top_logprobs[0].token == "Hel"
+    gateway.engine.will_say("Hel", "lo", logprobs=logprobs, finish={"type": "length", "length": 2})
+    chunks = await stream_lines(gateway, {"logprobs": True, "top_logprobs": 1})
+    streamed = [
+        entry["token"]
+        for chunk in chunks[:-1]
+        if chunk["choices"][0]["logprobs"]
+        for entry in chunk["choices"][0]["logprobs"]["content"]
+    ]
+    assert streamed == ["Hel", "lo"]
+
+
+async def test_the_stop_token_has_no_logprob(gateway: RunningGateway) -> None:
+    gateway.engine.will_say("Hi", "", logprobs=[[[-0.5, 100, "Hi"]], [[-0.1, 2, "</longcat_s>"]]])
+    answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, logprobs=True)
+    assert answer.choices[0].logprobs is not None
+    assert [entry.token for entry in answer.choices[0].logprobs.content or ()] == ["Hi"]
+
+
+async def test_a_silent_engine_does_not_keep_the_first_byte_back() -> None:
+    async with running_gateway(first_byte_s=0.0, ping_interval_s=0.02) as gateway:
+        gateway.engine.will_say("a", "b", "c", delay_s=0.1)
+        response = await gateway.post({"model": MODEL, "messages": HI, "stream": True})
+        text = await response.text()
+    assert text.startswith(": ping\n\n")
+    assert text.count(": ping\n\n") > 1
+    assert all(
+        event.startswith((": ping", "data: {", "data: [DONE]")) for event in text.split("\n\n") if event
+    )
+
+
+async def test_large_conversations_are_rendered_the_same_in_a_thread() -> None:
+    messages = [{"role": "user", "content": "word " * 500}]
+    sent = []
+    for limit in (0, 1 << 30):
+        async with running_gateway(inline_render_bytes=limit) as gateway:
+            assert (await gateway.post({"model": MODEL, "messages": messages})).status == 200
+            sent.append(gateway.engine.requests[0]["input_ids"])
+    assert sent[0] == sent[1]
+
+
+async def test_engine_key_is_sent_to_the_engine() -> None:
+    async with running_gateway(engine_api_key="engine-secret") as gateway:
+        await gateway.post({"model": MODEL, "messages": HI})
+        assert gateway.engine.headers[0]["Authorization"] == "Bearer engine-secret"
+
+
+async def test_context_overflow_is_refused_before_the_engine_sees_it() -> None:
+    engine = StandInEngine(model_path=str(DEMO_CHECKPOINT), context_length=100, max_req_input_len=64)
+    async with running_gateway(engine=engine) as gateway:
+        long = await gateway.post({"model": MODEL, "messages": [{"role": "user", "content": "word " * 200}]})
+        greedy = await gateway.post({"model": MODEL, "messages": HI, "max_tokens": 2**31})
+        fits = await gateway.post({"model": MODEL, "messages": HI, "max_tokens": 10})
+        for response in (long, greedy):
+            assert response.status == 400
+            error = (await response.json())["error"]
+            assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+            assert "100" in error["message"]
+        assert str(2**31) in (await greedy.json())["error"]["message"]
+        assert fits.status == 200
+        assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["required", {"type": "function", "function": {"name": "get_weather"}}],
+    ids=["required", "named"],
+)
+async def test_a_call_that_is_asked_for_is_all_the_model_can_write(
+    gateway: RunningGateway, choice: Any
+) -> None:
+    gateway.engine.will_say(*pieces(CALL))
+    other: Any = {
+        "type": "function",
+        "function": {"name": "other", "parameters": {"type": "object", "properties": {}}},
+    }
+    answer = await gateway.openai.chat.completions.create(
+        model=MODEL, messages=HI, tools=[*WEATHER, other], tool_choice=choice
+    )
+    assert answer.choices[0].finish_reason == "tool_calls"
+    grammar = compiled(json.loads(gateway.engine.requests[0]["sampling_params"]["structural_tag"]))
+    assert accepts(grammar, CALL)
+    assert not accepts(grammar, "It is sunny.")
+    assert not accepts(grammar, CALL.replace("Paris", "").replace(">3<", ">three<"))
+    named = isinstance(choice, dict)
+    assert accepts(grammar, "<longcat_tool_call>other\n</longcat_tool_call>\n") is not named
+
+
+async def test_the_model_is_free_when_it_may_call_or_not(gateway: RunningGateway) -> None:
+    for choice in ("auto", "none", None):
+        await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER, "tool_choice": choice})
+    assert all("structural_tag" not in request["sampling_params"] for request in gateway.engine.requests)
+
+
+async def test_a_schema_that_cannot_be_enforced_is_refused_only_if_it_must_be(
+    gateway: RunningGateway,
+) -> None:
+    parameters: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}
+    parameters["properties"]["a"] = {"type": "integer", "multipleOf": 3}
+    body: dict[str, Any] = {
+        "model": MODEL,
+        "messages": HI,
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}],
+    }
+    assert (await gateway.post(body)).status == 200
+    body["tools"][0]["function"]["strict"] = True
+    response = await gateway.post({**body, "tool_choice": "required"})
+    assert response.status == 400
+    assert (await response.json())["error"]["param"] == "tools"

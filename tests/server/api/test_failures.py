@@ -1,0 +1,186 @@
+"""When the engine fails or the client leaves: honest endings, no leftovers, and the server goes on."""
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+
+HI: list[Any] = [{"role": "user", "content": "Hi"}]
+
+
+async def assert_still_serving(gateway: RunningGateway) -> None:
+    gateway.engine.answers.clear()
+    answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI)
+    assert answer.choices[0].message.content == "Hello world"
+
+
+async def streamed_text(gateway: RunningGateway) -> str:
+    response = await gateway.post({"model": MODEL, "messages": HI, "stream": True})
+    assert response.status == 200
+    return await response.text()
+
+
+@pytest.mark.parametrize("fault", ["cut", "garbage", "no_finish", "error_event"])
+async def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
+    gateway: RunningGateway, fault: Any
+) -> None:
+    gateway.engine.will_say("partial", fault=fault)
+    text = await streamed_text(gateway)
+    *_, last = [event for event in text.split("\n\n") if event]
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "[DONE]" not in text
+    assert "partial" in text
+    assert '"finish_reason":"stop"' not in text
+    await assert_still_serving(gateway)
+
+
+@pytest.mark.parametrize("fault", ["cut", "garbage", "no_finish", "error_event"])
+async def test_the_openai_client_raises_on_a_stream_that_breaks(gateway: RunningGateway, fault: Any) -> None:
+    gateway.engine.will_say("partial", fault=fault)
+    stream = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, stream=True)
+    with pytest.raises(openai.APIError):
+        async for _ in stream:
+            pass
+    await assert_still_serving(gateway)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ("cut", 502, "engine_stream_broken"),
+        ("garbage", 502, "engine_protocol_error"),
+        ("no_finish", 502, "engine_protocol_error"),
+        ("error_event", 500, "engine_failure"),
+    ],
+)
+async def test_a_whole_answer_that_breaks_is_an_error(
+    gateway: RunningGateway, fault: Any, status: int, code: str
+) -> None:
+    gateway.engine.will_say("partial", fault=fault)
+    response = await gateway.post({"model": MODEL, "messages": HI})
+    assert response.status == status
+    error = (await response.json())["error"]
+    assert error["code"] == code
+    assert "stand-in failure" not in error["message"]
+    await assert_still_serving(gateway)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_engines_400_is_a_400_with_its_message(gateway: RunningGateway, stream: bool) -> None:
+    gateway.engine.will_say(fault="http_error", status=400, message="logit_bias must has keys in [0, 9]")
+    response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
+    assert response.status == 400
+    error = (await response.json())["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"] == "logit_bias must has keys in [0, 9]"
+    await assert_still_serving(gateway)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_as_the_streams_first_event_keeps_its_status(
+    gateway: RunningGateway, stream: bool
+) -> None:
+    gateway.engine.will_say(fault="error_event", status=400, message="too long")
+    response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
+    assert response.status == 400
+    assert (await response.json())["error"]["message"] == "too long"
+
+
+@pytest.mark.parametrize(
+    ("finish", "status"),
+    [
+        ({"type": "abort", "message": "The request queue is full.", "status_code": 503}, 503),
+        ({"type": "abort", "message": "bad input", "status_code": 400}, 400),
+        ({"type": "abort", "message": "Aborted", "status_code": None}, 503),
+        ({"type": "abort", "message": "cuda error at /secret/path", "status_code": 500}, 500),
+        ({"type": "surprise"}, 502),
+    ],
+)
+async def test_an_abort_is_never_passed_off_as_an_answer(
+    gateway: RunningGateway, finish: dict[str, Any], status: int
+) -> None:
+    gateway.engine.will_say("partial", finish=finish)
+    response = await gateway.post({"model": MODEL, "messages": HI})
+    assert response.status == status
+    assert "/secret/path" not in await response.text()
+    await assert_still_serving(gateway)
+
+
+async def test_an_engine_that_fails_at_once_is_an_error_without_its_message(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(fault="http_error", status=500, message="Traceback ... /secret/path")
+    response = await gateway.post({"model": MODEL, "messages": HI})
+    assert response.status == 500
+    assert "/secret/path" not in await response.text()
+    await assert_still_serving(gateway)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_that_is_away_is_a_503_with_retry_after(stream: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with running_gateway(engine_url=f"http://127.0.0.1:{port}") as gateway:
+        response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
+        assert response.status == 503
+        assert int(response.headers["retry-after"]) > 0
+        assert (await response.json())["error"]["code"] == "engine_unavailable"
+        assert (await gateway.get("/readyz")).status == 503
+        assert (await gateway.get("/healthz")).status == 200
+
+
+@pytest.mark.parametrize("fault", ["silent", "stall"])
+async def test_an_engine_that_says_nothing_for_too_long_is_a_504_and_is_told_to_stop(fault: Any) -> None:
+    async with running_gateway(engine_stall_timeout_s=0.2) as gateway:
+        gateway.engine.will_say("partial", fault=fault)
+        response = await gateway.post({"model": MODEL, "messages": HI})
+        assert response.status == 504
+        await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+        assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
+        await assert_still_serving(gateway)
+
+
+@pytest.mark.parametrize("fault", ["silent", "stall"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_aborts_its_request_in_the_engine(
+    gateway: RunningGateway, stream: bool, fault: Any
+) -> None:
+    gateway.engine.will_say("partial", fault=fault)
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {API_KEY}"}) as leaving:
+        request = asyncio.ensure_future(
+            leaving.post(
+                f"{gateway.url}/v1/chat/completions", json={"model": MODEL, "messages": HI, "stream": stream}
+            )
+        )
+        await asyncio.wait_for(gateway.engine.generating.wait(), 10)
+        if stream:
+            response = await request
+            await response.content.readany()
+            response.close()
+        else:
+            request.cancel()
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
+    await assert_still_serving(gateway)
+
+
+async def test_all_choices_are_aborted_when_one_fails(gateway: RunningGateway) -> None:
+    gateway.engine.will_say("a", fault="stall")
+    gateway.engine.will_say("b", fault="error_event")
+    response = await gateway.post({"model": MODEL, "messages": HI, "n": 2})
+    assert response.status == 500
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    stalled = gateway.engine.requests[0]["rid"]
+    assert stalled in gateway.engine.aborted
+    await assert_still_serving(gateway)
+
+
+async def test_a_finished_answer_is_not_aborted(gateway: RunningGateway) -> None:
+    await gateway.post({"model": MODEL, "messages": HI})
+    await streamed_text(gateway)
+    assert gateway.engine.aborted == []

@@ -1,0 +1,71 @@
+"""Commands of the engine's package: their own help, their exit codes, and an import path that is theirs."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serval.cli import ENGINE_COMMANDS, main
+
+
+def serval(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "serval", *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("checkpoint", "--help"), "usage: serval checkpoint [-h] COMMAND ..."),
+        (("checkpoint", "tiny", "--help"), "--emb-neighbor-num"),
+        (("plan", "-h"), "--gpu-memory-gib"),
+    ],
+)
+def test_help_is_that_of_the_command(arguments: tuple[str, ...], shown: str) -> None:
+    result = serval(*arguments)
+    assert result.returncode == 0
+    assert shown in result.stdout
+
+
+def test_the_answer_is_the_exit_code() -> None:
+    codes = [
+        serval("plan", "--gpu-memory-gib", gib, "--dtype", "fp8").returncode for gib in ("141", "8", "none")
+    ]
+    assert codes == [0, 1, 2]
+
+
+def test_code_in_the_working_directory_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('code of the checkpoint was run')")
+    result = serval("checkpoint", "inspect", ".", directory=tmp_path)
+    assert "json.py: code" in result.stdout
+    assert "code of the checkpoint was run" not in result.stderr
+
+
+def test_arguments_arrive_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced: list[Any] = []
+    monkeypatch.setattr("os.execv", lambda path, command: replaced.append((path, command)))
+    arguments = ["verify-hash", "--", "-a folder-", "--help", ""]
+    # execv() never returns; this stand-in does, into the parser, which knows no such arguments.
+    with pytest.raises(SystemExit):
+        main(["checkpoint", *arguments])
+    expected = [sys.executable, "-P", "-m", ENGINE_COMMANDS["checkpoint"][0], *arguments]
+    assert replaced == [(sys.executable, expected)]
+
+
+def test_a_missing_engine_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for command in ENGINE_COMMANDS:
+        assert main([command, "--help"]) == 1
+        assert f"serval {command}: error: the engine is not installed here" in capsys.readouterr().err
+
+
+def test_the_commands_are_listed() -> None:
+    listed = serval("--help").stdout
+    for command, (_, summary) in ENGINE_COMMANDS.items():
+        assert f"    {command}" in listed
+        assert summary in listed

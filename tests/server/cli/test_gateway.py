@@ -1,0 +1,162 @@
+"""`serval gateway` as a process: it waits for the engine, serves, and stops with exit code 0."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from openai import AsyncOpenAI
+
+from serval_testkit.gateway import DEMO_CHECKPOINT
+from serval_testkit.stand_in_engine import StandInEngine
+
+WAIT_S = 60
+
+
+@asynccontextmanager
+async def serval_gateway(*options: str, **variables: str) -> AsyncIterator[Process]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import sys; from serval.cli import main; sys.exit(main())",
+        "gateway", "--port", "0", *options,
+        stdout=PIPE, stderr=PIPE, env=environment | variables,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def line_with(process: Process, text: str) -> str:
+    assert process.stderr is not None
+    seen = ""
+    while True:
+        line = (await asyncio.wait_for(process.stderr.readline(), WAIT_S)).decode()
+        if not line:
+            raise AssertionError(f"{text!r} did not come up in: {seen}")
+        if text in line:
+            return line
+        seen += line
+
+
+async def test_serves_what_the_engine_has_and_stops_on_sigterm() -> None:
+    async with (
+        StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine,
+        serval_gateway("--engine-url", engine.url, SERVAL_API_KEY="k") as process,
+    ):
+        url = (await line_with(process, "serving checkpoint on")).split()[-1]
+        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+            models = await client.models.list()
+            assert [model.id for model in models.data] == ["checkpoint"]
+            answer = await client.chat.completions.create(
+                model="checkpoint", messages=[{"role": "user", "content": "Hi"}]
+            )
+            assert answer.choices[0].message.content == "Hello world"
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
+
+
+async def test_lets_a_running_stream_end_when_it_is_stopped() -> None:
+    async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
+        engine.will_say("a", "b", "c", delay_s=0.3)
+        async with serval_gateway("--engine-url", engine.url, SERVAL_API_KEY="k") as process:
+            url = (await line_with(process, "serving")).split()[-1]
+            async with aiohttp.ClientSession() as http:
+                body = {
+                    "model": "checkpoint",
+                    "messages": [{"role": "user", "content": "Hi"}],
+                    "stream": True,
+                }
+                async with http.post(
+                    f"{url}/v1/chat/completions", json=body, headers={"authorization": "Bearer k"}
+                ) as response:
+                    await response.content.readany()
+                    process.send_signal(signal.SIGTERM)
+                    text = (await response.content.read()).decode()
+            assert text.endswith("data: [DONE]\n\n")
+            assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
+
+
+async def test_waits_for_an_engine_that_is_not_ready_yet() -> None:
+    engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
+    engine.ready = False
+    async with engine.running(), serval_gateway("--engine-url", engine.url) as process:
+        await line_with(process, "waiting for the engine")
+        engine.ready = True
+        await line_with(process, "serving checkpoint on")
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
+
+
+async def test_can_be_stopped_while_it_waits() -> None:
+    async with serval_gateway("--engine-url", "http://127.0.0.1:1") as process:
+        await line_with(process, "waiting for the engine")
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
+
+
+async def exit_of(*options: str, **variables: str) -> tuple[int, str]:
+    async with serval_gateway(*options, **variables) as process:
+        _, errors = await asyncio.wait_for(process.communicate(), WAIT_S)
+        assert process.returncode is not None
+        return process.returncode, errors.decode()
+
+
+async def test_gives_up_after_the_time_allowed() -> None:
+    code, errors = await exit_of("--engine-url", "http://127.0.0.1:1", "--engine-timeout", "0.1")
+    assert code == 1
+    assert "was not ready within 0.1 s" in errors
+    assert "Traceback" not in errors
+
+
+async def test_refuses_an_engine_that_streams_cumulative_text() -> None:
+    engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
+    engine.incremental_streaming_output = False
+    async with engine.running():
+        code, errors = await exit_of("--engine-url", engine.url)
+    assert code == 1
+    assert "--incremental-streaming-output" in errors
+
+
+async def test_asks_for_the_model_folder_if_the_engines_is_elsewhere() -> None:
+    async with StandInEngine(model_path="org/model").running() as engine:
+        code, errors = await exit_of("--engine-url", engine.url)
+    assert code == 1
+    assert "--model" in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "says"),
+    [
+        ((), {"SERVAL_API_KEY": " "}, "SERVAL_API_KEY"),
+        (("--api-key-file", "/does/not/exist"), {}, "/does/not/exist"),
+        ((), {"SERVAL_MAX_CHOICES": "many"}, "max_choices"),
+        ((), {"SERVAL_API_KEY_FILE": os.devnull}, "holds no key"),
+    ],
+)
+async def test_mistakes_in_the_settings_are_named_at_once(
+    options: tuple[str, ...], variables: dict[str, str], says: str
+) -> None:
+    code, errors = await exit_of(*options, **variables)
+    assert code == 1
+    assert says in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# staff\nk1\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, errors = await exit_of("--port", str(port), "--api-key-file", str(keys))
+    assert code == 1
+    assert f"127.0.0.1:{port}" in errors

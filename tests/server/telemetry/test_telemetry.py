@@ -1,0 +1,127 @@
+"""Metrics and log lines: what they count, and what they never hold."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serval.telemetry.logs import JsonFormatter
+from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+
+CANARY = "canary-in-the-prompt"
+HI: list[Any] = [{"role": "user", "content": CANARY}]
+CALL = "<longcat_tool_call>f\n</longcat_tool_call>\n"
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+async def samples(gateway: RunningGateway) -> dict[tuple[str, ...], float]:
+    """Every sample by its name and label values."""
+    text = await (await gateway.get("/metrics", key=None)).text()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_metrics_count_requests_tokens_and_tool_calls() -> None:
+    async with running_gateway() as gateway:
+        gateway.engine.will_say("a", "b", cached_tokens=3)
+        gateway.engine.will_say(CALL, cached_tokens=4)
+        gateway.engine.will_say(CALL[:25], finish={"type": "length"})
+        for body in ({}, {"tools": [TOOL], "stream": True}, {"tools": [TOOL]}, {"n": 0}):
+            await gateway.post({"model": MODEL, "messages": HI, **body})
+        await gateway.get("/nothing")
+        got = await samples(gateway)
+        prompt_tokens = sum(len(request["input_ids"]) for request in gateway.engine.requests)
+    assert got["serval_requests_total", "/v1/chat/completions", "200"] == 3
+    assert got["serval_requests_total", "/v1/chat/completions", "400"] == 1
+    assert got["serval_requests_total", "other", "404"] == 1
+    assert got["serval_tokens_total", "prompt"] == prompt_tokens
+    assert got["serval_tokens_total", "completion"] == 4
+    assert got["serval_tokens_total", "cached"] == 7
+    assert got["serval_tool_calls_total", "complete"] == 1
+    assert got["serval_tool_calls_total", "truncated"] == 1
+    assert got["serval_time_to_first_token_seconds_count",] == 3
+    assert got["serval_request_duration_seconds_count", "/v1/chat/completions"] == 4
+    assert got["serval_requests_in_flight",] == 1  # the one that asks
+    assert got["serval_engine_up",] == 1
+
+
+async def test_engine_up_follows_the_engine() -> None:
+    async with running_gateway() as gateway:
+        gateway.engine.ready = False
+        assert (await samples(gateway))["serval_engine_up",] == 0
+
+
+async def test_labels_come_from_closed_sets() -> None:
+    async with running_gateway() as gateway:
+        for path in ("/a", "/b", "/v1/models/x", "/v1/models/y"):
+            await gateway.get(path)
+        routes = {name[1] for name in await samples(gateway) if name[0] == "serval_requests_total"}
+    assert routes == {"other", "/v1/models/{model_id}"}
+
+
+async def test_a_client_that_leaves_is_counted_with_what_it_used(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "serval.requests")
+    async with running_gateway() as gateway:
+        gateway.engine.will_say("a", "b", fault="stall")
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {API_KEY}"}) as leaving:
+            body = {"model": MODEL, "messages": HI, "stream": True}
+            response = await leaving.post(f"{gateway.url}/v1/chat/completions", json=body)
+            await response.content.readany()
+            response.close()
+        await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+        got = await samples(gateway)
+        assert got["serval_requests_total", "/v1/chat/completions", "499"] == 1
+        assert got["serval_tokens_total", "completion"] == 2
+        assert got["serval_tokens_total", "prompt"] == len(gateway.engine.requests[0]["input_ids"])
+    (line,) = [
+        r for r in caplog.records if r.name == "serval.requests" and "chat" in r.__dict__["fields"]["route"]
+    ]
+    assert line.__dict__["fields"]["client_gone"] is True
+
+
+async def test_no_log_line_holds_a_prompt_an_answer_or_a_key(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with running_gateway() as gateway:
+        gateway.engine.will_say("canary-answer")
+        gateway.engine.will_say("canary-answer", fault="garbage")
+        for body in ({}, {"stream": True}, {"temperature": CANARY}, {"tools": [{"type": CANARY}]}):
+            await gateway.post({"model": MODEL, "messages": HI, **body})
+        await gateway.get("/v1/models", key=API_KEY + "x")
+        metrics = await (await gateway.get("/metrics")).text()
+    formatter = JsonFormatter()
+    lines = [formatter.format(record) for record in caplog.records if record.name.startswith("serval")]
+    assert len(lines) > 5
+    for text in (metrics, *lines):
+        for secret in (CANARY, "canary-answer", API_KEY):
+            assert secret not in text
+
+
+async def test_one_line_a_request_with_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "serval.requests")
+    async with running_gateway() as gateway:
+        response = await gateway.post(
+            {"model": MODEL, "messages": HI}, headers={"x-client-request-id": "mine-1"}
+        )
+        await gateway.post({"model": MODEL, "messages": HI}, headers={"x-client-request-id": "two words"})
+    first, second = [JsonFormatter().format(r) for r in caplog.records if r.name == "serval.requests"]
+    line = json.loads(first)
+    assert line["event"] == "request"
+    assert line["request_id"] == response.headers["x-request-id"]
+    assert line["client_request_id"] == "mine-1"
+    assert (line["route"], line["status"], line["finish_reason"]) == ("/v1/chat/completions", 200, "stop")
+    assert line["completion_tokens"] == 2
+    assert json.loads(second)["client_request_id"] is None
+
+
+def test_a_log_line_cannot_be_forged() -> None:
+    record = logging.LogRecord("serval", logging.INFO, "", 0, 'a\n{"event": "b"}\x1b[31m', None, None)
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert "\x1b" not in line

@@ -1,0 +1,424 @@
+"""One test a rule of the tool-call parser; `test_recorded_cases` has the outputs that made the rules."""
+
+import json
+
+import pytest
+
+from serval.tools.parser import ArgumentsDelta, ContentDelta, ReasoningDelta, ToolCallParser, ToolCallStart
+from serval_testkit.longcat_text import (
+    KC,
+    KO,
+    TC,
+    TE,
+    THINK,
+    THINK_END,
+    VC,
+    VO,
+    call,
+    pair,
+    pieces_of,
+    read,
+    tool,
+)
+
+TOOLS = [
+    tool("write", path={"type": "string"}, content={"type": "string"}, mode={"type": "integer"}),
+    tool("now"),
+    tool("functions.odd"),
+]
+NOW = call("now")
+
+
+def calls_of(text: str, finish_reason: str = "stop") -> list[tuple[str, str]]:
+    """The calls in `text`, after checking that reading it character by character gives the same message."""
+    whole = read(text, TOOLS, finish_reason=finish_reason)
+    assert read(text, TOOLS, finish_reason=finish_reason, size=1) == whole
+    return list(whole.calls)
+
+
+def content_of(text: str) -> str | None:
+    whole = read(text, TOOLS)
+    assert read(text, TOOLS, size=1) == whole
+    return whole.content
+
+
+class TestContent:
+    @pytest.mark.parametrize(
+        "text", ["a < b", "a <", "<", "<longcat_tool", "x <longcat_tool_call", "<longcat_toolbox>"]
+    )
+    def test_text_that_only_begins_like_a_marker_is_kept(self, text: str) -> None:
+        assert content_of(text) == text
+
+    def test_only_what_may_become_a_marker_is_held_back(self) -> None:
+        parser = ToolCallParser(TOOLS)
+        assert parser.feed("see <long") == [ContentDelta("see ")]
+        assert parser.feed("cat_") == []
+        assert parser.feed("er> and") == [ContentDelta("<longcat_er> and")]
+
+    def test_whitespace_before_a_call_is_content_only_after_text(self) -> None:
+        assert content_of("\n \n" + NOW) is None
+        assert content_of(" hm \n" + NOW) == " hm \n"
+
+    def test_whitespace_alone_is_content_only_without_tools(self) -> None:
+        assert content_of(" \n") is None
+        assert read(" \n", [], size=1).content == " \n"
+
+    def test_without_tools_markers_are_content(self) -> None:
+        assert read(NOW, [], size=1).content == NOW
+
+    def test_whitespace_after_a_call_goes_and_text_stays(self) -> None:
+        assert content_of(f"a{NOW}\n\n {NOW} b \n{NOW}\n") == "ab \n"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Write `<longcat_tool_call>` to call a tool.\nThen its name.",
+            "the marker is <longcat_tool_call>, you know",
+            "the marker is <longcat_tool_call> :)",
+        ],
+    )
+    def test_an_opening_marker_in_prose_takes_nothing_away(self, text: str) -> None:
+        assert content_of(text + "\n") == text + "\n"
+        assert calls_of(text + "\n" + NOW) == [("now", "{}")]
+
+    def test_lone_surrogates_become_the_replacement_character(self) -> None:
+        message = read("a\ud800b" + call("write", pair("path", "\udfff"), pair("mode", '"\\ud83d"')), TOOLS)
+        assert message.content == "a\ufffdb"
+        assert message.calls == (("write", '{"path": "\ufffd", "mode": "\ufffd"}'),)
+
+
+class TestName:
+    @pytest.mark.parametrize("end", ["\n", KO, TE, TC])
+    def test_the_name_is_reported_once_and_whole(self, end: str) -> None:
+        parser = ToolCallParser(TOOLS)
+        assert parser.feed(TC + "wri") == []
+        assert parser.feed("te") == []
+        assert parser.feed(end)[0] == ToolCallStart(0, "write")
+        assert not any(isinstance(event, ToolCallStart) for event in parser.feed(f"{KO}path{KC}{VO}x"))
+
+    @pytest.mark.parametrize("name", ["now", "functions.now", " now ", "\n\nnow", "now\r"])
+    def test_a_prefix_and_whitespace_are_not_part_of_the_name(self, name: str) -> None:
+        assert calls_of(f"{TC}{name}\n{TE}") == [("now", "{}")]
+
+    def test_a_declared_name_that_looks_prefixed_is_taken_as_it_is(self) -> None:
+        assert calls_of(call("functions.odd")) == [("functions.odd", "{}")]
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            call("foo", pair("path", "x")),
+            call("foo", pair("path", f"{TE} {VC} {KO}z{KC}")),
+            call("not a tool!", pair("path", "x")),
+            f"{TC}not a tool!{TE}\n",
+            f"{TC}{TE}",
+            f"{TC}\n{KO}path{KC}\n{VO}x{VC}\n{TE}",
+            f"{TC}foo",
+            f"{TC}foo\nnoise{TE}\n",
+        ],
+    )
+    def test_the_block_of_an_undeclared_tool_is_dropped_and_nothing_else(self, block: str) -> None:
+        assert calls_of(block) == []
+        assert content_of(block) is None
+        if block.rstrip().endswith(TE):
+            assert calls_of(NOW + block + NOW) == [("now", "{}"), ("now", "{}")]
+            assert content_of("a" + block + "b") == "ab"
+
+    def test_calls_are_numbered_in_their_order(self) -> None:
+        parser = ToolCallParser(TOOLS)
+        events = parser.feed(call("foo") + NOW + call("write") + NOW)
+        assert [event.index for event in events if isinstance(event, ToolCallStart)] == [0, 1, 2]
+
+    def test_flat_tools_are_read_and_broken_ones_ignored(self) -> None:
+        flat = {"type": "function", "name": "now", "parameters": {}}
+        broken = [
+            {},
+            {"function": None},
+            {"function": {"name": 3}},
+            {"function": {"name": "x", "parameters": 3}},
+        ]
+        assert read(NOW + call("x", pair("a", "1")), [*broken, flat]).calls == (
+            ("now", "{}"),
+            ("x", '{"a": 1}'),
+        )
+
+
+class TestValue:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            f"a{TE}b",
+            f"a{TE}",
+            f"{TE}{TE}\n",
+            f"a{VC}b",
+            f"{VC}{VC}",
+            f"{VC} {VO}",
+            f"a{VC}\n{TC}now\n",
+            f"a{VC}</longcat_tool",
+            f"a{VC} <",
+            KO,
+            KC,
+            VO,
+            TC,
+            f"{TC}now\n{TE}\n",
+            f"{KO}path{KC}\n{VO}x",
+            f"{THINK}{THINK_END}",
+            "</longcat_arg_value",
+            "<",
+            " \n ",
+            "&lt;![CDATA[]]>",
+            "\u2028\x00\x7f\\",
+        ],
+    )
+    def test_a_marker_in_a_value_is_data_unless_it_closes_the_value(self, value: str) -> None:
+        for text in (call("write", pair("content", value)), f"{TC}write\n{pair('content', value)}"):
+            ((_, arguments),) = calls_of(text)
+            assert json.loads(arguments) == {"content": value}
+
+    def test_a_string_is_passed_on_as_it_comes(self) -> None:
+        parser = ToolCallParser(TOOLS)
+        parser.feed(f"{TC}write\n{KO}content{KC}\n")
+        assert parser.feed(VO) == [ArgumentsDelta(0, '{"content": "')]
+        assert parser.feed("one ") == [ArgumentsDelta(0, "one ")]
+        assert parser.feed('"two"</long') == [ArgumentsDelta(0, r"\"two\"")]
+        assert parser.feed("er>") == [ArgumentsDelta(0, "</longer>")]
+        assert parser.feed(f"{VC}\n") == []
+        assert parser.feed(TE) == [ArgumentsDelta(0, '"}')]
+
+    def test_text_after_a_closing_call_marker_waits_for_the_next_one(self) -> None:
+        parser = ToolCallParser(TOOLS)
+        parser.feed(f"{TC}write\n{KO}content{KC}\n{VO}")
+        assert parser.feed(f"a{TE}b") == [ArgumentsDelta(0, "a")]
+        assert parser.feed(f"c{TE}d") == [ArgumentsDelta(0, f"{TE}bc")]
+        assert parser.feed(f"{VC}{TE}") == [ArgumentsDelta(0, f'{TE}d"}}')]
+
+    def test_a_value_that_is_no_string_is_passed_on_once(self) -> None:
+        parser = ToolCallParser(TOOLS)
+        events = [
+            event
+            for piece in pieces_of(call("write", pair("mode", "123456"), pair("path", "")), 1)
+            for event in parser.feed(piece)
+        ]
+        assert events == [
+            ToolCallStart(0, "write"),
+            ArgumentsDelta(0, '{"mode": 123456'),
+            ArgumentsDelta(0, ', "path": "'),
+            ArgumentsDelta(0, '"}'),
+        ]
+
+    def test_a_value_never_closed_ends_at_the_last_closing_call_marker(self) -> None:
+        head = f"{TC}write\n{KO}content{KC}\n{VO}"
+        assert calls_of(f"{head}a{TE}b{TE}\n") == [("write", f'{{"content": "a{TE}b"}}')]
+        assert calls_of(f"{head}a{TE}\ndone") == [("write", '{"content": "a"}')]
+        assert content_of(f"{head}a{TE}\ndone") == "done"
+        assert calls_of(f"{head}a{TE}\n{TC}now\n") == [("write", '{"content": "a"}'), ("now", "{}")]
+        assert calls_of(f"{head}a{TE}\n{head}b") == [
+            ("write", '{"content": "a"}'),
+            ("write", '{"content": "b"}'),
+        ]
+        assert calls_of(f"{TC}foo\n{KO}content{KC}\n{VO}a{TE}\n{TC}now") == [("now", "{}")]
+
+
+class TestPairs:
+    def test_of_a_repeated_key_the_first_counts(self) -> None:
+        text = call("write", pair("path", "a"), pair("path", "b"), pair("mode", "1"), pair("mode", "2"))
+        assert calls_of(text) == [("write", '{"path": "a", "mode": 1}')]
+
+    @pytest.mark.parametrize(
+        "orphan",
+        [
+            f"{KO}path{KC}\n",
+            f"{KO}path",
+            f"{KO}path\n",
+            f"{KO}{KC}{VO}x{VC}\n",
+            f"{KO}{KC}",
+        ],
+    )
+    def test_what_is_no_pair_is_dropped(self, orphan: str) -> None:
+        assert calls_of(call("write", orphan)) == [("write", "{}")]
+        assert calls_of(call("write", orphan, pair("mode", "1"))) == [("write", '{"mode": 1}')]
+        assert calls_of(call("write", pair("mode", "1"), orphan)) == [("write", '{"mode": 1}')]
+
+    @pytest.mark.parametrize("noise", ["noise", f"{VO}x{VC}", f"{VC}\n", "\n"])
+    def test_text_before_the_first_pair_is_dropped(self, noise: str) -> None:
+        assert calls_of(call("write", noise, pair("mode", "1"))) == [("write", '{"mode": 1}')]
+
+    def test_a_missing_opening_value_marker_is_made_up_for(self) -> None:
+        assert calls_of(call("write", f"{KO}path{KC}\nx y{VC}\n")) == [("write", '{"path": "x y"}')]
+        assert calls_of(call("write", f"{KO}path{KC}{VC}\n")) == [("write", '{"path": ""}')]
+
+    def test_a_missing_closing_key_marker_is_made_up_for(self) -> None:
+        assert calls_of(call("write", f"{KO}path\n{VO}x{VC}\n")) == [("write", '{"path": "x"}')]
+
+    @pytest.mark.parametrize("space", ["", " ", "\n\n", "\t\r\n"])
+    def test_any_whitespace_may_stand_between_markers(self, space: str) -> None:
+        pairs = f"{KO}path{KC}{space}{VO}x{VC}{space}{KO}mode{KC}{space}{VO}1{VC}{space}"
+        text = f"{TC}write{space}{pairs}{TE}{space}"
+        assert calls_of(text) == [("write", '{"path": "x", "mode": 1}')]
+
+    def test_a_call_that_is_not_closed_ends_where_the_next_begins(self) -> None:
+        assert calls_of(f"{TC}now\n{TC}write\n{pair('mode', '1')}{TE}") == [
+            ("now", "{}"),
+            ("write", '{"mode": 1}'),
+        ]
+
+    def test_an_undeclared_key_takes_the_json_that_its_text_is(self) -> None:
+        text = call("write", pair("x", "1"), pair(" y ", "text"), pair("z", '"q"'))
+        assert calls_of(text) == [("write", '{"x": 1, "y": "text", "z": "q"}')]
+
+    def test_a_key_known_only_by_additional_properties_loses_its_whitespace(self) -> None:
+        parameters = {"type": "object", "additionalProperties": {"type": "string"}}
+        tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+        assert read(call("f", pair(" k ", "5")), tools).calls == (("f", '{"k": "5"}'),)
+
+    def test_a_declared_key_is_taken_with_its_whitespace(self) -> None:
+        tools = [tool("f", **{" k ": {"type": "string"}})]
+        assert read(call("f", pair(" k ", "1")), tools).calls == (("f", '{" k ": "1"}'),)
+
+
+class TestFinish:
+    CUTS = (
+        (f"{TC}wri", [], []),
+        (f"{TC}write", [("write", "{}")], []),
+        (f"{TC}write\n", [("write", "{}")], [("write", "")]),
+        (f"{TC}write\n{KO}pa", [("write", "{}")], [("write", "")]),
+        (f"{TC}write\n{KO}mode{KC}\n{VO}12", [("write", '{"mode": 12}')], [("write", "")]),
+        (f"{TC}write\n{KO}mode{KC}\n{VO}12{VC}", [("write", '{"mode": 12}')], [("write", '{"mode": 12')]),
+        (f"{TC}write\n{KO}path{KC}\n{VO}", [("write", '{"path": ""}')], [("write", '{"path": "')]),
+        (f"{TC}write\n{KO}path{KC}\n{VO}a", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
+        (f"{TC}write\n{KO}path{KC}\n{VO}a<", [("write", '{"path": "a<"}')], [("write", '{"path": "a<')]),
+        (
+            f"{TC}write\n{KO}path{KC}\n{VO}a{VC[:12]}",
+            [("write", '{"path": "a"}')],
+            [("write", '{"path": "a')],
+        ),
+        (f"{TC}write\n{KO}path{KC}\n{VO}a{VC}", [("write", '{"path": "a"}')], [("write", '{"path": "a"')]),
+        (
+            f"{TC}write\n{KO}path{KC}\n{VO}a{VC}\n{TE[:5]}",
+            [("write", '{"path": "a"}')],
+            [("write", '{"path": "a"')],
+        ),
+        (f"{TC}write\n{KO}path{KC}\n{VO}a{TE}", [("write", '{"path": "a"}')], [("write", '{"path": "a"}')]),
+        (
+            f"{TC}write\n{KO}path{KC}\n{VO}a{TE} b",
+            [("write", '{"path": "a"}')],
+            [("write", f'{{"path": "a{TE} b')],
+        ),
+    )
+
+    @pytest.mark.parametrize(("text", "complete", "cut"), CUTS, ids=lambda value: str(value)[:60])
+    def test_a_stop_closes_the_arguments_and_a_length_limit_leaves_them_open(
+        self, text: str, complete: list[tuple[str, str]], cut: list[tuple[str, str]]
+    ) -> None:
+        assert calls_of(text, "stop") == calls_of(text, "tool_calls") == complete
+        assert calls_of(text, "length") == calls_of(text, "abort") == cut
+        assert read(text, TOOLS, finish_reason="length").content is None
+
+    def test_finish_ends_the_parser(self) -> None:
+        parser = ToolCallParser(TOOLS)
+        parser.feed("a <")
+        assert parser.finish("stop") == [ContentDelta("<")]
+        assert parser.finish("stop") == []
+        with pytest.raises(RuntimeError, match="make a new one"):
+            parser.feed("b")
+
+
+class TestReasoning:
+    @pytest.mark.parametrize("size", [0, 1, 3])
+    @pytest.mark.parametrize(
+        ("text", "thinking"),
+        [
+            (f"\nhm <b> \n\nso\n{THINK_END}\nyes ", True),
+            (f"{THINK}\nhm <b> \n\nso\n{THINK_END}\n\nyes ", True),
+            (f"\n{THINK}hm <b> \n\nso{THINK_END}yes ", False),
+        ],
+    )
+    def test_the_think_block_is_reasoning_without_the_whitespace_around_it(
+        self, text: str, thinking: bool, size: int
+    ) -> None:
+        for tools in (TOOLS, []):
+            message = read(text, tools, thinking=thinking, size=size)
+            assert (message.reasoning, message.content) == ("hm <b> \n\nso", "yes ")
+
+    def test_it_is_passed_on_as_it_comes(self) -> None:
+        parser = ToolCallParser(TOOLS, thinking=True)
+        assert parser.feed("\nhm") == [ReasoningDelta("hm")]
+        assert parser.feed(" \n") == []
+        assert parser.feed("so </long") == [ReasoningDelta(" \nso")]
+        assert parser.feed("er>") == [ReasoningDelta(" </longer>")]
+
+    def test_an_empty_block_is_no_reasoning(self) -> None:
+        message = read(f"{THINK}\n{THINK_END}\nyes", TOOLS)
+        assert (message.reasoning, message.content) == (None, "yes")
+
+    def test_a_block_never_closed_is_all_reasoning(self) -> None:
+        message = read("hm\n", TOOLS, thinking=True)
+        assert (message.reasoning, message.content) == ("hm", None)
+
+    @pytest.mark.parametrize("size", [0, 1])
+    def test_a_call_ends_it(self, size: int) -> None:
+        message = read(f"hm\n{NOW}{THINK_END}\nyes", TOOLS, thinking=True, size=size)
+        assert (message.reasoning, message.content, message.calls) == ("hm", "yes", (("now", "{}"),))
+        message = read(f"hm\n{NOW}well{THINK_END}\nyes {THINK_END}", TOOLS, thinking=True, size=size)
+        assert (message.reasoning, message.content) == ("hm", f"wellyes {THINK_END}")
+
+    @pytest.mark.parametrize("size", [0, 1])
+    def test_an_opening_marker_in_prose_does_not_end_it(self, size: int) -> None:
+        text = f"the marker `{TC}` opens a call\n{THINK_END}\nyes"
+        message = read(text, TOOLS, thinking=True, size=size)
+        assert (message.reasoning, message.content) == (f"the marker `{TC}` opens a call", "yes")
+
+    def test_in_the_middle_of_content_the_markers_are_content(self) -> None:
+        assert content_of(f"a {THINK}b{THINK_END} c") == f"a {THINK}b{THINK_END} c"
+        assert content_of(f"{NOW}{THINK}b{THINK_END}") == f"{THINK}b{THINK_END}"
+
+
+class TestJsonDialect:
+    @pytest.mark.parametrize(
+        ("block", "arguments"),
+        [
+            ('{"name": "write", "arguments": {"mode":1, "x":[{}]}}', '{"mode": 1, "x": [{}]}'),
+            ('\n{"name": "write", "arguments": {}}\n', "{}"),
+            ('{"name": "write"}', "{}"),
+            ('{"name": "functions.write", "parameters": {"a": "é"}}', '{"a": "é"}'),
+            ('{"arguments": "{\\"a\\": 1}", "name": "write"}', '{"a": 1}'),
+            ('{"name": "write", "arguments": {"a": "x\ny"}}', r'{"a": "x\ny"}'),
+            (
+                f'{{"name": "write", "arguments": {{"a": "{TE} {TC} \\"}} {{"}}}}',
+                f'{{"a": "{TE} {TC} \\"}} {{"}}',
+            ),
+        ],
+    )
+    def test_a_json_object_is_a_call(self, block: str, arguments: str) -> None:
+        expected = [("write", arguments), ("now", "{}")]
+        assert calls_of(f"{TC}{block}{TE}{NOW}") == expected
+        assert content_of(f"a{TC}{block}{TE}\nb") == "ab"
+        assert calls_of(f"{TC}{block}") == expected[:1]
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            '{"name": "foo", "arguments": {}}',
+            '{"name": "write", "arguments": []}',
+            '{"name": "write", "arguments": "x"}',
+            '{"name": "write", "arguments": {"a": NaN}}',
+            '{"name": "write", "arguments": {"a": ' + "[" * 500 + "]" * 500 + "}}",
+            '{"name": "write", "arguments": {"a": ' + "9" * 5000 + "}}",
+            '{"name": 3}',
+            "{function-name}",
+            '{"name": "write", "arguments": {',
+            '{"name": "write, "arguments": {}}',
+            '{"name": "write',
+            '{"name": \\"write\\"}',
+        ],
+    )
+    def test_a_block_that_is_no_call_is_dropped_and_nothing_else(self, block: str) -> None:
+        assert calls_of(f"{NOW}{TC}{block}{TE}{NOW}") == [("now", "{}"), ("now", "{}")]
+        assert content_of(f"a{TC}{block}{TE}b") == "ab"
+
+    def test_a_string_that_swallowed_the_closing_marker_gives_back_what_follows(self) -> None:
+        text = f'{TC}{{"name{TE} "{TE}{NOW}'
+        assert content_of(text) == f'"{TE}'
+        assert calls_of(text) == [("now", "{}")]
+
+    def test_a_call_cut_short_is_not_reported(self) -> None:
+        assert calls_of(f'{TC}{{"name": "write", "arguments": {{"a": "b', "length") == []

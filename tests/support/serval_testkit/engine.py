@@ -1,0 +1,192 @@
+"""Start the real engine on a checkpoint, ask it for tokens with log-probabilities, stop it without
+leftovers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+DType = Literal["float32", "bfloat16"]
+
+_START_TIMEOUT_S = 600.0  # 15-25 s alone on two cores, minutes beside other work
+_STOP_TIMEOUT_S = 120.0
+_REQUEST_TIMEOUT_S = 600.0
+_LOG_TAIL_CHARACTERS = 6000
+
+
+class EngineFailed(RuntimeError):
+    """The engine did not become ready; the message ends with the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A running engine."""
+
+    base_url: str
+    launcher_pid: int
+    log_path: Path
+
+    def log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def metric_total(self, name: str) -> float:
+        """The values of a Prometheus metric of the engine, summed over its labels; 0.0 if it has none yet."""
+        with _open(f"{self.base_url}/metrics") as response:
+            lines = response.read().decode().splitlines()
+        samples = (line for line in lines if line.split("{")[0].split(" ")[0] == name)
+        return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answer to one request; log-probabilities are natural logarithms by token id."""
+
+    prompt: Sequence[int]
+    output_ids: Sequence[int]
+    output_top: Sequence[Mapping[int, float] | None]  # one per output token: the most likely tokens there
+    prompt_top: Sequence[Mapping[int, float] | None]  # one per prompt token; None for the first
+    cached_tokens: int
+
+
+@contextmanager
+def running_engine(
+    model_dir: Path | str,
+    *,
+    dtype: DType,
+    tp: int = 1,
+    ep: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
+    extra_flags: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Engine]:
+    """``python -m serval_sglang.launch`` on a free loopback port, healthy on entry and stopped on exit.
+
+    Args:
+        extra_flags: flags of sglang.launch_server.
+        environment: variables beside this process's own.
+
+    Raises:
+        EngineFailed: it ended before it was healthy, did not become healthy in time, or did not stop cleanly.
+    """
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="serval-engine-") as folder:
+        log_path = Path(folder) / "engine.log"
+        command = [sys.executable, "-m", "serval_sglang.launch", f"--model={model_dir}", f"--port={port}"]
+        command += [f"--tp={tp}", f"--ep={ep}", f"--device={device}", "--", f"--dtype={dtype}", *extra_flags]
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+            )
+        engine = Engine(f"http://127.0.0.1:{port}", process.pid, log_path)
+        try:
+            _wait_until_healthy(engine, process)
+            yield engine
+        finally:
+            returncode = _stop(process)
+        if returncode != 0:
+            raise EngineFailed(f"the engine stopped with exit code {returncode}:\n{_tail(log_path)}")
+
+
+def generate(engine: Engine, prompt: Sequence[int], *, max_new_tokens: int, top: int = 20) -> Generation:
+    """Greedy decoding of ``max_new_tokens`` tokens, end-of-sequence tokens included.
+
+    Log-probabilities are asked for from the first prompt token on only if ``max_new_tokens`` is 1: asking for
+    them makes SGLang compute the whole prompt, so that no prefix hit could be seen.
+    """
+    of_prompt = max_new_tokens == 1
+    answer = _post(
+        f"{engine.base_url}/generate",
+        {
+            "input_ids": list(prompt),
+            "sampling_params": {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True},
+            "return_logprob": True,
+            "top_logprobs_num": top,
+            "logprob_start_len": 0 if of_prompt else -1,
+        },
+    )
+    meta = answer["meta_info"]
+    return Generation(
+        prompt=tuple(prompt),
+        output_ids=[token for _, token, _ in meta["output_token_logprobs"]],
+        output_top=[_by_token(entries) for entries in meta["output_top_logprobs"]],
+        prompt_top=[entries and _by_token(entries) for entries in meta["input_top_logprobs"]]
+        if of_prompt
+        else [],
+        cached_tokens=meta["cached_tokens"],
+    )
+
+
+def reload_weights(engine: Engine, model_dir: Path | str) -> None:
+    """Load a checkpoint into the running engine; clears its prefix cache."""
+    answer = _post(f"{engine.base_url}/update_weights_from_disk", {"model_path": str(model_dir)})
+    assert answer["success"], answer
+
+
+def _by_token(entries: Sequence[tuple[float, int, object]]) -> dict[int, float]:
+    return {token: logprob for logprob, token, _ in entries}
+
+
+def _free_port() -> int:
+    """A port below those the system hands out: the engine binds it only after opening dozens of its own."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _wait_until_healthy(engine: Engine, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise EngineFailed(f"the engine ended with {process.returncode}:\n{_tail(engine.log_path)}")
+        with (
+            suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            _open(f"{engine.base_url}/health"),
+        ):
+            return
+        time.sleep(0.5)
+    raise EngineFailed(f"the engine was not healthy after {_START_TIMEOUT_S} s:\n{_tail(engine.log_path)}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """SIGTERM, then after a while SIGKILL, on which the engine's processes end with their parent."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _tail(log_path: Path) -> str:
+    return log_path.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_CHARACTERS:]
+
+
+def _open(url: str, data: bytes | None = None) -> Any:
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310
+    return urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S)  # noqa: S310
+
+
+def _post(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    with _open(url, json.dumps(body).encode()) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer

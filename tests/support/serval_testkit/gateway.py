@@ -1,0 +1,76 @@
+"""The gateway in front of a StandInEngine, on real ports of the loopback interface."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from openai import AsyncOpenAI
+
+from serval.engine.client import connect_engine
+from serval.gateway import build_app
+from serval.settings import Settings
+from serval_testkit.running_app import running_app
+from serval_testkit.stand_in_engine import StandInEngine
+
+DEMO_CHECKPOINT = Path(__file__).parents[3] / "model_adapter/serval_sglang/demo/checkpoint"
+API_KEY = "sk-test-5f1c2d"  # the canary that must show up nowhere
+MODEL = "longcat-demo"
+
+
+@dataclass
+class RunningGateway:
+    """A gateway that is being served, its engine, and clients for it."""
+
+    url: str
+    engine: StandInEngine
+    openai: AsyncOpenAI
+    http: aiohttp.ClientSession
+
+    async def post(
+        self, body: Any, *, path: str = "/v1/chat/completions", **options: Any
+    ) -> aiohttp.ClientResponse:
+        """POST `body`, JSON or bytes, with the key; the response is read."""
+        headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
+        headers |= options.pop("headers", {})
+        content: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body}
+        async with self.http.post(self.url + path, headers=headers, **content, **options) as response:
+            await response.read()
+            return response
+
+    async def get(
+        self, path: str, *, method: str = "GET", key: str | None = API_KEY
+    ) -> aiohttp.ClientResponse:
+        """GET `path` (or another method); the response is read."""
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        async with self.http.request(
+            method, self.url + path, headers=headers, allow_redirects=False
+        ) as response:
+            await response.read()
+            return response
+
+
+@asynccontextmanager
+async def running_gateway(
+    *, engine_url: str | None = None, engine: StandInEngine | None = None, **settings: Any
+) -> AsyncIterator[RunningGateway]:
+    """Serve a gateway for the demo checkpoint; `engine_url` replaces the stand-in's address."""
+    engine = engine or StandInEngine(model_path=str(DEMO_CHECKPOINT))
+    async with engine.running():
+        values: dict[str, Any] = {
+            "engine_url": engine_url or engine.url,
+            "api_key": API_KEY,
+            "served_model_name": MODEL,
+            **settings,
+        }
+        configured = Settings(**values)
+        async with connect_engine(Settings(engine_url=engine.url)) as probe:
+            info = await probe.info()
+        async with connect_engine(configured) as client:
+            app, _ = build_app(configured, engine=client, info=info)
+            async with running_app(app) as url, aiohttp.ClientSession() as http:
+                openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=API_KEY, max_retries=0)
+                yield RunningGateway(url=url, engine=engine, openai=openai, http=http)
+                await openai.close()

@@ -1,0 +1,76 @@
+"""xgrammar with a vocabulary of single bytes: what a structural tag accepts, and random texts it admits."""
+
+import json
+import random
+from typing import Any
+
+import torch
+import xgrammar
+
+_STOP = 256
+_VOCABULARY = [bytes([byte]) for byte in range(256)] + [b"</s>"]
+# Bytes that end strings, objects, arrays and values. Without a bias to them most walks never end.
+_ENDINGS = [ord(character) for character in '<"}]']
+_WORDS = (_STOP + 32) // 32
+
+_compiler = xgrammar.GrammarCompiler(
+    xgrammar.TokenizerInfo(
+        _VOCABULARY, xgrammar.VocabType.RAW, vocab_size=len(_VOCABULARY), stop_token_ids=[_STOP]
+    ),
+    max_threads=1,
+    cache_enabled=False,
+)
+
+
+class UnfinishedWalkError(Exception):
+    """The walk gave no text: it reached its limit, or broke UTF-8, which xgrammar allows in any text."""
+
+
+def compiled(tag: dict[str, Any]) -> xgrammar.CompiledGrammar:
+    """`tag` compiled as SGLang does it."""
+    return _compiler.compile_structural_tag(json.dumps(tag))
+
+
+def accepts(grammar: xgrammar.CompiledGrammar, text: str) -> bool:
+    """Whether `text` is a whole output that the grammar admits."""
+    matcher = xgrammar.GrammarMatcher(grammar)
+    return bool(matcher.accept_string(text)) and bool(matcher.accept_token(_STOP))
+
+
+def walk(grammar: xgrammar.CompiledGrammar, choices: random.Random, *, limit: int = 3000) -> str:
+    """A random text that the grammar admits, each byte drawn from those allowed: infinite temperature.
+
+    Raises UnfinishedWalkError if it does not end within `limit` bytes.
+    """
+    matcher = xgrammar.GrammarMatcher(grammar)
+    bitmask = torch.zeros((1, _WORDS), dtype=torch.int32)
+    written = bytearray()
+    for _ in range(limit):
+        matcher.fill_next_token_bitmask(bitmask)
+        words = bitmask[0].tolist()
+        allowed = [token for token in range(_STOP + 1) if words[token >> 5] >> (token & 31) & 1]
+        if not allowed:
+            raise AssertionError(f"the grammar allows nothing after {bytes(written)!r}")
+        token = _chosen(allowed, choices)
+        if not matcher.accept_token(token):
+            raise AssertionError(
+                f"after {bytes(written)!r} the grammar refuses {token}, which its mask allows"
+            )
+        if token == _STOP:
+            try:
+                return written.decode()
+            except UnicodeDecodeError as error:
+                raise UnfinishedWalkError from error
+        written.append(token)
+    raise UnfinishedWalkError
+
+
+def _chosen(allowed: list[int], choices: random.Random) -> int:
+    if allowed[-1] == _STOP and choices.random() < 0.5:
+        return _STOP
+    endings = [token for token in _ENDINGS if token in allowed]
+    if endings and choices.random() < 0.15:
+        return choices.choice(endings)
+    # Multi-byte characters take most byte values but should not take most of the text.
+    ascii_only = [token for token in allowed if token < 128]
+    return choices.choice(ascii_only if ascii_only and choices.random() < 0.95 else allowed)

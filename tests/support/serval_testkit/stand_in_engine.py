@@ -1,0 +1,165 @@
+"""StandInEngine: an HTTP server that speaks SGLang's native protocol and says what a test told it to.
+
+It stands in for SGLang 0.5.23 started with `--incremental-streaming-output`: `/generate`, `/abort_request`,
+`/ready`, `/health`, `/model_info`, `/server_info`, `/v1/models`. It computes nothing.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aiohttp import web
+
+Fault = Literal["stall", "cut", "garbage", "no_finish", "error_event", "http_error", "silent"]
+
+STOP: dict[str, Any] = {"type": "stop", "matched": 2}
+
+
+@dataclass
+class Answer:
+    """What the next `/generate` does: each piece of text is one event and counts as one token."""
+
+    pieces: Sequence[str] = ("Hello", " world")
+    finish: dict[str, Any] = field(default_factory=lambda: dict(STOP))
+    # After the pieces: stall, cut the connection, send garbage, leave out the finish, send an error.
+    # `http_error` answers at once with `status`; `silent` never answers.
+    fault: Fault | None = None
+    status: int = 500
+    message: str = "stand-in failure"
+    cached_tokens: int = 0
+    # Tokens per event, and [log-probability, id, text] of each.
+    logprobs: Sequence[Sequence[list[Any]]] | None = None
+    delay_s: float = 0.0
+
+
+class StandInEngine:
+    """See the module. `requests` and `aborted` are what it was sent; `answers` what it will say, in order."""
+
+    def __init__(self, *, model_path: str, context_length: int = 8192, max_req_input_len: int = 8000) -> None:
+        self.model_path = model_path
+        self.context_length = context_length
+        self.max_req_input_len = max_req_input_len
+        self.incremental_streaming_output = True
+        self.ready = True
+        self.answers: deque[Answer] = deque()
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.aborted: list[str] = []
+        self.abort_seen = asyncio.Event()
+        self.generating = asyncio.Event()
+        self.url = ""
+
+    def will_say(self, *pieces: str, **fields: Any) -> None:
+        """Queue an answer made of `pieces`."""
+        self.answers.append(Answer(pieces=pieces, **fields))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["StandInEngine"]:
+        """Serve on a free port of the loopback interface."""
+        app = web.Application(client_max_size=1 << 30)
+        app.add_routes(
+            [
+                web.post("/generate", self._generate),
+                web.post("/abort_request", self._abort),
+                web.get("/ready", self._ready),
+                web.get("/health", self._ready),
+                web.get("/model_info", self._model_info),
+                web.get("/server_info", self._server_info),
+                web.get("/v1/models", self._models),
+            ]
+        )
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self.ready else 503)
+
+    async def _model_info(self, _: web.Request) -> web.Response:
+        return web.json_response({"model_path": self.model_path, "served_model_name": self.model_path})
+
+    async def _server_info(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "max_req_input_len": self.max_req_input_len,
+                "incremental_streaming_output": self.incremental_streaming_output,
+            }
+        )
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m", "max_model_len": self.context_length}]})
+
+    async def _abort(self, request: web.Request) -> web.Response:
+        self.aborted.append((await request.json())["rid"])
+        self.abort_seen.set()
+        return web.Response()
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        self.generating.set()
+        answer = self.answers.popleft() if self.answers else Answer()
+        if answer.fault == "http_error":
+            return web.json_response({"error": {"message": answer.message}}, status=answer.status)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        if answer.fault == "silent":
+            await asyncio.sleep(3600)
+        for place, event in enumerate(_events(answer, prompt_tokens=len(body["input_ids"]), rid=body["rid"])):
+            if answer.delay_s and place:
+                await asyncio.sleep(answer.delay_s)
+            await response.write(_frame(event))
+        await _end(answer, response, request)
+        return response
+
+
+def _events(answer: Answer, *, prompt_tokens: int, rid: str) -> list[dict[str, Any]]:
+    events = []
+    for place, piece in enumerate(answer.pieces):
+        last = place == len(answer.pieces) - 1 and answer.fault is None
+        meta: dict[str, Any] = {
+            "id": rid,
+            "finish_reason": answer.finish if last else None,
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": place + 1,
+            "cached_tokens": answer.cached_tokens,
+            "reasoning_tokens": 0,
+        }
+        if answer.logprobs is not None:
+            entries = [list(entry) for entry in answer.logprobs[place]]
+            meta["output_token_logprobs"] = entries
+            meta["output_top_logprobs"] = [[entry] for entry in entries]
+        events.append({"text": piece, "output_ids": [place + 100], "meta_info": meta})
+    return events
+
+
+async def _end(answer: Answer, response: web.StreamResponse, request: web.Request) -> None:
+    if answer.fault == "stall":
+        await asyncio.sleep(3600)
+    if answer.fault == "cut":
+        assert request.transport is not None
+        request.transport.close()
+        return
+    if answer.fault == "garbage":
+        await response.write(b"data: {this is not JSON\n\n")
+        await asyncio.sleep(3600)
+    if answer.fault == "error_event":
+        await response.write(_frame({"error": {"message": answer.message, "code": answer.status}}))
+    await response.write(b"data: [DONE]\n\n")
+    await response.write_eof()
+
+
+def _frame(event: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
