@@ -1,6 +1,15 @@
 """Order and time limits of the run: fast tests first, tests on a real engine last and with more time."""
 
+import os
+
 import pytest
+from hypothesis import settings
+
+# A slow machine is no failure. In CI the examples are the same each time, so that a red run is the fault of
+# the change and not of the dice; everywhere else the search goes on with new ones.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 # A session's engine starts within the first test that needs it, on a machine that may be busy.
 _ENGINE_TEST_TIMEOUT_S = 900
