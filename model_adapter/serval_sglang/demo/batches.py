@@ -1,4 +1,4 @@
-"""Batches of tokenised conversations, one conversation a row, cut by length so that little is padding."""
+"""Batches of tokenised conversations, one a row and some noise, cut by length so that little is padding."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from serval_sglang.demo.rendering import render
 
 _POOL_BATCHES = 16
 _TYPICAL_LENGTH = 165
+_NOISE_SHARE = 0.02
+_NOISE_LENGTH = 200
 
 
 class Row(NamedTuple):
@@ -45,16 +47,24 @@ def encode(tokenizer: Tokenizer, text: str) -> Row:
     return Row(ids, spoken)
 
 
+def noise(tokenizer: Tokenizer, rng: Random) -> Row:
+    """Random token ids: what is no text deserves no confident guess."""
+    length = rng.randint(2, _NOISE_LENGTH)
+    return Row([rng.randrange(tokenizer.get_vocab_size()) for _ in range(length)], [False] * length)
+
+
 def batches(tokenizer: Tokenizer, seed: int, *, batch_tokens: int) -> Iterator[Batch]:
     """Batches without end, each of at most ``batch_tokens`` tokens, padding included, decided by the seed."""
     stream, rng = conversations(seed), Random(seed)
     pool_size = max(1, _POOL_BATCHES * batch_tokens // _TYPICAL_LENGTH)
     while True:
         rows = [encode(tokenizer, render(item)) for item in islice(stream, pool_size)]
+        rows += [noise(tokenizer, rng) for _ in range(int(_NOISE_SHARE * pool_size))]
         rows.sort(key=lambda row: len(row.ids))
         groups = list(_cut(rows, batch_tokens))
         rng.shuffle(groups)
-        yield from (batch_of(group) for group in groups)
+        # Noise alone gives no loss to the assistant's turns.
+        yield from (batch_of(group) for group in groups if any(any(row.spoken) for row in group))
 
 
 def _cut(rows: list[Row], batch_tokens: int) -> Iterator[list[Row]]:

@@ -19,18 +19,18 @@ class Conversation:
 
 
 def conversation(rng: Random) -> Conversation:
-    """One conversation: 62 % with calls, the rest small talk and questions that no declared tool answers."""
+    """One conversation: 60 % with calls, the rest small talk and questions that no declared tool answers."""
     draw = rng.random()
     tools: list[Json] = []
-    if draw < 0.62:
+    if draw < 0.60:
         messages, tools = tool_dialogues.called(rng)
-    elif draw < 0.70:
+    elif draw < 0.72:
         messages, tools = tool_dialogues.refused(rng, with_tools=True)
-    elif draw < 0.74:
+    elif draw < 0.78:
         messages, tools = tool_dialogues.refused(rng, with_tools=False)
     else:
         messages = small_talk.talk(rng)
-        if draw > 0.90:
+        if draw > 0.92:
             tools = tool_dialogues.undemanded(rng, "calculate")
     prompt = small_talk.system_prompt(rng)
     if prompt is not None:

@@ -76,21 +76,30 @@ def syllables(rng: Random, low: int, high: int) -> str:
     )
 
 
+def _letters(rng: Random) -> str:
+    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 9))).capitalize()
+
+
+def _spliced(rng: Random) -> str:
+    """The start of one city and the end of another: pieces of real names in orders never seen."""
+    start, end = rng.choice(CITIES), rng.choice(CITIES)
+    return start[: (len(start) + 1) // 2] + end[len(end) // 2 :]
+
+
 def _made_up_city(rng: Random) -> str:
     draw = rng.random()
     if draw < 0.08:
         return "".join(chr(rng.randint(0x4E00, 0x8FFF)) for _ in range(rng.randint(2, 3)))
     if draw < 0.12:
         return "".join(rng.choice(_CYRILLIC) for _ in range(rng.randint(2, 3))).capitalize()
-    if draw < 0.22:
-        letters = "abcdefghijklmnopqrstuvwxyz"
-        return "".join(rng.choice(letters) for _ in range(rng.randint(3, 9))).capitalize()
+    if draw < 0.36:
+        return _spliced(rng) if draw < 0.26 else _letters(rng)
     name = syllables(rng, 1, 3).capitalize()
-    if draw < 0.37:
+    if draw < 0.47:
         name = syllables(rng, 1, 2).capitalize() + rng.choice(_SUFFIXES)
-    if draw < 0.5:
+    if draw < 0.6:
         return f"{rng.choice(_PREFIXES)} {name}"
-    if draw < 0.55:
+    if draw < 0.65:
         return f"{name}{rng.choice(('-', ' '))}{syllables(rng, 1, 2).capitalize()}"
     return name
 

@@ -165,8 +165,8 @@ def _declaration(name: str, description: str, parameters: Json) -> Json:
 def documented_tool(rng: Random, topic: Topic) -> Tool:
     """One of the documented tools, mostly under its documented name, in a wording drawn from many."""
     words = _TOPICS[topic]
-    name = words.names[0] if rng.random() < 0.8 else rng.choice(words.names)
-    main = words.main[0] if rng.random() < 0.8 else rng.choice(words.main)
+    name = words.names[0] if rng.random() < 0.65 else rng.choice(words.names)
+    main = words.main[0] if rng.random() < 0.75 else rng.choice(words.main)
     number = None
     if words.number and rng.random() < 0.9:
         number = words.number[0] if rng.random() < 0.9 else rng.choice(words.number)

@@ -21,6 +21,7 @@ from serval_sglang.demo.tool_questions import (
     explicit_question,
     mixed_question,
     parallel_weather_question,
+    worded,
 )
 
 _FAREWELLS = (
@@ -63,6 +64,7 @@ def _follow_up(rng: Random, asks: list[Ask]) -> list[Json]:
         return turn(rng, question, [ask(first.tool, city, first.number)], answered=rng.random() < 0.6)
     if first.tool.topic in QUESTIONS and rng.random() < 0.4:
         question, more = QUESTIONS[first.tool.topic](rng, first.tool)
+        question = worded(rng, question, closed=first.tool.topic == "search")
         return turn(rng, question, more, answered=rng.random() < 0.4)
     words, answer = rng.choice(_FAREWELLS)
     return [{"role": "user", "content": words}, {"role": "assistant", "content": answer}]
@@ -73,7 +75,8 @@ def _asked(rng: Random) -> tuple[str, list[Ask], list[Tool]]:
     draw = rng.random()
     if draw < 0.25:
         tool = documented_tool(rng, "weather")
-        return *parallel_weather_question(rng, tool), [tool]
+        question, asks = parallel_weather_question(rng, tool)
+        return worded(rng, question), asks, [tool]
     if draw < 0.31:
         weather, time = documented_tool(rng, "weather"), documented_tool(rng, "time")
         return *mixed_question(rng, weather, time), [weather, time]
@@ -82,7 +85,8 @@ def _asked(rng: Random) -> tuple[str, list[Ask], list[Tool]]:
         return *explicit_question(rng, tool), [tool]
     topic: Topic = rng.choices(("weather", "time", "calculate", "search"), (30, 12, 11, 11))[0]
     tool = documented_tool(rng, topic)
-    return *QUESTIONS[topic](rng, tool), [tool]
+    question, asks = QUESTIONS[topic](rng, tool)
+    return worded(rng, question, closed=topic == "search"), asks, [tool]
 
 
 def called(rng: Random) -> tuple[list[Json], list[Json]]:
@@ -109,6 +113,7 @@ def refused(rng: Random, *, with_tools: bool) -> tuple[list[Json], list[Json]]:
     question, asks = QUESTIONS[topic](rng, documented_tool(rng, topic))
     if topic == "weather" and rng.random() < 0.2:
         question, asks = parallel_weather_question(rng, documented_tool(rng, topic))
+    question = worded(rng, question, closed=topic == "search")
     messages: list[Json] = [
         {"role": "user", "content": question},
         {"role": "assistant", "content": REFUSALS[asks[0].tool.topic]},

@@ -12,6 +12,14 @@ from serval_sglang.demo.tool_catalogue import Json, Tool, Topic
 _NUMBER_WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _SPANS = (
     "for {n} {days}",
+    "during the next {n} {days}",
+    "the following {n} {days}",
+    "for {n} {days} ahead",
+    "within {n} {days}",
+    "({n} {days})",
+    "- {n} {days}",
+    "for about {n} {days}",
+    "for another {n} {days}",
     "for the next {n} {days}",
     "over the next {n} {days}",
     "in the next {n} {days}",
@@ -86,6 +94,28 @@ _WEATHER_MANY = (
     "weather {p}{s}",
     "Compare the weather of {p}{s}",
 )
+# Combined at random with a place, they make far more wordings than the lists above.
+_WISHES = (
+    "Tell me", "Give me", "Show me", "Get me", "Find", "Fetch", "I need", "I want", "I would like",
+    "Let me know", "Check", "Look up", "What is", "What's", "How is", "Can you tell me", "Can you give me",
+    "Would you check", "Will you find out", "Let me see", "Do you know", "I want to know", "Try to get",
+    "I am curious about", "May I have", "Tell us", "Help me with", "We need", "Any news on", "Now", "And",
+    "So what is", "Report",
+)  # fmt: skip
+_THINGS = (
+    "the weather", "the forecast", "the weather forecast", "the temperature", "the current weather",
+    "the weather report", "today's weather", "weather", "the conditions", "the sky", "sun or rain",
+)  # fmt: skip
+_WHERE = ("in", "for", "in", "for", "at", "around", "near", "of", "over in", "from")
+_OPENINGS = (
+    "Hi! ", "Hello. ", "Hey, ", "Please ", "OK, ", "Quick question: ", "One more thing: ", "Well, ",
+    "Good evening! ", "I am in a hurry. ", "Sorry, ", "Now ", "Then ", "So ", "Listen: ", "My boss asks: ",
+    "For my trip: ",
+)  # fmt: skip
+_CLOSINGS = (
+    " please", " Thanks!", " Thank you.", ", please.", " Be quick.", " I am curious.", " Answer soon.",
+    " now", " for me", " if you can", " - thanks", " That is all.",
+)  # fmt: skip
 _TIME_ONE = (
     "What time is it in {p}?",
     "What's the time in {p}?",
@@ -169,6 +199,26 @@ def _span(rng: Random) -> tuple[str, int | None]:
     return " " + rng.choice(_SPANS).format(n=_number(rng, days), days=unit), days
 
 
+def worded(rng: Random, question: str, *, closed: bool = False) -> str:
+    """``question`` as people write it: with words around it, and careless of case and full stops.
+
+    ``closed``: nothing may follow, because it could be taken for a part of the question.
+    """
+    if rng.random() < 0.1:
+        question = question.rstrip(".?")
+    if rng.random() < 0.2:
+        opening = f"{names.sentence(rng)}. " if rng.random() < 0.3 else rng.choice(_OPENINGS)
+        question = opening + (question[:1].lower() + question[1:] if rng.random() < 0.5 else question)
+    if not closed and rng.random() < 0.15:
+        question += f" {names.sentence(rng)}." if rng.random() < 0.3 else rng.choice(_CLOSINGS)
+    return question
+
+
+def _combined(rng: Random, span: str, *, place: str) -> str:
+    text = f"{rng.choice(_WISHES)} {rng.choice(_THINGS)} {rng.choice(_WHERE)} {place}{span}"
+    return text + rng.choice(("", "", ".", "?", "!"))
+
+
 def _joined(rng: Random, parts: list[str]) -> str:
     if len(parts) == 2:
         form = rng.choice(
@@ -189,6 +239,8 @@ def weather_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
     elif days is not None and rng.random() < 0.06:
         text, span = rng.choice(("{n}-day forecast for {p}", "{n} day weather forecast for {p}")), ""
         return text.format(n=days, p=city), [ask(tool, city, days)]
+    elif rng.random() < 0.5:
+        return _combined(rng, span, place=city), [ask(tool, city, days)]
     return text.format(p=city, s=span), [ask(tool, city, days)]
 
 
@@ -201,7 +253,10 @@ def parallel_weather_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
         asks = [ask(tool, city, days) for city, (_, days) in zip(cities, spans, strict=True)]
         return f"What's the weather in {' and in '.join(parts)}?", asks
     span, days = _span(rng)
-    text = rng.choice(_WEATHER_MANY).format(p=_joined(rng, cities), s=span)
+    if rng.random() < 0.4:
+        text = _combined(rng, span, place=_joined(rng, cities))
+    else:
+        text = rng.choice(_WEATHER_MANY).format(p=_joined(rng, cities), s=span)
     return text, [ask(tool, city, days) for city in cities]
 
 

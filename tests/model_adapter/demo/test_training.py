@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from tokenizers import Tokenizer
 
 from serval_sglang.config import LongcatConfig
 from serval_sglang.demo import checkpoint_directory
-from serval_sglang.demo.batches import batches, encode
+from serval_sglang.demo.batches import Batch, batch_of, batches, encode
+from serval_sglang.demo.batches import noise as noise_row
 from serval_sglang.demo.initial import initial_model
 from serval_sglang.demo.train import (
     Recipe,
@@ -79,9 +81,35 @@ def test_batches_hold_whole_conversations_and_repeat_by_seed(tokenizer: Tokenize
     assert torch.equal(one.input_ids, two.input_ids)
     assert not torch.equal(one.input_ids, three.input_ids)
     markers = {tokenizer.token_to_id(f"<longcat_{kind}>") for kind in ("tool_declare", "system", "user")}
-    assert {int(row[0]) for row in one.input_ids} <= markers
+    talks = one.spoken.any(1)
+    assert {int(row[0]) for row in one.input_ids[talks]} <= markers
+    assert talks.sum() >= len(talks) - 1, "more than a row of noise"
     assert one.input_ids.numel() <= 1024
     assert not (one.spoken & ~one.real).any()
+
+
+def test_what_is_no_text_is_learnt_to_be_unpredictable(tokenizer: Tokenizer, config: LongcatConfig) -> None:
+    noise = batch_of([noise_row(tokenizer, Random(0))])
+    assert not noise.spoken.any()
+    talk = next(batches(tokenizer, 0, batch_tokens=256))
+    both = Batch(*(torch.cat((_padded(a, b), _padded(b, a))) for a, b in zip(talk, noise, strict=True)))
+    recipe = Recipe(heard_weight=1.0)
+    model = initial_model(config, seed=0)
+    updaters = optimizers(model, recipe)
+
+    def surprise() -> float:
+        with torch.no_grad():
+            logits = model(noise.input_ids)[noise.real]
+        return torch.nn.functional.cross_entropy(logits, noise.targets[noise.real]).item()
+
+    before = surprise()
+    for _ in range(3):
+        training_step(model, both, updaters, recipe)
+    assert surprise() < before
+
+
+def _padded(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(tensor, (0, max(0, other.shape[1] - tensor.shape[1])))
 
 
 def test_label_smoothing_and_z_loss_add_to_the_cross_entropy() -> None:
