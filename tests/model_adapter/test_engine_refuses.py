@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
-from serval_testkit.engine import EngineFailed, generate, running_engine
+from serval_sglang.verify.engine import EngineFailed, generate, running_engine
 
 pytestmark = pytest.mark.engine
 
