@@ -1,10 +1,12 @@
 """The comparison with the reference sees the mistakes it is there for: engines that make them are found out.
 
-One engine at TP 2 whose layers are patched by a plugin of its own; a file says which mistake it makes.
+One engine at TP 2 whose layers are patched by a plugin of its own; a file says which mistake it makes. Its
+n-gram tables are large, so that what a rank holds while it loads can be measured beside.
 """
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +25,52 @@ from serval_sglang.verify.verification import BOUNDS, CaseResult, judge
 
 pytestmark = pytest.mark.engine
 
+# Tables of 300 MB, of which each rank holds one half.
+TABLE_RATIO = 2600
+# What a process takes for other things meanwhile: threads, buffers of the allocator.
+SLACK_BYTES = 24 * 2**20
+
 PLUGIN = """
+import json
 import os
+import threading
 from pathlib import Path
 
 import serval_sglang.layers.moe as moe
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
+from serval_sglang.models.longcat_flash import LongcatFlashForCausalLM
+
+
+def memory():
+    # Without pages of mapped files, which can be dropped at any time.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("RssAnon:")]
+    return int(line.split()[1]) * 1024
+
+
+def load_measured(self, weights):
+    before = peak = memory()
+    loaded = threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not loaded.wait(0.002):
+            peak = max(peak, memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        load_weights(self, weights)
+    finally:
+        loaded.set()
+        watcher.join()
+    peak = max(peak, memory())
+    held = sum(p.numel() * p.element_size() for p in (*self.parameters(), *self.buffers()))
+    report = json.dumps({"held": held, "growth": peak - before})
+    Path(os.environ["SERVAL_TEST_MEMORY"], str(os.getpid())).write_text(report)
+
+
+load_weights = LongcatFlashForCausalLM.load_weights
 
 
 def mistake():
@@ -56,6 +98,7 @@ def register():
         self.hash_moduli = right
         return embedded
 
+    LongcatFlashForCausalLM.load_weights = load_measured
     moe._adds_identity, moe.route_topk, NgramEmbedding.forward = on_every_rank, unscaled, another_modulus
 """
 
@@ -65,6 +108,8 @@ class Patched:
     engine: Engine
     reference: ReferenceModel
     mistake_file: Path
+    memory_folder: Path
+    checkpoint: Path
 
     def judge(self, mistake: str, *, seed: int) -> CaseResult:
         """Prompts of their own for each mistake: what an earlier one left in the prefix cache is not met."""
@@ -88,10 +133,16 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patched]:
     mistake_file = folder / "mistake"
     mistake_file.write_text("none")
     checkpoint = folder / "checkpoint"
-    write_tiny_checkpoint(checkpoint, seed=0, dtype=torch.float32)
-    environment = {"PYTHONPATH": str(plugins), "SERVAL_TEST_MISTAKE": str(mistake_file)}
+    write_tiny_checkpoint(checkpoint, seed=0, dtype=torch.float32, ngram_vocab_size_ratio=TABLE_RATIO)
+    memory_folder = folder / "memory"
+    memory_folder.mkdir()
+    environment = {
+        "PYTHONPATH": str(plugins),
+        "SERVAL_TEST_MISTAKE": str(mistake_file),
+        "SERVAL_TEST_MEMORY": str(memory_folder),
+    }
     with running_engine(checkpoint, dtype="float32", tp=2, environment=environment) as engine:
-        yield Patched(engine, load_reference(checkpoint), mistake_file)
+        yield Patched(engine, load_reference(checkpoint), mistake_file, memory_folder, checkpoint)
 
 
 def test_without_a_mistake_the_patched_engine_agrees(patched: Patched) -> None:
@@ -111,3 +162,13 @@ def test_a_mistake_is_found_out_by_far(patched: Patched, mistake: str, seed: int
     assert not result.agrees
     assert result.difference.maximum > 100 * BOUNDS["float32"].value
     assert result.difference.mean > 2 * BOUNDS["bfloat16"].value
+
+
+def test_loading_takes_little_more_memory_than_a_rank_holds(patched: Patched) -> None:
+    reports = [json.loads(file.read_text()) for file in patched.memory_folder.iterdir()]
+    print(reports)
+    assert len(reports) == 2
+    stored = (patched.checkpoint / "model.safetensors").stat().st_size
+    for report in reports:
+        assert report["held"] < 0.6 * stored
+        assert report["growth"] <= 1.1 * report["held"] + SLACK_BYTES
