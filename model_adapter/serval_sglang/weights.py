@@ -60,11 +60,13 @@ class TensorLedger:
             )
 
     def require_complete(self) -> None:
-        """Raises CheckpointMismatch listing the tensors that have not arrived."""
+        """Raises CheckpointMismatch listing the tensors that have not arrived, with the unknown ones."""
         if self._missing:
+            found = f"lacks {len(self._missing)} tensors: {_listed(sorted(self._missing))}"
+            if self._unknown:
+                found += f", and holds {len(self._unknown)} unknown ones: {_listed(self._unknown)}"
             raise CheckpointMismatch(
-                f"the checkpoint lacks {len(self._missing)} tensors: {_listed(sorted(self._missing))}. "
-                "Is a shard missing, or does config.json not belong to it?"
+                f"the checkpoint {found}. Is a shard missing, or does config.json not belong to it?"
             )
 
     def _stem(self, name: str) -> str:

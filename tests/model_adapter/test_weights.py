@@ -55,6 +55,15 @@ def test_missing_tensors_are_listed() -> None:
     assert all(name in str(error.value) for name in lost)
 
 
+def test_missing_and_unknown_tensors_are_listed_together() -> None:
+    ledger, _ = feed(["model.norm.scale", *(name for name in NAMES if name != "model.norm.weight")])
+    with pytest.raises(CheckpointMismatch) as error:
+        ledger.require_complete()
+    assert "lacks 1 tensors: model.norm.weight, and holds 1 unknown ones: model.norm.scale." in str(
+        error.value
+    )
+
+
 @pytest.mark.parametrize(
     "stray",
     [

@@ -56,10 +56,10 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         """
         ledger = TensorLedger(self.dimensions, quantised=self.quant_config is not None)
         super().load_weights(self._scale_latent_norms(ledger.received(weights)))
-        ledger.require_known()
         if not self._is_loaded:
             ledger.require_complete()
-            self._is_loaded = True
+        ledger.require_known()
+        self._is_loaded = True
 
     def _scale_latent_norms(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """norm(x) · g · scale = norm(x) · (g · scale): the MLA scaling costs nothing at run time."""

@@ -16,7 +16,7 @@ _FIRST_ORDINARY_TOKEN = 3
 _LONGEST_PROMPT = 600
 # A chunk this small costs one forward pass every few tokens: prompts are kept short.
 _SMALL_CHUNK = 16
-_LONGEST_PROMPT_IN_SMALL_CHUNKS = 48
+_LONGEST_PROMPT_IN_SMALL_CHUNKS = 24
 # From here on prompts of two chunks would be long for the reference, whose attention is a square.
 _LARGE_CHUNK = 512
 _DECODE_STEPS = 6
@@ -104,10 +104,10 @@ def run_case(engine: Engine, case: Case) -> list[Generation]:
 def prompt_lengths(config: LongcatConfig, chunk: int | None) -> list[int]:
     """Around the look-back, around one and two chunks, and some long ones."""
     n = config.emb_neighbor_num
-    lengths = {*range(1, n + 2), 17}
+    lengths = set(range(1, n + 2))
     lengths |= {boundary + d for boundary in _boundaries(chunk) for d in range(-1, n)}
     long = _longest(chunk)
-    lengths |= {long // 2, long}
+    lengths |= {long // 4, long // 2, long}
     room = config.max_position_embeddings - _DECODE_STEPS
     return sorted(length for length in lengths if 1 <= length <= room)
 
