@@ -24,7 +24,7 @@ from serval_sglang.settings import inherited_environment
 DType = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 
-START_TIMEOUT_S = 600.0  # 15-25 s alone on two cores, minutes beside other work
+START_TIMEOUT_S = 800.0  # of a small model: 15-25 s alone on two cores, minutes beside other work
 _STOP_TIMEOUT_S = 120.0
 _REQUEST_TIMEOUT_S = 600.0
 _LOG_TAIL_CHARACTERS = 6000

@@ -85,12 +85,23 @@ def run(*arguments: object) -> int:
     return main(["verify", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("flags", [["--chunked-prefill-size", "many"], ["--chunked-prefill-size"]])
-def test_a_chunk_size_that_is_no_number_is_refused(
-    checkpoint: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--", "--chunked-prefill-size", "many"], "--chunked-prefill-size must be a number of tokens"),
+        (["--", "--chunked-prefill-size"], "--chunked-prefill-size must be a number of tokens, got ''"),
+        (["--tp", "2", "--ep", "3"], "--ep must divide --tp, got --tp 2 --ep 3"),
+        (["--tp", "0"], "must be at least 1"),
+        (["--dtype", "int3"], "invalid choice"),
+    ],
+)
+def test_wrong_use(
+    checkpoint: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(checkpoint, "--", *flags) == 1
-    assert "--chunked-prefill-size must be a number of tokens" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        run(checkpoint, *arguments)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_the_reference_cannot_read_is_refused(

@@ -25,7 +25,8 @@ _COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="serval checkpoint", description="Make, inspect and pin checkpoints of LongCat-Flash-Lite."
+        prog="serval checkpoint",
+        description="Make, inspect, verify and pin checkpoints of LongCat-Flash-Lite.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in _COMMANDS.items():

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from serval_sglang.checkpoint.files import CONFIG_FILE, load_config
 from serval_sglang.checkpoint.quantization import read_quantization
-from serval_sglang.cli.checkpoint.arguments import add_directory
+from serval_sglang.cli.checkpoint.arguments import add_directory, positive
 from serval_sglang.cli.text import table
 
 if TYPE_CHECKING:
@@ -40,16 +40,18 @@ example:
 _CHUNK_FLAG = "--chunked-prefill-size"
 _DEFAULT_CHUNK = 64
 _REFERENCE_METHODS = (None, "fp8")
+_START_TIMEOUT_S = 3600.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; what follows ``--`` arrives as ``engine_flags``."""
     parser.epilog = _EXAMPLE
+    parser.set_defaults(wrong_use=parser.error)
     parser.usage = "%(prog)s [-h] [options] DIR [-- SGLANG_FLAG ...]"
     add_directory(parser)
     add = parser.add_argument
-    add("--tp", type=int, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
-    add("--ep", type=int, default=1, metavar="N", help="of these, ranks that share out the experts")
+    add("--tp", type=positive, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
+    add("--ep", type=positive, default=1, metavar="N", help="of these, ranks that share out the experts")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu")
     add("--dtype", choices=("float32", "bfloat16"), help="of the engine (default: the checkpoint's own)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the prompts (default 0)")
@@ -61,7 +63,13 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.directory)
     source = json.loads((args.directory / CONFIG_FILE).read_text(encoding="utf-8"))
     dtype = _dtype(args.dtype, source)
-    chunk = _chunk(args.engine_flags)
+    if args.tp % args.ep:
+        args.wrong_use(f"--ep must divide --tp, got --tp {args.tp} --ep {args.ep}")
+    chunk_text = _chunk_text(args.engine_flags)
+    if not chunk_text.removeprefix("-").isdecimal():
+        args.wrong_use(f"{_CHUNK_FLAG} must be a number of tokens, got {chunk_text!r}")
+    # SGLang takes what is not positive for "no chunks".
+    chunk = int(chunk_text) if int(chunk_text) > 0 else None
     quantization = read_quantization(source)
     method = None if quantization is None else quantization.method
     if method not in _REFERENCE_METHODS:
@@ -94,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
                 ep=args.ep,
                 device=args.device,
                 extra_flags=[f"{_CHUNK_FLAG}={_DEFAULT_CHUNK}", *args.engine_flags],
+                start_timeout_s=_START_TIMEOUT_S,
             ) as engine,
         ):
             found = verify_engine(engine, reference, cases, dtype=dtype, progress=tell)
@@ -157,22 +166,14 @@ def _dtype(given: DType | None, source: dict[str, Any]) -> DType:
     return "float32" if source.get("torch_dtype", source.get("dtype")) == "float32" else "bfloat16"
 
 
-def _chunk(flags: Sequence[str]) -> int | None:
-    """The chunk size that ``flags`` ask SGLang for; None where they switch chunks off.
-
-    Raises:
-        ValueError: the flag has no number.
-    """
+def _chunk_text(flags: Sequence[str]) -> str:
+    """The chunk size that ``flags`` ask SGLang for, the last one if there are several."""
     text = str(_DEFAULT_CHUNK)
     for flag, following in zip(flags, [*flags[1:], ""], strict=False):
         name, _, value = flag.partition("=")
         if name == _CHUNK_FLAG:
             text = value or following
-    try:
-        size = int(text)
-    except ValueError as error:
-        raise ValueError(f"{_CHUNK_FLAG} must be a number of tokens, got {text!r}.") from error
-    return size if size > 0 else None
+    return text
 
 
 @contextmanager
