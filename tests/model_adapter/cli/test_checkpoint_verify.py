@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,20 @@ def test_a_signal_while_the_engine_starts_leaves_nothing_running(
     program: Program, number: signal.Signals
 ) -> None:
     program.wait_for_line(lambda line: "starting the engine" in line, timeout_s=300)
-    program.signal(number)
-    # Python's own code for a process that Ctrl-C has ended.
+    # The launcher and, below it, SGLang's main process.
+    wait_until(lambda: len(descendants(program.process.pid)) >= 2)
     started = descendants(program.process.pid)
+    program.signal(number)
+    # What shells report for a process that Ctrl-C has ended.
     assert program.wait(timeout_s=300) == 130
-    assert not [pid for pid in started if is_running(pid)]
+    wait_until(lambda: not any(is_running(pid) for pid in started))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about within 300 s"
+        time.sleep(0.05)
 
 
 def run(*arguments: object) -> int:
