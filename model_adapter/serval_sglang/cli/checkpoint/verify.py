@@ -16,7 +16,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,6 @@ example:
 
 _CHUNK_FLAG = "--chunked-prefill-size"
 _DEFAULT_CHUNK = 64
-_REFERENCE_METHODS = (None, "fp8")
 _START_TIMEOUT_S = 3600.0
 
 
@@ -65,18 +64,8 @@ def run(args: argparse.Namespace) -> int:
     dtype = _dtype(args.dtype, source)
     if args.tp % args.ep:
         args.wrong_use(f"--ep must divide --tp, got --tp {args.tp} --ep {args.ep}")
-    chunk_text = _chunk_text(args.engine_flags)
-    if not chunk_text.removeprefix("-").isdecimal():
-        args.wrong_use(f"{_CHUNK_FLAG} must be a number of tokens, got {chunk_text!r}")
-    # SGLang takes what is not positive for "no chunks".
-    chunk = int(chunk_text) if int(chunk_text) > 0 else None
-    quantization = read_quantization(source)
-    method = None if quantization is None else quantization.method
-    if method not in _REFERENCE_METHODS:
-        raise ValueError(
-            f"{args.directory} is quantised by {method!r}, which the reference cannot read: verify takes "
-            "checkpoints in float32, bfloat16 or block-wise FP8."
-        )
+    chunk = _chunk(args)
+    is_quantised = _is_quantised(source)
     # From here on seconds pass: torch is imported only now that the arguments are known to be right.
     import torch
 
@@ -89,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     cases = verification_cases(config, chunk=chunk, seed=args.seed)
     tell("loading the reference")
     # Rounded to bfloat16 as the engine rounds them; what FP8 stands for is finer than that.
-    held = torch.float32 if method else getattr(torch, dtype)
+    held = torch.float32 if is_quantised else getattr(torch, dtype)
     reference = load_reference(args.directory, dtype=held)
     tell("starting the engine")
     try:
@@ -166,14 +155,29 @@ def _dtype(given: DType | None, source: dict[str, Any]) -> DType:
     return "float32" if source.get("torch_dtype", source.get("dtype")) == "float32" else "bfloat16"
 
 
-def _chunk_text(flags: Sequence[str]) -> str:
-    """The chunk size that ``flags`` ask SGLang for, the last one if there are several."""
+def _is_quantised(source: dict[str, Any]) -> bool:
+    """Raises ValueError if the reference cannot read the checkpoint's quantisation."""
+    quantization = read_quantization(source)
+    if quantization is not None and quantization.method != "fp8":
+        raise ValueError(
+            f"the checkpoint is quantised by {quantization.method!r}, which the reference cannot read: "
+            "verify takes checkpoints in float32, bfloat16 or block-wise FP8."
+        )
+    return quantization is not None
+
+
+def _chunk(args: argparse.Namespace) -> int | None:
+    """The chunk size that the engine's flags ask for, the last one if there are several; None for none."""
+    flags: list[str] = args.engine_flags
     text = str(_DEFAULT_CHUNK)
     for flag, following in zip(flags, [*flags[1:], ""], strict=False):
         name, _, value = flag.partition("=")
         if name == _CHUNK_FLAG:
             text = value or following
-    return text
+    if not text.removeprefix("-").isdecimal():
+        args.wrong_use(f"{_CHUNK_FLAG} must be a number of tokens, got {text!r}")
+    # SGLang takes what is not positive for "no chunks".
+    return int(text) if int(text) > 0 else None
 
 
 @contextmanager
