@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """\
 example:
   serval checkpoint tiny ./tiny --dtype float32
-  serval checkpoint verify ./tiny --tp 2 --ep 2 -- --chunked-prefill-size 3 --enable-mixed-chunk
+  serval checkpoint verify ./tiny --tp 2 --ep 2 -- --chunked-prefill-size 3
 """
 
 _CHUNK_FLAG = "--chunked-prefill-size"
