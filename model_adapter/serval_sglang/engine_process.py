@@ -8,14 +8,32 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_UNCHECKED = "its schedulers would start unchecked"
+_UNSUPPORTED: Mapping[str, str] = {
+    "grpc_mode": _UNCHECKED,
+    "smg_grpc_mode": _UNCHECKED,
+    "encoder_only": _UNCHECKED,
+    "use_ray": _UNCHECKED,
+    "enable_eplb": "it moves experts by how often they are chosen, which this model's router does not "
+    "report; share out the experts with --ep alone",
+}
+
+
+def require_supported(server_args: Any) -> None:
+    """Raises SystemExit for a flag that this server or this model cannot serve with."""
+    for flag, reason in _UNSUPPORTED.items():
+        if getattr(server_args, flag):
+            sys.exit(f"serval: --{flag.replace('_', '-')} is not supported: {reason}. Leave it out.")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run until a signal or a failed process ends it.
 
     Raises:
-        SystemExit: the plugin is not in effect, or the flags choose a server other than SGLang's HTTP server.
+        SystemExit: the plugin is not in effect, or a flag asks for something that is not supported.
     """
     from sglang.srt.plugins import load_plugins
     from sglang.srt.utils import kill_itself_when_parent_died, kill_process_tree
@@ -35,11 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     from serval_sglang.readiness import run_checked_scheduler
 
     server_args = prepare_server_args(list(arguments))
-    for flag in ("grpc_mode", "smg_grpc_mode", "encoder_only", "use_ray"):
-        if getattr(server_args, flag):
-            sys.exit(
-                f"serval: --{flag.replace('_', '-')} is not supported: its schedulers would start unchecked."
-            )
+    require_supported(server_args)
     try:
         launch_server(server_args, run_scheduler_process_func=run_checked_scheduler)
     finally:

@@ -96,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(sys.argv[1:] if arguments is None else arguments)
     _require_free_port(options.host, options.port)
     environment = engine_environment(options, inherited_environment(), available_cpus())
-    command = [sys.executable, "-m", "serval_sglang.engine_process", *sglang_arguments(options)]
+    # -P, which SGLang's processes inherit, keeps the working directory off the import path: a stray file
+    # there would shadow a module.
+    command = [sys.executable, "-P", "-m", "serval_sglang.engine_process", *sglang_arguments(options)]
     return supervise(command, environment)
 
 
@@ -116,7 +118,7 @@ def _require_free_port(host: str, port: int) -> None:
 def _default_device() -> Device:
     # Asked in a process of its own: here torch would stay, half a gigabyte for as long as the engine runs.
     question = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    has_gpu = subprocess.run([sys.executable, "-c", question], check=False).returncode == 0
+    has_gpu = subprocess.run([sys.executable, "-P", "-c", question], check=False).returncode == 0
     return "cuda" if has_gpu else "cpu"
 
 

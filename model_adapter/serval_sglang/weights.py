@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from serval_sglang.checkpoint.quantization import holds_values, layer_name
 from serval_sglang.config import LongcatConfig
 
 _LISTED = 20
+
+# Of the methods that pack several weights into an integer, the one upstream's loading of MLA is written for.
+_PACKED_AS_UPSTREAM_EXPECTS = ("awq", "awq_marlin")
 
 
 class CheckpointMismatch(ValueError):
@@ -56,11 +60,13 @@ class TensorLedger:
             )
 
     def require_complete(self) -> None:
-        """Raises CheckpointMismatch listing the tensors that have not arrived."""
+        """Raises CheckpointMismatch listing the tensors that have not arrived, with the unknown ones."""
         if self._missing:
+            found = f"lacks {len(self._missing)} tensors: {_listed(sorted(self._missing))}"
+            if self._unknown:
+                found += f", and holds {len(self._unknown)} unknown ones: {_listed(self._unknown)}"
             raise CheckpointMismatch(
-                f"the checkpoint lacks {len(self._missing)} tensors: {_listed(sorted(self._missing))}. "
-                "Is a shard missing, or does config.json not belong to it?"
+                f"the checkpoint {found}. Is a shard missing, or does config.json not belong to it?"
             )
 
     def _stem(self, name: str) -> str:
@@ -70,6 +76,25 @@ class TensorLedger:
     def _is_ignored(self, name: str) -> bool:
         # Quantised copies may hold scales of the MTP layer as well.
         return name in self._ignored or (self._quantised and name.startswith("model.mtp."))
+
+
+def require_loadable_attention(kv_b_proj: Any, quant_config: Any) -> None:
+    """Refuse 4-bit attention that SGLang 0.5.23 would load wrongly or not at all.
+
+    In `LongcatFlashForCausalLM` of srt/models/longcat_flash.py `post_load_weights` takes whatever is called
+    ``qweight`` for AWQ's packing, and else needs a ``weight``; `load_weights` joins the packed rows of
+    q_a_proj and kv_a_proj_with_mqa along the wrong dimension for GPTQ's packing, which AutoRound uses too.
+
+    Raises:
+        ValueError: the attention is packed in another way than AWQ's.
+    """
+    if hasattr(kv_b_proj, "weight") or quant_config.get_name() in _PACKED_AS_UPSTREAM_EXPECTS:
+        return
+    raise ValueError(
+        f"this checkpoint packs its attention layers by {quant_config.get_name()!r}, which SGLang 0.5.23 "
+        "cannot load for this model: its answers would be wrong. Use a copy in bfloat16 or FP8, or one whose "
+        "quantisation leaves out self_attn."
+    )
 
 
 def _listed(names: Collection[str]) -> str:

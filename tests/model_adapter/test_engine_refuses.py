@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
-from serval_testkit.engine import EngineFailed, generate, running_engine
+from serval_sglang.verify.engine import EngineFailed, generate, running_engine
 
 pytestmark = pytest.mark.engine
 
@@ -68,7 +68,9 @@ def test_a_checkpoint_that_lacks_a_tensor_and_has_one_too_many(checkpoint: Path,
     tensors = load_file(weights)
     tensors["model.layers.0.self_attn.0.k_norm.weight"] = tensors.pop("model.norm.weight")
     save_file(tensors, tmp_path / weights.name)
-    assert "model.layers.0.self_attn.0.k_norm.weight" in refusal(tmp_path)
+    said = refusal(tmp_path)
+    assert "lacks 1 tensors: model.norm.weight" in said
+    assert "holds 1 unknown ones: model.layers.0.self_attn.0.k_norm.weight" in said
 
 
 def test_a_config_that_lacks_a_field(checkpoint: Path, tmp_path: Path) -> None:

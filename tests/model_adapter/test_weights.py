@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from serval_sglang.checkpoint import write_tiny_checkpoint
 from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, tensor_shapes
 from serval_sglang.checkpoint.random import tiny_config
-from serval_sglang.weights import CheckpointMismatch, TensorLedger
+from serval_sglang.weights import CheckpointMismatch, TensorLedger, require_loadable_attention
 
 CONFIG = tiny_config(num_layers=1, n_routed_experts=2, zero_expert_num=2, moe_topk=2)
 NAMES = tuple(tensor_shapes(CONFIG))
@@ -48,6 +53,15 @@ def test_missing_tensors_are_listed() -> None:
         ledger.require_complete()
     assert "lacks 2 tensors" in str(error.value)
     assert all(name in str(error.value) for name in lost)
+
+
+def test_missing_and_unknown_tensors_are_listed_together() -> None:
+    ledger, _ = feed(["model.norm.scale", *(name for name in NAMES if name != "model.norm.weight")])
+    with pytest.raises(CheckpointMismatch) as error:
+        ledger.require_complete()
+    assert "lacks 1 tensors: model.norm.weight, and holds 1 unknown ones: model.norm.scale." in str(
+        error.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,3 +109,35 @@ def test_a_long_list_is_cut_with_the_number_of_the_rest() -> None:
     ledger, _ = feed([])
     with pytest.raises(CheckpointMismatch, match=rf"and {len(NAMES) - 20} more"):
         ledger.require_complete()
+
+
+def test_every_tensor_of_a_block_wise_fp8_copy_is_known(tmp_path: Path) -> None:
+    """SGLang runs such a copy on GPUs and on CPUs with AMX only."""
+    config = write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, fp8=True, num_layers=1)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert any(name.endswith("weight_scale_inv") for name in tensors)
+    ledger = TensorLedger(config, quantised=True)
+    assert dict(ledger.received(tensors.items())).keys() == tensors.keys()
+    ledger.require_known()
+    ledger.require_complete()
+
+
+def quantised_by(name: str) -> SimpleNamespace:
+    return SimpleNamespace(get_name=lambda: name)
+
+
+def test_attention_that_upstream_can_load_is_accepted() -> None:
+    require_loadable_attention(SimpleNamespace(weight=0), None)
+    require_loadable_attention(SimpleNamespace(weight=0, weight_scale_inv=0), quantised_by("fp8"))
+    # Experts in four bits, attention in sixteen.
+    require_loadable_attention(SimpleNamespace(weight=0), quantised_by("auto-round"))
+    require_loadable_attention(SimpleNamespace(qweight=0), quantised_by("awq"))
+
+
+@pytest.mark.parametrize(
+    ("method", "part"),
+    [("auto-round", "qweight"), ("gptq_marlin", "qweight"), ("compressed-tensors", "weight_packed")],
+)
+def test_attention_packed_in_another_way_is_refused(method: str, part: str) -> None:
+    with pytest.raises(ValueError, match=f"packs its attention layers by '{method}'"):
+        require_loadable_attention(SimpleNamespace(**{part: 0}), quantised_by(method))

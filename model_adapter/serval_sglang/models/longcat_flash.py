@@ -18,7 +18,7 @@ from torch import Tensor
 from serval_sglang.config import LongcatConfig
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
-from serval_sglang.weights import TensorLedger
+from serval_sglang.weights import TensorLedger, require_loadable_attention
 
 # Meituan's model leaves the norms of the two latents at the default of their class, whatever rms_norm_eps
 # says (transformers' modeling_longcat_flash.py, class LongcatFlashMLA).
@@ -36,6 +36,7 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         _refuse_unsupported_features()
         super().__init__(config, quant_config, prefix)
         self._require_own_layers()
+        require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
         self.dimensions = LongcatConfig.from_dict(config.serval_config)
         self._is_loaded = False
         # Upstream multiplies the latent norms in place after every load, so a second load would do it twice.
@@ -55,10 +56,10 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         """
         ledger = TensorLedger(self.dimensions, quantised=self.quant_config is not None)
         super().load_weights(self._scale_latent_norms(ledger.received(weights)))
-        ledger.require_known()
         if not self._is_loaded:
             ledger.require_complete()
-            self._is_loaded = True
+        ledger.require_known()
+        self._is_loaded = True
 
     def _scale_latent_norms(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """norm(x) · g · scale = norm(x) · (g · scale): the MLA scaling costs nothing at run time."""

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # The same for commands of the engine's package, which get their arguments as they are, --help included.
 ENGINE_COMMANDS: dict[str, tuple[str, str]] = {
-    "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect and pin checkpoints"),
+    "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect, verify and pin checkpoints"),
     "plan": ("serval_sglang.cli.plan", "say whether a model fits on given GPUs"),
 }
 

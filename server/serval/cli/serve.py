@@ -76,7 +76,7 @@ def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
         engine_start_timeout_s=settings.engine_timeout_s,
         gateway=ProcessSpec(
             name="gateway",
-            argv=[sys.executable, "-m", "serval", "gateway"],
+            argv=[sys.executable, "-P", "-m", "serval", "gateway"],
             environment=child_environment(settings),
         ),
         gateway_ready_url=f"{settings.public_url}/readyz",

@@ -74,7 +74,8 @@ def engine_command(options: EngineOptions) -> list[str]:
     """The command that runs the engine in this interpreter's environment."""
     engine_package_directory()
     command: list[str] = [
-        sys.executable, "-m", "serval_sglang.launch",
+        # -P keeps the working directory off the import path: a stray file there would shadow a module.
+        sys.executable, "-P", "-m", "serval_sglang.launch",
         "--model", str(options.model),
         "--served-model-name", options.served_model_name,
         "--tp", str(options.tp),

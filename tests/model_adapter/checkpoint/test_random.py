@@ -42,7 +42,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
 def test_logits_are_spread_and_every_kind_of_expert_is_used(seed: int) -> None:
     model = random_model(seed)
     output = model.run(random_tokens(4, 100))
-    assert 1 < output.logits.std() < 4
+    assert 0.5 < output.logits.std() < 2
     assert output.logits.argmax(-1).unique().numel() > 100
     for routing in output.routing:
         identity_share = (routing.expert_ids >= model.config.n_routed_experts).float().mean()

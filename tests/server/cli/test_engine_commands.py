@@ -4,11 +4,12 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from serval.cli import ENGINE_COMMANDS, main
+from serval.supervise.stack import StackSpec
 
 
 def serval(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -53,6 +54,35 @@ def test_arguments_arrive_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["checkpoint", *arguments])
     expected = [sys.executable, "-P", "-m", ENGINE_COMMANDS["checkpoint"][0], *arguments]
     assert replaced == [(sys.executable, expected)]
+
+
+def test_the_working_directory_shadows_nothing_of_a_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither in the engine nor in the gateway, however they are started."""
+    (tmp_path / "config.json").write_text("{}")
+    started: list[Any] = []
+
+    def execv(path: str, command: list[str]) -> NoReturn:
+        started.append(command)
+        raise SystemExit
+
+    monkeypatch.setattr("os.execv", execv)
+    monkeypatch.setenv("SERVAL_API_KEY", "sk-serval-0123456789abcdef0123456789abcdef")
+
+    async def run_stack(spec: StackSpec, **_: Any) -> int:
+        started.extend([spec.engine.argv, spec.gateway.argv])
+        return 0
+
+    monkeypatch.setattr("serval.cli.serve.run_stack", run_stack)
+    with pytest.raises(SystemExit):
+        main(["engine", "--model", str(tmp_path)])
+    assert main(["serve", "--model", str(tmp_path)]) == 0
+    assert [command[:4] for command in started] == [
+        [sys.executable, "-P", "-m", "serval_sglang.launch"],
+        [sys.executable, "-P", "-m", "serval_sglang.launch"],
+        [sys.executable, "-P", "-m", "serval"],
+    ]
 
 
 def test_a_missing_engine_is_told(

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 
 from serval_sglang.cli.checkpoint import hash as hash_command
-from serval_sglang.cli.checkpoint import inspect, quantize_tables, tiny, verify_hash
+from serval_sglang.cli.checkpoint import inspect, quantize_tables, tiny, verify, verify_hash
 
 _COMMANDS = {
     "tiny": (tiny, "write a small random checkpoint for tests"),
     "inspect": (inspect, "show what a checkpoint holds, and whether it is complete"),
     "quantize-tables": (quantize_tables, "store the n-gram tables in eight bits"),
+    "verify": (verify, "compare the engine's answers on a checkpoint with the reference model's"),
     "hash": (hash_command, "write the SHA-256 of every file, to pin a checkpoint"),
     "verify-hash": (verify_hash, "compare a checkpoint with its pinned SHA-256"),
 }
@@ -24,7 +25,8 @@ _COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="serval checkpoint", description="Make, inspect and pin checkpoints of LongCat-Flash-Lite."
+        prog="serval checkpoint",
+        description="Make, inspect, verify and pin checkpoints of LongCat-Flash-Lite.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in _COMMANDS.items():
@@ -36,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         module.configure(subparser)
         subparser.set_defaults(run=module.run)
-    args = parser.parse_args(arguments)
+    own, engine_flags = _split(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(own, argparse.Namespace(engine_flags=engine_flags))
     try:
         return int(args.run(args))
     except (OSError, ValueError) as error:
@@ -45,6 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What follows ``--`` goes to the engine, for the one command that starts it."""
+    own = list(arguments)
+    if own[:1] != ["verify"] or "--" not in own:
+        return own, []
+    dashes = own.index("--")
+    return own[:dashes], own[dashes + 1 :]
 
 
 if __name__ == "__main__":

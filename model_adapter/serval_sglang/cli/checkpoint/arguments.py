@@ -28,7 +28,7 @@ def add_hashing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=positive,
         default=min(4, len(available_cpus())),
         metavar="N",
         help="files read at the same time (default: one a CPU, at most 4)",
@@ -43,7 +43,8 @@ def _directory(text: str) -> Path:
     return path
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")

@@ -1,10 +1,9 @@
-"""Start the real engine on a checkpoint, ask it for tokens with log-probabilities, stop it without
-leftovers."""
+"""Start the real engine on a checkpoint, ask it for log-probabilities, stop it without leftovers."""
 
 from __future__ import annotations
 
+import ctypes
 import json
-import os
 import random
 import signal
 import socket
@@ -20,16 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-DType = Literal["float32", "bfloat16"]
+from serval_sglang.settings import inherited_environment
 
-_START_TIMEOUT_S = 600.0  # 15-25 s alone on two cores, minutes beside other work
+DType = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
+
+START_TIMEOUT_S = 800.0  # of a small model: 15-25 s alone on two cores, minutes beside other work
 _STOP_TIMEOUT_S = 120.0
 _REQUEST_TIMEOUT_S = 600.0
 _LOG_TAIL_CHARACTERS = 6000
+_PR_SET_PDEATHSIG = 1
 
 
 class EngineFailed(RuntimeError):
-    """The engine did not become ready; the message ends with the end of its log."""
+    """The engine did not become ready, or ended with an error; the message ends with the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,18 @@ class Engine:
 
     def log(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON answer. Raises EngineFailed with the engine's own words if it refuses the request."""
+        url = f"{self.base_url}{path}"
+        try:
+            with _open(url, json.dumps(body).encode()) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")
+            raise EngineFailed(f"{url} answered {error.code}: {said}\n{_tail(self.log_path)}") from error
+        except (OSError, ValueError) as error:
+            raise EngineFailed(f"{url} gave no answer: {error}\n{_tail(self.log_path)}") from error
 
     def metric_total(self, name: str) -> float:
         """The values of a Prometheus metric of the engine, summed over its labels; 0.0 if it has none yet."""
@@ -69,13 +84,15 @@ def running_engine(
     dtype: DType,
     tp: int = 1,
     ep: int = 1,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device | None = "cpu",
     extra_flags: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    start_timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[Engine]:
     """``python -m serval_sglang.launch`` on a free loopback port, healthy on entry and stopped on exit.
 
     Args:
+        device: None takes a GPU if there is one.
         extra_flags: flags of sglang.launch_server.
         environment: variables beside this process's own.
 
@@ -83,21 +100,27 @@ def running_engine(
         EngineFailed: it ended before it was healthy, did not become healthy in time, or did not stop cleanly.
     """
     port = _free_port()
+    # -P keeps the working directory off the import path.
+    command = [sys.executable, "-P", "-m", "serval_sglang.launch", f"--model={model_dir}", f"--port={port}"]
+    command += [f"--tp={tp}", f"--ep={ep}", *([] if device is None else [f"--device={device}"])]
+    command += ["--", f"--dtype={dtype}", *extra_flags]
     with tempfile.TemporaryDirectory(prefix="serval-engine-") as folder:
         log_path = Path(folder) / "engine.log"
-        command = [sys.executable, "-m", "serval_sglang.launch", f"--model={model_dir}", f"--port={port}"]
-        command += [f"--tp={tp}", f"--ep={ep}", f"--device={device}", "--", f"--dtype={dtype}", *extra_flags]
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                env={**inherited_environment(), **(environment or {})},
+                # Ctrl-C in a terminal reaches this process alone, which then stops the engine.
+                start_new_session=True,
+                # Safe: it calls nothing that another thread of this process could hold a lock of.
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
         engine = Engine(f"http://127.0.0.1:{port}", process.pid, log_path)
         try:
-            _wait_until_healthy(engine, process)
+            _wait_until_healthy(engine, process, timeout_s=start_timeout_s)
             yield engine
         finally:
             returncode = _stop(process)
@@ -110,10 +133,13 @@ def generate(engine: Engine, prompt: Sequence[int], *, max_new_tokens: int, top:
 
     Log-probabilities are asked for from the first prompt token on only if ``max_new_tokens`` is 1: asking for
     them makes SGLang compute the whole prompt, so that no prefix hit could be seen.
+
+    Raises:
+        EngineFailed: it refused the request or gave no answer.
     """
     of_prompt = max_new_tokens == 1
-    answer = _post(
-        f"{engine.base_url}/generate",
+    answer = engine.post(
+        "/generate",
         {
             "input_ids": list(prompt),
             "sampling_params": {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True},
@@ -134,12 +160,6 @@ def generate(engine: Engine, prompt: Sequence[int], *, max_new_tokens: int, top:
     )
 
 
-def reload_weights(engine: Engine, model_dir: Path | str) -> None:
-    """Load a checkpoint into the running engine; clears its prefix cache."""
-    answer = _post(f"{engine.base_url}/update_weights_from_disk", {"model_path": str(model_dir)})
-    assert answer["success"], answer
-
-
 def _by_token(entries: Sequence[tuple[float, int, object]]) -> dict[int, float]:
     return {token: logprob for logprob, token, _ in entries}
 
@@ -153,8 +173,13 @@ def _free_port() -> int:
             return port
 
 
-def _wait_until_healthy(engine: Engine, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
+def _end_with_parent() -> None:
+    """Runs in the launcher before exec: if this process is killed outright, the kernel ends the launcher."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _wait_until_healthy(engine: Engine, process: subprocess.Popen[bytes], *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise EngineFailed(f"the engine ended with {process.returncode}:\n{_tail(engine.log_path)}")
@@ -164,17 +189,20 @@ def _wait_until_healthy(engine: Engine, process: subprocess.Popen[bytes]) -> Non
         ):
             return
         time.sleep(0.5)
-    raise EngineFailed(f"the engine was not healthy after {_START_TIMEOUT_S} s:\n{_tail(engine.log_path)}")
+    raise EngineFailed(f"the engine was not healthy after {timeout_s:.0f} s:\n{_tail(engine.log_path)}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, then after a while SIGKILL, on which the engine's processes end with their parent."""
+    """SIGTERM, then after a while or on a second Ctrl-C SIGKILL, on which the engine ends with its parent."""
     process.send_signal(signal.SIGTERM)
     try:
         return process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+    except KeyboardInterrupt:
+        process.kill()
+        raise
 
 
 def _tail(log_path: Path) -> str:
@@ -184,9 +212,3 @@ def _tail(log_path: Path) -> str:
 def _open(url: str, data: bytes | None = None) -> Any:
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310
     return urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S)  # noqa: S310
-
-
-def _post(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    with _open(url, json.dumps(body).encode()) as response:
-        answer: dict[str, Any] = json.load(response)
-    return answer

@@ -1,0 +1,204 @@
+"""Start the engine on a checkpoint and compare its log-probabilities with the reference model's.
+
+Generated prompts cover the n-gram state and the batch scheduler: lengths around the look-back and around a
+chunk, ends of sequence in the window, cached prefixes, chunks that end anywhere, 16 requests at once, decode.
+Exit code 0: they agree, in float32 within 2e-3 at most, in bfloat16 within 0.02 in the mean. 1: they do not,
+or the engine failed. Flags after -- go to SGLang as they are.
+
+The reference holds the whole model in host memory and computes it on the CPU: meant for small checkpoints.
+Positions that follow a tie between two experts of the router are left out in float32 and counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from serval_sglang.checkpoint.files import CONFIG_FILE, load_config
+from serval_sglang.checkpoint.quantization import read_quantization
+from serval_sglang.cli.checkpoint.arguments import add_directory, positive
+from serval_sglang.cli.text import table
+
+if TYPE_CHECKING:
+    from serval_sglang.verify.comparison import Disagreement
+    from serval_sglang.verify.engine import DType
+    from serval_sglang.verify.verification import Verification
+
+_EXAMPLE = """\
+example:
+  serval checkpoint tiny ./tiny --dtype float32
+  serval checkpoint verify ./tiny --tp 2 --ep 2 -- --chunked-prefill-size 3
+"""
+
+_CHUNK_FLAG = "--chunked-prefill-size"
+_DEFAULT_CHUNK = 64
+_START_TIMEOUT_S = 3600.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments; what follows ``--`` arrives as ``engine_flags``."""
+    parser.epilog = _EXAMPLE
+    parser.set_defaults(wrong_use=parser.error)
+    parser.usage = "%(prog)s [-h] [options] DIR [-- SGLANG_FLAG ...]"
+    add_directory(parser)
+    add = parser.add_argument
+    add("--tp", type=positive, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
+    add("--ep", type=positive, default=1, metavar="N", help="of these, ranks that share out the experts")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the engine (default: the checkpoint's own)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the prompts (default 0)")
+    add("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Start the engine, compare, stop it; 0 if it agrees with the reference."""
+    config = load_config(args.directory)
+    source = json.loads((args.directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    dtype = _dtype(args.dtype, source)
+    if args.tp % args.ep:
+        args.wrong_use(f"--ep must divide --tp, got --tp {args.tp} --ep {args.ep}")
+    chunk = _chunk(args)
+    is_quantised = _is_quantised(source)
+    # From here on seconds pass: torch is imported only now that the arguments are known to be right.
+    import torch
+
+    from serval_sglang.checkpoint.io import load_reference
+    from serval_sglang.verify.cases import verification_cases
+    from serval_sglang.verify.engine import EngineFailed, running_engine
+    from serval_sglang.verify.verification import verify_engine
+
+    tell = _Progress()
+    cases = verification_cases(config, chunk=chunk, seed=args.seed)
+    tell("loading the reference")
+    # Rounded to bfloat16 as the engine rounds them; what FP8 stands for is finer than that.
+    held = torch.float32 if is_quantised else getattr(torch, dtype)
+    reference = load_reference(args.directory, dtype=held)
+    tell("starting the engine")
+    try:
+        with (
+            _stop_on_sigterm(),
+            running_engine(
+                args.directory,
+                dtype=dtype,
+                tp=args.tp,
+                ep=args.ep,
+                device=args.device,
+                extra_flags=[f"{_CHUNK_FLAG}={_DEFAULT_CHUNK}", *args.engine_flags],
+                start_timeout_s=_START_TIMEOUT_S,
+            ) as engine,
+        ):
+            found = verify_engine(engine, reference, cases, dtype=dtype, progress=tell)
+            tell("stopping the engine")
+    except EngineFailed as error:
+        print(f"serval checkpoint verify: error: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(as_json(found, dtype=dtype, tp=args.tp, ep=args.ep)))
+    else:
+        print("\n".join(as_text(found, dtype=dtype)))
+    return 0 if found.agrees else 1
+
+
+def as_json(found: Verification, *, dtype: DType, tp: int, ep: int) -> dict[str, Any]:
+    """Everything measured, and the verdict."""
+    return {
+        "agrees": found.agrees,
+        "dtype": dtype,
+        "tp": tp,
+        "ep": ep,
+        "bound": asdict(found.bound),
+        "total": asdict(found.total),
+        "cases": [asdict(case) for case in found.cases],
+    }
+
+
+def as_text(found: Verification, *, dtype: DType) -> Iterator[str]:
+    """The table and a line with the verdict."""
+    rows = [("case", "requests", "positions", "ties", "maximum", "mean", "KL", "first other token", "")]
+    results = [(c.name, c.requests, c.difference, c.agrees) for c in found.cases]
+    results.append(("all", sum(case.requests for case in found.cases), found.total, found.agrees))
+    for name, requests, got, agrees in results:
+        # Requests are numbered within their case.
+        place = _place(got.first_disagreement) if name != "all" else ""
+        numbers = (
+            f"{got.positions:,}",
+            str(got.ties),
+            f"{got.maximum:.2g}",
+            f"{got.mean:.2g}",
+            f"{got.kl:.2g}",
+        )
+        rows.append((name, str(requests), *numbers, place, "" if agrees else "<- too far"))
+    yield table(rows, left=frozenset({0, 7, 8}))
+    yield ""
+    statistic, bound = found.bound.statistic, found.bound.value
+    value = getattr(found.total, statistic)
+    verdict = "agrees" if found.agrees else "DISAGREES"
+    yield f"{dtype} {verdict}: {statistic} |difference of log-probability| {value:.2g}, bound {bound:g}"
+
+
+def _place(disagreement: Disagreement | None) -> str:
+    if disagreement is None:
+        return "none"
+    return f"request {disagreement.request}, position {disagreement.position}"
+
+
+def _dtype(given: DType | None, source: dict[str, Any]) -> DType:
+    if given is not None:
+        return given
+    return "float32" if source.get("torch_dtype", source.get("dtype")) == "float32" else "bfloat16"
+
+
+def _is_quantised(source: dict[str, Any]) -> bool:
+    """Raises ValueError if the reference cannot read the checkpoint's quantisation."""
+    quantization = read_quantization(source)
+    if quantization is not None and quantization.method != "fp8":
+        raise ValueError(
+            f"the checkpoint is quantised by {quantization.method!r}, which the reference cannot read: "
+            "verify takes checkpoints in float32, bfloat16 or block-wise FP8."
+        )
+    return quantization is not None
+
+
+def _chunk(args: argparse.Namespace) -> int | None:
+    """The chunk size that the engine's flags ask for, the last one if there are several; None for none."""
+    flags: list[str] = args.engine_flags
+    text = str(_DEFAULT_CHUNK)
+    for flag, following in zip(flags, [*flags[1:], ""], strict=False):
+        name, _, value = flag.partition("=")
+        if name == _CHUNK_FLAG:
+            text = value or following
+    if not text.removeprefix("-").isdecimal():
+        args.wrong_use(f"{_CHUNK_FLAG} must be a number of tokens, got {text!r}")
+    # SGLang takes what is not positive for "no chunks".
+    return int(text) if int(text) > 0 else None
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does: the engine is stopped first."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Progress:
+    """Says on standard error what is being done, and after how many seconds."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    def __call__(self, doing: str) -> None:
+        print(f"{time.monotonic() - self._started_s:6.1f} s  {doing}", file=sys.stderr, flush=True)

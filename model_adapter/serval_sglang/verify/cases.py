@@ -1,0 +1,188 @@
+"""What an engine is asked so that every path of the n-gram state and of the batch scheduler is taken."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from serval_sglang.config import LongcatConfig
+from serval_sglang.verify.engine import Engine, EngineFailed, Generation, generate
+
+CONCURRENT_REQUESTS = 16
+
+_FIRST_ORDINARY_TOKEN = 3
+_LONGEST_PROMPT = 600
+# A chunk this small costs one forward pass every few tokens: prompts are kept short.
+_SMALL_CHUNK = 16
+_LONGEST_PROMPT_IN_SMALL_CHUNKS = 24
+# From here on prompts of two chunks would be long for the reference, whose attention is a square.
+_LARGE_CHUNK = 512
+_DECODE_STEPS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Greedy decoding after ``prompt``; with ``new_tokens`` 1 all positions of the prompt are compared."""
+
+    prompt: tuple[int, ...]
+    new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Waves of requests, one wave after another; the requests of a wave are sent at the same time."""
+
+    name: str
+    waves: tuple[tuple[Request, ...], ...]
+    needs_cache_hits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Random prompts for one model: every tenth token or so is an end of sequence."""
+
+    config: LongcatConfig
+    seed: int = 0
+
+    def make(self, length: int, *, seed: int) -> tuple[int, ...]:
+        """``length`` tokens, the same for the same seeds and length."""
+        generator = random.Random((self.seed * 1_000 + seed) * 1_000_003 + length)
+        eos = self.config.eos_token_id
+        return tuple(eos if generator.random() < 0.1 else self._ordinary(generator) for _ in range(length))
+
+    def with_eos_at(self, length: int, distances: Sequence[int], *, seed: int) -> tuple[int, ...]:
+        """No end of sequence but those that stand ``distances`` before the last token."""
+        generator = random.Random((self.seed * 1_000 + seed) * 1_000_003 + length)
+        prompt = [self._ordinary(generator) for _ in range(length)]
+        for distance in distances:
+            prompt[length - 1 - distance] = self.config.eos_token_id
+        return tuple(prompt)
+
+    def _ordinary(self, generator: random.Random) -> int:
+        return generator.randrange(_FIRST_ORDINARY_TOKEN, self.config.vocab_size)
+
+
+def verification_cases(config: LongcatConfig, *, chunk: int | None, seed: int = 0) -> list[Case]:
+    """Every case for a model and an engine's chunk size in tokens; None stands for prefill in one piece.
+
+    Lengths lie around the look-back of n - 1 tokens and around one and two chunks, and go beyond YaRN's
+    original context where that is near.
+    """
+    prompts = Prompts(config, seed)
+    cases = [
+        _every_position(prompts, chunk),
+        _decode_steps(prompts, chunk),
+        _eos_in_the_window(prompts),
+        _cached_prefixes(prompts, chunk),
+        _concurrent_requests(prompts, chunk),
+    ]
+    return [*cases, _chunks_at_any_boundary(prompts, chunk)] if chunk is not None else cases
+
+
+def run_case(engine: Engine, case: Case) -> list[Generation]:
+    """The engine's answers, in the order of the requests.
+
+    Raises:
+        EngineFailed: it refused a request, or the case needs prefix-cache hits and had none.
+    """
+    answers: list[Generation] = []
+    for wave in case.waves:
+        with ThreadPoolExecutor(len(wave)) as pool:
+            answers += pool.map(
+                lambda request: generate(engine, request.prompt, max_new_tokens=request.new_tokens), wave
+            )
+    if case.needs_cache_hits and not any(answer.cached_tokens for answer in answers):
+        raise EngineFailed(
+            f"{case.name}: no request met a cached prefix, so this case is not covered. Leave "
+            "--disable-radix-cache out, and choose a --page-size below the length of a prompt."
+        )
+    return answers
+
+
+def prompt_lengths(config: LongcatConfig, chunk: int | None) -> list[int]:
+    """Around the look-back, around one and two chunks, and some long ones."""
+    n = config.emb_neighbor_num
+    lengths = set(range(1, n + 2))
+    lengths |= {boundary + d for boundary in _boundaries(chunk) for d in range(-1, n)}
+    long = _longest(chunk)
+    lengths |= {long // 4, long // 2, long}
+    room = config.max_position_embeddings - _DECODE_STEPS
+    return sorted(length for length in lengths if 1 <= length <= room)
+
+
+def _every_position(prompts: Prompts, chunk: int | None) -> Case:
+    lengths = prompt_lengths(prompts.config, chunk)
+    requests = [Request(prompts.make(length, seed=1), 1) for length in lengths]
+    return Case("every position of a prompt", _one_by_one(requests))
+
+
+def _decode_steps(prompts: Prompts, chunk: int | None) -> Case:
+    lengths = prompt_lengths(prompts.config, chunk)
+    requests = [Request(prompts.make(length, seed=2), _DECODE_STEPS) for length in lengths]
+    return Case("decode after prompts of all lengths", _one_by_one(requests))
+
+
+def _eos_in_the_window(prompts: Prompts) -> Case:
+    """Ends of sequence at each place that a window sees, in prefill and then, moving on, in decode."""
+    n = prompts.config.emb_neighbor_num
+    places = [(distance,) for distance in range(n + 1)] + [(0, 1), tuple(range(n + 1))]
+    requests = [
+        Request(prompts.with_eos_at(n + 4, distances, seed=10 + i), _DECODE_STEPS)
+        for i, distances in enumerate(places)
+    ]
+    return Case("end of sequence in the window", (tuple(requests),))
+
+
+def _cached_prefixes(prompts: Prompts, chunk: int | None) -> Case:
+    """A request, and after it one that shares its first tokens: its look-back lies in the cached part."""
+    n = prompts.config.emb_neighbor_num
+    long = _longest(chunk)
+    shared = {*range(1, n + 1), *(boundary + d for boundary in _boundaries(chunk) for d in (0, 1)), long // 4}
+    requests = []
+    for number, length in enumerate(sorted(shared)):
+        first = prompts.make(length + n + 1, seed=30 + number)
+        # Not the token that followed in the first request: the hit is to end here.
+        other = prompts.make(n + 14, seed=60 + number)
+        requests += [Request(first, 2), Request(first[:length] + other, _DECODE_STEPS)]
+    return Case("cached prefixes", _one_by_one(requests), needs_cache_hits=True)
+
+
+def _concurrent_requests(prompts: Prompts, chunk: int | None) -> Case:
+    """Shared prefixes, prefill beside decode, slots given back and taken again."""
+    small = _is_small(chunk)
+    common = prompts.make(6 if small else 90, seed=90)
+    requests = []
+    for i in range(CONCURRENT_REQUESTS):
+        own = prompts.make(2 + i % 5 if small else 5 + 7 * i, seed=91 + i)
+        requests.append(Request(common[: (i % 4) * len(common) // 3] + own, 8 if small else 24))
+    waves = ((Request(common, 2),), tuple(requests))
+    return Case(f"{CONCURRENT_REQUESTS} requests at once", waves, needs_cache_hits=True)
+
+
+def _chunks_at_any_boundary(prompts: Prompts, chunk: int | None) -> Case:
+    """Requests at once share a chunk, so that it also ends within them, anywhere."""
+    n = prompts.config.emb_neighbor_num
+    lengths = [boundary + d for boundary in _boundaries(chunk) for d in range(n + 1)]
+    requests = [Request(prompts.make(length, seed=120 + i), 1 + i % 3) for i, length in enumerate(lengths)]
+    return Case("chunks that end anywhere", (tuple(requests),))
+
+
+def _boundaries(chunk: int | None) -> Iterator[int]:
+    if chunk is not None:
+        yield chunk
+        if chunk <= _LARGE_CHUNK:
+            yield 2 * chunk
+
+
+def _is_small(chunk: int | None) -> bool:
+    return chunk is not None and chunk < _SMALL_CHUNK
+
+
+def _longest(chunk: int | None) -> int:
+    return _LONGEST_PROMPT_IN_SMALL_CHUNKS if _is_small(chunk) else _LONGEST_PROMPT
+
+
+def _one_by_one(requests: Sequence[Request]) -> tuple[tuple[Request, ...], ...]:
+    return tuple((request,) for request in requests)

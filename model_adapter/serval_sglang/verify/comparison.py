@@ -1,0 +1,205 @@
+"""How far an engine's log-probabilities are from the reference model's, on the tokens the engine chose."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from serval_sglang.reference import ReferenceModel, Routing
+from serval_sglang.verify.engine import Generation
+
+# float32 moves a router's score by 1e-7 of itself or so a layer. Of two experts that are closer than this,
+# relative to their scores, either is a right choice, and what follows from it differs.
+ROUTER_TIE = 2e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """The engine prefers another token than the reference, after ``position`` tokens of a request."""
+
+    request: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far log-probabilities are apart.
+
+    Attributes:
+        maximum, mean: of the absolute differences, over ``count`` (position, token) pairs.
+        kl: mean over ``positions`` of KL(reference ‖ engine) in nats, over the tokens the engine reported and
+            one more for all the others: a lower bound of the whole.
+        ties: positions left out because in them or before them a router's choice was a tie.
+        first_disagreement: None if the preferred tokens are the same everywhere.
+    """
+
+    maximum: float
+    mean: float
+    count: int
+    kl: float
+    positions: int
+    ties: int
+    first_disagreement: Disagreement | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One position: what the engine said against the reference's log-probabilities [V]."""
+
+    place: Disagreement
+    errors: list[float]
+    kl: float
+    engine_prefers: int
+    lost: float  # by how much the reference likes that token less than its own
+
+
+def difference(
+    generations: Iterable[Generation],
+    reference: ReferenceModel,
+    *,
+    leave_out_ties: bool = False,
+    tolerance: float = 0.0,
+) -> Difference:
+    """Compare every reported log-probability, of output and prompt positions, with the reference's.
+
+    Args:
+        leave_out_ties: for engines in float32, see :data:`ROUTER_TIE`. In bfloat16 rounding decides many more
+            choices than those.
+        tolerance: how much less the reference may like the engine's preferred token before that counts as
+            another one.
+    """
+    rows: list[_Row] = []
+    ties = 0
+    for number, generation in enumerate(generations):
+        expected, decided = _expectation(generation, reference)
+        for position, top in _positions(generation):
+            # The row before a token predicts it.
+            if leave_out_ties and position - 1 >= decided:
+                ties += 1
+            else:
+                rows.append(_row(Disagreement(number, position), top, expected[position - 1]))
+    return _summary(rows, ties, tolerance)
+
+
+def merged(parts: Iterable[Difference]) -> Difference:
+    """Several differences as one; the first disagreement is that of the first part that has one."""
+    parts = list(parts)
+    count = sum(part.count for part in parts)
+    positions = sum(part.positions for part in parts)
+    return Difference(
+        maximum=max(part.maximum for part in parts),
+        mean=sum(part.mean * part.count for part in parts) / max(count, 1),
+        count=count,
+        kl=sum(part.kl * part.positions for part in parts) / max(positions, 1),
+        positions=positions,
+        ties=sum(part.ties for part in parts),
+        first_disagreement=next((p.first_disagreement for p in parts if p.first_disagreement), None),
+    )
+
+
+def rounding_in_bfloat16(generations: Iterable[Generation], reference: ReferenceModel) -> Difference:
+    """How far the reference itself moves when it computes in bfloat16, at the places of ``generations``."""
+    rounded = copy.copy(reference)
+    rounded.compute_dtype = torch.bfloat16
+    return difference((_as_told_by(rounded, generation) for generation in generations), reference)
+
+
+def _expectation(generation: Generation, reference: ReferenceModel) -> tuple[Tensor, int]:
+    """Log-probabilities [T, V], row t of what follows t + 1 tokens, and how many rows hang on no tie."""
+    sequence = torch.tensor([[*generation.prompt, *generation.output_ids]])
+    with torch.no_grad():
+        output = reference.run(sequence)
+    ties = torch.zeros(sequence.shape[1], dtype=torch.bool)
+    for layer, routing in enumerate(output.routing):
+        bias = reference.get_buffer(f"model.layers.{layer}.mlp.router.e_score_correction_bias")
+        ties |= _is_tie(routing, bias, reference.config.moe_topk)
+    tied_rows = ties.nonzero().flatten().tolist()
+    return output.logits[0].float().log_softmax(-1), tied_rows[0] if tied_rows else sequence.shape[1]
+
+
+def _is_tie(routing: Routing, bias: Tensor, top_k: int) -> Tensor:
+    """[T]: whether the last expert chosen and the first one left out are as good as equal."""
+    scores = routing.scores[0]
+    if top_k == scores.shape[-1]:
+        return torch.zeros(scores.shape[0], dtype=torch.bool)
+    biased, experts = (scores + bias).sort(descending=True)
+    boundary = slice(top_k - 1, top_k + 1)
+    gap = -biased[:, boundary].diff(dim=-1)[:, 0]
+    size = scores.gather(-1, experts[:, boundary]).amax(-1)
+    return gap < ROUTER_TIE * size
+
+
+def _positions(generation: Generation) -> Iterator[tuple[int, Mapping[int, float]]]:
+    """(tokens before it, reported log-probabilities) of each position but the first."""
+    for position, top in enumerate(generation.prompt_top):
+        if position:
+            yield position, _reported(top)
+    for step, top in enumerate(generation.output_top):
+        yield len(generation.prompt) + step, _reported(top)
+
+
+def _reported(top: Mapping[int, float] | None) -> Mapping[int, float]:
+    assert top, "the engine gave no log-probabilities for a position"
+    return top
+
+
+def _row(place: Disagreement, top: Mapping[int, float], expected: Tensor) -> _Row:
+    tokens = list(top)
+    own = expected[tokens].tolist()
+    told = [top[token] for token in tokens]
+    preferred = max(top, key=lambda token: top[token])
+    return _Row(
+        place,
+        errors=[abs(a - b) for a, b in zip(told, own, strict=True)],
+        kl=_divergence(own, told),
+        engine_prefers=preferred,
+        lost=float(expected.max()) - float(expected[preferred]),
+    )
+
+
+def _divergence(expected: Sequence[float], told: Sequence[float]) -> float:
+    """KL of two distributions given by the log-probabilities of some tokens; the rest counts as one."""
+    total = sum(math.exp(a) * (a - b) for a, b in zip(expected, told, strict=True))
+    rest, told_rest = (1.0 - sum(map(math.exp, logs)) for logs in (expected, told))
+    # Where nothing is left but rounding, the logarithm of it means nothing.
+    if rest > 1e-6 and told_rest > 1e-6:
+        total += rest * math.log(rest / told_rest)
+    return max(total, 0.0)
+
+
+def _summary(rows: Sequence[_Row], ties: int, tolerance: float) -> Difference:
+    errors = [error for row in rows for error in row.errors]
+    return Difference(
+        maximum=max(errors, default=0.0, key=_nan_first),
+        mean=sum(errors) / max(len(errors), 1),
+        count=len(errors),
+        kl=sum(row.kl for row in rows) / max(len(rows), 1),
+        positions=len(rows),
+        ties=ties,
+        first_disagreement=next((row.place for row in rows if not row.lost <= tolerance), None),
+    )
+
+
+def _nan_first(error: float) -> float:
+    """max() would pass a NaN over."""
+    return math.inf if math.isnan(error) else error
+
+
+def _as_told_by(model: ReferenceModel, generation: Generation) -> Generation:
+    """The generation with the log-probabilities that ``model`` gives for the same tokens."""
+    told, _ = _expectation(generation, model)
+
+    def replaced(
+        tops: Sequence[Mapping[int, float] | None], rows: Tensor
+    ) -> list[Mapping[int, float] | None]:
+        pairs = zip(tops, rows, strict=False)
+        return [top and {token: float(row[token]) for token in top} for top, row in pairs]
+
+    output = replaced(generation.output_top, told[len(generation.prompt) - 1 :])
+    prompt = [None, *replaced(generation.prompt_top[1:], told)]
+    return replace(generation, output_top=output, prompt_top=prompt)

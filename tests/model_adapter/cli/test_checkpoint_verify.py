@@ -1,0 +1,163 @@
+"""`serval checkpoint verify`: a real engine on a tiny checkpoint, signals, and what is refused at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serval_sglang.cli.checkpoint.__main__ import main
+from serval_sglang.cli.checkpoint.verify import as_json, as_text
+from serval_sglang.verify.comparison import Difference, Disagreement
+from serval_sglang.verify.verification import BOUNDS, CaseResult, Verification
+from serval_testkit.processes import Program, descendants, is_running
+
+SMALL = ("--num-layers", "1", "--n-routed-experts", "4", "--moe-topk", "3")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    directory = tmp_path / "tiny"
+    assert main(["tiny", str(directory), "--dtype", "float32", *SMALL]) == 0
+    return directory
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-P", "-m", "serval", "checkpoint", "verify", *map(str, arguments)]
+
+
+@pytest.mark.engine
+def test_a_fresh_tiny_checkpoint_agrees_in_chunks_of_two(tmp_path: Path) -> None:
+    """In a working directory whose files would shadow the modules that everything here imports."""
+    checkpoint = tmp_path / "tiny"
+    assert main(["tiny", str(checkpoint), "--dtype", "float32"]) == 0
+    for name in ("torch", "sglang", "serval_sglang", "numpy", "uvicorn"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stray file was imported')\n")
+    flags = ("--", "--chunked-prefill-size", "2")
+    done = subprocess.run(
+        command(checkpoint, "--device", "cpu", "--json", *flags),
+        cwd=tmp_path, capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "case 6 of 6" in done.stderr
+    found = json.loads(done.stdout)
+    print(json.dumps(found, indent=1))
+    assert found["agrees"] is True
+    assert (found["dtype"], found["tp"], found["ep"]) == ("float32", 1, 1)
+    assert found["bound"] == {"statistic": "maximum", "value": 2e-3}
+    assert found["total"]["maximum"] <= 2e-3
+    assert found["total"]["first_disagreement"] is None
+    assert len(found["cases"]) == 6
+
+
+@pytest.fixture
+def program(checkpoint: Path) -> Iterator[Program]:
+    """The command, started; what it leaves behind is killed in the end."""
+    started = Program(command(checkpoint, "--device", "cpu"), cwd=checkpoint, environment=os.environ)
+    yield started
+    for pid in {started.process.pid, *descendants(started.process.pid)}:
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+    started.process.wait()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_engine_starts_leaves_nothing_running(
+    program: Program, number: signal.Signals
+) -> None:
+    program.wait_for_line(lambda line: "starting the engine" in line, timeout_s=300)
+    # The launcher and, below it, SGLang's main process.
+    wait_until(lambda: len(descendants(program.process.pid)) >= 2)
+    started = descendants(program.process.pid)
+    program.signal(number)
+    # What shells report for a process that Ctrl-C has ended.
+    assert program.wait(timeout_s=300) == 130
+    wait_until(lambda: not any(is_running(pid) for pid in started))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about within 300 s"
+        time.sleep(0.05)
+
+
+def run(*arguments: object) -> int:
+    return main(["verify", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--", "--chunked-prefill-size", "many"], "--chunked-prefill-size must be a number of tokens"),
+        (["--", "--chunked-prefill-size"], "--chunked-prefill-size must be a number of tokens, got ''"),
+        (["--tp", "2", "--ep", "3"], "--ep must divide --tp, got --tp 2 --ep 3"),
+        (["--tp", "0"], "must be at least 1"),
+        (["--dtype", "int3"], "invalid choice"),
+    ],
+)
+def test_wrong_use(
+    checkpoint: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(checkpoint, *arguments)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_the_reference_cannot_read_is_refused(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = checkpoint / "config.json"
+    config: dict[str, Any] = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "quantization_config": {"quant_method": "auto-round", "bits": 4}}))
+    assert run(checkpoint) == 1
+    assert "quantised by 'auto-round', which the reference cannot read" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_refused_before_an_engine_starts(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint / "model.safetensors").write_bytes(b"nothing")
+    assert run(checkpoint) == 1
+    said = capsys.readouterr().err
+    assert "model.safetensors cannot be read" in said
+    assert "starting the engine" not in said
+
+
+def test_only_verify_takes_flags_of_the_engine(checkpoint: Path) -> None:
+    assert main(["inspect", "--", str(checkpoint)]) == 0
+
+
+def verification(maximum: float) -> Verification:
+    got = Difference(maximum, maximum / 10, 200, 1e-9, 10, 3, Disagreement(4, 65) if maximum > 1 else None)
+    bound = BOUNDS["float32"]
+    return Verification(bound, [CaseResult("cached prefixes", 12, got, bound.allows(got))], got)
+
+
+def test_the_table_says_how_far_and_where() -> None:
+    head, case, total, _, verdict = "\n".join(as_text(verification(1.5), dtype="float32")).splitlines()
+    assert head.split()[:3] == ["case", "requests", "positions"]
+    assert case.startswith("cached prefixes")
+    assert case.endswith("request 4, position 65  <- too far")
+    assert total.split()[:4] == ["all", "12", "10", "3"]
+    assert verdict == "float32 DISAGREES: maximum |difference of log-probability| 1.5, bound 0.002"
+    assert "float32 agrees" in "\n".join(as_text(verification(1e-5), dtype="float32"))
+
+
+def test_json_holds_every_number() -> None:
+    found = as_json(verification(1.5), dtype="float32", tp=2, ep=1)
+    assert json.loads(json.dumps(found))["cases"][0]["difference"] == {
+        "maximum": 1.5, "mean": 0.15, "count": 200, "kl": 1e-9, "positions": 10, "ties": 3,
+        "first_disagreement": {"request": 4, "position": 65},
+    }  # fmt: skip
+    assert found["agrees"] is False

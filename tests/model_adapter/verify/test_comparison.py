@@ -1,0 +1,152 @@
+"""What a difference is: nothing against oneself, everything that is put in, ties left out and counted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from serval_sglang.checkpoint import random_state_dict, tiny_config
+from serval_sglang.reference import ReferenceModel
+from serval_sglang.verify.comparison import Disagreement, difference, merged, rounding_in_bfloat16
+from serval_sglang.verify.engine import Generation
+from serval_sglang.verify.verification import BOUNDS, Bound, Verification, judge
+
+PROMPT = (5, 9, 2, 77, 31)
+OUTPUT = [8, 2, 40]
+TOP = 20
+
+
+@pytest.fixture(scope="module")
+def reference() -> ReferenceModel:
+    config = tiny_config(num_layers=1)
+    model = ReferenceModel(config)
+    model.load_state_dict(random_state_dict(config, seed=0))
+    return model.eval()
+
+
+@pytest.fixture
+def exact(reference: ReferenceModel) -> Generation:
+    """What an engine that makes no error answers."""
+    with torch.no_grad():
+        rows = reference(torch.tensor([[*PROMPT, *OUTPUT]]))[0].log_softmax(-1)
+    tops = [told(row) for row in rows]
+    last = len(PROMPT) - 1
+    return Generation(PROMPT, OUTPUT, tops[last : last + 3], [None, *tops[:last]], cached_tokens=0)
+
+
+def told(row: Tensor) -> dict[int, float]:
+    values, tokens = row.topk(TOP)
+    return dict(zip(tokens.tolist(), values.tolist(), strict=True))
+
+
+def shifted(generation: Generation, step: int, by: float) -> Generation:
+    """Every log-probability of one output position moved."""
+    tops = list(generation.output_top)
+    top = tops[step]
+    assert top is not None
+    tops[step] = {token: logprob + by for token, logprob in top.items()}
+    return replace(generation, output_top=tops)
+
+
+def test_the_reference_does_not_differ_from_itself(reference: ReferenceModel, exact: Generation) -> None:
+    got = difference([exact], reference)
+    assert got.maximum < 1e-5
+    assert got.kl < 1e-6
+    # Four positions of the prompt, the first token being predicted by none, and three of the output.
+    assert (got.positions, got.count, got.ties) == (7, 7 * TOP, 0)
+    assert got.first_disagreement is None
+
+
+def test_maximum_mean_and_divergence_are_of_what_was_moved(
+    reference: ReferenceModel, exact: Generation
+) -> None:
+    got = difference([shifted(exact, 1, -0.5)], reference)
+    assert got.maximum == pytest.approx(0.5, abs=1e-4)
+    assert got.mean == pytest.approx(0.5 / 7, abs=1e-4)
+    # The 20 tokens lose a factor of e^-0.5 to the others.
+    assert exact.output_top[1] is not None
+    mass = sum(map(math.exp, exact.output_top[1].values()))
+    left = (1 - mass) * math.log((1 - mass) / (1 - mass * math.exp(-0.5)))
+    assert got.kl == pytest.approx((0.5 * mass + left) / 7, rel=1e-3)
+    # The order of the tokens is as it was.
+    assert got.first_disagreement is None
+
+
+def test_the_first_disagreement_is_where_another_token_is_preferred(
+    reference: ReferenceModel, exact: Generation
+) -> None:
+    tops = list(exact.output_top)
+    assert tops[2] is not None
+    unlikely = min(tops[2], key=tops[2].__getitem__)
+    tops[2] = {**tops[2], unlikely: 0.0}
+    wrong = replace(exact, output_top=tops)
+    assert difference([exact, wrong], reference).first_disagreement == Disagreement(1, len(PROMPT) + 2)
+    assert difference([exact, wrong], reference, tolerance=50.0).first_disagreement is None
+
+
+def test_a_nan_is_never_within_a_bound(reference: ReferenceModel, exact: Generation) -> None:
+    for dtype, bound in BOUNDS.items():
+        assert bound.allows(difference([exact], reference))
+        wrong = shifted(exact, 0, math.nan)
+        assert not bound.allows(difference([exact, wrong], reference))
+        assert not judge("", [exact, wrong], reference, dtype=dtype).agrees
+
+
+def test_positions_after_a_tie_of_experts_are_left_out(reference: ReferenceModel, exact: Generation) -> None:
+    """A bias that lifts two experts above all others, and one to the edge of the choice with another."""
+    top_k = reference.config.moe_topk
+    with torch.no_grad():
+        scores = reference.run(torch.tensor([[*PROMPT, *OUTPUT]])).routing[0].scores[0]
+    ordered = scores[3].sort(descending=True).values
+    bias = reference.get_buffer("model.layers.0.mlp.router.e_score_correction_bias")
+    before = bias.clone()
+    try:
+        bias.zero_()
+        edge = scores[3].sort(descending=True).indices[top_k]
+        bias[edge] = ordered[top_k - 1] - ordered[top_k]
+        got = difference([exact], reference, leave_out_ties=True)
+        # Rows 0, 1 and 2 predict the second, third and fourth token; the tie is in the fourth.
+        assert (got.positions, got.ties) == (3, 4)
+        assert difference([exact], reference).ties == 0
+    finally:
+        bias.copy_(before)
+
+
+def test_nothing_compared_is_no_agreement(reference: ReferenceModel) -> None:
+    nothing = difference([], reference)
+    assert nothing.positions == 0
+    assert not BOUNDS["float32"].allows(nothing)
+
+
+def test_merging_weighs_by_numbers(reference: ReferenceModel, exact: Generation) -> None:
+    parts = [[exact], [exact, shifted(exact, 0, 0.25)]]
+    whole = difference([answer for part in parts for answer in part], reference)
+    joined = merged(difference(part, reference) for part in parts)
+    assert joined.mean == pytest.approx(whole.mean)
+    assert joined.kl == pytest.approx(whole.kl)
+    assert (joined.maximum, joined.count, joined.positions) == (whole.maximum, whole.count, whole.positions)
+
+
+def test_one_bad_case_is_not_hidden_by_good_ones(reference: ReferenceModel, exact: Generation) -> None:
+    good = [judge("good", [exact], reference, dtype="bfloat16")] * 20
+    bad = judge("bad", [shifted(exact, 0, 1.0)], reference, dtype="bfloat16")
+    cases = [*good, bad]
+    total = merged(case.difference for case in cases)
+    found = Verification(BOUNDS["bfloat16"], cases, total)
+    assert found.bound.allows(found.total)
+    assert not found.agrees
+
+
+def test_bounds_are_those_that_were_promised() -> None:
+    assert BOUNDS["float32"] == Bound("maximum", 2e-3)
+    assert BOUNDS["bfloat16"] == Bound("mean", 0.02)
+
+
+def test_bfloat16_moves_the_reference_by_less_than_the_bound(
+    reference: ReferenceModel, exact: Generation
+) -> None:
+    assert 0 < rounding_in_bfloat16([exact], reference).mean < BOUNDS["bfloat16"].value
