@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.io import load_reference
+from serval_sglang.checkpoint.quantize import quantize_tables
 from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 from serval_sglang.reference import ReferenceModel
 from serval_testkit.engine import (
@@ -41,6 +42,7 @@ class Configuration:
     flags: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     config_changes: Mapping[str, object] = field(default_factory=dict)
+    table_codes: torch.dtype | None = None
 
 
 CONFIGURATIONS = (
@@ -63,6 +65,14 @@ CONFIGURATIONS = (
         },
     ),
     Configuration("float32-tp2", "float32", tp=2),
+    # What `serval checkpoint quantize-tables` writes; the reference has the values that its codes stand for.
+    Configuration(
+        "float32-tp2-int8-tables",
+        "float32",
+        tp=2,
+        environment={"SERVAL_NGRAM_TABLES": "host"},
+        table_codes=torch.int8,
+    ),
     Configuration("float32-ep2", "float32", tp=2, ep=2),
 )
 
@@ -95,6 +105,9 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     configuration: Configuration = request.param
     directory: Path = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(directory, configuration)
+    if configuration.table_codes is not None:
+        written, directory = directory, tmp_path_factory.mktemp("quantised")
+        quantize_tables(written, directory, dtype=configuration.table_codes)
     with running_engine(
         directory,
         dtype=configuration.dtype,

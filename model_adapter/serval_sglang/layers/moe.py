@@ -59,7 +59,7 @@ class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
             hidden_states, StandardTopKOutput(routing.weights, routing.expert_ids, logits)
         )
         if self.zero_expert_num and _adds_identity():
-            return combine_identity(routed, hidden_states, routing.identity_weight)
+            return combine_identity(routed, hidden_states, routing.identity_weight, out=routed)
         return routed
 
 
