@@ -176,14 +176,16 @@ def test_chunks_and_decode_steps_continue_each_other(build: Any, cuts: list[int]
     stored, words, reference = tensors()
     made = build()
     fill(made, stored, words)
-    parts = []
+    made.history.fill_(9)  # of requests that had these slots before
+    parts, slot = [], 1
     for start, end in zip([0, *cuts[:-1]], cuts, strict=True):
         before = [0, 0, 0, *SEQUENCE[:start]][-3:]
+        slot += 1  # as after a retraction: what the request left in the slot before is not here
         # A second request in the same batch, of one token: what a mixed batch does to a decode row.
-        parts.append(made(*extend([SEQUENCE[start:end], [6]], [before, [1, 1, 1]], [3, 5]))[:-1])
+        parts.append(made(*extend([SEQUENCE[start:end], [6]], [before, [1, 1, 1]], [slot, 7]))[:-1])
     for token in SEQUENCE[cuts[-1] :]:
         # Padding of a graph: slot 0, several times.
-        parts.append(made(*decode([token, 0, 0], [3, 0, 0]))[:1])
+        parts.append(made(*decode([token, 0, 0], [slot, 0, 0]))[:1])
     torch.testing.assert_close(torch.cat(parts), expected(reference, words), rtol=1e-5, atol=1e-5)
 
 
