@@ -115,7 +115,7 @@ def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes], log: P
     while process.poll() is None and time.monotonic() < deadline:
         with (
             suppress(urllib.error.URLError, ConnectionError, TimeoutError),
-            _open(f"{server.url}/health_generate"),
+            _open(f"{server.url}/health"),
         ):
             return
         time.sleep(0.5)
