@@ -9,20 +9,27 @@ results add up to x.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from serval_kernels.checks import FLOATS, check_tensor
 from serval_kernels.ngram_gather import NgramTable, ngram_gather, ngram_gather_reference
 
 
-def ngram_embed(row_ids: Tensor, tables: NgramTable, projection: Tensor, word_rows: Tensor) -> Tensor:
+def ngram_embed(
+    row_ids: Tensor,
+    tables: NgramTable,
+    projection: Tensor,
+    word_rows: Tensor,
+    *,
+    in_place: bool = False,
+) -> Tensor:
     """
     Args:
         row_ids: integer [T, tables], rows of ``tables``.
         tables: [total rows, width], all tables stacked; placed and coded as `ngram_gather` allows.
         projection: [tables * width, H], P_iᵀ one above another in the order of the columns of ``row_ids``.
         word_rows: [T, H].
+        in_place: write to ``word_rows``, so that the gathered rows are the only temporary of this size.
 
     Returns:
         [T, H] in the dtype of ``word_rows``. Sums are rounded once (the product accumulates in float32).
@@ -32,21 +39,28 @@ def ngram_embed(row_ids: Tensor, tables: NgramTable, projection: Tensor, word_ro
         ValueError: shapes or devices do not match, a tensor is not contiguous, or the table cannot be read.
     """
     _check(row_ids, tables, projection, word_rows)
-    return _add_mean(ngram_gather(row_ids, tables, dtype=word_rows.dtype), projection, word_rows, row_ids)
+    rows = ngram_gather(row_ids, tables, dtype=word_rows.dtype)
+    return _mean(rows, projection, word_rows, tables=row_ids.shape[1], in_place=in_place)
 
 
 def ngram_embed_reference(
-    row_ids: Tensor, tables: NgramTable, projection: Tensor, word_rows: Tensor
+    row_ids: Tensor,
+    tables: NgramTable,
+    projection: Tensor,
+    word_rows: Tensor,
+    *,
+    in_place: bool = False,
 ) -> Tensor:
     """`ngram_embed` in torch throughout."""
     _check(row_ids, tables, projection, word_rows)
     rows = ngram_gather_reference(row_ids, tables, dtype=word_rows.dtype)
-    return _add_mean(rows, projection, word_rows, row_ids)
+    return _mean(rows, projection, word_rows, tables=row_ids.shape[1], in_place=in_place)
 
 
-def _add_mean(rows: Tensor, projection: Tensor, word_rows: Tensor, row_ids: Tensor) -> Tensor:
-    mean = 1.0 / (1 + row_ids.shape[1])
-    return torch.addmm(word_rows, rows, projection, beta=mean, alpha=mean)
+def _mean(rows: Tensor, projection: Tensor, word_rows: Tensor, *, tables: int, in_place: bool) -> Tensor:
+    weight = 1.0 / (1 + tables)
+    add_product = word_rows.addmm_ if in_place else word_rows.addmm
+    return add_product(rows, projection, beta=weight, alpha=weight)
 
 
 def _check(row_ids: Tensor, tables: NgramTable, projection: Tensor, word_rows: Tensor) -> None:

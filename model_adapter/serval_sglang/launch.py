@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from serval_sglang.cpu_compat import environment as cpu
-from serval_sglang.settings import available_cpus, inherited_environment
+from serval_sglang.settings import TablePlace, available_cpus, inherited_environment, model_variables
 from serval_sglang.supervision import supervise
 
 Device = Literal["cpu", "cuda"]
@@ -33,6 +33,8 @@ class EngineOptions:
     host: str = "127.0.0.1"
     port: int = 30000
     served_model_name: str | None = None
+    ngram_tables: TablePlace | None = None
+    moe_overlap_tokens: int | None = None
     sglang_flags: Sequence[str] = field(default=())
 
 
@@ -63,6 +65,9 @@ def engine_environment(
     # With an external package SGLang does not import its two hundred models: seconds saved in each process.
     # The plugin does not depend on it, and refuses another package that provides this model.
     environment = {"SGLANG_EXTERNAL_MODEL_PACKAGE": "serval_sglang.models", **inherited}
+    environment |= model_variables(
+        ngram_tables=options.ngram_tables, moe_overlap_tokens=options.moe_overlap_tokens
+    )
     if options.device == "cpu":
         environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
     return environment
@@ -78,6 +83,8 @@ def parse_options(arguments: Sequence[str]) -> EngineOptions:
     given = parser.parse_args(own)
     if not (given.model / "config.json").is_file():
         parser.error(f"--model must be a directory with a config.json, got {str(given.model)!r}")
+    if given.moe_overlap_tokens is not None and given.moe_overlap_tokens < 0:
+        parser.error(f"--moe-overlap-tokens must be at least 0, got {given.moe_overlap_tokens}")
     if given.tp < 1 or given.ep < 1 or given.tp % given.ep:
         parser.error(f"--ep must divide --tp, got --tp {given.tp} --ep {given.ep}")
     return EngineOptions(
@@ -88,6 +95,8 @@ def parse_options(arguments: Sequence[str]) -> EngineOptions:
         host=given.host,
         port=given.port,
         served_model_name=given.served_model_name,
+        ngram_tables=given.ngram_tables,
+        moe_overlap_tokens=given.moe_overlap_tokens,
         sglang_flags=flags,
     )
 
@@ -143,6 +152,17 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=30000, metavar="P", help="port to listen on (default 30000)"
     )
     parser.add_argument("--served-model-name", metavar="N", help="name in /v1/models (default: the path)")
+    parser.add_argument(
+        "--ngram-tables",
+        choices=get_args(TablePlace),
+        help="where the n-gram tables are: in the memory of the device (default), or pinned in the host's",
+    )
+    parser.add_argument(
+        "--moe-overlap-tokens",
+        type=int,
+        metavar="N",
+        help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
+    )
     return parser
 
 

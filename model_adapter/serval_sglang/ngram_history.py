@@ -50,11 +50,12 @@ class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sgl
 
     def _fill_slots(self, batch: ScheduleBatch) -> None:
         """A request prefilled elsewhere decodes next: its slot gets what a prefill would have left there."""
-        rows = []
+        look_back, rows = self.embedding.look_back, []
         for req in batch.reqs:
-            # The last token is the one that prefill sampled and that decode feeds in.
-            tokens = req.origin_input_ids + req.output_ids
-            rows.append(history_row(tokens, len(tokens) - 1, look_back=self.embedding.look_back))
+            # The last token is the one that prefill sampled and that decode feeds in. Prompts are long: only
+            # their ends are copied.
+            end = [*req.origin_input_ids[-look_back - 1 :], *req.output_ids[-look_back - 1 :]]
+            rows.append(history_row(end, len(end) - 1, look_back=look_back))
         slots = self._to_device([req.kv.req_pool_idx for req in batch.reqs], dtype=torch.int64)
         if slots.is_cuda:
             # A step in flight may still advance a slot that its last request has given back.

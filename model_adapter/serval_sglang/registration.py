@@ -14,6 +14,7 @@ _MODELS_PACKAGE = "serval_sglang.models"
 _MANAGER = "sglang.srt.model_executor.model_runner_components.ngram_embedding_manager.NgramEmbeddingManager"
 _HOOKS = (
     "sglang.srt.models.longcat_flash.LongcatFlashMoE",
+    "sglang.srt.models.longcat_flash.LongcatFlashDecoderLayer",
     "sglang.srt.models.longcat_flash.NgramEmbedding",
     f"{_MANAGER}.from_model",
 )
@@ -111,14 +112,15 @@ def _register_hooks() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.srt.utils import is_cpu
 
+    from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
     from serval_sglang.layers.moe import LongcatFlashMoE
     from serval_sglang.layers.ngram_embedding import NgramEmbedding
     from serval_sglang.ngram_history import manager_for_model
 
     if _HOOKS[0] in HookRegistry._hooks:
         return
-    hooks = (LongcatFlashMoE, NgramEmbedding, manager_for_model)
-    kinds = (HookType.REPLACE, HookType.REPLACE, HookType.AROUND)
+    hooks = (LongcatFlashMoE, LongcatFlashDecoderLayer, NgramEmbedding, manager_for_model)
+    kinds = (HookType.REPLACE, HookType.REPLACE, HookType.REPLACE, HookType.AROUND)
     for target, hook, kind in zip(_HOOKS, hooks, kinds, strict=True):
         HookRegistry.register(target, hook, kind)
     if is_cpu():

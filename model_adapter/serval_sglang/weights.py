@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, tensor_shapes
+from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, table_name, tensor_shapes
 from serval_sglang.checkpoint.quantization import holds_values, layer_name
 from serval_sglang.config import LongcatConfig
 
@@ -27,11 +27,14 @@ class TensorLedger:
     Args:
         config: names the tensors.
         quantised: whether linear layers may come in several parts instead of as one ``weight``.
+        coded_tables: whether the n-gram tables are in eight bits, with scales beside them.
     """
 
-    def __init__(self, config: LongcatConfig, *, quantised: bool) -> None:
+    def __init__(self, config: LongcatConfig, *, quantised: bool, coded_tables: bool) -> None:
         self._quantised = quantised
-        self._missing = {self._stem(name) for name in tensor_shapes(config)}
+        scales = [table_name(i, part="weight_scale") for i in range(config.ngram_table_count)]
+        self._table_scales = frozenset(scales if coded_tables else ())
+        self._missing = {self._stem(name) for name in tensor_shapes(config)} | self._table_scales
         self._known = frozenset(self._missing)
         self._ignored = frozenset(mtp_tensor_shapes(config))
         self._unknown: list[str] = []
@@ -45,7 +48,7 @@ class TensorLedger:
             name = ALIASES.get(stored_name, stored_name)
             stem = self._stem(name)
             if stem in self._known:
-                if holds_values(name):
+                if holds_values(name) or name in self._table_scales:
                     self._missing.discard(stem)
                 yield name, tensor
             elif not self._is_ignored(name):
@@ -71,7 +74,9 @@ class TensorLedger:
 
     def _stem(self, name: str) -> str:
         """The name of the layer, where its tensors differ by quantisation method."""
-        return layer_name(name) if self._quantised else name
+        if name in self._table_scales or not self._quantised:
+            return name
+        return layer_name(name)
 
     def _is_ignored(self, name: str) -> bool:
         # Quantised copies may hold scales of the MTP layer as well.

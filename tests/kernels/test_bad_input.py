@@ -130,6 +130,15 @@ def test_an_id_that_is_no_row_is_an_index_error_on_the_cpu(row: int) -> None:
             ngram_gather.ngram_gather(torch.tensor([[row]]), table, dtype=torch.float32)
 
 
+def test_a_table_that_a_gpu_cannot_read_is_refused() -> None:
+    """Asked of the check itself: without a GPU there are no row ids on one."""
+    gpu = torch.device("cuda", 0)
+    with pytest.raises(ValueError, match=r"table is in pageable host memory.*pin it"):
+        ngram_gather._check_readable("table", floats(5, 4), gpu)
+    with pytest.raises(ValueError, match=r"table must be on 'cuda:0' like row_ids, or in pinned host memory"):
+        ngram_gather._check_readable("table", floats(5, 4).to(ELSEWHERE), gpu)
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from serval_kernels.ngram_embed import ngram_embed
+from serval_kernels.ngram_embed import ngram_embed, ngram_embed_reference
 
 TABLES, ROWS, WIDTH, HIDDEN = 6, 31, 10, 60
 
@@ -30,6 +32,16 @@ def test_it_is_the_mean_of_all_terms(dtype: torch.dtype, tolerance: float, token
     )
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), terms.mean(0), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("compute", [ngram_embed, ngram_embed_reference])
+def test_in_place_the_word_rows_become_the_mean(compute: Callable[..., torch.Tensor]) -> None:
+    ids, tables, projections, words = inputs(torch.float32, 9)
+    apart = compute(ids, tables, projections.flatten(0, 1), words)
+    assert apart.data_ptr() != words.data_ptr()
+    together = compute(ids, tables, projections.flatten(0, 1), words, in_place=True)
+    assert together.data_ptr() == words.data_ptr()
+    torch.testing.assert_close(together, apart)
 
 
 @pytest.mark.parametrize("shards", [2, 5])

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.io import load_reference
+from serval_sglang.checkpoint.quantize import quantize_tables
 from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 from serval_sglang.known_configs import TINY
 from serval_sglang.reference import ReferenceModel
@@ -34,6 +35,7 @@ class Configuration:
     flags: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     config_changes: Mapping[str, object] = field(default_factory=dict)
+    table_codes: torch.dtype | None = None
 
 
 CONFIGURATIONS = (
@@ -59,7 +61,15 @@ CONFIGURATIONS = (
     ),
     # Chunks shorter than the look-back of three tokens, and as long; of two in test_checkpoint_verify.py. Not
     # mixed: SGLang takes the running requests off such a chunk and is left with fewer than no tokens.
-    Configuration("float32-tp2-chunks-of-1", "float32", 1, tp=2),
+    # The tables are what `serval checkpoint quantize-tables` writes; the reference has what its codes stand for.
+    Configuration(
+        "float32-tp2-chunks-of-1-int8-tables",
+        "float32",
+        1,
+        tp=2,
+        environment={"SERVAL_NGRAM_TABLES": "host"},
+        table_codes=torch.int8,
+    ),
     Configuration("float32-ep2-chunks-of-3", "float32", 3, tp=2, ep=2),
 )
 
@@ -85,6 +95,9 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     directory: Path = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(directory, configuration)
     chunk = -1 if configuration.chunk is None else configuration.chunk
+    if configuration.table_codes is not None:
+        written, directory = directory, tmp_path_factory.mktemp("quantised")
+        quantize_tables(written, directory, dtype=configuration.table_codes)
     with running_engine(
         directory,
         dtype=configuration.dtype,

@@ -15,6 +15,7 @@ import torch
 
 from serval_sglang.cpu_compat.environment import STANDIN_PACKAGES, cpu_environment
 from serval_sglang.launch import EngineOptions, engine_environment, main, parse_options, sglang_arguments
+from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
 
 
@@ -44,6 +45,8 @@ def test_defaults_are_loopback_with_streaming_of_deltas_and_metrics(model: Path)
         (["--tp=2", "--ep=3"], "--ep must divide --tp"),
         (["--tp=0"], "--ep must divide --tp"),
         (["--device=tpu"], "invalid choice"),
+        (["--ngram-tables=disk"], "invalid choice"),
+        (["--moe-overlap-tokens=-1"], "--moe-overlap-tokens must be at least 0"),
         (["--unheard-of"], "unrecognized arguments"),
     ],
 )
@@ -70,6 +73,19 @@ def test_nothing_of_the_cpu_engine_reaches_a_gpu_engine(model: Path) -> None:
     options = EngineOptions(model=model, device="cuda", tp=8)
     inherited = {"A": "b", "SGLANG_EXTERNAL_MODEL_PACKAGE": "mine"}
     assert engine_environment(options, inherited, range(4)) == inherited
+
+
+def test_settings_of_the_model_travel_in_the_environment(model: Path) -> None:
+    options = parse_options(
+        [f"--model={model}", "--device=cuda", "--ngram-tables=host", "--moe-overlap-tokens=64"]
+    )
+    found = model_settings(engine_environment(options, {"SERVAL_NGRAM_TABLES": "device"}, range(4)))
+    assert found == ModelSettings(ngram_tables="host", moe_overlap_tokens=64)
+    # Without the flags the operator's own variables stay.
+    plain = parse_options([f"--model={model}", "--device=cuda"])
+    assert model_settings(
+        engine_environment(plain, {"SERVAL_NGRAM_TABLES": "host"}, range(4))
+    ) == ModelSettings(ngram_tables="host")
 
 
 def test_the_standin_for_sgl_kernel_is_found_first() -> None:

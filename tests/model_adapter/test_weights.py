@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from serval_sglang.checkpoint import write_tiny_checkpoint
-from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, tensor_shapes
+from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, table_name, tensor_shapes
 from serval_sglang.checkpoint.random import tiny_config
 from serval_sglang.weights import CheckpointMismatch, TensorLedger, require_loadable_attention
 
@@ -18,8 +18,13 @@ CONFIG = tiny_config(num_layers=1, n_routed_experts=2, zero_expert_num=2, moe_to
 NAMES = tuple(tensor_shapes(CONFIG))
 
 
-def feed(names: list[str], *, quantised: bool = False) -> tuple[TensorLedger, list[str]]:
-    ledger = TensorLedger(CONFIG, quantised=quantised)
+SCALES = [table_name(i, part="weight_scale") for i in range(CONFIG.ngram_table_count)]
+
+
+def feed(
+    names: list[str], *, quantised: bool = False, coded_tables: bool = False
+) -> tuple[TensorLedger, list[str]]:
+    ledger = TensorLedger(CONFIG, quantised=quantised, coded_tables=coded_tables)
     return ledger, [name for name, _ in ledger.received((name, torch.empty(0)) for name in names)]
 
 
@@ -105,6 +110,26 @@ def test_scales_alone_are_no_layer() -> None:
         ledger.require_complete()
 
 
+@pytest.mark.parametrize("quantised", [False, True])
+def test_tables_in_eight_bits_need_their_scales(quantised: bool) -> None:
+    ledger, passed_on = feed([*NAMES, *SCALES], quantised=quantised, coded_tables=True)
+    ledger.require_known()
+    ledger.require_complete()
+    assert passed_on == [*NAMES, *SCALES]
+    ledger, _ = feed([*NAMES, *SCALES[1:]], quantised=quantised, coded_tables=True)
+    with pytest.raises(CheckpointMismatch, match=f"lacks 1 tensors: {SCALES[0]}"):
+        ledger.require_complete()
+    ledger, _ = feed([*NAMES[:1], *NAMES[2:], *SCALES], quantised=quantised, coded_tables=True)
+    with pytest.raises(CheckpointMismatch, match=r"lacks 1 tensors: model\.ngram_embeddings\.embedders\.0"):
+        ledger.require_complete()
+
+
+def test_scales_of_tables_that_are_not_in_eight_bits_are_unknown() -> None:
+    ledger, _ = feed([*NAMES, SCALES[0]])
+    with pytest.raises(CheckpointMismatch, match=SCALES[0]):
+        ledger.require_known()
+
+
 def test_a_long_list_is_cut_with_the_number_of_the_rest() -> None:
     ledger, _ = feed([])
     with pytest.raises(CheckpointMismatch, match=rf"and {len(NAMES) - 20} more"):
@@ -116,7 +141,7 @@ def test_every_tensor_of_a_block_wise_fp8_copy_is_known(tmp_path: Path) -> None:
     config = write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, fp8=True, num_layers=1)
     tensors = load_file(tmp_path / "model.safetensors")
     assert any(name.endswith("weight_scale_inv") for name in tensors)
-    ledger = TensorLedger(config, quantised=True)
+    ledger = TensorLedger(config, quantised=True, coded_tables=False)
     assert dict(ledger.received(tensors.items())).keys() == tensors.keys()
     ledger.require_known()
     ledger.require_complete()

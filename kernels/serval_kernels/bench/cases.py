@@ -116,11 +116,13 @@ def table_cases(sizes: Sizes, kind: TableKind, weights: Weights, tokens: int) ->
     on_gpu = device.type == "cuda"
 
     def fused() -> Tensor:
-        return ngram_embed(inputs.step(), table, stacked, F.embedding(inputs.tokens, weights.words))
+        word_rows = F.embedding(inputs.tokens, weights.words)
+        return ngram_embed(inputs.step(), table, stacked, word_rows, in_place=True)
 
     def reference() -> Tensor:
         ids = inputs.step_reference()
-        return ngram_embed_reference(ids, table, stacked, F.embedding(inputs.tokens, weights.words))
+        word_rows = F.embedding(inputs.tokens, weights.words)
+        return ngram_embed_reference(ids, table, stacked, word_rows, in_place=True)
 
     def as_built_in() -> Tensor:
         # SGLang computes ids with a CUDA kernel of its own; ours takes its place, so that what is compared is

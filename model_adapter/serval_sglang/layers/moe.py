@@ -55,11 +55,11 @@ class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
             routed_experts=self.num_experts,
             scaling_factor=self.routed_scaling_factor,
         )
-        routed: Tensor = self.experts(
-            hidden_states, StandardTopKOutput(routing.weights, routing.expert_ids, logits)
-        )
+        # A tensor object of their own: some runners empty the one they are given once they have read it.
+        own = hidden_states.view_as(hidden_states)
+        routed: Tensor = self.experts(own, StandardTopKOutput(routing.weights, routing.expert_ids, logits))
         if self.zero_expert_num and _adds_identity():
-            return combine_identity(routed, hidden_states, routing.identity_weight)
+            return combine_identity(routed, hidden_states, routing.identity_weight, out=routed)
         return routed
 
 

@@ -6,8 +6,29 @@ boundaries, retraction and reuse of a slot need no care here. The forward pass t
 tokens in the slot, where decode steps find and advance them without the host: this is what CUDA graphs and
 overlap scheduling require.
 
-Under tensor parallelism each rank holds some columns of every table and of every projection, and some rows of
-the word embedding; one all-reduce completes the sum of both.
+Sharding. Each rank holds some columns of every table and of every projection, and some rows of the word
+embedding: its word rows and its part of the product are partial sums of the same kind, so that one all-reduce
+of [T, H] completes both. A rank of LongCat-Flash-Lite in bfloat16 has
+
+    ==  ============  ============  ===========  ====================  =====================
+    TP  tables        projections   word rows    read of rows a token  operations a token
+    ==  ============  ============  ===========  ====================  =====================
+     1  62.8 GB       18.9 MB       805 MB       12 x 512 B            18.9 MFLOP
+     2  31.4 GB        9.4 MB       403 MB       12 x 256 B             9.4 MFLOP
+     4  15.7 GB        4.7 MB       201 MB       12 x 128 B             4.7 MFLOP
+     8   7.9 GB        2.4 MB       101 MB       12 x  64 B             2.4 MFLOP
+    ==  ============  ============  ===========  ====================  =====================
+
+The alternatives hold as many bytes in all. But with the rows of tables split, which rank has a token's row is
+chance, so that each multiplies all 3,072 inputs (18.9 MFLOP at every TP), or rows travel first (a second
+collective). And with whole tables split, 12 do not go into 8: some ranks have two (10.5 GB, 3.1 MFLOP), and
+the others wait for them. Columns are even for every TP that divides 256, and pieces of 64 bytes are still
+whole sectors of GPU memory.
+
+Under attention DP (``--enable-dp-attention``) ranks hold different tokens. What is said above then goes for
+the ranks that share the same tokens, SGLang's attention-TP group: sharding, and the sum, stay within it, as
+upstream's VocabParallelEmbedding does with ``use_attn_tp_group``. The state of a slot lives where its request
+is decoded.
 """
 
 from __future__ import annotations
@@ -21,18 +42,26 @@ from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from sglang.srt.runtime_context import get_parallel
 from torch import Tensor, nn
 
-from serval_kernels.ngram_context import decode_history, decode_windows, extend_history, extend_windows
 from serval_kernels.ngram_embed import ngram_embed
-from serval_kernels.ngram_ids import NgramHash, ngram_hash, ngram_ids
+from serval_kernels.ngram_ids import NgramHash, ngram_hash
+from serval_kernels.ngram_step import decode_step, extend_step
+from serval_sglang.layers.ngram_tables import NgramTables, TableStorage
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-_TENSOR_NAME = re.compile(r"model\.ngram_embeddings\.(embedders|post_projs)\.(\d+)\.weight")
+_TENSOR_NAME = re.compile(r"model\.ngram_embeddings\.(\w+)\.(\d+)\.(\w+)")
+_KINDS = {
+    ("embedders", "weight"): "values",
+    ("embedders", "weight_scale"): "scales",
+    ("post_projs", "weight"): "projection",
+}
 
 
 class NgramEmbedding(nn.Module):
     """Replaces sglang.srt.layers.n_gram_embedding.NgramEmbedding and takes its constructor's arguments.
+
+    The tables follow with `allocate_tables`, the state with `init_history`.
 
     Raises:
         ValueError: the width of a table cannot be divided among the tensor-parallel ranks.
@@ -43,6 +72,7 @@ class NgramEmbedding(nn.Module):
     hash_moduli: Tensor
     hash_offsets: Tensor
     history: Tensor
+    ngram_tables: NgramTables
 
     def __init__(
         self,
@@ -66,7 +96,6 @@ class NgramEmbedding(nn.Module):
         for name, values in zip(NgramHash._fields, constants, strict=True):
             self.register_buffer(f"hash_{name}", values, persistent=False)
 
-        # Under attention DP a rank sees its own tokens only: the sum must stay among its attention-TP peers.
         parallel = get_parallel()
         over_attn_tp = is_dp_attention_enabled()
         self.tp_group = parallel.attn_tp_group if over_attn_tp else parallel.tp_group
@@ -85,8 +114,7 @@ class NgramEmbedding(nn.Module):
                 "cannot share equally: choose --tp (or attention TP) so that it divides the width."
             )
         self.width = full_width // self.tp_size
-        rows = int(constants.moduli.sum())
-        self.ngram_tables = nn.Parameter(torch.empty(rows, self.width), requires_grad=False)
+        self.rows = int(constants.moduli.sum())
         self.ngram_projection = nn.Parameter(
             torch.empty(self.tables * self.width, embedding_dim), requires_grad=False
         )
@@ -97,69 +125,83 @@ class NgramEmbedding(nn.Module):
         weight: nn.Parameter = self.word_embeder.weight
         return weight
 
+    def allocate_tables(self, storage: TableStorage) -> None:
+        """Make room for this rank's columns of the tables: upstream, which calls the constructor, cannot say
+        how they are stored."""
+        self.ngram_tables = NgramTables(self.rows, self.width, storage, device=self.ngram_projection.device)
+
     def init_history(self, slots: int, device: torch.device | str) -> None:
         """Allocate the state for request slots 0..``slots`` - 1; slot 0 takes the padding of CUDA graphs."""
         empty = torch.zeros(slots, self.look_back, dtype=torch.int32, device=device)
         self.register_buffer("history", empty, persistent=False)
 
     def load_weight(self, param: nn.Parameter | None, name: str, loaded: Tensor) -> None:
-        """Copy this rank's columns of a table or projection; ``param`` is part of upstream's call, unused.
+        """Copy this rank's part of a table, its scales or a projection; ``param`` is part of upstream's call,
+        unused.
 
         Raises:
-            ValueError: no such tensor, or one of another shape.
+            ValueError: no such tensor, one of another shape, or a table stored in another way than allocated.
         """
         match = _TENSOR_NAME.fullmatch(name)
-        if match is None or int(match[2]) >= self.tables:
+        kind = _KINDS.get((match[1], match[3])) if match else None
+        if match is None or kind is None or int(match[2]) >= self.tables:
             raise ValueError(f"no n-gram tensor is called {name!r} in a model with {self.tables} tables.")
         table = int(match[2])
-        full_width = self.width * self.tp_size
+        start, rows = int(self.hash_offsets[table]), int(self.hash_moduli[table])
+        full_width, hidden = self.width * self.tp_size, self.ngram_projection.shape[1]
+        shapes = {"projection": (hidden, full_width), "values": (rows, full_width), "scales": (rows,)}
+        if tuple(loaded.shape) != shapes[kind]:
+            raise ValueError(f"{name} must have shape {shapes[kind]}, got {tuple(loaded.shape)}.")
+        if kind == "scales":
+            self.ngram_tables.load_scales(name, start, loaded)
+            return
         columns = loaded.narrow(1, self.tp_rank * self.width, self.width)
-        if match[1] == "embedders":
-            start, rows = int(self.hash_offsets[table]), int(self.hash_moduli[table])
-            expected, target = (rows, full_width), self.ngram_tables.data[start : start + rows]
+        if kind == "values":
+            self.ngram_tables.load_values(name, start, columns)
         else:
-            start = table * self.width
-            expected = (self.ngram_projection.shape[1], full_width)
-            target = self.ngram_projection.data[start : start + self.width].t()
-        if tuple(loaded.shape) != expected:
-            raise ValueError(f"{name} must have shape {expected}, got {tuple(loaded.shape)}.")
-        target.copy_(columns)
+            first = table * self.width
+            self.ngram_projection.data[first : first + self.width].t().copy_(columns)
 
     def forward(self, input_ids: Tensor, forward_batch: ForwardBatch) -> Tensor:
         """``input_ids`` [T] -> [T, H]; advances the history of the batch's slots."""
-        row_ids = ngram_ids(
-            self._windows(input_ids, forward_batch),
-            NgramHash(self.hash_powers, self.hash_moduli, self.hash_offsets),
-            eos_token_id=self.eos_token_id,
-        )
-        # The rank's own rows, zero elsewhere: reduced together with the n-gram part.
+        row_ids = self._row_ids(input_ids, forward_batch)
+        # The rank's own rows, zero elsewhere: reduced together with the n-gram part, which is added in place.
         word_rows = self.word_embeder._embed_local_shard(input_ids)
-        hidden = ngram_embed(row_ids, self.ngram_tables, self.ngram_projection, word_rows)
+        hidden = ngram_embed(
+            row_ids, self.ngram_tables.stored(), self.ngram_projection, word_rows, in_place=True
+        )
         if self.tp_size > 1 and hidden.shape[0] > 0:
             hidden = self.tp_group.all_reduce(hidden)
         return hidden
 
-    def _windows(self, input_ids: Tensor, forward_batch: ForwardBatch) -> Tensor:
-        """Each token with the ``n - 1`` before it [T, n]; leaves each request's last ones in its slot."""
+    def _row_ids(self, input_ids: Tensor, forward_batch: ForwardBatch) -> Tensor:
+        """Rows of the tables for each token [T, tables]; leaves each request's last tokens in its slot."""
         mode = forward_batch.forward_mode
         slots = forward_batch.req_pool_indices
+        ngram = NgramHash(self.hash_powers, self.hash_moduli, self.hash_offsets)
         if mode.is_decode():
-            windows = decode_windows(input_ids, self.history[slots])
             # Padding of a CUDA graph repeats slot 0, which no request owns.
-            self.history[slots] = decode_history(windows).int()
-            return windows
+            return decode_step(
+                input_ids, self.history, slots=slots, ngram=ngram, eos_token_id=self.eos_token_id
+            )
         if mode.is_idle():
-            return input_ids.new_zeros(input_ids.shape[0], self.look_back + 1)
+            # Rows that an idle rank of attention DP computes only to keep step with the others.
+            return input_ids.new_zeros(input_ids.shape[0], self.tables)
         if mode.is_target_verify() or not mode.is_extend():
             raise NotImplementedError(
                 f"the n-gram embedding has no rule for {mode!r}: serve without speculative decoding."
             )
-        # None in warm-up passes only, which go through slot 0.
-        sent = forward_batch.engram_history
-        before = self.history[slots] if sent is None else sent
-        requests = before.shape[0]
-        starts = forward_batch.extend_start_loc[:requests]
-        lengths = forward_batch.extend_seq_lens[:requests]
-        windows = extend_windows(input_ids, before, starts)
-        self.history[slots[:requests]] = extend_history(input_ids, before, starts, lengths).int()
-        return windows
+        # None in warm-up passes, which go through slot 0, and where attention DP relabels a decode batch as
+        # an extend batch of one token a request, whose history is in the slots.
+        before = forward_batch.engram_history
+        requests = len(slots) if before is None else len(before)
+        return extend_step(
+            input_ids,
+            self.history,
+            slots=slots[:requests],
+            starts=forward_batch.extend_start_loc[:requests],
+            lengths=forward_batch.extend_seq_lens[:requests],
+            ngram=ngram,
+            eos_token_id=self.eos_token_id,
+            before=before,
+        )

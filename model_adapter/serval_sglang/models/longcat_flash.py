@@ -12,12 +12,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sglang.srt.models.longcat_flash as upstream
-from sglang.srt.runtime_context import get_exec, get_parallel, get_spec
+from sglang.srt.runtime_context import get_exec, get_parallel, get_spec, get_stream
+from sglang.srt.utils import is_cuda
 from torch import Tensor
 
+from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
 from serval_sglang.config import LongcatConfig
+from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
+from serval_sglang.layers.ngram_tables import TableStorage, code_dtype
+from serval_sglang.settings import model_settings
 from serval_sglang.weights import TensorLedger, require_loadable_attention
 
 # Meituan's model leaves the norms of the two latents at the default of their class, whatever rms_norm_eps
@@ -28,15 +33,22 @@ LATENT_NORM_EPS = 1e-6
 class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore[misc]  # sglang is untyped
     """
     Raises:
-        ValueError: a feature is asked for that this model does not support.
+        ValueError: a feature or a setting is asked for that this model does not support.
         RuntimeError: the plugin's replacements were not in place when the layers were built.
     """
 
     def __init__(self, config: Any, quant_config: Any = None, prefix: str = "") -> None:
         _refuse_unsupported_features()
+        settings = model_settings()
+        tables = TableStorage(
+            place=settings.ngram_tables, code_dtype=code_dtype(getattr(config, TABLE_DTYPE_KEY, None))
+        )
         super().__init__(config, quant_config, prefix)
         self._require_own_layers()
         require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
+        self.model.embed_tokens.allocate_tables(tables)
+        self._overlap_experts(settings.moe_overlap_tokens)
+        self._has_coded_tables = tables.code_dtype is not None
         self.dimensions = LongcatConfig.from_dict(config.serval_config)
         self._is_loaded = False
         # Upstream multiplies the latent norms in place after every load, so a second load would do it twice.
@@ -48,13 +60,25 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
                 attention.q_a_layernorm.variance_epsilon = LATENT_NORM_EPS
                 attention.kv_a_layernorm.variance_epsilon = LATENT_NORM_EPS
 
+    def _overlap_experts(self, tokens: int) -> None:
+        if tokens == 0 or not is_cuda():
+            return
+        # Not the stream that attention uses for itself: it would wait for the experts.
+        stream = get_stream("serval_experts")
+        for layer in self.model.layers:
+            layer.overlap_experts(stream, up_to_tokens=tokens)
+
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Load a checkpoint, or after that, any part of one.
 
         Raises:
             CheckpointMismatch: a tensor is unknown or, in the first call, missing.
         """
-        ledger = TensorLedger(self.dimensions, quantised=self.quant_config is not None)
+        ledger = TensorLedger(
+            self.dimensions,
+            quantised=self.quant_config is not None,
+            coded_tables=self._has_coded_tables,
+        )
         super().load_weights(self._scale_latent_norms(ledger.received(weights)))
         if not self._is_loaded:
             ledger.require_complete()
@@ -73,11 +97,15 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             yield name, tensor if scale is None else tensor.float() * scale
 
     def _require_own_layers(self) -> None:
-        own_moe = all(isinstance(layer.mlp, LongcatFlashMoE) for layer in self.model.layers)
-        if not own_moe or not isinstance(self.model.embed_tokens, NgramEmbedding):
+        own_layers = all(
+            isinstance(layer, LongcatFlashDecoderLayer) and isinstance(layer.mlp, LongcatFlashMoE)
+            for layer in self.model.layers
+        )
+        if not own_layers or not isinstance(self.model.embed_tokens, NgramEmbedding):
             raise RuntimeError(
-                "SGLang built its own MoE or n-gram embedding instead of Serval's: the plugin's replacements "
-                "are not in effect. Start with `python -m serval_sglang.launch`; see the hooks' messages."
+                "SGLang built its own layers or n-gram embedding instead of Serval's: the plugin's "
+                "replacements are not in effect. Start with `python -m serval_sglang.launch`; see the hooks' "
+                "messages."
             )
 
 

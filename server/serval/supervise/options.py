@@ -29,6 +29,8 @@ class EngineOptions:
     device: Device | None
     host: str
     port: int
+    ngram_tables: str | None = None
+    moe_overlap_tokens: int | None = None
     sglang_flags: tuple[str, ...]
 
 
@@ -40,6 +42,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tp", type=positive_int, default=1, metavar="N", help="tensor-parallel size (default 1)")
     add("--ep", type=positive_int, default=1, metavar="N", help="expert-parallel size (default 1)")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu")
+    add(
+        "--ngram-tables",
+        choices=("device", "host"),
+        help="where the n-gram tables are: the device's memory (default), or pinned memory of the host",
+    )
+    add(
+        "--moe-overlap-tokens",
+        type=token_count,
+        metavar="N",
+        help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
+    )
 
 
 def add_sglang_flags(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +79,8 @@ def engine_options(args: argparse.Namespace, *, host: str, port: int) -> EngineO
         device=args.device,
         host=host,
         port=port,
+        ngram_tables=args.ngram_tables,
+        moe_overlap_tokens=args.moe_overlap_tokens,
         sglang_flags=tuple(args.sglang_flags),
     )
 
@@ -85,6 +100,10 @@ def engine_command(options: EngineOptions) -> list[str]:
     ]  # fmt: skip
     if options.device is not None:
         command += ["--device", options.device]
+    if options.ngram_tables is not None:
+        command += ["--ngram-tables", options.ngram_tables]
+    if options.moe_overlap_tokens is not None:
+        command += ["--moe-overlap-tokens", str(options.moe_overlap_tokens)]
     return [*command, "--", *options.sglang_flags]
 
 
@@ -113,6 +132,14 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def token_count(text: str) -> int:
+    """An argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
     return value
 
 

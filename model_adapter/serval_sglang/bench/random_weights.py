@@ -1,0 +1,38 @@
+"""Weights for a model without a checkpoint: tokens differ, and so do their experts.
+
+SGLang's dummy weights are within 1e-3 of zero, norms included, so that every token goes to the same few
+experts and a batch reads a fraction of what it reads in earnest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_STD = 0.02
+_BLOCK_ROWS = 65_537  # of tables too large to fill value by value
+_GENERATOR_SEED = 0
+
+
+def fill_randomly(model: nn.Module, *_: object, **__: object) -> None:
+    """Replaces ``initialize_dummy_weights``: matrices normal, norms one, biases zero."""
+    for name, tensor in model.state_dict().items():
+        if tensor.dim() >= 2:
+            _fill_rows(tensor)
+        elif name.endswith("ngram_tables.scales"):
+            tensor.fill_(_STD / 127)
+        elif tensor.is_floating_point():
+            tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def _fill_rows(tensor: Tensor) -> None:
+    generator = torch.Generator(device=tensor.device).manual_seed(_GENERATOR_SEED)
+    first = tensor[:_BLOCK_ROWS]
+    if tensor.dtype == torch.int8:
+        first.random_(-127, 128, generator=generator)
+    elif tensor.is_floating_point():
+        values = torch.empty(first.shape, dtype=torch.float32, device=tensor.device)
+        first.copy_(values.normal_(0.0, _STD, generator=generator))
+    for start in range(_BLOCK_ROWS, len(tensor), _BLOCK_ROWS):
+        block = tensor[start : start + _BLOCK_ROWS]
+        block.copy_(first[: len(block)])

@@ -1,0 +1,130 @@
+"""LongCat's double layer under SGLang: the experts beside dense 1, attention 2 and dense 2.
+
+The experts' result is needed only at the end of the layer (ScMoE). So on a GPU they may run on a second
+stream beside the rest; and where dense 2 and the experts owe a sum to the same ranks, their partial sums are
+added first and one all-reduce completes both, which the next layer's norm may take over as after any dense
+layer: four collectives a layer instead of five. The second stream never communicates.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sglang.srt.layers.dp_attention import is_dp_attention_enabled
+from sglang.srt.layers.layer_boundary.contracts import BatchVariant
+from sglang.srt.layers.layer_boundary.layout import SumGroup
+from sglang.srt.layers.moe.utils import post_experts_output_is_complete, post_experts_reduction_group
+from sglang.srt.models.longcat_flash import LongcatFlashDecoderLayer as UpstreamLayer
+from sglang.srt.runtime_context import get_exec, get_parallel
+from torch import Tensor
+
+from serval_sglang.layers.side_stream import run_beside
+
+if TYPE_CHECKING:
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
+
+class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang is untyped
+    """The modules and boundaries that upstream builds, in another order."""
+
+    def __init__(self, *arguments: Any, **keyword_arguments: Any) -> None:
+        super().__init__(*arguments, **keyword_arguments)
+        self.overlap_experts(None, up_to_tokens=0)
+
+    @cached_property
+    def one_sum(self) -> bool:
+        """Whether one collective completes what experts and dense 2 leave. Upstream binds the plans that tell
+        when all layers are built."""
+        return _owe_one_sum(self.moe_boundary.plan, self.second_ffn_boundary.plan)
+
+    def overlap_experts(self, stream: torch.cuda.Stream | None, *, up_to_tokens: int) -> None:
+        """Compute the experts of batches of at most ``up_to_tokens`` on ``stream``; None: in the main one."""
+        self.experts_stream = stream
+        self.overlap_tokens = up_to_tokens
+
+    def forward(
+        self,
+        positions: Tensor,
+        hidden_states: Any,
+        forward_batch: ForwardBatch,
+        zero_allocator: Any,
+        prev_topk_indices: Tensor | None,
+    ) -> tuple[Any, Tensor | None]:
+        """``hidden_states`` is what the layer before returned: a tensor [T, H], or SGLang's handle for one
+        whose sum over ranks is still to be completed. Returns such a one."""
+        batch = {
+            "positions": positions,
+            "forward_batch": forward_batch,
+            "zero_allocator": zero_allocator,
+        }
+        hidden_states = self.attn_boundary.prepare(hidden_states, forward_batch)
+        hidden_states, topk = self._attend(0, hidden_states, prev_topk_indices, **batch)
+        hidden_states = self.attn_boundary.finish(hidden_states, forward_batch)
+        # Both branches read it, and this frame keeps it alive until they have.
+        fork = self.moe_boundary.prepare(hidden_states, forward_batch)
+        overlaps = fork.shape[0] <= self.overlap_tokens
+        routed, (dense, topk) = run_beside(
+            self.experts_stream if overlaps else None,
+            lambda: self.mlp(fork),
+            lambda: self._dense_branch(fork, topk, **batch),
+        )
+        return self._joined(routed, dense, forward_batch), topk
+
+    def _dense_branch(
+        self,
+        fork: Tensor,
+        topk: Tensor | None,
+        *,
+        forward_batch: ForwardBatch,
+        **batch: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Dense 1, attention 2 and dense 2, whose sum over ranks is still owed."""
+        hidden_states = self.first_ffn_boundary.branch_input(self.moe_boundary, fork, forward_batch)
+        hidden_states = self.first_ffn_boundary.finish(self.mlps[0](hidden_states), forward_batch)
+        hidden_states = self.second_attn_boundary.prepare(hidden_states, forward_batch)
+        hidden_states, topk = self._attend(1, hidden_states, topk, forward_batch=forward_batch, **batch)
+        hidden_states = self.second_attn_boundary.finish(hidden_states, forward_batch)
+        hidden_states = self.second_ffn_boundary.prepare(hidden_states, forward_batch)
+        return self.mlps[1](hidden_states), topk
+
+    def _attend(
+        self,
+        index: int,
+        hidden_states: Tensor,
+        topk: Tensor | None,
+        **batch: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if hidden_states.shape[0] == 0:
+            return hidden_states, topk
+        output = self.self_attn[index](hidden_states=hidden_states, prev_topk_indices=topk, **batch)
+        return output if isinstance(output, tuple) else (output, topk)
+
+    def _joined(self, routed: Tensor, dense: Tensor, forward_batch: ForwardBatch) -> Any:
+        if self.one_sum:
+            return self.second_ffn_boundary.finish(dense.add_(routed), forward_batch)
+        dense = self.second_ffn_boundary.finish(dense, forward_batch)
+        routed = self.moe_boundary.branch_output(routed, forward_batch)
+        return self.moe_boundary.merge_branch(routed, dense, self.second_ffn_boundary, forward_batch)
+
+
+def _owe_one_sum(experts: Any, dense: Any) -> bool:
+    """Whether one full-precision all-reduce over the tensor-parallel ranks, on the same rows, completes what
+    the stages of two plans leave. Under attention DP a sum also moves rows: it is left as upstream has it."""
+    if is_dp_attention_enabled() or set(experts.paths) != {BatchVariant.ORDINARY}:
+        return False
+    routed, other = (plan.paths[BatchVariant.ORDINARY].output for plan in (experts, dense))
+    if routed.layout != other.layout:
+        return False
+    parallel = get_parallel()
+    return bool(
+        parallel.tp_size == 1
+        or (
+            routed.group is SumGroup.MOE_OUTPUT
+            and other.group is SumGroup.TP
+            and post_experts_reduction_group().ranks == parallel.tp_group.ranks
+            and not post_experts_output_is_complete(is_tp_path=True)
+            and not get_exec().comm.enable_quant_communications
+        )
+    )

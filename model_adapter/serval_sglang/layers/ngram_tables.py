@@ -1,0 +1,98 @@
+"""The n-gram tables of one rank: in what form, in whose memory, and how a checkpoint gets into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from serval_kernels.ngram_gather import NgramTable
+from serval_kernels.row_quantization import LARGEST_CODE, QuantizedTable
+from serval_sglang.settings import TablePlace
+
+_CODE_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in LARGEST_CODE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableStorage:
+    """
+    Attributes:
+        place: "device", or "host" for host memory, pinned where the device is a GPU: its kernel reads the
+            rows over the bus.
+        code_dtype: int8 or float8_e4m3fn, with a float32 scale a row; None for floats of the default dtype.
+    """
+
+    place: TablePlace = "device"
+    code_dtype: torch.dtype | None = None
+
+
+def code_dtype(stated: str | None) -> torch.dtype | None:
+    """The dtype that config.json states for the codes of the tables (`TABLE_DTYPE_KEY`); None for floats.
+
+    Raises:
+        ValueError: it states another dtype.
+    """
+    if stated is None:
+        return None
+    if stated not in _CODE_DTYPES:
+        raise ValueError(
+            f"config.json says that the n-gram tables hold {stated!r}; this release reads floats, "
+            f"{' and '.join(_CODE_DTYPES)}."
+        )
+    return _CODE_DTYPES[stated]
+
+
+class NgramTables(nn.Module):
+    """All tables stacked, some columns of each: ``values`` [rows, width], with ``scales`` [rows] for codes.
+
+    Scales are on the device in any case: they are a sixty-fourth of the codes of LongCat-Flash-Lite, and a
+    row then costs one read over the bus.
+    """
+
+    scales: nn.Parameter | None
+
+    def __init__(self, rows: int, width: int, storage: TableStorage, *, device: torch.device) -> None:
+        super().__init__()
+        on_host = storage.place == "host"
+        values = torch.empty(
+            rows,
+            width,
+            dtype=storage.code_dtype or torch.get_default_dtype(),
+            device="cpu" if on_host else device,
+            pin_memory=on_host and device.type == "cuda",
+        )
+        self.values = nn.Parameter(values, requires_grad=False)
+        if storage.code_dtype is None:
+            self.register_parameter("scales", None)
+        else:
+            scales = torch.empty(rows, dtype=torch.float32, device=device)
+            self.scales = nn.Parameter(scales, requires_grad=False)
+
+    def stored(self) -> NgramTable:
+        """As `serval_kernels` takes it."""
+        return self.values.data if self.scales is None else QuantizedTable(self.values.data, self.scales.data)
+
+    def load_values(self, name: str, start: int, loaded: Tensor) -> None:
+        """Copy one table's columns to the rows from ``start`` on.
+
+        Raises:
+            ValueError: floats where codes belong, or codes where floats do.
+        """
+        is_coded = loaded.dtype in LARGEST_CODE
+        if is_coded != (self.scales is not None) or (is_coded and loaded.dtype != self.values.dtype):
+            raise ValueError(
+                f"{name} holds {loaded.dtype}, and config.json promises {self.values.dtype}: do both belong "
+                "to the same checkpoint (`serval checkpoint quantize-tables` writes both)?"
+            )
+        self.values.data[start : start + len(loaded)].copy_(loaded)
+
+    def load_scales(self, name: str, start: int, loaded: Tensor) -> None:
+        """Copy the scales of one table to the rows from ``start`` on.
+
+        Raises:
+            ValueError: these tables have none.
+        """
+        if self.scales is None:
+            raise ValueError(f"{name} scales eight-bit codes, and config.json promises {self.values.dtype}.")
+        self.scales.data[start : start + len(loaded)].copy_(loaded)

@@ -1,0 +1,282 @@
+"""The embedding, a rank at a time and without an engine: groups are stood in for, batches made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from serval_kernels.row_quantization import dequantize_rows, quantize_rows
+from serval_sglang.checkpoint.layout import table_name
+from serval_sglang.checkpoint.random import tiny_config
+from serval_sglang.config import LongcatConfig
+from serval_sglang.known_configs import LITE
+from serval_sglang.layers.ngram_tables import TableStorage
+from serval_sglang.reference.ngram import NgramEmbeddings
+
+embedding = pytest.importorskip("serval_sglang.layers.ngram_embedding", reason="needs SGLang")
+from sglang.srt.model_executor.forward_batch_info import ForwardMode  # noqa: E402
+
+CONFIG = tiny_config(hidden_size=96)
+EOS = CONFIG.eos_token_id
+Batch = tuple[Tensor, SimpleNamespace]
+
+
+class StandInGroup:
+    """Remembers what it was asked to sum."""
+
+    def __init__(self) -> None:
+        self.reduced: list[Tensor] = []
+
+    def all_reduce(self, partial: Tensor) -> Tensor:
+        self.reduced.append(partial)
+        return partial
+
+
+class StandInWords(nn.Module):
+    """VocabParallelEmbedding of one rank: its rows, zero elsewhere."""
+
+    ranks = (0, 1)  # rank, size
+
+    def __init__(self, rows: int, width: int, *, use_attn_tp_group: bool) -> None:
+        super().__init__()
+        self.use_attn_tp_group = use_attn_tp_group
+        self.weight = nn.Parameter(torch.empty(rows, width), requires_grad=False)
+
+    def _embed_local_shard(self, tokens: Tensor) -> Tensor:
+        rank, size = self.ranks
+        return self.weight[tokens] * (tokens % size == rank)[:, None]
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the embedding that one rank would have."""
+
+    def make(
+        config: LongcatConfig = CONFIG,
+        storage: TableStorage | None = None,
+        *,
+        rank: int = 0,
+        size: int = 1,
+        attention_dp: bool = False,
+    ) -> Any:
+        parallel = SimpleNamespace(
+            # Under attention DP the whole TP group is larger than the ranks that share tokens.
+            tp_group=StandInGroup(), tp_rank=rank + (size if attention_dp else 0),
+            tp_size=size * (2 if attention_dp else 1),
+            attn_tp_group=StandInGroup(), attn_tp_rank=rank, attn_tp_size=size,
+        )  # fmt: skip
+        monkeypatch.setattr(embedding, "get_parallel", lambda: parallel)
+        monkeypatch.setattr(embedding, "is_dp_attention_enabled", lambda: attention_dp)
+        monkeypatch.setattr(embedding, "VocabParallelEmbedding", StandInWords)
+        monkeypatch.setattr(StandInWords, "ranks", (rank, size))
+        made = embedding.NgramEmbedding(
+            config.vocab_size,
+            config.hidden_size,
+            over_embedding_m=config.ngram_base,
+            over_embedding_k=config.emb_split_num,
+            over_embedding_n=config.emb_neighbor_num,
+            eos_token_id=config.eos_token_id,
+        )
+        made.allocate_tables(storage or TableStorage())
+        made.init_history(8, "cpu")
+        made.parallel = parallel
+        return made
+
+    return make
+
+
+def tensors(codes: torch.dtype | None = None) -> tuple[dict[str, Tensor], nn.Embedding, NgramEmbeddings]:
+    """A checkpoint's n-gram tensors, the word embedding, and the reference with the same values."""
+    torch.manual_seed(4)
+    reference = NgramEmbeddings(CONFIG).eval()
+    words = nn.Embedding(CONFIG.vocab_size, CONFIG.hidden_size)
+    stored: dict[str, Tensor] = {}
+    for i, (table, projection) in enumerate(zip(reference.embedders, reference.post_projs, strict=True)):
+        nn.init.normal_(table.weight)
+        stored[f"model.ngram_embeddings.post_projs.{i}.weight"] = projection.weight.detach()
+        if codes is None:
+            stored[table_name(i)] = table.weight.detach()
+            continue
+        coded = quantize_rows(table.weight.detach(), codes)
+        stored[table_name(i)], stored[table_name(i, part="weight_scale")] = coded
+        table.weight.data = dequantize_rows(coded, dtype=torch.float32)
+    return stored, words, reference
+
+
+def fill(made: Any, stored: dict[str, Tensor], words: nn.Embedding) -> None:
+    made.word_embeder.weight.data = words.weight.detach()
+    for name, tensor in stored.items():
+        made.load_weight(None, name, tensor)
+
+
+def extend(
+    runs: Sequence[Sequence[int]], before: Sequence[Sequence[int]] | None, slots: Sequence[int]
+) -> Batch:
+    lengths = torch.tensor([len(run) for run in runs], dtype=torch.int32)
+    return torch.tensor([token for run in runs for token in run]), SimpleNamespace(
+        forward_mode=ForwardMode.EXTEND,
+        req_pool_indices=torch.tensor(slots),
+        engram_history=None if before is None else torch.tensor(before, dtype=torch.int32),
+        extend_start_loc=(lengths.cumsum(0) - lengths).int(),
+        extend_seq_lens=lengths,
+    )
+
+
+def decode(tokens: Sequence[int], slots: Sequence[int]) -> Batch:
+    return torch.tensor(tokens), SimpleNamespace(
+        forward_mode=ForwardMode.DECODE, req_pool_indices=torch.tensor(slots)
+    )
+
+
+SEQUENCE = [5, 9, EOS, 7, 7, 8, 30, 31, EOS, EOS, 4]
+
+
+def expected(reference: NgramEmbeddings, words: nn.Embedding) -> Tensor:
+    tokens = torch.tensor([SEQUENCE])
+    with torch.no_grad():
+        return reference(tokens, words(tokens))[0]
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize("codes", [None, torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_ranks_partial_sums_add_up_to_the_reference(
+    build: Any, size: int, codes: torch.dtype | None, place: Any
+) -> None:
+    stored, words, reference = tensors(codes)
+    total = torch.zeros(len(SEQUENCE), CONFIG.hidden_size)
+    for rank in range(size):
+        made = build(storage=TableStorage(place=place, code_dtype=codes), rank=rank, size=size)
+        fill(made, stored, words)
+        total += made(*extend([SEQUENCE], [[0, 0, 0]], [3]))
+        # One collective completes word rows and n-gram rows.
+        assert len(made.parallel.tp_group.reduced) == (size > 1)
+    torch.testing.assert_close(total, expected(reference, words), rtol=1e-5, atol=1e-5)
+
+
+def test_attention_dp_shards_and_sums_among_the_ranks_that_share_tokens(build: Any) -> None:
+    stored, words, reference = tensors()
+    total = torch.zeros(len(SEQUENCE), CONFIG.hidden_size)
+    for rank in range(2):
+        made = build(rank=rank, size=2, attention_dp=True)
+        assert made.word_embeder.use_attn_tp_group
+        fill(made, stored, words)
+        total += made(*extend([SEQUENCE], [[0, 0, 0]], [3]))
+        assert (len(made.parallel.attn_tp_group.reduced), len(made.parallel.tp_group.reduced)) == (1, 0)
+    torch.testing.assert_close(total, expected(reference, words), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cuts", [[1], [2, 3], [1, 2, 3, 4], [6, 10]])
+def test_chunks_and_decode_steps_continue_each_other(build: Any, cuts: list[int]) -> None:
+    stored, words, reference = tensors()
+    made = build()
+    fill(made, stored, words)
+    made.history.fill_(9)  # of requests that had these slots before
+    parts, slot = [], 1
+    for start, end in zip([0, *cuts[:-1]], cuts, strict=True):
+        before = [0, 0, 0, *SEQUENCE[:start]][-3:]
+        slot += 1  # as after a retraction: what the request left in the slot before is not here
+        # A second request in the same batch, of one token: what a mixed batch does to a decode row.
+        parts.append(made(*extend([SEQUENCE[start:end], [6]], [before, [1, 1, 1]], [slot, 7]))[:-1])
+    for token in SEQUENCE[cuts[-1] :]:
+        # Padding of a graph: slot 0, several times.
+        parts.append(made(*decode([token, 0, 0], [slot, 0, 0]))[:1])
+    torch.testing.assert_close(torch.cat(parts), expected(reference, words), rtol=1e-5, atol=1e-5)
+
+
+def test_a_decode_batch_relabelled_as_extend_reads_its_slots(build: Any) -> None:
+    """Attention DP does that to a rank that decodes while others prefill; rows behind it are padding."""
+    stored, words, reference = tensors()
+    made = build(attention_dp=True)
+    fill(made, stored, words)
+    made(*extend([SEQUENCE[:-1]], [[0, 0, 0]], [3]))
+    tokens, batch = extend([[SEQUENCE[-1]]], None, [3])
+    got = made(torch.cat((tokens, torch.zeros(4, dtype=torch.int64))), batch)
+    torch.testing.assert_close(got[0], expected(reference, words)[-1], rtol=1e-5, atol=1e-5)
+    assert made.history[3].tolist() == SEQUENCE[-3:]
+
+
+def test_an_idle_rank_keeps_its_state(build: Any) -> None:
+    stored, words, _ = tensors()
+    made = build(attention_dp=True)
+    fill(made, stored, words)
+    made.history.fill_(9)
+    for rows in (0, 2):
+        batch = SimpleNamespace(forward_mode=ForwardMode.IDLE, req_pool_indices=torch.zeros(rows).long())
+        assert made(torch.zeros(rows, dtype=torch.int64), batch).shape == (rows, CONFIG.hidden_size)
+    assert (made.history == 9).all()
+
+
+def test_a_mode_without_a_rule_is_refused(build: Any) -> None:
+    batch = SimpleNamespace(forward_mode=ForwardMode.TARGET_VERIFY, req_pool_indices=torch.tensor([3]))
+    with pytest.raises(NotImplementedError, match="TARGET_VERIFY"):
+        build()(torch.tensor([3]), batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("model.ngram_embeddings.embedders.12.weight", torch.empty(1), "no n-gram tensor"),
+        ("model.ngram_embeddings.post_projs.0.weight_scale", torch.empty(1), "no n-gram tensor"),
+        (table_name(0), torch.empty(3, 8), "must have shape"),
+        (
+            table_name(0),
+            torch.empty(CONFIG.ngram_table_rows(0), CONFIG.ngram_table_width, dtype=torch.int8),
+            r"holds torch.int8, and config.json promises torch.float32",
+        ),
+        (
+            table_name(0, part="weight_scale"),
+            torch.empty(CONFIG.ngram_table_rows(0)),
+            "scales eight-bit codes",
+        ),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(build: Any, name: str, tensor: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build().load_weight(None, name, tensor)
+
+
+def test_a_width_that_ranks_cannot_share_is_refused(build: Any) -> None:
+    with pytest.raises(ValueError, match="8 wide, which 3 tensor-parallel ranks cannot share"):
+        build(size=3)
+
+
+def test_a_request_slot_holds_few_bytes(build: Any) -> None:
+    made = build()
+    (row,) = made.history[3:4]
+    print(f"n-gram state of a request slot: {row.nbytes} bytes")
+    assert row.nbytes <= 32
+
+
+def test_temporaries_at_full_width_are_little_more_than_the_output(build: Any) -> None:
+    """T = 8192, H = 3072 in bfloat16, with short tables: what a forward pass allocates beside its result."""
+    config = tiny_config(
+        hidden_size=LITE.hidden_size, emb_neighbor_num=LITE.emb_neighbor_num, emb_split_num=LITE.emb_split_num
+    )
+    tokens = 8192
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        made = build(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for parameter in made.parameters():
+        parameter.data.zero_()
+    input_ids, batch = extend([[3] * tokens], [[0, 0, 0]], [1])
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
+        output = made(input_ids, batch)
+    assert output.dtype == torch.bfloat16
+    peak = held = 0
+    for event in sorted(_allocations(profile), key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    print(f"output {output.nbytes:,} bytes, temporaries {peak - output.nbytes:,} bytes")
+    assert output.nbytes <= peak <= (1 + 1.3) * output.nbytes
+
+
+def _allocations(profile: Any) -> list[Any]:
+    return [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]

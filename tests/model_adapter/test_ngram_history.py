@@ -1,0 +1,87 @@
+"""What the scheduler's side sends along with a batch, and what that costs for a long context."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, SupportsIndex, overload
+
+import pytest
+import torch
+
+ngram_history = pytest.importorskip("serval_sglang.ngram_history", reason="needs SGLang")
+from sglang.srt.model_executor.forward_batch_info import ForwardMode  # noqa: E402
+
+LOOK_BACK = 3
+
+
+class CountedTokens(list[int]):
+    """Counts the tokens that are read."""
+
+    read = 0
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.read += len(found) if isinstance(found, list) else 1
+        return found
+
+    def __iter__(self) -> Any:
+        self.read += len(self)
+        return super().__iter__()
+
+    def __add__(self, other: Any) -> Any:
+        self.read += len(self)
+        return super().__add__(other)
+
+
+@pytest.fixture
+def manager() -> Any:
+    embedding = SimpleNamespace(look_back=LOOK_BACK, history=torch.full((6, LOOK_BACK), 9, dtype=torch.int32))
+    return ngram_history.RequestHistoryManager(
+        enabled=False, table=None, n=LOOK_BACK + 1, embedding=embedding
+    )
+
+
+def batch(mode: ForwardMode, **fields: Any) -> Any:
+    return SimpleNamespace(forward_mode=mode, engram_history="of the batch before", **fields)
+
+
+@pytest.mark.parametrize("mode", [ForwardMode.EXTEND, ForwardMode.MIXED])
+def test_a_chunk_brings_the_tokens_before_it(manager: Any, mode: ForwardMode) -> None:
+    tokens = CountedTokens(range(100, 100_100))
+    prefixes = [0, 2, 50_000]
+    given = batch(mode, reqs=[SimpleNamespace(full_untruncated_fill_ids=tokens)] * 3, prefix_lens=prefixes)
+    sent = manager.prepare_for_forward(given, chunked_req=None).engram_history
+    assert sent.tolist() == [[0, 0, 0], [0, 100, 101], [50_097, 50_098, 50_099]]
+    assert sent.dtype == torch.int32
+    assert tokens.read <= LOOK_BACK * len(prefixes)
+
+
+def test_a_decode_batch_does_not_keep_what_its_prefill_brought(manager: Any) -> None:
+    assert manager.prepare_for_forward(batch(ForwardMode.DECODE), chunked_req=None).engram_history is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "row"),
+    [
+        ([5], [6], [0, 0, 5]),
+        (list(range(1000, 101_000)), [7], [100_997, 100_998, 100_999]),
+        ([5, 6, 7, 8], [1, 2], [7, 8, 1]),
+        ([5], [1, 2, 3, 4, 5, 6], [3, 4, 5]),
+    ],
+)
+def test_a_request_prefilled_elsewhere_finds_its_slot_filled(
+    manager: Any, prompt: list[int], output: list[int], row: list[int]
+) -> None:
+    tokens = CountedTokens(prompt)
+    request = SimpleNamespace(origin_input_ids=tokens, output_ids=output, kv=SimpleNamespace(req_pool_idx=4))
+    manager.prepare_for_forward(batch(ForwardMode.PREBUILT, reqs=[request]), chunked_req=None)
+    assert manager.embedding.history.tolist() == [[9, 9, 9]] * 4 + [row] + [[9, 9, 9]]
+    assert tokens.read <= LOOK_BACK + 1
+
+
+def test_no_batch_is_no_batch(manager: Any) -> None:
+    assert manager.prepare_for_forward(None, chunked_req=None) is None

@@ -1,0 +1,31 @@
+"""What an operator may choose about the model, from flags through the environment to the scheduler."""
+
+from __future__ import annotations
+
+import pytest
+
+from serval_sglang.settings import ModelSettings, model_settings, model_variables
+
+
+def test_defaults() -> None:
+    assert model_settings({}) == ModelSettings(ngram_tables="device", moe_overlap_tokens=0)
+
+
+def test_what_is_written_is_read() -> None:
+    variables = model_variables(ngram_tables="host", moe_overlap_tokens=64)
+    assert model_settings(variables) == ModelSettings(ngram_tables="host", moe_overlap_tokens=64)
+    assert model_variables(ngram_tables=None, moe_overlap_tokens=None) == {}
+    assert model_settings(model_variables(ngram_tables=None, moe_overlap_tokens=0)) == ModelSettings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SERVAL_NGRAM_TABLES", "disk", "must be one of device, host, got 'disk'"),
+        ("SERVAL_MOE_OVERLAP_TOKENS", "-1", "number of tokens, 0 for never, got '-1'"),
+        ("SERVAL_MOE_OVERLAP_TOKENS", "", "number of tokens"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(variable: str, value: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model_settings({variable: value})
