@@ -61,7 +61,7 @@ CONFIGURATIONS = (
     ),
     # Chunks shorter than the look-back of three tokens, and as long; of two in test_checkpoint_verify.py. Not
     # mixed: SGLang takes the running requests off such a chunk and is left with fewer than no tokens.
-    # The tables are what `serval checkpoint quantize-tables` writes; the reference has what its codes stand for.
+    # The tables are what `serval checkpoint quantize-tables` writes; the reference reads the same codes.
     Configuration(
         "float32-tp2-chunks-of-1-int8-tables",
         "float32",
