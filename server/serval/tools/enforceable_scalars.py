@@ -31,7 +31,7 @@ def string_constraints(single: Schema, path: str, refuse: Refuse) -> Schema:
     groups = [group & keywords for group in _STRING_GROUPS if group & keywords]
     for extra in groups[1:]:
         refuse(path, min(extra), f"it stands beside {min(groups[0])}")
-    kept = {key: single[key] for key in (groups[0] if groups else ())}
+    kept = {key: single[key] for key in sorted(groups[0] if groups else ())}
     if kept.get("maxLength", math.inf) < kept.get("minLength", 0):
         raise UnsatisfiableError(path, "minLength is greater than maxLength")
     return kept

@@ -1,6 +1,5 @@
 """Schemas are refused before dispatch, with path and reason, or rewritten so that they can be enforced."""
 
-import json
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from serval.tools.schema_check import (
     check_limits,
     check_tools,
     enforceable_schema,
-    response_constraint,
 )
 from serval.tools.schema_error import SchemaError
 
@@ -207,25 +205,3 @@ class TestStrict:
 
         enforceable_schema({"oneOf": [shape("circle"), shape("square")]}, strict=True)
         assert refused({"oneOf": [shape("circle"), shape("circle")]}).path == "#/oneOf"
-
-
-class TestResponseFormat:
-    def test_text_constrains_nothing(self) -> None:
-        assert response_constraint(None) == response_constraint({"type": "text"}) == {}
-
-    def test_json_object_is_any_object(self) -> None:
-        assert json.loads(response_constraint({"type": "json_object"})["json_schema"]) == {"type": "object"}
-
-    def test_json_schema_is_enforced(self) -> None:
-        schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
-        given = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-        enforced = json.loads(response_constraint(given)["json_schema"])
-        assert enforced["properties"] == {"a": {"type": "array", "items": True}}
-        given["json_schema"]["strict"] = True  # type: ignore[index]
-        with pytest.raises(SchemaError, match="response_format/json_schema/schema/properties/a/uniqueItems"):
-            response_constraint(given)
-
-    @pytest.mark.parametrize("given", [{}, {"type": "yaml"}, {"type": "json_schema"}])
-    def test_anything_else_is_refused(self, given: dict[str, Any]) -> None:
-        with pytest.raises(SchemaError, match="response_format"):
-            response_constraint(given)
