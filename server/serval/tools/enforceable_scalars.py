@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Final, Protocol
 
 from serval.tools import pattern
@@ -40,12 +41,17 @@ def string_constraints(single: Schema, path: str, refuse: Refuse) -> Schema:
 def written_pattern(expression: str, path: str, refuse: Refuse, *, in_json: bool = True) -> str | None:
     """A pattern as xgrammar reads it; None if it is left out."""
     try:
-        node = pattern.parse(expression)
-        check_ambiguity(node, expression)
-        return pattern.write(node, in_json=in_json)
+        return pattern.write(_checked(expression), in_json=in_json)
     except pattern.PatternError as error:
         refuse(path, "pattern", str(error))
         return None
+
+
+@lru_cache(maxsize=256)  # tools come again with each turn, and the check takes milliseconds
+def _checked(expression: str) -> pattern.Node:
+    node = pattern.parse(expression)
+    check_ambiguity(node, expression)
+    return node
 
 
 def rewritten_string(single: Schema, path: str, refuse: Refuse) -> Schema:
