@@ -1,6 +1,6 @@
 # `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast lint format types setup print-venv lock clean
+.PHONY: help serve test test-fast lint format types setup print-venv lock lock-examples clean
 
 SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
@@ -40,6 +40,11 @@ lock: setup ## Resolve requirements.lock anew from pyproject.toml.
 	@.venv/bin/python -m uv pip compile pyproject.toml --extra engine --extra dev --output-file requirements.lock \
 		--python-version 3.11 --quiet --upgrade --no-emit-index-url --no-annotate --generate-hashes \
 		--custom-compile-command "make lock"
+
+lock-examples: setup ## Resolve server/examples/requirements.lock anew from requirements.in.
+	@.venv/bin/python -m uv pip compile server/examples/requirements.in --quiet --upgrade --python-version 3.11 \
+		--output-file server/examples/requirements.lock --no-emit-index-url --no-annotate --generate-hashes \
+		--custom-compile-command "make lock-examples"
 
 clean: ## Remove this checkout's venv and caches (the shared packages stay).
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 #
 #   deploy/setup/setup.sh                    set up (idempotent; seconds when nothing changed)
 #   deploy/setup/setup.sh --print-venv       print the folder whose bin/ holds `serval` and `python`
+#   deploy/setup/setup.sh --examples         also set up what server/examples/ needs; print that folder
 #
 # Two layers. The locked third-party packages (11 GB, SGLang and torch among them) live once per lock in a cache
 # folder that all checkouts share. `.venv` in the checkout is a thin venv on top that adds this checkout's own
@@ -73,8 +74,28 @@ build_checkout_venv() {
     echo "$checkout_key" > "$venv/.serval-key"
 }
 
+build_examples() {
+    say "installing the packages of server/examples into $examples (60 MB)"
+    rm -rf "$examples"
+    "$python" -m venv --without-pip "$examples"
+    UV_CACHE_DIR=$cache/uv VIRTUAL_ENV=$examples \
+        "$base/bin/uv" pip sync --quiet --require-hashes "$root/server/examples/requirements.lock" >&2
+    touch "$examples/.complete"
+}
+
 checkout_key=$lock_key-$(sha256sum < "$root/pyproject.toml" | cut -c1-12)-$root
 if [ "$(cat "$venv/.serval-key" 2>/dev/null)" != "$checkout_key" ]; then
     build_checkout_venv
     say "ready: $venv"
+fi
+
+# The agent frameworks want other versions than SGLang pins: a small environment of their own.
+if [ "${1:-}" = "--examples" ]; then
+    examples_key=$({ "$python" --version; cat "$root/server/examples/requirements.lock"; } | sha256sum | cut -c1-12)
+    examples=$cache/examples-$examples_key
+    exec 9>"$examples.lock"
+    command -v flock >/dev/null 2>&1 && flock 9
+    [ -e "$examples/.complete" ] || build_examples
+    exec 9>&-
+    echo "$examples"
 fi

@@ -21,8 +21,8 @@ from serval.api.sampling import sampling_params
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ContextLengthError, EngineStreamBrokenError, InvalidRequestError
 from serval.telemetry.record import RequestRecord
+from serval.tools.answer_grammar import answer_grammar
 from serval.tools.schema_error import SchemaError
-from serval.tools.structural_tag import structural_tag
 from serval.wire.chat_request import ChatRequest, decode_chat_request
 from serval.wire.chat_response import DONE, ChunkEncoder, Usage, completion_body
 
@@ -86,7 +86,7 @@ class ChatCompletions:
 
         def prompt() -> _Prompt:
             rendered = context.chat.render(msgspec.to_builtins(request.messages), tools=tools)
-            return _Prompt(rendered.input_ids, tools, tool_call_grammar(request, tools))
+            return _Prompt(rendered.input_ids, tools, grammar_of(request, tools))
 
         if size <= context.settings.inline_render_bytes:
             return prompt()
@@ -104,7 +104,7 @@ class ChatCompletions:
                         request,
                         defaults=self._context.chat.sampling_defaults,
                         choice=choice,
-                        keep_special_tokens=bool(prompt.tools),
+                        keep_special_tokens=bool(prompt.tools) or prompt.grammar is not None,
                         grammar=prompt.grammar,
                     ),
                     top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
@@ -116,6 +116,7 @@ class ChatCompletions:
                     choice,
                     prompt.tools,
                     parallel_tool_calls=request.parallel_tool_calls is not False,
+                    json_text=request.response_format is not None and request.response_format.type != "text",
                     logprobs=bool(request.logprobs),
                 )
                 for choice in choices
@@ -180,21 +181,21 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
     return tools
 
 
-def tool_call_grammar(request: ChatRequest, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    """What holds the model to the calls that were asked for, as JSON text; None if it is free.
+def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    """What holds the model to the calls or the JSON that were asked for, as JSON text; None if it is free.
 
-    Raises `InvalidRequestError` for a tool whose schema cannot be enforced as asked.
+    Raises `InvalidRequestError` for a schema that cannot be enforced as asked; the message names the place.
     """
-    choice = request.tool_choice or "auto"
     try:
-        tag = structural_tag(
+        return answer_grammar(
             tools,
-            tool_choice=choice if isinstance(choice, str) else msgspec.to_builtins(choice),
+            tool_choice=msgspec.to_builtins(request.tool_choice or "auto"),
             parallel_tool_calls=request.parallel_tool_calls is not False,
+            response_format=msgspec.to_builtins(request.response_format),
         )
     except SchemaError as error:
-        raise InvalidRequestError(f"Invalid schema in 'tools': {error}", param="tools") from error
-    return None if tag is None else msgspec.json.encode(tag).decode()
+        param = "response_format" if error.path.startswith("response_format") else "tools"
+        raise InvalidRequestError(f"Invalid schema in '{param}': {error}", param=param) from error
 
 
 def check_context(request: ChatRequest, prompt_tokens: int, model: ServedModel) -> None:

@@ -25,11 +25,17 @@ class ChoiceAssembler:
     """One choice in the making. Feed it every delta of its engine request."""
 
     def __init__(
-        self, index: int, tools: Sequence[Mapping[str, Any]], *, parallel_tool_calls: bool, logprobs: bool
+        self,
+        index: int,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        parallel_tool_calls: bool,
+        logprobs: bool,
+        json_text: bool = False,
     ) -> None:
         self.index = index
         self.finish_reason: FinishReason | None = None
-        self._parser = ToolCallParser(tools)
+        self._parser = ToolCallParser(tools, one_kind=json_text)
         self._parallel_tool_calls = parallel_tool_calls
         self._content: list[str] = []
         self._reasoning: list[str] = []

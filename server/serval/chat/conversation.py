@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serval.chat.as_written import written_float
 from serval.errors import InvalidRequestError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -130,7 +131,7 @@ def _arguments(arguments: Any, path: str) -> Mapping[str, Any]:
         return {}
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments, parse_constant=_no_constant)
+            arguments = json.loads(arguments, parse_constant=_no_constant, parse_float=written_float)
         except (ValueError, RecursionError) as error:
             raise InvalidRequestError(
                 f"{path} is not valid JSON ({error}); send the arguments as a JSON object in a string.",

@@ -12,7 +12,8 @@ class SegmentCache:
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
         self._bytes = 0
-        self._entries: OrderedDict[str, array[int]] = OrderedDict()
+        # Ids, and what the entry was counted as: a string grows when something caches its UTF-8 in it.
+        self._entries: OrderedDict[str, tuple[array[int], int]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -26,10 +27,11 @@ class SegmentCache:
     def get(self, text: str) -> "array[int] | None":
         """The ids of `text`, or None."""
         with self._lock:
-            ids = self._entries.get(text)
-            if ids is not None:
-                self._entries.move_to_end(text)
-            return ids
+            entry = self._entries.get(text)
+            if entry is None:
+                return None
+            self._entries.move_to_end(text)
+            return entry[0]
 
     def put(self, text: str, ids: "array[int]") -> None:
         """Remember `ids`, unless they take over a quarter of the capacity: too many others would go."""
@@ -39,11 +41,11 @@ class SegmentCache:
         with self._lock:
             if text in self._entries:
                 return
-            self._entries[text] = ids
+            self._entries[text] = (ids, cost)
             self._bytes += cost
             while self._bytes > self._capacity_bytes:
-                old_text, old_ids = self._entries.popitem(last=False)
-                self._bytes -= _cost_bytes(old_text, old_ids)
+                _, (_, old_cost) = self._entries.popitem(last=False)
+                self._bytes -= old_cost
 
 
 def _cost_bytes(text: str, ids: "array[int]") -> int:

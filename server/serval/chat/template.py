@@ -22,6 +22,7 @@ from jinja2 import nodes
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from serval.chat.as_written import written_json
 from serval.chat.tokenizer import ControlToken, Piece
 from serval.errors import InvalidRequestError, ModelFilesError
 
@@ -130,7 +131,13 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """transformers' `tojson`: unlike Jinja's own it escapes no HTML and keeps non-ASCII characters."""
+    """transformers' `tojson`: unlike Jinja's own it escapes no HTML and keeps non-ASCII characters.
+
+    A number of the history that remembers how the model wrote it is written that way.
+    """
+    written = written_json(value)
+    if written is not None:
+        return written
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

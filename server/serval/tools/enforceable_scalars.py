@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Final, Protocol
 
 from serval.tools import pattern
@@ -31,7 +32,7 @@ def string_constraints(single: Schema, path: str, refuse: Refuse) -> Schema:
     groups = [group & keywords for group in _STRING_GROUPS if group & keywords]
     for extra in groups[1:]:
         refuse(path, min(extra), f"it stands beside {min(groups[0])}")
-    kept = {key: single[key] for key in (groups[0] if groups else ())}
+    kept = {key: single[key] for key in sorted(groups[0] if groups else ())}
     if kept.get("maxLength", math.inf) < kept.get("minLength", 0):
         raise UnsatisfiableError(path, "minLength is greater than maxLength")
     return kept
@@ -40,12 +41,17 @@ def string_constraints(single: Schema, path: str, refuse: Refuse) -> Schema:
 def written_pattern(expression: str, path: str, refuse: Refuse, *, in_json: bool = True) -> str | None:
     """A pattern as xgrammar reads it; None if it is left out."""
     try:
-        node = pattern.parse(expression)
-        check_ambiguity(node, expression)
-        return pattern.write(node, in_json=in_json)
+        return pattern.write(_checked(expression), in_json=in_json)
     except pattern.PatternError as error:
         refuse(path, "pattern", str(error))
         return None
+
+
+@lru_cache(maxsize=256)  # tools come again with each turn, and the check takes milliseconds
+def _checked(expression: str) -> pattern.Node:
+    node = pattern.parse(expression)
+    check_ambiguity(node, expression)
+    return node
 
 
 def rewritten_string(single: Schema, path: str, refuse: Refuse) -> Schema:

@@ -70,6 +70,7 @@ class ToolCallParser:
       dropped.
     - Content is verbatim, except that whitespace after a call or the reasoning is dropped, and so is
       whitespace that is all there is before a call, or at all. Without tools everything is content.
+    - With `one_kind`, text that does not begin with a call is content to its end: JSON may quote a marker.
     - `<longcat_think>` at the start opens the reasoning; with `thinking` the prompt has opened it already. It
       ends at `</longcat_think>` or at a call, and is reported without the whitespace around it.
     - Lone surrogates, which no UTF-8 writer accepts, become U+FFFD.
@@ -86,6 +87,7 @@ class ToolCallParser:
         "_functions",
         "_gap_markers",
         "_json",
+        "_one_kind",
         "_opener_in",
         "_phase",
         "_raw",
@@ -93,13 +95,16 @@ class ToolCallParser:
         "_sink",
     )
 
-    def __init__(self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False) -> None:
+    def __init__(
+        self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False, one_kind: bool = False
+    ) -> None:
         """`tools` are OpenAI's, nested (`{"type", "function": {...}}`) or flat (`{"type", "name", ...}`)."""
         self._functions = _functions_by_name(tools)
         self._sink = EventSink()
         self._cursor = Cursor()
         self._phase = _Phase.REASONING_START if thinking else _Phase.GAP
         self._finished = False
+        self._one_kind = one_kind
         # Whitespace at the very start: content only if content follows. None once it is decided.
         self._blank: list[str] | None = None if thinking else []
         self._opener_in = _Phase.CONTENT  # the text that the newest `<longcat_tool_call>` interrupted
@@ -160,6 +165,8 @@ class ToolCallParser:
                 return True
             if self._gap_markers.unfinished_from(cursor.text, cursor.position) == cursor.position:
                 return False
+        if self._one_kind and self._blank is not None:
+            self._content_markers = None
         self._release_blank()
         self._phase = _Phase.CONTENT
         return True

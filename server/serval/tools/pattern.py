@@ -16,6 +16,7 @@ from typing import Final
 MAX_STATES: Final = 10_000
 MAX_NESTING: Final = 50
 _LAST_CODE_POINT: Final = 0x10FFFF
+_CARET: Final = 0x5E
 
 Range = tuple[int, int]
 
@@ -75,6 +76,8 @@ _MARKER_START: Final[tuple[Range, ...]] = ((0x3C, 0x3C),)
 # xgrammar 0.2.7 knows no escapes in JSON strings that have a pattern or a length.
 _ESCAPED_IN_JSON: Final[tuple[Range, ...]] = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _UTF8_BOUNDS: Final = (0x80, 0x800, 0x1000, 0xD000, 0xE000, 0x10000, 0x40000, 0x100000)
+# Up to a code point: how many code points have the first byte of their UTF-8 in common.
+_SHARED_FIRST_BYTE: Final = ((0x80, 1), (0x800, 0x40), (0x10000, 0x1000), (_LAST_CODE_POINT + 1, 0x40000))
 
 
 def union(ranges: list[Range]) -> tuple[Range, ...]:
@@ -158,14 +161,37 @@ def _write_set(characters: CharacterSet, *, in_json: bool) -> str:
         raise PatternError(f"it needs a character that cannot be written {place}")
     if ranges == ((ranges[0][0], ranges[0][0]),):
         return _escaped(ranges[0][0])
-    return f"[{''.join(_span(first, last) for first, last in ranges)}]"
+    # xgrammar 0.2.7 joins neighbours in a class, and misreads some ranges over several first bytes of UTF-8:
+    # after such a byte it allows nothing. So each range keeps to whole first bytes or to a part of one, and
+    # neighbours stand in different classes.
+    spans = [span for first, last in ranges for span in _by_first_byte(first, last)]
+    if all(before[1] + 1 < after[0] for before, after in pairwise(spans)):
+        return _class(spans)
+    return f"(?:{_class(spans[::2])}|{_class(spans[1::2])})"
 
 
-def _span(first: int, last: int) -> str:
-    """`first-last`, cut where UTF-8 changes form: in an uncut one xgrammar 0.2.7 can allow no next byte."""
-    cuts = [first, *(bound for bound in _UTF8_BOUNDS if first < bound <= last), last + 1]
-    parts = ((low, high - 1) for low, high in pairwise(cuts))
-    return "".join(_escaped(low) + (f"-{_escaped(high)}" if high > low else "") for low, high in parts)
+def _class(spans: list[Range]) -> str:
+    (first, last), *others = spans
+    if (first, last) == (_CARET, _CARET) and not others:
+        return _escaped(_CARET)
+    if first == _CARET:  # at the start of a class, xgrammar 0.2.7 takes even an escaped one for a negation
+        spans = [*([(first + 1, last)] if last > first else ()), *others, (_CARET, _CARET)]
+    return f"[{''.join(map(_span, spans))}]"
+
+
+def _by_first_byte(first: int, last: int) -> list[Range]:
+    """`first` to `last`, cut so that each part is within one first byte of UTF-8 or has the whole of each."""
+    cuts = {first, last + 1} | {bound for bound in _UTF8_BOUNDS if first < bound <= last}
+    for end in (first, last + 1):
+        shared = next(size for below, size in _SHARED_FIRST_BYTE if end <= below)
+        # Down for the end of the last part, up for the end of the first one.
+        cuts |= {cut for cut in (end // shared * shared, -(-end // shared) * shared) if first < cut <= last}
+    return [(low, high - 1) for low, high in pairwise(sorted(cuts))]
+
+
+def _span(span: Range) -> str:
+    low, high = span
+    return _escaped(low) + (f"-{_escaped(high)}" if high > low else "")
 
 
 def _escaped(code_point: int) -> str:

@@ -18,11 +18,14 @@ from serval.tools.pattern import CharacterSet, Choice, Node, PatternError, Repea
 _TEXT_LENGTH: Final = 16
 _MAX_READINGS: Final = 2_000
 _MAX_EDGES: Final = 50_000
+# Positions times pairs of letters: what the search below may take, some 60 ms.
+_MAX_STEPS: Final = 60_000
 
 
 def check_ambiguity(node: Node, pattern: str) -> None:
     """Raises PatternError if a text of 16 characters can be read in more than 2,000 ways.
 
+    Also if finding out would take long.
     Tried for each first character, the rest chosen greedily: always the one that leaves the most ways open.
     """
     automaton = _Automaton()
@@ -31,6 +34,10 @@ def check_ambiguity(node: Node, pattern: str) -> None:
     except _TooManyEdgesError:
         raise PatternError(f"{pattern!r:.120} repeats too much inside repetitions; simplify it") from None
     letters = _letters(automaton.sets)
+    if len(automaton.sets) * len(letters) ** 2 > _MAX_STEPS:
+        raise PatternError(
+            f"{pattern!r:.120} tells too many characters apart; simplify it, or list the values"
+        )
     for letter in letters:
         if automaton.readings(whole.first, first=letter, letters=letters) > _MAX_READINGS:
             raise PatternError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -57,24 +56,3 @@ def enforceable_schema(schema: Any, *, strict: bool, path: str = "#") -> dict[st
     rewritten = rewriter.nested(schema, path)
     definitions = rewriter.definitions_for(rewritten)
     return rewritten | ({"$defs": definitions} if definitions else {})
-
-
-def response_constraint(response_format: Mapping[str, Any] | None) -> dict[str, str]:
-    """What OpenAI's `response_format` adds to SGLang's sampling parameters; nothing for text.
-
-    Raises SchemaError as `enforceable_schema` does, and for a format that is none.
-    """
-    kind = "text" if response_format is None else response_format.get("type")
-    if response_format is None or kind == "text":
-        return {}
-    if kind == "json_object":
-        return {"json_schema": json.dumps({"type": "object"})}
-    given = response_format.get("json_schema")
-    if kind != "json_schema" or not isinstance(given, Mapping):
-        raise SchemaError(
-            "response_format",
-            f"{response_format!r:.120} is none of text, json_object, and json_schema with a schema",
-        )
-    path = "response_format/json_schema/schema"
-    schema = enforceable_schema(given.get("schema", {}), strict=given.get("strict") is True, path=path)
-    return {"json_schema": json.dumps(schema)}

@@ -46,6 +46,8 @@ _REASONING: Final[Format] = {
     "content": {"type": "any_text", "excludes": [TOOL_CALL_OPEN]},
     "end": THINK_CLOSE,
 }
+# LongCat writes JSON with Python's separators. Without a bound a sampled answer may go on in spaces for ever.
+_MAX_WHITESPACE: Final = 1
 _BLANK: Final[Format] = {"type": "regex", "pattern": r"\s*"}
 # In so few characters at most one marker can be begun, and one marker in a value is data to the parser.
 _FREE_CHARACTERS: Final = 8
@@ -104,8 +106,12 @@ def calls_tag(
     tool_choice: str | Mapping[str, Any],
     parallel_tool_calls: bool,
     thinking: bool = False,
+    only_calls: bool = False,
 ) -> dict[str, Any]:
-    """As `structural_tag`, but "auto" always constrains: calls are at least well formed."""
+    """As `structural_tag`, but "auto" always constrains: calls are at least well formed.
+
+    With `only_calls` "auto" too admits nothing but calls, and at least one.
+    """
     check_tools(tools)
     functions = [tool.get("function", tool) for tool in tools]
     if isinstance(tool_choice, Mapping):
@@ -115,8 +121,13 @@ def calls_tag(
             raise SchemaError("tool_choice", f"there is no tool {wanted!r:.80}; name one of tools")
     is_auto = tool_choice == "auto"
     tags = [_call(function, enforce_by_default=not is_auto) for function in functions]
-    calls: Format = {"tags": tags, "at_least_one": not is_auto, "stop_after_first": not parallel_tool_calls}
-    if is_auto:
+    text_is_free = is_auto and not only_calls
+    calls: Format = {
+        "tags": tags,
+        "at_least_one": not text_is_free,
+        "stop_after_first": not parallel_tool_calls,
+    }
+    if text_is_free:
         calls |= {"type": "triggered_tags", "triggers": [TOOL_CALL_OPEN], "excludes": _NOT_IN_TEXT}
     else:
         calls |= {"type": "tags_with_separator", "separator": ""}
@@ -237,7 +248,11 @@ def _option(single: Schema, rewriter: Rewriter, path: str) -> tuple[list[Format]
 
 def _json(schema: Schema, rewriter: Rewriter) -> Format:
     definitions = rewriter.definitions_for(schema)
-    return {"type": "json_schema", "json_schema": schema | ({"$defs": definitions} if definitions else {})}
+    return {
+        "type": "json_schema",
+        "json_schema": schema | ({"$defs": definitions} if definitions else {}),
+        "max_whitespace_cnt": _MAX_WHITESPACE,
+    }
 
 
 def _listed_strings(values: list[Any], rewriter: Rewriter, path: str) -> list[Format]:

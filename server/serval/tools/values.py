@@ -32,12 +32,16 @@ def argument_json(text: str, admission: Admission, is_valid: Callable[[Any], boo
     """
     if admission.only_text:
         return strict_json.encode(text)
-    candidates = list(_candidates(text, admission))
-    return strict_json.encode(next(filter(is_valid, candidates), candidates[0]))
-
-
-def _candidates(text: str, admission: Admission) -> Iterator[Any]:
     parsed = _decoded(text)
+    candidates = list(_candidates(text, parsed, admission))
+    chosen = next(filter(is_valid, candidates), candidates[0])
+    if chosen is parsed and isinstance(chosen, float) and chosen == float(text):
+        # As the model wrote it: 1.50 sent back as 1.5 would be other tokens, and miss the prefix cache.
+        return text.strip()
+    return strict_json.encode(chosen)
+
+
+def _candidates(text: str, parsed: Any, admission: Admission) -> Iterator[Any]:
     if admission.choices is not None:
         yield from _chosen(text, parsed, admission.choices)
     takes_string = admission.types is not None and "string" in admission.types

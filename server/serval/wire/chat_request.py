@@ -89,10 +89,20 @@ class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class ResponseFormat(Struct):
-    """Only `{"type": "text"}` is served."""
+class JsonSchemaFormat(Struct, rename={"schema_": "schema"}, omit_defaults=True):
+    """The schema of a `response_format`; it is checked where it is turned into a grammar."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
+    description: str | None = None
+    schema_: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, omit_defaults=True):
+    """What the text must be: `text`, `json_object`, or `json_schema` with a schema."""
 
     type: str
+    json_schema: JsonSchemaFormat | None = None
 
 
 class ChatRequest(Struct):
@@ -296,9 +306,15 @@ def _check_unsupported(request: ChatRequest) -> None:
             param=field,
             code="unsupported_parameter",
         )
-    if request.response_format is not None and request.response_format.type != "text":
+    given = request.response_format
+    if given is not None and given.type not in ("text", "json_object", "json_schema"):
         raise InvalidRequestError(
-            f"response_format of type {request.response_format.type!r} is not served yet; use 'text'.",
+            f"response_format has type {given.type!r}; it must be 'text', 'json_object' or 'json_schema'.",
             param="response_format.type",
-            code="unsupported_value",
+        )
+    if given is not None and given.type == "json_schema" and given.json_schema is None:
+        raise InvalidRequestError(
+            "response_format of type 'json_schema' has no json_schema; send its name and schema there.",
+            param="response_format.json_schema",
+            code="missing_required_parameter",
         )

@@ -41,6 +41,10 @@ def chat(**fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": HI, **fields}
 
 
+def json_schema(schema: Any, *, strict: bool = False) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": strict}}
+
+
 FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "model missing": ({"messages": HI}, "model"),
     "model of wrong type": ({"model": 3, "messages": HI}, "model"),
@@ -171,7 +175,16 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "top_logprobs too many": (chat(logprobs=True, top_logprobs=21), "top_logprobs"),
     "stream a string": (chat(stream="yes"), "stream"),
     "stream_options without stream": (chat(stream_options={"include_usage": True}), "stream_options"),
-    "response_format": (chat(response_format={"type": "json_object"}), "response_format.type"),
+    "response_format unknown": (chat(response_format={"type": "yaml"}), "response_format.type"),
+    "response_format empty": (chat(response_format={"type": "json_schema"}), "response_format.json_schema"),
+    "response_format unnamed": (
+        chat(response_format={"type": "json_schema", "json_schema": {"schema": {}}}),
+        "response_format.json_schema.name",
+    ),
+    "response_format that leads nowhere": (
+        chat(response_format=json_schema({"$ref": "#/nowhere"})),
+        "response_format",
+    ),
     "functions": (chat(functions=[{"name": "f"}]), "functions"),
     "metadata too long": (chat(metadata={"k": "v" * 513}), "metadata[...]"),
 }

@@ -378,3 +378,64 @@ async def test_a_schema_that_cannot_be_enforced_is_refused_only_if_it_must_be(
     response = await gateway.post({**body, "tool_choice": "required"})
     assert response.status == 400
     assert (await response.json())["error"]["param"] == "tools"
+
+
+PERSON: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "person",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+            "required": ["name", "age"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+async def test_json_that_is_asked_for_is_all_the_model_can_write(gateway: RunningGateway) -> None:
+    written = '{"name": "Ada", "age": 36}'
+    gateway.engine.will_say(*pieces(written))
+    answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, response_format=PERSON)
+    assert answer.choices[0].message.content == written
+    sampling = gateway.engine.requests[0]["sampling_params"]
+    # A string may hold the text of a special token, and the client has to get the whole string.
+    assert sampling["skip_special_tokens"] is False
+    grammar = compiled(json.loads(sampling["structural_tag"]))
+    assert accepts(grammar, written)
+    assert not accepts(grammar, '{"name": "Ada"}')
+
+
+@pytest.mark.parametrize("tools", [[], WEATHER], ids=["without tools", "with tools"])
+async def test_json_may_quote_a_call(gateway: RunningGateway, tools: list[Any]) -> None:
+    written = json.dumps({"name": CALL, "age": 3})
+    gateway.engine.will_say(*pieces(written))
+    body = {"model": MODEL, "messages": HI, "response_format": PERSON, "tools": tools}
+    choice = (await (await gateway.post(body)).json())["choices"][0]
+    assert choice["message"]["content"] == written
+    assert "tool_calls" not in choice["message"]
+
+
+async def test_tools_beside_json_can_still_be_called(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(*pieces(CALL))
+    answer = await gateway.openai.chat.completions.create(
+        model=MODEL, messages=HI, tools=WEATHER, response_format=PERSON
+    )
+    assert answer.choices[0].finish_reason == "tool_calls"
+    grammar = compiled(json.loads(gateway.engine.requests[0]["sampling_params"]["structural_tag"]))
+    assert accepts(grammar, CALL)
+    assert accepts(grammar, '{"name": "Ada", "age": 36}')
+    assert not accepts(grammar, "Hello.")
+
+
+async def test_json_schema_that_cannot_be_enforced_is_refused_with_its_path(gateway: RunningGateway) -> None:
+    strict = json.loads(json.dumps(PERSON))
+    strict["json_schema"]["schema"]["properties"]["name"]["pattern"] = "(a+)+$"
+    response = await gateway.post({"model": MODEL, "messages": HI, "response_format": strict})
+    assert response.status == 400
+    error = (await response.json())["error"]
+    assert error["param"] == "response_format"
+    assert "response_format/json_schema/schema/properties/name/pattern" in error["message"]
+    assert gateway.engine.requests == []

@@ -192,3 +192,18 @@ def test_what_the_template_raises_is_a_request_error(tmp_path: Path) -> None:
 
 def test_sampling_defaults_are_the_checkpoints(model: tuple[ChatRenderer, Tokenizer]) -> None:
     assert model[0].sampling_defaults == {"temperature": 0.7, "top_p": 0.95}
+
+
+def test_numbers_of_a_call_in_the_history_are_rendered_as_they_were_written(
+    model: tuple[ChatRenderer, Tokenizer],
+) -> None:
+    arguments = '{"price": 1.50, "rate": 1e3, "days": 3, "half": 0.5, "all": [1, "2"]}'
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Buy."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "ok"},
+    ]
+    text = model[0].render(messages).text
+    for written in ("1.50", "1e3", "3", "0.5", '[1, "2"]'):
+        assert f"<longcat_arg_value>{written}</longcat_arg_value>" in text

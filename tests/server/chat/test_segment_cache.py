@@ -1,7 +1,9 @@
 """The segment cache never outgrows its bound."""
 
+import sys
 from array import array
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +37,21 @@ def test_what_is_too_large_is_not_kept() -> None:
     cache.put("a", array("I", range(1000)))
     assert len(cache) == 0
     assert cache.size_bytes == 0
+
+
+def test_an_entry_gives_back_what_it_was_counted_as() -> None:
+    cache = SegmentCache(6000)
+    grows = "\u00e9" * 150
+    cache.put(grows, array("I", [1]))
+    assert cache.get(grows) is not None
+    before = sys.getsizeof(grows)
+    msgspec.json.encode(grows)  # keeps its UTF-8 in the string
+    assert sys.getsizeof(grows) > before
+    others = [f"other {number:04}" for number in range(60)]
+    for text in others:
+        cache.put(text, array("I", [1]))
+    assert cache.get(grows) is None
+    fresh = SegmentCache(6000)
+    for text in others:
+        fresh.put(text, array("I", [1]))
+    assert (len(cache), cache.size_bytes) == (len(fresh), fresh.size_bytes)

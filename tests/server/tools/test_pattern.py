@@ -5,9 +5,10 @@ import random
 import re
 
 import pytest
+import xgrammar
 
 from serval.tools import pattern
-from serval_testkit.grammar_walk import UnfinishedWalkError, accepts, compiled, walk
+from serval_testkit.grammar_walk import UnfinishedWalkError, accepts, compiled, next_bytes, walk
 
 # pattern, strings to accept, strings to refuse
 CASES = [
@@ -96,3 +97,44 @@ def test_the_ranges_of_a_set_and_its_complement_are_everything() -> None:
     assert pattern.complement(others) == ranges
     assert pattern.union([*ranges, *others, (0xD800, 0xDFFF)]) == ((0, 0x10FFFF),)
     assert pattern.without(ranges, ((0x18, 0x41),)) == ((0x10, 0x17), (0xFFFF, 0x10FFFF))
+
+
+def written_by(format: dict[str, object], *, after: str) -> set[str]:
+    """Every character that may follow `after`; fails where one may be begun and not ended."""
+    matcher = xgrammar.GrammarMatcher(compiled({"type": "structural_tag", "format": format}))
+    assert matcher.accept_string(after) or not after
+    found: set[str] = set()
+
+    def walk_on(prefix: bytes) -> None:
+        following = next_bytes(matcher)
+        assert following, f"nothing is allowed after {prefix!r}"
+        for byte in following:
+            assert matcher.accept_token(byte)
+            try:
+                found.add((prefix + bytes([byte])).decode())
+            except UnicodeDecodeError:
+                walk_on(prefix + bytes([byte]))
+            matcher.rollback(1)
+
+    walk_on(b"")
+    return found
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [(0xCF80, 0xD050)],  # Hangul: two first bytes, ends within the second
+        [(0x1F0, 0x820)],
+        [(0x2FF0, 0x40BE)],
+        [(0x5E, 0x5F), (0xFFE, 0x1001)],  # begins with a caret
+        [(0x5E, 0x5E), (0x60, 0x60)],
+        [(0xFFF0, 0x10010)],
+    ],
+)
+def test_a_range_is_exactly_its_characters(ranges: list[tuple[int, int]]) -> None:
+    characters = pattern.CharacterSet(tuple(ranges))
+    raw_format: dict[str, object] = {"type": "regex", "pattern": pattern.write(characters, in_json=False)}
+    schema = {"type": "string", "pattern": pattern.write(characters, in_json=True)}
+    expected = {chr(point) for first, last in ranges for point in range(first, last + 1)}
+    assert written_by(raw_format, after="") == expected
+    assert written_by({"type": "json_schema", "json_schema": schema}, after='"') == expected

@@ -240,3 +240,10 @@ class TestReferences:
     def test_properties_without_a_type_mean_an_object_and_items_an_array(self) -> None:
         assert self.admits({"properties": {"a": {"properties": {"b": {}}}}}, "{'b': 1}") == {"b": 1}
         assert self.admits({"properties": {"a": {"items": {}}}}, "('b',)") == ["b"]
+
+
+@pytest.mark.parametrize("text", ["1.50", "1e3", "-0.0", "2.5E-2"])
+@pytest.mark.parametrize("schema", [{"type": "number"}, {}, {"type": ["number", "null"]}])
+def test_a_number_is_passed_on_as_it_was_written(schema: Any, text: str) -> None:
+    parameters = ParameterSchema({"type": "object", "properties": {"a": schema}})
+    assert parameters.argument_json("a", text) == parameters.argument_json("a", f" {text}\n") == text

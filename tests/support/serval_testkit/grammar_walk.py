@@ -28,7 +28,12 @@ class UnfinishedWalkError(Exception):
 
 def compiled(tag: dict[str, Any]) -> xgrammar.CompiledGrammar:
     """`tag` compiled as SGLang does it."""
-    return _compiler.compile_structural_tag(json.dumps(tag))
+    return compiled_text(json.dumps(tag))
+
+
+def compiled_text(tag: str) -> xgrammar.CompiledGrammar:
+    """As `compiled`, of a tag in JSON."""
+    return _compiler.compile_structural_tag(tag)
 
 
 def accepts(grammar: xgrammar.CompiledGrammar, text: str) -> bool:
@@ -43,12 +48,9 @@ def walk(grammar: xgrammar.CompiledGrammar, choices: random.Random, *, limit: in
     Raises UnfinishedWalkError if it does not end within `limit` bytes.
     """
     matcher = xgrammar.GrammarMatcher(grammar)
-    bitmask = torch.zeros((1, _WORDS), dtype=torch.int32)
     written = bytearray()
     for _ in range(limit):
-        matcher.fill_next_token_bitmask(bitmask)
-        words = bitmask[0].tolist()
-        allowed = [token for token in range(_STOP + 1) if words[token >> 5] >> (token & 31) & 1]
+        allowed = _allowed(matcher)
         if not allowed:
             raise AssertionError(f"the grammar allows nothing after {bytes(written)!r}")
         token = _chosen(allowed, choices)
@@ -63,6 +65,18 @@ def walk(grammar: xgrammar.CompiledGrammar, choices: random.Random, *, limit: in
                 raise UnfinishedWalkError from error
         written.append(token)
     raise UnfinishedWalkError
+
+
+def next_bytes(matcher: xgrammar.GrammarMatcher) -> list[int]:
+    """The bytes that may come next."""
+    return [token for token in _allowed(matcher) if token != _STOP]
+
+
+def _allowed(matcher: xgrammar.GrammarMatcher) -> list[int]:
+    bitmask = torch.zeros((1, _WORDS), dtype=torch.int32)
+    matcher.fill_next_token_bitmask(bitmask)
+    words = bitmask[0].tolist()
+    return [token for token in range(_STOP + 1) if words[token >> 5] >> (token & 31) & 1]
 
 
 def _chosen(allowed: list[int], choices: random.Random) -> int:

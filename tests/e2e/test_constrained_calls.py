@@ -1,0 +1,116 @@
+"""Calls that are held to their schema are valid, however wildly they are sampled. Real engine, demo model."""
+
+import asyncio
+import json
+import random
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+
+from serval.tools.answer_grammar import answer_grammar
+from serval.tools.schema_error import SchemaError
+from serval_testkit.bounded_schemas import random_parameters
+
+pytestmark = pytest.mark.engine
+
+CALLS = 200
+AT_ONCE = 64
+# The schemas admit some 150 tokens; only a call that is not held to its schema could reach this.
+MAX_TOKENS = 1000
+WILD: dict[str, Any] = {"temperature": 1.5, "top_p": 1, "extra_body": {"top_k": -1}, "max_tokens": MAX_TOKENS}
+
+
+def strict_tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}
+
+
+def enforceable_schemas(count: int) -> list[dict[str, Any]]:
+    """Random schemas, always the same, without those that the gateway answers with a 400."""
+    rng = random.Random(0)
+    found: list[dict[str, Any]] = []
+    while len(found) < count:
+        parameters = random_parameters(rng)
+        try:
+            answer_grammar([strict_tool(parameters)], tool_choice="required", parallel_tool_calls=False)
+        except SchemaError:
+            continue
+        found.append(parameters)
+    return found
+
+
+async def complaint(client: openai.AsyncOpenAI, model: str, seed: int, parameters: dict[str, Any]) -> str:
+    """What is wrong with the call that the model is made to write for `parameters`; empty if nothing is."""
+    answer = await client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "Call f."}],
+        tools=[strict_tool(parameters)],  # type: ignore[list-item]
+        tool_choice="required",
+        parallel_tool_calls=False,
+        seed=seed,
+        **WILD,
+    )
+    choice = answer.choices[0]
+    calls = choice.message.tool_calls or []
+    seen = f"{choice.finish_reason}, {choice.message}, schema {json.dumps(parameters)}"
+    if choice.finish_reason != "tool_calls" or choice.message.content or len(calls) != 1:
+        return f"not one call: {seen}"
+    assert calls[0].type == "function"
+    try:
+        arguments = json.loads(calls[0].function.arguments)
+        jsonschema.Draft202012Validator(parameters).validate(arguments)
+    except (ValueError, jsonschema.ValidationError) as error:
+        return f"{error}: {seen}"
+    return "" if calls[0].function.name == "f" else f"wrong name: {seen}"
+
+
+async def test_200_random_schemas_at_temperature_1_5_give_200_valid_calls(server: Any) -> None:
+    schemas = enforceable_schemas(CALLS)
+    assert len({json.dumps(parameters) for parameters in schemas}) > 0.9 * CALLS
+    gate = asyncio.Semaphore(AT_ONCE)
+    async with openai.AsyncOpenAI(
+        base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=600
+    ) as client:
+        model = (await client.models.list()).data[0].id
+
+        async def limited(seed: int, parameters: dict[str, Any]) -> str:
+            async with gate:
+                return await complaint(client, model, seed, parameters)
+
+        complaints = await asyncio.gather(*(limited(seed, schema) for seed, schema in enumerate(schemas)))
+    assert len(complaints) == CALLS
+    assert [text for text in complaints if text] == []
+
+
+async def test_json_schema_response_at_temperature_1_5(server: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 12},
+            "scores": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0, "maximum": 9},
+                "maxItems": 4,
+            },
+            "kind": {"enum": ["a", "b", None]},
+        },
+        "required": ["name", "scores", "kind"],
+        "additionalProperties": False,
+    }
+    async with openai.AsyncOpenAI(base_url=server.base_url, api_key=server.api_key, max_retries=0) as client:
+        model = (await client.models.list()).data[0].id
+        answer = await client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": "Who are you?"}],
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "who", "schema": schema, "strict": True},
+            },
+            n=4,
+            seed=7,
+            **WILD,
+        )
+    assert [choice.finish_reason for choice in answer.choices] == ["stop"] * 4
+    for choice in answer.choices:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content or ""))

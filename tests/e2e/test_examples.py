@@ -1,0 +1,54 @@
+"""The agents in server/examples run as they stand there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "server" / "examples"
+
+
+def printed(python: str | Path, example: str, server: Any, *question: str) -> list[str]:
+    environment = {**os.environ, "SERVAL_API_KEY": server.api_key, "SERVAL_BASE_URL": server.base_url}
+    done = subprocess.run(
+        [python, EXAMPLES / example, *question],
+        capture_output=True, text=True, env=environment, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_openai_agent_makes_parallel_calls_and_reports_an_error(server: Any) -> None:
+    paris, rome, *_, last = printed(sys.executable, "agent_loop.py", server)
+    assert paris.startswith(
+        'get_weather {"city": "Paris", "days": 2} -> {"city": "Paris", "forecast": "sunny"'
+    )
+    assert rome == 'get_weather {"city": "Rome", "days": 2} -> {"error": "no forecast for Rome"}'
+    assert last.startswith("answer: ")
+    assert "Paris" in last
+
+
+def test_openai_agent_calls_two_tools(server: Any) -> None:
+    question = "What's the weather in Paris and what time is it in Tokyo?"
+    lines = printed(sys.executable, "agent_loop.py", server, question)
+    assert lines[0].startswith('get_weather {"city": "Paris", ')
+    assert lines[1] == 'get_time {"city": "Tokyo"} -> {"city": "Tokyo", "time": "22:05"}'
+    assert lines[-1].startswith("answer: ")
+
+
+def test_pydantic_ai_agent(server: Any) -> None:
+    environment = subprocess.run(
+        [ROOT / "deploy/setup/setup.sh", "--examples"], capture_output=True, text=True, check=False
+    )
+    assert environment.returncode == 0, environment.stderr
+    python = Path(environment.stdout.strip()) / "bin" / "python"
+    call, *_, answer = printed(python, "pydantic_ai_agent.py", server)
+    assert call == 'get_weather {"city": "Paris", "days": 3}'
+    assert answer.startswith("answer: ")
+    assert "sunny" in answer
