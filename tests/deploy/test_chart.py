@@ -258,7 +258,8 @@ def test_presets_fit_their_gpus(
     plan = subprocess.run(
         [
             sys.executable, "-m", "serval", "plan", f"--gpu-memory-gib={gpu_memory_gib}",
-            f"--gpus={flags['tp']}", f"--tp={flags['tp']}", f"--ep={flags['ep']}", f"--context={flags['context-length']}",
+            f"--gpus={flags['tp']}", f"--tp={flags['tp']}", f"--ep={flags['ep']}",
+            f"--context={flags['context-length']}",
             f"--chunked-prefill-size={flags['chunked-prefill-size']}", *more,
         ],
         capture_output=True, text=True, check=False,
