@@ -26,10 +26,11 @@ RUN python3 -m venv /build \
 COPY server server
 COPY model_adapter model_adapter
 COPY kernels kernels
+# Of the demo model the gateway needs tokenizer and template; the weights are in the engine's image.
 RUN /build/bin/python -m hatchling build -t wheel -d /wheels \
     && /build/bin/uv pip install --quiet --no-deps --compile-bytecode --python /opt/serval/bin/python /wheels/*.whl \
-    && ln -s "$(/opt/serval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/serval_sglang/demo/checkpoint" \
-        /opt/serval/demo-model
+    && demo=$(/opt/serval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/serval_sglang/demo/checkpoint \
+    && rm "$demo/model.safetensors" && ln -s "$demo" /opt/serval/demo-model
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="serval-gateway" org.opencontainers.image.licenses="MIT"

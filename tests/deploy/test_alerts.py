@@ -129,7 +129,8 @@ CASES = [
     Case(
         "ServalErrorBudgetBurnFast",
         "only health checks fail",
-        {'serval_requests_total{job="serval-gateway",route="/readyz",status="503"}': "0+9x130"},
+        requests("0+100x130", status="400", other="0x130")
+        | {'serval_requests_total{job="serval-gateway",route="/readyz",status="503"}': "0+9x130"},
         "2h",
         False,
     ),
