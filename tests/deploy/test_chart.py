@@ -370,3 +370,21 @@ def test_streams_are_not_buffered_by_the_ingress(tools: OperatorTools) -> None:
     assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
     assert int(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"]) >= 600
     assert [path["path"] for path in ingress["spec"]["rules"][0]["http"]["paths"]] == ["/v1"]
+
+
+def test_download_is_a_command_that_the_engine_image_has(tools: OperatorTools) -> None:
+    pod = pod_specs(preset(tools, "values-2xh100.yaml", *EVERYTHING))["serval-engine"]
+    download, verify = pod["initContainers"]
+    assert download["command"][2:5] == ["python", "-m", "huggingface_hub.cli.hf"]
+    given = [argument.split("=")[0] for argument in download["args"][1:]]
+    printed = run_and_show(
+        [sys.executable, *download["command"][3:], "--help"], env={"COLUMNS": "200"}
+    ).stdout
+    assert all(option in printed for option in given)
+    assert verify["args"][:2] == ["checkpoint", "verify-hash"]
+    # Only the download may write to the volume.
+    mounts = {c["name"]: c["volumeMounts"] for c in (download, verify, pod["containers"][0])}
+    writers = [
+        n for n, all_ in mounts.items() if any(m["name"] == "model" and not m.get("readOnly") for m in all_)
+    ]
+    assert writers == ["download"]
