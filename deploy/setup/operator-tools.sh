@@ -44,6 +44,8 @@ install_debian_packages() {
         mv unpacked/usr/bin/{prometheus,promtool} "$tools/bin/"
         mv unpacked/usr/bin/prometheus-alertmanager "$tools/bin/alertmanager"
         mv unpacked/usr/bin/amtool "$tools/bin/"
+        mkdir "$tools/templates"
+        mv unpacked/usr/share/prometheus/alertmanager/*.tmpl "$tools/templates/"
     ) >&2
     rm -rf "$debs"
 }
@@ -61,5 +63,11 @@ if [ ! -e "$tools/.complete" ]; then
         touch "$tools/.complete"
     fi
     exec 9>&-
+fi
+# The only place where Debian's Alertmanager looks for its templates.
+templates=/usr/share/prometheus/alertmanager
+if [ ! -e "$templates/email.tmpl" ] && [ "$(id -u)" = 0 ]; then
+    mkdir -p "$templates"
+    cp "$tools"/templates/*.tmpl "$templates/"
 fi
 echo "$tools"

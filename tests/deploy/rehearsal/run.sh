@@ -67,8 +67,8 @@ docker load --quiet --input "$work/gateway.tar"
 size=$(docker image inspect --format '{{.Size}}' localhost/serval-gateway:0.1.0)
 say "the gateway's image has $((size / 1000000)) MB"
 [ "$size" -lt 250000000 ] || { say "error: more than 250 MB"; exit 1; }
-mkdir "$work/tools" && cp "$tools"/bin/{caddy,prometheus,promtool,alertmanager,amtool} "$work/tools/"
-printf 'FROM localhost/serval-gateway:0.1.0\nUSER root\nCOPY . /usr/local/bin/\nENTRYPOINT []\n' > "$work/tools/Dockerfile"
+mkdir "$work/tools" && cp "$tools"/bin/{caddy,prometheus,promtool,alertmanager,amtool} "$tools"/templates/*.tmpl "$work/tools/"
+printf 'FROM localhost/serval-gateway:0.1.0\nUSER root\nCOPY . /usr/local/bin/\nRUN mkdir -p /usr/share/prometheus/alertmanager && mv /usr/local/bin/*.tmpl /usr/share/prometheus/alertmanager/\nENTRYPOINT []\n' > "$work/tools/Dockerfile"
 DOCKER_BUILDKIT=0 docker build --quiet --tag localhost/serval-tools:1 "$work/tools" >/dev/null
 
 say "bringing the stack up"
