@@ -39,7 +39,10 @@ def prometheus(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def engine_address(serve_pid: int) -> str:
     """Where the engine listens, from its command line: `serval serve` picks a free port."""
     for pid in descendants(serve_pid):
-        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        except OSError:  # it ended while we looked
+            continue
         if "serval_sglang.launch" in arguments:
             return f"127.0.0.1:{arguments[arguments.index('--port') + 1]}"
     raise AssertionError("no engine among the processes of `serval serve`")
