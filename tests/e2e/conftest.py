@@ -33,7 +33,7 @@ def server() -> Iterator[LiveServer]:
     port = free_port()
     environment = {**os.environ, "SERVAL_API_KEY": API_KEY}
     with running(["make", "serve", f"ARGS=--port {port}"], cwd=ROOT, environment=environment) as program:
-        ready_line = program.wait_for_line(lambda line: line.startswith("serval ready"), timeout_s=300)
+        ready_line = program.wait_for_line(lambda line: line.startswith("serval ready"), timeout_s=600)
         url = re.search(r"url=(\S+)", ready_line)
         assert url, ready_line
         yield LiveServer(program=program, ready_line=ready_line, base_url=url[1], api_key=API_KEY)

@@ -1,0 +1,142 @@
+"""Writes Grafana's dashboards from dashboards.yaml: `python deploy/grafana/build_dashboards.py`.
+
+What all panels have in common (grid, ids, data source) is decided here once. A test compares the files.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+COLUMNS, PANEL_WIDTH, PANEL_HEIGHT, STAT_WIDTH, STAT_HEIGHT = 24, 8, 8, 4, 4
+CHOSEN = 'namespace=~"$namespace"'
+
+
+def dashboards() -> dict[str, dict[str, Any]]:
+    """Every dashboard by its uid, as Grafana imports it."""
+    described = yaml.safe_load((HERE / "dashboards.yaml").read_text(encoding="utf-8"))
+    return {uid: dashboard(uid, spec) for uid, spec in described.items()}
+
+
+def dashboard(uid: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """One dashboard."""
+    variables: list[dict[str, Any]] = [
+        {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
+        query_variable("namespace", 'label_values(up{job=~"serval-.*"}, namespace)'),
+    ]
+    if "instances" in spec:
+        variables.append(query_variable("instance", f"label_values({spec['instances']}, instance)"))
+    return {
+        "uid": uid,
+        "title": spec["title"],
+        "tags": ["serval"],
+        "schemaVersion": 39,
+        "editable": False,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "browser",
+        "graphTooltip": 1,
+        "links": [{"title": "Serval", "type": "dashboards", "tags": ["serval"], "keepTime": True}],
+        "templating": {"list": variables},
+        "panels": panels(spec),
+    }
+
+
+def query_variable(name: str, query: str) -> dict[str, Any]:
+    """A variable filled from Prometheus. `All` is `.*`, which also matches where the label is missing."""
+    return {
+        "name": name,
+        "label": name.capitalize(),
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": query,
+        "refresh": 2,
+        "includeAll": True,
+        "allValue": ".*",
+        "multi": True,
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def panels(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Single numbers in rows of six, then graphs in rows of three."""
+    by_instance = "instances" in spec
+    made = []
+    stats = [{**stat, "kind": "stat", "queries": {"": stat["expr"]}} for stat in spec.get("stats", [])]
+    top = -(-len(stats) * STAT_WIDTH // COLUMNS) * STAT_HEIGHT
+    for group, width, height, y0 in (
+        (stats, STAT_WIDTH, STAT_HEIGHT, 0),
+        (spec["panels"], PANEL_WIDTH, PANEL_HEIGHT, top),
+    ):
+        for place, described in enumerate(group):
+            row, column = divmod(place * width, COLUMNS)
+            grid = {"x": column, "y": y0 + row * height, "w": width, "h": height}
+            made.append(panel(described, number=len(made) + 1, grid=grid, by_instance=by_instance))
+    return made
+
+
+def panel(
+    described: dict[str, Any], *, number: int, grid: dict[str, int], by_instance: bool
+) -> dict[str, Any]:
+    """One panel; its queries are lettered A, B, C."""
+    kind = described.get("kind", "timeseries")
+    defaults: dict[str, Any] = {"unit": described["unit"], "min": 0}
+    if described.get("stacked"):
+        defaults["custom"] = {"fillOpacity": 30, "stacking": {"mode": "normal"}}
+    return {
+        "id": number,
+        "title": described["title"],
+        "description": described["about"],
+        "type": kind,
+        "gridPos": grid,
+        "datasource": DATASOURCE,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": {},
+        "targets": [
+            {
+                "refId": chr(ord("A") + place),
+                "datasource": DATASOURCE,
+                "expr": with_selectors(expr, by_instance=by_instance),
+                "legendFormat": legend,
+                "format": "heatmap" if kind == "heatmap" else "time_series",
+            }
+            for place, (legend, expr) in enumerate(queries(described).items())
+        ],
+    }
+
+
+def queries(described: dict[str, Any]) -> dict[str, str]:
+    """PromQL by legend."""
+    if "queries" in described:
+        return dict(described["queries"])
+    buckets = f"sum by (le) (rate({described['quantiles']}[$__rate_interval]))"
+    return {f"p{q * 100:.0f}": f"histogram_quantile({q}, {buckets})" for q in (0.5, 0.95, 0.99)}
+
+
+def with_selectors(expr: str, *, by_instance: bool) -> str:
+    """`expr` with the label matchers that its placeholders stand for."""
+    chosen = f'{CHOSEN},instance=~"$instance"' if by_instance else CHOSEN
+    return expr.replace("{GATEWAY", f'{{job="serval-gateway",{chosen}').replace(
+        "{ENGINE", f'{{job="serval-engine",{chosen}'
+    )
+
+
+def file_text(made: dict[str, Any]) -> str:
+    """The content of a dashboard's file."""
+    return json.dumps(made, indent=1) + "\n"
+
+
+def main() -> None:
+    """Write every dashboard."""
+    for uid, made in dashboards().items():
+        path = HERE / "dashboards" / f"{uid}.json"
+        path.write_text(file_text(made), encoding="utf-8")
+        print(f"wrote {path.relative_to(HERE)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

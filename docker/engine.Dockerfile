@@ -1,0 +1,31 @@
+# The engine: SGLang with Serval's plugin, installed by the same script that CI runs. 12 GB: the CUDA libraries come with
+# the locked packages, the driver from the machine (NVIDIA container toolkit). Build from the repository's root:
+#   docker build -f docker/engine.Dockerfile -t serval-engine:0.1.0 .
+# Pin the base by digest in production: --build-arg BASE=docker.io/library/python@sha256:...
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="serval-engine" org.opencontainers.image.licenses="MIT"
+# Triton compiles launchers with a C compiler; the scheduler binds threads with libnuma; downloads take turns with flock.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev libnuma1 util-linux \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 serval \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/cache/serval serval \
+    && mkdir -p /var/cache/serval && chown 10001:10001 /var/cache/serval
+WORKDIR /opt/serval
+COPY . .
+# The cache folder holds the packages for good; uv's own cache inside it is only of use while it installs.
+ENV SERVAL_CACHE_DIR=/opt/serval-packages
+RUN deploy/setup/setup.sh \
+    && rm -rf /opt/serval-packages/uv \
+    && ln -s model_adapter/serval_sglang/demo/checkpoint demo-model
+ENV PATH=/opt/serval/.venv/bin:$PATH HOME=/var/cache/serval PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001:10001
+EXPOSE 30000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30m --retries=3 \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:30000/ready', timeout=4)"]
+ENTRYPOINT ["serval"]
+CMD ["engine", "--model", "/opt/serval/demo-model", "--host", "0.0.0.0"]

@@ -1,0 +1,91 @@
+{{- define "serval.name" -}}
+{{- if contains "serval" .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-serval{{ end }}
+{{- end }}
+
+{{- /* Labels that select pods; never change them, selectors are immutable. */}}
+{{- define "serval.selector" -}}
+app.kubernetes.io/name: serval
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "serval.labels" -}}
+{{ include "serval.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "serval.image" -}}
+{{- $image := index .root.Values.image .which -}}
+{{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- define "serval.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+# Without this the kubelet would change the owner of every file of the checkpoint at each start.
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "serval.containerSecurity" -}}
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "serval.modelFolder" -}}
+{{- if eq .Values.model.source "demo" }}/opt/serval/demo-model{{ else }}{{ printf "/models/%s" .Values.model.path | trimSuffix "/" }}{{ end }}
+{{- end }}
+
+{{- define "serval.modelVolume" -}}
+{{- $model := .Values.model -}}
+{{- if eq $model.source "pvc" }}
+- name: model
+  persistentVolumeClaim: {claimName: {{ required "model.source is pvc: set model.pvc.claimName" $model.pvc.claimName }}}
+{{- else if eq $model.source "hostPath" }}
+- name: model
+  hostPath: {path: {{ required "model.source is hostPath: set model.hostPath.path" $model.hostPath.path }}, type: Directory}
+{{- else if eq $model.source "image" }}
+- name: model
+  image: {reference: {{ required "model.source is image: set model.image.reference" $model.image.reference }}, pullPolicy: IfNotPresent}
+{{- end }}
+{{- end }}
+
+{{- define "serval.modelMount" -}}
+{{- if ne .Values.model.source "demo" }}
+- {name: model, mountPath: /models, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "serval.keysSecret" -}}
+{{- .Values.auth.existingSecret | default (printf "%s-keys" (include "serval.name" .)) }}
+{{- end }}
+
+{{- /* Mistakes that the schema cannot see. */}}
+{{- define "serval.validate" -}}
+{{- $ways := 0 }}
+{{- if .Values.auth.existingSecret }}{{ $ways = add1 $ways }}{{ end }}
+{{- if .Values.auth.externalSecret.enabled }}{{ $ways = add1 $ways }}{{ end }}
+{{- if .Values.auth.keys }}{{ $ways = add1 $ways }}{{ end }}
+{{- if ne (int $ways) 1 }}
+{{- fail "API keys: set exactly one of auth.existingSecret, auth.externalSecret.enabled and auth.keys" }}
+{{- end }}
+{{- $ranks := max 1 (int .Values.engine.gpus) }}
+{{- if ne 0 (mod $ranks (int .Values.engine.ep)) }}
+{{- fail (printf "engine.ep (%d) must divide the number of ranks, engine.gpus (%d)" (int .Values.engine.ep) $ranks) }}
+{{- end }}
+{{- if and .Values.model.download.enabled (ne .Values.model.source "pvc") }}
+{{- fail (printf "model.download needs a volume it can write: set model.source to pvc, not %s" .Values.model.source) }}
+{{- end }}
+{{- if and .Values.model.verify.enabled (eq .Values.model.source "demo") }}
+{{- fail "model.verify: the demo model is part of the image; set model.source to your checkpoint's" }}
+{{- end }}
+{{- if and (ne .Values.model.source "demo") (not .Values.model.path) (ne .Values.model.source "image") }}
+{{- fail "model.path: name the checkpoint's folder inside the volume" }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.host) }}
+{{- fail "ingress.enabled: set ingress.host" }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,293 @@
+"""Every alert fires when it should and is silent when it should be: the real rules, evaluated by promtool."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serval_testkit.metric_names import DEPLOY, alerts, metrics_of, rules
+from serval_testkit.operator_tools import OperatorTools
+
+CHAT = 'job="serval-gateway",instance="a",route="/v1/chat/completions"'
+GATEWAY = 'job="serval-gateway",instance="a"'
+ENGINE = 'job="serval-engine",instance="e"'
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series as promtool writes them (a value each `step`), and whether `alert` fires `at` that time."""
+
+    alert: str
+    about: str
+    series: dict[str, str]
+    at: str
+    fires: bool
+    step: str = "1m"
+
+
+def requests(ok: str, *, status: str, other: str) -> dict[str, str]:
+    return {
+        f'serval_requests_total{{{CHAT},status="200"}}': ok,
+        f'serval_requests_total{{{CHAT},status="{status}"}}': other,
+    }
+
+
+def first_tokens(in_time: str, all_of_them: str) -> dict[str, str]:
+    return {
+        f'serval_time_to_first_token_seconds_bucket{{{GATEWAY},le="2.5"}}': in_time,
+        f"serval_time_to_first_token_seconds_count{{{GATEWAY}}}": all_of_them,
+    }
+
+
+def tool_calls(complete: str, invalid: str) -> dict[str, str]:
+    return {
+        f'serval_tool_calls_total{{{GATEWAY},outcome="complete"}}': complete,
+        f'serval_tool_calls_total{{{GATEWAY},outcome="invalid"}}': invalid,
+    }
+
+
+def engine(running: str, tokens: str) -> dict[str, str]:
+    return {
+        f'sglang:num_running_reqs{{{ENGINE},tp_rank="0"}}': running,
+        f'sglang:realtime_tokens_total{{{ENGINE},tp_rank="0",mode="decode"}}': tokens,
+    }
+
+
+def retracted(taken_back: str, all_of_them: str) -> dict[str, str]:
+    return {
+        f'sglang:num_retracted_requests_total{{{ENGINE},tp_rank="0"}}': taken_back,
+        f"sglang:num_requests_total{{{ENGINE}}}": all_of_them,
+    }
+
+
+def between_tokens(fast: str, all_of_them: str) -> dict[str, str]:
+    histogram = "sglang:inter_token_latency_seconds_bucket"
+    return {
+        f'{histogram}{{{ENGINE},le="0.05"}}': fast,
+        f'{histogram}{{{ENGINE},le="0.5"}}': all_of_them,
+        f'{histogram}{{{ENGINE},le="+Inf"}}': all_of_them,
+    }
+
+
+GATEWAY_UP, ENGINE_UP = f"up{{{GATEWAY}}}", f"up{{{ENGINE}}}"
+CASES = [
+    Case("ServalGatewayDown", "down for 3 minutes", {GATEWAY_UP: "1x5 0x10"}, "10m", True),
+    Case("ServalGatewayDown", "down for 1 minute", {GATEWAY_UP: "1x5 0 1x10"}, "8m", False),
+    Case(
+        "ServalGatewayDown", "another job is down", {'up{job="x"}': "0x20", GATEWAY_UP: "1x20"}, "20m", False
+    ),
+    Case("ServalGatewayAbsent", "no target", {'up{job="x"}': "1x20"}, "10m", True),
+    Case("ServalGatewayAbsent", "a target that is down", {GATEWAY_UP: "0x20"}, "10m", False),
+    Case("ServalEngineUnavailable", "no engine", {f"serval_engine_up{{{GATEWAY}}}": "1 0x10"}, "5m", True),
+    Case(
+        "ServalEngineUnavailable",
+        "one of two gateways has its engine",
+        {
+            f"serval_engine_up{{{GATEWAY}}}": "0x20",
+            'serval_engine_up{job="serval-gateway",instance="b"}': "1x20",
+        },
+        "20m",
+        False,
+    ),
+    Case(
+        "ServalErrorBudgetBurnFast",
+        "2 % fail for an hour",
+        requests("0+98x120", status="500", other="0+2x120"),
+        "90m",
+        True,
+    ),
+    Case(
+        "ServalErrorBudgetBurnFast",
+        "1 % fail for six hours",
+        requests("0+99x500", status="503", other="0+1x500"),
+        "7h",
+        True,
+    ),
+    Case(
+        "ServalErrorBudgetBurnFast",
+        "it is over",
+        requests("0+100x200", status="500", other="0+10x60 600x140"),
+        "150m",
+        False,
+    ),
+    Case(
+        "ServalErrorBudgetBurnFast",
+        "0.3 % fail",
+        requests("0+997x130", status="500", other="0+3x130"),
+        "2h",
+        False,
+    ),
+    Case(
+        "ServalErrorBudgetBurnFast",
+        "only 4xx",
+        requests("0+50x130", status="400", other="0+50x130"),
+        "2h",
+        False,
+    ),
+    Case(
+        "ServalErrorBudgetBurnFast",
+        "only health checks fail",
+        requests("0+100x130", status="400", other="0x130")
+        | {'serval_requests_total{job="serval-gateway",route="/readyz",status="503"}': "0+9x130"},
+        "2h",
+        False,
+    ),
+    Case(
+        "ServalErrorBudgetBurnSlow",
+        "0.4 % fail for a day",
+        requests("0+996x120", status="500", other="0+4x120"),
+        "28h",
+        True,
+        "15m",
+    ),
+    Case(
+        "ServalErrorBudgetBurnSlow",
+        "0.2 % fail for three days",
+        requests("0+998x340", status="500", other="0+2x340"),
+        "80h",
+        True,
+        "15m",
+    ),
+    Case(
+        "ServalErrorBudgetBurnSlow",
+        "0.05 % fail",
+        requests("0+1999x340", status="500", other="0+1x340"),
+        "80h",
+        False,
+        "15m",
+    ),
+    Case(
+        "ServalErrorBudgetBurnSlow",
+        "no request at all",
+        requests("0x340", status="500", other="0x340"),
+        "80h",
+        False,
+        "15m",
+    ),
+    Case(
+        "ServalFirstTokenBudgetBurnFast",
+        "80 % late for an hour",
+        first_tokens("0+20x120", "0+100x120"),
+        "90m",
+        True,
+    ),
+    Case("ServalFirstTokenBudgetBurnFast", "4 % late", first_tokens("0+96x130", "0+100x130"), "2h", False),
+    Case(
+        "ServalFirstTokenBudgetBurnSlow",
+        "20 % late for a day",
+        first_tokens("0+80x120", "0+100x120"),
+        "28h",
+        True,
+        "15m",
+    ),
+    Case(
+        "ServalFirstTokenBudgetBurnSlow",
+        "7 % late for three days",
+        first_tokens("0+93x340", "0+100x340"),
+        "80h",
+        True,
+        "15m",
+    ),
+    Case(
+        "ServalFirstTokenBudgetBurnSlow",
+        "4 % late",
+        first_tokens("0+96x340", "0+100x340"),
+        "80h",
+        False,
+        "15m",
+    ),
+    Case(
+        "ServalClientsGiveUp", "30 % leave", requests("0+70x40", status="499", other="0+30x40"), "30m", True
+    ),
+    Case(
+        "ServalClientsGiveUp", "10 % leave", requests("0+90x40", status="499", other="0+10x40"), "30m", False
+    ),
+    Case("ServalToolCallsInvalid", "10 % are invalid", tool_calls("0+90x60", "0+10x60"), "45m", True),
+    Case("ServalToolCallsInvalid", "1 % is invalid", tool_calls("0+99x60", "0+1x60"), "45m", False),
+    Case("ServalManyWrongKeys", "2 a second", requests("0x40", status="401", other="0+120x40"), "30m", True),
+    Case(
+        "ServalManyWrongKeys", "1 in 10 seconds", requests("0x40", status="401", other="0+6x40"), "30m", False
+    ),
+    Case("ServalEngineDown", "down for 12 minutes", {ENGINE_UP: "1x5 0x30"}, "18m", True),
+    Case("ServalEngineDown", "loads for 8 minutes", {ENGINE_UP: "0x8 1x30"}, "12m", False),
+    Case("ServalEngineStuck", "requests, but no tokens", engine("4x30", "0+900x10 9000x20"), "25m", True),
+    Case(
+        "ServalEngineStuck",
+        "hangs in its first request",
+        {f"sglang:num_running_reqs{{{ENGINE}}}": "1x30"},
+        "25m",
+        True,
+    ),
+    Case("ServalEngineStuck", "works", engine("4x30", "0+900x30"), "25m", False),
+    Case("ServalEngineStuck", "idle", engine("0x30", "9000x30"), "25m", False),
+    Case("ServalEngineQueueLong", "40 wait", {f"sglang:num_queue_reqs{{{ENGINE}}}": "40x30"}, "20m", True),
+    Case("ServalEngineQueueLong", "20 wait", {f"sglang:num_queue_reqs{{{ENGINE}}}": "20x30"}, "20m", False),
+    Case("ServalKvCacheFull", "98 % in use", {f"sglang:token_usage{{{ENGINE}}}": "0.98x30"}, "20m", True),
+    Case(
+        "ServalKvCacheFull",
+        "full for a moment",
+        {f"sglang:token_usage{{{ENGINE}}}": "0.98x5 0.6x30"},
+        "20m",
+        False,
+    ),
+    Case("ServalEngineRetracts", "1 in 10", retracted("0+6x40", "0+60x40"), "30m", True),
+    Case("ServalEngineRetracts", "1 in 60", retracted("0+1x40", "0+60x40"), "30m", False),
+    Case("ServalInterTokenSlow", "half of them slow", between_tokens("0+500x40", "0+1000x40"), "30m", True),
+    Case("ServalInterTokenSlow", "1 % slow", between_tokens("0+990x40", "0+1000x40"), "30m", False),
+]
+
+
+def rules_behind(alert: str) -> list[dict[str, Any]]:
+    """The alert, after the recording rules that it reads: one group, so that promtool keeps the order."""
+    rule = alerts()[alert]
+    needed = metrics_of(rule["expr"])
+    return [recorded for recorded in rules() if recorded.get("record") in needed] + [rule]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.about}")
+def test_alert(case: Case, tools: OperatorTools, tmp_path: Path) -> None:
+    firing = f'count(ALERTS{{alertname="{case.alert}",alertstate="firing"}}) or vector(0)'
+    rule_file = tmp_path / "rules.yml"
+    rule_file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules_behind(case.alert)}]}))
+    test = {
+        "rule_files": [str(rule_file)],
+        "evaluation_interval": case.step,
+        "tests": [
+            {
+                "interval": case.step,
+                "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": firing,
+                        "eval_time": case.at,
+                        "exp_samples": [{"labels": "{}", "value": int(case.fires)}],
+                    }
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "test.yml"
+    path.write_text(yaml.safe_dump(test))
+    tools.run("promtool", "test", "rules", path)
+
+
+@pytest.mark.parametrize("fires", [True, False])
+def test_every_alert_has_a_case(fires: bool) -> None:
+    assert {case.alert for case in CASES if case.fires is fires} == set(alerts())
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_every_alert_is_complete_and_has_a_runbook(name: str) -> None:
+    alert = alerts()[name]
+    assert alert["labels"]["severity"] in {"critical", "warning"}
+    assert alert["labels"]["component"] in {"gateway", "engine"}
+    assert set(alert["annotations"]) == {"summary", "description", "runbook"}
+    runbook = DEPLOY.parent / alert["annotations"]["runbook"]
+    assert runbook == DEPLOY / "runbooks" / f"{name}.md"
+    assert runbook.read_text().startswith(f"# {name}\n")
+
+
+def test_no_runbook_is_left_over() -> None:
+    assert {path.stem for path in (DEPLOY / "runbooks").glob("*.md")} == set(alerts())

@@ -1,0 +1,390 @@
+"""The Helm chart: Helm accepts it, the Kubernetes API would, and the programs understand what it says."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serval.cli.engine import configure as configure_engine
+from serval.settings import Settings
+from serval_testkit.chart import (
+    CHART,
+    KEYS,
+    PRESETS,
+    environment,
+    named,
+    of_kind,
+    pod_specs,
+    preset,
+    rendered,
+    rendered_text,
+)
+from serval_testkit.metric_names import DASHBOARD_FILES, RULE_FILES, rules
+from serval_testkit.operator_tools import OperatorTools, run_and_show
+
+KUBERNETES_VERSIONS = ("1.30.0", "1.37.0")  # the oldest that the chart supports, and the newest known
+# Their schemas are no part of the Kubernetes API.
+CUSTOM_KINDS = {"ServiceMonitor", "PrometheusRule", "ExternalSecret", "HTTPRoute"}
+EVERYTHING = (
+    "--set", "ingress.enabled=true,ingress.host=llm.example.org,ingress.tlsSecret=tls",
+    "--set", "gateway.autoscaling.enabled=true,gateway.autoscaling.targetInFlight=50",
+    "--set", "httpRoute.enabled=true,httpRoute.parentRefs[0].name=gw",
+    "--set", "model.download.enabled=true,model.download.revision=0123456789abcdef0123456789abcdef01234567",
+    "--set", "model.download.tokenSecret=hub,model.verify.enabled=true,model.verify.manifestConfigMap=pins",
+)  # fmt: skip
+
+
+def refusal(tools: OperatorTools, *settings: str, keys: bool = True) -> str:
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    done = tools.run("helm", "template", "serval", CHART, *(KEYS if keys else ()), *arguments, check=False)
+    assert done.returncode != 0
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_helm_lints_every_preset(name: str, tools: OperatorTools) -> None:
+    tools.run("helm", "lint", "--strict", CHART, "--values", CHART / name, *KEYS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_kubernetes_accepts_every_preset(name: str, tools: OperatorTools, tmp_path: Path) -> None:
+    extra = EVERYTHING if name == "values-2xh100.yaml" else ()
+    manifests = [m for m in preset(tools, name, *extra) if m["kind"] not in CUSTOM_KINDS]
+    path = tmp_path / "manifests.yaml"
+    path.write_text(yaml.safe_dump_all(manifests))
+    check_against_api(tools, path)
+
+
+def check_against_api(tools: OperatorTools, path: Path) -> None:
+    versions = [part for version in KUBERNETES_VERSIONS for part in ("-k", version)]
+    program = "import sys; from kubernetes_validate.__main__ import main; sys.exit(main())"
+    paths = {"PYTHONPATH": str(tools.folder / "python")}
+    run_and_show([sys.executable, "-c", program, "--strict", *versions, path], env=paths)
+
+
+def test_the_api_check_finds_mistakes(tools: OperatorTools, tmp_path: Path) -> None:
+    service = named(preset(tools, "values-2xh100.yaml"), "Service", "serval")
+    service["spec"]["prots"] = service["spec"].pop("ports")
+    path = tmp_path / "manifests.yaml"
+    path.write_text(yaml.safe_dump(service))
+    with pytest.raises(AssertionError, match="prots"):
+        check_against_api(tools, path)
+
+
+def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    compare(values, schema, "")
+
+
+def compare(values: dict[str, Any], schema: dict[str, Any], where: str) -> None:
+    """Objects that the schema lists are the same in values.yaml, level by level."""
+    assert schema["additionalProperties"] is False, where
+    assert set(values) == set(schema["properties"]) - {"global"}, where
+    for name, value in values.items():
+        described = schema["properties"][name]
+        if described.get("properties") and name != "resources":
+            compare(value, described, f"{where}.{name}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("engine.gpus=3", "engine/gpus"),
+        ("image.engine.tag=latest", "image/engine/tag"),
+        ("engine.gpu=2", "gpu"),
+        ("model.source=s3", "model/source"),
+        ("gateway.settings.engine_url=x", "engine_url"),
+        ("gateway.shutdownGraceSeconds=-1", "shutdownGraceSeconds"),
+        ("replicas=0", "replicas"),
+        ("auth.keys={short}", "auth/keys"),
+        ("model.download.enabled=true", "revision"),
+    ],
+)
+def test_schema_refuses(setting: str, message: str, tools: OperatorTools) -> None:
+    assert message in refusal(tools, setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["engine.gpus=2", "engine.ep=4"], "engine.ep (4) must divide the number of ranks, engine.gpus (2)"),
+        (["auth.existingSecret=mine"], "set exactly one of auth.existingSecret"),
+        (["model.source=pvc", "model.path=x"], "set model.pvc.claimName"),
+        (["model.source=pvc", "model.pvc.claimName=x"], "model.path"),
+        (["model.verify.enabled=true"], "model.verify"),
+        (["ingress.enabled=true"], "ingress.host"),
+    ],
+)
+def test_template_refuses(settings: list[str], message: str, tools: OperatorTools) -> None:
+    assert message in refusal(tools, *settings)
+
+
+def test_keys_are_asked_for(tools: OperatorTools) -> None:
+    assert "set exactly one of auth.existingSecret" in refusal(tools, keys=False)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_gateway_gets_only_settings_that_it_reads(name: str, tools: OperatorTools) -> None:
+    manifests = preset(tools, name, "--set", "gateway.settings.max_choices=4")
+    for deployment in of_kind(manifests, "Deployment"):
+        variables = environment(deployment["spec"]["template"]["spec"])
+        assert variables["SERVAL_MAX_CHOICES"] == "4"
+        fields = {variable.removeprefix("SERVAL_").lower(): value for variable, value in variables.items()}
+        assert set(fields) <= set(Settings.model_fields)
+        Settings(**fields)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_gateway_asks_its_own_engine(name: str, tools: OperatorTools) -> None:
+    manifests = preset(tools, name)
+    (engine,) = of_kind(manifests, "StatefulSet")
+    gateways = of_kind(manifests, "Deployment")
+    assert len(gateways) == engine["spec"]["replicas"]
+    urls = [environment(gateway["spec"]["template"]["spec"])["SERVAL_ENGINE_URL"] for gateway in gateways]
+    headless = named(manifests, "Service", engine["spec"]["serviceName"])
+    assert headless["spec"]["clusterIP"] == "None"
+    assert urls == [f"http://serval-engine-{i}.serval-engine:30000" for i in range(len(gateways))]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_selectors_find_pods_and_nothing_else(name: str, tools: OperatorTools) -> None:
+    manifests = preset(tools, name)
+    labels = {
+        m["metadata"]["name"]: m["spec"]["template"]["metadata"]["labels"]
+        for m in manifests
+        if m["kind"] in {"Deployment", "StatefulSet"}
+    }
+    services = {m["metadata"]["name"]: m["spec"]["selector"] for m in of_kind(manifests, "Service")}
+    policies = {
+        m["metadata"]["name"]: m["spec"]["podSelector"]["matchLabels"]
+        for m in of_kind(manifests, "NetworkPolicy")
+    }
+    budgets = {
+        m["metadata"]["name"]: m["spec"]["selector"]["matchLabels"]
+        for m in of_kind(manifests, "PodDisruptionBudget")
+    }
+    gateways = {pod for pod in labels if "-gateway-" in pod}
+    assert selected(services["serval"], labels) == gateways
+    assert selected(services["serval-engine"], labels) == {"serval-engine"}
+    assert selected(policies["serval-gateway"], labels) == gateways
+    assert selected(policies["serval-engine"], labels) == {"serval-engine"}
+    assert {name: selected(selector, labels) for name, selector in budgets.items()} == {
+        n: {n} for n in labels
+    }
+
+
+def selected(selector: dict[str, str], labels: dict[str, dict[str, str]]) -> set[str]:
+    return {name for name, own in labels.items() if selector.items() <= own.items()}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_pods_run_without_privileges(name: str, tools: OperatorTools) -> None:
+    extra = EVERYTHING if name == "values-2xh100.yaml" else ()
+    for pod in pod_specs(preset(tools, name, *extra)).values():
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        # A Service named serval would set SERVAL_PORT to an address.
+        assert pod["enableServiceLinks"] is False
+        for container in pod["containers"] + pod.get("initContainers", []):
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["readOnlyRootFilesystem"] is True
+            assert container["resources"]["limits"]["memory"]
+            assert not container["image"].endswith(":latest")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_probes_wait_for_a_slow_load_and_generate_nothing(name: str, tools: OperatorTools) -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    values["engine"] |= yaml.safe_load((CHART / name).read_text()).get("engine", {})
+    budget = values["engine"]["startupSeconds"]
+    pods = pod_specs(preset(tools, name))
+    for pod in pods.values():
+        container = pod["containers"][0]
+        if "startupProbe" in container:
+            startup = container["startupProbe"]
+            assert startup["periodSeconds"] * startup["failureThreshold"] >= budget
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert container[probe]["httpGet"]["path"] in {"/ready", "/readyz", "/healthz", "/model_info"}
+    for deployment in of_kind(preset(tools, name), "Deployment"):
+        assert deployment["spec"]["progressDeadlineSeconds"] > budget
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_stop_leaves_time_to_drain(name: str, tools: OperatorTools) -> None:
+    for pod_name, pod in pod_specs(preset(tools, name)).items():
+        if "-gateway-" in pod_name:
+            pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+            grace = float(environment(pod)["SERVAL_SHUTDOWN_GRACE_S"])
+            assert pod["terminationGracePeriodSeconds"] > pause + grace
+
+
+def test_engine_arguments_are_those_of_the_command_line(tools: OperatorTools) -> None:
+    parser = argparse.ArgumentParser()
+    configure_engine(parser)
+    for name in PRESETS:
+        pod = pod_specs(preset(tools, name))["serval-engine"]
+        command, *arguments = pod["containers"][0]["args"]
+        assert command == "engine"
+        given = parser.parse_args(arguments)
+        limits = pod["containers"][0]["resources"]["limits"]
+        assert given.tp == int(limits.get("nvidia.com/gpu", 1))
+        assert given.device == ("cuda" if "nvidia.com/gpu" in limits else "cpu")
+        assert given.tp % given.ep == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu_memory_gib", "more"),
+    [
+        ("values-2xh100.yaml", 79.6, []),
+        ("values-8xh100.yaml", 79.6, []),
+        ("values-1gpu-fp8.yaml", 140.4, ["--dtype", "fp8"]),
+    ],
+)
+def test_presets_fit_their_gpus(
+    name: str, gpu_memory_gib: float, more: list[str], tools: OperatorTools
+) -> None:
+    """`serval plan` says so, and the preset's memory fraction is the one it recommends."""
+    arguments = pod_specs(preset(tools, name))["serval-engine"]["containers"][0]["args"]
+    flags = dict(argument.removeprefix("--").split("=") for argument in arguments if "=" in argument)
+    plan = subprocess.run(
+        [
+            sys.executable, "-m", "serval", "plan", f"--gpu-memory-gib={gpu_memory_gib}",
+            f"--gpus={flags['tp']}", f"--tp={flags['tp']}", f"--ep={flags['ep']}",
+            f"--context={flags['context-length']}",
+            f"--chunked-prefill-size={flags['chunked-prefill-size']}", *more,
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert plan.returncode == 0, plan.stdout + plan.stderr
+    fraction = arguments[arguments.index("--mem-fraction-static") + 1]
+    assert f"--mem-fraction-static {fraction}" in plan.stdout
+
+
+def test_only_gateways_and_prometheus_reach_the_engine(tools: OperatorTools) -> None:
+    policy = named(preset(tools, "values-2xh100.yaml"), "NetworkPolicy", "serval-engine")
+    (rule,) = policy["spec"]["ingress"]
+    assert rule["ports"] == [{"port": 30000}]
+    gateway, monitoring = rule["from"]
+    assert gateway["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
+    assert monitoring == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_autoscaling_leaves_the_number_to_the_autoscaler(tools: OperatorTools) -> None:
+    manifests = preset(tools, "values-8xh100.yaml")
+    assert all("replicas" not in deployment["spec"] for deployment in of_kind(manifests, "Deployment"))
+    targets = {hpa["spec"]["scaleTargetRef"]["name"] for hpa in of_kind(manifests, "HorizontalPodAutoscaler")}
+    assert targets == {deployment["metadata"]["name"] for deployment in of_kind(manifests, "Deployment")}
+
+
+def test_inline_keys_are_a_secret_and_change_the_pods(tools: OperatorTools) -> None:
+    manifests = rendered(tools)
+    (secret,) = of_kind(manifests, "Secret")
+    assert secret["stringData"] == {"keys": "sk-serval-chart-test"}
+    assert rendered_text(tools, *KEYS).count("sk-serval-chart-test") == 1
+    other = rendered(tools, "--set", "auth.keys={sk-serval-another}", keys=False)
+    checksums = {
+        deployment["spec"]["template"]["metadata"]["annotations"]["checksum/keys"]
+        for deployment in of_kind(manifests + other, "Deployment")
+    }
+    assert len(checksums) == 2
+
+
+def test_a_secret_of_the_operator_is_only_referred_to(tools: OperatorTools) -> None:
+    manifests = rendered(tools, "--set", "auth.existingSecret=mine", keys=False)
+    assert of_kind(manifests, "Secret") == []
+    assert all(
+        {"name": "keys", "secret": {"secretName": "mine", "defaultMode": 0o440}} in pod["volumes"]
+        for name, pod in pod_specs(manifests).items()
+        if name != "serval-engine"
+    )
+
+
+def test_external_secret_makes_the_secret_that_is_mounted(tools: OperatorTools) -> None:
+    settings = (
+        "auth.externalSecret.enabled=true,auth.externalSecret.storeName=vault,auth.externalSecret.remoteKey=k"
+    )
+    manifests = rendered(tools, "--set", settings, keys=False)
+    (external,) = of_kind(manifests, "ExternalSecret")
+    mounted = pod_specs(manifests)["serval-gateway-0"]["volumes"][0]["secret"]["secretName"]
+    assert external["spec"]["target"]["name"] == mounted
+    assert external["spec"]["data"] == [{"secretKey": "keys", "remoteRef": {"key": "k"}}]
+
+
+@pytest.mark.parametrize("source", ["pvc", "hostPath", "image"])
+def test_the_checkpoint_is_mounted_read_only(source: str, tools: OperatorTools) -> None:
+    place = {"pvc": "claimName=c", "hostPath": "path=/data", "image": "reference=r@sha256:1"}[source]
+    settings = f"model.source={source},model.path=lite,model.{source}.{place}"
+    for name, pod in pod_specs(rendered(tools, "--set", settings)).items():
+        if name != "serval-test":
+            mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+            assert mounts["model"] == {"name": "model", "mountPath": "/models", "readOnly": True}
+            assert any(volume["name"] == "model" for volume in pod["volumes"])
+
+
+def test_rules_and_dashboards_are_those_of_deploy(tools: OperatorTools) -> None:
+    manifests = preset(tools, "values-2xh100.yaml")
+    (rule,) = of_kind(manifests, "PrometheusRule")
+    assert [r for group in rule["spec"]["groups"] for r in group["rules"]] == list(rules())
+    data = named(manifests, "ConfigMap", "serval-dashboards")["data"]
+    assert data == {path.name: path.read_text() for path in DASHBOARD_FILES}
+    assert len(RULE_FILES) == len(list((CHART / "files/rules").glob("*.yml")))
+
+
+def test_runbooks_get_the_address_of_the_operator(tools: OperatorTools) -> None:
+    url = "https://wiki.example.org/serval/"
+    manifests = preset(
+        tools, "values-2xh100.yaml", "--set", f"monitoring.prometheusRule.runbookBaseUrl={url}"
+    )
+    (rule,) = of_kind(manifests, "PrometheusRule")
+    annotations = [
+        r["annotations"] for group in rule["spec"]["groups"] for r in group["rules"] if "alert" in r
+    ]
+    assert all(a["runbook_url"].startswith(url + "Serval") and "runbook" not in a for a in annotations)
+
+
+def test_targets_get_the_job_names_of_the_rules(tools: OperatorTools) -> None:
+    manifests = preset(tools, "values-2xh100.yaml")
+    for monitor in of_kind(manifests, "ServiceMonitor"):
+        selector = monitor["spec"]["selector"]["matchLabels"]
+        (service,) = [
+            s for s in of_kind(manifests, "Service") if selector.items() <= s["metadata"]["labels"].items()
+        ]
+        component = selector["app.kubernetes.io/component"]
+        assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == f"serval-{component}"
+        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_streams_are_not_buffered_by_the_ingress(tools: OperatorTools) -> None:
+    (ingress,) = of_kind(preset(tools, "values-2xh100.yaml", *EVERYTHING), "Ingress")
+    annotations = ingress["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
+    assert int(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"]) >= 600
+    assert [path["path"] for path in ingress["spec"]["rules"][0]["http"]["paths"]] == ["/v1"]
+
+
+def test_download_is_a_command_that_the_engine_image_has(tools: OperatorTools) -> None:
+    pod = pod_specs(preset(tools, "values-2xh100.yaml", *EVERYTHING))["serval-engine"]
+    download, verify = pod["initContainers"]
+    assert download["command"][2:5] == ["python", "-m", "huggingface_hub.cli.hf"]
+    given = [argument.split("=")[0] for argument in download["args"][1:]]
+    printed = run_and_show(
+        [sys.executable, *download["command"][3:], "--help"], env={"COLUMNS": "200"}
+    ).stdout
+    assert all(option in printed for option in given)
+    assert verify["args"][:2] == ["checkpoint", "verify-hash"]
+    # Only the download may write to the volume.
+    mounts = {c["name"]: c["volumeMounts"] for c in (download, verify, pod["containers"][0])}
+    writers = [
+        n for n, all_ in mounts.items() if any(m["name"] == "model" and not m.get("readOnly") for m in all_)
+    ]
+    assert writers == ["download"]

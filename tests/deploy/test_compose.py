@@ -1,0 +1,172 @@
+"""compose.yaml and the Dockerfiles: Compose and hadolint accept them, and what they say fits the programs."""
+
+import argparse
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from serval.cli.engine import configure as configure_engine
+from serval.settings import Settings
+from serval_testkit.metric_names import DEPLOY
+from serval_testkit.operator_tools import ROOT, OperatorTools
+
+DOCKER = ROOT / "docker"
+PROFILES = ("gpu", "cpu-demo")
+GRACE_UNITS = {"m": 60, "s": 1}
+
+
+@pytest.fixture(params=PROFILES)
+def services(request: pytest.FixtureRequest, tools: OperatorTools) -> dict[str, Any]:
+    """The services of a profile and of monitoring as Compose reads them, with the example's variables."""
+    printed = tools.run(
+        "docker-compose", "--file", DOCKER / "compose.yaml", "--env-file", DOCKER / ".env.example",
+        "--profile", request.param, "--profile", "monitoring", "config", "--format", "json",
+        env={"COMPOSE_PROFILES": ""},
+    ).stdout  # fmt: skip
+    found: dict[str, Any] = json.loads(printed)["services"]
+    return found
+
+
+def engine_and_gateway(services: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    (engine,) = [service for name, service in services.items() if name.startswith("engine")]
+    (gateway,) = [service for name, service in services.items() if name.startswith("gateway")]
+    return engine, gateway
+
+
+def test_every_variable_is_in_the_example_and_the_other_way_round() -> None:
+    used = set(re.findall(r"\$\{([A-Z_]+)", (DOCKER / "compose.yaml").read_text()))
+    example = set(re.findall(r"^([A-Z_]+)=", (DOCKER / ".env.example").read_text(), re.MULTILINE))
+    assert used | {"COMPOSE_PROFILES"} == example
+
+
+def test_defaults_are_those_of_the_example() -> None:
+    example = dict(re.findall(r"^([A-Z_]+)=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE))
+    for name, default in re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", (DOCKER / "compose.yaml").read_text()):
+        assert example[name] == default, name
+
+
+def test_gateway_gets_only_settings_that_it_reads(services: dict[str, Any]) -> None:
+    _, gateway = engine_and_gateway(services)
+    fields = {name.removeprefix("SERVAL_").lower(): value for name, value in gateway["environment"].items()}
+    assert set(fields) <= set(Settings.model_fields)
+    Settings(**fields)
+
+
+def test_engine_command_is_one_that_it_takes(services: dict[str, Any]) -> None:
+    engine, gateway = engine_and_gateway(services)
+    parser = argparse.ArgumentParser()
+    configure_engine(parser)
+    assert engine["command"][0] == "engine"
+    given = parser.parse_args(engine["command"][1:])
+    devices = engine["deploy"]["resources"].get("reservations", {}).get("devices", [])
+    assert given.device == ("cuda" if devices else "cpu")
+    assert given.tp == (devices[0]["count"] if devices else 1)
+    assert given.served_model_name == gateway["environment"]["SERVAL_SERVED_MODEL_NAME"]
+    assert str(given.model) == gateway["environment"]["SERVAL_MODEL"]
+
+
+def test_names_that_are_asked_for_are_there(services: dict[str, Any]) -> None:
+    names = set(services)
+    for service in services.values():
+        for network in service["networks"].values():
+            names |= set((network or {}).get("aliases", []))
+    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    asked = {
+        target.split(":")[0]
+        for job in config["scrape_configs"]
+        for static in job["static_configs"]
+        for target in static["targets"]
+    } | {"prometheus"}
+    assert asked - {"localhost"} <= names
+    _, gateway = engine_and_gateway(services)
+    assert gateway["environment"]["SERVAL_ENGINE_URL"] == "http://engine:30000"
+    assert "engine" in names
+
+
+def test_only_proxy_and_grafana_are_published_and_only_here(services: dict[str, Any]) -> None:
+    published = {name for name, service in services.items() if service.get("ports")}
+    assert published == {"proxy", "grafana"}
+    for name in published:
+        assert all(port["host_ip"] == "127.0.0.1" for port in services[name]["ports"])
+    for service in engine_and_gateway(services):
+        assert set(service["networks"]) == {"inner"}
+
+
+def test_the_inner_network_has_no_way_out() -> None:
+    assert yaml.safe_load((DOCKER / "compose.yaml").read_text())["networks"]["inner"] == {"internal": True}
+
+
+def test_every_service_is_limited_restarted_watched_and_hardened(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert service["restart"] == "unless-stopped", name
+        assert service["healthcheck"]["test"], name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service["image"].endswith(":latest"), name
+
+
+def test_a_stop_leaves_time_to_drain(services: dict[str, Any]) -> None:
+    _, gateway = engine_and_gateway(services)
+    grace = float(gateway["environment"]["SERVAL_SHUTDOWN_GRACE_S"])
+    assert seconds(gateway["stop_grace_period"]) > grace
+    assert seconds(services["proxy"]["stop_grace_period"]) > grace
+
+
+def seconds(duration: str) -> int:
+    return sum(int(number) * GRACE_UNITS[unit] for number, unit in re.findall(r"(\d+)([ms])", duration))
+
+
+def test_checkpoints_are_mounted_read_only_and_mounted_files_exist(services: dict[str, Any]) -> None:
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            if volume["target"] == "/models":
+                assert volume["read_only"] is True
+            elif volume["type"] == "bind":
+                assert Path(volume["source"]).exists(), volume
+
+
+@pytest.mark.parametrize("name", ["gateway.Dockerfile", "engine.Dockerfile"])
+def test_hadolint_accepts(name: str, tools: OperatorTools) -> None:
+    tools.run("hadolint", DOCKER / name)
+
+
+@pytest.mark.parametrize("name", ["gateway.Dockerfile", "engine.Dockerfile"])
+def test_image_runs_as_a_user_and_on_a_base_of_choice(name: str) -> None:
+    text = (DOCKER / name).read_text()
+    assert "\nUSER 10001:10001\n" in text
+    assert text.count("\nFROM ${") == text.count("\nFROM ")
+    copied = {
+        path for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for path in line.split()
+    }
+    assert all((ROOT / path).exists() for path in copied)
+
+
+def subset_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("subset_of_lock", DOCKER / "subset_of_lock.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_subset_of_the_lock_has_its_hashes() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    entry = subset_module().subset(lock, ["Typing_Extensions"])
+    assert re.match(r"typing-extensions==[^ ]+ \\\n    --hash=sha256:[0-9a-f]{64}", entry)
+    assert entry in lock
+    assert len(subset_module().entries(lock)) == len(re.findall(r"^[a-z0-9].*==", lock, re.MULTILINE))
+
+
+@pytest.mark.parametrize("wanted", ["no-such-package", "aiohttp==0.0.1"])
+def test_subset_refuses_what_is_not_locked(wanted: str) -> None:
+    with pytest.raises(SystemExit, match="make lock"):
+        subset_module().subset((ROOT / "requirements.lock").read_text(), [wanted])

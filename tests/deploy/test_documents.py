@@ -1,0 +1,34 @@
+"""What operators read: links lead somewhere, and settings and variables that are named exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from serval.settings import Settings
+from serval_testkit.operator_tools import ROOT
+
+DOCUMENTS = sorted(path for folder in ("deploy", "docker", "helm") for path in (ROOT / folder).rglob("*.md"))
+
+
+def headings(path: Path) -> set[str]:
+    """Anchors as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            assert target.exists(), link
+            assert not anchor or anchor in headings(target), link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_variables_that_are_named_exist(path: Path) -> None:
+    compose = set(re.findall(r"^([A-Z_]+)=", (ROOT / "docker/.env.example").read_text(), re.MULTILINE))
+    known = compose | {f"SERVAL_{name.upper()}" for name in Settings.model_fields} | {"SERVAL_CACHE_DIR"}
+    assert set(re.findall(r"\bSERVAL_[A-Z_]+\b", path.read_text())) <= known

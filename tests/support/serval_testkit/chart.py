@@ -1,0 +1,59 @@
+"""The Helm chart, rendered by Helm."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serval_testkit.operator_tools import ROOT, OperatorTools
+
+CHART = ROOT / "helm/serval"
+PRESETS = tuple(sorted(path.name for path in CHART.glob("values-*.yaml")))
+KEYS = ("--set", "auth.keys={sk-serval-chart-test}")
+
+Manifest = dict[str, Any]
+
+
+@cache
+def rendered_text(tools: OperatorTools, *arguments: str | Path) -> str:
+    """What `helm template serval` prints for the arguments."""
+    return tools.run("helm", "template", "serval", CHART, *arguments).stdout
+
+
+def rendered(tools: OperatorTools, *arguments: str | Path, keys: bool = True) -> list[Manifest]:
+    """The manifests; an API key is set unless `keys` is False."""
+    text = rendered_text(tools, *(KEYS if keys else ()), *arguments)
+    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+
+
+def preset(tools: OperatorTools, name: str, *arguments: str) -> list[Manifest]:
+    """The manifests of a preset."""
+    return rendered(tools, "--values", CHART / name, *arguments)
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    """Those of one kind."""
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    """The one of this kind and name."""
+    (found,) = [manifest for manifest in of_kind(manifests, kind) if manifest["metadata"]["name"] == name]
+    return found
+
+
+def pod_specs(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Every pod's spec by the name of what makes it."""
+    specs = {}
+    for manifest in manifests:
+        if manifest["kind"] == "Pod":
+            specs[manifest["metadata"]["name"]] = manifest["spec"]
+        elif manifest["kind"] in {"Deployment", "StatefulSet", "Job"}:
+            specs[manifest["metadata"]["name"]] = manifest["spec"]["template"]["spec"]
+    return specs
+
+
+def environment(pod: Manifest) -> dict[str, str]:
+    """Variables of a pod's first container that have plain values."""
+    return {entry["name"]: entry.get("value", "") for entry in pod["containers"][0].get("env", [])}

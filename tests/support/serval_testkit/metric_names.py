@@ -1,0 +1,57 @@
+"""Which metrics PromQL expressions name, and what the files under deploy/ ask for."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+RULE_FILES = sorted((DEPLOY / "prometheus/rules").glob("*.yml"))
+DASHBOARD_FILES = sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
+
+_STRING = re.compile(r'"[^"]*"')
+# `serval:` are recording rules, `serval_` the gateway's metrics, `sglang:` the engine's.
+_METRIC = re.compile(r"\b(?:serval[_:]|sglang:)[a-zA-Z0-9_:]+")
+
+
+def metrics_of(expression: str) -> set[str]:
+    """The metrics that an expression reads (not those Prometheus makes itself)."""
+    return set(_METRIC.findall(_STRING.sub('""', expression)))
+
+
+def rules() -> Iterator[dict[str, Any]]:
+    """Every recording and alerting rule."""
+    for path in RULE_FILES:
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            yield from group["rules"]
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    """The alerting rules by name."""
+    return {rule["alert"]: rule for rule in rules() if "alert" in rule}
+
+
+def panels() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every panel, with the uid of its dashboard."""
+    for path in DASHBOARD_FILES:
+        dashboard = json.loads(path.read_text())
+        for panel in dashboard["panels"]:
+            yield dashboard["uid"], panel
+
+
+def dashboard_queries() -> Iterator[tuple[str, str]]:
+    """Every query of the dashboards, with the place it stands in; Grafana's variables are filled in."""
+    for uid, panel in panels():
+        for target in panel["targets"]:
+            query = target["expr"].replace("$__rate_interval", "1m")
+            yield f"{uid} / {panel['title']}", re.sub(r"\$(namespace|instance)", ".*", query)
+
+
+def scraped_metrics_needed() -> set[str]:
+    """Metrics that some rule or dashboard reads and no recording rule makes."""
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    expressions = [rule["expr"] for rule in rules()] + [query for _, query in dashboard_queries()]
+    return {name for expression in expressions for name in metrics_of(expression)} - recorded
