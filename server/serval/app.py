@@ -12,11 +12,24 @@ from starlette.routing import Route
 
 import serval
 from serval.api.chat import ChatCompletions
+from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
-from serval.api.edge import CHAT_COMPLETIONS, HEALTHZ, METRICS, MODELS, OPENAPI, READYZ, RequestEdge
+from serval.api.edge import (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    DETOKENIZE,
+    HEALTHZ,
+    METRICS,
+    MODELS,
+    OPENAPI,
+    READYZ,
+    TOKENIZE,
+    RequestEdge,
+)
 from serval.api.health import Healthz, MetricsPage, Readyz
 from serval.api.models import ListModels, RetrieveModel
 from serval.api.openapi import openapi_document
+from serval.api.tokenize import Detokenize, Tokenize
 from serval.auth.keys import configured_keys
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import Engine
@@ -64,6 +77,9 @@ def create_app(settings: Settings, *, engine: Engine, chat: ChatRenderer, model:
     app.router.routes.extend(
         [
             Route(CHAT_COMPLETIONS, ChatCompletions(context), methods=["POST"]),
+            Route(COMPLETIONS, Completions(context), methods=["POST"]),
+            Route(TOKENIZE, Tokenize(context), methods=["POST"]),
+            Route(DETOKENIZE, Detokenize(context), methods=["POST"]),
             Route(MODELS, ListModels(context), methods=["GET"]),
             Route(MODELS + "/{model_id:path}", RetrieveModel(context), methods=["GET"]),
             Route(HEALTHZ, Healthz(), methods=["GET"]),

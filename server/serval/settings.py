@@ -58,6 +58,12 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="Largest accepted request body.")
     max_choices: int = Field(default=16, ge=1, le=128, description="Largest accepted `n`.")
+    max_batch: int = Field(
+        default=128, ge=1, description="Most choices of one plain completion, over all its prompts."
+    )
+    strict_fields: bool = Field(
+        default=False, description="Refuse request fields that are not known, instead of ignoring them."
+    )
     first_byte_s: float = Field(
         default=0.05,
         ge=0,

@@ -16,6 +16,9 @@ from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+TOKENIZE = "/tokenize"
+DETOKENIZE = "/detokenize"
 MODELS = "/v1/models"
 MODEL = "/v1/models/{model_id}"
 HEALTHZ = "/healthz"
@@ -25,7 +28,7 @@ OPENAPI = "/openapi.json"
 
 # What may be asked without a key. Everything else, also what does not exist, needs one.
 PUBLIC = frozenset({HEALTHZ, READYZ, METRICS})
-_ROUTES = frozenset({CHAT_COMPLETIONS, MODELS, HEALTHZ, READYZ, METRICS, OPENAPI})
+_ROUTES = PUBLIC | {CHAT_COMPLETIONS, COMPLETIONS, TOKENIZE, DETOKENIZE, MODELS, OPENAPI}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
