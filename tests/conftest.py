@@ -1,6 +1,10 @@
-"""Order and time limits of the run: fast tests first, tests on a real engine last and with more time."""
+"""Order, time limits and event loop of the run: tests on a real engine come last and have more time."""
+
+import asyncio
+from collections.abc import Callable
 
 import pytest
+import uvloop
 
 # A session's engine starts within the first test that needs it, on a machine that may be busy.
 _ENGINE_TEST_TIMEOUT_S = 900
@@ -11,3 +15,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("engine") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_ENGINE_TEST_TIMEOUT_S))
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Async tests run on the event loop the gateway runs on: its transports differ from asyncio's own."""
+    return {"uvloop": uvloop.new_event_loop}

@@ -1,14 +1,16 @@
 """The gateway application. `create_app` builds it; nothing happens at import."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 import serval
 from serval.api.chat import ChatCompletions
@@ -39,7 +41,16 @@ from serval.telemetry.metrics import Metrics
 
 
 class _Application(FastAPI):
-    """FastAPI with the document of plain ASGI endpoints, which it cannot read off them."""
+    """FastAPI with the document of plain ASGI endpoints, which it cannot read off them.
+
+    `edge` is put around everything: it answers all errors, so Starlette's error page has no place, and each
+    layer that wraps `send` costs every streamed frame a call.
+    """
+
+    edge: Callable[[ASGIApp], ASGIApp]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return self.edge(ExceptionMiddleware(self.router, handlers=self.exception_handlers))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -74,10 +85,13 @@ def create_app(settings: Settings, *, engine: Engine, chat: ChatRenderer, model:
         lifespan=lifespan,
     )
     # Plain ASGI endpoints: FastAPI's route machinery would cost more than all they do themselves.
+    hot: dict[str, ASGIApp] = {
+        CHAT_COMPLETIONS: ChatCompletions(context),
+        COMPLETIONS: Completions(context),
+    }
     app.router.routes.extend(
         [
-            Route(CHAT_COMPLETIONS, ChatCompletions(context), methods=["POST"]),
-            Route(COMPLETIONS, Completions(context), methods=["POST"]),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()),
             Route(TOKENIZE, Tokenize(context), methods=["POST"]),
             Route(DETOKENIZE, Detokenize(context), methods=["POST"]),
             Route(MODELS, ListModels(context), methods=["GET"]),
@@ -88,7 +102,7 @@ def create_app(settings: Settings, *, engine: Engine, chat: ChatRenderer, model:
         ]
     )
     app.add_exception_handler(HTTPException, _raise_as_api_error)
-    app.add_middleware(RequestEdge, keys=keys, metrics=context.metrics)
+    app.edge = lambda rest: RequestEdge(rest, hot=hot, keys=keys, metrics=context.metrics)
     return app
 
 

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -34,10 +34,14 @@ _CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestEdge:
-    """ASGI middleware around the whole application."""
+    """ASGI application around the whole application.
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, metrics: Metrics) -> None:
+    `hot` are endpoints by path whose POST requests need no router and no layer in between.
+    """
+
+    def __init__(self, app: ASGIApp, *, hot: Mapping[str, ASGIApp], keys: ApiKeys, metrics: Metrics) -> None:
         self._app = app
+        self._hot = hot
         self._keys = keys
         self._metrics = metrics
 
@@ -61,7 +65,8 @@ class RequestEdge:
         try:
             if record.route not in PUBLIC:
                 self._keys.check(Headers(scope=scope).get("authorization"))
-            await self._app(scope, receive, send_with_id)
+            endpoint = self._hot.get(record.route) if record.method == "POST" else None
+            await (endpoint or self._app)(scope, receive, send_with_id)
         except ClientGoneError:
             record.client_gone = True
         except ApiError as error:

@@ -7,11 +7,11 @@ reason of type `abort`, and in both cases `data: [DONE]` follows as after a succ
 seen.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from serval.engine.protocol import EngineFinish, GenerationDelta, TokenLogprob
 from serval.errors import (
