@@ -15,7 +15,7 @@ from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
-from serval.api.http import read_json_body, record_of, send_json, while_connected
+from serval.api.http import identity_of, read_json_body, record_of, send_json, while_connected
 from serval.api.models import check_model
 from serval.api.sampling import sampling_params
 from serval.engine.protocol import GenerateRequest
@@ -64,7 +64,7 @@ class ChatCompletions:
         body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes)
         settings = context.settings
         request = decode_chat_request(body, max_choices=settings.max_choices, strict=settings.strict_fields)
-        check_model(request.model, context.model)
+        check_model(request.model, context.model, identity_of(scope))
         record.model = context.model.name
         record.stream = bool(request.stream)
         prompt = await self._prompt(request, size=len(body))

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
-from serval.api.http import read_json_body, record_of, send_json, while_connected
+from serval.api.http import identity_of, read_json_body, record_of, send_json, while_connected
 from serval.api.models import check_model
 from serval.api.sampling import sampling_params
 from serval.chat.tokenizer import ControlSafeTokenizer
@@ -93,7 +93,7 @@ class Completions:
             max_batch=settings.max_batch,
             strict=settings.strict_fields,
         )
-        check_model(request.model, context.model)
+        check_model(request.model, context.model, identity_of(scope))
         record.model = context.model.name
         record.stream = bool(request.stream)
         job = self._job(request, await self._encode(request, size=len(body)))

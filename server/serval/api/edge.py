@@ -8,8 +8,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serval.api.http import ClientGoneError, attach_record, send_error
-from serval.auth.keys import ApiKeys
+from serval.api.http import ClientGoneError, attach_identity, attach_record, send_error
+from serval.auth.authenticator import Authenticator
 from serval.errors import ApiError, InternalError
 from serval.telemetry.logs import log_request
 from serval.telemetry.metrics import Metrics
@@ -25,10 +25,12 @@ HEALTHZ = "/healthz"
 READYZ = "/readyz"
 METRICS = "/metrics"
 OPENAPI = "/openapi.json"
+ADMIN_KEYS = "/admin/keys"
+ADMIN_KEY = "/admin/keys/{key_id}"
 
 # What may be asked without a key. Everything else, also what does not exist, needs one.
 PUBLIC = frozenset({HEALTHZ, READYZ, METRICS})
-_ROUTES = PUBLIC | {CHAT_COMPLETIONS, COMPLETIONS, TOKENIZE, DETOKENIZE, MODELS, OPENAPI}
+_ROUTES = PUBLIC | {ADMIN_KEYS, CHAT_COMPLETIONS, COMPLETIONS, TOKENIZE, DETOKENIZE, MODELS, OPENAPI}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -39,10 +41,20 @@ class RequestEdge:
     `hot` are endpoints by path whose POST requests need no router and no layer in between.
     """
 
-    def __init__(self, app: ASGIApp, *, hot: Mapping[str, ASGIApp], keys: ApiKeys, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hot: Mapping[str, ASGIApp],
+        authenticator: Authenticator,
+        needed_scope: str,
+        metrics: Metrics,
+    ) -> None:
+        """`needed_scope` is what a key must have to be let in."""
         self._app = app
         self._hot = hot
-        self._keys = keys
+        self._authenticator = authenticator
+        self._needed_scope = needed_scope
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +76,10 @@ class RequestEdge:
         self._metrics.request_started()
         try:
             if record.route not in PUBLIC:
-                self._keys.check(Headers(scope=scope).get("authorization"))
+                identity = self._authenticator.identify(Headers(scope=scope).get("authorization"))
+                record.key_id = identity.key_id
+                identity.require_scope(self._needed_scope)
+                attach_identity(scope, identity)
             endpoint = self._hot.get(record.route) if record.method == "POST" else None
             await (endpoint or self._app)(scope, receive, send_with_id)
         except ClientGoneError:
@@ -106,6 +121,8 @@ def _new_record(scope: Scope) -> RequestRecord:
         route = path
     elif path.startswith(MODELS + "/"):
         route = MODEL
+    elif path.startswith(ADMIN_KEYS + "/"):
+        route = ADMIN_KEY
     else:
         route = "other"
     sent_id = Headers(scope=scope).get("x-client-request-id", "")

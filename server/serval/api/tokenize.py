@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 from serval.api.chat import declared_tools
 from serval.api.completions import check_token_ids
 from serval.api.context import ApiContext
-from serval.api.http import read_json_body, record_of, send_json
+from serval.api.http import identity_of, read_json_body, record_of, send_json
 from serval.api.models import check_model
 from serval.wire.chat_request import ChatRequest
 from serval.wire.tokenize import (
@@ -30,7 +30,7 @@ class Tokenize:
         context = self._context
         body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes)
         model, given = decode_tokenize_request(body)
-        check_model(model, context.model)
+        check_model(model, context.model, identity_of(scope))
         record_of(scope).model = context.model.name
         if len(body) <= context.settings.inline_render_bytes:
             ids = self._ids(given)
@@ -57,7 +57,7 @@ class Detokenize:
         context = self._context
         body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes)
         request = decode_detokenize_request(body)
-        check_model(request.model, context.model)
+        check_model(request.model, context.model, identity_of(scope))
         record_of(scope).model = context.model.name
         tokenizer = context.chat.tokenizer
         check_token_ids(request.tokens, tokenizer, param="tokens")
