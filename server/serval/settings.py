@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
+def variable_of(field: str) -> str:
+    """The environment variable that sets the field."""
+    return f"SERVAL_{field.upper()}"
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the environment; `overrides` that are not None win.
 

@@ -70,7 +70,12 @@ class RequestEdge:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), request_id_header]
+                took_ms = str(round(record.elapsed_s() * 1e3)).encode()
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    request_id_header,
+                    (b"openai-processing-ms", took_ms),
+                ]
             await send(message)
 
         self._metrics.request_started()
