@@ -20,7 +20,7 @@ from serval.errors import SettingsError
 # SGLang's HTTP server closes idle connections after 5 s; a request must not meet one that is being closed.
 IDLE_S = 2.0
 # What may wait to be read; then the engine waits too.
-_BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
 
 
 class NotReachedError(Exception):
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(BrokenAnswerError(f"not HTTP: {error}"))
-        if self._buffered > _BUFFER_BYTES and not self._paused and self._transport is not None:
+        if self._buffered > BUFFER_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self._wake()
