@@ -13,9 +13,11 @@ serve: setup ## Start engine and gateway (demo model; ARGS="--model DIR --tp 2" 
 	@.venv/bin/serval serve $(ARGS)
 
 test: setup lint types ## Everything CI runs: lint, types, unit tests, tests on the real engine.
+	@deploy/setup/test_services.sh
 	@$(PYTHON) -m pytest $(ARGS)
 
 test-fast: setup ## The tests that start no engine.
+	@deploy/setup/test_services.sh
 	@$(PYTHON) -m pytest -m "not engine" $(ARGS)
 
 lint: setup ## Style: ruff's checks and formatting.

@@ -1,8 +1,11 @@
-"""Order and time limits of the run: fast tests first, tests on a real engine last and with more time."""
+"""Order, time limits and event loop of the run: tests on a real engine come last and have more time."""
 
+import asyncio
 import os
+from collections.abc import Callable
 
 import pytest
+import uvloop
 from hypothesis import settings
 
 # A slow machine is no failure. In CI the examples are the same each time, so that a red run is the fault of
@@ -20,3 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("engine") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_ENGINE_TEST_TIMEOUT_S))
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Async tests run on the event loop the gateway runs on: its transports differ from asyncio's own."""
+    return {"uvloop": uvloop.new_event_loop}

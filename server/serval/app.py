@@ -1,32 +1,60 @@
-"""The gateway application. `create_app` builds it; nothing happens at import."""
+"""The gateway's applications. `create_apps` builds them; nothing happens at import."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 import serval
 from serval.api.chat import ChatCompletions
+from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
-from serval.api.edge import CHAT_COMPLETIONS, HEALTHZ, METRICS, MODELS, OPENAPI, READYZ, RequestEdge
+from serval.api.edge import (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    DETOKENIZE,
+    HEALTHZ,
+    METRICS,
+    MODELS,
+    OPENAPI,
+    READYZ,
+    TOKENIZE,
+    RequestEdge,
+)
 from serval.api.health import Healthz, MetricsPage, Readyz
 from serval.api.models import ListModels, RetrieveModel
 from serval.api.openapi import openapi_document
-from serval.auth.keys import configured_keys
+from serval.api.routing import ROUTING_ERRORS
+from serval.api.tokenize import Detokenize, Tokenize
+from serval.auth.identity import INFERENCE
+from serval.auth.opening import admin_authenticator, inference_authenticator
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import Engine
-from serval.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 
+if TYPE_CHECKING:
+    from serval.auth.directory import KeyDirectory
+
 
 class _Application(FastAPI):
-    """FastAPI with the document of plain ASGI endpoints, which it cannot read off them."""
+    """FastAPI with the document of plain ASGI endpoints, which it cannot read off them.
+
+    `edge` is put around everything: it answers all errors, so Starlette's error page has no place, and each
+    layer that wraps `send` costs every streamed frame a call.
+    """
+
+    edge: Callable[[ASGIApp], ASGIApp]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return self.edge(ExceptionMiddleware(self.router, handlers=ROUTING_ERRORS))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -34,9 +62,27 @@ class _Application(FastAPI):
         return self.openapi_schema
 
 
-def create_app(settings: Settings, *, engine: Engine, chat: ChatRenderer, model: ServedModel) -> FastAPI:
-    """The ASGI application in front of `engine`. Raises `SettingsError` if the API keys cannot be read."""
-    keys = configured_keys(settings)
+@dataclass(frozen=True)
+class Applications:
+    """What is served: the API, and the admin API if there is one."""
+
+    api: FastAPI
+    admin: ASGIApp | None
+    model: ServedModel
+
+
+def create_apps(
+    settings: Settings,
+    *,
+    engine: Engine,
+    chat: ChatRenderer,
+    model: ServedModel,
+    directory: "KeyDirectory | None",
+) -> Applications:
+    """The ASGI applications in front of `engine`; `directory` holds the database's keys.
+
+    Raises `SettingsError` if the API keys cannot be read.
+    """
     context = ApiContext(
         settings=settings,
         engine=engine,
@@ -48,7 +94,10 @@ def create_app(settings: Settings, *, engine: Engine, chat: ChatRenderer, model:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watch = None if directory is None else asyncio.create_task(directory.watch())
         yield
+        if watch is not None:
+            watch.cancel()
         context.render_executor.shutdown(wait=False, cancel_futures=True)
 
     app = _Application(
@@ -61,9 +110,15 @@ def create_app(settings: Settings, *, engine: Engine, chat: ChatRenderer, model:
         lifespan=lifespan,
     )
     # Plain ASGI endpoints: FastAPI's route machinery would cost more than all they do themselves.
+    hot: dict[str, ASGIApp] = {
+        CHAT_COMPLETIONS: ChatCompletions(context),
+        COMPLETIONS: Completions(context),
+    }
     app.router.routes.extend(
         [
-            Route(CHAT_COMPLETIONS, ChatCompletions(context), methods=["POST"]),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()),
+            Route(TOKENIZE, Tokenize(context), methods=["POST"]),
+            Route(DETOKENIZE, Detokenize(context), methods=["POST"]),
             Route(MODELS, ListModels(context), methods=["GET"]),
             Route(MODELS + "/{model_id:path}", RetrieveModel(context), methods=["GET"]),
             Route(HEALTHZ, Healthz(), methods=["GET"]),
@@ -71,21 +126,18 @@ def create_app(settings: Settings, *, engine: Engine, chat: ChatRenderer, model:
             Route(METRICS, MetricsPage(context), methods=["GET"]),
         ]
     )
-    app.add_exception_handler(HTTPException, _raise_as_api_error)
-    app.add_middleware(RequestEdge, keys=keys, metrics=context.metrics)
-    return app
+    authenticator = inference_authenticator(settings, directory)
+    app.edge = lambda rest: RequestEdge(
+        rest, hot=hot, authenticator=authenticator, needed_scope=INFERENCE, metrics=context.metrics
+    )
+    return Applications(app, _admin_app(settings, directory, context.metrics), model)
 
 
-async def _raise_as_api_error(request: Request, error: Exception) -> NoReturn:
-    """Turn what the router raises into errors of ours, which `RequestEdge` answers."""
-    if not isinstance(error, HTTPException):
-        raise error
-    place = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        raise NotFoundError(f"Unknown URL ({place}). Check the path and the base URL of your client.")
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        raise MethodNotAllowedError(
-            f"This method is not allowed here ({place}). Allowed: {allow}.", allow=allow
-        )
-    raise InvalidRequestError(str(error.detail))
+def _admin_app(settings: Settings, directory: "KeyDirectory | None", metrics: Metrics) -> ASGIApp | None:
+    if directory is None or settings.admin_port is None:
+        return None
+    from serval.api.admin import create_admin_app
+
+    return create_admin_app(
+        directory, authenticator=admin_authenticator(settings, directory), metrics=metrics
+    )

@@ -7,6 +7,8 @@ ServalError
      ├─ InvalidRequestError          400  the request itself is wrong
      │   └─ ContextLengthError       400  prompt and requested completion do not fit the context
      ├─ AuthenticationError          401  no key, or not one of ours
+     ├─ PermissionDeniedError        403  the key is good, but not for this
+     │   └─ ModelNotAllowedError     403  the key is not for this model
      ├─ NotFoundError                404  no such URL
      │   └─ ModelNotFoundError       404  no such model
      ├─ MethodNotAllowedError        405  the URL exists, the method does not
@@ -15,6 +17,7 @@ ServalError
      ├─ EngineFailureError           500  the engine reported that it failed
      ├─ EngineProtocolError          502  the engine answered something we do not understand
      ├─ EngineStreamBrokenError      502  the engine's answer ended before it was complete
+     ├─ AuthUnavailableError         503  the key database could not be asked for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
      ├─ EngineOverloadedError        503  the engine's queue is full
      └─ EngineTimeoutError           504  the engine sent nothing for too long
@@ -95,6 +98,20 @@ class AuthenticationError(ApiError):
         return {"www-authenticate": "Bearer"}
 
 
+class PermissionDeniedError(ApiError):
+    """The key is accepted, but does not have the right."""
+
+    status = 403
+    type = "invalid_request_error"
+    default_code = "insufficient_permissions"
+
+
+class ModelNotAllowedError(PermissionDeniedError):
+    """The key is accepted, but not for this model."""
+
+    default_code = "model_not_allowed"
+
+
 class NotFoundError(ApiError):
     """No such URL."""
 
@@ -163,6 +180,14 @@ class EngineStreamBrokenError(ApiError):
     status = 502
     type = "server_error"
     default_code = "engine_stream_broken"
+
+
+class AuthUnavailableError(ApiError):
+    """Whether a key is still good cannot be known at the moment."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "auth_unavailable"
 
 
 class EngineUnavailableError(ApiError):

@@ -12,19 +12,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from serval.admin_server import serving_admin
 from serval.api.context import ServedModel
-from serval.app import create_app
+from serval.app import Applications, create_apps
 from serval.auth.keys import configured_keys
+from serval.auth.opening import open_directory
 from serval.chat import load_chat
 from serval.engine.client import connect_engine
 from serval.engine.protocol import Engine, EngineInfo
-from serval.errors import EngineUnavailableError, ModelFilesError, SettingsError
+from serval.errors import EngineUnavailableError, ModelFilesError
+from serval.listening import bind
 from serval.settings import Settings
+
+if TYPE_CHECKING:
+    from serval.auth.directory import KeyDirectory
 
 Progress = Callable[[str], None]
 
@@ -60,32 +67,37 @@ async def serve_gateway(
 ) -> None:
     """Serve until `stop` is set. Raises a `ServalError` if it cannot start."""
     # Mistakes in the settings show now, not after the engine has taken minutes to load.
-    if not configured_keys(settings).required:
+    keys_required = configured_keys(settings).required
+    directory = open_directory(settings)
+    if not keys_required and directory is None:
         progress("no API key is set (SERVAL_API_KEY): everyone who can connect may use the model")
-    with contextlib.closing(_bind(settings)) as listener:
+    with contextlib.closing(bind(settings.host, settings.port, "--port")) as listener:
         async with connect_engine(settings) as engine:
             info = await wait_for_engine(engine, settings, stop=stop, progress=progress)
             if info is None:
                 return
-            app, model = build_app(settings, engine=engine, info=info)
+            apps = build_apps(settings, engine=engine, info=info, directory=directory)
             host, port = listener.getsockname()[:2]
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             server = _Server(
-                _server_config(app, settings),
-                on_listening=lambda: progress(f"serving {model.name} on {address}"),
+                _server_config(apps.api, settings),
+                on_listening=lambda: progress(f"serving {apps.model.name} on {address}"),
             )
             stopper = asyncio.create_task(_stop_server(server, stop))
             # What start-up made lives as long as the process; the collector need not walk over it.
             gc.collect()
             gc.freeze()
             try:
-                await server.serve(sockets=[listener])
+                async with serving_admin(apps.admin, settings, progress=progress):
+                    await server.serve(sockets=[listener])
             finally:
                 stopper.cancel()
 
 
-def build_app(settings: Settings, *, engine: Engine, info: EngineInfo) -> tuple[FastAPI, ServedModel]:
-    """The application for the engine described by `info`. Raises `ModelFilesError` or `SettingsError`."""
+def build_apps(
+    settings: Settings, *, engine: Engine, info: EngineInfo, directory: "KeyDirectory | None"
+) -> Applications:
+    """The applications for the engine described by `info`. Raises `ModelFilesError` or `SettingsError`."""
     folder = settings.model or Path(info.model_path)
     if settings.model is None and not folder.is_dir():
         raise ModelFilesError(
@@ -101,7 +113,7 @@ def build_app(settings: Settings, *, engine: Engine, info: EngineInfo) -> tuple[
         context_length=info.context_length,
         max_prompt_tokens=info.max_prompt_tokens,
     )
-    return create_app(settings, engine=engine, chat=chat, model=model), model
+    return create_apps(settings, engine=engine, chat=chat, model=model, directory=directory)
 
 
 async def wait_for_engine(
@@ -129,22 +141,6 @@ async def wait_for_engine(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _POLL_S)
     return None
-
-
-def _bind(settings: Settings) -> socket.socket:
-    """The socket clients will connect to; it does not listen yet."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose others with --host"
-            " and --port"
-        ) from error
-    return listener
 
 
 def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -32,6 +32,27 @@ class Settings(BaseSettings):
         default=None, description="File with one accepted API key a line, `#` starts a comment."
     )
 
+    key_database: str | None = Field(
+        default=None,
+        description="Database of API keys (`serval keys`): a path for SQLite, or postgresql://... .",
+    )
+    key_pepper: SecretStr | None = Field(
+        default=None, description="What hashes of keys are made with; default: kept in the key database."
+    )
+    key_poll_s: float = Field(
+        default=0.3, gt=0, le=0.5, description="How often changes of the key database are looked for."
+    )
+    key_max_stale_s: float = Field(
+        default=30.0, gt=0, description="How long keys are accepted while the key database is away."
+    )
+    admin_key: SecretStr | None = Field(
+        default=None, description="A key for the admin API beside the database's keys with scope admin."
+    )
+    admin_host: str = Field(default="127.0.0.1", description="Address the admin API listens on.")
+    admin_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port of the admin API; None: there is no admin API."
+    )
+
     engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
     engine_api_key: SecretStr | None = Field(
         default=None, description="Key the engine was started with, if any."
@@ -58,6 +79,12 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="Largest accepted request body.")
     max_choices: int = Field(default=16, ge=1, le=128, description="Largest accepted `n`.")
+    max_batch: int = Field(
+        default=128, ge=1, description="Most choices of one plain completion, over all its prompts."
+    )
+    strict_fields: bool = Field(
+        default=False, description="Refuse request fields that are not known, instead of ignoring them."
+    )
     first_byte_s: float = Field(
         default=0.05,
         ge=0,
@@ -86,6 +113,11 @@ class Settings(BaseSettings):
         """Where a client on this machine reaches the gateway."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # compared, not bound
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def variable_of(field: str) -> str:
+    """The environment variable that sets the field."""
+    return f"SERVAL_{field.upper()}"
 
 
 def load_settings(**overrides: Any) -> Settings:

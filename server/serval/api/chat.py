@@ -12,19 +12,21 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
-from serval.api.context import ApiContext, ServedModel
+from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
-from serval.api.fan_in import fan_in
-from serval.api.http import read_json_body, record_of, send_json, while_connected
+from serval.api.generation import Generation, check_context
+from serval.api.http import identity_of, read_json_body, record_of, send_json, while_connected
 from serval.api.models import check_model
 from serval.api.sampling import sampling_params
-from serval.engine.protocol import GenerateRequest, GenerationDelta
-from serval.errors import ContextLengthError, EngineStreamBrokenError, InvalidRequestError
+from serval.engine.protocol import GenerateRequest
+from serval.errors import InvalidRequestError
 from serval.telemetry.record import RequestRecord
 from serval.tools.answer_grammar import answer_grammar
 from serval.tools.schema_error import SchemaError
-from serval.wire.chat_request import ChatRequest, decode_chat_request
-from serval.wire.chat_response import DONE, ChunkEncoder, Usage, completion_body
+from serval.wire.chat_decode import decode_chat_request
+from serval.wire.chat_request import ChatRequest
+from serval.wire.chat_response import DONE, ChunkEncoder, choice_object, completion_body
+from serval.wire.legacy_functions import LegacyChunkEncoder, is_legacy, legacy_choice_object
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,13 @@ class _Job:
     """A request that has been checked, rendered and turned into engine requests, one a choice."""
 
     request: ChatRequest
-    requests: Sequence[GenerateRequest]
+    generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
-    # The last delta of each choice so far.
-    last: list[GenerationDelta | None]
 
     @property
     def id(self) -> str:
-        return self.requests[0].request_id
+        return self.generation.requests[0].request_id
 
 
 class ChatCompletions:
@@ -62,19 +62,22 @@ class ChatCompletions:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
         context, record = self._context, record_of(scope)
         body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes)
-        request = decode_chat_request(body, max_choices=context.settings.max_choices)
-        check_model(request.model, context.model)
+        settings = context.settings
+        request = decode_chat_request(body, max_choices=settings.max_choices, strict=settings.strict_fields)
+        check_model(request.model, context.model, identity_of(scope))
         record.model = context.model.name
         record.stream = bool(request.stream)
         prompt = await self._prompt(request, size=len(body))
-        check_context(request, len(prompt.input_ids), context.model)
+        check_context(
+            len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
+        )
         job = self._job(request, prompt)
         if request.stream:
             stream = EventStream(
                 send,
                 record=record,
-                first_byte_s=context.settings.first_byte_s,
-                ping_interval_s=context.settings.ping_interval_s,
+                first_byte_s=settings.first_byte_s,
+                ping_interval_s=settings.ping_interval_s,
             )
             await stream.run(self._events(job, record), receive)
         else:
@@ -94,23 +97,25 @@ class ChatCompletions:
 
     def _job(self, request: ChatRequest, prompt: _Prompt) -> _Job:
         choices = range(request.n or 1)
+        requests = [
+            GenerateRequest(
+                request_id=f"chatcmpl-{secrets.token_hex(16)}",
+                input_ids=prompt.input_ids,
+                sampling=sampling_params(
+                    request,
+                    max_new_tokens=completion_limit(request),
+                    defaults=self._context.chat.sampling_defaults,
+                    choice=choice,
+                    keep_special_tokens=bool(prompt.tools) or prompt.grammar is not None,
+                    grammar=prompt.grammar,
+                ),
+                top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            )
+            for choice in choices
+        ]
         return _Job(
             request=request,
-            requests=[
-                GenerateRequest(
-                    request_id=f"chatcmpl-{secrets.token_hex(16)}",
-                    input_ids=prompt.input_ids,
-                    sampling=sampling_params(
-                        request,
-                        defaults=self._context.chat.sampling_defaults,
-                        choice=choice,
-                        keep_special_tokens=bool(prompt.tools) or prompt.grammar is not None,
-                        grammar=prompt.grammar,
-                    ),
-                    top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-                )
-                for choice in choices
-            ],
+            generation=Generation(self._context.engine, requests, choices=len(choices)),
             assemblers=[
                 ChoiceAssembler(
                     choice,
@@ -122,55 +127,53 @@ class ChatCompletions:
                 for choice in choices
             ],
             created=int(time.time()),
-            last=[None for _ in choices],
         )
 
-    async def _deltas(
-        self, job: _Job, record: RequestRecord
-    ) -> AsyncGenerator[tuple[ChoiceAssembler, GenerationDelta], None]:
-        """Deltas of all choices with their assembler. Settles the record also if it is closed early."""
-        engine = self._context.engine
-        try:
-            async with aclosing(fan_in([engine.generate(request) for request in job.requests])) as deltas:
-                async for choice, delta in deltas:
-                    record.saw_token()
-                    job.last[choice] = delta
-                    yield job.assemblers[choice], delta
-            if any(assembler.finish_reason is None for assembler in job.assemblers):
-                raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
-        finally:
-            settle(job.last, job.assemblers, record)
-
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
-        async with aclosing(self._deltas(job, record)) as deltas:
-            async for assembler, delta in deltas:
-                assembler.feed(delta)
+        try:
+            async with aclosing(job.generation.deltas(record)) as deltas:
+                async for choice, delta in deltas:
+                    job.assemblers[choice].feed(delta)
+        finally:
+            note_outcome(job.assemblers, record)
+        as_object = legacy_choice_object if is_legacy(job.request) else choice_object
         return completion_body(
             job.id,
             created=job.created,
             model=self._context.model.name,
-            choices=[assembler.answer() for assembler in job.assemblers],
-            usage=usage_of(job.last),
+            choices=[as_object(assembler.answer()) for assembler in job.assemblers],
+            usage=job.generation.usage(),
         )
 
     async def _events(self, job: _Job, record: RequestRecord) -> AsyncGenerator[bytes, None]:
         options = job.request.stream_options
         include_usage = options is not None and bool(options.include_usage)
-        encoder = ChunkEncoder(
+        make_encoder = LegacyChunkEncoder if is_legacy(job.request) else ChunkEncoder
+        encoder = make_encoder(
             job.id, created=job.created, model=self._context.model.name, include_usage=include_usage
         )
         streams = [
             ChoiceStream(assembler, encoder, logprobs=bool(job.request.logprobs))
             for assembler in job.assemblers
         ]
-        async with aclosing(self._deltas(job, record)) as deltas:
-            async for assembler, delta in deltas:
-                chunks = streams[assembler.index].feed(delta)
-                if chunks:
-                    yield chunks
+        try:
+            async with aclosing(job.generation.deltas(record)) as deltas:
+                async for choice, delta in deltas:
+                    chunks = streams[choice].feed(delta)
+                    if chunks:
+                        yield chunks
+        finally:
+            note_outcome(job.assemblers, record)
         if include_usage:
-            yield encoder.usage(usage_of(job.last))
+            yield encoder.usage(job.generation.usage())
         yield DONE
+
+
+def completion_limit(request: ChatRequest) -> int | None:
+    """The most tokens the answer may have; None: no limit. The newer field wins."""
+    if request.max_completion_tokens is not None:
+        return request.max_completion_tokens
+    return request.max_tokens
 
 
 def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
@@ -198,44 +201,8 @@ def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]]) -> str 
         raise InvalidRequestError(f"Invalid schema in '{param}': {error}", param=param) from error
 
 
-def check_context(request: ChatRequest, prompt_tokens: int, model: ServedModel) -> None:
-    """Raise `ContextLengthError` if the prompt, or prompt and requested completion, are too long."""
-    asked = request.max_completion_tokens or request.max_tokens
-    wanted = prompt_tokens + (asked or 1)
-    if prompt_tokens <= model.max_prompt_tokens and wanted <= model.context_length:
-        return
-    limit = f"This model's maximum context length is {model.context_length} tokens"
-    if model.max_prompt_tokens < model.context_length - 1:
-        limit += f", of which the prompt may take {model.max_prompt_tokens}"
-    completion = "" if asked is None else f" and {asked} for the completion, {wanted} together"
-    raise ContextLengthError(
-        f"{limit}. The messages and tools are {prompt_tokens} tokens{completion}."
-        f" Shorten the messages{'' if asked is None else ' or ask for fewer tokens'}.",
-        param="messages",
-    )
-
-
-def usage_of(last: Sequence[GenerationDelta | None]) -> Usage:
-    """Usage over all choices, from the last delta of each; the prompt they share counts once."""
-    deltas = [delta for delta in last if delta is not None]
-    if not deltas:
-        return Usage()
-    return Usage(
-        prompt_tokens=deltas[0].prompt_tokens,
-        completion_tokens=sum(delta.completion_tokens for delta in deltas),
-        cached_tokens=deltas[0].cached_tokens,
-        reasoning_tokens=sum(delta.reasoning_tokens for delta in deltas),
-    )
-
-
-def settle(
-    last: Sequence[GenerationDelta | None], assemblers: Sequence[ChoiceAssembler], record: RequestRecord
-) -> None:
-    """Note in the record what the request has come to."""
-    usage = usage_of(last)
-    record.prompt_tokens = usage.prompt_tokens
-    record.completion_tokens = usage.completion_tokens
-    record.cached_tokens = usage.cached_tokens
+def note_outcome(assemblers: Sequence[ChoiceAssembler], record: RequestRecord) -> None:
+    """Note in the record how the choices ended."""
     for assembler in assemblers:
         if assembler.finish_reason is not None:
             record.finish_reason = assembler.finish_reason

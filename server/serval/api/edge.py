@@ -2,40 +2,59 @@
 
 import re
 import secrets
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serval.api.http import ClientGoneError, attach_record, send_error
-from serval.auth.keys import ApiKeys
+from serval.api.http import ClientGoneError, attach_identity, attach_record, send_error
+from serval.auth.authenticator import Authenticator
 from serval.errors import ApiError, InternalError
 from serval.telemetry.logs import log_request
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+TOKENIZE = "/tokenize"
+DETOKENIZE = "/detokenize"
 MODELS = "/v1/models"
 MODEL = "/v1/models/{model_id}"
 HEALTHZ = "/healthz"
 READYZ = "/readyz"
 METRICS = "/metrics"
 OPENAPI = "/openapi.json"
+ADMIN_KEYS = "/admin/keys"
+ADMIN_KEY = "/admin/keys/{key_id}"
 
 # What may be asked without a key. Everything else, also what does not exist, needs one.
 PUBLIC = frozenset({HEALTHZ, READYZ, METRICS})
-_ROUTES = frozenset({CHAT_COMPLETIONS, MODELS, HEALTHZ, READYZ, METRICS, OPENAPI})
+_ROUTES = PUBLIC | {ADMIN_KEYS, CHAT_COMPLETIONS, COMPLETIONS, TOKENIZE, DETOKENIZE, MODELS, OPENAPI}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestEdge:
-    """ASGI middleware around the whole application."""
+    """ASGI application around the whole application.
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, metrics: Metrics) -> None:
+    `hot` are endpoints by path whose POST requests need no router and no layer in between.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hot: Mapping[str, ASGIApp],
+        authenticator: Authenticator,
+        needed_scope: str,
+        metrics: Metrics,
+    ) -> None:
+        """`needed_scope` is what a key must have to be let in."""
         self._app = app
-        self._keys = keys
+        self._hot = hot
+        self._authenticator = authenticator
+        self._needed_scope = needed_scope
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,14 +70,23 @@ class RequestEdge:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), request_id_header]
+                took_ms = str(round(record.elapsed_s() * 1e3)).encode()
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    request_id_header,
+                    (b"openai-processing-ms", took_ms),
+                ]
             await send(message)
 
         self._metrics.request_started()
         try:
             if record.route not in PUBLIC:
-                self._keys.check(Headers(scope=scope).get("authorization"))
-            await self._app(scope, receive, send_with_id)
+                identity = self._authenticator.identify(Headers(scope=scope).get("authorization"))
+                record.key_id = identity.key_id
+                identity.require_scope(self._needed_scope)
+                attach_identity(scope, identity)
+            endpoint = self._hot.get(record.route) if record.method == "POST" else None
+            await (endpoint or self._app)(scope, receive, send_with_id)
         except ClientGoneError:
             record.client_gone = True
         except ApiError as error:
@@ -98,6 +126,8 @@ def _new_record(scope: Scope) -> RequestRecord:
         route = path
     elif path.startswith(MODELS + "/"):
         route = MODEL
+    elif path.startswith(ADMIN_KEYS + "/"):
+        route = ADMIN_KEY
     else:
         route = "other"
     sent_id = Headers(scope=scope).get("x-client-request-id", "")

@@ -8,12 +8,14 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from serval.auth.identity import Identity
 from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, error_object
 from serval.telemetry.record import RequestRecord
 
 T = TypeVar("T")
 
 _RECORD = "serval.record"
+_IDENTITY = "serval.identity"
 
 
 class ClientGoneError(Exception):
@@ -29,6 +31,17 @@ def record_of(scope: Scope) -> RequestRecord:
     """The record of this request."""
     record: RequestRecord = scope[_RECORD]
     return record
+
+
+def attach_identity(scope: Scope, identity: Identity) -> None:
+    """Let the endpoint of this request know who calls."""
+    scope[_IDENTITY] = identity
+
+
+def identity_of(scope: Scope) -> Identity:
+    """Who calls. Only in requests that need a key."""
+    identity: Identity = scope[_IDENTITY]
+    return identity
 
 
 async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:

@@ -6,16 +6,18 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from serval.api.context import ApiContext, ServedModel
-from serval.api.http import send_json
+from serval.api.http import identity_of, send_json
+from serval.auth.identity import Identity
 from serval.errors import ModelNotFoundError
 
 
-def check_model(name: str, served: ServedModel) -> None:
-    """Raise `ModelNotFoundError` unless `name` is what is served."""
+def check_model(name: str, served: ServedModel, identity: Identity) -> None:
+    """Raise `ModelNotFoundError` unless `name` is what is served, or `ModelNotAllowedError`."""
     if name != served.name:
         raise ModelNotFoundError(
             f"The model {name[:200]!r} does not exist here. This server has {served.name!r}.", param="model"
         )
+    identity.require_model(name)
 
 
 def _model_object(model: ServedModel) -> dict[str, Any]:
@@ -29,14 +31,17 @@ def _model_object(model: ServedModel) -> dict[str, Any]:
 
 
 class ListModels:
-    """The list of models: the one that is served."""
+    """The list of models: the one that is served, if the key is for it."""
 
     def __init__(self, context: ApiContext) -> None:
+        self._model = context.model
         self._body = msgspec.json.encode({"object": "list", "data": [_model_object(context.model)]})
+        self._empty = msgspec.json.encode({"object": "list", "data": []})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        await send_json(send, self._body)
+        visible = identity_of(scope).may_use(self._model.name)
+        await send_json(send, self._body if visible else self._empty)
 
 
 class RetrieveModel:
@@ -48,5 +53,5 @@ class RetrieveModel:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        check_model(scope["path_params"]["model_id"], self._model)
+        check_model(scope["path_params"]["model_id"], self._model, identity_of(scope))
         await send_json(send, self._body)

@@ -6,13 +6,18 @@ import msgspec
 
 import serval
 from serval.wire.chat_request import ChatRequest
+from serval.wire.completion_request import CompletionRequest
+from serval.wire.tokenize import DetokenizeRequest, TokenizeRequest
 
 _REFERENCES = "#/components/schemas/{name}"
 
 
 def openapi_document() -> dict[str, Any]:
     """The document as a JSON object."""
-    (chat_request,), schemas = msgspec.json.schema_components([ChatRequest], ref_template=_REFERENCES)
+    bodies, schemas = msgspec.json.schema_components(
+        [ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest], ref_template=_REFERENCES
+    )
+    chat_request, completion_request, tokenize_request, detokenize_request = bodies
     schemas["Error"] = _ERROR
     return {
         "openapi": "3.1.0",
@@ -28,6 +33,23 @@ def openapi_document() -> dict[str, Any]:
                     {"application/json": {}, "text/event-stream": {}},
                     body=chat_request,
                 )
+            },
+            "/v1/completions": {
+                "post": _operation(
+                    "Go on with a text, whole or as server-sent events",
+                    {"application/json": {}, "text/event-stream": {}},
+                    body=completion_request,
+                )
+            },
+            "/tokenize": {
+                "post": _operation(
+                    "Token ids of a text or a conversation",
+                    {"application/json": {}},
+                    body=tokenize_request,
+                )
+            },
+            "/detokenize": {
+                "post": _operation("The text of token ids", {"application/json": {}}, body=detokenize_request)
             },
             "/v1/models": {"get": _operation("List the models", {"application/json": {}})},
             "/v1/models/{model_id}": {

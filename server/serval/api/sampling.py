@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from serval.wire.chat_request import ChatRequest
+from serval.wire.sampling_rules import SamplingFields
 
 # For answers that are sent whole: tokens between two events of the engine.
 WHOLE_ANSWER_STREAM_INTERVAL = 32
@@ -21,8 +21,9 @@ _SAME_NAME = (
 
 
 def sampling_params(
-    request: ChatRequest,
+    request: SamplingFields,
     *,
+    max_new_tokens: int | None,
     defaults: Mapping[str, float],
     choice: int,
     keep_special_tokens: bool,
@@ -30,6 +31,7 @@ def sampling_params(
 ) -> dict[str, Any]:
     """Parameters of one choice; `defaults` are the checkpoint's, for what the client does not say.
 
+    With `max_new_tokens` None the engine goes on to the end of the context; left out, it would mean 128.
     `grammar` is a structural tag as JSON text, which the answer will follow.
     """
     given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
@@ -39,9 +41,7 @@ def sampling_params(
         params |= {"top_p": 1.0, "top_k": 1}
     if params.get("top_k") == 0:
         params["top_k"] = -1
-    limit = request.max_completion_tokens
-    # Without a limit the engine goes on to the end of the context; its own default is 128 tokens.
-    params["max_new_tokens"] = request.max_tokens if limit is None else limit
+    params["max_new_tokens"] = max_new_tokens
     if request.stop:
         params["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
     if request.seed is not None:

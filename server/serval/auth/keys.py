@@ -27,26 +27,25 @@ class ApiKeys:
         """False when no key is configured: then everyone may call."""
         return bool(self._digests)
 
-    def check(self, authorization: str | None) -> None:
-        """Accept or raise `AuthenticationError`; `authorization` is the header's value, None when absent."""
-        if not self.required:
-            return
-        if authorization is None:
-            raise AuthenticationError(
-                "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'."
-            )
-        scheme, _, key = authorization.strip().partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise AuthenticationError(
-                "The Authorization header is not of the form 'Bearer YOUR_KEY'. Send your API key that way."
-            )
-        digest = self._digest(key.strip())
+    def accepts(self, key: str) -> bool:
+        """Whether `key` is one of them."""
+        digest = self._digest(key)
         # Every digest is compared, so that the time says nothing about which one matched.
-        accepted = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(accepted):
-            raise AuthenticationError(
-                "Incorrect API key provided. Check the key, or ask the operator for one."
-            )
+        return any([hmac.compare_digest(digest, known) for known in self._digests])
+
+
+def bearer_key(authorization: str | None) -> str:
+    """The key in an Authorization header; None: there is no such header. Raises `AuthenticationError`."""
+    if authorization is None:
+        raise AuthenticationError(
+            "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'."
+        )
+    scheme, _, key = authorization.strip().partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise AuthenticationError(
+            "The Authorization header is not of the form 'Bearer YOUR_KEY'. Send your API key that way."
+        )
+    return key.strip()
 
 
 def new_key() -> str:
@@ -57,6 +56,8 @@ def new_key() -> str:
 def ensure_key(settings: Settings) -> tuple[Settings, str | None]:
     """The settings with an API key in any case; the second is the key if one had to be made."""
     if settings.api_key is not None or settings.api_key_file is not None:
+        return settings, None
+    if settings.key_database is not None:
         return settings, None
     key = new_key()
     return settings.model_copy(update={"api_key": SecretStr(key)}), key

@@ -43,7 +43,7 @@ class ChatRenderer:
         segment_cache_bytes: int = DEFAULT_SEGMENT_CACHE_BYTES,
     ) -> None:
         self._template = template
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._cache = SegmentCache(segment_cache_bytes)
         self.sampling_defaults: Mapping[str, float] = dict(sampling_defaults or {})
 
@@ -79,7 +79,7 @@ class ChatRenderer:
     def _encode_text(self, text: str) -> "array[int]":
         ids = self._cache.get(text)
         if ids is None:
-            ids = self._tokenizer.encode_text(text)
+            ids = self.tokenizer.encode_text(text)
             self._cache.put(text, ids)
         return ids
 

@@ -13,6 +13,7 @@ import secrets
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ class ControlSafeTokenizer:
         self._plain = plain
         self.control_tokens = tuple(control_tokens)
         self._control_ids = frozenset(token.id for token in control_tokens)
+        self._control_texts = {token.id: token.content for token in control_tokens}
+        # One more than the largest id.
+        self.vocabulary_size = 1 + max([*plain.get_vocab().values(), *self._control_ids], default=-1)
 
     def encode_text(self, text: str) -> "array[int]":
         """Token ids of `text`, whatever it says. Raises `InvalidRequestError` if it is not valid Unicode."""
@@ -65,6 +69,16 @@ class ControlSafeTokenizer:
                 "text was encoded into a control token; the text tokenizer must not know any"
             )
         return array("I", ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, which must be below `vocabulary_size`; control tokens as their names."""
+        texts: list[str] = []
+        for is_control, stretch in groupby(ids, self._control_texts.__contains__):
+            if is_control:
+                texts += [self._control_texts[token_id] for token_id in stretch]
+            else:
+                texts.append(self._plain.decode(list(stretch), skip_special_tokens=False))
+        return "".join(texts)
 
 
 def segments(pieces: Iterable[Piece]) -> list[Piece]:

@@ -14,10 +14,18 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from serval.engine.connection import (
+    IDLE_S,
+    BrokenAnswerError,
+    Connection,
+    ConnectionPool,
+    NotReachedError,
+    StalledError,
+    peer_of,
+)
 from serval.engine.frames import FrameReader, engine_error, error_message
 from serval.engine.protocol import EngineInfo, GenerateRequest, GenerationDelta
 from serval.errors import (
-    ApiError,
     EngineProtocolError,
     EngineStreamBrokenError,
     EngineTimeoutError,
@@ -30,8 +38,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_AFTER_S = 2
-# SGLang's HTTP server closes idle connections after 5 s; a request must not meet one that is being closed.
-_KEEPALIVE_S = 2.0
+_MAX_ERROR_BYTES = 1 << 20
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
@@ -53,18 +60,41 @@ class _ModelList(Struct):
     data: list[_ModelCard]
 
 
+def generate_body(request: GenerateRequest) -> bytes:
+    """The body of `/generate`."""
+    body: dict[str, Any] = {
+        "rid": request.request_id,
+        "input_ids": request.input_ids,
+        "sampling_params": request.sampling,
+        "stream": True,
+    }
+    if request.top_logprobs is not None:
+        body |= {
+            "return_logprob": True,
+            "top_logprobs_num": request.top_logprobs,
+            "return_text_in_logprobs": True,
+        }
+    return msgspec.json.encode(body)
+
+
+async def _all_of(answer: Connection) -> bytes:
+    """The body of an error, as far as it can matter."""
+    body = b""
+    while len(body) < _MAX_ERROR_BYTES and (data := await answer.read()):
+        body += data
+    return body
+
+
 class SglangEngine:
     """The engine at `settings.engine_url`. Made by `connect_engine`."""
 
-    def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, connections: ConnectionPool, settings: Settings
+    ) -> None:
         self._session = session
         self._url = settings.engine_url.rstrip("/")
         self._stall_timeout_s = settings.engine_stall_timeout_s
-        self._timeout = aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=settings.engine_connect_timeout_s,
-            sock_read=settings.engine_stall_timeout_s,
-        )
+        self._connections = connections
         self._aborts: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerationDelta, None]:
@@ -72,24 +102,29 @@ class SglangEngine:
         reader = FrameReader()
         over = False
         try:
-            async with self._post_generate(request) as response:
-                if response.status != 200:
+            async with self._connections.post(generate_body(request)) as answer:
+                if (status := await answer.status()) != 200:
                     over = True
-                    raise engine_error(response.status, error_message(await response.read()))
-                try:
-                    async for data in response.content.iter_any():
-                        delta = reader.feed(data)
-                        if delta is not None:
-                            over = reader.finished
-                            yield delta
-                        if reader.error is not None:
-                            # What the engine itself reports as failed is over there.
-                            over = not isinstance(reader.error, EngineProtocolError)
-                            raise reader.error
-                except (aiohttp.ClientError, ConnectionError) as error:
-                    raise self._broken(error) from error
+                    raise engine_error(status, error_message(await _all_of(answer)))
+                while data := await answer.read():
+                    delta = reader.feed(data)
+                    if delta is not None:
+                        over = reader.finished
+                        yield delta
+                    if reader.error is not None:
+                        # What the engine itself reports as failed is over there.
+                        over = not isinstance(reader.error, EngineProtocolError)
+                        raise reader.error
             if not reader.finished:
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
+        except NotReachedError as error:
+            over = True
+            raise self._unavailable(error) from error
+        except StalledError as error:
+            raise EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.") from error
+        except BrokenAnswerError as error:
+            logger.warning("engine stream broke: %s", error)
+            raise EngineStreamBrokenError("The engine's answer ended before it was complete.") from error
         except EngineUnavailableError:
             over = True
             raise
@@ -97,41 +132,6 @@ class SglangEngine:
             # The consumer has gone, or the answer went wrong: nobody reads what would still be generated.
             if not over:
                 self._abort_soon(request.request_id)
-
-    @asynccontextmanager
-    async def _post_generate(self, request: GenerateRequest) -> AsyncIterator[aiohttp.ClientResponse]:
-        body: dict[str, Any] = {
-            "rid": request.request_id,
-            "input_ids": request.input_ids,
-            "sampling_params": request.sampling,
-            "stream": True,
-        }
-        if request.top_logprobs is not None:
-            body |= {
-                "return_logprob": True,
-                "top_logprobs_num": request.top_logprobs,
-                "return_text_in_logprobs": True,
-            }
-        try:
-            response = await self._session.post(
-                f"{self._url}/generate",
-                data=msgspec.json.encode(body),
-                headers={"content-type": "application/json"},
-                timeout=self._timeout,
-            )
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            if isinstance(error, aiohttp.SocketTimeoutError):
-                raise self._broken(error) from error
-            raise self._unavailable(error) from error
-        async with response:
-            yield response
-
-    def _broken(self, error: Exception) -> ApiError:
-        """The error for an answer that does not go on."""
-        if isinstance(error, TimeoutError):
-            return EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.")
-        logger.warning("engine stream broke: %s: %s", type(error).__name__, error)
-        return EngineStreamBrokenError("The engine's answer ended before it was complete.")
 
     def _unavailable(self, error: Exception) -> EngineUnavailableError:
         logger.warning("engine not reachable at %s: %s: %s", self._url, type(error).__name__, error)
@@ -207,14 +207,21 @@ class SglangEngine:
 @asynccontextmanager
 async def connect_engine(settings: Settings) -> AsyncIterator[SglangEngine]:
     """A client of the engine, in a running event loop. Nothing is sent before it is used."""
-    headers = {}
-    if settings.engine_api_key is not None:
-        headers["authorization"] = f"Bearer {settings.engine_api_key.get_secret_value()}"
-    # aiohttp's own limit of 100 connections would queue requests here, unseen by the engine.
-    connector = aiohttp.TCPConnector(limit=settings.engine_max_connections, keepalive_timeout=_KEEPALIVE_S)
+    key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
+    peer = peer_of(
+        settings.engine_url,
+        api_key=key,
+        connect_timeout_s=settings.engine_connect_timeout_s,
+        stall_timeout_s=settings.engine_stall_timeout_s,
+    )
+    connections = ConnectionPool(peer, limit=settings.engine_max_connections)
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    # aiohttp's own limit of 100 connections would queue aborts here.
+    connector = aiohttp.TCPConnector(limit=settings.engine_max_connections, keepalive_timeout=IDLE_S)
     async with aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False) as session:
-        engine = SglangEngine(session, settings)
+        engine = SglangEngine(session, connections, settings)
         try:
             yield engine
         finally:
             await engine.finish_aborts()
+            connections.close()

@@ -7,11 +7,11 @@ reason of type `abort`, and in both cases `data: [DONE]` follows as after a succ
 seen.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from serval.engine.protocol import EngineFinish, GenerationDelta, TokenLogprob
 from serval.errors import (
@@ -168,8 +168,23 @@ def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
         for (logprob, token_id, text), top in zip(meta.output_token_logprobs, tops, strict=True)
     )
     matched = meta.finish_reason.matched if meta.finish_reason is not None else None
+    if isinstance(matched, str):
+        return _before_stop(logprobs, matched)
     # The token that ended the answer is not part of its text.
     return logprobs[:-1] if isinstance(matched, int | list) else logprobs
+
+
+def _before_stop(logprobs: tuple[TokenLogprob, ...], stop: str) -> tuple[TokenLogprob, ...]:
+    """Without the tokens the stop string is in: they are not, or not whole, part of the text.
+
+    The engine holds back what may become a stop string, so all of it is in the last event.
+    """
+    tail = ""
+    for place in reversed(range(len(logprobs))):
+        tail = logprobs[place].text + tail
+        if stop in tail:
+            return logprobs[:place]
+    return logprobs
 
 
 def _number(logprob: float | None) -> float:

@@ -54,6 +54,7 @@ def log_request(record: RequestRecord) -> None:
             "fields": {
                 "request_id": record.request_id,
                 "client_request_id": record.client_request_id,
+                "key_id": record.key_id,
                 "method": record.method,
                 "route": record.route,
                 "status": record.status or None,

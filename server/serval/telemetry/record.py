@@ -12,6 +12,7 @@ class RequestRecord:
     method: str
     route: str
     client_request_id: str | None = None
+    key_id: str | None = None
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
     stream: bool = False

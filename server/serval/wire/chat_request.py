@@ -1,22 +1,19 @@
 """`POST /v1/chat/completions`: the request.
 
-Explicit null is the same as absent; unknown fields are ignored.
+Explicit null is the same as absent. `serval.wire.chat_decode` reads it.
 """
 
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
 from serval.errors import InvalidRequestError
-from serval.wire.decode import decode_json
+from serval.wire.sampling_rules import check_sampling
 
 INT64 = Meta(ge=-(2**63), le=2**63 - 1)
 # Larger numbers than any context; the context check refuses them with a better message.
 TokenCount = Annotated[int, Meta(ge=1, le=2**53)]
 MAX_TOOLS = 128
-MAX_STOPS = 4
-MAX_LOGIT_BIASES = 1024
 
 
 class ContentPart(Struct, omit_defaults=True):
@@ -50,6 +47,7 @@ class Message(Struct, omit_defaults=True):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
 
@@ -131,9 +129,18 @@ class ChatRequest(Struct):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    functions: list[Any] | None = None
-    function_call: Any = None
+    functions: Annotated[list[FunctionDeclaration], Meta(max_length=MAX_TOOLS)] | None = None
+    function_call: str | NamedFunction | None = None
+    modalities: list[str] | None = None
+    # Accepted, without effect on the answer.
     user: str | None = None
+    safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
+    prompt_cache_key: Annotated[str, Meta(max_length=1024)] | None = None
+    prompt_cache_retention: str | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    service_tier: str | None = None
+    store: bool | None = None
     metadata: (
         Annotated[
             dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
@@ -141,19 +148,6 @@ class ChatRequest(Struct):
         ]
         | None
     ) = None
-
-
-_DECODER = msgspec.json.Decoder(ChatRequest)
-
-
-def decode_chat_request(body: bytes, *, max_choices: int) -> ChatRequest:
-    """Decode and check a request body.
-
-    Raises `InvalidRequestError` with `param` naming the field at fault.
-    """
-    request = decode_json(_DECODER, body)
-    check_chat_request(request, max_choices=max_choices)
-    return request
 
 
 def check_chat_request(request: ChatRequest, *, max_choices: int) -> None:
@@ -275,36 +269,15 @@ def _check_options(request: ChatRequest, max_choices: int) -> None:
         raise InvalidRequestError("stream_options is only allowed with stream: true.", param="stream_options")
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
-    if request.n is not None and request.n > max_choices:
-        raise InvalidRequestError(
-            f"n is {request.n}; this server answers with at most {max_choices} choices.", param="n"
-        )
-    if isinstance(request.stop, list) and len(request.stop) > MAX_STOPS:
-        raise InvalidRequestError(
-            f"stop holds {len(request.stop)} strings; at most {MAX_STOPS} are allowed.", param="stop"
-        )
-    if request.stop == "" or (isinstance(request.stop, list) and "" in request.stop):
-        raise InvalidRequestError("stop must not hold an empty string.", param="stop")
-    if request.logit_bias is not None:
-        if len(request.logit_bias) > MAX_LOGIT_BIASES:
-            raise InvalidRequestError(
-                f"logit_bias has {len(request.logit_bias)} entries; at most {MAX_LOGIT_BIASES} are allowed.",
-                param="logit_bias",
-            )
-        for token_id in request.logit_bias:
-            if not (token_id.isascii() and token_id.isdigit()):
-                raise InvalidRequestError(
-                    f"logit_bias has the key {token_id!r}; keys must be token ids.", param="logit_bias"
-                )
+    check_sampling(request, max_choices=max_choices)
 
 
 def _check_unsupported(request: ChatRequest) -> None:
-    if request.functions is not None or request.function_call is not None:
-        field = "functions" if request.functions is not None else "function_call"
+    if request.modalities is not None and request.modalities != ["text"]:
         raise InvalidRequestError(
-            f"'{field}' is OpenAI's deprecated form and is not served; use 'tools' and 'tool_choice'.",
-            param=field,
-            code="unsupported_parameter",
+            f"modalities is {request.modalities!r}; this model answers with text only: ['text'].",
+            param="modalities",
+            code="unsupported_value",
         )
     given = request.response_format
     if given is not None and given.type not in ("text", "json_object", "json_schema"):

@@ -59,23 +59,24 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def completion_body(
-    completion_id: str, *, created: int, model: str, choices: Sequence[AnsweredChoice], usage: Usage
+    completion_id: str, *, created: int, model: str, choices: Sequence[Mapping[str, Any]], usage: Usage
 ) -> bytes:
-    """The `chat.completion` object."""
+    """The `chat.completion` object; `choices` as `choice_object` makes them."""
     return _encode(
         {
             "id": completion_id,
             "object": "chat.completion",
             "created": created,
             "model": model,
-            "choices": [_choice_object(choice) for choice in choices],
+            "choices": choices,
             "usage": usage_object(usage),
             "system_fingerprint": None,
         }
     )
 
 
-def _choice_object(choice: AnsweredChoice) -> dict[str, Any]:
+def choice_object(choice: AnsweredChoice) -> dict[str, Any]:
+    """A choice of a whole answer."""
     message: dict[str, Any] = {
         "role": "assistant",
         # null, not "": clients take null to mean that there is only the call.

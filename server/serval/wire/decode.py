@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 _AT_PATH = re.compile(r"^(?P<reason>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 
 
 def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
@@ -36,6 +37,14 @@ def _validation_error(message: str) -> InvalidRequestError:
         param = f"{path}.{missing['name']}" if path else missing["name"]
         return InvalidRequestError(
             f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        )
+    if unknown := _UNKNOWN.match(reason):
+        param = f"{path}.{unknown['name']}" if path else unknown["name"]
+        return InvalidRequestError(
+            f"Unrecognized request argument supplied: {param[:200]!r}. This server refuses fields it does not"
+            " know.",
+            param=param[:200],
+            code="unknown_parameter",
         )
     if not path:
         return InvalidRequestError(

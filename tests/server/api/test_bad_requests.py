@@ -55,7 +55,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "a message that is a string": (chat(messages=["Hi"]), "messages[0]"),
     "role missing": (chat(messages=[{"content": "x"}]), "messages[0].role"),
     "role unknown": (chat(messages=[*HI, {"role": "wizard", "content": "x"}]), "messages[1].role"),
-    "role function": (chat(messages=[*HI, {"role": "function", "content": "x"}]), "messages[1].role"),
+    "role function": (chat(messages=[*HI, {"role": "function", "content": "x"}]), "messages[1].name"),
     "content a number": (chat(messages=[{"role": "user", "content": 1}]), "messages[0].content"),
     "content missing": (chat(messages=[{"role": "user"}]), "messages[0].content"),
     "part without type": (
@@ -185,7 +185,22 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         chat(response_format=json_schema({"$ref": "#/nowhere"})),
         "response_format",
     ),
-    "functions": (chat(functions=[{"name": "f"}]), "functions"),
+    "functions beside tools": (chat(functions=[{"name": "f"}], tools=[TOOL]), "functions"),
+    "functions twice the same": (chat(functions=[{"name": "f"}, {"name": "f"}]), "functions[1].name"),
+    "function_call of nothing": (
+        chat(functions=[{"name": "f"}], function_call={"name": "g"}),
+        "function_call.name",
+    ),
+    "function_call required": (chat(functions=[{"name": "f"}], function_call="required"), "function_call"),
+    "function_call without functions": (chat(function_call={"name": "f"}), "function_call"),
+    "function result of no call": (
+        chat(messages=[*HI, {"role": "function", "name": "f", "content": "x"}]),
+        "messages[1].name",
+    ),
+    "modalities": (chat(modalities=["text", "audio"]), "modalities"),
+    "safety_identifier too long": (chat(safety_identifier="x" * 65), "safety_identifier"),
+    "stop too long": (chat(stop="x" * 1025), "stop"),
+    "logit_bias of 5000 digits": (chat(logit_bias={"1" * 5000: 1}), "logit_bias"),
     "metadata too long": (chat(metadata={"k": "v" * 513}), "metadata[...]"),
 }
 

@@ -6,6 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from serval.auth.keys import ApiKeys, configured_keys, read_key_file
+from serval.auth.opening import admin_authenticator, inference_authenticator
 from serval.errors import AuthenticationError, SettingsError
 from serval.settings import Settings
 
@@ -15,15 +16,14 @@ def test_every_key_of_file_and_variable_is_accepted(tmp_path: Path) -> None:
     file.write_text("# comment\n\n one \ntwo\n")
     keys = configured_keys(Settings(api_key=SecretStr("three"), api_key_file=file))
     for key in ("one", "two", "three"):
-        keys.check(f"Bearer {key}")
+        assert keys.accepts(key)
+    assert not keys.accepts("# comment")
+
+
+def test_without_keys_everyone_may_use_the_model_and_nobody_the_admin_api() -> None:
+    assert inference_authenticator(Settings(), None).identify(None).scopes == {"inference"}
     with pytest.raises(AuthenticationError):
-        keys.check("Bearer # comment")
-
-
-def test_without_keys_everyone_may_call() -> None:
-    keys = configured_keys(Settings())
-    assert not keys.required
-    keys.check(None)
+        admin_authenticator(Settings(), None).identify("Bearer anything")
 
 
 def test_keys_are_not_kept_in_the_clear() -> None:
@@ -33,7 +33,7 @@ def test_keys_are_not_kept_in_the_clear() -> None:
 
 def test_the_error_does_not_repeat_the_key() -> None:
     with pytest.raises(AuthenticationError) as error:
-        ApiKeys(["right"]).check("Bearer sk-wrong-key")
+        inference_authenticator(Settings(api_key=SecretStr("right")), None).identify("Bearer sk-wrong-key")
     assert "sk-wrong-key" not in str(error.value)
 
 

@@ -1,7 +1,7 @@
 """The gateway in front of a StandInEngine, on real ports of the loopback interface."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 import aiohttp
 from openai import AsyncOpenAI
 
+from serval.auth.opening import open_directory
 from serval.engine.client import connect_engine
-from serval.gateway import build_app
+from serval.gateway import build_apps
 from serval.settings import Settings
 from serval_testkit.running_app import running_app
 from serval_testkit.stand_in_engine import StandInEngine
@@ -25,6 +26,8 @@ class RunningGateway:
     """A gateway that is being served, its engine, and clients for it."""
 
     url: str
+    # Empty without an admin API.
+    admin_url: str
     engine: StandInEngine
     openai: AsyncOpenAI
     http: aiohttp.ClientSession
@@ -69,8 +72,13 @@ async def running_gateway(
         async with connect_engine(Settings(engine_url=engine.url)) as probe:
             info = await probe.info()
         async with connect_engine(configured) as client:
-            app, _ = build_app(configured, engine=client, info=info)
-            async with running_app(app) as url, aiohttp.ClientSession() as http:
+            apps = build_apps(configured, engine=client, info=info, directory=open_directory(configured))
+            async with AsyncExitStack() as stack:
+                url = await stack.enter_async_context(running_app(apps.api))
+                admin_url = ""
+                if apps.admin is not None:
+                    admin_url = await stack.enter_async_context(running_app(apps.admin, lifespan="off"))
+                http = await stack.enter_async_context(aiohttp.ClientSession())
                 openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=API_KEY, max_retries=0)
-                yield RunningGateway(url=url, engine=engine, openai=openai, http=http)
+                yield RunningGateway(url=url, admin_url=admin_url, engine=engine, openai=openai, http=http)
                 await openai.close()

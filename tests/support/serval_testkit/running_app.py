@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -24,14 +25,14 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def running_app(app: ASGIApp) -> AsyncIterator[str]:
+async def running_app(app: ASGIApp, *, lifespan: Literal["on", "off"] = "on") -> AsyncIterator[str]:
     """Serve `app` on a free port with uvicorn as the gateway configures it; yields its base URL."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         config = uvicorn.Config(
             app,
             http="httptools",
             ws="none",
-            lifespan="on",
+            lifespan=lifespan,
             log_config=None,
             access_log=False,
             server_header=False,

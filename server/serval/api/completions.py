@@ -1,0 +1,205 @@
+"""`POST /v1/completions`: text goes on, without a conversation around it."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from serval.api.context import ApiContext
+from serval.api.event_stream import EventStream
+from serval.api.generation import Generation, check_context
+from serval.api.http import identity_of, read_json_body, record_of, send_json, while_connected
+from serval.api.models import check_model
+from serval.api.sampling import sampling_params
+from serval.chat.tokenizer import ControlSafeTokenizer
+from serval.engine.protocol import EngineFinish, GenerateRequest, GenerationDelta, TokenLogprob
+from serval.errors import InvalidRequestError
+from serval.telemetry.record import RequestRecord
+from serval.wire.chat_response import DONE
+from serval.wire.completion_request import (
+    DEFAULT_MAX_TOKENS,
+    CompletionRequest,
+    Prompt,
+    decode_completion_request,
+    prompts_of,
+)
+from serval.wire.completion_response import (
+    TextChunkEncoder,
+    text_choice_object,
+    text_completion_body,
+    text_logprobs_object,
+)
+
+
+@dataclass
+class _TextChoice:
+    """One choice in the making. `length` counts the characters that have been passed on, echo included."""
+
+    index: int
+    echo: str
+    logprobs: bool
+    length: int = 0
+    pieces: list[str] = field(default_factory=list)
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: EngineFinish | None = None
+
+    def __post_init__(self) -> None:
+        self.pieces.append(self.echo)
+        self.length = len(self.echo)
+
+    def feed(self, delta: GenerationDelta) -> Mapping[str, Any] | None:
+        """Add the delta; the log-probabilities it brings, if they are wanted."""
+        logprobs = text_logprobs_object(delta.logprobs, offset=self.length) if self.logprobs else None
+        self.pieces.append(delta.text)
+        self.length += len(delta.text)
+        self.tokens += delta.logprobs
+        self.finish_reason = delta.finish
+        return logprobs
+
+    def as_object(self) -> dict[str, Any]:
+        """The whole choice."""
+        logprobs = text_logprobs_object(self.tokens, offset=len(self.echo)) if self.logprobs else None
+        text = "".join(self.pieces)
+        return text_choice_object(self.index, text, logprobs=logprobs, finish_reason=self.finish_reason)
+
+
+@dataclass(frozen=True)
+class _Job:
+    id: str
+    request: CompletionRequest
+    generation: Generation
+    choices: Sequence[_TextChoice]
+    created: int
+
+
+class Completions:
+    """The endpoint. A request walks through `__call__` once, top to bottom."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
+        context, settings, record = self._context, self._context.settings, record_of(scope)
+        body = await read_json_body(scope, receive, max_bytes=settings.max_body_bytes)
+        request = decode_completion_request(
+            body,
+            max_choices=settings.max_choices,
+            max_batch=settings.max_batch,
+            strict=settings.strict_fields,
+        )
+        check_model(request.model, context.model, identity_of(scope))
+        record.model = context.model.name
+        record.stream = bool(request.stream)
+        job = self._job(request, await self._encode(request, size=len(body)))
+        if request.stream:
+            stream = EventStream(
+                send,
+                record=record,
+                first_byte_s=settings.first_byte_s,
+                ping_interval_s=settings.ping_interval_s,
+            )
+            await stream.run(self._events(job, record), receive)
+        else:
+            await send_json(send, await while_connected(receive, self._whole(job, record)))
+
+    async def _encode(self, request: CompletionRequest, *, size: int) -> list[list[int]]:
+        tokenizer, prompts = self._context.chat.tokenizer, prompts_of(request)
+
+        def encoded() -> list[list[int]]:
+            return [prompt_ids(prompt, tokenizer) for prompt in prompts]
+
+        if size <= self._context.settings.inline_render_bytes:
+            return encoded()
+        return await asyncio.get_running_loop().run_in_executor(self._context.render_executor, encoded)
+
+    def _job(self, request: CompletionRequest, prompts: Sequence[list[int]]) -> _Job:
+        context = self._context
+        limit = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+        requests: list[GenerateRequest] = []
+        choices: list[_TextChoice] = []
+        for prompt in prompts:
+            check_context(len(prompt), asked=limit, model=context.model, param="prompt")
+            echo = context.chat.tokenizer.decode(prompt) if request.echo else ""
+            for choice in range(request.n or 1):
+                sampling = sampling_params(
+                    request,
+                    max_new_tokens=limit,
+                    defaults=context.chat.sampling_defaults,
+                    choice=choice,
+                    keep_special_tokens=False,
+                    grammar=None,
+                )
+                request_id = f"cmpl-{secrets.token_hex(16)}"
+                requests.append(GenerateRequest(request_id, prompt, sampling, top_logprobs=request.logprobs))
+                choices.append(_TextChoice(len(choices), echo, logprobs=request.logprobs is not None))
+        return _Job(
+            id=requests[0].request_id,
+            request=request,
+            generation=Generation(context.engine, requests, choices=request.n or 1),
+            choices=choices,
+            created=int(time.time()),
+        )
+
+    async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
+        async with aclosing(job.generation.deltas(record)) as deltas:
+            async for place, delta in deltas:
+                job.choices[place].feed(delta)
+        record.finish_reason = job.choices[-1].finish_reason
+        return text_completion_body(
+            job.id,
+            created=job.created,
+            model=self._context.model.name,
+            choices=[choice.as_object() for choice in job.choices],
+            usage=job.generation.usage(),
+        )
+
+    async def _events(self, job: _Job, record: RequestRecord) -> AsyncGenerator[bytes, None]:
+        options = job.request.stream_options
+        include_usage = options is not None and bool(options.include_usage)
+        encoder = TextChunkEncoder(
+            job.id, created=job.created, model=self._context.model.name, include_usage=include_usage
+        )
+        echo = b"".join(encoder.text(choice.index, choice.echo) for choice in job.choices if choice.echo)
+        async with aclosing(job.generation.deltas(record)) as deltas:
+            async for place, delta in deltas:
+                logprobs = job.choices[place].feed(delta)
+                if delta.text or delta.finish is not None or delta.logprobs:
+                    yield echo + encoder.text(
+                        place, delta.text, logprobs=logprobs, finish_reason=delta.finish
+                    )
+                    echo = b""
+        record.finish_reason = job.choices[-1].finish_reason
+        if include_usage:
+            yield encoder.usage(job.generation.usage())
+        yield DONE
+
+
+def prompt_ids(prompt: Prompt, tokenizer: ControlSafeTokenizer) -> list[int]:
+    """The prompt's token ids. Text is only ever text; ids may name any token, control tokens too.
+
+    Raises `InvalidRequestError` for an id that is none, or a prompt without a token.
+    """
+    if isinstance(prompt, str):
+        ids = tokenizer.encode_text(prompt).tolist()
+    else:
+        check_token_ids(prompt, tokenizer, param="prompt")
+        ids = prompt
+    if not ids:
+        raise InvalidRequestError("prompt is empty; send at least one token.", param="prompt")
+    return ids
+
+
+def check_token_ids(ids: Sequence[int], tokenizer: ControlSafeTokenizer, *, param: str) -> None:
+    """Raise `InvalidRequestError` unless all ids are tokens: the engine would look outside its tables."""
+    if ids and not (min(ids) >= 0 and max(ids) < tokenizer.vocabulary_size):
+        wrong = next(token_id for token_id in ids if not 0 <= token_id < tokenizer.vocabulary_size)
+        raise InvalidRequestError(
+            f"{param} holds the token id {wrong}; ids are from 0 to {tokenizer.vocabulary_size - 1}.",
+            param=param,
+        )

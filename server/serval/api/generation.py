@@ -1,0 +1,74 @@
+"""What chat and plain completions do alike: run the engine's requests of one call and add up their usage."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from serval.api.context import ServedModel
+from serval.api.fan_in import fan_in
+from serval.engine.protocol import Engine, GenerateRequest, GenerationDelta
+from serval.errors import ContextLengthError, EngineStreamBrokenError
+from serval.telemetry.record import RequestRecord
+from serval.wire.chat_response import Usage
+
+
+class Generation:
+    """The engine requests of one call: `choices` of them for each prompt, prompt by prompt."""
+
+    def __init__(self, engine: Engine, requests: Sequence[GenerateRequest], *, choices: int) -> None:
+        self.requests = requests
+        self._engine = engine
+        self._choices = choices
+        # The last delta of each request so far.
+        self._last: list[GenerationDelta | None] = [None for _ in requests]
+
+    async def deltas(self, record: RequestRecord) -> AsyncGenerator[tuple[int, GenerationDelta], None]:
+        """Deltas with the place of their request. Notes the usage in `record` also if it is closed early.
+
+        Raises an `ApiError`; ends without one only if every request has its finish reason.
+        """
+        try:
+            async with aclosing(
+                fan_in([self._engine.generate(request) for request in self.requests])
+            ) as deltas:
+                async for place, delta in deltas:
+                    record.saw_token()
+                    self._last[place] = delta
+                    yield place, delta
+            if any(delta is None or delta.finish is None for delta in self._last):
+                raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
+        finally:
+            usage = self.usage()
+            record.prompt_tokens = usage.prompt_tokens
+            record.completion_tokens = usage.completion_tokens
+            record.cached_tokens = usage.cached_tokens
+
+    def usage(self) -> Usage:
+        """Usage so far. The choices of a prompt share it, so it counts once."""
+        seen = [delta for delta in self._last if delta is not None]
+        firsts = [delta for delta in self._last[:: self._choices] if delta is not None]
+        return Usage(
+            prompt_tokens=sum(delta.prompt_tokens for delta in firsts),
+            completion_tokens=sum(delta.completion_tokens for delta in seen),
+            cached_tokens=sum(delta.cached_tokens for delta in firsts),
+            reasoning_tokens=sum(delta.reasoning_tokens for delta in seen),
+        )
+
+
+def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, param: str) -> None:
+    """Raise `ContextLengthError` if the prompt, or prompt and requested completion, are too long.
+
+    `asked` is the completion's limit in tokens, None if the client set none; `param` holds the prompt.
+    """
+    wanted = prompt_tokens + (asked or 1)
+    if prompt_tokens <= model.max_prompt_tokens and wanted <= model.context_length:
+        return
+    limit = f"This model's maximum context length is {model.context_length} tokens"
+    if model.max_prompt_tokens < model.context_length - 1:
+        limit += f", of which the prompt may take {model.max_prompt_tokens}"
+    completion = "" if asked is None else f" and {asked} for the completion, {wanted} together"
+    what = "messages and tools are" if param == "messages" else "prompt is"
+    raise ContextLengthError(
+        f"{limit}. The {what} {prompt_tokens} tokens{completion}."
+        f" Shorten the {param}{'' if asked is None else ' or ask for fewer tokens'}.",
+        param=param,
+    )

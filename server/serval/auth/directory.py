@@ -1,0 +1,81 @@
+"""The database's keys in memory, kept fresh: no request waits for the database."""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from serval.auth.identity import Identity
+from serval.errors import AuthenticationError, AuthUnavailableError
+from serval.store.key_store import KeyRecord, KeyStore, public_id
+
+logger = logging.getLogger(__name__)
+
+_NOBODY = bytes(32)
+
+
+class KeyDirectory:
+    """A snapshot of the keys, and a watch that replaces it when the database has changed.
+
+    When the database cannot be asked for longer than `max_stale_s`, keys are no longer accepted: one of them
+    may have been revoked.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        *,
+        poll_s: float,
+        max_stale_s: float,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Reads the keys. Raises SQLAlchemy's errors if they cannot be read."""
+        self.store = store
+        self._poll_s = poll_s
+        self._max_stale_s = max_stale_s
+        self._now = now
+        self._monotonic = monotonic
+        self._version = -1
+        self._keys: dict[str, KeyRecord] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Ask the database, and read the keys if they have changed."""
+        asked = self._monotonic()
+        if self.store.version() != self._version:
+            self._version, keys = self.store.load()
+            self._keys = {key.id: key for key in keys}
+        self._fresh_at = asked
+
+    async def watch(self) -> None:
+        """Refresh again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(self._poll_s)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("the key database cannot be read: %s", type(error).__name__)
+
+    def identify(self, key: str) -> Identity:
+        """Whose key it is. Raises `AuthenticationError` or `AuthUnavailableError`."""
+        if self._monotonic() - self._fresh_at > self._max_stale_s:
+            raise AuthUnavailableError(
+                "API keys cannot be checked at the moment. Try again shortly.", retry_after_s=2
+            )
+        record = self._keys.get(public_id(key) or "")
+        # Also without a record something is compared, so that the time says nothing about which ids exist.
+        stored = _NOBODY if record is None else record.digest
+        matches = hmac.compare_digest(self.store.digest(key), stored)
+        if record is None or not matches:
+            raise AuthenticationError(
+                "Incorrect API key provided. Check the key, or ask the operator for one."
+            )
+        if not record.is_live(self._now()):
+            raise AuthenticationError(
+                "This API key has expired or was revoked. Ask the operator for a new one."
+            )
+        return Identity(scopes=record.scopes, key_id=record.id, models=record.models)

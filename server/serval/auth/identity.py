@@ -1,0 +1,36 @@
+"""Who calls, and what they may do."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from serval.errors import ModelNotAllowedError, PermissionDeniedError
+
+INFERENCE: Final = "inference"
+ADMIN: Final = "admin"
+SCOPES: Final = (INFERENCE, ADMIN)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A caller whose key was accepted. `key_id` is the key's public part, None for the operator's own key."""
+
+    scopes: frozenset[str]
+    key_id: str | None = None
+    # None: all.
+    models: frozenset[str] | None = None
+
+    def require_scope(self, scope: str) -> None:
+        """Raise `PermissionDeniedError` unless the key has the scope."""
+        if scope not in self.scopes:
+            raise PermissionDeniedError(
+                f"This API key does not have the scope {scope!r}, which this request needs."
+            )
+
+    def may_use(self, model: str) -> bool:
+        """Whether the key is for this model."""
+        return self.models is None or model in self.models
+
+    def require_model(self, model: str) -> None:
+        """Raise `ModelNotAllowedError` unless the key is for this model."""
+        if not self.may_use(model):
+            raise ModelNotAllowedError(f"This API key may not use the model {model!r}.", param="model")

@@ -1,0 +1,265 @@
+"""HTTP/1.1 exchanges with the engine over bare asyncio connections.
+
+For `/generate` alone, whose answers come as one small event for each token: a general HTTP client spends
+several times more on handing such an event over than the gateway spends on all the rest.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from serval.errors import SettingsError
+
+# SGLang's HTTP server closes idle connections after 5 s; a request must not meet one that is being closed.
+IDLE_S = 2.0
+# What may wait to be read; then the engine waits too.
+BUFFER_BYTES = 1 << 20
+
+
+class NotReachedError(Exception):
+    """No connection, or it ended before the engine began to answer."""
+
+
+class BrokenAnswerError(Exception):
+    """The answer ended before it was complete, or is not HTTP."""
+
+
+class StalledError(Exception):
+    """Nothing came for longer than the limit."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where and how the engine is reached. Times are in seconds."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    # The request up to its content length.
+    request_head: bytes
+    connect_timeout_s: float
+    stall_timeout_s: float
+
+
+def peer_of(url: str, *, api_key: str | None, connect_timeout_s: float, stall_timeout_s: float) -> Peer:
+    """The engine at the base URL `url`. Raises `SettingsError` if that is not an HTTP URL."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise SettingsError(f"the engine's URL {url!r} cannot be read: {error}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise SettingsError(f"the engine's URL {url!r} must be of the form http://HOST:PORT")
+    authorization = "" if api_key is None else f"authorization: Bearer {api_key}\r\n"
+    head = (
+        f"POST {parts.path.rstrip('/')}/generate HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\n"
+        f"{authorization}content-type: application/json\r\ncontent-length: "
+    )
+    return Peer(
+        host=host,
+        port=port or (443 if parts.scheme == "https" else 80),
+        tls=ssl.create_default_context() if parts.scheme == "https" else None,
+        request_head=head.encode("latin-1"),
+        connect_timeout_s=connect_timeout_s,
+        stall_timeout_s=stall_timeout_s,
+    )
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one exchange at a time: `begin`, `status`, then `read` until it returns nothing."""
+
+    def __init__(self, stall_timeout_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stall_timeout_s = stall_timeout_s
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: Exception | None = None
+        self._body: list[bytes] = []
+        self._buffered = 0
+        self._paused = False
+        self._status = 0
+        self._complete = True
+        self._last_data = 0.0
+        self.idle_since = 0.0
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are of no common class.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._complete:
+            # Nothing was asked: what this is cannot be known.
+            self.close()
+            return
+        self._last_data = self._loop.time()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(BrokenAnswerError(f"not HTTP: {error}"))
+        if self._buffered > BUFFER_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if not self._complete:
+            kind = BrokenAnswerError if self._status else NotReachedError
+            self._fail(kind(f"the connection ended: {exc or 'closed by the engine'}"))
+
+    # What the parser calls.
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+        if not self._parser.should_keep_alive():
+            self.close()
+
+    # What the client calls.
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another exchange may begin."""
+        return self._transport is not None and not self._transport.is_closing() and self._complete
+
+    def begin(self, request: bytes) -> None:
+        """Send a request. Only when the exchange before it is complete."""
+        assert self._transport is not None
+        self._status, self._complete, self._failure = 0, False, None
+        self._body.clear()
+        self._buffered = 0
+        self._last_data = self._loop.time()
+        self._timer = self._loop.call_later(self._stall_timeout_s, self._check_stall)
+        self._transport.write(request)
+
+    async def status(self) -> int:
+        """The HTTP status. Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`."""
+        while not self._status:
+            await self._wait()
+        return self._status
+
+    async def read(self) -> bytes:
+        """What has come of the body since the last call, at least a byte; b"" at its end.
+
+        Raises `BrokenAnswerError` or `StalledError`.
+        """
+        while not self._body:
+            if self._complete:
+                return b""
+            await self._wait()
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def end(self) -> None:
+        """The exchange is over for the client; a connection with more to come is closed."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._complete:
+            self._complete = True
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    def _check_stall(self) -> None:
+        # One timer for an exchange, not one for each event: it looks when the next would be due.
+        quiet_s = self._loop.time() - self._last_data
+        if self._complete or self._paused or quiet_s < self._stall_timeout_s:
+            wait_s = self._stall_timeout_s - (0.0 if self._paused else quiet_s)
+            if not self._complete:
+                self._timer = self._loop.call_later(wait_s, self._check_stall)
+        else:
+            self._fail(StalledError())
+
+
+class ConnectionPool:
+    """Connections to one engine; those that are idle are used again, the latest first."""
+
+    def __init__(self, peer: Peer, *, limit: int) -> None:
+        self._peer = peer
+        self._slots = asyncio.Semaphore(limit)
+        self._idle: deque[Connection] = deque()
+
+    @asynccontextmanager
+    async def post(self, body: bytes) -> AsyncIterator[Connection]:
+        """A connection on which `body` has been posted. Raises `NotReachedError`."""
+        async with self._slots:
+            connection = self._take_idle() or await self._connect()
+            try:
+                connection.begin(b"%b%d\r\n\r\n%b" % (self._peer.request_head, len(body), body))
+                yield connection
+            finally:
+                connection.end()
+                if connection.reusable:
+                    connection.idle_since = asyncio.get_running_loop().time()
+                    self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take_idle(self) -> Connection | None:
+        oldest = asyncio.get_running_loop().time() - IDLE_S
+        while self._idle and (self._idle[0].idle_since < oldest or not self._idle[0].reusable):
+            self._idle.popleft().close()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.reusable:
+                return connection
+        return None
+
+    async def _connect(self) -> Connection:
+        peer = self._peer
+        options: dict[str, Any] = {} if peer.tls is None else {"ssl": peer.tls}
+        try:
+            async with asyncio.timeout(peer.connect_timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(peer.stall_timeout_s), peer.host, peer.port, **options
+                )
+        except (OSError, TimeoutError) as error:
+            raise NotReachedError(f"cannot connect: {error or type(error).__name__}") from error
+        return connection

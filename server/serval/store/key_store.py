@@ -1,0 +1,211 @@
+"""API keys in the database: made, listed, rotated and revoked. The keys themselves are not in it."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from serval.errors import ServalError, SettingsError
+from serval.store.tables import api_keys, key_store
+
+PREFIX = "sk-serval-"
+
+
+class UnknownKeyError(ServalError):
+    """No key has this public id."""
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """What is known of a key. Times are Unix time in seconds; `models` None: all."""
+
+    id: str
+    digest: bytes
+    name: str
+    scopes: frozenset[str]
+    models: frozenset[str] | None
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+
+    def is_live(self, now: float) -> bool:
+        """Whether the key is neither revoked nor expired."""
+        return (self.revoked_at is None or self.revoked_at > now) and (
+            self.expires_at is None or self.expires_at > now
+        )
+
+    def as_object(self) -> dict[str, Any]:
+        """For people and programs: everything but the digest."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "scopes": sorted(self.scopes),
+            "models": None if self.models is None else sorted(self.models),
+            "created_at": self.created_at,
+            "expires_at": self.expires_at,
+            "revoked_at": self.revoked_at,
+        }
+
+
+def public_id(key: str) -> str | None:
+    """The public part of a key of our form; None if it is of another."""
+    if not key.startswith(PREFIX):
+        return None
+    found, dash, secret = key[len(PREFIX) :].partition("-")
+    return found if dash and secret else None
+
+
+class KeyStore:
+    """The keys of one database. Safe to use from several threads and processes."""
+
+    def __init__(
+        self, engine: Engine, *, pepper: str | None = None, now: Callable[[], float] = time.time
+    ) -> None:
+        """`pepper`: what the digests are keyed with; None: a random one, kept in the database.
+
+        Raises `SettingsError` if the database's keys were made with another pepper.
+        """
+        self._engine = engine
+        self._now = now
+        self._pepper = self._settle_pepper(None if pepper is None else pepper.encode())
+
+    def digest(self, key: str) -> bytes:
+        """What is stored of `key`."""
+        return _digest(self._pepper, key)
+
+    def version(self) -> int:
+        """Grows with every change."""
+        with self._engine.connect() as connection:
+            return int(connection.execute(select(key_store.c.version)).scalar_one())
+
+    def load(self) -> tuple[int, list[KeyRecord]]:
+        """The version and all keys, in the order they were made."""
+        with self._engine.connect() as connection:
+            # The version first: a change in between is then seen as one that is still to come.
+            version = int(connection.execute(select(key_store.c.version)).scalar_one())
+            rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)).all()
+        return version, [_record(row) for row in rows]
+
+    def create(
+        self,
+        *,
+        name: str,
+        scopes: Sequence[str],
+        models: Sequence[str] | None = None,
+        expires_in_s: int | None = None,
+    ) -> tuple[KeyRecord, str]:
+        """A new key: its record, and the key itself, which cannot be shown again."""
+        with self._engine.begin() as connection:
+            return self._insert(connection, name, scopes, models, expires_in_s)
+
+    def rotate(self, key_id: str, *, grace_s: int = 0) -> tuple[KeyRecord, str]:
+        """A new key in place of `key_id`, which is accepted for `grace_s` more. Raises `UnknownKeyError`."""
+        with self._engine.begin() as connection:
+            old = _find(connection, key_id)
+            made = self._insert(
+                connection,
+                old.name,
+                sorted(old.scopes),
+                None if old.models is None else sorted(old.models),
+                None if old.expires_at is None else max(0, old.expires_at - int(self._now())),
+            )
+            self._revoke(connection, old, at=int(self._now()) + grace_s)
+            return made
+
+    def revoke(self, key_id: str) -> KeyRecord:
+        """Refuse the key from now on. Raises `UnknownKeyError`."""
+        with self._engine.begin() as connection:
+            self._revoke(connection, _find(connection, key_id), at=int(self._now()))
+            return _find(connection, key_id)
+
+    def _insert(
+        self,
+        connection: Connection,
+        name: str,
+        scopes: Sequence[str],
+        models: Sequence[str] | None,
+        expires_in_s: int | None,
+    ) -> tuple[KeyRecord, str]:
+        key_id = secrets.token_hex(6)
+        key = f"{PREFIX}{key_id}-{secrets.token_hex(20)}"
+        now = int(self._now())
+        values = {
+            "id": key_id,
+            "digest": self.digest(key),
+            "name": name,
+            "scopes": " ".join(sorted(set(scopes))),
+            "models": None if models is None else " ".join(sorted(set(models))),
+            "created_at": now,
+            "expires_at": None if expires_in_s is None else now + expires_in_s,
+        }
+        connection.execute(insert(api_keys).values(values))
+        _count_change(connection)
+        return _find(connection, key_id), key
+
+    def _revoke(self, connection: Connection, key: KeyRecord, *, at: int) -> None:
+        if key.revoked_at is None or at < key.revoked_at:
+            connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(revoked_at=at))
+            _count_change(connection)
+
+    def _settle_pepper(self, given: bytes | None) -> bytes:
+        made = secrets.token_bytes(32)
+        pepper = given or made
+        row = {
+            "id": 1,
+            "version": 0,
+            "pepper": None if given else made,
+            "pepper_check": _digest(pepper, "serval"),
+        }
+        try:
+            with self._engine.begin() as connection:
+                if connection.execute(select(key_store.c.id)).first() is None:
+                    connection.execute(insert(key_store).values(row))
+        except IntegrityError:
+            pass  # Another process was first; its pepper counts.
+        with self._engine.connect() as connection:
+            stored = connection.execute(select(key_store)).one()
+        if given is None and stored.pepper is None:
+            raise SettingsError("the key database's keys were made with SERVAL_KEY_PEPPER; set it as it was")
+        pepper = given or bytes(stored.pepper)
+        if not hmac.compare_digest(_digest(pepper, "serval"), bytes(stored.pepper_check)):
+            raise SettingsError(
+                "SERVAL_KEY_PEPPER is not what the key database's keys were made with; set it as it was, or"
+                " unset it if it was not set then"
+            )
+        return pepper
+
+
+def _digest(pepper: bytes, key: str) -> bytes:
+    return hmac.digest(pepper, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
+
+
+def _count_change(connection: Connection) -> None:
+    connection.execute(update(key_store).values(version=key_store.c.version + 1))
+
+
+def _find(connection: Connection, key_id: str) -> KeyRecord:
+    row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).first()
+    if row is None:
+        raise UnknownKeyError(
+            f"no key has the public id {key_id[:64]!r}; `serval keys list` shows the ids there are"
+        )
+    return _record(row)
+
+
+def _record(row: Row[Any]) -> KeyRecord:
+    return KeyRecord(
+        id=row.id,
+        digest=bytes(row.digest),
+        name=row.name,
+        scopes=frozenset(row.scopes.split()),
+        models=None if row.models is None else frozenset(row.models.split()),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )

@@ -1,0 +1,1 @@
+"""Alembic's migrations of the key database; `serval.store.database` runs them."""

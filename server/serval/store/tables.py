@@ -1,0 +1,28 @@
+"""The tables, as the newest migration leaves them. Times are Unix time in seconds."""
+
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
+
+metadata = MetaData()
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),  # the public part of the key
+    Column("digest", LargeBinary, nullable=False),  # HMAC-SHA256 of the whole key under the pepper
+    Column("name", Text, nullable=False),
+    Column("scopes", Text, nullable=False),  # separated by spaces
+    Column("models", Text),  # separated by spaces; null: all
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)
+
+# One row. `version` grows with every change of a key, so that readers see cheaply whether there is one.
+key_store = Table(
+    "key_store",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("pepper", LargeBinary),  # null: the operator keeps it elsewhere
+    Column("pepper_check", LargeBinary, nullable=False),
+)

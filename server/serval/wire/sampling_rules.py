@@ -1,0 +1,81 @@
+"""The sampling fields that chat and plain completions share, and the rules the types cannot say."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from serval.errors import InvalidRequestError
+
+MAX_STOPS = 4
+# The engine compares the end of the text with every stop string after each token.
+MAX_STOP_CHARACTERS = 1024
+MAX_LOGIT_BIASES = 1024
+
+
+class SamplingFields(Protocol):
+    """What both kinds of request say about sampling; names and ranges are OpenAI's."""
+
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def top_p(self) -> float | None: ...
+    @property
+    def top_k(self) -> int | None: ...
+    @property
+    def min_p(self) -> float | None: ...
+    @property
+    def repetition_penalty(self) -> float | None: ...
+    @property
+    def presence_penalty(self) -> float | None: ...
+    @property
+    def frequency_penalty(self) -> float | None: ...
+    @property
+    def logit_bias(self) -> Mapping[str, float] | None: ...
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def stop(self) -> str | list[str] | None: ...
+    @property
+    def n(self) -> int | None: ...
+    @property
+    def stream(self) -> bool | None: ...
+
+
+def check_sampling(request: SamplingFields, *, max_choices: int) -> None:
+    """Raise `InvalidRequestError` naming the field at fault."""
+    if request.n is not None and request.n > max_choices:
+        raise InvalidRequestError(
+            f"n is {request.n}; this server answers with at most {max_choices} choices.", param="n"
+        )
+    _check_stop(request.stop)
+    _check_logit_bias(request.logit_bias)
+
+
+def _check_stop(stop: str | list[str] | None) -> None:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequestError(
+            f"stop holds {len(stops)} strings; at most {MAX_STOPS} are allowed.", param="stop"
+        )
+    for text in stops:
+        if not text:
+            raise InvalidRequestError("stop must not hold an empty string.", param="stop")
+        if len(text) > MAX_STOP_CHARACTERS:
+            raise InvalidRequestError(
+                f"stop holds a string of {len(text)} characters; at most {MAX_STOP_CHARACTERS} are allowed.",
+                param="stop",
+            )
+
+
+def _check_logit_bias(logit_bias: Mapping[str, float] | None) -> None:
+    if logit_bias is None:
+        return
+    if len(logit_bias) > MAX_LOGIT_BIASES:
+        raise InvalidRequestError(
+            f"logit_bias has {len(logit_bias)} entries; at most {MAX_LOGIT_BIASES} are allowed.",
+            param="logit_bias",
+        )
+    for token_id in logit_bias:
+        if not (token_id.isascii() and token_id.isdigit() and len(token_id) <= 10):
+            raise InvalidRequestError(
+                f"logit_bias has the key {token_id[:40]!r}; keys must be token ids.", param="logit_bias"
+            )

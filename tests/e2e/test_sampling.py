@@ -1,0 +1,142 @@
+"""What only the real engine shows of the sampling fields: where it stops, what it counts, what it frees."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from serval_testkit.processes import descendants
+
+pytestmark = pytest.mark.engine
+
+QUESTION: list[Any] = [{"role": "user", "content": "What is Serval?"}]
+
+
+@pytest.fixture(scope="module")
+def client(server: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def model(client: openai.OpenAI) -> str:
+    return client.models.list().data[0].id
+
+
+def ask(client: openai.OpenAI, model: str, **options: Any) -> Any:
+    return client.chat.completions.create(model=model, messages=QUESTION, temperature=0, **options)
+
+
+def engine_url(server: Any) -> str:
+    """The address of the engine behind the gateway, from its command line."""
+    for pid in sorted(descendants(server.program.process.pid)):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"serval_sglang.engine_process" in command:
+            port = next(argument for argument in command if argument.startswith(b"--port="))
+            return f"http://127.0.0.1:{int(port.removeprefix(b'--port='))}"
+    raise AssertionError("no engine among the server's processes")
+
+
+def aborted_requests(server: Any) -> float:
+    page = httpx.get(f"{engine_url(server)}/metrics", timeout=60).text
+    values = re.findall(r"^sglang:num_aborted_requests_total(?:\{.*\})? (\S+)$", page, re.MULTILINE)
+    return sum(map(float, values))
+
+
+def test_stop_string_is_not_part_of_the_answer_whole_or_streamed(client: openai.OpenAI, model: str) -> None:
+    full = ask(client, model).choices[0].message.content
+    stop = full[len(full) // 3 :][:9]
+    expected = full[: full.index(stop)]
+    whole = ask(client, model, stop=[stop, "never said"], logprobs=True).choices[0]
+    assert (whole.message.content, whole.finish_reason) == (expected, "stop")
+    tokens = "".join(entry.token for entry in whole.logprobs.content)
+    assert expected.startswith(tokens)
+    assert len(tokens) > len(expected) - 20
+    chunks = list(ask(client, model, stop=stop, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_logprobs_spell_the_answer_whole_and_streamed(client: openai.OpenAI, model: str) -> None:
+    whole = ask(client, model, logprobs=True, top_logprobs=3).choices[0]
+    entries = whole.logprobs.content
+    assert "".join(entry.token for entry in entries) == whole.message.content
+    for entry in entries:
+        assert entry.logprob <= 0
+        assert len(entry.top_logprobs) == 3
+        # Greedy: the chosen token is the most likely one.
+        assert entry.token == entry.top_logprobs[0].token
+    chunks = list(ask(client, model, logprobs=True, top_logprobs=3, stream=True))
+    streamed = [entry for chunk in chunks if (found := chunk.choices[0].logprobs) for entry in found.content]
+    assert [entry.token for entry in streamed] == [entry.token for entry in entries]
+    text = ""
+    spelled = ""
+    for chunk in chunks:
+        text += chunk.choices[0].delta.content or ""
+        if chunk.choices[0].logprobs:
+            spelled += "".join(entry.token for entry in chunk.choices[0].logprobs.content)
+        assert spelled == text
+
+
+def test_several_choices_count_the_prompt_once(client: openai.OpenAI, model: str) -> None:
+    one = ask(client, model)
+    two = ask(client, model, n=2)
+    assert [choice.index for choice in two.choices] == [0, 1]
+    assert {choice.message.content for choice in two.choices} == {one.choices[0].message.content}
+    assert two.usage.prompt_tokens == one.usage.prompt_tokens
+    assert two.usage.completion_tokens == 2 * one.usage.completion_tokens
+    assert two.usage.prompt_tokens_details.cached_tokens > 0
+
+
+def test_logit_bias_bans_a_token(server: Any, client: openai.OpenAI, model: str) -> None:
+    full = ask(client, model).choices[0].message.content
+    headers = {"authorization": f"Bearer {server.api_key}"}
+    body = {"model": model, "prompt": full}
+    first = httpx.post(f"{server.root_url}/tokenize", json=body, headers=headers).json()["tokens"][0]
+    banned = ask(client, model, logit_bias={str(first): -100}, max_tokens=3).choices[0].message.content
+    assert banned != full[: len(banned)]
+
+
+def test_plain_completion_of_the_same_ids_is_the_same_answer(
+    server: Any, client: openai.OpenAI, model: str
+) -> None:
+    chat = ask(client, model).choices[0].message.content
+    headers = {"authorization": f"Bearer {server.api_key}"}
+    body = {"model": model, "messages": QUESTION}
+    ids = httpx.post(f"{server.root_url}/tokenize", json=body, headers=headers).json()["tokens"]
+    options: Any = {"model": model, "prompt": ids, "temperature": 0}
+    assert client.completions.create(max_tokens=200, **options).choices[0].text == chat
+    short = client.completions.create(max_tokens=5, **options)
+    assert short.choices[0].finish_reason == "length"
+    assert short.usage is not None
+    assert short.usage.completion_tokens == 5
+    streamed = client.completions.create(max_tokens=200, stream=True, **options)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == chat
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_the_engine(server: Any, model: str, *, stream: bool) -> None:
+    before = aborted_requests(server)
+    # Banning the end of the turn keeps the model talking to the end of its context.
+    headers = {"authorization": f"Bearer {server.api_key}"}
+    body = {"model": model, "tokens": [2]}
+    assert (
+        httpx.post(f"{server.root_url}/detokenize", json=body, headers=headers).json()["prompt"]
+        == "</longcat_s>"
+    )
+    request = {"model": model, "messages": QUESTION, "stream": stream, "logit_bias": {"2": -100}}
+    url = f"{server.base_url}/chat/completions"
+    if stream:
+        with httpx.stream("POST", url, json=request, headers=headers, timeout=60) as response:
+            # The headers may come before the engine has begun.
+            next(line for line in response.iter_lines() if '"content":"' in line and '"role"' not in line)
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json=request, headers=headers, timeout=httpx.Timeout(60, read=2))
+    deadline = time.monotonic() + 120
+    while aborted_requests(server) == before:
+        assert time.monotonic() < deadline, "the engine was not told to stop"
+        time.sleep(0.1)

@@ -1,0 +1,199 @@
+"""Plain completions through the real openai client, whole and streamed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from serval.chat.tokenizer import load_tokenizer
+from serval_testkit.gateway import DEMO_CHECKPOINT, MODEL, RunningGateway, running_gateway
+
+PATH = "/v1/completions"
+LENGTH = {"type": "length", "length": 2}
+
+
+def completion(**fields: Any) -> dict[str, Any]:
+    return {"model": MODEL, "prompt": "Once upon", **fields}
+
+
+async def chunks_of(gateway: RunningGateway, **fields: Any) -> list[Any]:
+    response = await gateway.post(completion(stream=True, **fields), path=PATH)
+    assert response.status == 200
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    events = [event for event in (await response.text()).split("\n\n") if event and not event.startswith(":")]
+    assert events.pop() == "data: [DONE]"
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+async def test_whole_answer(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(" a", " time", cached_tokens=2)
+    answer = await gateway.openai.completions.create(model=MODEL, prompt="Once upon")
+    assert answer.id.startswith("cmpl-")
+    assert answer.object == "text_completion"
+    assert answer.model == MODEL
+    (choice,) = answer.choices
+    assert (choice.index, choice.text, choice.finish_reason, choice.logprobs) == (0, " a time", "stop", None)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 2
+    assert answer.usage.prompt_tokens == len(gateway.engine.requests[0]["input_ids"])
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == 2
+
+
+async def test_stream_and_whole_say_the_same(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(" a", " 北京", "!")
+    chunks = await chunks_of(gateway)
+    assert len({(c["id"], c["created"], c["model"], c["object"]) for c in chunks}) == 1
+    assert chunks[0]["object"] == "text_completion"
+    assert "".join(c["choices"][0]["text"] for c in chunks) == " a 北京!"
+    # Tokens that arrive together may leave together.
+    assert [c["choices"][0]["finish_reason"] for c in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert all("usage" not in c for c in chunks)
+
+
+async def test_streamed_usage_comes_once_at_the_end_if_asked_for(gateway: RunningGateway) -> None:
+    chunks = await chunks_of(gateway, stream_options={"include_usage": True})
+    last = chunks.pop()
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 2
+    assert all(c["usage"] is None for c in chunks)
+
+
+async def test_sixteen_tokens_unless_the_client_says_otherwise(gateway: RunningGateway) -> None:
+    await gateway.post(completion(), path=PATH)
+    await gateway.post(completion(max_tokens=3), path=PATH)
+    assert [r["sampling_params"]["max_new_tokens"] for r in gateway.engine.requests] == [16, 3]
+
+
+async def test_prompts_are_texts_or_token_ids_one_or_many(gateway: RunningGateway) -> None:
+    ids = (await (await gateway.post(completion(), path="/tokenize")).json())["tokens"]
+    for prompt in ("Once upon", ids, ["Once upon"], [ids]):
+        assert (await gateway.post(completion(prompt=prompt), path=PATH)).status == 200
+    assert [request["input_ids"] for request in gateway.engine.requests] == [ids] * 4
+
+
+async def test_several_prompts_with_several_choices_each(gateway: RunningGateway) -> None:
+    answer = await gateway.openai.completions.create(model=MODEL, prompt=["a", "b c d"], n=2, seed=7)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    # They arrive over connections of their own, in any order.
+    asked = {
+        (tuple(request["input_ids"]), request["sampling_params"]["sampling_seed"])
+        for request in gateway.engine.requests
+    }
+    prompts = {ids for ids, _ in asked}
+    assert len(prompts) == 2
+    assert asked == {(ids, seed) for ids in prompts for seed in (7, 8)}
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == sum(map(len, prompts))
+    assert answer.usage.completion_tokens == 8
+
+
+async def test_several_streamed_choices_each_finish_once(gateway: RunningGateway) -> None:
+    chunks = await chunks_of(gateway, prompt=["a", "b"])
+    for index in (0, 1):
+        mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == index]
+        assert "".join(c["text"] for c in mine) == "Hello world"
+        assert [c["finish_reason"] for c in mine] == [None] * (len(mine) - 1) + ["stop"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_echo_puts_the_prompt_in_front(gateway: RunningGateway, *, stream: bool) -> None:
+    gateway.engine.will_say(" a time")
+    if stream:
+        text = "".join(c["choices"][0]["text"] for c in await chunks_of(gateway, echo=True))
+    else:
+        response = await gateway.post(completion(echo=True), path=PATH)
+        text = (await response.json())["choices"][0]["text"]
+    assert text == "Once upon a time"
+
+
+async def test_logprobs_align_with_the_text(gateway: RunningGateway) -> None:
+    logprobs = [[[-0.5, 100, " a"]], [[-0.25, 101, " time"]]]
+    gateway.engine.will_say(" a", " time", logprobs=logprobs, finish=LENGTH)
+    answer = await gateway.openai.completions.create(model=MODEL, prompt="Once", logprobs=1)
+    found = answer.choices[0].logprobs
+    assert found is not None
+    assert (found.tokens, found.token_logprobs, found.text_offset) == ([" a", " time"], [-0.5, -0.25], [0, 2])
+    assert found.top_logprobs == [{" a": -0.5}, {" time": -0.25}]
+    gateway.engine.will_say(" a", " time", logprobs=logprobs, finish=LENGTH)
+    streamed = [c["choices"][0]["logprobs"] for c in await chunks_of(gateway, logprobs=1)]
+    for name, values in (("tokens", [" a", " time"]), ("text_offset", [0, 2])):
+        assert [value for part in streamed for value in part[name]] == values
+
+
+async def test_tokens_of_a_stop_string_have_no_logprobs(gateway: RunningGateway) -> None:
+    tokens = [[[-0.5, 100, " a"]], [[-0.1, 101, " END"], [-0.2, 102, "ING"]]]
+    gateway.engine.will_say(" a", "", logprobs=tokens, finish={"type": "stop", "matched": "END"})
+    answer = await gateway.openai.completions.create(model=MODEL, prompt="Once", logprobs=1, stop="END")
+    found = answer.choices[0].logprobs
+    assert found is not None
+    assert found.tokens == [" a"]
+
+
+async def test_control_tokens_come_from_ids_alone(gateway: RunningGateway) -> None:
+    control = user_marker_id()
+    await gateway.post(completion(prompt="<longcat_user>"), path=PATH)
+    await gateway.post(completion(prompt=[control]), path=PATH)
+    text, ids = (request["input_ids"] for request in gateway.engine.requests)
+    assert control not in text
+    assert ids == [control]
+
+
+def user_marker_id() -> int:
+    tokenizer, _ = load_tokenizer(DEMO_CHECKPOINT)
+    return next(token.id for token in tokenizer.control_tokens if token.content == "<longcat_user>")
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "prompt missing": ({"model": MODEL}, "prompt"),
+    "prompt of wrong type": (completion(prompt=3), "prompt"),
+    "no prompt": (completion(prompt=[]), "prompt"),
+    "empty text": (completion(prompt=""), "prompt"),
+    "empty ids": (completion(prompt=[[]]), "prompt[0]"),
+    "text and ids": (completion(prompt=["a", 1]), "prompt"),
+    "ids of a text": (completion(prompt=[["a"]]), "prompt[0][0]"),
+    "id below zero": (completion(prompt=[-1]), "prompt"),
+    "id over the vocabulary": (completion(prompt=[1 << 40]), "prompt"),
+    "id over 64 bits": (completion(prompt=[1 << 70]), "prompt"),
+    "suffix": (completion(suffix="x"), "suffix"),
+    "best_of": (completion(best_of=2), "best_of"),
+    "echo with logprobs": (completion(echo=True, logprobs=1), "echo"),
+    "logprobs over five": (completion(logprobs=6), "logprobs"),
+    "too many at once": (completion(prompt=["a"] * 65, n=2), "prompt"),
+    "n over the server's limit": (completion(n=17), "n"),
+    "stream_options without stream": (completion(stream_options={}), "stream_options"),
+    "temperature": (completion(temperature=2.1), "temperature"),
+    "max_tokens zero": (completion(max_tokens=0), "max_tokens"),
+    "stop of five": (completion(stop=list("abcde")), "stop"),
+    "too long for the context": (completion(prompt="word " * 9000), "prompt"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_the_field_at_fault_is_named(gateway: RunningGateway, case: str) -> None:
+    body, param = WRONG[case]
+    response = await gateway.post(body, path=PATH)
+    assert response.status == 400
+    assert (await response.json())["error"]["param"] == param
+    assert gateway.engine.requests == []
+
+
+async def test_best_of_equal_to_n_and_an_empty_suffix_change_nothing(gateway: RunningGateway) -> None:
+    assert (await gateway.post(completion(best_of=1, suffix=""), path=PATH)).status == 200
+
+
+async def test_a_broken_engine_stream_ends_without_done(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(" a", fault="cut")
+    response = await gateway.post(completion(stream=True), path=PATH)
+    text = await response.text()
+    assert "[DONE]" not in text
+    assert json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["code"]
+
+
+async def test_large_prompts_are_encoded_the_same_in_a_thread() -> None:
+    sent = []
+    for limit in (0, 1 << 30):
+        async with running_gateway(inline_render_bytes=limit) as gateway:
+            assert (await gateway.post(completion(prompt="word " * 500), path=PATH)).status == 200
+            sent.append(gateway.engine.requests[0]["input_ids"])
+    assert sent[0] == sent[1]

@@ -1,0 +1,172 @@
+"""The gateway with a key database, and its admin API."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serval.auth.opening import open_store
+from serval.settings import Settings
+from serval.store.key_store import KeyStore
+from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+
+CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+ADMIN_KEY = "admin-canary-71c0"
+
+
+def store_of(key_database: str) -> KeyStore:
+    return open_store(Settings(key_database=key_database))
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return str(tmp_path / "keys.db")
+
+
+async def ask(gateway: RunningGateway, key: str, path: str = "/v1/chat/completions") -> Any:
+    return await gateway.post(CHAT, path=path, headers={"authorization": f"Bearer {key}"})
+
+
+async def wait_until_refused(gateway: RunningGateway, key: str) -> None:
+    async with asyncio.timeout(120):
+        while (await ask(gateway, key)).status != 401:
+            pass
+
+
+async def test_database_keys_and_the_operators_key_are_let_in(sqlite: str) -> None:
+    _, key = store_of(sqlite).create(name="a", scopes=["inference"])
+    async with running_gateway(key_database=sqlite) as gateway:
+        assert (await ask(gateway, key)).status == 200
+        assert (await ask(gateway, API_KEY)).status == 200
+        assert (await ask(gateway, key + "x")).status == 401
+
+
+async def test_a_database_without_keys_lets_nobody_in(sqlite: str) -> None:
+    async with running_gateway(key_database=sqlite, api_key=None) as gateway:
+        response = await gateway.get("/v1/models", key=None)
+        assert response.status == 401
+
+
+async def test_a_revoked_key_is_refused_by_every_worker(key_database: str) -> None:
+    store = store_of(key_database)
+    record, key = store.create(name="a", scopes=["inference"])
+    async with (
+        running_gateway(key_database=key_database) as one,
+        running_gateway(key_database=key_database) as two,
+    ):
+        for gateway in (one, two):
+            assert (await ask(gateway, key)).status == 200
+        await asyncio.to_thread(store.revoke, record.id)
+        for gateway in (one, two):
+            await wait_until_refused(gateway, key)
+            response = await ask(gateway, key)
+            assert (await response.json())["error"]["code"] == "invalid_api_key"
+
+
+async def test_scopes_and_models_are_kept(sqlite: str) -> None:
+    store = store_of(sqlite)
+    _, admin = store.create(name="admin", scopes=["admin"])
+    _, other = store.create(name="other", scopes=["inference"], models=["other"])
+    _, mine = store.create(name="mine", scopes=["inference"], models=[MODEL])
+    async with running_gateway(key_database=sqlite) as gateway:
+        response = await ask(gateway, admin)
+        assert response.status == 403
+        assert (await response.json())["error"]["code"] == "insufficient_permissions"
+        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize"):
+            body = {"model": MODEL, "prompt": "x"} if path != "/v1/chat/completions" else CHAT
+            headers = {"authorization": f"Bearer {other}"}
+            response = await gateway.post(body, path=path, headers=headers)
+            assert response.status == 403
+            error = (await response.json())["error"]
+            assert (error["code"], error["param"]) == ("model_not_allowed", "model")
+        assert (await (await gateway.get("/v1/models", key=other)).json())["data"] == []
+        assert (await gateway.get(f"/v1/models/{MODEL}", key=other)).status == 403
+        assert (await ask(gateway, mine)).status == 200
+        assert len((await (await gateway.get("/v1/models", key=mine)).json())["data"]) == 1
+        assert len(gateway.engine.requests) == 1
+
+
+async def test_the_log_names_the_key_by_its_public_part(
+    sqlite: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, key = store_of(sqlite).create(name="a", scopes=["inference"])
+    caplog.set_level("INFO", "serval.requests")
+    async with running_gateway(key_database=sqlite) as gateway:
+        await ask(gateway, key)
+        metrics = await (await gateway.get("/metrics")).text()
+    fields = [entry.__dict__["fields"] for entry in caplog.records if entry.name == "serval.requests"]
+    assert record.id in {entry["key_id"] for entry in fields}
+    assert key.rpartition("-")[2] not in caplog.text + repr(fields) + metrics
+
+
+async def admin_call(
+    gateway: RunningGateway, method: str, path: str, key: str = ADMIN_KEY, **options: Any
+) -> Any:
+    headers = {"authorization": f"Bearer {key}"}
+    async with gateway.http.request(method, gateway.admin_url + path, headers=headers, **options) as response:
+        await response.read()
+        return response
+
+
+async def test_the_admin_api_makes_lists_rotates_and_revokes_keys(key_database: str) -> None:
+    async with running_gateway(key_database=key_database, admin_port=0, admin_key=ADMIN_KEY) as gateway:
+        response = await admin_call(gateway, "POST", "/admin/keys", json={"name": "a", "models": [MODEL]})
+        assert response.status == 201
+        assert response.headers["cache-control"] == "no-store"
+        made = await response.json()
+        assert (await ask(gateway, made["key"])).status == 200
+        listed = await (await admin_call(gateway, "GET", "/admin/keys")).json()
+        assert [key["id"] for key in listed["data"]] == [made["id"]]
+        assert "key" not in listed["data"][0]
+        assert "digest" not in listed["data"][0]
+        response = await admin_call(gateway, "POST", f"/admin/keys/{made['id']}/rotate", json={})
+        rotated = await response.json()
+        # This worker sees its own changes at once.
+        assert (await ask(gateway, made["key"])).status == 401
+        assert (await ask(gateway, rotated["key"])).status == 200
+        assert (await admin_call(gateway, "DELETE", f"/admin/keys/{rotated['id']}")).status == 200
+        assert (await ask(gateway, rotated["key"])).status == 401
+
+
+async def test_the_admin_api_is_for_admins_and_on_its_own_port_alone(sqlite: str) -> None:
+    store = store_of(sqlite)
+    _, user = store.create(name="user", scopes=["inference"])
+    _, admin = store.create(name="admin", scopes=["admin"])
+    async with running_gateway(key_database=sqlite, admin_port=0) as gateway:
+        assert (await admin_call(gateway, "GET", "/admin/keys", key=admin)).status == 200
+        assert (await admin_call(gateway, "GET", "/admin/keys", key=user)).status == 403
+        # The key for the model is not the operator's key for this; without one there is none.
+        for key in (API_KEY, "", "x"):
+            assert (await admin_call(gateway, "GET", "/admin/keys", key=key)).status == 401
+        assert (await gateway.get("/admin/keys", key=API_KEY)).status == 404
+        assert (await gateway.get("/admin/keys", key=admin)).status == 403
+        assert (await admin_call(gateway, "GET", "/v1/models", key=admin)).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "param"),
+    [
+        ("POST", "/admin/keys", {}, 400, "name"),
+        ("POST", "/admin/keys", {"name": ""}, 400, "name"),
+        ("POST", "/admin/keys", {"name": "a", "scopes": ["root"]}, 400, "scopes"),
+        ("POST", "/admin/keys", {"name": "a", "scopes": []}, 400, "scopes"),
+        ("POST", "/admin/keys", {"name": "a", "models": ["a b"]}, 400, "models[0]"),
+        ("POST", "/admin/keys", {"name": "a", "expires_in_s": -1}, 400, "expires_in_s"),
+        ("POST", "/admin/keys", {"name": "a", "admin": True}, 400, "admin"),
+        ("POST", "/admin/keys/nosuch/rotate", {}, 404, "key_id"),
+        ("DELETE", "/admin/keys/nosuch", None, 404, "key_id"),
+        ("PUT", "/admin/keys", None, 405, None),
+        ("GET", "/admin", None, 404, None),
+    ],
+)
+async def test_errors_of_the_admin_api(
+    sqlite: str, method: str, path: str, body: Any, status: int, param: str | None
+) -> None:
+    async with running_gateway(key_database=sqlite, admin_port=0, admin_key=ADMIN_KEY) as gateway:
+        response = await admin_call(gateway, method, path, json=body)
+        assert response.status == status
+        error = (await response.json())["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["param"] == param
+        assert store_of(sqlite).load()[1] == []

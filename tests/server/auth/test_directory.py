@@ -1,0 +1,99 @@
+"""The keys in memory: who is let in, and what happens when the database changes or goes away."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from serval.auth.directory import KeyDirectory
+from serval.errors import AuthenticationError, AuthUnavailableError
+from serval.settings import Settings
+from serval.store.database import open_database
+from serval.store.key_store import KeyStore
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> KeyStore:
+    return KeyStore(open_database(str(tmp_path / "keys.db")), now=Clock())
+
+
+def directory_of(store: KeyStore, clock: Clock) -> KeyDirectory:
+    return KeyDirectory(store, poll_s=0.01, max_stale_s=30, now=clock, monotonic=clock)
+
+
+def test_a_key_gives_its_id_scopes_and_models(store: KeyStore) -> None:
+    record, key = store.create(name="a", scopes=["inference"], models=["m"])
+    identity = directory_of(store, Clock()).identify(key)
+    assert (identity.key_id, identity.scopes, identity.models) == (record.id, {"inference"}, {"m"})
+
+
+def test_other_keys_are_refused_all_in_the_same_words(store: KeyStore) -> None:
+    record, key = store.create(name="a", scopes=["inference"])
+    directory = directory_of(store, Clock())
+    wrong = ["sk-serval-000000000000-00", f"sk-serval-{record.id}-00", key + "0", key[:-1], "x", record.id]
+    messages = set()
+    for attempt in wrong:
+        with pytest.raises(AuthenticationError) as caught:
+            directory.identify(attempt)
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+
+
+def test_a_change_is_seen_at_the_next_look(store: KeyStore) -> None:
+    directory = directory_of(store, Clock())
+    record, key = store.create(name="a", scopes=["inference"])
+    with pytest.raises(AuthenticationError):
+        directory.identify(key)
+    directory.refresh()
+    directory.identify(key)
+    store.revoke(record.id)
+    directory.refresh()
+    with pytest.raises(AuthenticationError, match="revoked"):
+        directory.identify(key)
+
+
+def test_a_key_expires_without_a_change_in_the_database(store: KeyStore) -> None:
+    clock = Clock()
+    _, key = store.create(name="a", scopes=["inference"], expires_in_s=10)
+    directory = directory_of(store, clock)
+    clock.now += 9
+    directory.identify(key)
+    clock.now += 1
+    with pytest.raises(AuthenticationError, match="expired"):
+        directory.identify(key)
+
+
+def test_while_the_database_is_away_keys_are_good_for_a_while_only(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    _, key = store.create(name="a", scopes=["inference"])
+    directory = directory_of(store, clock)
+
+    def fail(_: KeyStore) -> int:
+        raise OperationalError("select", {}, Exception("gone"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyStore, "version", fail)
+        clock.now += 29
+        with pytest.raises(OperationalError):
+            directory.refresh()
+        directory.identify(key)
+        clock.now += 2
+        with pytest.raises(AuthUnavailableError):
+            directory.identify(key)
+    directory.refresh()
+    directory.identify(key)
+
+
+def test_a_revocation_is_looked_for_more_than_once_a_second() -> None:
+    assert Settings().key_poll_s <= 0.5
+    with pytest.raises(ValueError, match="key_poll_s"):
+        Settings(key_poll_s=1.0)

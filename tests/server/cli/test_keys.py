@@ -1,0 +1,76 @@
+"""`serval keys`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serval.cli import main
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVAL_KEY_DATABASE", str(tmp_path / "keys.db"))
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[Any]:
+    assert main(["keys", *arguments, "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_key_is_made_listed_rotated_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
+    (made,) = run(capsys, "create", "--name", "alice", "--model", "m", "--expires-in", "90d")
+    assert made["key"].startswith(f"sk-serval-{made['id']}-")
+    assert made["expires_at"] - made["created_at"] == 90 * 86400
+    assert (made["scopes"], made["models"]) == (["inference"], ["m"])
+    (listed,) = run(capsys, "list")
+    assert listed == {name: value for name, value in made.items() if name != "key"}
+    (rotated,) = run(capsys, "rotate", made["id"], "--grace", "1h")
+    assert rotated["id"] != made["id"]
+    (revoked,) = run(capsys, "revoke", rotated["id"])
+    assert revoked["revoked_at"] is not None
+    assert len(run(capsys, "list")) == 2
+
+
+def test_for_people_the_key_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "create", "--name", "alice"]) == 0
+    key = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sk-serval-"))
+    assert main(["keys", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert "alice" in shown
+    assert "live" in shown
+    assert key not in shown
+    assert main(["keys", "revoke", key.split("-")[2]]) == 0
+    assert main(["keys", "list"]) == 0
+    assert "dead" in capsys.readouterr().out
+
+
+def test_an_unknown_id_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "revoke", "nosuch"]) == 1
+    assert "nosuch" in capsys.readouterr().err
+
+
+def test_without_a_database_it_says_how_to_name_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SERVAL_KEY_DATABASE")
+    assert main(["keys", "list"]) == 1
+    assert "SERVAL_KEY_DATABASE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["create"],
+        ["create", "--name", "a\nb"],
+        ["create", "--name", "a", "--scope", "root"],
+        ["create", "--name", "a", "--model", "a b"],
+        ["create", "--name", "a", "--expires-in", "soon"],
+    ],
+)
+def test_wrong_use_is_exit_code_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["keys", *arguments])
+    assert caught.value.code == 2

@@ -1,0 +1,24 @@
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from serval_testkit.postgres import make_database, running_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """Makes empty databases on one real server; each call gives the URL of one."""
+    numbers = count()
+    with running_postgres() as server_url:
+        yield lambda: make_database(server_url, f"serval{next(numbers)}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def key_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty key database of each kind: a path, or a URL."""
+    if request.param == "sqlite":
+        return str(tmp_path / "keys.db")
+    url: str = request.getfixturevalue("postgres")()
+    return url

@@ -1,0 +1,223 @@
+"""HTTP/1.1 exchanges with an engine that does what a test tells it to, byte for byte."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from serval.engine import connection as module
+from serval.engine.connection import (
+    BrokenAnswerError,
+    Connection,
+    ConnectionPool,
+    NotReachedError,
+    StalledError,
+    peer_of,
+)
+from serval.errors import SettingsError
+
+HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+WHOLE = HEAD + b"5\r\nhello\r\n0\r\n\r\n"
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+class Peer:
+    """Counts connections and keeps the requests it was sent."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.requests: list[bytes] = []
+
+
+@asynccontextmanager
+async def pool_for(
+    answer: Handler, *, limit: int = 10, stall_s: float = 120
+) -> AsyncIterator[tuple[ConnectionPool, Peer]]:
+    """A pool of connections to a server that calls `answer` for each request it has read."""
+    peer = Peer()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                peer.requests.append(head + await reader.readexactly(length))
+                await answer(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    target = peer_of(
+        f"http://127.0.0.1:{port}/base/", api_key="k", connect_timeout_s=60, stall_timeout_s=stall_s
+    )
+    pool = ConnectionPool(target, limit=limit)
+    try:
+        yield pool, peer
+    finally:
+        pool.close()
+        server.close()
+
+
+def saying(*pieces: bytes, close: bool = False) -> Handler:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        if close:
+            writer.close()
+
+    return answer
+
+
+async def exchange(pool: ConnectionPool) -> tuple[int, bytes]:
+    async with pool.post(b"{}") as answer:
+        status, body = await answer.status(), b""
+        while data := await answer.read():
+            body += data
+    return status, body
+
+
+async def test_the_request_is_a_post_of_the_body_with_the_key() -> None:
+    async with pool_for(saying(WHOLE)) as (pool, peer):
+        await exchange(pool)
+    head, body = peer.requests[0].split(b"\r\n\r\n")
+    assert head.startswith(b"POST /base/generate HTTP/1.1\r\nhost: 127.0.0.1:")
+    assert b"\r\nauthorization: Bearer k\r\n" in head
+    assert body == b"{}"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+async def test_an_answer_is_the_same_however_it_is_cut(size: int) -> None:
+    pieces = [WHOLE[start : start + size] for start in range(0, len(WHOLE), size)]
+    async with pool_for(saying(*pieces)) as (pool, _):
+        assert await exchange(pool) == (200, b"hello")
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with pool_for(saying(WHOLE)) as (pool, peer):
+        for _ in range(3):
+            assert await exchange(pool) == (200, b"hello")
+    assert peer.connections == 1
+
+
+async def test_an_idle_connection_is_not_used_when_the_engine_may_be_closing_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "IDLE_S", -1.0)
+    async with pool_for(saying(WHOLE)) as (pool, peer):
+        for _ in range(2):
+            assert await exchange(pool) == (200, b"hello")
+    assert peer.connections == 2
+
+
+@pytest.mark.parametrize(
+    "last", [b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello", WHOLE + b"more"]
+)
+async def test_a_connection_that_may_not_be_used_again_is_not(last: bytes) -> None:
+    async with pool_for(saying(last)) as (pool, peer):
+        for _ in range(2):
+            status, body = await exchange(pool)
+            assert (status, body) == (200, b"hello")
+    assert peer.connections == 2
+
+
+async def test_an_answer_that_is_left_early_takes_its_connection_along() -> None:
+    async with pool_for(saying(HEAD + b"5\r\nhello\r\n")) as (pool, peer):
+        for _ in range(2):
+            async with pool.post(b"{}") as answer:
+                assert await answer.read() == b"hello"
+    assert peer.connections == 2
+
+
+async def test_what_came_before_the_end_is_read_before_the_error() -> None:
+    async with (
+        pool_for(saying(HEAD + b"5\r\nhello\r\n", close=True)) as (pool, _),
+        pool.post(b"{}") as answer,
+    ):
+        assert await answer.read() == b"hello"
+        with pytest.raises(BrokenAnswerError):
+            await answer.read()
+
+
+@pytest.mark.parametrize("said", [b"nonsense\r\n\r\n", HEAD + b"zz\r\n"])
+async def test_what_is_not_http_is_a_broken_answer(said: bytes) -> None:
+    async with pool_for(saying(said)) as (pool, _):
+        with pytest.raises(BrokenAnswerError):
+            await exchange(pool)
+
+
+async def test_a_connection_that_ends_without_an_answer_was_not_reached() -> None:
+    async with pool_for(saying(close=True)) as (pool, _):
+        with pytest.raises(NotReachedError):
+            await exchange(pool)
+
+
+async def test_silence_is_a_stall() -> None:
+    async with pool_for(saying(HEAD), stall_s=0.05) as (pool, _):
+        with pytest.raises(StalledError):
+            await exchange(pool)
+
+
+class RecordedTransport:
+    """As much of a transport as a connection uses; `reading` tells whether more may come."""
+
+    reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+async def test_an_engine_that_is_ahead_has_to_wait_until_its_answer_is_read() -> None:
+    transport = RecordedTransport()
+    connection = Connection(stall_timeout_s=3600)
+    connection.connection_made(cast(asyncio.Transport, transport))
+    connection.begin(b"")
+    piece = b"x" * (1 << 16)
+    connection.data_received(HEAD)
+    sent = 0
+    while transport.reading:
+        connection.data_received(b"%x\r\n%b\r\n" % (len(piece), piece))
+        sent += len(piece)
+        assert sent <= 2 * module.BUFFER_BYTES
+    assert len(await connection.read()) == sent
+    assert transport.reading
+    connection.end()
+
+
+async def test_a_large_answer_arrives_whole() -> None:
+    piece = b"x" * (1 << 16)
+    chunks = [b"%x\r\n%b\r\n" % (len(piece), piece)] * 128
+    async with pool_for(saying(HEAD, *chunks, b"0\r\n\r\n")) as (pool, _):
+        assert await exchange(pool) == (200, piece * 128)
+
+
+async def test_no_more_connections_than_the_limit() -> None:
+    async with pool_for(saying(WHOLE), limit=2) as (pool, peer):
+        assert await asyncio.gather(*(exchange(pool) for _ in range(10))) == [(200, b"hello")] * 10
+    assert peer.connections <= 2
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "host:1", "http://", "http://host:port", ""])
+def test_an_url_that_is_none_is_a_settings_error(url: str) -> None:
+    with pytest.raises(SettingsError, match="engine's URL"):
+        peer_of(url, api_key=None, connect_timeout_s=1, stall_timeout_s=1)

@@ -1,0 +1,87 @@
+"""A real PostgreSQL server on a temporary folder, reached over a Unix socket."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+_START_TIMEOUT_S = 120
+_STOP_TIMEOUT_S = 60
+_USER = "serval"
+
+
+def _programs() -> Path | None:
+    """The folder with `initdb` and `postgres`, of the newest version that is installed."""
+    # Debian keeps them off the search path.
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return None if on_path is None else Path(on_path).resolve().parent
+
+
+@contextmanager
+def running_postgres() -> Iterator[str]:
+    """The URL of a server, without the database's name. Skips the test if PostgreSQL is not installed."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    # The server refuses to run as root; any other user will do.
+    user = "nobody" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="serval-postgres-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if user is not None:
+            shutil.chown(folder, user)
+        data = folder / "data"
+        initdb = [programs / "initdb", f"--pgdata={data}", f"--username={_USER}", "--auth=trust", "--no-sync"]
+        made = subprocess.run(
+            [*initdb, "--encoding=UTF8"], user=user, cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert made.returncode == 0, made.stderr
+        command = [
+            programs / "postgres",
+            "-D",
+            data,
+            "-k",
+            folder,
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "fsync=off",
+        ]
+        with (folder / "log").open("w+b") as log:
+            server = subprocess.Popen(command, user=user, cwd=folder, stdout=log, stderr=log)
+            try:
+                _wait_until_ready(server, folder)
+                yield f"postgresql://{_USER}@/{{database}}?host={folder}"
+            finally:
+                server.send_signal(signal.SIGINT)  # disconnects clients and stops
+                server.wait(_STOP_TIMEOUT_S)
+
+
+def _wait_until_ready(server: "subprocess.Popen[bytes]", folder: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while True:
+        try:
+            psycopg.connect(f"postgresql://{_USER}@/postgres?host={folder}", connect_timeout=5).close()
+        except psycopg.OperationalError:
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        else:
+            return
+
+
+def make_database(server_url: str, name: str) -> str:
+    """A new, empty database on the server; its URL."""
+    with psycopg.connect(server_url.format(database="postgres"), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+    return server_url.format(database=name)
