@@ -20,7 +20,10 @@ KINDS = {
     "AWS key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     "Google key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b"),
     "Slack token": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}\b"),
-    "password in an address": re.compile(r"\b[a-z][a-z0-9+]*://[^\s/:@\"'<>{}$]+:[^\s/@\"'<>{}$]+@"),
+    # Not the words that stand for one in help texts.
+    "password in an address": re.compile(
+        r"\b[a-z][a-z0-9+]*://[^\s/:@\"'<>{}$]+:(?!(?i:password)@|\*+@)[^\s/@\"'<>{}$]+@"
+    ),
 }
 
 

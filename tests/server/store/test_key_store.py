@@ -151,7 +151,7 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         ":memory:",
         "mysql://host/name",
         "nonsense://",
-        "postgresql://u:hunter2@127.0.0.1:1/x",
+        "postgresql://u:hunter2@127.0.0.1:1/x",  # not-a-secret: nobody has it
     ],
 )
 def test_a_database_that_cannot_be_used_is_a_settings_error_without_the_password(location: str) -> None:
