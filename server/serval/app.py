@@ -1,7 +1,7 @@
 """The gateway's applications. `create_apps` builds them; nothing happens at import."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -47,14 +47,11 @@ if TYPE_CHECKING:
 class _Application(FastAPI):
     """FastAPI with the document of plain ASGI endpoints, which it cannot read off them.
 
-    `edge` is put around everything: it answers all errors, so Starlette's error page has no place, and each
-    layer that wraps `send` costs every streamed frame a call.
+    The edge around it answers all errors, so Starlette's error page has no place.
     """
 
-    edge: Callable[[ASGIApp], ASGIApp]
-
     def build_middleware_stack(self) -> ASGIApp:
-        return self.edge(ExceptionMiddleware(self.router, handlers=ROUTING_ERRORS))
+        return ExceptionMiddleware(self.router, handlers=ROUTING_ERRORS)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -66,9 +63,10 @@ class _Application(FastAPI):
 class Applications:
     """What is served: the API, and the admin API if there is one."""
 
-    api: FastAPI
+    api: ASGIApp
     admin: ASGIApp | None
     model: ServedModel
+    metrics: Metrics
 
 
 def create_apps(
@@ -127,10 +125,11 @@ def create_apps(
         ]
     )
     authenticator = inference_authenticator(settings, directory)
-    app.edge = lambda rest: RequestEdge(
-        rest, hot=hot, authenticator=authenticator, needed_scope=INFERENCE, metrics=context.metrics
+    # Around everything: each layer in between would cost every request a call, and every streamed frame too.
+    api = RequestEdge(
+        app, hot=hot, authenticator=authenticator, needed_scope=INFERENCE, metrics=context.metrics
     )
-    return Applications(app, _admin_app(settings, directory, context.metrics), model)
+    return Applications(api, _admin_app(settings, directory, context.metrics), model, context.metrics)
 
 
 def _admin_app(settings: Settings, directory: "KeyDirectory | None", metrics: Metrics) -> ASGIApp | None:

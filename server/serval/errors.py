@@ -5,14 +5,17 @@ ServalError
  ├─ ModelFilesError                  tokenizer or chat template files cannot be used
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong
-     │   └─ ContextLengthError       400  prompt and requested completion do not fit the context
+     │   ├─ ContextLengthError       400  prompt and requested completion do not fit the context
+     │   └─ MalformedRequestError    400  not HTTP, or HTTP with two readings
      ├─ AuthenticationError          401  no key, or not one of ours
      ├─ PermissionDeniedError        403  the key is good, but not for this
      │   └─ ModelNotAllowedError     403  the key is not for this model
      ├─ NotFoundError                404  no such URL
      │   └─ ModelNotFoundError       404  no such model
      ├─ MethodNotAllowedError        405  the URL exists, the method does not
+     ├─ RequestTimeoutError          408  the request did not arrive in time
      ├─ BodyTooLargeError            413  request body over the limit
+     ├─ HeadTooLargeError            431  request headers over the limit
      ├─ InternalError                500  a defect of ours; the message never holds internals
      ├─ EngineFailureError           500  the engine reported that it failed
      ├─ EngineProtocolError          502  the engine answered something we do not understand
@@ -20,6 +23,7 @@ ServalError
      ├─ AuthUnavailableError         503  the key database could not be asked for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
      ├─ EngineOverloadedError        503  the engine's queue is full
+     ├─ TooManyConnectionsError      503  this process has no room for another client
      └─ EngineTimeoutError           504  the engine sent nothing for too long
 
 `error_object` is the only place where an `ApiError` becomes the wire's `{"error": {...}}`.
@@ -86,6 +90,12 @@ class ContextLengthError(InvalidRequestError):
     default_code = "context_length_exceeded"
 
 
+class MalformedRequestError(InvalidRequestError):
+    """The bytes are no HTTP request, or one that could be read in two ways."""
+
+    default_code = "malformed_request"
+
+
 class AuthenticationError(ApiError):
     """No API key, or one that is not accepted. The key is never part of the message."""
 
@@ -140,6 +150,22 @@ class MethodNotAllowedError(ApiError):
     @property
     def headers(self) -> Mapping[str, str]:
         return {"allow": self._allow}
+
+
+class RequestTimeoutError(ApiError):
+    """Headers or body of the request were not there in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
+
+
+class HeadTooLargeError(ApiError):
+    """The request's headers are over the limit."""
+
+    status = 431
+    type = "invalid_request_error"
+    default_code = "headers_too_large"
 
 
 class BodyTooLargeError(ApiError):
@@ -204,6 +230,14 @@ class EngineOverloadedError(ApiError):
     status = 503
     type = "service_unavailable_error"
     default_code = "server_is_overloaded"
+
+
+class TooManyConnectionsError(ApiError):
+    """This process has as many connections as it may."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "too_many_connections"
 
 
 class EngineTimeoutError(ApiError):

@@ -7,16 +7,13 @@ import asyncio
 import contextlib
 import gc
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from serval.admin_server import serving_admin
 from serval.api.context import ServedModel
@@ -27,6 +24,7 @@ from serval.chat import load_chat
 from serval.engine.client import connect_engine
 from serval.engine.protocol import Engine, EngineInfo
 from serval.errors import EngineUnavailableError, ModelFilesError
+from serval.http_server import HttpServer, raise_file_limit, server_config
 from serval.listening import bind
 from serval.settings import Settings
 
@@ -37,8 +35,6 @@ Progress = Callable[[str], None]
 
 _POLL_S = 0.5
 _PROGRESS_EVERY_S = 10.0
-# Longer than the idle limit of the usual load balancers, so that they close a connection first.
-_CLIENT_KEEPALIVE_S = 75
 
 
 def print_progress(line: str) -> None:
@@ -59,6 +55,7 @@ def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> N
             loop.add_signal_handler(number, stop.set)
         await serve_gateway(settings, stop=stop, progress=progress)
 
+    raise_file_limit()
     uvloop.run(main())
 
 
@@ -79,8 +76,8 @@ async def serve_gateway(
             apps = build_apps(settings, engine=engine, info=info, directory=directory)
             host, port = listener.getsockname()[:2]
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            server = _Server(
-                _server_config(apps.api, settings),
+            server = HttpServer(
+                server_config(apps.api, settings, refused=apps.metrics.request_refused),
                 on_listening=lambda: progress(f"serving {apps.model.name} on {address}"),
             )
             stopper = asyncio.create_task(_stop_server(server, stop))
@@ -88,7 +85,7 @@ async def serve_gateway(
             gc.collect()
             gc.freeze()
             try:
-                async with serving_admin(apps.admin, settings, progress=progress):
+                async with serving_admin(apps, settings, progress=progress):
                     await server.serve(sockets=[listener])
             finally:
                 stopper.cancel()
@@ -143,37 +140,6 @@ async def wait_for_engine(
     return None
 
 
-def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_CLIENT_KEEPALIVE_S,
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handling, which would end the process by the signal, not with code 0."""
-
-    def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_listening = on_listening
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_listening()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def _stop_server(server: uvicorn.Server, stop: asyncio.Event) -> None:
+async def _stop_server(server: HttpServer, stop: asyncio.Event) -> None:
     await stop.wait()
     server.should_exit = True

@@ -77,6 +77,27 @@ class Settings(BaseSettings):
         default=None, description="Name clients use; default: the model folder's name."
     )
 
+    request_head_timeout_s: float = Field(
+        default=10.0, gt=0, description="How long the headers of a request may take to arrive."
+    )
+    request_body_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long the body of a request may take to arrive."
+    )
+    stalled_client_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="A client that takes nothing of its answer for this long is cut off.",
+    )
+    idle_connection_s: float = Field(
+        default=75.0,
+        gt=0,
+        # Longer than the idle limit of the usual load balancers, so that they close a connection first.
+        description="How long a connection without a request is kept.",
+    )
+    max_connections: int = Field(
+        default=20_000, ge=1, description="Most connections of clients that one process keeps."
+    )
+
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="Largest accepted request body.")
     max_choices: int = Field(default=16, ge=1, le=128, description="Largest accepted `n`.")
     max_batch: int = Field(

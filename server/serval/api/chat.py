@@ -79,9 +79,9 @@ class ChatCompletions:
                 first_byte_s=settings.first_byte_s,
                 ping_interval_s=settings.ping_interval_s,
             )
-            await stream.run(self._events(job, record), receive)
+            await while_connected(scope, stream.run(self._events(job, record)))
         else:
-            await send_json(send, await while_connected(receive, self._whole(job, record)))
+            await send_json(send, await while_connected(scope, self._whole(job, record)))
 
     async def _prompt(self, request: ChatRequest, *, size: int) -> _Prompt:
         context = self._context

@@ -5,10 +5,9 @@ import secrets
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serval.api.http import ClientGoneError, attach_identity, attach_record, send_error
+from serval.api.http import ClientGoneError, attach_identity, attach_record, header, send_error
 from serval.auth.authenticator import Authenticator
 from serval.errors import ApiError, InternalError
 from serval.telemetry.logs import log_request
@@ -81,7 +80,7 @@ class RequestEdge:
         self._metrics.request_started()
         try:
             if record.route not in PUBLIC:
-                identity = self._authenticator.identify(Headers(scope=scope).get("authorization"))
+                identity = self._authenticator.identify(header(scope, b"authorization"))
                 record.key_id = identity.key_id
                 identity.require_scope(self._needed_scope)
                 attach_identity(scope, identity)
@@ -130,10 +129,10 @@ def _new_record(scope: Scope) -> RequestRecord:
         route = ADMIN_KEY
     else:
         route = "other"
-    sent_id = Headers(scope=scope).get("x-client-request-id", "")
+    sent_id = header(scope, b"x-client-request-id")
     return RequestRecord(
         request_id=f"req_{secrets.token_hex(16)}",
         method=scope["method"] if scope["method"] in _METHODS else "other",
         route=route,
-        client_request_id=sent_id if _CLIENT_REQUEST_ID.fullmatch(sent_id) else None,
+        client_request_id=sent_id if sent_id and _CLIENT_REQUEST_ID.fullmatch(sent_id) else None,
     )

@@ -2,13 +2,11 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from starlette.types import Receive, Send
+from starlette.types import Send
 
-from serval.api.http import ClientGoneError, cancel_and_wait, wait_for_disconnect
 from serval.errors import ApiError, InternalError
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import PING, error_event
@@ -37,36 +35,28 @@ class EventStream:
         self._record = record
         self._first_byte_s = first_byte_s
         self._ping_interval_s = ping_interval_s
-        # Events and pings are sent by two tasks.
+        # A ping is sent by a task of its own.
         self._lock = asyncio.Lock()
         self._started = False
-        self._last_sent = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+        self._last_sent = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ping: asyncio.Task[None] | None = None
 
-    async def run(self, events: AsyncGenerator[bytes, None], receive: Receive) -> None:
-        """Send `events` until they end. Raises `ClientGoneError` when the client has gone."""
-        writer = asyncio.create_task(self._write(events))
-        gone = asyncio.create_task(wait_for_disconnect(receive))
+    async def run(self, events: AsyncGenerator[bytes, None]) -> None:
+        """Send `events` until they end."""
+        self._look_again_in(self._first_byte_s)
         try:
-            timeout_s = self._first_byte_s
-            while not writer.done():
-                await asyncio.wait({writer, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                if writer.done():
-                    break
-                if gone.done():
-                    raise ClientGoneError
-                quiet_s = time.monotonic() - self._last_sent
-                if not self._started or quiet_s >= self._ping_interval_s:
-                    await self._send_body(PING)
-                    quiet_s = 0.0
-                timeout_s = self._ping_interval_s - quiet_s
-            await self._end(writer)
+            async with aclosing(events):
+                async for event in events:
+                    await self._send_body(event)
+        except Exception as error:
+            if not self._started:
+                raise
+            await self._send_body(error_event(self._as_api_error(error)))
         finally:
-            await cancel_and_wait(gone, writer)
-
-    async def _write(self, events: AsyncGenerator[bytes, None]) -> None:
-        async with aclosing(events):
-            async for event in events:
-                await self._send_body(event)
+            self._stop_pings()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_body(self, body: bytes) -> None:
         async with self._lock:
@@ -74,16 +64,33 @@ class EventStream:
                 self._started = True
                 await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
-            self._last_sent = time.monotonic()
+            self._last_sent = self._loop.time()
 
-    async def _end(self, writer: "asyncio.Task[None]") -> None:
-        error = writer.exception()
-        if error is not None:
-            if not self._started:
-                raise error
-            if not isinstance(error, ApiError):
-                logger.error("stream failed", exc_info=error)
-                error = InternalError("The server had an internal error while it streamed this answer.")
-            self._record.error_code = error.code
-            await self._send_body(error_event(error))
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+    def _as_api_error(self, error: Exception) -> ApiError:
+        if not isinstance(error, ApiError):
+            logger.error("stream failed", exc_info=error)
+            error = InternalError("The server had an internal error while it streamed this answer.")
+        self._record.error_code = error.code
+        return error
+
+    # Pings. One timer looks whether the stream has been silent; only a ping itself needs a task.
+
+    def _look_again_in(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        quiet_s = self._loop.time() - self._last_sent
+        if self._started and quiet_s < self._ping_interval_s:
+            self._look_again_in(self._ping_interval_s - quiet_s)
+        else:
+            self._ping = self._loop.create_task(self._send_ping())
+
+    async def _send_ping(self) -> None:
+        await self._send_body(PING)
+        self._look_again_in(self._ping_interval_s)
+
+    def _stop_pings(self) -> None:
+        if self._ping is not None:
+            self._ping.cancel()
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,11 +1,10 @@
 """Reading and answering HTTP requests over bare ASGI."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from serval.auth.identity import Identity
@@ -14,12 +13,32 @@ from serval.telemetry.record import RequestRecord
 
 T = TypeVar("T")
 
+# Where a request's scope has the `ClientConnection` it came over.
+CONNECTION = "serval.connection"
 _RECORD = "serval.record"
 _IDENTITY = "serval.identity"
 
 
 class ClientGoneError(Exception):
     """The client closed the connection; there is nobody to answer."""
+
+
+class ClientConnection(Protocol):
+    """The connection of a request, as far as an endpoint may know it. `serval.http_protocol` is one."""
+
+    def call_when_lost(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the client has gone."""
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Do not call it any more."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first value of the header, whose `name` is in lower case; None if it was not sent."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
 
 
 def attach_record(scope: Scope, record: RequestRecord) -> None:
@@ -46,14 +65,16 @@ def identity_of(scope: Scope) -> Identity:
 
 async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
     """The request's body. Raises `BodyTooLargeError`, `InvalidRequestError` or `ClientGoneError`."""
-    headers = Headers(scope=scope)
-    media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    content_type = header(scope, b"content-type")
+    media_type = "application/json"
+    if content_type is not None and content_type != media_type:
+        media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise InvalidRequestError(
             f"The request's content type is {media_type!r}; send JSON with 'Content-Type: application/json'.",
             code="invalid_content_type",
         )
-    announced = headers.get("content-length", "")
+    announced = header(scope, b"content-length") or ""
     if announced.isdigit() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []
@@ -103,23 +124,33 @@ async def send_error(send: Send, error: ApiError) -> None:
     await send_json(send, msgspec.json.encode(error_object(error)), status=error.status, headers=headers)
 
 
-async def wait_for_disconnect(receive: Receive) -> None:
-    """Return when the client has gone. Only to be used when the body has been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def while_connected(scope: Scope, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away. Raises `ClientGoneError` then.
 
+    It runs in the caller's own task, and the connection tells of its end: a task that waits for that would
+    cost as much as all the rest of a small request.
+    """
+    connection: ClientConnection = scope[CONNECTION]
+    task = asyncio.current_task()
+    assert task is not None
+    cancelling = task.cancelling()
+    gone = False
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client goes away. Raises `ClientGoneError` then."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(wait_for_disconnect(receive))
+    def cancel() -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
+    connection.call_when_lost(cancel)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        # As `asyncio.timeout` does: a cancellation that is not ours goes on.
+        if gone and task.uncancel() <= cancelling:
+            raise ClientGoneError from None
+        raise
     finally:
-        await cancel_and_wait(gone, task)
+        connection.forget(cancel)
 
 
 async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:

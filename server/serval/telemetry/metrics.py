@@ -57,6 +57,12 @@ class Metrics:
         self._calls_complete = calls.labels("complete")
         self._calls_truncated = calls.labels("truncated")
         self._calls_invalid = calls.labels("invalid")
+        self._refused = Counter(
+            "serval_refused_requests_total",
+            "Requests refused before they were read: malformed, too slow, too large or too many.",
+            ["reason"],
+            registry=self._registry,
+        )
         self._engine_up = Gauge(
             "serval_engine_up", "1 if the engine took requests when this was asked.", registry=self._registry
         )
@@ -78,6 +84,10 @@ class Metrics:
         self._calls_complete.inc(record.tool_calls_complete)
         self._calls_truncated.inc(record.tool_calls_truncated)
         self._calls_invalid.inc(record.tool_calls_invalid)
+
+    def request_refused(self, reason: str) -> None:
+        """Count a request that the HTTP server answered itself; `reason` is the error's code."""
+        self._refused.labels(reason).inc()
 
     def exposition(self, *, engine_up: bool) -> bytes:
         """The text Prometheus reads."""

@@ -2,25 +2,16 @@
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import pytest
 
-from serval_testkit.gateway import API_KEY, MODEL, RunningGateway
+from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 BODY = json.dumps(CHAT).encode()
 HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\n".encode()
-
-SMUGGLING: dict[str, bytes] = {
-    "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
-    "length and chunks": HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "unknown coding": HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    "length not a number": HEAD + b"Content-Length: 1x\r\n\r\n{}",
-    "NUL in a header": HEAD + b"X-A: a\0b\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
-    "space before the colon": HEAD + b"Content-Length : %d\r\n\r\n" % len(BODY) + BODY,
-    "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-}
 
 
 async def raw_exchange(gateway: RunningGateway, request: bytes) -> bytes:
@@ -35,15 +26,40 @@ async def raw_exchange(gateway: RunningGateway, request: bytes) -> bytes:
         writer.close()
 
 
-@pytest.mark.parametrize("case", SMUGGLING)
-async def test_a_request_with_two_readings_is_refused_and_the_connection_closed(
-    gateway: RunningGateway, case: str
-) -> None:
-    answer = await raw_exchange(gateway, SMUGGLING[case])
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
+JSON_BOMBS: dict[str, bytes] = {
+    "nested": b'{"model": ' + b"[" * 100_000,
+    "a byte order mark": b"\xef\xbb\xbf" + BODY,
+    "UTF-16": BODY.decode().encode("utf-16"),
+    "a number too large": BODY[:-1] + b', "temperature": 1e400}',
+    "a lone surrogate": BODY[:-1] + b', "user": "\\ud800"}',
+    "a million keys": b"{" + b",".join(b'"%d":0' % number for number in range(1_000_000)) + b"}",
+}
+
+
+@pytest.mark.parametrize("case", JSON_BOMBS)
+async def test_a_body_made_to_hurt_is_a_400(gateway: RunningGateway, case: str) -> None:
+    assert (await gateway.post(JSON_BOMBS[case])).status == 400
     assert gateway.engine.requests == []
     assert (await gateway.post(CHAT)).status == 200
+
+
+async def test_of_two_fields_with_one_name_the_last_counts_for_us_and_the_engine(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.post(b'{"max_tokens": 5, "max_tokens": 7, ' + BODY[1:])
+    assert gateway.engine.requests[0]["sampling_params"]["max_new_tokens"] == 7
+
+
+async def test_a_client_that_does_not_read_is_cut_off_and_its_request_aborted() -> None:
+    async with running_gateway(stalled_client_s=0.5) as gateway:
+        gateway.engine.will_say(*["a" * 100_000] * 200, fault="stall")
+        body = json.dumps({**CHAT, "stream": True}).encode()
+        head = HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2]))) as reader:
+            reader.sendall(head + body)
+            await asyncio.wait_for(gateway.engine.abort_seen.wait(), 30)
+        assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
+        assert (await gateway.post(CHAT)).status == 200
 
 
 async def test_other_origins_are_not_let_in(gateway: RunningGateway) -> None:

@@ -74,10 +74,14 @@ async def running_gateway(
         async with connect_engine(configured) as client:
             apps = build_apps(configured, engine=client, info=info, directory=open_directory(configured))
             async with AsyncExitStack() as stack:
-                url = await stack.enter_async_context(running_app(apps.api))
+                url = await stack.enter_async_context(
+                    running_app(apps.api, configured, refused=apps.metrics.request_refused)
+                )
                 admin_url = ""
                 if apps.admin is not None:
-                    admin_url = await stack.enter_async_context(running_app(apps.admin, lifespan="off"))
+                    admin_url = await stack.enter_async_context(
+                        running_app(apps.admin, configured, lifespan="off")
+                    )
                 http = await stack.enter_async_context(aiohttp.ClientSession())
                 openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=API_KEY, max_retries=0)
                 yield RunningGateway(url=url, admin_url=admin_url, engine=engine, openai=openai, http=http)

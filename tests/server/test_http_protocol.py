@@ -1,0 +1,301 @@
+"""Limits and deadlines of the HTTP server, over bare sockets: what is refused, how, and what goes on."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from serval.api.http import ClientGoneError, send_json, while_connected
+from serval.settings import Settings
+from serval_testkit.running_app import running_app
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+OK = b"HTTP/1.1 200 "
+# More than sockets and the server hold on to.
+LARGE = bytes(1 << 20)
+
+
+class App:
+    """Reads the body and answers; by path: `/wait` never answers, `/large` without end."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, bytes]] = []
+        self.refused: list[str] = []
+        self.asked = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.left.set()
+                return
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        self.seen.append((scope["path"], len(scope["headers"]), body))
+        self.asked.set()
+        try:
+            if scope["path"] == "/wait":
+                await while_connected(scope, asyncio.sleep(3600))
+            elif scope["path"] == "/large":
+                await while_connected(scope, self._large(send))
+            else:
+                await send_json(send, b"{}")
+        except ClientGoneError:
+            self.left.set()
+
+    async def _large(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": LARGE, "more_body": True})
+
+
+@contextlib.asynccontextmanager
+async def served(app: App, **settings: Any) -> AsyncIterator[int]:
+    """The port `app` is served on."""
+    configured = Settings(**settings)
+    async with running_app(app, configured, lifespan="off", refused=app.refused.append) as url:
+        yield int(url.rpartition(":")[2])
+
+
+async def exchange(port: int, *pieces: bytes) -> bytes:
+    """What comes back until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def assert_refused(answer: bytes, status: int, code: str) -> None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+    assert b"\r\nconnection: close" in head
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+
+
+async def assert_serving(port: int) -> None:
+    assert (await exchange(port, GET + b"Connection: close\r\n\r\n")).startswith(OK)
+
+
+MALFORMED: dict[str, bytes] = {
+    "two different lengths": POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
+    "two equal lengths": POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+    "a list of lengths": POST + b"Content-Length: 2, 2\r\n\r\n{}",
+    "a signed length": POST + b"Content-Length: +2\r\n\r\n{}",
+    "length, then chunked": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked, then length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked not last": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "folded header": GET + b"X-A: a\r\n b\r\n\r\n",
+    "folded coding": POST + b"Transfer-Encoding:\r\n chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "bare LF": b"GET / HTTP/1.1\nHost: x\n\n",
+    "bare LF in the headers": GET + b"X-A: a\nTransfer-Encoding: chunked\r\n\r\n",
+    "bare CR": GET + b"X-A: a\rb\r\n\r\n",
+    "NUL in a value": GET + b"X-A: a\0b\r\n\r\n",
+    "NUL in a name": GET + b"X\0A: a\r\n\r\n",
+    "space before the colon": POST + b"Content-Length : 2\r\n\r\n{}",
+    "chunk size not a number": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "chunk size too large": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\n",
+    "chunk without its end": POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+async def test_what_can_be_read_in_two_ways_is_refused(case: str) -> None:
+    app, request = App(), MALFORMED[case]
+    async with served(app) as port:
+        assert_refused(await exchange(port, request), 400, "malformed_request")
+        in_pieces = await exchange(port, request[:-9], request[-9:-4], request[-4:])
+        assert_refused(in_pieces, 400, "malformed_request")
+        assert app.seen == []
+        assert app.refused == ["malformed_request"] * 2
+        await assert_serving(port)
+
+
+TOO_LARGE: dict[str, list[bytes]] = {
+    "one header": [GET, b"X-A: " + b"a" * 66_000 + b"\r\n\r\n"],
+    "one header without end": [GET, *[b"X-A: " + b"a" * 40_000, b"a" * 40_000]],
+    "many large headers": [GET, *[b"X-%d: " % number + b"a" * 8000 + b"\r\n" for number in range(9)]],
+    "many headers": [GET, b"".join(b"X-%d: a\r\n" % number for number in range(100)) + b"\r\n"],
+    "a long URL": [b"GET /" + b"a" * 66_000 + b" HTTP/1.1\r\n\r\n"],
+    "a trailing body": [POST, b"X-A: " + b"a" * 66_000 + b"\r\nContent-Length: 2\r\n\r\n{}"],
+}
+
+
+@pytest.mark.parametrize("case", TOO_LARGE)
+async def test_headers_over_the_limit_are_a_431(case: str) -> None:
+    app = App()
+    async with served(app) as port:
+        assert_refused(await exchange(port, *TOO_LARGE[case]), 431, "headers_too_large")
+        assert app.seen == []
+        assert app.refused == ["headers_too_large"]
+        await assert_serving(port)
+
+
+async def test_headers_up_to_the_limit_are_read() -> None:
+    app = App()
+    fields = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 600) for number in range(98))
+    async with served(app) as port:
+        answer = await exchange(port, GET, fields, b"Connection: close\r\n\r\n")
+    assert answer.startswith(OK)
+    assert app.seen == [("/", 100, b"")]
+
+
+async def test_a_large_body_is_no_large_head() -> None:
+    app, body = App(), b"a" * 300_000
+    request = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with served(app) as port:
+        assert (await exchange(port, request[:20], request[20:] + body[:70_000], body[70_000:])).startswith(
+            OK
+        )
+    assert app.seen == [("/", 3, body)]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"G", GET + b"X-A: ", GET + b"\r\n" + GET],
+    ids=["a letter", "half a header", "after a whole request"],
+)
+async def test_headers_that_do_not_come_are_a_408(sent: bytes) -> None:
+    app = App()
+    async with served(app, request_head_timeout_s=0.2) as port:
+        answer = await exchange(port, sent)
+    whole, _, refused = answer.rpartition(b"HTTP/1.1 ")
+    assert_refused(b"HTTP/1.1 " + refused, 408, "request_timeout")
+    assert whole == b"" or whole.startswith(OK)
+
+
+async def test_headers_have_one_deadline_together() -> None:
+    app = App()
+    async with served(app, request_head_timeout_s=0.4) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        reading = asyncio.create_task(reader.read())
+        # A byte now and then keeps no connection open.
+        while not reading.done():
+            writer.write(b"X-A: a\r\n")
+            await asyncio.sleep(0.05)
+        assert_refused(await reading, 408, "request_timeout")
+        writer.close()
+
+
+async def test_a_body_that_does_not_come_is_a_408_and_the_application_is_told() -> None:
+    app = App()
+    async with served(app, request_body_timeout_s=0.2) as port:
+        answer = await exchange(port, POST + b"Content-Length: 5\r\n\r\n{")
+        assert_refused(answer, 408, "request_timeout")
+        await asyncio.wait_for(app.left.wait(), 10)
+        assert app.seen == []
+        await assert_serving(port)
+
+
+async def test_deadlines_of_a_request_end_with_it() -> None:
+    app = App()
+    async with served(app, request_head_timeout_s=0.3, request_body_timeout_s=0.3) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            for piece in (POST, b"Content-Length: 2\r\n\r\n", b"{}"):
+                writer.write(piece)
+                await asyncio.sleep(0.1)
+            assert (await reader.readuntil(b"\r\n\r\n{}")).startswith(OK)
+        await asyncio.sleep(0.5)
+        writer.write(GET + b"Connection: close\r\n\r\n")
+        assert (await reader.read()).startswith(OK)
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", GET + b"\r\n"], ids=["nothing", "a line end", "a request"])
+async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
+    app = App()
+    async with served(app, idle_connection_s=0.2) as port:
+        answer = await exchange(port, sent)
+    assert answer.count(b"HTTP/1.1 ") == len(app.seen)
+    assert app.refused == []
+
+
+async def test_connections_over_the_limit_are_a_503() -> None:
+    app = App()
+    async with served(app, max_connections=2) as port:
+        open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        answer = await exchange(port, GET + b"\r\n")
+        assert_refused(answer, 503, "too_many_connections")
+        assert b"\r\nretry-after: 1\r\n" in answer
+        for _, writer in open_ones:
+            writer.write(GET + b"Connection: close\r\n\r\n")
+        for reader, writer in open_ones:
+            assert (await reader.read()).startswith(OK)
+            writer.close()
+        await assert_serving(port)
+
+
+@pytest.mark.parametrize("path", [b"/wait", b"/large"])
+async def test_work_for_a_client_that_leaves_ends(path: bytes) -> None:
+    app = App()
+    async with served(app) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET.replace(b"/ ", path + b" ") + b"\r\n")
+        await asyncio.wait_for(app.asked.wait(), 10)
+        writer.transport.abort()
+        await asyncio.wait_for(app.left.wait(), 10)
+        await assert_serving(port)
+
+
+async def test_also_if_it_has_asked_again_before_the_answer() -> None:
+    app = App()
+    async with served(app) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET.replace(b"/ ", b"/wait ") + b"\r\n" + GET + b"\r\n")
+        await asyncio.wait_for(app.asked.wait(), 10)
+        writer.transport.abort()
+        await asyncio.wait_for(app.left.wait(), 10)
+        assert len(app.seen) == 1
+
+
+async def test_requests_sent_ahead_are_answered_in_order() -> None:
+    app = App()
+    asked = [GET.replace(b"/ ", b"/%d " % number) + b"\r\n" for number in range(5)]
+    async with served(app) as port:
+        answer = await exchange(port, b"".join(asked) + GET + b"Connection: close\r\n\r\n")
+    assert answer.count(OK) == 6
+    assert [path for path, *_ in app.seen] == ["/0", "/1", "/2", "/3", "/4", "/"]
+
+
+async def test_what_is_wrong_behind_a_request_does_not_become_part_of_its_answer() -> None:
+    app = App()
+    async with served(app) as port:
+        answer = await exchange(port, GET.replace(b"/ ", b"/large ") + b"\r\n", b"not HTTP\r\n\r\n")
+        assert answer.startswith(OK)
+        assert b" 400 " not in answer
+        assert app.refused == ["malformed_request"]
+        await assert_serving(port)
+
+
+async def test_a_client_that_does_not_read_is_cut_off_and_holds_up_nobody() -> None:
+    app = App()
+    async with served(app, stalled_client_s=0.5) as port:
+        with socket.create_connection(("127.0.0.1", port)) as reader:
+            reader.sendall(GET.replace(b"/ ", b"/large ") + b"\r\n")
+            await asyncio.wait_for(app.asked.wait(), 10)
+            await assert_serving(port)
+            await asyncio.wait_for(app.left.wait(), 30)
+        await assert_serving(port)
