@@ -86,7 +86,7 @@ def create_apps(
         engine=engine,
         chat=chat,
         model=model,
-        metrics=Metrics(),
+        metrics=Metrics(settings.metrics_directory),
         render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),
     )
 

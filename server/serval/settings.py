@@ -25,6 +25,16 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port the gateway listens on; 0 picks a free one."
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that serve; one for each core it may use.",
+    )
+    metrics_directory: Path | None = Field(
+        default=None,
+        description="Where the processes add up their metrics; several processes get one of their own.",
+    )
     api_key: SecretStr | None = Field(
         default=None, description="The API key clients must send. None: no key is asked for."
     )
@@ -171,4 +181,7 @@ def child_environment(settings: Settings | None = None) -> dict[str, str]:
                 environment[variable] = (
                     value.get_secret_value() if isinstance(value, SecretStr) else str(value)
                 )
+        if settings.metrics_directory is not None:
+            # Where prometheus_client looks.
+            environment["PROMETHEUS_MULTIPROC_DIR"] = str(settings.metrics_directory)
     return environment

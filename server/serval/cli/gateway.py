@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from serval.auth.keys import ensure_key
-from serval.gateway import print_progress, run_gateway
 from serval.settings import Settings, load_settings
+from serval.startup import print_progress
 from serval.telemetry.logs import configure_logging
 
 _EXAMPLE = """
@@ -32,6 +32,7 @@ def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", help="address the gateway listens on (default 127.0.0.1)")
     add("--port", type=int, help="port the gateway listens on; 0 picks a free one (default 8000)")
+    add("--workers", type=int, metavar="N", help="processes that serve (default 1)")
     add(
         "--api-key-file",
         type=Path,
@@ -53,7 +54,16 @@ def gateway_settings(args: argparse.Namespace, **overrides: Any) -> Settings:
     return load_settings(**(options | overrides))
 
 
-_OPTIONS = ("engine_url", "engine_timeout_s", "model", "served_model_name", "host", "port", "api_key_file")
+_OPTIONS = (
+    "engine_url",
+    "engine_timeout_s",
+    "model",
+    "served_model_name",
+    "host",
+    "port",
+    "workers",
+    "api_key_file",
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,5 +72,13 @@ def run(args: argparse.Namespace) -> int:
     if made_key is not None:
         print_progress(f"neither SERVAL_API_KEY nor --api-key-file is set; this start's API key: {made_key}")
     configure_logging()
-    run_gateway(settings)
+    if settings.workers > 1:
+        # The parent of workers loads nothing that serves.
+        from serval.workers.pool import run_workers
+
+        run_workers(settings)
+    else:
+        from serval.gateway import run_gateway
+
+        run_gateway(settings)
     return 0

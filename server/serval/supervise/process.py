@@ -21,11 +21,16 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSpec:
-    """What to run: `name` prefixes its relayed output; `environment` is the child's whole environment."""
+    """What to run: `name` prefixes its relayed output; `environment` is the child's whole environment.
+
+    `relay` False: its output goes where ours goes. `descriptors` stay open in the child.
+    """
 
     name: str
     argv: Sequence[str]
     environment: Mapping[str, str]
+    relay: bool = True
+    descriptors: Sequence[int] = ()
 
 
 @dataclass
@@ -66,20 +71,13 @@ class ChildProcess:
 
 
 async def start(spec: ProcessSpec) -> ChildProcess:
-    """Start `spec` and relay its output to our standard error, each line prefixed with its name."""
+    """Start `spec`, and relay its output to our standard error, each line prefixed with its name."""
+    if not spec.relay:
+        return ChildProcess(spec, await _run(spec, output=None))
     # Our own pipe, not asyncio's: `Process.wait` would not return while a grandchild holds asyncio's open.
     read_end, write_end = os.pipe()
     try:
-        process = await asyncio.create_subprocess_exec(
-            *spec.argv,
-            env=dict(spec.environment),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=write_end,
-            # A group of its own: Ctrl-C in the terminal reaches us only, and we stop the children in order.
-            start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
+        process = await _run(spec, output=write_end)
     except BaseException:
         os.close(read_end)
         raise
@@ -88,6 +86,20 @@ async def start(spec: ProcessSpec) -> ChildProcess:
     child = ChildProcess(spec, process)
     child.relay = asyncio.create_task(_relay_output(child, read_end))
     return child
+
+
+async def _run(spec: ProcessSpec, *, output: int | None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *spec.argv,
+        env=dict(spec.environment),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=spec.descriptors,
+        # A group of its own: Ctrl-C in the terminal reaches us only, and we stop the children in order.
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
 
 
 async def _relay_output(child: ChildProcess, read_end: int) -> None:

@@ -1,8 +1,11 @@
 """Prometheus metrics of one gateway application. Every label takes its values from a closed set."""
 
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from serval.telemetry.record import RequestRecord
+from serval.telemetry.shared import exposition_of_all
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -13,7 +16,9 @@ CLIENT_GONE = "499"
 class Metrics:
     """The metrics of one application, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Path | None = None) -> None:
+        """`shared`: the folder in which several processes keep their values, after `share_metrics`."""
+        self._shared = shared
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "serval_requests_total",
@@ -22,7 +27,10 @@ class Metrics:
             registry=self._registry,
         )
         self._in_flight = Gauge(
-            "serval_requests_in_flight", "Requests being worked on.", registry=self._registry
+            "serval_requests_in_flight",
+            "Requests being worked on.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
         )
         self._duration = Histogram(
             "serval_request_duration_seconds",
@@ -64,7 +72,10 @@ class Metrics:
             registry=self._registry,
         )
         self._engine_up = Gauge(
-            "serval_engine_up", "1 if the engine took requests when this was asked.", registry=self._registry
+            "serval_engine_up",
+            "1 if the engine took requests when this was asked.",
+            registry=self._registry,
+            multiprocess_mode="livemostrecent",
         )
 
     def request_started(self) -> None:
@@ -92,4 +103,6 @@ class Metrics:
     def exposition(self, *, engine_up: bool) -> bytes:
         """The text Prometheus reads."""
         self._engine_up.set(engine_up)
+        if self._shared is not None:
+            return exposition_of_all(self._shared)
         return generate_latest(self._registry)

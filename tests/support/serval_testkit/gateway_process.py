@@ -1,0 +1,64 @@
+"""`serval gateway` as a program of its own, in front of an engine."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from serval_testkit.gateway import API_KEY
+from serval_testkit.processes import Program, descendants, running
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class GatewayProgram:
+    """A gateway that serves, as a process; `workers` are the pids of the processes below it."""
+
+    url: str
+    program: Program
+    http: aiohttp.ClientSession
+
+    @property
+    def workers(self) -> set[int]:
+        """Pids of the processes that the gateway started."""
+        return descendants(self.program.process.pid)
+
+    async def wait_for_line(self, text: str) -> str:
+        """The first line of output that holds `text`."""
+        return await asyncio.to_thread(self.program.wait_for_line, lambda line: text in line, timeout_s=180)
+
+    async def end(self) -> int:
+        """Wait for the end of the program; its exit code."""
+        return await asyncio.to_thread(self.program.wait, timeout_s=120)
+
+
+@asynccontextmanager
+async def gateway_program(engine_url: str, *options: str, **variables: str) -> AsyncIterator[GatewayProgram]:
+    """Start a gateway on a free port and wait until it serves; `http` has its key, and no limit."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
+    environment |= {"SERVAL_ENGINE_URL": engine_url, "SERVAL_API_KEY": API_KEY, "SERVAL_PORT": "0"}
+    argv = [sys.executable, "-m", "serval", "gateway", *options]
+    with running(argv, cwd=ROOT, environment=environment | variables) as program:
+        # Each request on a connection of its own: the kernel deals connections out, not requests.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        headers = {"authorization": f"Bearer {API_KEY}"}
+        async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
+            found = await asyncio.to_thread(
+                program.wait_for_line, lambda line: "gateway: serving" in line, timeout_s=180
+            )
+            yield GatewayProgram(found.split()[-1], program, http)
+
+
+async def wait_until(wanted: Callable[[], bool]) -> None:
+    """Wait until `wanted` is so; fails after two minutes."""
+    for _ in range(2400):
+        if wanted():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("did not come to pass in two minutes")
