@@ -23,13 +23,15 @@ from serval_testkit.chart import (
     preset,
     rendered,
     rendered_text,
+    selected,
 )
+from serval_testkit.custom_kinds import KINDS
+from serval_testkit.kubernetes_api import check_against_api
 from serval_testkit.metric_names import DASHBOARD_FILES, RULE_FILES, rules
 from serval_testkit.operator_tools import OperatorTools, run_and_show
 
-KUBERNETES_VERSIONS = ("1.30.0", "1.37.0")  # the oldest that the chart supports, and the newest known
 # Their schemas are no part of the Kubernetes API.
-CUSTOM_KINDS = {"ServiceMonitor", "PrometheusRule", "ExternalSecret", "HTTPRoute"}
+CUSTOM_KINDS = KINDS | {"LeaderWorkerSet"}
 EVERYTHING = (
     "--set", "ingress.enabled=true,ingress.host=llm.example.org,ingress.tlsSecret=tls",
     "--set", "gateway.autoscaling.enabled=true,gateway.autoscaling.targetInFlight=50",
@@ -58,13 +60,6 @@ def test_kubernetes_accepts_every_preset(name: str, tools: OperatorTools, tmp_pa
     path = tmp_path / "manifests.yaml"
     path.write_text(yaml.safe_dump_all(manifests))
     check_against_api(tools, path)
-
-
-def check_against_api(tools: OperatorTools, path: Path) -> None:
-    versions = [part for version in KUBERNETES_VERSIONS for part in ("-k", version)]
-    program = "import sys; from kubernetes_validate.__main__ import main; sys.exit(main())"
-    paths = {"PYTHONPATH": str(tools.folder / "python")}
-    run_and_show([sys.executable, "-c", program, "--strict", *versions, path], env=paths)
 
 
 def test_the_api_check_finds_mistakes(tools: OperatorTools, tmp_path: Path) -> None:
@@ -113,7 +108,18 @@ def test_schema_refuses(setting: str, message: str, tools: OperatorTools) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["engine.gpus=2", "engine.ep=4"], "engine.ep (4) must divide the number of ranks, engine.gpus (2)"),
+        (["engine.gpus=2", "engine.ep=4"], "engine.ep (4) must divide the number of ranks"),
+        (["engine.nodes=3"], "engine.gpus times engine.nodes is 6"),
+        (["engine.nodes=2", "engine.gpus=0", "engine.ep=1"], "an engine on CPUs runs on one machine"),
+        (
+            ["engine.nodes=2", "model.source=hostPath", "model.path=x", "model.hostPath.path=/m"],
+            "set gateway.affinity",
+        ),
+        (["gateway.autoscaling.keda.enabled=true"], "set gateway.autoscaling.enabled too"),
+        (
+            ["gateway.autoscaling.enabled=true", "gateway.autoscaling.keda.enabled=true"],
+            "keda: set prometheusUrl",
+        ),
         (["auth.existingSecret=mine"], "set exactly one of auth.existingSecret"),
         (["model.source=pvc", "model.path=x"], "set model.pvc.claimName"),
         (["model.source=pvc", "model.pvc.claimName=x"], "model.path"),
@@ -161,26 +167,18 @@ def test_selectors_find_pods_and_nothing_else(name: str, tools: OperatorTools) -
         if m["kind"] in {"Deployment", "StatefulSet"}
     }
     services = {m["metadata"]["name"]: m["spec"]["selector"] for m in of_kind(manifests, "Service")}
-    policies = {
-        m["metadata"]["name"]: m["spec"]["podSelector"]["matchLabels"]
-        for m in of_kind(manifests, "NetworkPolicy")
-    }
+    policies = {m["metadata"]["name"]: m["spec"]["podSelector"] for m in of_kind(manifests, "NetworkPolicy")}
     budgets = {
-        m["metadata"]["name"]: m["spec"]["selector"]["matchLabels"]
-        for m in of_kind(manifests, "PodDisruptionBudget")
+        m["metadata"]["name"]: m["spec"]["selector"] for m in of_kind(manifests, "PodDisruptionBudget")
     }
     gateways = {pod for pod in labels if "-gateway-" in pod}
-    assert selected(services["serval"], labels) == gateways
-    assert selected(services["serval-engine"], labels) == {"serval-engine"}
+    assert selected({"matchLabels": services["serval"]}, labels) == gateways
+    assert selected({"matchLabels": services["serval-engine"]}, labels) == {"serval-engine"}
     assert selected(policies["serval-gateway"], labels) == gateways
     assert selected(policies["serval-engine"], labels) == {"serval-engine"}
     assert {name: selected(selector, labels) for name, selector in budgets.items()} == {
         n: {n} for n in labels
     }
-
-
-def selected(selector: dict[str, str], labels: dict[str, dict[str, str]]) -> set[str]:
-    return {name for name, own in labels.items() if selector.items() <= own.items()}
 
 
 @pytest.mark.parametrize("name", PRESETS)

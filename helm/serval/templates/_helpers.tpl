@@ -8,6 +8,14 @@ app.kubernetes.io/name: serval
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- /* Selects every pod of the engines: those that answer, and further machines'. */}}
+{{- define "serval.enginePods" -}}
+matchLabels:
+  {{- include "serval.selector" . | nindent 2 }}
+matchExpressions:
+  - {key: app.kubernetes.io/component, operator: In, values: [engine, engine-worker]}
+{{- end }}
+
 {{- define "serval.labels" -}}
 {{ include "serval.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -33,6 +41,11 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "serval.containerSecurity" -}}
 allowPrivilegeEscalation: false
 capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* The tensor-parallel size: the ranks of all machines. */}}
+{{- define "serval.ranks" -}}
+{{- mul (max 1 (int .Values.engine.gpus)) (int .Values.engine.nodes) }}
 {{- end }}
 
 {{- define "serval.modelFolder" -}}
@@ -72,9 +85,29 @@ capabilities: {drop: [ALL]}
 {{- if ne (int $ways) 1 }}
 {{- fail "API keys: set exactly one of auth.existingSecret, auth.externalSecret.enabled and auth.keys" }}
 {{- end }}
-{{- $ranks := max 1 (int .Values.engine.gpus) }}
+{{- $ranks := int (include "serval.ranks" .) }}
 {{- if ne 0 (mod $ranks (int .Values.engine.ep)) }}
-{{- fail (printf "engine.ep (%d) must divide the number of ranks, engine.gpus (%d)" (int .Values.engine.ep) $ranks) }}
+{{- fail (printf "engine.ep (%d) must divide the number of ranks, engine.gpus times engine.nodes (%d)" (int .Values.engine.ep) $ranks) }}
+{{- end }}
+{{- if not (has $ranks (list 1 2 4 8 16)) }}
+{{- fail (printf "engine.gpus times engine.nodes is %d; the model splits over 1, 2, 4, 8 or 16 ranks" $ranks) }}
+{{- end }}
+{{- if and (gt (int .Values.engine.nodes) 1) (eq 0 (int .Values.engine.gpus)) }}
+{{- fail "engine.nodes: an engine on CPUs runs on one machine; set it to 1, or engine.gpus" }}
+{{- end }}
+{{- if and (gt (int .Values.engine.nodes) 1) (eq .Values.model.source "hostPath") (not .Values.gateway.affinity) }}
+{{- fail "model.source is hostPath and engine.nodes above 1: gateways need a machine that has the folder; set gateway.affinity" }}
+{{- end }}
+{{- with .Values.gateway.autoscaling }}
+{{- if and .keda.enabled (not .enabled) }}
+{{- fail "gateway.autoscaling.keda: set gateway.autoscaling.enabled too" }}
+{{- end }}
+{{- if and .keda.enabled (not .keda.prometheusUrl) }}
+{{- fail "gateway.autoscaling.keda: set prometheusUrl" }}
+{{- end }}
+{{- if and .keda.enabled (eq 0 (int .targetInFlight)) }}
+{{- fail "gateway.autoscaling.keda: set gateway.autoscaling.targetInFlight, the requests in flight a pod shall have" }}
+{{- end }}
 {{- end }}
 {{- if and .Values.model.download.enabled (ne .Values.model.source "pvc") }}
 {{- fail (printf "model.download needs a volume it can write: set model.source to pvc, not %s" .Values.model.source) }}

@@ -51,9 +51,26 @@ def pod_specs(manifests: list[Manifest]) -> dict[str, Manifest]:
             specs[manifest["metadata"]["name"]] = manifest["spec"]
         elif manifest["kind"] in {"Deployment", "StatefulSet", "Job"}:
             specs[manifest["metadata"]["name"]] = manifest["spec"]["template"]["spec"]
+        elif manifest["kind"] == "LeaderWorkerSet":
+            parts = manifest["spec"]["leaderWorkerTemplate"]
+            specs[manifest["metadata"]["name"]] = parts["leaderTemplate"]["spec"]
+            specs[f"{manifest['metadata']['name']}-worker"] = parts["workerTemplate"]["spec"]
     return specs
 
 
 def environment(pod: Manifest) -> dict[str, str]:
     """Variables of a pod's first container that have plain values."""
     return {entry["name"]: entry.get("value", "") for entry in pod["containers"][0].get("env", [])}
+
+
+def selected(selector: Manifest, labels: dict[str, dict[str, str]]) -> set[str]:
+    """Names of those whose labels a selector matches."""
+    return {name for name, own in labels.items() if _matches(selector, own)}
+
+
+def _matches(selector: Manifest, labels: dict[str, str]) -> bool:
+    expressions = selector.get("matchExpressions", [])
+    assert all(expression["operator"] == "In" for expression in expressions)
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(expression["key"]) in expression["values"] for expression in expressions
+    )

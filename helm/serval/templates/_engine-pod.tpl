@@ -1,0 +1,171 @@
+{{- /* The pod of an engine: of all of it, or of one machine of it. Takes root, and leader: whether it answers requests. */}}
+{{- define "serval.enginePod" -}}
+{{- $leader := .leader -}}
+{{- with .root -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+# SIGTERM makes the engine not ready, so its gateways leave the Service; it ends when its last request has.
+terminationGracePeriodSeconds: {{ add .Values.engine.drainSeconds 30 }}
+securityContext:
+  {{- include "serval.podSecurity" . | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.engine.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.engine.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.engine.nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.engine.tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.engine.affinity }}
+affinity: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- if or .Values.model.download.enabled .Values.model.verify.enabled }}
+initContainers:
+  {{- if .Values.model.download.enabled }}
+  - name: download
+    image: {{ include "serval.image" (dict "root" . "which" "engine") }}
+    imagePullPolicy: {{ .Values.image.engine.pullPolicy }}
+    # Files that are complete are not fetched again; engines that start together wait for one another.
+    command: [flock, /models/.download.lock, python, -m, huggingface_hub.cli.hf, download]
+    args:
+      - {{ .Values.model.download.repository }}
+      - --revision={{ .Values.model.download.revision }}
+      - --local-dir={{ include "serval.modelFolder" . }}
+    env:
+      - {name: HOME, value: /var/cache/serval}
+      {{- with .Values.model.download.tokenSecret }}
+      - {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}}
+      {{- end }}
+    resources: {requests: {cpu: "1", memory: 2Gi}, limits: {memory: 8Gi}}
+    securityContext:
+      {{- include "serval.containerSecurity" . | nindent 6 }}
+      readOnlyRootFilesystem: true
+    volumeMounts:
+      - {name: model, mountPath: /models}
+      - {name: cache, mountPath: /var/cache/serval}
+      - {name: tmp, mountPath: /tmp}
+  {{- end }}
+  {{- if .Values.model.verify.enabled }}
+  - name: verify
+    image: {{ include "serval.image" (dict "root" . "which" "engine") }}
+    imagePullPolicy: {{ .Values.image.engine.pullPolicy }}
+    args:
+      - checkpoint
+      - verify-hash
+      {{- if .Values.model.verify.allowRemoteCode }}
+      - --allow=remote-code
+      {{- end }}
+      - --manifest=/etc/serval/manifest/SHA256SUMS
+      - {{ include "serval.modelFolder" . }}
+    resources: {requests: {cpu: "2", memory: 1Gi}, limits: {memory: 4Gi}}
+    securityContext:
+      {{- include "serval.containerSecurity" . | nindent 6 }}
+      readOnlyRootFilesystem: true
+    volumeMounts:
+      - {name: manifest, mountPath: /etc/serval/manifest, readOnly: true}
+      - {name: tmp, mountPath: /tmp}
+      {{- include "serval.modelMount" . | nindent 6 }}
+  {{- end }}
+{{- end }}
+containers:
+  - name: engine
+    image: {{ include "serval.image" (dict "root" . "which" "engine") }}
+    imagePullPolicy: {{ .Values.image.engine.pullPolicy }}
+    args:
+      - engine
+      - --model={{ include "serval.modelFolder" . }}
+      - --served-model-name={{ .Values.model.servedName }}
+      - --host=0.0.0.0
+      - --port=30000
+      - --device={{ if .Values.engine.gpus }}cuda{{ else }}cpu{{ end }}
+      - --tp={{ include "serval.ranks" . }}
+      - --ep={{ .Values.engine.ep }}
+      - --
+      {{- if gt (int .Values.engine.nodes) 1 }}
+      # The variables are LeaderWorkerSet's; the first machine is the one that answers.
+      - --nnodes=$(LWS_GROUP_SIZE)
+      - --node-rank=$(LWS_WORKER_INDEX)
+      - --dist-init-addr=$(LWS_LEADER_ADDRESS):20000
+      {{- end }}
+      {{- with .Values.engine.contextLength }}
+      - --context-length={{ int . }}
+      {{- end }}
+      {{- with .Values.engine.chunkedPrefillSize }}
+      - --chunked-prefill-size={{ int . }}
+      {{- end }}
+      {{- range .Values.engine.flags }}
+      - {{ . | quote }}
+      {{- end }}
+    env:
+      # Where compiled kernels go; the root may be read-only.
+      - {name: HOME, value: /var/cache/serval}
+      {{- with .Values.engine.env }}{{ toYaml . | nindent 6 }}{{ end }}
+    ports:
+      - {name: http, containerPort: 30000}
+    {{- if $leader }}
+    # /ready generates nothing, /health generates a token and takes a second at least: too slow for a probe.
+    startupProbe:
+      httpGet: {path: /ready, port: http}
+      periodSeconds: 10
+      timeoutSeconds: 5
+      failureThreshold: {{ max 1 (div .Values.engine.startupSeconds 10) }}
+    readinessProbe:
+      httpGet: {path: /ready, port: http}
+      periodSeconds: 5
+      timeoutSeconds: 5
+      failureThreshold: 2
+    livenessProbe:
+      # That HTTP answers at all. A hanging batch is ended by SGLang's own watchdog, however long the queue is.
+      httpGet: {path: /model_info, port: http}
+      periodSeconds: 30
+      timeoutSeconds: 10
+      failureThreshold: 4
+    {{- else }}
+    # The further machines' ranks end with the first one's; SGLang answers there once they are up, and with 200 only.
+    startupProbe:
+      httpGet: {path: /health, port: http}
+      periodSeconds: 10
+      timeoutSeconds: 5
+      failureThreshold: {{ max 1 (div .Values.engine.startupSeconds 10) }}
+    readinessProbe:
+      httpGet: {path: /health, port: http}
+      periodSeconds: 10
+      timeoutSeconds: 5
+    {{- end }}
+    resources:
+      requests: {{ toYaml .Values.engine.resources.requests | nindent 8 }}
+      limits:
+        {{- toYaml .Values.engine.resources.limits | nindent 8 }}
+        {{- if .Values.engine.gpus }}
+        {{ .Values.engine.gpuResource }}: {{ .Values.engine.gpus }}
+        {{- end }}
+    securityContext:
+      {{- include "serval.containerSecurity" . | nindent 6 }}
+      readOnlyRootFilesystem: {{ .Values.engine.readOnlyRootFilesystem }}
+    volumeMounts:
+      - {name: shm, mountPath: /dev/shm}
+      - {name: cache, mountPath: /var/cache/serval}
+      - {name: tmp, mountPath: /tmp}
+      {{- include "serval.modelMount" . | nindent 6 }}
+volumes:
+  # Ranks exchange data here; the default of 64 MB is too small for more than one. Counts as memory.
+  - name: shm
+    emptyDir: {medium: Memory, sizeLimit: {{ .Values.engine.sharedMemory }}}
+  - name: cache
+    emptyDir: {sizeLimit: {{ .Values.engine.cacheSize }}}
+  - name: tmp
+    emptyDir: {sizeLimit: 8Gi}
+  {{- if .Values.model.verify.enabled }}
+  - name: manifest
+    configMap: {name: {{ required "model.verify.enabled: set model.verify.manifestConfigMap" .Values.model.verify.manifestConfigMap }}}
+  {{- end }}
+  {{- include "serval.modelVolume" . | nindent 2 }}
+{{- end }}
+{{- end }}
