@@ -42,6 +42,7 @@ from serval.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from serval.auth.directory import KeyDirectory
+    from serval.auth.tokens import TokenVerifier
 
 
 class _Application(FastAPI):
@@ -76,8 +77,11 @@ def create_apps(
     chat: ChatRenderer,
     model: ServedModel,
     directory: "KeyDirectory | None",
+    tokens: "TokenVerifier | None" = None,
 ) -> Applications:
-    """The ASGI applications in front of `engine`; `directory` holds the database's keys.
+    """The ASGI applications in front of `engine`.
+
+    `directory` holds the database's keys, `tokens` checks those of an identity provider.
 
     Raises `SettingsError` if the API keys cannot be read.
     """
@@ -92,9 +96,11 @@ def create_apps(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watch = None if directory is None else asyncio.create_task(directory.watch())
+        watches = [] if directory is None else [asyncio.create_task(directory.watch())]
+        if tokens is not None:
+            watches.append(asyncio.create_task(tokens.keys.watch()))
         yield
-        if watch is not None:
+        for watch in watches:
             watch.cancel()
         context.render_executor.shutdown(wait=False, cancel_futures=True)
 
@@ -124,7 +130,7 @@ def create_apps(
             Route(METRICS, MetricsPage(context), methods=["GET"]),
         ]
     )
-    authenticator = inference_authenticator(settings, directory)
+    authenticator = inference_authenticator(settings, directory, tokens)
     # Around everything: each layer in between would cost every request a call, and every streamed frame too.
     api = RequestEdge(
         app, hot=hot, authenticator=authenticator, needed_scope=INFERENCE, metrics=context.metrics

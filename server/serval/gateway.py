@@ -17,7 +17,7 @@ import uvloop
 from serval.admin_server import serving_admin
 from serval.api.context import ServedModel
 from serval.app import Applications, create_apps
-from serval.auth.opening import open_directory
+from serval.auth.opening import open_directory, open_tokens
 from serval.chat import load_chat
 from serval.engine.client import connect_engine
 from serval.engine.protocol import Engine, EngineInfo
@@ -29,6 +29,7 @@ from serval.startup import Progress, check_keys, print_progress, stopped_by_sign
 
 if TYPE_CHECKING:
     from serval.auth.directory import KeyDirectory
+    from serval.auth.tokens import TokenVerifier
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,12 @@ async def serve_on(
     """Serve on a bound socket until `stop` is set. Raises a `ServalError` if it cannot start."""
     progress = announcements.progress
     directory = open_directory(settings)
+    tokens = open_tokens(settings)
     async with connect_engine(settings) as engine:
         info = await wait_for_engine(engine, settings, stop=stop, progress=progress)
         if info is None:
             return
-        apps = build_apps(settings, engine=engine, info=info, directory=directory)
+        apps = build_apps(settings, engine=engine, info=info, directory=directory, tokens=tokens)
         server = HttpServer(
             server_config(apps.api, settings, refused=apps.metrics.request_refused),
             on_listening=lambda: announcements.serving(apps.model.name),
@@ -97,7 +99,12 @@ async def serve_on(
 
 
 def build_apps(
-    settings: Settings, *, engine: Engine, info: EngineInfo, directory: "KeyDirectory | None"
+    settings: Settings,
+    *,
+    engine: Engine,
+    info: EngineInfo,
+    directory: "KeyDirectory | None",
+    tokens: "TokenVerifier | None" = None,
 ) -> Applications:
     """The applications for the engine described by `info`. Raises `ModelFilesError` or `SettingsError`."""
     folder = settings.model or Path(info.model_path)
@@ -115,7 +122,7 @@ def build_apps(
         context_length=info.context_length,
         max_prompt_tokens=info.max_prompt_tokens,
     )
-    return create_apps(settings, engine=engine, chat=chat, model=model, directory=directory)
+    return create_apps(settings, engine=engine, chat=chat, model=model, directory=directory, tokens=tokens)
 
 
 async def _stop_server(server: HttpServer, stop: asyncio.Event) -> None:

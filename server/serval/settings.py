@@ -55,6 +55,41 @@ class Settings(BaseSettings):
     key_max_stale_s: float = Field(
         default=30.0, gt=0, description="How long keys are accepted while the key database is away."
     )
+    operator_grammars: bool = Field(
+        default=False,
+        description="Whether the operator's own keys may send `regex` and `ebnf` (the scope grammar).",
+    )
+
+    oidc_issuer: str | None = Field(
+        default=None, description="Issuer (`iss`) whose tokens are accepted beside API keys. None: none are."
+    )
+    oidc_audience: str | None = Field(default=None, description="Audience (`aud`) that tokens must be for.")
+    oidc_jwks: str | None = Field(
+        default=None, description="The issuer's public keys: the https URL of its JWKS, or a file."
+    )
+    oidc_algorithms: str = Field(
+        default="RS256 PS256 ES256 EdDSA", description="Accepted signatures. Never HS* or none."
+    )
+    oidc_leeway_s: float = Field(
+        default=30.0, ge=0, le=600, description="How far the issuer's clock may be off (`exp`, `nbf`)."
+    )
+    oidc_refresh_s: float = Field(default=300.0, gt=0, description="How often the JWKS is read anew.")
+    oidc_max_stale_s: float = Field(
+        default=3600.0, gt=0, description="How long tokens are accepted while the JWKS cannot be read."
+    )
+    oidc_caller_claim: str = Field(
+        default="sub", description="Claim that names the caller, in logs and limits as oidc:NAME."
+    )
+    oidc_scope_claim: str = Field(
+        default="scope", description="Claim with the scopes: words in one string, or a list."
+    )
+    oidc_scope_prefix: str = Field(
+        default="", description="What our scopes begin with in that claim, such as serval: ."
+    )
+    oidc_models_claim: str | None = Field(
+        default=None, description="Claim that lists the models a token is for. None: tokens are for all."
+    )
+
     admin_key: SecretStr | None = Field(
         default=None, description="A key for the admin API beside the database's keys with scope admin."
     )

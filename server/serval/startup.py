@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from serval.auth.keys import configured_keys
+from serval.auth.opening import open_tokens
 from serval.engine.protocol import Engine, EngineInfo
 from serval.errors import EngineUnavailableError
 from serval.settings import Settings
@@ -34,7 +35,8 @@ def stopped_by_signal() -> asyncio.Event:
 
 def check_keys(settings: Settings, *, progress: Progress) -> None:
     """Raise `SettingsError` for mistakes in the settings of keys, before the engine takes minutes to load."""
-    if not configured_keys(settings).required and settings.key_database is None:
+    tokens = open_tokens(settings)
+    if not configured_keys(settings).required and settings.key_database is None and tokens is None:
         progress("no API key is set (SERVAL_API_KEY): everyone who can connect may use the model")
 
 

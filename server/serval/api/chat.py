@@ -17,7 +17,7 @@ from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import identity_of, read_json_body, record_of, send_json, while_connected
 from serval.api.models import check_model
-from serval.api.sampling import sampling_params
+from serval.api.sampling import own_grammar, sampling_params
 from serval.engine.protocol import GenerateRequest
 from serval.errors import InvalidRequestError
 from serval.telemetry.record import RequestRecord
@@ -36,6 +36,8 @@ class _Prompt:
     input_ids: list[int]
     tools: Sequence[Mapping[str, Any]]
     grammar: str | None
+    # The answer is either calls or one text that may quote a call.
+    one_kind: bool
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class ChatCompletions:
         check_model(request.model, context.model, identity_of(scope))
         record.model = context.model.name
         record.stream = bool(request.stream)
-        prompt = await self._prompt(request, size=len(body))
+        grammar = own_grammar(request, identity_of(scope))
+        prompt = await self._prompt(request, grammar, size=len(body))
         check_context(
             len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
         )
@@ -83,13 +86,19 @@ class ChatCompletions:
         else:
             await send_json(send, await while_connected(scope, self._whole(job, record)))
 
-    async def _prompt(self, request: ChatRequest, *, size: int) -> _Prompt:
+    async def _prompt(self, request: ChatRequest, grammar: str | None, *, size: int) -> _Prompt:
         context = self._context
         tools = declared_tools(request)
 
         def prompt() -> _Prompt:
             rendered = context.chat.render(msgspec.to_builtins(request.messages), tools=tools)
-            return _Prompt(rendered.input_ids, tools, grammar_of(request, tools))
+            wants_json = request.response_format is not None and request.response_format.type != "text"
+            return _Prompt(
+                rendered.input_ids,
+                tools,
+                grammar or grammar_of(request, tools),
+                one_kind=grammar is not None or wants_json,
+            )
 
         if size <= context.settings.inline_render_bytes:
             return prompt()
@@ -121,7 +130,7 @@ class ChatCompletions:
                     choice,
                     prompt.tools,
                     parallel_tool_calls=request.parallel_tool_calls is not False,
-                    json_text=request.response_format is not None and request.response_format.type != "text",
+                    json_text=prompt.one_kind,
                     logprobs=bool(request.logprobs),
                 )
                 for choice in choices
@@ -143,6 +152,7 @@ class ChatCompletions:
             model=self._context.model.name,
             choices=[as_object(assembler.answer()) for assembler in job.assemblers],
             usage=job.generation.usage(),
+            name_tier=job.request.service_tier is not None,
         )
 
     async def _events(self, job: _Job, record: RequestRecord) -> AsyncGenerator[bytes, None]:
@@ -150,7 +160,11 @@ class ChatCompletions:
         include_usage = options is not None and bool(options.include_usage)
         make_encoder = LegacyChunkEncoder if is_legacy(job.request) else ChunkEncoder
         encoder = make_encoder(
-            job.id, created=job.created, model=self._context.model.name, include_usage=include_usage
+            job.id,
+            created=job.created,
+            model=self._context.model.name,
+            include_usage=include_usage,
+            name_tier=job.request.service_tier is not None,
         )
         streams = [
             ChoiceStream(assembler, encoder, logprobs=bool(job.request.logprobs))

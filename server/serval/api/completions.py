@@ -15,7 +15,7 @@ from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import identity_of, read_json_body, record_of, send_json, while_connected
 from serval.api.models import check_model
-from serval.api.sampling import sampling_params
+from serval.api.sampling import own_grammar, sampling_params
 from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.engine.protocol import EngineFinish, GenerateRequest, GenerationDelta, TokenLogprob
 from serval.errors import InvalidRequestError
@@ -96,7 +96,8 @@ class Completions:
         check_model(request.model, context.model, identity_of(scope))
         record.model = context.model.name
         record.stream = bool(request.stream)
-        job = self._job(request, await self._encode(request, size=len(body)))
+        grammar = own_grammar(request, identity_of(scope))
+        job = self._job(request, await self._encode(request, size=len(body)), grammar)
         if request.stream:
             stream = EventStream(
                 send,
@@ -118,7 +119,7 @@ class Completions:
             return encoded()
         return await asyncio.get_running_loop().run_in_executor(self._context.render_executor, encoded)
 
-    def _job(self, request: CompletionRequest, prompts: Sequence[list[int]]) -> _Job:
+    def _job(self, request: CompletionRequest, prompts: Sequence[list[int]], grammar: str | None) -> _Job:
         context = self._context
         limit = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         requests: list[GenerateRequest] = []
@@ -132,8 +133,8 @@ class Completions:
                     max_new_tokens=limit,
                     defaults=context.chat.sampling_defaults,
                     choice=choice,
-                    keep_special_tokens=False,
-                    grammar=None,
+                    keep_special_tokens=grammar is not None,
+                    grammar=grammar,
                 )
                 request_id = f"cmpl-{secrets.token_hex(16)}"
                 requests.append(GenerateRequest(request_id, prompt, sampling, top_logprobs=request.logprobs))

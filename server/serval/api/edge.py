@@ -80,7 +80,7 @@ class RequestEdge:
         self._metrics.request_started()
         try:
             if record.route not in PUBLIC:
-                identity = self._authenticator.identify(header(scope, b"authorization"))
+                identity = await self._authenticator.identify(header(scope, b"authorization"))
                 record.key_id = identity.key_id
                 identity.require_scope(self._needed_scope)
                 attach_identity(scope, identity)

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from serval.auth.identity import GRAMMAR, Identity
+from serval.errors import InvalidRequestError
+from serval.tools.free_grammar import ebnf_grammar, regex_grammar
+from serval.tools.schema_error import SchemaError
 from serval.wire.sampling_rules import SamplingFields
 
 # For answers that are sent whole: tokens between two events of the engine.
@@ -18,6 +22,20 @@ _SAME_NAME = (
     "frequency_penalty",
     "logit_bias",
 )
+
+
+def own_grammar(request: SamplingFields, identity: Identity) -> str | None:
+    """The structural tag of `regex` or `ebnf`, as JSON text; None if neither was sent.
+
+    Raises `PermissionDeniedError` if the caller may not, or `InvalidRequestError` if it cannot be enforced.
+    """
+    if request.regex is None and request.ebnf is None:
+        return None
+    identity.require_scope(GRAMMAR)
+    try:
+        return ebnf_grammar(request.ebnf or "") if request.regex is None else regex_grammar(request.regex)
+    except SchemaError as error:
+        raise InvalidRequestError(f"Invalid grammar in {error}", param=error.path) from error
 
 
 def sampling_params(

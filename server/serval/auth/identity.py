@@ -6,13 +6,19 @@ from typing import Final
 from serval.errors import ModelNotAllowedError, PermissionDeniedError
 
 INFERENCE: Final = "inference"
+# May hold the model to grammars of its own (`regex`, `ebnf`), beyond JSON schemas.
+GRAMMAR: Final = "grammar"
 ADMIN: Final = "admin"
-SCOPES: Final = (INFERENCE, ADMIN)
+SCOPES: Final = (INFERENCE, GRAMMAR, ADMIN)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A caller whose key was accepted. `key_id` is the key's public part, None for the operator's own key."""
+    """A caller whose key or token was accepted.
+
+    `key_id` is the key's public part, or `oidc:` and the caller that a token names; None for the operator's
+    own key.
+    """
 
     scopes: frozenset[str]
     key_id: str | None = None

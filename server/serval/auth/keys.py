@@ -48,6 +48,11 @@ def bearer_key(authorization: str | None) -> str:
     return key.strip()
 
 
+def looks_like_token(bearer: str) -> bool:
+    """Whether this has the form of a JWT: our API keys have not."""
+    return bearer.startswith("eyJ") and bearer.count(".") == 2
+
+
 def new_key() -> str:
     """A new API key: `sk-serval-<public id>-<secret>`, 160 random bits in the secret."""
     return f"sk-serval-{secrets.token_hex(4)}-{secrets.token_hex(20)}"
@@ -57,7 +62,7 @@ def ensure_key(settings: Settings) -> tuple[Settings, str | None]:
     """The settings with an API key in any case; the second is the key if one had to be made."""
     if settings.api_key is not None or settings.api_key_file is not None:
         return settings, None
-    if settings.key_database is not None:
+    if settings.key_database is not None or settings.oidc_issuer is not None:
         return settings, None
     key = new_key()
     return settings.model_copy(update={"api_key": SecretStr(key)}), key

@@ -3,7 +3,7 @@
 Explicit null is the same as absent. `serval.wire.chat_decode` reads it.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -85,6 +85,8 @@ class StreamOptions(Struct):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
+    # Accepted: padding against observers of lengths may be left out, and is.
+    include_obfuscation: bool | None = None
 
 
 class JsonSchemaFormat(Struct, rename={"schema_": "schema"}, omit_defaults=True):
@@ -104,7 +106,10 @@ class ResponseFormat(Struct, omit_defaults=True):
 
 
 class ChatRequest(Struct):
-    """The fields that are read. Ranges are OpenAI's; `top_k`, `min_p`, `repetition_penalty` are SGLang's."""
+    """The fields that are read.
+
+    Names and ranges are OpenAI's; `top_k`, `min_p`, `repetition_penalty`, `regex` and `ebnf` are SGLang's.
+    """
 
     model: str
     messages: list[Message]
@@ -129,6 +134,9 @@ class ChatRequest(Struct):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
+    # Grammars for the whole answer, for callers that are allowed them.
+    regex: Annotated[str, Meta(min_length=1)] | None = None
+    ebnf: Annotated[str, Meta(min_length=1)] | None = None
     functions: Annotated[list[FunctionDeclaration], Meta(max_length=MAX_TOOLS)] | None = None
     function_call: str | NamedFunction | None = None
     modalities: list[str] | None = None
@@ -139,7 +147,8 @@ class ChatRequest(Struct):
     prompt_cache_retention: str | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
-    service_tier: str | None = None
+    # There is one tier, which the answer names.
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     store: bool | None = None
     metadata: (
         Annotated[
@@ -270,6 +279,21 @@ def _check_options(request: ChatRequest, max_choices: int) -> None:
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
     check_sampling(request, max_choices=max_choices)
+    _check_grammar(request)
+
+
+def _check_grammar(request: ChatRequest) -> None:
+    name = "regex" if request.regex is not None else "ebnf"
+    if request.regex is None and request.ebnf is None:
+        return
+    if request.tools and request.tool_choice != "none":
+        raise InvalidRequestError(
+            f"{name} is for the whole answer and leaves no room for tool calls; send it without tools, or"
+            " with tool_choice 'none'.",
+            param=name,
+        )
+    if request.response_format is not None and request.response_format.type != "text":
+        raise InvalidRequestError(f"Send {name} or response_format, not both.", param=name)
 
 
 def _check_unsupported(request: ChatRequest) -> None:

@@ -9,6 +9,8 @@ import msgspec
 from serval.errors import ApiError, error_object
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+# The tier that serves everyone.
+SERVICE_TIER = "default"
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
@@ -59,20 +61,25 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def completion_body(
-    completion_id: str, *, created: int, model: str, choices: Sequence[Mapping[str, Any]], usage: Usage
+    completion_id: str,
+    *,
+    created: int,
+    model: str,
+    choices: Sequence[Mapping[str, Any]],
+    usage: Usage,
+    name_tier: bool = False,
 ) -> bytes:
     """The `chat.completion` object; `choices` as `choice_object` makes them."""
-    return _encode(
-        {
-            "id": completion_id,
-            "object": "chat.completion",
-            "created": created,
-            "model": model,
-            "choices": choices,
-            "usage": usage_object(usage),
-            "system_fingerprint": None,
-        }
-    )
+    body = {
+        "id": completion_id,
+        "object": "chat.completion",
+        "created": created,
+        "model": model,
+        "choices": choices,
+        "usage": usage_object(usage),
+        "system_fingerprint": None,
+    }
+    return _encode(body | {"service_tier": SERVICE_TIER} if name_tier else body)
 
 
 def choice_object(choice: AnsweredChoice) -> dict[str, Any]:
@@ -105,8 +112,12 @@ def _logprobs_object(logprobs: Sequence[Mapping[str, Any]] | None) -> dict[str, 
 class ChunkEncoder:
     """Server-sent events of one streamed answer. Every method returns one whole event."""
 
-    def __init__(self, completion_id: str, *, created: int, model: str, include_usage: bool) -> None:
+    def __init__(
+        self, completion_id: str, *, created: int, model: str, include_usage: bool, name_tier: bool = False
+    ) -> None:
         head = {"id": completion_id, "object": "chat.completion.chunk", "created": created, "model": model}
+        if name_tier:
+            head["service_tier"] = SERVICE_TIER
         # What all chunks share is encoded once: a stream has one chunk for nearly every token.
         self._head = b"data: " + _encode(head)[:-1] + b',"system_fingerprint":null,"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"

@@ -18,7 +18,10 @@ Prompt = str | list[int]
 
 
 class CompletionRequest(Struct):
-    """The fields that are read. Ranges are OpenAI's; `top_k`, `min_p`, `repetition_penalty` are SGLang's."""
+    """The fields that are read.
+
+    Names and ranges are OpenAI's; `top_k`, `min_p`, `repetition_penalty`, `regex` and `ebnf` are SGLang's.
+    """
 
     model: str
     # A text, texts, token ids, or lists of token ids; `prompts_of` tells which.
@@ -41,6 +44,9 @@ class CompletionRequest(Struct):
     stop: str | list[str] | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    # Grammars for the whole text, for callers that are allowed them.
+    regex: Annotated[str, Meta(min_length=1)] | None = None
+    ebnf: Annotated[str, Meta(min_length=1)] | None = None
     # Accepted, without effect on the answer.
     user: str | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None

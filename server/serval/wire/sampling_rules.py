@@ -35,6 +35,10 @@ class SamplingFields(Protocol):
     @property
     def stop(self) -> str | list[str] | None: ...
     @property
+    def regex(self) -> str | None: ...
+    @property
+    def ebnf(self) -> str | None: ...
+    @property
     def n(self) -> int | None: ...
     @property
     def stream(self) -> bool | None: ...
@@ -46,6 +50,8 @@ def check_sampling(request: SamplingFields, *, max_choices: int) -> None:
         raise InvalidRequestError(
             f"n is {request.n}; this server answers with at most {max_choices} choices.", param="n"
         )
+    if request.regex is not None and request.ebnf is not None:
+        raise InvalidRequestError("Send regex or ebnf, not both.", param="ebnf")
     _check_stop(request.stop)
     _check_logit_bias(request.logit_bias)
 

@@ -1,6 +1,7 @@
 """Chat completions through the real openai client, whole and streamed."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -65,12 +66,24 @@ async def test_whole_answer(gateway: RunningGateway) -> None:
 
 
 async def test_whole_answer_has_the_keys_the_specification_requires(gateway: RunningGateway) -> None:
+    before = int(time.time())
     response = await gateway.post({"model": MODEL, "messages": HI})
     body = await response.json()
-    assert body["choices"][0]["logprobs"] is None
-    assert body["choices"][0]["message"]["refusal"] is None
-    assert "tool_calls" not in body["choices"][0]["message"]
+    # These and no others: nothing of the engine's own fields.
+    assert set(body) == {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
+    assert isinstance(body["created"], int)
+    assert before <= body["created"] <= time.time()
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello world", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
     assert response.headers["x-request-id"].startswith("req_")
+    again = await (await gateway.post({"model": MODEL, "messages": HI})).json()
+    assert again["id"] != body["id"]
 
 
 async def test_streamed_answer(gateway: RunningGateway) -> None:
@@ -96,6 +109,51 @@ async def test_streamed_usage_comes_once_after_the_choices_if_asked_for(gateway:
     assert all(c["usage"] is None for c in chunks)
 
 
+@pytest.mark.parametrize("tools", [[], WEATHER], ids=["without tools", "with tools"])
+async def test_reasoning_comes_before_the_content_and_never_beside_it(
+    gateway: RunningGateway, tools: list[Any]
+) -> None:
+    text = "<longcat_think>\nThey greet me.\n</longcat_think>\nHello there"
+    gateway.engine.will_say(*pieces(text))
+    whole = await (await gateway.post({"model": MODEL, "messages": HI, "tools": tools})).json()
+    message = whole["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("They greet me.", "Hello there")
+    gateway.engine.will_say(*pieces(text))
+    chunks = await stream_lines(gateway, {"tools": tools})
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks[1:-2]]
+    kinds = [set(delta) for delta in deltas]
+    thought = kinds.count({"reasoning_content"})
+    assert kinds == [{"reasoning_content"}] * thought + [{"content"}] * (len(kinds) - thought)
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "They greet me."
+    assert "".join(delta.get("content", "") for delta in deltas) == "Hello there"
+
+
+async def test_the_service_tier_is_named_to_those_who_ask_for_one(gateway: RunningGateway) -> None:
+    asked = {"model": MODEL, "messages": HI, "service_tier": "auto"}
+    assert (await (await gateway.post(asked)).json())["service_tier"] == "default"
+    chunks = await stream_lines(gateway, {"service_tier": "priority"})
+    assert {chunk["service_tier"] for chunk in chunks[:-1]} == {"default"}
+    assert all("service_tier" not in chunk for chunk in (await stream_lines(gateway, {}))[:-1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("top_k", 7),
+        ("min_p", 0.25),
+        ("repetition_penalty", 1.5),
+        ("presence_penalty", -1.5),
+        ("frequency_penalty", 2),
+        ("logit_bias", {"5": 100}),
+    ],
+)
+async def test_sampling_fields_that_the_engine_calls_the_same(
+    gateway: RunningGateway, field: str, value: Any
+) -> None:
+    await gateway.post({"model": MODEL, "messages": HI, field: value})
+    assert gateway.engine.requests[0]["sampling_params"][field] == value
+
+
 async def test_stream_headers_keep_proxies_from_buffering(gateway: RunningGateway) -> None:
     response = await gateway.post({"model": MODEL, "messages": HI, "stream": True})
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -103,6 +161,8 @@ async def test_stream_headers_keep_proxies_from_buffering(gateway: RunningGatewa
     assert response.headers["x-accel-buffering"] == "no"
     assert response.headers["x-request-id"]
     assert "content-length" not in response.headers
+    # aiohttp's client offers gzip and deflate.
+    assert "content-encoding" not in response.headers
 
 
 async def test_tool_call_whole_and_streamed_are_the_same(gateway: RunningGateway) -> None:

@@ -31,7 +31,15 @@ async def test_strict_mode_knows_the_fields_of_openai() -> None:
     }  # fmt: skip
     async with running_gateway(strict_fields=True) as gateway:
         body = {"model": MODEL, **BODIES["/v1/chat/completions"]}
-        assert (await gateway.post({**body, **fields})).status == 200
+        response = await gateway.post({**body, **fields})
+        assert response.status == 200
+        # What the server does not do is not claimed in the answer either.
+        assert not {"store", "metadata"} & set(await response.json())
         assert (await gateway.post(body)).status == 200
         known, plain = gateway.engine.requests
         assert {**known, "rid": ""} == {**plain, "rid": ""}
+        streamed = await gateway.post(
+            {**body, "stream": True, "stream_options": {"include_obfuscation": True}}
+        )
+        assert streamed.status == 200
+        assert "obfuscation" not in await streamed.text()

@@ -20,10 +20,10 @@ def test_every_key_of_file_and_variable_is_accepted(tmp_path: Path) -> None:
     assert not keys.accepts("# comment")
 
 
-def test_without_keys_everyone_may_use_the_model_and_nobody_the_admin_api() -> None:
-    assert inference_authenticator(Settings(), None).identify(None).scopes == {"inference"}
+async def test_without_keys_everyone_may_use_the_model_and_nobody_the_admin_api() -> None:
+    assert (await inference_authenticator(Settings(), None).identify(None)).scopes == {"inference"}
     with pytest.raises(AuthenticationError):
-        admin_authenticator(Settings(), None).identify("Bearer anything")
+        await admin_authenticator(Settings(), None).identify("Bearer anything")
 
 
 def test_keys_are_not_kept_in_the_clear() -> None:
@@ -31,9 +31,11 @@ def test_keys_are_not_kept_in_the_clear() -> None:
     assert "very-secret" not in repr(vars(keys))
 
 
-def test_the_error_does_not_repeat_the_key() -> None:
+async def test_the_error_does_not_repeat_the_key() -> None:
     with pytest.raises(AuthenticationError) as error:
-        inference_authenticator(Settings(api_key=SecretStr("right")), None).identify("Bearer sk-wrong-key")
+        await inference_authenticator(Settings(api_key=SecretStr("right")), None).identify(
+            "Bearer sk-wrong-key"
+        )
     assert "sk-wrong-key" not in str(error.value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from openai import AsyncOpenAI
 
-from serval.auth.opening import open_directory
+from serval.auth.opening import open_directory, open_tokens
 from serval.engine.client import connect_engine
 from serval.gateway import build_apps
 from serval.settings import Settings
@@ -72,7 +72,13 @@ async def running_gateway(
         async with connect_engine(Settings(engine_url=engine.url)) as probe:
             info = await probe.info()
         async with connect_engine(configured) as client:
-            apps = build_apps(configured, engine=client, info=info, directory=open_directory(configured))
+            apps = build_apps(
+                configured,
+                engine=client,
+                info=info,
+                directory=open_directory(configured),
+                tokens=open_tokens(configured),
+            )
             async with AsyncExitStack() as stack:
                 url = await stack.enter_async_context(
                     running_app(apps.api, configured, refused=apps.metrics.request_refused)

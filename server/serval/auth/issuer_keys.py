@@ -1,0 +1,140 @@
+"""The keys of an issuer of tokens: fetched, kept, and asked for again when one is unknown."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from serval.auth.jwks import IssuerKey, JwksError, read_jwks
+from serval.errors import AuthenticationError, AuthUnavailableError
+
+logger = logging.getLogger(__name__)
+
+_MAX_DOCUMENT_BYTES: Final = 1 << 20
+_FETCH_S: Final = 5.0
+# Tokens with invented key ids make us ask the issuer no more often than this.
+_ASK_AGAIN_S: Final = 5.0
+# Requests that wait for an answer of the issuer; others are told to come again.
+_MAX_WAITING: Final = 256
+
+
+class IssuerKeys:
+    """A copy of the issuer's keys, which `watch` keeps fresh.
+
+    Requests wait for the issuer only for a key that is not in it, and then all for the same answer.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        refresh_s: float,
+        max_stale_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`source`: a URL or a file. Nothing is read yet."""
+        self._source = source
+        self._refresh_s = refresh_s
+        self._max_stale_s = max_stale_s
+        self._monotonic = monotonic
+        self._keys: dict[str | None, IssuerKey] = {}
+        self._document = b""
+        self._fresh_at = float("-inf")
+        self._asked_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+        self._waiting = 0
+        # Counts the changes: what was checked with the keys of another generation has to be checked again.
+        self.generation = 0
+
+    def take(self, document: bytes) -> None:
+        """Replace the keys by those of `document`. Raises `JwksError` and keeps the old ones."""
+        if document != self._document:
+            self._keys = read_jwks(document)
+            self._document = document
+            self.generation += 1
+        self._fresh_at = self._monotonic()
+
+    async def watch(self) -> None:
+        """Ask the issuer again and again, until cancelled."""
+        while True:
+            await self._ask()
+            await asyncio.sleep(min(self._refresh_s, _FETCH_S) if self._is_stale() else self._refresh_s)
+
+    async def find(self, key_id: str | None) -> IssuerKey:
+        """The key that signs as `key_id`; a token without one is good if the issuer has a single key.
+
+        Raises `AuthenticationError`, or `AuthUnavailableError` while the issuer's keys are not known.
+        """
+        key = self._lookup(key_id)
+        if key is None and self._may_ask():
+            await self._wait_for_answer()
+            key = self._lookup(key_id)
+        if self._is_stale():
+            raise AuthUnavailableError(
+                "Tokens cannot be checked at the moment. Try again shortly.", retry_after_s=2
+            )
+        if key is None:
+            raise AuthenticationError(
+                "The token is signed with a key that its issuer does not list. Get a new token."
+            )
+        return key
+
+    def _lookup(self, key_id: str | None) -> IssuerKey | None:
+        if self._is_stale():
+            return None
+        if key_id is None:
+            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(key_id)
+
+    def _is_stale(self) -> bool:
+        return self._monotonic() - self._fresh_at > self._max_stale_s
+
+    def _may_ask(self) -> bool:
+        return self._asking is not None or self._monotonic() - self._asked_at >= _ASK_AGAIN_S
+
+    async def _wait_for_answer(self) -> None:
+        if self._waiting >= _MAX_WAITING:
+            raise AuthUnavailableError(
+                "Tokens cannot be checked at the moment. Try again shortly.", retry_after_s=2
+            )
+        self._waiting += 1
+        try:
+            await self._ask()
+        finally:
+            self._waiting -= 1
+
+    async def _ask(self) -> None:
+        if self._asking is None:
+            self._asked_at = self._monotonic()
+            self._asking = asyncio.create_task(self._take_new())
+        # The task is everyone's: one who goes away must not cancel it.
+        await asyncio.wait({self._asking})
+
+    async def _take_new(self) -> None:
+        try:
+            self.take(await self._read())
+        except (JwksError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.warning("the issuer's keys cannot be read: %s: %s", type(error).__name__, error)
+        finally:
+            self._asking = None
+
+    async def _read(self) -> bytes:
+        if isinstance(self._source, Path):
+            return await asyncio.to_thread(self._source.read_bytes)
+        timeout = aiohttp.ClientTimeout(total=_FETCH_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(self._source, allow_redirects=False) as response,
+        ):
+            if response.status != 200:
+                raise JwksError(f"the issuer answered with HTTP {response.status}")
+            document = await response.content.read(_MAX_DOCUMENT_BYTES + 1)
+            while len(document) <= _MAX_DOCUMENT_BYTES and (more := await response.content.readany()):
+                document += more
+        if len(document) > _MAX_DOCUMENT_BYTES:
+            raise JwksError(f"it is larger than {_MAX_DOCUMENT_BYTES} bytes")
+        return document

@@ -1,0 +1,119 @@
+"""Tokens of an identity provider (JWT, as OpenID Connect issues them) as an alternative to API keys."""
+
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jwt
+
+from serval.auth.identity import ADMIN, SCOPES, Identity
+from serval.auth.issuer_keys import IssuerKeys
+from serval.errors import AuthenticationError
+
+_MAX_TOKEN_CHARACTERS: Final = 16_384
+_MAX_REMEMBERED: Final = 1024
+_CALLER = re.compile(r"[\x21-\x7e]{1,128}")
+# In front of the caller's name, so that it is never taken for an id of the key database.
+CALLER_PREFIX: Final = "oidc:"
+
+# What is wrong with a token, from the special to the general: the first that fits is said.
+_PROBLEMS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
+    (jwt.ExpiredSignatureError, "The token has expired. Get a new one."),
+    (
+        jwt.ImmatureSignatureError,
+        "The token is not valid yet. Check the clocks of this server and its issuer.",
+    ),
+    (jwt.InvalidAudienceError, "The token is for another audience. Ask the issuer for one for this server."),
+    (jwt.InvalidIssuerError, "The token is of another issuer than this server trusts."),
+    (jwt.MissingRequiredClaimError, "The token lacks a claim; it needs iss, aud, exp and the caller's name."),
+    (jwt.InvalidAlgorithmError, "The token is signed with an algorithm that this server does not accept."),
+    (jwt.InvalidSignatureError, "The token's signature is wrong."),
+)
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """What a token must say, and how its claims are read; see the settings `oidc_*`."""
+
+    issuer: str
+    audience: str
+    algorithms: frozenset[str]
+    leeway_s: float
+    caller_claim: str
+    scope_claim: str
+    scope_prefix: str
+    models_claim: str | None
+
+
+class TokenVerifier:
+    """Turns a token into an `Identity`. Good tokens are remembered by their hash until they expire."""
+
+    def __init__(self, keys: IssuerKeys, rules: TokenRules) -> None:
+        self.keys = keys
+        self._rules = rules
+        # Who it is, until when (Unix time), and the generation of keys it was checked with.
+        self._remembered: OrderedDict[bytes, tuple[Identity, float, int]] = OrderedDict()
+
+    async def identify(self, token: str) -> Identity:
+        """Whose token it is. Raises `AuthenticationError` or `AuthUnavailableError`."""
+        if len(token) > _MAX_TOKEN_CHARACTERS:
+            raise AuthenticationError(f"The token has more than {_MAX_TOKEN_CHARACTERS} characters.")
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        known = self._remembered.get(digest)
+        if known is not None and time.time() < known[1] and known[2] == self.keys.generation:
+            return known[0]
+        try:
+            header = jwt.get_unverified_header(token)
+            # The header only chooses from the issuer's list: keys or addresses of keys that a token brings
+            # along (jwk, jku, x5u) are not looked at.
+            key = await self.keys.find(header.get("kid"))
+            claims = self._verified(token, key.key, key.algorithms)
+        except (jwt.PyJWTError, UnicodeError) as error:
+            said = (text for kind, text in _PROBLEMS if isinstance(error, kind))
+            raise AuthenticationError(next(said, "The token cannot be read. Get a new one.")) from None
+        identity = self._identity(claims)
+        self._remember(digest, identity, float(claims["exp"]) + self._rules.leeway_s)
+        return identity
+
+    def _verified(self, token: str, key: Any, algorithms: frozenset[str]) -> dict[str, Any]:
+        rules = self._rules
+        return jwt.decode(
+            token,
+            key,
+            algorithms=sorted(algorithms & rules.algorithms),
+            audience=rules.audience,
+            issuer=rules.issuer,
+            leeway=rules.leeway_s,
+            options={"require": ["exp", "iss", "aud", rules.caller_claim]},
+        )
+
+    def _identity(self, claims: Mapping[str, Any]) -> Identity:
+        rules = self._rules
+        caller = claims[rules.caller_claim]
+        if not isinstance(caller, str) or not _CALLER.fullmatch(caller):
+            raise AuthenticationError(
+                f"The token's claim {rules.caller_claim!r} must be 1 to 128 printable ASCII characters."
+            )
+        names = _words(claims.get(rules.scope_claim))
+        given = {
+            name.removeprefix(rules.scope_prefix) for name in names if name.startswith(rules.scope_prefix)
+        }
+        models = None if rules.models_claim is None else frozenset(_words(claims.get(rules.models_claim)))
+        # The admin API is for keys alone.
+        scopes = given & frozenset(SCOPES) - {ADMIN}
+        return Identity(scopes=frozenset(scopes), key_id=CALLER_PREFIX + caller, models=models)
+
+    def _remember(self, digest: bytes, identity: Identity, until: float) -> None:
+        self._remembered[digest] = (identity, until, self.keys.generation)
+        while len(self._remembered) > _MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+
+def _words(claim: Any) -> list[str]:
+    """A claim that is a list of names, or one string with spaces between; anything else names nothing."""
+    words = claim.split() if isinstance(claim, str) else claim
+    return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []

@@ -1,0 +1,38 @@
+"""server/API.md says what the request types and the settings say."""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from serval.settings import Settings, variable_of
+from serval.wire.chat_request import ChatRequest
+from serval.wire.completion_request import CompletionRequest
+
+PAGE = (Path(__file__).parents[3] / "server" / "API.md").read_text()
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_both_endpoints_take_the_extra_fields() -> None:
+    extras = re.findall(r"^\| `(\w+)` \|", section("More fields"), re.MULTILINE)
+    assert len(extras) == 5
+    for request in (ChatRequest, CompletionRequest):
+        assert set(extras) <= {field.name for field in msgspec.structs.fields(request)}
+
+
+def test_fields_without_effect_are_fields_of_the_request() -> None:
+    said = set(re.findall(r"`([a-z_]+)`", section("Accepted, without effect").split("Other fields")[0]))
+    said -= {"default", "reasoning_content"}
+    assert said <= {field.name for field in msgspec.structs.fields(ChatRequest)}
+
+
+def test_settings_that_are_named_exist() -> None:
+    variables = {variable_of(name) for name in Settings.model_fields}
+    named = set(re.findall(r"SERVAL_\w+", PAGE))
+    assert named <= variables
+    assert {name for name in variables if name.startswith("SERVAL_OIDC_")} - named == {
+        "SERVAL_OIDC_REFRESH_S"
+    }
