@@ -10,12 +10,13 @@ STANDIN_PACKAGES = Path(__file__).parent / "standin_packages"
 
 # fp32 head: a CPU has no matrix product with bfloat16 inputs and float32 output. The token limit replaces
 # sizing by free memory, which SGLang cannot do with bound threads and which would take most of a laptop's
-# memory.
+# memory. Idle schedulers sleep: polling takes a core that tests and the gateway need.
 FLAGS: Sequence[str] = (
     "--attention-backend=torch_native",
     "--enable-fp32-lm-head",
     "--max-total-tokens=65536",
     "--max-running-requests=32",
+    "--sleep-on-idle",
 )
 
 
