@@ -37,6 +37,7 @@ from serval.auth.identity import INFERENCE
 from serval.auth.opening import admin_authenticator, inference_authenticator
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import Engine
+from serval.limits.opening import open_gate
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 
@@ -91,6 +92,7 @@ def create_apps(
         chat=chat,
         model=model,
         metrics=Metrics(settings.metrics_directory),
+        gate=open_gate(settings, None if directory is None else directory.store),
         render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),
     )
 
@@ -99,7 +101,8 @@ def create_apps(
         watches = [] if directory is None else [asyncio.create_task(directory.watch())]
         if tokens is not None:
             watches.append(asyncio.create_task(tokens.keys.watch()))
-        yield
+        async with context.gate.running():
+            yield
         for watch in watches:
             watch.cancel()
         context.render_executor.shutdown(wait=False, cancel_futures=True)

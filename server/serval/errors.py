@@ -15,12 +15,15 @@ ServalError
      ├─ MethodNotAllowedError        405  the URL exists, the method does not
      ├─ RequestTimeoutError          408  the request did not arrive in time
      ├─ BodyTooLargeError            413  request body over the limit
+     ├─ RateLimitError               429  the key's requests, tokens or concurrent requests are used up
+     │   └─ InsufficientQuotaError   429  the key's tokens of the day are used up
      ├─ HeadTooLargeError            431  request headers over the limit
      ├─ InternalError                500  a defect of ours; the message never holds internals
      ├─ EngineFailureError           500  the engine reported that it failed
      ├─ EngineProtocolError          502  the engine answered something we do not understand
      ├─ EngineStreamBrokenError      502  the engine's answer ended before it was complete
      ├─ AuthUnavailableError         503  the key database could not be asked for too long
+     ├─ LimitsUnavailableError       503  what a key used today could not be asked for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
      ├─ EngineOverloadedError        503  the engine's queue is full
      ├─ TooManyConnectionsError      503  this process has no room for another client
@@ -176,6 +179,34 @@ class BodyTooLargeError(ApiError):
     default_code = "request_too_large"
 
 
+class RateLimitError(ApiError):
+    """The key's requests, tokens or concurrent requests are used up; waiting helps."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, wait_ms: int = 0, headers: Mapping[str, str] | None = None) -> None:
+        """`headers` say how the limits stand."""
+        super().__init__(message, retry_after_s=-(-wait_ms // 1000))
+        self._headers = {**(headers or {}), "retry-after-ms": str(wait_ms)}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {**super().headers, **self._headers}
+
+
+class InsufficientQuotaError(RateLimitError):
+    """The key's tokens of the day are used up; nobody waits that long."""
+
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {**super().headers, "x-should-retry": "false"}
+
+
 class InternalError(ApiError):
     """A defect of the gateway."""
 
@@ -214,6 +245,14 @@ class AuthUnavailableError(ApiError):
     status = 503
     type = "service_unavailable_error"
     default_code = "auth_unavailable"
+
+
+class LimitsUnavailableError(ApiError):
+    """What a key has used cannot be known at the moment."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "limits_unavailable"
 
 
 class EngineUnavailableError(ApiError):

@@ -98,6 +98,27 @@ class Settings(BaseSettings):
         default=None, ge=0, le=65535, description="Port of the admin API; None: there is no admin API."
     )
 
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, le=10**9, description="Limit of keys that have none of their own; None: no limit."
+    )
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, le=10**9, description="The same for tokens of prompts and answers together."
+    )
+    concurrent_requests: int | None = Field(
+        default=None, ge=1, le=10**9, description="The same for requests that run at the same time."
+    )
+    tokens_per_day: int | None = Field(
+        default=None, ge=1, le=10**9, description="The same for tokens in a day (UTC)."
+    )
+    reserved_completion_tokens: int = Field(
+        default=4096,
+        ge=1,
+        description="What an answer without a limit is counted as until its length is known.",
+    )
+    limits_lease_s: float = Field(
+        default=60.0, ge=1, description="When a dead worker's requests no longer count as running."
+    )
+
     engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
     engine_api_key: SecretStr | None = Field(
         default=None, description="Key the engine was started with, if any."

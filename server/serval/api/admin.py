@@ -1,17 +1,18 @@
-"""The admin API: keys are made, listed, rotated and revoked. It has a port of its own.
+"""The admin API: keys are made, listed, changed, rotated and revoked. It has a port of its own.
 
-POST   /admin/keys                  {"name", "scopes", "models", "expires_in_s"}
+POST   /admin/keys                  {"name", "scopes", "models", "expires_in_s", "limits"}
 GET    /admin/keys
+PATCH  /admin/keys/{id}             {"limits"}
 POST   /admin/keys/{id}/rotate      {"grace_s"}
 DELETE /admin/keys/{id}
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,6 +25,7 @@ from serval.auth.authenticator import Authenticator
 from serval.auth.directory import KeyDirectory
 from serval.auth.identity import ADMIN, INFERENCE, SCOPES
 from serval.errors import InvalidRequestError, NotFoundError
+from serval.limits.quota import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
 from serval.store.key_store import KeyRecord, UnknownKeyError
 from serval.telemetry.metrics import Metrics
 from serval.wire.decode import decode_json
@@ -34,7 +36,28 @@ _MAX_BODY_BYTES = 1 << 16
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 # No white space: the lists are stored as words.
 _Word = Annotated[str, Meta(pattern=r"^\S{1,200}\Z")]
+_Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | Literal["unlimited", "default"]
 _Seconds = Annotated[int, Meta(ge=0, le=10**10)]
+
+
+class LimitChanges(Struct, forbid_unknown_fields=True):
+    """Limits to be set; what is left out stays as it is, or the default."""
+
+    requests_per_minute: _Limit | UnsetType = UNSET
+    tokens_per_minute: _Limit | UnsetType = UNSET
+    concurrent_requests: _Limit | UnsetType = UNSET
+    tokens_per_day: _Limit | UnsetType = UNSET
+
+    def given(self) -> dict[str, int | None]:
+        """Those that are to be set, as they are stored."""
+        given = {name: getattr(self, name) for name in LIMIT_NAMES}
+        return {name: limit_of(value) for name, value in given.items() if value is not UNSET}
+
+
+class UpdateKey(Struct, forbid_unknown_fields=True):
+    """What is to be changed of a key."""
+
+    limits: LimitChanges
 
 
 class CreateKey(Struct, forbid_unknown_fields=True):
@@ -44,6 +67,7 @@ class CreateKey(Struct, forbid_unknown_fields=True):
     scopes: Annotated[list[_Word], Meta(min_length=1)] = field(default_factory=lambda: [INFERENCE])
     models: list[_Word] | None = None
     expires_in_s: _Seconds | None = None
+    limits: LimitChanges = field(default_factory=LimitChanges)
 
 
 class RotateKey(Struct, forbid_unknown_fields=True):
@@ -53,6 +77,7 @@ class RotateKey(Struct, forbid_unknown_fields=True):
 
 
 _create_decoder = msgspec.json.Decoder(CreateKey)
+_update_decoder = msgspec.json.Decoder(UpdateKey)
 _rotate_decoder = msgspec.json.Decoder(RotateKey)
 
 
@@ -77,7 +102,11 @@ class _Keys:
         check_scopes(asked.scopes)
         record, key = await self._changed(
             lambda: self._directory.store.create(
-                name=asked.name, scopes=asked.scopes, models=asked.models, expires_in_s=asked.expires_in_s
+                name=asked.name,
+                scopes=asked.scopes,
+                models=asked.models,
+                expires_in_s=asked.expires_in_s,
+                limits=KeyLimits(**asked.limits.given()),
             )
         )
         await _send_object(send, _with_key(record, key), status=201)
@@ -85,6 +114,13 @@ class _Keys:
     async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
         _, keys = await asyncio.to_thread(self._directory.store.load)
         await _send_object(send, {"object": "list", "data": [key.as_object() for key in keys]})
+
+    async def update(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_json_body(scope, receive, max_bytes=_MAX_BODY_BYTES)
+        changes = decode_json(_update_decoder, body).limits.given()
+        key_id = scope["path_params"]["key_id"]
+        record = await self._changed(lambda: self._directory.store.update_limits(key_id, changes))
+        await _send_object(send, record.as_object())
 
     async def rotate(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json_body(scope, receive, max_bytes=_MAX_BODY_BYTES)
@@ -126,7 +162,11 @@ def create_admin_app(directory: KeyDirectory, *, authenticator: Authenticator, m
         [
             Route(ADMIN_KEYS, _ByMethod({"POST": keys.create, "GET": keys.list}), methods=["GET", "POST"]),
             Route(ADMIN_KEY + "/rotate", _ByMethod({"POST": keys.rotate}), methods=["POST"]),
-            Route(ADMIN_KEY, _ByMethod({"DELETE": keys.revoke}), methods=["DELETE"]),
+            Route(
+                ADMIN_KEY,
+                _ByMethod({"PATCH": keys.update, "DELETE": keys.revoke}),
+                methods=["PATCH", "DELETE"],
+            ),
             Route(HEALTHZ, Healthz(), methods=["GET"]),
         ],
         redirect_slashes=False,

@@ -11,15 +11,16 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from serval.api.answering import send_answer
 from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
 from serval.api.context import ApiContext
-from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
-from serval.api.http import identity_of, read_json_body, record_of, send_json, while_connected
+from serval.api.http import identity_of, read_json_body, record_of
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
 from serval.engine.protocol import GenerateRequest
 from serval.errors import InvalidRequestError
+from serval.limits.gate import Admission
 from serval.telemetry.record import RequestRecord
 from serval.tools.answer_grammar import answer_grammar
 from serval.tools.schema_error import SchemaError
@@ -74,17 +75,18 @@ class ChatCompletions:
         check_context(
             len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
         )
-        job = self._job(request, prompt)
-        if request.stream:
-            stream = EventStream(
-                send,
-                record=record,
-                first_byte_s=settings.first_byte_s,
-                ping_interval_s=settings.ping_interval_s,
-            )
-            await while_connected(scope, stream.run(self._events(job, record)))
-        else:
-            await send_json(send, await while_connected(scope, self._whole(job, record)))
+        admission = context.gate.admit(
+            identity_of(scope),
+            record,
+            prompt_tokens=len(prompt.input_ids),
+            completions=request.n or 1,
+            completion_limit=completion_limit(request),
+            context_room=context.model.context_length - len(prompt.input_ids),
+        )
+        async with admission:
+            job = self._job(request, prompt, admission)
+            answer = self._events(job, record) if request.stream else self._whole(job, record)
+            await send_answer(answer, scope, send, settings=settings, headers=admission.headers)
 
     async def _prompt(self, request: ChatRequest, grammar: str | None, *, size: int) -> _Prompt:
         context = self._context
@@ -104,7 +106,7 @@ class ChatCompletions:
             return prompt()
         return await asyncio.get_running_loop().run_in_executor(context.render_executor, prompt)
 
-    def _job(self, request: ChatRequest, prompt: _Prompt) -> _Job:
+    def _job(self, request: ChatRequest, prompt: _Prompt, admission: Admission) -> _Job:
         choices = range(request.n or 1)
         requests = [
             GenerateRequest(
@@ -124,7 +126,7 @@ class ChatCompletions:
         ]
         return _Job(
             request=request,
-            generation=Generation(self._context.engine, requests, choices=len(choices)),
+            generation=Generation(self._context.engine, requests, choices=len(choices), admission=admission),
             assemblers=[
                 ChoiceAssembler(
                     choice,

@@ -10,15 +10,16 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from serval.api.answering import send_answer
 from serval.api.context import ApiContext
-from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
-from serval.api.http import identity_of, read_json_body, record_of, send_json, while_connected
+from serval.api.http import identity_of, read_json_body, record_of
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
 from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.engine.protocol import EngineFinish, GenerateRequest, GenerationDelta, TokenLogprob
 from serval.errors import InvalidRequestError
+from serval.limits.gate import Admission
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import DONE
 from serval.wire.completion_request import (
@@ -97,17 +98,21 @@ class Completions:
         record.model = context.model.name
         record.stream = bool(request.stream)
         grammar = own_grammar(request, identity_of(scope))
-        job = self._job(request, await self._encode(request, size=len(body)), grammar)
-        if request.stream:
-            stream = EventStream(
-                send,
-                record=record,
-                first_byte_s=settings.first_byte_s,
-                ping_interval_s=settings.ping_interval_s,
-            )
-            await while_connected(scope, stream.run(self._events(job, record)))
-        else:
-            await send_json(send, await while_connected(scope, self._whole(job, record)))
+        prompts = await self._encode(request, size=len(body))
+        limit = token_limit(request)
+        for prompt in prompts:
+            check_context(len(prompt), asked=limit, model=context.model, param="prompt")
+        admission = context.gate.admit(
+            identity_of(scope),
+            record,
+            prompt_tokens=sum(len(prompt) for prompt in prompts),
+            completions=len(prompts) * (request.n or 1),
+            completion_limit=limit,
+        )
+        async with admission:
+            job = self._job(request, prompts, grammar, admission)
+            answer = self._events(job, record) if request.stream else self._whole(job, record)
+            await send_answer(answer, scope, send, settings=settings, headers=admission.headers)
 
     async def _encode(self, request: CompletionRequest, *, size: int) -> list[list[int]]:
         tokenizer, prompts = self._context.chat.tokenizer, prompts_of(request)
@@ -119,18 +124,22 @@ class Completions:
             return encoded()
         return await asyncio.get_running_loop().run_in_executor(self._context.render_executor, encoded)
 
-    def _job(self, request: CompletionRequest, prompts: Sequence[list[int]], grammar: str | None) -> _Job:
+    def _job(
+        self,
+        request: CompletionRequest,
+        prompts: Sequence[list[int]],
+        grammar: str | None,
+        admission: Admission,
+    ) -> _Job:
         context = self._context
-        limit = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         requests: list[GenerateRequest] = []
         choices: list[_TextChoice] = []
         for prompt in prompts:
-            check_context(len(prompt), asked=limit, model=context.model, param="prompt")
             echo = context.chat.tokenizer.decode(prompt) if request.echo else ""
             for choice in range(request.n or 1):
                 sampling = sampling_params(
                     request,
-                    max_new_tokens=limit,
+                    max_new_tokens=token_limit(request),
                     defaults=context.chat.sampling_defaults,
                     choice=choice,
                     keep_special_tokens=grammar is not None,
@@ -142,7 +151,7 @@ class Completions:
         return _Job(
             id=requests[0].request_id,
             request=request,
-            generation=Generation(context.engine, requests, choices=request.n or 1),
+            generation=Generation(context.engine, requests, choices=request.n or 1, admission=admission),
             choices=choices,
             created=int(time.time()),
         )
@@ -179,6 +188,11 @@ class Completions:
         if include_usage:
             yield encoder.usage(job.generation.usage())
         yield DONE
+
+
+def token_limit(request: CompletionRequest) -> int:
+    """The most tokens each completion may have."""
+    return DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
 
 
 def prompt_ids(prompt: Prompt, tokenizer: ControlSafeTokenizer) -> list[int]:

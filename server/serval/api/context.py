@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import Engine
+from serval.limits.gate import Gate
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 
@@ -28,4 +29,5 @@ class ApiContext:
     chat: ChatRenderer
     model: ServedModel
     metrics: Metrics
+    gate: Gate
     render_executor: Executor

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from starlette.types import Send
@@ -29,10 +29,18 @@ class EventStream:
     """
 
     def __init__(
-        self, send: Send, *, record: RequestRecord, first_byte_s: float, ping_interval_s: float
+        self,
+        send: Send,
+        *,
+        record: RequestRecord,
+        first_byte_s: float,
+        ping_interval_s: float,
+        headers: Mapping[str, str],
     ) -> None:
+        """`headers` are sent beside those of every stream."""
         self._send = send
         self._record = record
+        self._headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
         self._first_byte_s = first_byte_s
         self._ping_interval_s = ping_interval_s
         # A ping is sent by a task of its own.
@@ -62,7 +70,7 @@ class EventStream:
         async with self._lock:
             if not self._started:
                 self._started = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
             self._last_sent = self._loop.time()
 

@@ -6,7 +6,8 @@ from contextlib import aclosing
 from serval.api.context import ServedModel
 from serval.api.fan_in import fan_in
 from serval.engine.protocol import Engine, GenerateRequest, GenerationDelta
-from serval.errors import ContextLengthError, EngineStreamBrokenError
+from serval.errors import ApiError, ContextLengthError, EngineStreamBrokenError
+from serval.limits.gate import Admission
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import Usage
 
@@ -14,15 +15,20 @@ from serval.wire.chat_response import Usage
 class Generation:
     """The engine requests of one call: `choices` of them for each prompt, prompt by prompt."""
 
-    def __init__(self, engine: Engine, requests: Sequence[GenerateRequest], *, choices: int) -> None:
+    def __init__(
+        self, engine: Engine, requests: Sequence[GenerateRequest], *, choices: int, admission: Admission
+    ) -> None:
+        """`admission` is settled when the engine is done, before the client is told so."""
         self.requests = requests
+        self._admission = admission
         self._engine = engine
         self._choices = choices
         # The last delta of each request so far.
         self._last: list[GenerationDelta | None] = [None for _ in requests]
 
     async def deltas(self, record: RequestRecord) -> AsyncGenerator[tuple[int, GenerationDelta], None]:
-        """Deltas with the place of their request. Notes the usage in `record` also if it is closed early.
+        """Deltas with the place of their request. Notes the usage in `record` and settles it also if it is
+        closed early; a request that the engine refused is not counted.
 
         Raises an `ApiError`; ends without one only if every request has its finish reason.
         """
@@ -36,11 +42,16 @@ class Generation:
                     yield place, delta
             if any(delta is None or delta.finish is None for delta in self._last):
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
+        except ApiError:
+            if all(delta is None for delta in self._last):
+                self._admission.close()
+            raise
         finally:
             usage = self.usage()
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
             record.cached_tokens = usage.cached_tokens
+            self._admission.settle(usage.prompt_tokens + usage.completion_tokens)
 
     def usage(self) -> Usage:
         """Usage so far. The choices of a prompt share it, so it counts once."""

@@ -30,16 +30,18 @@ class Authenticator:
         self._fixed = fixed
         self._directory = directory
         self._tokens = tokens
-        self._operator = Identity(scopes=scopes)
+        # At least one: who comes without a key where none is needed.
+        self._operators = [Identity(scopes=scopes, place=place) for place in range(max(1, fixed.count))]
         self._open = open_without_keys and not fixed.required and directory is None and tokens is None
 
     async def identify(self, authorization: str | None) -> Identity:
         """Whose header it is. Raises `AuthenticationError` or `AuthUnavailableError`."""
         if self._open:
-            return self._operator
+            return self._operators[0]
         key = bearer_key(authorization)
-        if self._fixed.accepts(key):
-            return self._operator
+        place = self._fixed.place_of(key)
+        if place is not None:
+            return self._operators[place]
         if self._tokens is not None and looks_like_token(key):
             return await self._tokens.identify(key)
         if self._directory is None:

@@ -78,4 +78,4 @@ class KeyDirectory:
             raise AuthenticationError(
                 "This API key has expired or was revoked. Ask the operator for a new one."
             )
-        return Identity(scopes=record.scopes, key_id=record.id, models=record.models)
+        return Identity(scopes=record.scopes, key_id=record.id, models=record.models, limits=record.limits)

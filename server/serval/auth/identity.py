@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from serval.errors import ModelNotAllowedError, PermissionDeniedError
+from serval.limits.quota import DEFAULT_LIMITS, KeyLimits
 
 INFERENCE: Final = "inference"
 # May hold the model to grammars of its own (`regex`, `ebnf`), beyond JSON schemas.
@@ -24,6 +25,14 @@ class Identity:
     key_id: str | None = None
     # None: all.
     models: frozenset[str] | None = None
+    limits: KeyLimits = DEFAULT_LIMITS
+    # Which of the operator's own keys it is.
+    place: int = 0
+
+    @property
+    def subject(self) -> str:
+        """Under which name the caller's use is counted."""
+        return self.key_id or f"operator-{self.place}"
 
     def require_scope(self, scope: str) -> None:
         """Raise `PermissionDeniedError` unless the key has the scope."""

@@ -17,7 +17,8 @@ class ApiKeys:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._pepper = secrets.token_bytes(32)
-        self._digests = frozenset(self._digest(key) for key in keys)
+        # In the order given, each once.
+        self._digests = list(dict.fromkeys(self._digest(key) for key in keys))
 
     def _digest(self, key: str) -> bytes:
         return hmac.digest(self._pepper, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
@@ -27,11 +28,21 @@ class ApiKeys:
         """False when no key is configured: then everyone may call."""
         return bool(self._digests)
 
+    @property
+    def count(self) -> int:
+        """How many keys there are."""
+        return len(self._digests)
+
     def accepts(self, key: str) -> bool:
         """Whether `key` is one of them."""
+        return self.place_of(key) is not None
+
+    def place_of(self, key: str) -> int | None:
+        """Which of them `key` is, in the order they were given; None: none of them."""
         digest = self._digest(key)
         # Every digest is compared, so that the time says nothing about which one matched.
-        return any([hmac.compare_digest(digest, known) for known in self._digests])
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return matches.index(True) if any(matches) else None
 
 
 def bearer_key(authorization: str | None) -> str:

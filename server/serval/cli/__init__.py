@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serval.cli.serve", "start the engine and the gateway together"),
     "engine": ("serval.cli.engine", "start the SGLang engine with Serval's model adapter"),
     "gateway": ("serval.cli.gateway", "start the OpenAI-compatible gateway in front of a running engine"),
-    "keys": ("serval.cli.keys", "make, list, rotate and revoke API keys"),
+    "keys": ("serval.cli.keys", "make, list, change, rotate and revoke API keys"),
     "config": ("serval.cli.config", "show every setting and what it is now"),
     "tools": ("serval.cli.tools", "parse tool calls out of model text"),
     "chat": ("serval.cli.chat", "render conversations as the model sees them"),

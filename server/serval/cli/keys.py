@@ -1,4 +1,4 @@
-"""`serval keys`: make, list, rotate and revoke API keys in the key database."""
+"""`serval keys`: make, list, change, rotate and revoke API keys in the key database."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 from serval.auth.identity import INFERENCE, SCOPES
 from serval.auth.opening import open_store
+from serval.limits.quota import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
 from serval.settings import load_settings
 
 _EXAMPLE = """
@@ -15,6 +16,7 @@ example:
   export SERVAL_KEY_DATABASE=/var/lib/serval/keys.db     # or postgresql://user:password@host/serval
   serval keys create --name alice --expires-in 90d
   serval keys list
+  serval keys update 3f9a0c51d2e4 --requests-per-minute 60 --tokens-per-day 2000000
   serval keys rotate 3f9a0c51d2e4 --grace 1h
   serval keys revoke 3f9a0c51d2e4
 
@@ -45,6 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument(
         "--expires-in", type=duration_s, metavar="TIME", help="such as 12h or 90d (default never)"
     )
+    _add_limits(create)
+    update = actions.add_parser("update", help="change limits of a key", parents=[shared])
+    update.add_argument("id", help="public id of the key")
+    _add_limits(update)
     actions.add_parser("list", help="show all keys; not the secrets, which are not stored", parents=[shared])
     rotate = actions.add_parser("rotate", help="make a new key in place of one", parents=[shared])
     rotate.add_argument("id", help="public id of the old key")
@@ -64,8 +70,12 @@ def run(args: argparse.Namespace) -> int:
             scopes=args.scope or [INFERENCE],
             models=args.model,
             expires_in_s=args.expires_in,
+            limits=KeyLimits(**_given_limits(args)),
         )
         _print_new(record.as_object(), key, as_json=args.json)
+    elif args.action == "update":
+        shown = store.update_limits(args.id, _given_limits(args)).as_object()
+        print(json.dumps(shown) if args.json else f"{shown['id']} ({shown['name']})  {_limits(shown)}")
     elif args.action == "rotate":
         record, key = store.rotate(args.id, grace_s=args.grace)
         _print_new(record.as_object(), key, as_json=args.json)
@@ -78,6 +88,29 @@ def run(args: argparse.Namespace) -> int:
             state = "live" if record.is_live(time.time()) else "dead"
             print(json.dumps(record.as_object()) if args.json else _line(record.as_object(), state))
     return 0
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    for name in LIMIT_NAMES:
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=_limit,
+            metavar="N",
+            help=f"a number, 'unlimited', or 'default' for SERVAL_{name.upper()}",
+        )
+
+
+def _given_limits(args: argparse.Namespace) -> dict[str, int | None]:
+    given = {name: getattr(args, name) for name in LIMIT_NAMES}
+    return {name: limit_of(value) for name, value in given.items() if value is not None}
+
+
+def _limit(text: str) -> int | str:
+    if text in {"unlimited", "default"}:
+        return text
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 'unlimited', 'default' or from 1 to {MAX_LIMIT}")
+    return int(text)
 
 
 def duration_s(text: str) -> int:
@@ -115,5 +148,9 @@ def _line(record: dict[str, Any], state: str) -> str:
     return (
         f"{record['id']}  {state}  {','.join(record['scopes'])}  models={models}"
         f"  created={day(record['created_at'])}  expires={day(record['expires_at'])}"
-        f"  revoked={day(record['revoked_at'])}  {record['name']}"
+        f"  revoked={day(record['revoked_at'])}  {_limits(record)}  {record['name']}"
     )
+
+
+def _limits(record: dict[str, Any]) -> str:
+    return "  ".join(f"{name}={value}" for name, value in record["limits"].items() if value != "default")

@@ -4,14 +4,15 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from serval.errors import ServalError, SettingsError
+from serval.limits.quota import DEFAULT_LIMITS, LIMIT_NAMES, KeyLimits
 from serval.store.tables import api_keys, key_store
 
 PREFIX = "sk-serval-"
@@ -33,6 +34,7 @@ class KeyRecord:
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    limits: KeyLimits
 
     def is_live(self, now: float) -> bool:
         """Whether the key is neither revoked nor expired."""
@@ -50,6 +52,7 @@ class KeyRecord:
             "created_at": self.created_at,
             "expires_at": self.expires_at,
             "revoked_at": self.revoked_at,
+            "limits": self.limits.as_object(),
         }
 
 
@@ -71,7 +74,7 @@ class KeyStore:
 
         Raises `SettingsError` if the database's keys were made with another pepper.
         """
-        self._engine = engine
+        self.engine = engine
         self._now = now
         self._pepper = self._settle_pepper(None if pepper is None else pepper.encode())
 
@@ -81,12 +84,12 @@ class KeyStore:
 
     def version(self) -> int:
         """Grows with every change."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             return int(connection.execute(select(key_store.c.version)).scalar_one())
 
     def load(self) -> tuple[int, list[KeyRecord]]:
         """The version and all keys, in the order they were made."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             # The version first: a change in between is then seen as one that is still to come.
             version = int(connection.execute(select(key_store.c.version)).scalar_one())
             rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)).all()
@@ -99,38 +102,58 @@ class KeyStore:
         scopes: Sequence[str],
         models: Sequence[str] | None = None,
         expires_in_s: int | None = None,
+        limits: KeyLimits = DEFAULT_LIMITS,
     ) -> tuple[KeyRecord, str]:
         """A new key: its record, and the key itself, which cannot be shown again."""
-        with self._engine.begin() as connection:
-            return self._insert(connection, name, scopes, models, expires_in_s)
+        with self.engine.begin() as connection:
+            return self._insert(
+                connection, name=name, scopes=scopes, models=models, expires_in_s=expires_in_s, limits=limits
+            )
+
+    def update_limits(self, key_id: str, changes: Mapping[str, int | None]) -> KeyRecord:
+        """Change some of the key's limits, by name. Raises `UnknownKeyError`."""
+        with self.engine.begin() as connection:
+            key = _find(connection, key_id)
+            limits = key.limits.changed(**changes)
+            if limits != key.limits:
+                changed = update(api_keys).where(api_keys.c.id == key_id).values(asdict(limits))
+                connection.execute(changed)
+                _count_change(connection)
+            return _find(connection, key_id)
 
     def rotate(self, key_id: str, *, grace_s: int = 0) -> tuple[KeyRecord, str]:
-        """A new key in place of `key_id`, which is accepted for `grace_s` more. Raises `UnknownKeyError`."""
-        with self._engine.begin() as connection:
+        """A new key in place of `key_id`, which is accepted for `grace_s` more. Raises `UnknownKeyError`.
+
+        It has the old one's limits, and has used nothing of them yet.
+        """
+        with self.engine.begin() as connection:
             old = _find(connection, key_id)
             made = self._insert(
                 connection,
-                old.name,
-                sorted(old.scopes),
-                None if old.models is None else sorted(old.models),
-                None if old.expires_at is None else max(0, old.expires_at - int(self._now())),
+                name=old.name,
+                scopes=sorted(old.scopes),
+                models=None if old.models is None else sorted(old.models),
+                expires_in_s=None if old.expires_at is None else max(0, old.expires_at - int(self._now())),
+                limits=old.limits,
             )
             self._revoke(connection, old, at=int(self._now()) + grace_s)
             return made
 
     def revoke(self, key_id: str) -> KeyRecord:
         """Refuse the key from now on. Raises `UnknownKeyError`."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             self._revoke(connection, _find(connection, key_id), at=int(self._now()))
             return _find(connection, key_id)
 
     def _insert(
         self,
         connection: Connection,
+        *,
         name: str,
         scopes: Sequence[str],
         models: Sequence[str] | None,
         expires_in_s: int | None,
+        limits: KeyLimits,
     ) -> tuple[KeyRecord, str]:
         key_id = secrets.token_hex(6)
         key = f"{PREFIX}{key_id}-{secrets.token_hex(20)}"
@@ -143,6 +166,7 @@ class KeyStore:
             "models": None if models is None else " ".join(sorted(set(models))),
             "created_at": now,
             "expires_at": None if expires_in_s is None else now + expires_in_s,
+            **asdict(limits),
         }
         connection.execute(insert(api_keys).values(values))
         _count_change(connection)
@@ -163,12 +187,12 @@ class KeyStore:
             "pepper_check": _digest(pepper, "serval"),
         }
         try:
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 if connection.execute(select(key_store.c.id)).first() is None:
                     connection.execute(insert(key_store).values(row))
         except IntegrityError:
             pass  # Another process was first; its pepper counts.
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             stored = connection.execute(select(key_store)).one()
         if given is None and stored.pepper is None:
             raise SettingsError("the key database's keys were made with SERVAL_KEY_PEPPER; set it as it was")
@@ -208,4 +232,5 @@ def _record(row: Row[Any]) -> KeyRecord:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        limits=KeyLimits(**{name: getattr(row, name) for name in LIMIT_NAMES}),
     )

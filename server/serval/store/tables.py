@@ -15,6 +15,19 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    # Limits: null: the gateway's default; 0: none.
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("concurrent_requests", BigInteger),
+    Column("tokens_per_day", BigInteger),
+)
+
+daily_tokens = Table(
+    "daily_tokens",
+    metadata,
+    Column("subject", Text, primary_key=True),  # a key's id, or `operator-` and the place of a fixed key
+    Column("day", Integer, primary_key=True),  # of UTC, counted from 1970
+    Column("tokens", BigInteger, nullable=False),
 )
 
 # One row. `version` grows with every change of a key, so that readers see cheaply whether there is one.

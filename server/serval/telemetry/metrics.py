@@ -71,6 +71,13 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
+        self._rejections = Counter(
+            "serval_rejections_total",
+            "Requests not let in, by the limit that kept them out: requests, tokens, concurrency, budget,"
+            " too_large (it can never fit), limits_unavailable.",
+            ["reason"],
+            registry=self._registry,
+        )
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine took requests when this was asked.",
@@ -87,6 +94,8 @@ class Metrics:
         self._in_flight.dec()
         self._requests.labels(record.route, CLIENT_GONE if record.client_gone else str(record.status)).inc()
         self._duration.labels(record.route).observe(record.elapsed_s())
+        if record.rejection is not None:
+            self._rejections.labels(record.rejection).inc()
         if record.first_token_s is not None:
             self._first_token.observe(record.first_token_s)
         self._prompt_tokens.inc(record.prompt_tokens)

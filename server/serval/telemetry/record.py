@@ -2,6 +2,10 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
+
+# Why a good request was not let in. A closed set: it is a label.
+Rejection = Literal["requests", "tokens", "concurrency", "budget", "too_large", "limits_unavailable"]
 
 
 @dataclass
@@ -23,6 +27,7 @@ class RequestRecord:
     first_token_s: float | None = None
     finish_reason: str | None = None
     error_code: str | None = None
+    rejection: Rejection | None = None
     client_gone: bool = False
     tool_calls_complete: int = 0
     tool_calls_truncated: int = 0

@@ -129,6 +129,22 @@ async def test_the_admin_api_makes_lists_rotates_and_revokes_keys(key_database: 
         assert (await ask(gateway, rotated["key"])).status == 401
 
 
+async def test_the_admin_api_sets_limits_that_hold_at_once(sqlite: str) -> None:
+    async with running_gateway(key_database=sqlite, admin_port=0, admin_key=ADMIN_KEY) as gateway:
+        body = {"name": "a", "limits": {"requests_per_minute": 1, "tokens_per_day": 5000}}
+        made = await (await admin_call(gateway, "POST", "/admin/keys", json=body)).json()
+        assert [(await ask(gateway, made["key"])).status for _ in range(2)] == [200, 429]
+        changes = {"limits": {"requests_per_minute": "unlimited"}}
+        response = await admin_call(gateway, "PATCH", f"/admin/keys/{made['id']}", json=changes)
+        assert (await response.json())["limits"] == {
+            "requests_per_minute": "unlimited",
+            "tokens_per_minute": "default",
+            "concurrent_requests": "default",
+            "tokens_per_day": 5000,
+        }
+        assert (await ask(gateway, made["key"])).status == 200
+
+
 async def test_the_admin_api_is_for_admins_and_on_its_own_port_alone(sqlite: str) -> None:
     store = store_of(sqlite)
     _, user = store.create(name="user", scopes=["inference"])
@@ -154,6 +170,9 @@ async def test_the_admin_api_is_for_admins_and_on_its_own_port_alone(sqlite: str
         ("POST", "/admin/keys", {"name": "a", "models": ["a b"]}, 400, "models[0]"),
         ("POST", "/admin/keys", {"name": "a", "expires_in_s": -1}, 400, "expires_in_s"),
         ("POST", "/admin/keys", {"name": "a", "admin": True}, 400, "admin"),
+        ("POST", "/admin/keys", {"name": "a", "limits": {"tokens_per_day": 0}}, 400, "limits.tokens_per_day"),
+        ("POST", "/admin/keys", {"name": "a", "limits": {"dollars": 1}}, 400, "limits.dollars"),
+        ("PATCH", "/admin/keys/nosuch", {"limits": {"tokens_per_day": 1}}, 404, "key_id"),
         ("POST", "/admin/keys/nosuch/rotate", {}, 404, "key_id"),
         ("DELETE", "/admin/keys/nosuch", None, 404, "key_id"),
         ("PUT", "/admin/keys", None, 405, None),

@@ -33,6 +33,32 @@ def test_a_key_is_made_listed_rotated_and_revoked(capsys: pytest.CaptureFixture[
     assert len(run(capsys, "list")) == 2
 
 
+def test_limits_are_set_shown_changed_and_kept_by_a_rotation(capsys: pytest.CaptureFixture[str]) -> None:
+    (made,) = run(capsys, "create", "--name", "a", "--requests-per-minute", "60", "--tokens-per-day", "500")
+    expected = {
+        "requests_per_minute": 60,
+        "tokens_per_minute": "default",
+        "concurrent_requests": "default",
+        "tokens_per_day": 500,
+    }
+    assert made["limits"] == expected
+    changes = (
+        "--requests-per-minute",
+        "unlimited",
+        "--tokens-per-day",
+        "default",
+        "--concurrent-requests",
+        "3",
+    )
+    (changed,) = run(capsys, "update", made["id"], *changes)
+    expected |= {"requests_per_minute": "unlimited", "tokens_per_day": "default", "concurrent_requests": 3}
+    assert changed["limits"] == expected
+    (rotated,) = run(capsys, "rotate", made["id"])
+    assert rotated["limits"] == expected
+    assert main(["keys", "list"]) == 0
+    assert "requests_per_minute=unlimited  concurrent_requests=3" in capsys.readouterr().out
+
+
 def test_for_people_the_key_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "create", "--name", "alice"]) == 0
     key = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sk-serval-"))
@@ -68,6 +94,8 @@ def test_without_a_database_it_says_how_to_name_one(
         ["create", "--name", "a", "--scope", "root"],
         ["create", "--name", "a", "--model", "a b"],
         ["create", "--name", "a", "--expires-in", "soon"],
+        ["create", "--name", "a", "--requests-per-minute", "0"],
+        ["update", "3f9a0c51d2e4", "--tokens-per-day", "many"],
     ],
 )
 def test_wrong_use_is_exit_code_2(arguments: list[str]) -> None:

@@ -1,0 +1,53 @@
+"""What a request's limits cost the gateway: reserve and settle in the process, headers included.
+
+    python loadtests/limit_cost.py
+
+Prints microseconds for a request with all four limits, for one with none, and for one that is refused.
+"""
+
+import asyncio
+import time
+
+from serval.auth.identity import Identity
+from serval.errors import RateLimitError
+from serval.limits.gate import Gate
+from serval.limits.opening import open_gate
+from serval.limits.quota import KeyLimits
+from serval.settings import Settings
+from serval.telemetry.record import RequestRecord
+
+ROUNDS = 20_000
+REPEATS = 5
+PLENTY = 10**9
+
+
+async def main() -> None:
+    """Print one line for each kind of request; the fastest of several repeats counts."""
+    gate = open_gate(Settings(), None)
+    record = RequestRecord(request_id="r", method="POST", route="/v1/chat/completions")
+    kinds = {
+        "all four limits": KeyLimits(PLENTY, PLENTY, PLENTY, PLENTY),
+        "no limits": KeyLimits(),
+        "refused": KeyLimits(requests_per_minute=1),
+    }
+    for name, limits in kinds.items():
+        identity = Identity(scopes=frozenset(), key_id=name, limits=limits)
+        best = min([await _round_us(gate, identity, record) for _ in range(REPEATS)])
+        print(f"{name}: {best:.1f} us a request")
+
+
+async def _round_us(gate: Gate, identity: Identity, record: RequestRecord) -> float:
+    began = time.process_time()
+    for number in range(ROUNDS):
+        record.request_id = str(number)
+        admission = gate.admit(identity, record, prompt_tokens=800, completions=1, completion_limit=100)
+        try:
+            async with admission:
+                admission.settle(850)
+        except RateLimitError:
+            pass
+    return (time.process_time() - began) / ROUNDS * 1e6
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

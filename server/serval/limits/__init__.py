@@ -1,0 +1,1 @@
+"""How much a key may use: reserved before a request goes to the engine, settled with what it really used."""

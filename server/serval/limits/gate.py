@@ -1,0 +1,139 @@
+"""Where endpoints ask whether a request may go to the engine, and say what it used."""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Final
+
+from serval.auth.identity import Identity
+from serval.errors import LimitsUnavailableError
+from serval.limits.limiter import Limiter
+from serval.limits.messages import Ask
+from serval.limits.quota import Limits, in_force
+from serval.limits.wire import limit_headers, never_fits, refusal
+from serval.telemetry.record import RequestRecord
+
+# A lease outlives two renewals that come to nothing.
+_RENEWALS_PER_LEASE: Final = 3
+
+
+class Admission:
+    """A request's reservation: made on entering, over on leaving at the latest.
+
+    What is not settled by then never reached the engine, and all of it is given back.
+    """
+
+    def __init__(self, gate: "Gate", ask: Ask | None, record: RequestRecord) -> None:
+        """`ask` None: nothing limits this request."""
+        # For the response, whatever becomes of the request.
+        self.headers: Mapping[str, str] = {}
+        self.ask = ask
+        self._gate = gate
+        self._record = record
+
+    async def __aenter__(self) -> "Admission":
+        """Raises `RateLimitError`, `InsufficientQuotaError` or `LimitsUnavailableError`."""
+        if self.ask is not None:
+            ask, self.ask = self.ask, None
+            self.headers = await self._gate.reserve(ask, self._record)
+            self.ask = ask
+            self._gate.open.add(self)
+        return self
+
+    def settle(self, tokens: int) -> None:
+        """The engine had the request, and `tokens` were used. Only the first call counts; it cannot be
+        cancelled."""
+        if self.ask is not None:
+            self._gate.limiter.settle(self.ask, tokens)
+            self._over()
+
+    def close(self) -> None:
+        """The engine did not take the request: as if it had never been."""
+        if self.ask is not None:
+            self._gate.limiter.close(self.ask)
+            self._over()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _over(self) -> None:
+        self.ask = None
+        self._gate.open.discard(self)
+
+
+class Gate:
+    """All requests' way past the limits. Keeps the leases of those that run."""
+
+    def __init__(
+        self, limiter: Limiter, *, defaults: Limits, lease_s: float, reserved_completion_tokens: int
+    ) -> None:
+        """`defaults` hold for keys without limits of their own."""
+        self.limiter = limiter
+        # Weak: what no request holds any more, whatever went wrong, is not renewed; so its slot becomes free.
+        self.open: weakref.WeakSet[Admission] = weakref.WeakSet()
+        self._defaults = defaults
+        self._lease_s = lease_s
+        self._reserved_completion_tokens = reserved_completion_tokens
+
+    def admit(
+        self,
+        identity: Identity,
+        record: RequestRecord,
+        *,
+        prompt_tokens: int,
+        completions: int,
+        completion_limit: int | None,
+        context_room: int = 0,
+    ) -> Admission:
+        """What to enter before the request goes to the engine.
+
+        `completion_limit` is in tokens for each of the `completions`. Without one, a completion is counted as
+        `reserved_completion_tokens`, at most `context_room`, until it is known how long it was.
+        Raises `InvalidRequestError` if the request can never be let in.
+        """
+        limits = in_force(identity.limits, self._defaults)
+        if limits.unlimited:
+            return Admission(self, None, record)
+        most = limits.tokens
+        if completion_limit is None:
+            completion_limit = min(self._reserved_completion_tokens, context_room)
+            if most is not None:
+                completion_limit = max(1, min(completion_limit, (most - prompt_tokens) // completions))
+        completion_tokens = completion_limit * completions
+        tokens = prompt_tokens + completion_tokens
+        if most is not None and tokens > most:
+            record.rejection = "too_large"
+            raise never_fits(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, limits=limits)
+        return Admission(self, Ask(record.request_id, identity.subject, limits, tokens), record)
+
+    async def reserve(self, ask: Ask, record: RequestRecord) -> Mapping[str, str]:
+        """The response's headers. Raises what `Admission.__aenter__` does."""
+        try:
+            decision = await self.limiter.reserve(ask)
+        except LimitsUnavailableError:
+            record.rejection = "limits_unavailable"
+            raise
+        headers = limit_headers(ask.limits, decision)
+        if decision.refused is not None:
+            record.rejection = decision.refused
+            raise refusal(decision, tokens=ask.tokens, limits=ask.limits, headers=headers)
+        return headers
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Renew the leases of what runs."""
+        async with self.limiter.running():
+            renewer = asyncio.create_task(self._renew())
+            try:
+                yield
+            finally:
+                renewer.cancel()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
+            self.limiter.renew([admission.ask for admission in self.open if admission.ask is not None])

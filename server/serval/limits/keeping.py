@@ -1,0 +1,80 @@
+"""Keeps daily use in the key database, so that a restart forgets nothing.
+
+What is lost if the process is killed is the use of the last `SAVE_EVERY_S`. Requests that ran then stay
+counted with all they had reserved. Processes that share the database see each other's use that much later.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from serval.limits.daily_use import DAY_S, DailyUse
+from serval.store.daily_tokens import DailyTokens
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY_S: Final = 1.0
+
+
+class DailyKeeper:
+    """Moves use from memory to the database and back. A database that is away is asked again and again."""
+
+    def __init__(self, daily: DailyUse, table: DailyTokens, *, now: Callable[[], float] = time.time) -> None:
+        self._daily = daily
+        self._table = table
+        self._now = now
+        self._loaded_day: int | None = None
+
+    async def load(self) -> None:
+        """Read what was used. The days around today too: the clock may be set."""
+        today = int(self._now() // DAY_S)
+        first, last = today - 1, today + 1
+        self._daily.set_saved(await asyncio.to_thread(self._table.load, first, last))
+        self._daily.keep_days(first, last)
+        self._loaded_day = today
+
+    async def save(self) -> None:
+        """Write what is new, and read it back with what others added; on another day, read all."""
+        unsaved = self._daily.take_unsaved()
+        if unsaved:
+            try:
+                totals = await asyncio.to_thread(self._table.add, unsaved)
+            except BaseException:
+                self._daily.put_back(unsaved)
+                raise
+            self._daily.set_saved(totals)
+        if int(self._now() // DAY_S) != self._loaded_day:
+            await self.load()
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        """Load, then save every second, and once more at the end. Raises SQLAlchemy's errors at the start."""
+        await self.load()
+        stop = asyncio.Event()
+        saver = asyncio.create_task(self._save_until(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await saver
+
+    async def _save_until(self, stop: asyncio.Event) -> None:
+        failing = False
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), SAVE_EVERY_S)
+            stopping = stop.is_set()
+            try:
+                await self.save()
+                failing = False
+            except (SQLAlchemyError, OSError) as error:
+                if not failing or stopping:
+                    logger.warning("daily token use cannot be saved: %s", type(error).__name__)
+                failing = True
+            if stopping:
+                return

@@ -1,0 +1,188 @@
+"""The books of one authority over limits: what is reserved, by whom, and what becomes of it.
+
+A reservation is open until the first of these, and nothing that comes later changes it:
+
+settled    the request is over: what it did not use is given back, what it used beyond is charged
+closed     the request never reached the engine: all is given back, the request itself too
+abandoned  nobody renewed it, or its worker is gone: its slot is free again, its debit stays
+
+It knows neither clocks nor processes: times are passed in.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from serval.limits.bucket import Bucket
+from serval.limits.daily_use import DAY_S, DailyUse
+from serval.limits.messages import Ask, Decision, Dimension
+
+# Nobody knows when a running request ends; this is when to ask again.
+CONCURRENCY_WAIT_MS: Final = 1000
+
+
+class Moment(NamedTuple):
+    """A time on both clocks: milliseconds that never go back, and Unix time, which may be set."""
+
+    ms: int
+    unix_s: float
+
+    @property
+    def day(self) -> int:
+        """The day in UTC, counted from 1970."""
+        return int(self.unix_s // DAY_S)
+
+
+@dataclass(slots=True)
+class _Reservation:
+    account: "_Account"
+    ask: Ask
+    day: int
+    expires_ms: int
+    # Where in its bucket the debit is; None: it has no such limit.
+    request_mark: int | None
+    token_mark: int | None
+
+
+@dataclass(slots=True)
+class _Account:
+    requests: Bucket
+    tokens: Bucket
+    open: dict[str, _Reservation] = field(default_factory=dict)
+    # No reservation expires before this.
+    none_expires_before_ms: int = 0
+
+
+class Ledger:
+    """The reference for all authorities; the one in the process and the one of the host are this object."""
+
+    def __init__(self, daily: DailyUse, *, lease_ms: int) -> None:
+        """`lease_ms` is how long a reservation lives without being renewed."""
+        self._daily = daily
+        self._lease_ms = lease_ms
+        self._accounts: dict[str, _Account] = {}
+        self._open: dict[str, _Reservation] = {}
+
+    @property
+    def subjects(self) -> int:
+        """Of how many keys something is known."""
+        return len(self._accounts)
+
+    def reserve(self, ask: Ask, now: Moment) -> Decision:
+        """All of it or nothing."""
+        account = self._accounts.get(ask.subject)
+        if account is None:
+            account = self._accounts[ask.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
+        refused, wait_ms = self._obstacle(account, ask, now)
+        if refused is None:
+            self._debit(account, ask, now)
+        limits, decision = ask.limits, [0, 0, 0, 0]
+        if limits.requests_per_minute is not None:
+            decision[:2] = account.requests.left(), account.requests.reset_ms()
+        if limits.tokens_per_minute is not None:
+            decision[2:] = account.tokens.left(), account.tokens.reset_ms()
+        return Decision(refused, wait_ms, *decision)
+
+    def settle(self, reservation_id: str, tokens: int, now: Moment) -> None:
+        """The request is over and used `tokens`."""
+        self._end(reservation_id, requests=1, tokens=tokens, now=now)
+
+    def close(self, reservation_id: str, now: Moment) -> None:
+        """The request never reached the engine."""
+        self._end(reservation_id, requests=0, tokens=0, now=now)
+
+    def abandon(self, reservation_id: str) -> None:
+        """Nobody will say what it used."""
+        reservation = self._open.pop(reservation_id, None)
+        if reservation is not None:
+            del reservation.account.open[reservation_id]
+
+    def renew(self, reservation_ids: Iterable[str], now: Moment) -> None:
+        """Their requests are still running."""
+        for reservation_id in reservation_ids:
+            reservation = self._open.get(reservation_id)
+            if reservation is not None and reservation.expires_ms > now.ms:
+                reservation.expires_ms = now.ms + self._lease_ms
+
+    def sweep(self, now: Moment) -> None:
+        """Abandon what nobody renewed, and forget those of whom nothing is left to know."""
+        for subject, account in list(self._accounts.items()):
+            self._expire(account, now.ms)
+            account.requests.drain(now.ms)
+            account.tokens.drain(now.ms)
+            if not account.open and account.requests.level == account.tokens.level == 0:
+                del self._accounts[subject]
+
+    def _obstacle(self, account: _Account, ask: Ask, now: Moment) -> tuple[Dimension | None, int]:
+        """What is in the way, and for how many milliseconds at least: of several, the longest."""
+        limits = ask.limits
+        refused: Dimension | None = None
+        wait_ms = 0
+        if limits.requests_per_minute is not None:
+            wait = _wait_ms(account.requests, 1, limits.requests_per_minute, now.ms)
+            if wait > wait_ms:
+                refused, wait_ms = "requests", wait
+        if limits.tokens_per_minute is not None:
+            wait = _wait_ms(account.tokens, ask.tokens, limits.tokens_per_minute, now.ms)
+            if wait > wait_ms:
+                refused, wait_ms = "tokens", wait
+        if wait_ms < CONCURRENCY_WAIT_MS and self._is_full(account, limits.concurrent_requests, now.ms):
+            refused, wait_ms = "concurrency", CONCURRENCY_WAIT_MS
+        budget = limits.tokens_per_day
+        if budget is not None and self._daily.used(ask.subject, now.day) + ask.tokens > budget:
+            refused, wait_ms = "budget", int(((now.day + 1) * DAY_S - now.unix_s) * 1000) + 1
+        return refused, wait_ms
+
+    def _debit(self, account: _Account, ask: Ask, now: Moment) -> None:
+        limits = ask.limits
+        if limits.tokens_per_day is not None:
+            self._daily.add(ask.subject, now.day, ask.tokens)
+        reservation = _Reservation(
+            account,
+            ask,
+            now.day,
+            now.ms + self._lease_ms,
+            None if limits.requests_per_minute is None else account.requests.debit(1),
+            None if limits.tokens_per_minute is None else account.tokens.debit(ask.tokens),
+        )
+        self._open[ask.id] = account.open[ask.id] = reservation
+
+    def _end(self, reservation_id: str, *, requests: int, tokens: int, now: Moment) -> None:
+        reservation = self._open.get(reservation_id)
+        if reservation is None:
+            return
+        self.abandon(reservation_id)
+        if reservation.expires_ms <= now.ms:
+            return
+        account, ask = reservation.account, reservation.ask
+        if reservation.request_mark is not None:
+            account.requests.drain(now.ms)
+            account.requests.correct(1, requests, reservation.request_mark)
+        if reservation.token_mark is not None:
+            account.tokens.drain(now.ms)
+            account.tokens.correct(ask.tokens, tokens, reservation.token_mark)
+        if ask.limits.tokens_per_day is not None:
+            self._daily.add(ask.subject, reservation.day, tokens - ask.tokens)
+
+    def _is_full(self, account: _Account, limit: int | None, now_ms: int) -> bool:
+        if limit is None or len(account.open) < limit:
+            return False
+        self._expire(account, now_ms)
+        return len(account.open) >= limit
+
+    def _expire(self, account: _Account, now_ms: int) -> None:
+        if now_ms < account.none_expires_before_ms:
+            return
+        for reservation_id, reservation in list(account.open.items()):
+            if reservation.expires_ms <= now_ms:
+                self.abandon(reservation_id)
+        account.none_expires_before_ms = min(
+            (reservation.expires_ms for reservation in account.open.values()),
+            default=now_ms + self._lease_ms,
+        )
+
+
+def _wait_ms(bucket: Bucket, cost: int, limit: int, now_ms: int) -> int:
+    bucket.drain(now_ms)
+    bucket.limit = limit
+    return bucket.wait_ms(cost)

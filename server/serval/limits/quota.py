@@ -1,0 +1,84 @@
+"""What a key may use: as its record says, and as it is in force."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, Final
+
+from msgspec import Struct
+
+from serval.settings import Settings
+
+UNLIMITED: Final = 0
+# Counts stay exact in Redis, whose scripts know doubles only.
+MAX_LIMIT: Final = 10**9
+
+
+_WORDS: Final[dict[int | None, str]] = {UNLIMITED: "unlimited", None: "default"}
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """A key's own limits. None: the default of the settings; `UNLIMITED`: none, whatever the default is."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    tokens_per_day: int | None = None
+
+    def as_object(self) -> dict[str, Any]:
+        """For people and programs: a number, 'unlimited' or 'default'."""
+        return {name: _WORDS.get(value, value) for name, value in asdict(self).items()}
+
+    def changed(self, **changes: int | None) -> "KeyLimits":
+        """These limits with some replaced."""
+        return replace(self, **changes)
+
+
+def limit_of(given: int | str) -> int | None:
+    """What is stored for a limit as people and programs write it: a number, 'unlimited' or 'default'."""
+    if isinstance(given, int):
+        return given
+    return {word: value for value, word in _WORDS.items()}[given]
+
+
+DEFAULT_LIMITS: Final = KeyLimits()
+LIMIT_NAMES: Final = tuple(field.name for field in fields(KeyLimits))
+
+
+class Limits(Struct, frozen=True, array_like=True):
+    """The limits in force for a key. None: unlimited. Days are UTC's."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    tokens_per_day: int | None = None
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is nothing to count."""
+        return self == _NONE
+
+    @property
+    def tokens(self) -> int | None:
+        """The most tokens a single request can ever reserve; None: any number."""
+        if self.tokens_per_minute is None or self.tokens_per_day is None:
+            return self.tokens_per_minute or self.tokens_per_day
+        return min(self.tokens_per_minute, self.tokens_per_day)
+
+
+_NONE = Limits()
+
+
+@lru_cache(maxsize=4096)
+def in_force(own: KeyLimits, defaults: Limits) -> Limits:
+    """The key's own limits where it has some, else the defaults."""
+    chosen: dict[str, int | None] = {}
+    for name in LIMIT_NAMES:
+        value = getattr(own, name)
+        chosen[name] = getattr(defaults, name) if value is None else (value or None)
+    return Limits(**chosen)
+
+
+def default_limits(settings: Settings) -> Limits:
+    """What the settings say for keys without limits of their own."""
+    return Limits(**{name: getattr(settings, name) for name in LIMIT_NAMES})

@@ -1,0 +1,37 @@
+"""Tokens by key and day in the database."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Engine, select, text
+
+from serval.store.tables import daily_tokens
+
+_ADD = text(
+    "INSERT INTO daily_tokens (subject, day, tokens) VALUES (:subject, :day, :tokens)"
+    " ON CONFLICT (subject, day) DO UPDATE SET tokens = daily_tokens.tokens + excluded.tokens"
+    " RETURNING tokens"
+)
+
+
+class DailyTokens:
+    """The table. Safe to use from several threads and processes; days are counted from 1970."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def load(self, first: int, last: int) -> dict[tuple[str, int], int]:
+        """What was used from day `first` to day `last`, by subject and day."""
+        asked = select(daily_tokens).where(daily_tokens.c.day.between(first, last))
+        with self._engine.connect() as connection:
+            rows = connection.execute(asked).all()
+        return {(row.subject, row.day): row.tokens for row in rows}
+
+    def add(self, use: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+        """Add to what is there, all or nothing; what is there then."""
+        totals = {}
+        with self._engine.begin() as connection:
+            # In the same order everywhere: PostgreSQL locks row by row.
+            for subject, day in sorted(use):
+                values = {"subject": subject, "day": day, "tokens": use[subject, day]}
+                totals[subject, day] = int(connection.execute(_ADD, values).scalar_one())
+        return totals

@@ -1,0 +1,64 @@
+"""One limit per minute."""
+
+from serval.limits.bucket import UNIT, Bucket
+
+
+def bucket_of(limit: int) -> Bucket:
+    bucket = Bucket(0)
+    bucket.limit = limit
+    return bucket
+
+
+def test_the_wait_is_exact_to_the_millisecond() -> None:
+    bucket = bucket_of(7)
+    bucket.debit(7)
+    wait_ms = bucket.wait_ms(2)
+    assert wait_ms == 17143  # 2 of 7 a minute
+    bucket.drain(wait_ms - 1)
+    assert bucket.wait_ms(2) == 1
+    bucket.drain(wait_ms)
+    assert bucket.wait_ms(2) == 0
+    assert bucket.left() == 2
+
+
+def test_what_is_left_and_when_all_is_there_again() -> None:
+    bucket = bucket_of(60)
+    bucket.debit(10)
+    assert (bucket.left(), bucket.reset_ms()) == (50, 10_000)
+    bucket.drain(9_999)
+    assert (bucket.left(), bucket.reset_ms()) == (59, 1)
+    bucket.drain(10_000)
+    assert (bucket.left(), bucket.reset_ms()) == (60, 0)
+
+
+def test_a_refund_is_exact() -> None:
+    bucket = bucket_of(100)
+    mark = bucket.debit(90)
+    bucket.correct(90, 13, mark)
+    assert bucket.level == 13 * UNIT
+
+
+def test_a_refund_gives_back_nothing_that_has_drained() -> None:
+    bucket = bucket_of(100)
+    mark = bucket.debit(100)
+    bucket.drain(60_000)
+    bucket.debit(100)
+    # The first debit has left the bucket; giving it back would let 200 in at once.
+    bucket.correct(100, 0, mark)
+    assert bucket.left() == 0
+
+
+def test_what_was_used_beyond_the_debit_is_charged_and_waited_for() -> None:
+    bucket = bucket_of(60)
+    mark = bucket.debit(10)
+    bucket.correct(10, 130, mark)
+    assert (bucket.left(), bucket.wait_ms(1)) == (0, 71_000)
+
+
+def test_a_new_limit_goes_on_from_the_same_use() -> None:
+    bucket = bucket_of(10)
+    bucket.debit(10)
+    bucket.limit = 30
+    assert bucket.left() == 20
+    bucket.limit = 5
+    assert (bucket.left(), bucket.wait_ms(1)) == (0, 72_000)

@@ -1,0 +1,148 @@
+"""Any sequence of requests, ends, lost clients and set clocks, against a model that only adds up.
+
+The model knows what was let in, when, and what it used. From that it says what must never have been let in.
+"""
+
+import copy
+from dataclasses import dataclass
+from itertools import count
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from serval.limits.daily_use import DAY_S, DailyUse
+from serval.limits.ledger import Ledger, Moment
+from serval.limits.messages import Ask
+from serval.limits.quota import Limits
+
+MINUTE_MS = 60_000
+LEASE_MS = 20_000
+LIMITS = Limits(requests_per_minute=6, tokens_per_minute=100, concurrent_requests=4, tokens_per_day=400)
+NOON = 20_000 * DAY_S + DAY_S // 2
+
+
+@dataclass
+class Entry:
+    """A request that was let in. `counts` and `tokens` are what it weighs: reserved, then used."""
+
+    ask: Ask
+    at_ms: int
+    day: int
+    expires_ms: int
+    tokens: int
+    counts: int = 1
+    open: bool = True
+
+
+class LimitsMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(DailyUse(), lease_ms=LEASE_MS)
+        self.ms = 0
+        self.unix_s = float(NOON)
+        self.entries: list[Entry] = []
+        self.numbers = count()
+
+    @property
+    def now(self) -> Moment:
+        return Moment(self.ms, self.unix_s)
+
+    @property
+    def running(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.open and entry.expires_ms > self.ms]
+
+    @rule(tokens=st.integers(0, 100))
+    def reserve(self, tokens: int) -> None:
+        ask = Ask(f"id-{next(self.numbers)}", "a", LIMITS, tokens)
+        before = copy.deepcopy(self.ledger)
+        decision = self.ledger.reserve(ask, self.now)
+        if decision.refused is None:
+            self.entries.append(Entry(ask, self.ms, self.now.day, self.ms + LEASE_MS, tokens))
+        elif decision.refused in ("requests", "tokens"):
+            self.check_wait(before, ask, decision.wait_ms, decision.refused)
+        elif decision.refused == "concurrency":
+            assert len(self.running) >= 4
+        else:
+            used = sum(entry.tokens for entry in self.entries if entry.day == self.now.day)
+            assert used + tokens > 400
+
+    def check_wait(self, before: Ledger, ask: Ask, wait_ms: int, refused: str) -> None:
+        """One millisecond less is too little, and all of it is enough."""
+        early, in_time = (
+            copy.deepcopy(before).reserve(ask, Moment(self.ms + ms, self.unix_s + ms / 1000))
+            for ms in (wait_ms - 1, wait_ms)
+        )
+        assert early.refused is not None
+        assert in_time.refused != refused
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.running))
+        used = data.draw(st.one_of(st.none(), st.integers(0, entry.tokens)))
+        if used is None:
+            self.ledger.close(entry.ask.id, self.now)
+        else:
+            self.ledger.settle(entry.ask.id, used, self.now)
+        entry.open = False
+        entry.tokens, entry.counts = (0, 0) if used is None else (used, 1)
+
+    @precondition(lambda self: any(not entry.open for entry in self.entries))
+    @rule(data=st.data())
+    def end_again(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from([entry for entry in self.entries if not entry.open]))
+        self.ledger.settle(entry.ask.id, 0, self.now)
+        self.ledger.close(entry.ask.id, self.now)
+
+    @rule(data=st.data())
+    def renew_some(self, data: st.DataObject) -> None:
+        chosen = [entry for entry in self.running if data.draw(st.booleans())]
+        self.ledger.renew([entry.ask.id for entry in chosen], self.now)
+        for entry in chosen:
+            entry.expires_ms = self.ms + LEASE_MS
+
+    @rule(ms=st.one_of(st.integers(0, 3000), st.integers(0, 2 * MINUTE_MS)))
+    def time_passes(self, ms: int) -> None:
+        self.ms += ms
+        self.unix_s += ms / 1000
+
+    @rule(step_s=st.sampled_from([-3600, 3600, -13 * 3600, 13 * 3600]))
+    def the_clock_is_set(self, step_s: int) -> None:
+        self.unix_s += step_s
+
+    @rule()
+    def sweep(self) -> None:
+        self.ledger.sweep(self.now)
+
+    @invariant()
+    def never_more_than_a_bucket_and_what_drains(self) -> None:
+        for last, final in enumerate(self.entries):
+            counts = tokens = 0
+            for first in reversed(self.entries[: last + 1]):
+                counts += first.counts
+                tokens += first.tokens
+                allowed = 1 + (final.at_ms - first.at_ms) / MINUTE_MS
+                assert counts <= 6 * allowed
+                assert tokens <= 100 * allowed
+
+    @invariant()
+    def never_more_at_once(self) -> None:
+        assert len(self.running) <= 4
+
+    @invariant()
+    def never_more_a_day(self) -> None:
+        for day in {entry.day for entry in self.entries}:
+            assert sum(entry.tokens for entry in self.entries if entry.day == day) <= 400
+
+    def teardown(self) -> None:
+        """When all is over nothing is left: no slot, no debt, no account."""
+        for entry in self.running:
+            self.ledger.settle(entry.ask.id, 0, self.now)
+        self.ms += MINUTE_MS
+        self.ledger.sweep(self.now)
+        assert self.ledger.subjects == 0
+
+
+TestLimits = LimitsMachine.TestCase
+TestLimits.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
