@@ -39,6 +39,7 @@ from serval.chat.render import ChatRenderer
 from serval.engine.protocol import Engine
 from serval.limits.opening import open_gate
 from serval.settings import Settings
+from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -101,8 +102,9 @@ def create_apps(
         watches = [] if directory is None else [asyncio.create_task(directory.watch())]
         if tokens is not None:
             watches.append(asyncio.create_task(tokens.keys.watch()))
-        async with context.gate.running():
-            yield
+        with watching_loop(context.metrics.loop_was_late):
+            async with context.gate.running():
+                yield
         for watch in watches:
             watch.cancel()
         context.render_executor.shutdown(wait=False, cancel_futures=True)

@@ -6,7 +6,7 @@ This is the only module of the package that reads the environment. Every field i
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -193,6 +193,10 @@ class Settings(BaseSettings):
     )
     shutdown_grace_s: float = Field(
         default=30.0, ge=0, description="How long a stop waits for requests that are running."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log lines that are written; requests have level info."
     )
 
     @property

@@ -68,11 +68,14 @@ class EventStream:
 
     async def _send_body(self, body: bytes) -> None:
         async with self._lock:
+            sent = self._loop.time()
             if not self._started:
                 self._started = True
                 await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
-            self._last_sent = self._loop.time()
+            now = self._loop.time()
+            self._record.client_s += now - sent
+            self._last_sent = now
 
     def _as_api_error(self, error: Exception) -> ApiError:
         if not isinstance(error, ApiError):

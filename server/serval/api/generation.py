@@ -1,5 +1,6 @@
 """What chat and plain completions do alike: run the engine's requests of one call and add up their usage."""
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -32,14 +33,21 @@ class Generation:
 
         Raises an `ApiError`; ends without one only if every request has its finish reason.
         """
+        record.engine_request_id = self.requests[0].request_id
+        # Since when the engine is waited for; None: it is not.
+        asked: float | None = time.perf_counter()
         try:
             async with aclosing(
                 fan_in([self._engine.generate(request) for request in self.requests])
             ) as deltas:
                 async for place, delta in deltas:
-                    record.saw_token()
+                    now = time.perf_counter()
+                    record.engine_s += now - (asked or now)
+                    asked = None
+                    record.saw_token(now)
                     self._last[place] = delta
                     yield place, delta
+                    asked = time.perf_counter()
             if any(delta is None or delta.finish is None for delta in self._last):
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except ApiError:
@@ -47,6 +55,8 @@ class Generation:
                 self._admission.close()
             raise
         finally:
+            if asked is not None:
+                record.engine_s += time.perf_counter() - asked
             usage = self.usage()
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens

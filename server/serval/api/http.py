@@ -1,6 +1,7 @@
 """Reading and answering HTTP requests over bare ASGI."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -77,10 +78,13 @@ async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> b
     announced = header(scope, b"content-length") or ""
     if announced.isdigit() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
+    record = record_of(scope)
     chunks: list[bytes] = []
     size = 0
     while True:
+        asked = time.perf_counter()
         message = await receive()
+        record.client_s += time.perf_counter() - asked
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         chunk = message.get("body", b"")

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     settings, made_key = ensure_key(gateway_settings(args))
     if made_key is not None:
         print_progress(f"neither SERVAL_API_KEY nor --api-key-file is set; this start's API key: {made_key}")
-    configure_logging()
+    configure_logging(settings.log_level)
     if settings.workers > 1:
         # The parent of workers loads nothing that serves.
         from serval.workers.pool import run_workers

@@ -1,18 +1,30 @@
 """JSON log lines: one for each request, and one for each other event. No prompt, no answer, no key."""
 
-import json
+import atexit
 import logging
 import sys
+import threading
 import time
-from typing import Any
+from typing import Any, Final, TextIO
+
+import msgspec
 
 from serval.telemetry.record import RequestRecord
 
 _requests = logging.getLogger("serval.requests")
 
+# Lines that may wait to be written; more are lost rather than kept in memory.
+_MAX_WAITING: Final = 10_000
+_WRITE_EVERY_S: Final = 0.1
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line; `extra={"fields": {...}}` adds to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The latest second and its text: most lines share it with the one before.
+        self._second = (-1, "")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for `record`.
@@ -20,8 +32,7 @@ class JsonFormatter(logging.Formatter):
         JSON escapes line breaks and control characters, so no line can be forged.
         """
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
+            "time": f"{self._second_text(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
@@ -29,17 +40,80 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return msgspec.json.encode(line).decode()
+
+    def _second_text(self, second: int) -> str:
+        latest, text = self._second
+        if second != latest:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = (second, text)
+        return text
 
 
-def configure_logging(level: int = logging.INFO) -> None:
+class BackgroundHandler(logging.Handler):
+    """Writes lines from a thread of its own, so that no request waits for the disk or the terminal.
+
+    The thread wakes a few times a second, not for each line: then it would take the interpreter from the
+    requests again and again. What cannot be written, because the stream is full, closed or too slow, is lost;
+    how many lines that were is said as soon as there is room again.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._waiting: list[str] = []
+        self._lost = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have `record` written soon. The caller holds the handler's lock."""
+        if len(self._waiting) < _MAX_WAITING:
+            self._waiting.append(self.format(record))
+        else:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Write what is waiting, then end."""
+        self._closing.set()
+        self._thread.join(timeout=2.0)
+        super().close()
+
+    def _write_on(self) -> None:
+        assert self.lock is not None
+        closing = False
+        while not closing:
+            closing = self._closing.wait(_WRITE_EVERY_S)
+            with self.lock:
+                lines, self._waiting = self._waiting, []
+                lost, self._lost = (self._lost, 0) if lines else (0, self._lost)
+            if not lines:
+                continue
+            said = [self.format(_lost_entry(lost))] if lost else []
+            try:
+                self._stream.write("\n".join([*said, *lines]) + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                with self.lock:
+                    self._lost += lost + len(lines)
+
+
+def _lost_entry(count: int) -> logging.LogRecord:
+    entry = logging.LogRecord("serval", logging.WARNING, "", 0, "log lines were lost", None, None)
+    entry.__dict__["fields"] = {"lines": count}
+    return entry
+
+
+def configure_logging(level: str = "info") -> None:
     """Send the loggers of Serval and of its HTTP server to standard error as JSON lines.
 
-    For the command line.
+    For the command line, once a process. `level` is the least one of Serval's own lines.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name, least in (("serval", level), ("uvicorn", logging.WARNING)):
+    atexit.register(handler.close)
+    for name, least in (("serval", level.upper()), ("uvicorn", "WARNING")):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(least)
@@ -48,28 +122,37 @@ def configure_logging(level: int = logging.INFO) -> None:
 
 def log_request(record: RequestRecord) -> None:
     """The one line of a request that is over."""
-    _requests.info(
-        "request",
-        extra={
-            "fields": {
-                "request_id": record.request_id,
-                "client_request_id": record.client_request_id,
-                "key_id": record.key_id,
-                "method": record.method,
-                "route": record.route,
-                "status": record.status or None,
-                "client_gone": record.client_gone,
-                "stream": record.stream,
-                "model": record.model,
-                "duration_ms": round(record.elapsed_s() * 1e3, 1),
-                "first_token_ms": None
-                if record.first_token_s is None
-                else round(record.first_token_s * 1e3, 1),
-                "prompt_tokens": record.prompt_tokens,
-                "completion_tokens": record.completion_tokens,
-                "cached_tokens": record.cached_tokens,
-                "finish_reason": record.finish_reason,
-                "error_code": record.error_code,
-            }
-        },
-    )
+    if not _requests.isEnabledFor(logging.INFO):
+        return
+    # Made by hand: looking up the caller's file and line, which nobody reads, costs more than all the rest.
+    entry = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", None, None)
+    entry.__dict__["fields"] = _fields(record)
+    _requests.handle(entry)
+
+
+def _fields(record: RequestRecord) -> dict[str, Any]:
+    return {
+        "request_id": record.request_id,
+        "client_request_id": record.client_request_id,
+        "engine_request_id": record.engine_request_id,
+        "key_id": record.key_id,
+        "method": record.method,
+        "route": record.route,
+        "status": record.status or None,
+        "client_gone": record.client_gone,
+        "stream": record.stream,
+        "model": record.model,
+        "duration_ms": _ms(record.elapsed_s()),
+        "queue_ms": _ms(record.queue_s),
+        "first_token_ms": _ms(record.first_token_s),
+        "gateway_ms": _ms(record.gateway_s()),
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+        "cached_tokens": record.cached_tokens,
+        "finish_reason": record.finish_reason,
+        "error_code": record.error_code,
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 1)

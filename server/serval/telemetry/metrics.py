@@ -4,13 +4,104 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from serval.telemetry.record import RequestRecord
+from serval.telemetry.record import TOKEN_GAP_BOUNDS, RequestRecord
 from serval.telemetry.shared import exposition_of_all
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-CLIENT_GONE = "499"
+_WAITS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_SHORT = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+CLIENT_GONE = 499
+
+
+class _Answers:
+    """When the tokens of answers came, how many they were, and what became of tool calls."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._first_token = Histogram(
+            "serval_time_to_first_token_seconds",
+            "Time from request to the engine's first token.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._token_gaps = Histogram(
+            "serval_inter_token_latency_seconds",
+            "Time between two arrivals of tokens of a streamed answer; tokens that come together count once.",
+            buckets=TOKEN_GAP_BOUNDS,
+            registry=registry,
+        )
+        tokens = Counter(
+            "serval_tokens_total",
+            "Tokens by kind: prompt, completion, cached (the part of the prompt found in the engine's"
+            " cache).",
+            ["kind"],
+            registry=registry,
+        )
+        self._prompt_tokens = tokens.labels("prompt")
+        self._completion_tokens = tokens.labels("completion")
+        self._cached_tokens = tokens.labels("cached")
+        calls = Counter(
+            "serval_tool_calls_total",
+            "Tool calls by outcome: complete, truncated (the answer's length ended it), invalid (not a JSON"
+            " object).",
+            ["outcome"],
+            registry=registry,
+        )
+        self._calls_complete = calls.labels("complete")
+        self._calls_truncated = calls.labels("truncated")
+        self._calls_invalid = calls.labels("invalid")
+
+    def add(self, record: RequestRecord) -> None:
+        """Count a request that is over."""
+        if record.first_token_s is not None:
+            self._first_token.observe(record.first_token_s)
+        if record.token_gaps is not None:
+            _add_counts(self._token_gaps, record.token_gaps, record.token_gaps_s)
+        if record.prompt_tokens:
+            self._prompt_tokens.inc(record.prompt_tokens)
+        if record.completion_tokens:
+            self._completion_tokens.inc(record.completion_tokens)
+        if record.cached_tokens:
+            self._cached_tokens.inc(record.cached_tokens)
+        if record.tool_calls_complete:
+            self._calls_complete.inc(record.tool_calls_complete)
+        if record.tool_calls_truncated:
+            self._calls_truncated.inc(record.tool_calls_truncated)
+        if record.tool_calls_invalid:
+            self._calls_invalid.inc(record.tool_calls_invalid)
+
+
+class _Refusals:
+    """Requests that were not answered as asked, and why."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._errors = Counter(
+            "serval_errors_total",
+            "Requests that ended with an error, by its code; internal_error: a defect of the gateway.",
+            ["code"],
+            registry=registry,
+        )
+        self.refused = Counter(
+            "serval_refused_requests_total",
+            "Requests refused before they were read: malformed, too slow, too large or too many.",
+            ["reason"],
+            registry=registry,
+        )
+        self._rejections = Counter(
+            "serval_rejections_total",
+            "Requests not let in, by the limit that kept them out: requests, tokens, concurrency, budget,"
+            " too_large (it can never fit), limits_unavailable.",
+            ["reason"],
+            registry=registry,
+        )
+
+    def add(self, record: RequestRecord) -> None:
+        """Count a request that is over."""
+        if record.error_code is not None:
+            self._errors.labels(record.error_code).inc()
+        if record.rejection is not None:
+            self._rejections.labels(record.rejection).inc()
 
 
 class Metrics:
@@ -39,45 +130,30 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._first_token = Histogram(
-            "serval_time_to_first_token_seconds",
-            "Time from request to the engine's first token.",
-            buckets=_SECONDS,
+        self._queue_wait = Histogram(
+            "serval_queue_wait_seconds",
+            "Time requests waited in the gateway to be let through to the engine.",
+            buckets=_WAITS,
             registry=self._registry,
         )
-        tokens = Counter(
-            "serval_tokens_total",
-            "Tokens by kind: prompt, completion, cached (the part of the prompt found in the engine's"
-            " cache).",
-            ["kind"],
+        self._overhead = Histogram(
+            "serval_gateway_overhead_seconds",
+            "Time of a request in which neither queue, engine nor client was waited for.",
+            ["route"],
+            buckets=_SHORT,
             registry=self._registry,
         )
-        self._prompt_tokens = tokens.labels("prompt")
-        self._completion_tokens = tokens.labels("completion")
-        self._cached_tokens = tokens.labels("cached")
-        calls = Counter(
-            "serval_tool_calls_total",
-            "Tool calls by outcome: complete, truncated (the answer's length ended it), invalid (not a JSON"
-            " object).",
-            ["outcome"],
+        self._loop_lag = Histogram(
+            "serval_event_loop_lag_seconds",
+            "By how much a timer was late, four times a second.",
+            buckets=_SHORT,
             registry=self._registry,
         )
-        self._calls_complete = calls.labels("complete")
-        self._calls_truncated = calls.labels("truncated")
-        self._calls_invalid = calls.labels("invalid")
-        self._refused = Counter(
-            "serval_refused_requests_total",
-            "Requests refused before they were read: malformed, too slow, too large or too many.",
-            ["reason"],
-            registry=self._registry,
-        )
-        self._rejections = Counter(
-            "serval_rejections_total",
-            "Requests not let in, by the limit that kept them out: requests, tokens, concurrency, budget,"
-            " too_large (it can never fit), limits_unavailable.",
-            ["reason"],
-            registry=self._registry,
-        )
+        # Children by their labels: looking them up in the metric costs more than counting.
+        self._counted: dict[tuple[str, int], Counter] = {}
+        self._timed: dict[str, tuple[Histogram, Histogram]] = {}
+        self._answers = _Answers(self._registry)
+        self._refusals = _Refusals(self._registry)
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine took requests when this was asked.",
@@ -92,22 +168,35 @@ class Metrics:
     def request_over(self, record: RequestRecord) -> None:
         """Count a request out, with all that is known about it."""
         self._in_flight.dec()
-        self._requests.labels(record.route, CLIENT_GONE if record.client_gone else str(record.status)).inc()
-        self._duration.labels(record.route).observe(record.elapsed_s())
-        if record.rejection is not None:
-            self._rejections.labels(record.rejection).inc()
-        if record.first_token_s is not None:
-            self._first_token.observe(record.first_token_s)
-        self._prompt_tokens.inc(record.prompt_tokens)
-        self._completion_tokens.inc(record.completion_tokens)
-        self._cached_tokens.inc(record.cached_tokens)
-        self._calls_complete.inc(record.tool_calls_complete)
-        self._calls_truncated.inc(record.tool_calls_truncated)
-        self._calls_invalid.inc(record.tool_calls_invalid)
+        self._count(record.route, CLIENT_GONE if record.client_gone else record.status)
+        self._time(record)
+        self._answers.add(record)
+        self._refusals.add(record)
+
+    def _count(self, route: str, status: int) -> None:
+        child = self._counted.get((route, status))
+        if child is None:
+            child = self._counted[route, status] = self._requests.labels(route, str(status))
+        child.inc()
+
+    def _time(self, record: RequestRecord) -> None:
+        children = self._timed.get(record.route)
+        if children is None:
+            children = self._duration.labels(record.route), self._overhead.labels(record.route)
+            self._timed[record.route] = children
+        duration, overhead = children
+        duration.observe(record.elapsed_s())
+        overhead.observe(record.gateway_s())
+        if record.queue_s is not None:
+            self._queue_wait.observe(record.queue_s)
+
+    def loop_was_late(self, seconds: float) -> None:
+        """Count a timer of the event loop that was late by so much."""
+        self._loop_lag.observe(seconds)
 
     def request_refused(self, reason: str) -> None:
         """Count a request that the HTTP server answered itself; `reason` is the error's code."""
-        self._refused.labels(reason).inc()
+        self._refusals.refused.labels(reason).inc()
 
     def exposition(self, *, engine_up: bool) -> bytes:
         """The text Prometheus reads."""
@@ -115,3 +204,15 @@ class Metrics:
         if self._shared is not None:
             return exposition_of_all(self._shared)
         return generate_latest(self._registry)
+
+
+def _add_counts(histogram: Histogram, counts: list[int], total: float) -> None:
+    """Add observations that have been counted by bucket already.
+
+    prometheus_client has no public way: observing the gaps of 10,000 tokens one by one would stop the event
+    loop for as many microseconds.
+    """
+    for bucket, count in zip(histogram._buckets, counts, strict=True):
+        if count:
+            bucket.inc(count)
+    histogram._sum.inc(total)

@@ -25,7 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--index", type=int, required=True, help="which of the workers this is, from 0")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the channel to the parent")
     args = parser.parse_args(argv)
-    configure_logging()
     raise_file_limit()
     return uvloop.run(_run(args.index, socket.socket(fileno=args.channel)))
 
@@ -34,6 +33,7 @@ async def _run(index: int, connection: socket.socket) -> int:
     channel = await channel_over(connection)
     try:
         settings = load_settings()
+        configure_logging(settings.log_level)
         if settings.metrics_directory is not None:
             share_metrics(index)
         await _serve(settings, channel)

@@ -1,5 +1,7 @@
 """The keys in memory: who is let in, and what happens when the database changes or goes away."""
 
+import contextlib
+import hmac
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,24 @@ def test_other_keys_are_refused_all_in_the_same_words(store: KeyStore) -> None:
             directory.identify(attempt)
         messages.add(str(caught.value))
     assert len(messages) == 1
+
+
+def test_every_key_costs_one_digest_and_one_comparison(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the time an answer takes says nothing about which keys exist."""
+    record, key = store.create(name="a", scopes=["inference"])
+    directory, done = directory_of(store, Clock()), list[str]()
+    digest, compare = store.digest, hmac.compare_digest
+    monkeypatch.setattr(store, "digest", lambda given: done.append("digest") or digest(given))
+    monkeypatch.setattr(
+        "serval.auth.directory.hmac.compare_digest", lambda a, b: done.append("compare") or compare(a, b)
+    )
+    for attempt in (key, key[:-1] + "x", f"sk-serval-{record.id}-00", "sk-serval-000000000000-00", "x"):
+        done.clear()
+        with contextlib.suppress(AuthenticationError):
+            directory.identify(attempt)
+        assert done == ["digest", "compare"], attempt
 
 
 def test_a_change_is_seen_at_the_next_look(store: KeyStore) -> None:

@@ -1,8 +1,11 @@
 """Metrics and log lines: what they count, and what they never hold."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -10,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serval.telemetry.logs import JsonFormatter
+from serval.telemetry.loop_lag import watching_loop
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 
 CANARY = "canary-in-the-prompt"
@@ -50,6 +54,65 @@ async def test_metrics_count_requests_tokens_and_tool_calls() -> None:
     assert got["serval_request_duration_seconds_count", "/v1/chat/completions"] == 4
     assert got["serval_requests_in_flight",] == 1  # the one that asks
     assert got["serval_engine_up",] == 1
+    assert got["serval_inter_token_latency_seconds_count",] == 0  # none was streamed in pieces
+    assert got["serval_gateway_overhead_seconds_count", "/v1/chat/completions"] == 4
+    assert got["serval_errors_total", "unknown_url"] == 1
+    assert got["serval_errors_total", "invalid_value"] == 1
+
+
+async def test_gaps_between_streamed_tokens_are_counted_by_their_length() -> None:
+    async with running_gateway() as gateway:
+        gateway.engine.will_say("a", "b", "c", delay_s=0.06)
+        await gateway.post({"model": MODEL, "messages": HI, "stream": True})
+        got = await samples(gateway)
+    assert got["serval_inter_token_latency_seconds_bucket", "0.05"] == 0
+    assert got["serval_inter_token_latency_seconds_bucket", "+Inf"] == 2
+    assert got["serval_inter_token_latency_seconds_count",] == 2
+    assert got["serval_inter_token_latency_seconds_sum",] >= 0.12
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_overhead_is_not_what_the_engine_or_the_client_takes(stream: bool) -> None:
+    async with running_gateway() as gateway:
+        gateway.engine.will_say("a", "b", delay_s=0.5)
+        gateway.engine.will_say("a", fault="stall")
+        body = json.dumps({"model": MODEL, "messages": HI, "stream": stream}).encode()
+
+        async def slowly_sent() -> AsyncIterator[bytes]:
+            yield body[:20]
+            await asyncio.sleep(0.5)
+            yield body[20:]
+
+        headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
+        url = f"{gateway.url}/v1/chat/completions"
+        async with gateway.http.post(url, data=slowly_sent(), headers=headers) as response:
+            await response.read()
+        with contextlib.suppress(TimeoutError):
+            timeout = aiohttp.ClientTimeout(total=0.5)
+            await gateway.post({"model": MODEL, "messages": HI}, timeout=timeout)
+        got = await samples(gateway)
+    route = "/v1/chat/completions"
+    assert got["serval_request_duration_seconds_sum", route] >= 1.5
+    assert got["serval_gateway_overhead_seconds_count", route] == 2
+    assert got["serval_gateway_overhead_seconds_sum", route] < 0.4
+
+
+async def test_a_busy_event_loop_is_seen() -> None:
+    late: list[float] = []
+    with watching_loop(late.append):
+        await asyncio.sleep(0.3)
+        time.sleep(0.5)  # noqa: ASYNC251  # this is what is to be seen
+        await asyncio.sleep(0.3)
+    assert max(late) > 0.2
+
+
+async def test_requests_refused_before_they_were_read_are_counted() -> None:
+    async with running_gateway() as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+        writer.write(b"not HTTP\r\n\r\n")
+        await reader.read()
+        writer.close()
+        assert (await samples(gateway))["serval_refused_requests_total", "malformed_request"] == 1
 
 
 async def test_engine_up_follows_the_engine() -> None:
@@ -86,19 +149,31 @@ async def test_a_client_that_leaves_is_counted_with_what_it_used(caplog: pytest.
     assert line.__dict__["fields"]["client_gone"] is True
 
 
-async def test_no_log_line_holds_a_prompt_an_answer_or_a_key(caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_log_line_error_or_metric_holds_a_prompt_an_answer_or_a_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG)
     async with running_gateway() as gateway:
         gateway.engine.will_say("canary-answer")
         gateway.engine.will_say("canary-answer", fault="garbage")
         for body in ({}, {"stream": True}, {"temperature": CANARY}, {"tools": [{"type": CANARY}]}):
-            await gateway.post({"model": MODEL, "messages": HI, **body})
-        await gateway.get("/v1/models", key=API_KEY + "x")
+            response = await gateway.post({"model": MODEL, "messages": HI, **body})
+            assert API_KEY not in await response.text()
+        errors = [
+            await gateway.post({"model": MODEL, "messages": HI, "n": 0}),
+            await gateway.post({"model": API_KEY, "messages": HI}, headers={"authorization": CANARY}),
+            await gateway.post(json.dumps({"messages": HI}).encode()[:-1]),
+            await gateway.get("/v1/models", key=API_KEY + "x"),
+        ]
+        gateway.engine.will_say("canary-answer", fault="error_event", message=f"{CANARY} {API_KEY}")
+        errors.append(await gateway.post({"model": MODEL, "messages": HI}))
+        assert {response.status for response in errors} == {400, 401, 500}
+        texts = [await response.text() for response in errors]
         metrics = await (await gateway.get("/metrics")).text()
     formatter = JsonFormatter()
     lines = [formatter.format(record) for record in caplog.records if record.name.startswith("serval")]
     assert len(lines) > 5
-    for text in (metrics, *lines):
+    for text in (metrics, *texts, *lines):
         for secret in (CANARY, "canary-answer", API_KEY):
             assert secret not in text
 
@@ -117,6 +192,7 @@ async def test_one_line_a_request_with_its_id(caplog: pytest.LogCaptureFixture) 
     assert line["client_request_id"] == "mine-1"
     assert (line["route"], line["status"], line["finish_reason"]) == ("/v1/chat/completions", 200, "stop")
     assert line["completion_tokens"] == 2
+    assert line["engine_request_id"] == (await response.json())["id"]
     assert json.loads(second)["client_request_id"] is None
 
 

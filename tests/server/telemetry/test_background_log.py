@@ -1,0 +1,91 @@
+"""Log lines are written behind the request's back, and a stream that takes none hurts no request."""
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from serval.telemetry.logs import BackgroundHandler, JsonFormatter
+
+
+class Gate(io.StringIO):
+    """A stream that takes nothing until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = threading.Event()
+        self.fails = False
+
+    def write(self, text: str) -> int:
+        self.opened.wait(30)
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def logger(gate: Gate) -> Iterator[logging.Logger]:
+    handler = BackgroundHandler(gate)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    yield logger
+    gate.opened.set()
+    handler.close()
+
+
+def lines(gate: Gate) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in gate.getvalue().splitlines()]
+
+
+def close(logger: logging.Logger) -> None:
+    logger.handlers[0].close()
+
+
+def test_nobody_waits_for_the_stream_and_nothing_is_lost(logger: logging.Logger, gate: Gate) -> None:
+    for number in range(100):
+        logger.warning("line %d", number)
+    assert gate.getvalue() == ""
+    gate.opened.set()
+    close(logger)
+    assert [line["event"] for line in lines(gate)] == [f"line {number}" for number in range(100)]
+
+
+def test_lines_that_find_no_room_are_counted(logger: logging.Logger, gate: Gate) -> None:
+    for number in range(12_000):
+        logger.warning("%d", number)
+    gate.opened.set()
+    close(logger)
+    counts = [line["lines"] for line in lines(gate) if line["event"] == "log lines were lost"]
+    assert len(counts) == 1
+    assert len(lines(gate)) - 1 + counts[0] == 12_000
+
+
+def test_a_full_disk_raises_nothing_and_is_told_of_later(logger: logging.Logger, gate: Gate) -> None:
+    gate.fails = True
+    gate.opened.set()
+    logger.warning("lost")
+    # The next line is written when the disk has room again.
+    while logger.handlers[0]._lost == 0:  # type: ignore[attr-defined]
+        threading.Event().wait(0.01)
+    gate.fails = False
+    logger.warning("kept")
+    close(logger)
+    assert [line["event"] for line in lines(gate)] == ["log lines were lost", "kept"]
+    assert lines(gate)[0]["lines"] == 1
+
+
+def test_a_closed_stream_raises_nothing(logger: logging.Logger, gate: Gate) -> None:
+    gate.close()
+    gate.opened.set()
+    logger.warning("lost")
+    close(logger)
