@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gateway": ("serval.cli.gateway", "start the OpenAI-compatible gateway in front of a running engine"),
     "keys": ("serval.cli.keys", "make, list, change, rotate and revoke API keys"),
     "config": ("serval.cli.config", "show every setting and what it is now"),
+    "doctor": ("serval.cli.doctor", "check that everything the gateway and the engine need is there"),
     "tools": ("serval.cli.tools", "parse tool calls out of model text"),
     "chat": ("serval.cli.chat", "render conversations as the model sees them"),
 }

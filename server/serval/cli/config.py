@@ -49,5 +49,10 @@ def shown(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, str):
-        return _PASSWORD.sub(rf"\1:{HIDDEN}@", value)
+        return without_passwords(value)
     return value
+
+
+def without_passwords(text: str) -> str:
+    """The text without the passwords of URLs in it."""
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)

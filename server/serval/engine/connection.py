@@ -57,9 +57,14 @@ def peer_of(url: str, *, api_key: str | None, connect_timeout_s: float, stall_ti
         raise SettingsError(f"the engine's URL {url!r} cannot be read: {error}") from error
     if parts.scheme not in ("http", "https") or not host:
         raise SettingsError(f"the engine's URL {url!r} must be of the form http://HOST:PORT")
+    if "@" in parts.netloc:
+        raise SettingsError(
+            f"the engine's URL, of {host}, holds a user name or password, which is not sent; set the engine's"
+            " key with SERVAL_ENGINE_API_KEY"
+        )
     authorization = "" if api_key is None else f"authorization: Bearer {api_key}\r\n"
     head = (
-        f"POST {parts.path.rstrip('/')}/generate HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\n"
+        f"POST {parts.path.rstrip('/')}/generate HTTP/1.1\r\nhost: {parts.netloc}\r\n"
         f"{authorization}content-type: application/json\r\ncontent-length: "
     )
     return Peer(

@@ -221,3 +221,9 @@ async def test_no_more_connections_than_the_limit() -> None:
 def test_an_url_that_is_none_is_a_settings_error(url: str) -> None:
     with pytest.raises(SettingsError, match="engine's URL"):
         peer_of(url, api_key=None, connect_timeout_s=1, stall_timeout_s=1)
+
+
+def test_a_user_in_the_url_is_refused_without_being_repeated() -> None:
+    with pytest.raises(SettingsError, match="SERVAL_ENGINE_API_KEY") as caught:
+        peer_of("http://canary@host", api_key=None, connect_timeout_s=1, stall_timeout_s=1)
+    assert "canary" not in str(caught.value)

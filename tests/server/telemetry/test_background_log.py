@@ -18,9 +18,11 @@ class Gate(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.opened = threading.Event()
+        self.asked = threading.Event()
         self.fails = False
 
     def write(self, text: str) -> int:
+        self.asked.set()
         self.opened.wait(30)
         if self.fails:
             raise OSError(28, "No space left on device")
@@ -61,13 +63,15 @@ def test_nobody_waits_for_the_stream_and_nothing_is_lost(logger: logging.Logger,
 
 
 def test_lines_that_find_no_room_are_counted(logger: logging.Logger, gate: Gate) -> None:
-    for number in range(12_000):
+    logger.warning("first")
+    assert gate.asked.wait(30)
+    for number in range(10_005):
         logger.warning("%d", number)
     gate.opened.set()
     close(logger)
-    counts = [line["lines"] for line in lines(gate) if line["event"] == "log lines were lost"]
-    assert len(counts) == 1
-    assert len(lines(gate)) - 1 + counts[0] == 12_000
+    events = [(line["event"], line.get("lines")) for line in lines(gate)]
+    assert events[:2] == [("first", None), ("log lines were lost", 5)]
+    assert len(events) == 2 + 10_000
 
 
 def test_a_full_disk_raises_nothing_and_is_told_of_later(logger: logging.Logger, gate: Gate) -> None:

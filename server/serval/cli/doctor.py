@@ -1,0 +1,46 @@
+"""`serval doctor`: is everything here that the gateway and the engine need?"""
+
+import argparse
+import json
+
+from serval.cli.config import without_passwords
+from serval.doctor import Finding, findings
+from serval.settings import load_settings
+
+_EXAMPLE = """
+Exit code 1 if a check fails; a warning is no failure. Settings are read as `serval gateway` reads them.
+
+example:
+  serval doctor --engine-url http://127.0.0.1:30000
+  serval doctor --before-start --json | jq '.[] | select(.state == "failed")'
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `serval doctor`."""
+    parser.epilog = _EXAMPLE
+    add = parser.add_argument
+    add("--engine-url", metavar="URL", help="the SGLang engine (default http://127.0.0.1:30000)")
+    add("--before-start", action="store_true", help="do not ask the engine: it does not run yet")
+    add("--json", action="store_true", help="one JSON array of {check, state, says}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found. Raises `SettingsError` for a setting that is wrong."""
+    settings = load_settings(engine_url=args.engine_url)
+    found = []
+    for finding in findings(settings, with_engine=not args.before_start):
+        found.append(finding)
+        if not args.json:
+            print(_line(finding), flush=True)
+    if args.json:
+        print(json.dumps([_object(finding) for finding in found], indent=2))
+    return 1 if any(finding.state == "failed" for finding in found) else 0
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.state:<8} {finding.check:<18} {without_passwords(finding.says)}"
+
+
+def _object(finding: Finding) -> dict[str, str]:
+    return {"check": finding.check, "state": finding.state, "says": without_passwords(finding.says)}

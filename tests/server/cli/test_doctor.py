@@ -1,0 +1,156 @@
+"""`serval doctor` finds what is missing, says what is there, and never a secret."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serval.doctor
+from serval.cli import main
+from serval.settings import Settings
+from serval_testkit.gateway import DEMO_CHECKPOINT
+from serval_testkit.stand_in_engine import StandInEngine
+
+CHECKS = [
+    "python",
+    "sglang",
+    "plugin",
+    "gpu",
+    "keys",
+    "key database",
+    "identity provider",
+    "engine",
+    "model folder",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every machine."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+
+
+def states(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    code = main(["doctor", "--json", *arguments])
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return code, {entry["check"]: (entry["state"], entry["says"]) for entry in found}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def test_all_is_well_with_an_engine(tmp_path: Path) -> None:
+    async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
+        # A process of its own: the command has an event loop of its own.
+        code = "import sys; from serval.cli import main; sys.exit(main())"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, "doctor", "--engine-url", engine.url, stdout=subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    lines = out.decode().splitlines()
+    assert [line[9:27].strip() for line in lines] == CHECKS
+    assert "context of 8192 tokens" in lines[CHECKS.index("engine")]
+    assert lines[-1].startswith("ok")
+
+
+def test_an_engine_that_is_away_is_a_failure_unless_it_is_not_to_run_yet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    code, found = states(capsys, "--engine-url", url)
+    assert code == 1
+    assert found["engine"][0] == "failed"
+    assert url in found["engine"][1]
+    assert list(found) == CHECKS
+    monkeypatch.setenv("SERVAL_MODEL", str(DEMO_CHECKPOINT))
+    code, found = states(capsys, "--engine-url", url, "--before-start")
+    assert code == 0
+    assert "engine" not in found
+    assert found["model folder"][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("variables", "check", "state", "says"),
+    [
+        ({"SERVAL_MODEL": "/does/not/exist"}, "model folder", "failed", "/does/not/exist"),
+        ({"SERVAL_API_KEY": " "}, "keys", "failed", "SERVAL_API_KEY"),
+        ({"SERVAL_API_KEY_FILE": "/does/not/exist"}, "keys", "failed", "/does/not/exist"),
+        ({"SERVAL_API_KEY": "k"}, "keys", "ok", ""),
+        ({}, "keys", "warning", "no key is set"),
+        ({"SERVAL_KEY_DATABASE": "/does/not/exist.db"}, "key database", "warning", "does not exist yet"),
+        ({"SERVAL_KEY_DATABASE": "mysql://host/x"}, "key database", "failed", ""),
+        ({"SERVAL_ADMIN_PORT": "0"}, "key database", "ok", "none is set"),
+        ({"SERVAL_OIDC_ISSUER": "https://i"}, "identity provider", "failed", "SERVAL_OIDC_AUDIENCE"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    check: str,
+    state: str,
+    says: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, found = states(capsys, "--before-start")
+    assert found[check][0] == state
+    assert says in found[check][1]
+    assert code == (1 if state == "failed" else 0)
+
+
+def test_another_sglang_is_a_failure_and_none_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.5.22")
+    assert serval.doctor.sglang() == serval.doctor.Finding(
+        "sglang", "failed", "0.5.22 is installed, 0.5.23 is needed"
+    )
+
+
+def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'H100 80GB, 81559 MiB'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(program))
+    assert serval.doctor.gpu().says == "H100 80GB, 81559 MiB"
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert serval.doctor.gpu().state == "failed"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_no_secret_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    port = free_port()
+    secrets = {
+        "SERVAL_API_KEY": "canary-1",
+        "SERVAL_ENGINE_API_KEY": "canary-2",
+        "SERVAL_ADMIN_KEY": "canary-3",
+        "SERVAL_KEY_PEPPER": "canary-4",
+        "SERVAL_KEY_DATABASE": f"postgresql://user:canary-5@127.0.0.1:{port}/db",  # not-a-secret: a canary
+        "SERVAL_ENGINE_URL": f"http://user:canary-6@127.0.0.1:{port}",  # not-a-secret: a canary
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor", *arguments]) == 1
+    output = capsys.readouterr()
+    assert "canary" not in output.out + output.err
+
+
+def test_a_wrong_option_is_exit_code_2() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", "--nothing"])
+    assert caught.value.code == 2
+
+
+def test_every_secret_setting_is_one_of_the_canaries() -> None:
+    secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert secret == {"api_key", "engine_api_key", "admin_key", "key_pepper"}
