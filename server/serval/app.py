@@ -1,7 +1,7 @@
 """The gateway's applications. `create_apps` builds them; nothing happens at import."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ from serval.limits.opening import open_gate
 from serval.settings import Settings
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
+from serval.telemetry.tracing import open_tracing
 
 if TYPE_CHECKING:
     from serval.auth.directory import KeyDirectory
@@ -85,7 +86,7 @@ def create_apps(
 
     `directory` holds the database's keys, `tokens` checks those of an identity provider.
 
-    Raises `SettingsError` if the API keys cannot be read.
+    Raises `SettingsError` if the API keys cannot be read or traces cannot be made.
     """
     context = ApiContext(
         settings=settings,
@@ -97,6 +98,8 @@ def create_apps(
         render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),
     )
 
+    tracing = open_tracing(settings)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watches = [] if directory is None else [asyncio.create_task(directory.watch())]
@@ -105,6 +108,8 @@ def create_apps(
         with watching_loop(context.metrics.loop_was_late):
             async with context.gate.running():
                 yield
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
         for watch in watches:
             watch.cancel()
         context.render_executor.shutdown(wait=False, cancel_futures=True)
@@ -123,24 +128,31 @@ def create_apps(
         CHAT_COMPLETIONS: ChatCompletions(context),
         COMPLETIONS: Completions(context),
     }
-    app.router.routes.extend(
-        [
-            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()),
-            Route(TOKENIZE, Tokenize(context), methods=["POST"]),
-            Route(DETOKENIZE, Detokenize(context), methods=["POST"]),
-            Route(MODELS, ListModels(context), methods=["GET"]),
-            Route(MODELS + "/{model_id:path}", RetrieveModel(context), methods=["GET"]),
-            Route(HEALTHZ, Healthz(), methods=["GET"]),
-            Route(READYZ, Readyz(context), methods=["GET"]),
-            Route(METRICS, MetricsPage(context), methods=["GET"]),
-        ]
-    )
+    app.router.routes.extend(_routes(context, hot))
     authenticator = inference_authenticator(settings, directory, tokens)
     # Around everything: each layer in between would cost every request a call, and every streamed frame too.
     api = RequestEdge(
-        app, hot=hot, authenticator=authenticator, needed_scope=INFERENCE, metrics=context.metrics
+        app,
+        hot=hot,
+        authenticator=authenticator,
+        needed_scope=INFERENCE,
+        metrics=context.metrics,
+        tracing=tracing,
     )
     return Applications(api, _admin_app(settings, directory, context.metrics), model, context.metrics)
+
+
+def _routes(context: ApiContext, hot: Mapping[str, ASGIApp]) -> list[Route]:
+    return [
+        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()),
+        Route(TOKENIZE, Tokenize(context), methods=["POST"]),
+        Route(DETOKENIZE, Detokenize(context), methods=["POST"]),
+        Route(MODELS, ListModels(context), methods=["GET"]),
+        Route(MODELS + "/{model_id:path}", RetrieveModel(context), methods=["GET"]),
+        Route(HEALTHZ, Healthz(), methods=["GET"]),
+        Route(READYZ, Readyz(context), methods=["GET"]),
+        Route(METRICS, MetricsPage(context), methods=["GET"]),
+    ]
 
 
 def _admin_app(settings: Settings, directory: "KeyDirectory | None", metrics: Metrics) -> ASGIApp | None:

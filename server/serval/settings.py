@@ -195,6 +195,10 @@ class Settings(BaseSettings):
         default=30.0, ge=0, description="How long a stop waits for requests that are running."
     )
 
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="OTLP/HTTP receiver of traces, http://HOST:4318; default: OTEL_EXPORTER_OTLP_ENDPOINT.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log lines that are written; requests have level info."
     )
@@ -217,6 +221,9 @@ def load_settings(**overrides: Any) -> Settings:
     Raises `SettingsError` naming each bad field.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    if variable_of("otlp_endpoint") not in os.environ and "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
+        # The name every program of an installation may share.
+        given.setdefault("otlp_endpoint", os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
     try:
         return Settings(**given)
     except ValidationError as error:

@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,6 +13,9 @@ from serval.errors import ApiError, InternalError
 from serval.telemetry.logs import log_request
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
+
+if TYPE_CHECKING:
+    from serval.telemetry.tracing import Tracing
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -48,13 +51,15 @@ class RequestEdge:
         authenticator: Authenticator,
         needed_scope: str,
         metrics: Metrics,
+        tracing: "Tracing | None" = None,
     ) -> None:
-        """`needed_scope` is what a key must have to be let in."""
+        """`needed_scope` is what a key must have to be let in. Without `tracing` there are no traces."""
         self._app = app
         self._hot = hot
         self._authenticator = authenticator
         self._needed_scope = needed_scope
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Lifespan and other scopes pass through."""
@@ -64,6 +69,13 @@ class RequestEdge:
         scope = _without_trailing_slash(scope)
         record = _new_record(scope)
         attach_record(scope, record)
+        if self._tracing is None:
+            await self._serve(scope, receive, send, record)
+        else:
+            with self._tracing.span(record, traceparent=header(scope, b"traceparent")):
+                await self._serve(scope, receive, send, record)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         request_id_header = (b"x-request-id", record.request_id.encode())
 
         async def send_with_id(message: Message) -> None:

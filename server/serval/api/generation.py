@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from serval.api.context import ServedModel
 from serval.api.fan_in import fan_in
@@ -34,12 +35,13 @@ class Generation:
         Raises an `ApiError`; ends without one only if every request has its finish reason.
         """
         record.engine_request_id = self.requests[0].request_id
+        requests = self.requests
+        if record.traceparent is not None:
+            requests = [replace(request, traceparent=record.traceparent) for request in requests]
         # Since when the engine is waited for; None: it is not.
         asked: float | None = time.perf_counter()
         try:
-            async with aclosing(
-                fan_in([self._engine.generate(request) for request in self.requests])
-            ) as deltas:
+            async with aclosing(fan_in([self._engine.generate(request) for request in requests])) as deltas:
                 async for place, delta in deltas:
                     now = time.perf_counter()
                     record.engine_s += now - (asked or now)

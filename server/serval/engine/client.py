@@ -74,6 +74,8 @@ def generate_body(request: GenerateRequest) -> bytes:
             "top_logprobs_num": request.top_logprobs,
             "return_text_in_logprobs": True,
         }
+    if request.traceparent is not None:
+        body["external_trace_header"] = {"traceparent": request.traceparent}
     return msgspec.json.encode(body)
 
 

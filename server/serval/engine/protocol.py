@@ -21,6 +21,8 @@ class GenerateRequest:
     sampling: Mapping[str, Any]
     # None: no log-probabilities; k: those of the token and of the k most likely ones.
     top_logprobs: int | None = None
+    # The trace this is part of, as W3C Trace Context has it.
+    traceparent: str | None = None
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):

@@ -106,14 +106,14 @@ def _lost_entry(count: int) -> logging.LogRecord:
 
 
 def configure_logging(level: str = "info") -> None:
-    """Send the loggers of Serval and of its HTTP server to standard error as JSON lines.
+    """Send the loggers of Serval, its HTTP server and its traces to standard error as JSON lines.
 
     For the command line, once a process. `level` is the least one of Serval's own lines.
     """
     handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     atexit.register(handler.close)
-    for name, least in (("serval", level.upper()), ("uvicorn", "WARNING")):
+    for name, least in (("serval", level.upper()), ("uvicorn", "WARNING"), ("opentelemetry", "WARNING")):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(least)

@@ -26,6 +26,8 @@ class RequestRecord(Struct, kw_only=True):
     method: str
     route: str
     client_request_id: str | None = None
+    # Of this request's span, if there are traces.
+    traceparent: str | None = None
     engine_request_id: str | None = None
     key_id: str | None = None
     started: float = field(default_factory=time.perf_counter)
