@@ -119,6 +119,20 @@ class Settings(BaseSettings):
         default=60.0, ge=1, description="When a dead worker's requests no longer count as running."
     )
 
+    limits_socket: Path | None = Field(
+        default=None,
+        description="Socket of the process that counts for all workers of this host; set by --workers.",
+    )
+    limits_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Part of each limit this gateway allows by itself while what counts for all is away.",
+    )
+    limits_grace_s: float = Field(
+        default=60.0, ge=0, description="How long daily budgets are not asked for while it is away."
+    )
+
     engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
     engine_api_key: SecretStr | None = Field(
         default=None, description="Key the engine was started with, if any."

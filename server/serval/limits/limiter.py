@@ -7,11 +7,16 @@ from typing import Protocol
 from serval.limits.messages import Ask, Decision
 
 
+class AuthorityAwayError(Exception):
+    """The books are elsewhere and cannot be asked at the moment."""
+
+
 class Limiter(Protocol):
     """Only `reserve` waits for an answer: what ends a reservation cannot be cancelled."""
 
     async def reserve(self, ask: Ask) -> Decision:
-        """Reserve all that is asked for, or nothing. Raises `LimitsUnavailableError`."""
+        """Reserve all that is asked for, or nothing. Raises `LimitsUnavailableError`, or `AuthorityAwayError`
+        if it has nothing to fall back on."""
 
     def settle(self, ask: Ask, tokens: int) -> None:
         """The request used `tokens`. Only the first end of a reservation counts."""

@@ -14,6 +14,7 @@ import uvloop
 
 from serval.engine.client import connect_engine
 from serval.errors import ServalError
+from serval.limits.host import serving_host_limits
 from serval.listening import bind, reserve, url_of
 from serval.settings import Settings, child_environment
 from serval.startup import Progress, check_keys, print_progress, stopped_by_signal, wait_for_engine
@@ -71,8 +72,13 @@ class _Pool:
             async with connect_engine(settings) as engine:
                 if await wait_for_engine(engine, settings, stop=self.stop, progress=self.progress) is None:
                     return
-            update = {"port": port.getsockname()[1], "metrics_directory": Path(directory)}
-            await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
+            update = {
+                "port": port.getsockname()[1],
+                "metrics_directory": Path(directory),
+                "limits_socket": Path(directory) / "limits.sock",
+            }
+            async with serving_host_limits(update["limits_socket"], settings):
+                await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
 
     async def _run_all(self, settings: Settings) -> None:
         try:
