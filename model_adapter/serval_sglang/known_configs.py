@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from serval_sglang.config import LongcatConfig, YarnScaling
 
 # meituan-longcat/LongCat-Flash-Lite.
@@ -52,4 +54,16 @@ TINY = LongcatConfig(
     max_position_embeddings=2560,
     rope_theta=10000.0,
     rope_scaling=YarnScaling(factor=10.0, original_max_position_embeddings=256),
+)
+
+# The same in whole blocks of 128 wherever an engine cuts or joins layers in FP8, at up to two ranks.
+TINY_FP8 = replace(
+    TINY,
+    hidden_size=384,
+    ffn_hidden_size=256,
+    expert_ffn_hidden_size=256,
+    q_lora_rank=128,
+    qk_nope_head_dim=64,
+    qk_rope_head_dim=64,
+    v_head_dim=64,
 )

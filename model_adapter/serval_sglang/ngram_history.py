@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.model_executor.model_runner_components.ngram_embedding_manager import NgramEmbeddingManager
+from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils.common import async_h2d
 
+from serval_sglang.batch_count import count_batch
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sgl
     """
 
     embedding: NgramEmbedding
+    # On one of the ranks that compute the same batches.
+    counts_batches: bool = False
 
     def prepare_for_forward(
         self, batch: ScheduleBatch | None, *, chunked_req: Req | None
@@ -36,6 +40,8 @@ class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sgl
         """Called by the scheduler for every batch before it is launched."""
         if batch is None:
             return None
+        if self.counts_batches:
+            count_batch(batch.forward_mode.name.lower())
         # A running batch is the former prefill batch: without this it would keep that batch's tokens.
         batch.engram_history = None
         if batch.forward_mode.is_extend_without_speculative():
@@ -81,4 +87,10 @@ def manager_for_model(original: Any, cls: type, /, **arguments: Any) -> NgramEmb
     (embedding,) = embeddings
     # One row a request slot; row 0 is the padding row of the pool.
     embedding.init_history(arguments["req_to_token_pool"].req_to_token.shape[0], arguments["device"])
-    return RequestHistoryManager(enabled=False, table=None, n=embedding.look_back + 1, embedding=embedding)
+    return RequestHistoryManager(
+        enabled=False,
+        table=None,
+        n=embedding.look_back + 1,
+        embedding=embedding,
+        counts_batches=get_parallel().attn_tp_rank == 0,
+    )

@@ -84,21 +84,20 @@ class TensorLedger:
 
 
 def require_loadable_attention(kv_b_proj: Any, quant_config: Any) -> None:
-    """Refuse 4-bit attention that SGLang 0.5.23 would load wrongly or not at all.
+    """Refuse packed attention that SGLang 0.5.23 would load wrongly or not at all.
 
     In `LongcatFlashForCausalLM` of srt/models/longcat_flash.py `post_load_weights` takes whatever is called
-    ``qweight`` for AWQ's packing, and else needs a ``weight``; `load_weights` joins the packed rows of
-    q_a_proj and kv_a_proj_with_mqa along the wrong dimension for GPTQ's packing, which AutoRound uses too.
+    ``qweight`` for AWQ's packing, and else needs a ``weight``. What packed_weights.py unpacks has one.
 
     Raises:
-        ValueError: the attention is packed in another way than AWQ's.
+        ValueError: the attention is packed in another way than these.
     """
     if hasattr(kv_b_proj, "weight") or quant_config.get_name() in _PACKED_AS_UPSTREAM_EXPECTS:
         return
     raise ValueError(
         f"this checkpoint packs its attention layers by {quant_config.get_name()!r}, which SGLang 0.5.23 "
-        "cannot load for this model: its answers would be wrong. Use a copy in bfloat16 or FP8, or one whose "
-        "quantisation leaves out self_attn."
+        "cannot load for this model: its answers would be wrong. Use a copy in bfloat16 or FP8, or one that "
+        "compressed-tensors, GPTQ, AutoRound or AWQ has packed."
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.io import load_reference
+from serval_sglang.checkpoint.quantization import Layout
 from serval_sglang.checkpoint.quantize import quantize_tables
 from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 from serval_sglang.known_configs import TINY
@@ -36,6 +37,8 @@ class Configuration:
     environment: Mapping[str, str] = field(default_factory=dict)
     config_changes: Mapping[str, object] = field(default_factory=dict)
     table_codes: torch.dtype | None = None
+    fp8: bool = False
+    packed: Layout | None = None
 
 
 CONFIGURATIONS = (
@@ -59,18 +62,38 @@ CONFIGURATIONS = (
             "auto_map": {"AutoConfig": "configuration_longcat_ngram.LongcatFlashNgramConfig"},
         },
     ),
-    # Chunks shorter than the look-back of three tokens, and as long; of two in test_checkpoint_verify.py. Not
-    # mixed: SGLang takes the running requests off such a chunk and is left with fewer than no tokens.
-    # The tables are what `serval checkpoint quantize-tables` writes; the reference reads the same codes.
+    # Chunks shorter than the look-back of three tokens, and as long; of two in test_checkpoint_verify.py.
+    # What differs in the checkpoints is loaded by rank: tables as `serval checkpoint quantize-tables` writes
+    # them, four bits as AutoRound packs them, FP8. The reference reads the same codes.
     Configuration(
-        "float32-tp2-chunks-of-1-int8-tables",
+        "float32-tp2-chunks-of-1-mixed-packed-int8-tables",
         "float32",
         1,
         tp=2,
+        flags=("--enable-mixed-chunk",),
         environment={"SERVAL_NGRAM_TABLES": "host"},
         table_codes=torch.int8,
+        packed="gptq",
     ),
-    Configuration("float32-ep2-chunks-of-3", "float32", 3, tp=2, ep=2),
+    Configuration(
+        "float32-ep2-chunks-of-3-mixed-fp8",
+        "float32",
+        3,
+        tp=2,
+        ep=2,
+        flags=("--enable-mixed-chunk",),
+        fp8=True,
+    ),
+    # Each rank has requests of its own; their experts' tokens and the vocabulary are shared.
+    Configuration(
+        "float32-attention-dp2-ep2-packed",
+        "float32",
+        64,
+        tp=2,
+        ep=2,
+        flags=("--enable-dp-attention", "--dp-size=2"),
+        packed="compressed-tensors",
+    ),
 )
 
 
@@ -111,11 +134,19 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def write_checkpoint(directory: Path, configuration: Configuration) -> None:
-    config = write_tiny_checkpoint(directory, seed=7, dtype=getattr(torch, configuration.dtype))
+    config = write_tiny_checkpoint(
+        directory,
+        seed=7,
+        dtype=getattr(torch, configuration.dtype),
+        fp8=configuration.fp8,
+        packed=configuration.packed,
+    )
     (weights,) = directory.glob("*.safetensors")
     tensors = load_file(weights)
     for name, tensor in tensors.items():
         # Latents so small that the eps of their norms decides; what follows the norms stays as large.
+        if configuration.fp8:
+            break
         if name.endswith("q_a_proj.weight"):
             tensor.mul_(1e-3)
         if name.endswith("kv_a_proj_with_mqa.weight"):
@@ -126,11 +157,12 @@ def write_checkpoint(directory: Path, configuration: Configuration) -> None:
     config_file.write_text(json.dumps({**source, **configuration.config_changes}))
 
 
-@pytest.mark.parametrize("number", range(len(verification_cases(TINY, chunk=64))))
+@pytest.mark.parametrize("number", range(len(verification_cases(TINY, chunk=64, mixed=True))))
 def test_every_case_of_verify(subject: Subject, number: int) -> None:
-    cases = verification_cases(TINY, chunk=subject.configuration.chunk)
-    if number == len(cases):
-        pytest.skip("without chunks there are no boundaries: run with another configuration")
+    mixed = "--enable-mixed-chunk" in subject.configuration.flags
+    cases = verification_cases(TINY, chunk=subject.configuration.chunk, mixed=mixed)
+    if number >= len(cases):
+        pytest.skip("without chunks there are no boundaries, or no mixed batches: run another configuration")
     case = cases[number]
     subject.assert_close(case.name, run_case(subject.engine, case))
 

@@ -36,6 +36,7 @@ import os
 import threading
 from pathlib import Path
 
+import safetensors
 import serval_sglang.layers.moe as moe
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
 from serval_sglang.models.longcat_flash import LongcatFlashForCausalLM
@@ -66,11 +67,18 @@ def load_measured(self, weights):
         watcher.join()
     peak = max(peak, memory())
     held = sum(p.numel() * p.element_size() for p in (*self.parameters(), *self.buffers()))
-    report = json.dumps({"held": held, "growth": peak - before})
+    report = json.dumps({"held": held, "growth": peak - before, "opened": opened})
     Path(os.environ["SERVAL_TEST_MEMORY"], str(os.getpid())).write_text(report)
 
 
 load_weights = LongcatFlashForCausalLM.load_weights
+opened = []
+safe_open = safetensors.safe_open
+
+
+def counted(file, *arguments, **named):
+    opened.append(Path(file).name)
+    return safe_open(file, *arguments, **named)
 
 
 def mistake():
@@ -98,6 +106,7 @@ def register():
         self.hash_moduli = right
         return embedded
 
+    safetensors.safe_open = counted
     LongcatFlashForCausalLM.load_weights = load_measured
     moe._adds_identity, moe.route_topk, NgramEmbedding.forward = on_every_rank, unscaled, another_modulus
 """
@@ -164,11 +173,13 @@ def test_a_mistake_is_found_out_by_far(patched: Patched, mistake: str, seed: int
     assert result.difference.mean > 2 * BOUNDS["bfloat16"].value
 
 
-def test_loading_takes_little_more_memory_than_a_rank_holds(patched: Patched) -> None:
+def test_loading_opens_a_shard_once_and_takes_little_more_memory_than_a_rank_holds(patched: Patched) -> None:
     reports = [json.loads(file.read_text()) for file in patched.memory_folder.iterdir()]
     print(reports)
     assert len(reports) == 2
     stored = (patched.checkpoint / "model.safetensors").stat().st_size
     for report in reports:
+        # Mapped, not read: what a rank does not copy costs no memory of its own.
+        assert report["opened"] == ["model.safetensors"]
         assert report["held"] < 0.6 * stored
         assert report["growth"] <= 1.1 * report["held"] + SLACK_BYTES

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, SupportsIndex, overload
 
 import pytest
 import torch
+from prometheus_client import REGISTRY
+
+from serval_sglang.batch_count import BATCHES_METRIC
 
 ngram_history = pytest.importorskip("serval_sglang.ngram_history", reason="needs SGLang")
 from sglang.srt.model_executor.forward_batch_info import ForwardMode  # noqa: E402
@@ -41,7 +45,7 @@ class CountedTokens(list[int]):
 def manager() -> Any:
     embedding = SimpleNamespace(look_back=LOOK_BACK, history=torch.full((6, LOOK_BACK), 9, dtype=torch.int32))
     return ngram_history.RequestHistoryManager(
-        enabled=False, table=None, n=LOOK_BACK + 1, embedding=embedding
+        enabled=False, table=None, n=LOOK_BACK + 1, embedding=embedding, counts_batches=False
     )
 
 
@@ -85,3 +89,16 @@ def test_a_request_prefilled_elsewhere_finds_its_slot_filled(
 
 def test_no_batch_is_no_batch(manager: Any) -> None:
     assert manager.prepare_for_forward(None, chunked_req=None) is None
+
+
+def test_batches_are_counted_by_kind_on_one_rank_of_those_that_share_them(manager: Any) -> None:
+    counting = replace(manager, counts_batches=True)
+    before = batches("decode"), batches("mixed")
+    for rank in (counting, manager, counting):
+        rank.prepare_for_forward(batch(ForwardMode.DECODE), chunked_req=None)
+    counting.prepare_for_forward(batch(ForwardMode.MIXED, reqs=[], prefix_lens=[]), chunked_req=None)
+    assert (batches("decode"), batches("mixed")) == (before[0] + 2, before[1] + 1)
+
+
+def batches(kind: str) -> float:
+    return REGISTRY.get_sample_value(BATCHES_METRIC, {"kind": kind}) or 0.0

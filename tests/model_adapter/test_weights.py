@@ -161,7 +161,7 @@ def test_attention_that_upstream_can_load_is_accepted() -> None:
 
 @pytest.mark.parametrize(
     ("method", "part"),
-    [("auto-round", "qweight"), ("gptq_marlin", "qweight"), ("compressed-tensors", "weight_packed")],
+    [("gguf", "qweight"), ("moe_wna16", "qweight"), ("another", "weight_packed")],
 )
 def test_attention_packed_in_another_way_is_refused(method: str, part: str) -> None:
     with pytest.raises(ValueError, match=f"packs its attention layers by '{method}'"):

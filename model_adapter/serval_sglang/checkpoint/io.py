@@ -1,9 +1,9 @@
 """Checkpoints on disk: config.json beside safetensors, whole or in shards. Pickle is never read.
 
 What is read or written is checked against the layout that the configuration asks for, name by name and
-shape by shape, and all mismatches are reported at once. Block-wise FP8 is written and read, n-gram
-tables in eight bits (quantize.py) are read; checkpoints quantised in other ways do not fit, as what they
-store beside the weights are unknown names.
+shape by shape, and all mismatches are reported at once. Block-wise FP8 and packed layers are written and
+read, n-gram tables in eight bits (quantize.py) are read; checkpoints quantised in other ways do not fit, as
+what they store beside the weights are unknown names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ from serval_sglang.checkpoint.layout import (
     table_name,
     tensor_shapes,
 )
-from serval_sglang.checkpoint.quantization import read_quantization
+from serval_sglang.checkpoint.packed import (
+    PackedLayerError,
+    pack_layers,
+    quantization_config,
+    unpack_layers,
+)
+from serval_sglang.checkpoint.quantization import Layout, layout_of, read_quantization
 from serval_sglang.config import LongcatConfig
 from serval_sglang.reference import ReferenceModel
 
@@ -51,6 +57,8 @@ _DTYPE_NAMES = {
     torch.float16: "float16",
 }
 _NAMES_SHOWN = 20
+# Of layers packed in four bits: divides the inputs of every layer of the tiny model, and of Lite.
+PACKED_GROUP = 16
 
 
 def save_checkpoint(
@@ -60,6 +68,7 @@ def save_checkpoint(
     *,
     dtype: torch.dtype,
     fp8: bool = False,
+    packed: Layout | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write ``state_dict`` and ``config`` in Meituan's layout.
@@ -72,10 +81,12 @@ def save_checkpoint(
         state_dict: every tensor of the model, MTP tensors optional.
         dtype: float32, bfloat16 or float16, for all tensors but the router's.
         fp8: store the linear layers in block-wise FP8 instead; ``dtype`` is then that of the rest.
+        packed: store them in four bits instead, in this layout.
 
     Raises:
         CheckpointError: tensors are missing, unknown or misshapen, ``dtype`` is none of the three, or the
             directory already holds weights (they could be mixed up with the new ones).
+        ValueError: both ``fp8`` and ``packed``.
     """
     if dtype not in _DTYPE_NAMES:
         raise CheckpointError(f"dtype must be one of {list(_DTYPE_NAMES.values())}, got {dtype!r}.")
@@ -88,7 +99,11 @@ def save_checkpoint(
             f"{directory} already holds {present!r}: remove them or choose another directory."
         )
 
+    if fp8 and packed is not None:
+        raise ValueError(f"layers are stored in FP8 or packed, not both, got packed={packed!r}.")
     stored = quantize_linear_layers(state_dict) if fp8 else state_dict
+    if packed is not None:
+        stored = pack_layers(state_dict, layout=packed, group=PACKED_GROUP)
     shards = list(_shards(stored, dtype, max_shard_bytes))
     weight_map = {}
     for number, names in enumerate(shards, start=1):
@@ -102,6 +117,8 @@ def save_checkpoint(
     content = {**config.to_dict(), "torch_dtype": _DTYPE_NAMES[dtype]}
     if fp8:
         content["quantization_config"] = QUANTIZATION_CONFIG
+    if packed is not None:
+        content["quantization_config"] = quantization_config(packed, group=PACKED_GROUP)
     write_json(directory / CONFIG_FILE, content)
 
 
@@ -126,6 +143,8 @@ def load_state_dict(directory: Path | str) -> dict[str, Tensor]:
     quantization = read_quantization(json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8")))
     if quantization is not None and quantization.method == "fp8" and quantization.block is not None:
         tensors = dequantize_linear_layers(tensors, quantization.block)
+    if quantization is not None and layout_of(quantization.method) and quantization.weight_bits:
+        tensors = _unpacked(tensors, quantization.weight_bits, str(directory))
     _expand_tables(tensors, config, str(directory))
     _check_layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config, str(directory))
     return {name: tensors[name] for name in tensor_shapes(config)}
@@ -143,6 +162,13 @@ def load_reference(directory: Path | str, *, dtype: torch.dtype = torch.float32)
         model = ReferenceModel(config)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
+
+
+def _unpacked(tensors: dict[str, Tensor], bits: int, where: str) -> dict[str, Tensor]:
+    try:
+        return unpack_layers(tensors, bits=bits)
+    except PackedLayerError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def _expand_tables(tensors: dict[str, Tensor], config: LongcatConfig, where: str) -> None:
@@ -167,7 +193,7 @@ def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _stored_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    if tensor.dtype == torch.float8_e4m3fn:
+    if tensor.dtype == torch.float8_e4m3fn or not tensor.is_floating_point():
         return tensor.dtype
     return torch.float32 if name.endswith((*ROUTER_SUFFIXES, SCALE_SUFFIX)) else dtype
 

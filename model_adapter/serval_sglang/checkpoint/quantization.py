@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # What holds the values: as they are or in 8 bit; packed by GPTQ, AWQ and AutoRound; by compressed-tensors.
 WEIGHT_PARTS = frozenset({"weight", "qweight", "weight_packed"})
@@ -15,6 +15,16 @@ _SCALE_PARTS = frozenset(
     | {"scales", "qzeros", "g_idx"}
     | {"weight_shape", "weight_zero_point", "weight_g_idx", "weight_global_scale"}
 )
+
+
+# How layers that share integers are laid out (packed.py).
+Layout = Literal["compressed-tensors", "gptq"]
+
+# The parts that a packed layer cannot be read without.
+REQUIRED_PARTS: Mapping[Layout, frozenset[str]] = {
+    "compressed-tensors": frozenset({"weight_packed", "weight_scale"}),
+    "gptq": frozenset({"qweight", "qzeros", "scales"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,14 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
         group_size=_size(weights.get("group_size")),
         block=_block(weights.get("weight_block_size") or weights.get("block_structure")),
     )
+
+
+def layout_of(method: str) -> Layout | None:
+    """The layout of a quantisation method, by its name in config.json or SGLang's; None for one that packs
+    otherwise, or not at all."""
+    if method in ("compressed-tensors", "compressed_tensors"):
+        return "compressed-tensors"
+    return "gptq" if method in ("gptq", "gptq_marlin", "auto-round") else None
 
 
 def layer_name(tensor_name: str) -> str:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from serval_sglang.checkpoint.layout import Shape, tensor_shapes
 from serval_sglang.config import LongcatConfig
-from serval_sglang.known_configs import TINY
+from serval_sglang.known_configs import TINY, TINY_FP8
 
 
-def tiny_config(**overrides: Any) -> LongcatConfig:
-    """``TINY`` with some fields changed. Raises ConfigError where that makes no model."""
-    return replace(TINY, **overrides)
+def tiny_config(*, fp8: bool = False, **overrides: Any) -> LongcatConfig:
+    """``TINY``, or ``TINY_FP8``, with some fields changed. Raises ConfigError where that makes no model."""
+    return replace(TINY_FP8 if fp8 else TINY, **overrides)
 
 
 def random_state_dict(config: LongcatConfig, *, seed: int) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from serval_sglang.checkpoint.io import save_checkpoint
+from serval_sglang.checkpoint.quantization import Layout
 from serval_sglang.checkpoint.random import random_state_dict, tiny_config
 from serval_sglang.config import ConfigError, LongcatConfig
 
@@ -38,20 +39,27 @@ CHAT_MARKERS = (
 
 
 def write_tiny_checkpoint(
-    directory: Path | str, *, seed: int, dtype: torch.dtype, fp8: bool = False, **overrides: Any
+    directory: Path | str,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    fp8: bool = False,
+    packed: Layout | None = None,
+    **overrides: Any,
 ) -> LongcatConfig:
-    """Write config.json, weights and tokenizer of ``tiny_config(**overrides)``; return the latter.
+    """Write config.json, weights and tokenizer of ``tiny_config(fp8=fp8, **overrides)``; return the latter.
 
     Args:
-        dtype, fp8: as for :func:`~serval_sglang.checkpoint.io.save_checkpoint`.
+        dtype, fp8, packed: as for :func:`~serval_sglang.checkpoint.io.save_checkpoint`.
 
     Raises:
         ConfigError: an override makes no valid model, or its vocabulary is too small for the tokenizer.
         CheckpointError: the directory already holds weights.
     """
-    config = tiny_config(**overrides)
+    config = tiny_config(fp8=fp8, **overrides)
     tokenizer = _byte_level_tokenizer(config.vocab_size)
-    save_checkpoint(random_state_dict(config, seed=seed), config, directory, dtype=dtype, fp8=fp8)
+    weights = random_state_dict(config, seed=seed)
+    save_checkpoint(weights, config, directory, dtype=dtype, fp8=fp8, packed=packed)
     directory = Path(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(

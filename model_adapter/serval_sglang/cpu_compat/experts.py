@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +15,28 @@ def run_experts(layer: Any, x: Tensor, topk_output: Any, moe_runner_config: Any)
 
     Args:
         layer: a FusedMoE without biases: w13_weight [E, 2I, H] with gates first, w2_weight [E, H, I].
+        x, topk_output, moe_runner_config: as for :func:`sum_of_experts`.
+    """
+    return sum_of_experts(
+        lambda expert: (layer.w13_weight[expert], layer.w2_weight[expert]), x, topk_output, moe_runner_config
+    )
+
+
+def sum_of_experts(
+    weights_of: Callable[[int], tuple[Tensor, Tensor]], x: Tensor, topk_output: Any, moe_runner_config: Any
+) -> Tensor:
+    """
+    Args:
+        weights_of: an expert's weights in the dtype of ``x``: [2I, H] with gates first, and [H, I].
         x: [T, H].
         topk_output: weights float32 [T, k] and local expert ids [T, k], negative where a slot is to be
-        skipped.
+            skipped.
 
     Returns:
         [T, H] in the dtype of ``x``, summed over slots in float32.
+
+    Raises:
+        NotImplementedError: the experts are not of LongCat's kind.
     """
     if moe_runner_config.activation != "silu" or moe_runner_config.apply_router_weight_on_input:
         raise NotImplementedError(
@@ -35,7 +52,8 @@ def run_experts(layer: Any, x: Tensor, topk_output: Any, moe_runner_config: Any)
     output = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for expert, slots in zip(experts.tolist(), order[skipped:].split(counts.tolist()), strict=True):
         tokens = slots // expert_ids.shape[1]
-        gate, up = F.linear(x[tokens], layer.w13_weight[expert]).chunk(2, dim=-1)
-        result = F.linear(F.silu(gate) * up, layer.w2_weight[expert])
+        gates_and_ups, downs = weights_of(expert)
+        gate, up = F.linear(x[tokens], gates_and_ups).chunk(2, dim=-1)
+        result = F.linear(F.silu(gate) * up, downs)
         output.index_add_(0, tokens, result * weights.flatten()[slots, None])
     return output.to(x.dtype)

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from serval_sglang.cpu_compat import block_fp8
 from serval_sglang.cpu_compat.experts import run_experts
+
+_DTYPES_OF_QUANTISED = (
+    "sglang.srt.layers.quantization.fp8.Fp8Config.get_supported_act_dtypes",
+    "sglang.srt.layers.quantization.gptq.gptq.GPTQConfig.get_supported_act_dtypes",
+    "sglang.srt.layers.quantization.auto_round.AutoRoundConfig.get_supported_act_dtypes",
+    "sglang.srt.layers.quantization.compressed_tensors.compressed_tensors."
+    "CompressedTensorsConfig.get_supported_act_dtypes",
+)
 
 
 def install() -> list[str]:
     """Register the hooks; returns their targets."""
+    from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
     from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
     from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import AttnForwardMethod
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
@@ -17,16 +29,21 @@ def install() -> list[str]:
     # on a latent cache. The absorbed form it can.
     AttentionBackendRegistry.register("torch_native", lambda attention, batch: AttnForwardMethod.MLA)
 
+    # Attention DP pads batches with requests of so many tokens, in slot 0 that no request owns. No hook: the
+    # class lacks the method.
+    TorchNativeAttnBackend.get_cpu_graph_seq_len_fill_value = lambda backend: 1
+
     replaced = {
-        "sglang.srt.layers.moe.fused_moe_native.moe_forward_native": (run_experts, HookType.REPLACE),
-        "sglang.srt.distributed.device_communicators.pynccl.PyNcclCommunicator.__init__": (
-            _disable_nccl,
-            HookType.REPLACE,
-        ),
+        "sglang.srt.layers.moe.fused_moe_native.moe_forward_native": run_experts,
+        "sglang.srt.distributed.device_communicators.pynccl.PyNcclCommunicator.__init__": _disable_nccl,
+        "sglang.srt.distributed.parallel_state.GroupCoordinator.reduce_scatterv": _reduce_and_cut,
+        **block_fp8.REPLACED,
     }
-    for target, (hook, kind) in replaced.items():
-        HookRegistry.register(target, hook, kind)
-    return list(replaced)
+    for target, hook in replaced.items():
+        HookRegistry.register(target, hook, HookType.REPLACE)
+    for target in _DTYPES_OF_QUANTISED:
+        HookRegistry.register(target, _with_float32, HookType.AFTER)
+    return [*replaced, *_DTYPES_OF_QUANTISED]
 
 
 def _disable_nccl(communicator: Any, group: Any, *_: Any, **__: Any) -> None:
@@ -36,3 +53,16 @@ def _disable_nccl(communicator: Any, group: Any, *_: Any, **__: Any) -> None:
     communicator.group = group
     communicator.available = False
     communicator.disabled = True
+
+
+def _reduce_and_cut(
+    group: Any, input_: torch.Tensor, output: torch.Tensor | None = None, sizes: list[int] | None = None
+) -> torch.Tensor:
+    """Upstream's own other way, which does without NCCL: the whole sum, and of it this rank's rows."""
+    rows: torch.Tensor = group._deterministic_reduce_scatterv(input_, output, sizes)
+    return rows
+
+
+def _with_float32(dtypes: list[torch.dtype], config: type) -> list[torch.dtype]:
+    """Multiplied out, as here, quantised layers are computed in float32 as well as in any dtype."""
+    return [*dtypes, torch.float32]

@@ -18,8 +18,12 @@ from torch import Tensor
 from serval_kernels.combine_identity import combine_identity
 from serval_kernels.route_topk import route_topk
 
-# Runners that skip id -1 (read in sglang/srt/layers/moe/moe_runner). The CPU has its own, in cpu_compat.
-_RUNNERS = ("triton", "deep_gemm")
+# Runners that skip id -1 (read in sglang/srt/layers/moe/moe_runner, and for packed experts in the kernel of
+# fused_marlin_moe). The CPU has its own, in cpu_compat.
+_RUNNERS = ("triton", "deep_gemm", "marlin")
+
+# Exchanges of tokens between ranks that leave slots of id -1 at home: DeepEP's own sign for "no expert".
+_EXCHANGES = ("none", "deepep")
 
 
 class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
@@ -37,10 +41,10 @@ class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
                 f"--moe-runner-backend {runner.value!r} is not known to drop the slots of identity experts; "
                 f"use one of {', '.join(_RUNNERS)}."
             )
-        if not get_moe_a2a_backend().is_none():
+        if get_moe_a2a_backend().value not in _EXCHANGES:
             raise ValueError(
-                f"--moe-a2a-backend {get_moe_a2a_backend().value!r} is not supported with identity experts; "
-                "leave it at 'none'."
+                f"--moe-a2a-backend {get_moe_a2a_backend().value!r} is not known to leave out the slots of "
+                f"identity experts; use one of {', '.join(_EXCHANGES)}."
             )
         # The tokens are needed once more after the experts, for the identity part.
         self.experts.moe_runner_config.inplace = False
@@ -64,7 +68,9 @@ class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
 
 
 def _adds_identity() -> bool:
-    """Every rank holds all tokens: of the ranks whose outputs are summed, one adds the identity experts."""
+    """Whether this rank's part holds the identity experts. Where every rank holds all tokens, one of those
+    whose outputs are summed adds them; where each has tokens of its own, each does."""
+    if not get_moe_a2a_backend().is_none() or post_experts_output_is_complete(is_tp_path=True):
+        return True
     parallel = get_parallel()
-    is_first = parallel.moe_ep_rank == 0 and parallel.moe_tp_rank == 0
-    return is_first or bool(post_experts_output_is_complete(is_tp_path=True))
+    return bool(parallel.moe_ep_rank == 0 and parallel.moe_tp_rank == 0)

@@ -27,8 +27,10 @@ whole sectors of GPU memory.
 
 Under attention DP (``--enable-dp-attention``) ranks hold different tokens. What is said above then goes for
 the ranks that share the same tokens, SGLang's attention-TP group: sharding, and the sum, stay within it, as
-upstream's VocabParallelEmbedding does with ``use_attn_tp_group``. The state of a slot lives where its request
-is decoded.
+upstream's VocabParallelEmbedding does with ``use_attn_tp_group``: a sum over all ranks would add rows of
+different tokens. A rank of TP 8 with attention DP 4 thus holds half of every table, as at TP 2, and what DP
+saves of the cache it takes back for tables; with as many DP as TP ranks each holds all of them (62.8 GB, or
+``--ngram-tables host``). The state of a slot lives where its request is decoded.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 import sglang.srt.models.longcat_flash as upstream
 from sglang.srt.runtime_context import get_exec, get_parallel, get_spec, get_stream
-from sglang.srt.utils import is_cuda
+from sglang.srt.utils import is_cpu, is_cuda
 from torch import Tensor
 
 from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
@@ -22,6 +22,7 @@ from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
 from serval_sglang.layers.ngram_tables import TableStorage, code_dtype
+from serval_sglang.packed_weights import ATTENTION, is_attention, is_layer, packing_of, unpacked
 from serval_sglang.settings import model_settings
 from serval_sglang.weights import TensorLedger, require_loadable_attention
 
@@ -43,7 +44,13 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         tables = TableStorage(
             place=settings.ngram_tables, code_dtype=code_dtype(getattr(config, TABLE_DTYPE_KEY, None))
         )
-        super().__init__(config, quant_config, prefix)
+        packing = packing_of(quant_config)
+        if packing is not None:
+            config.disable_quant_module = [*getattr(config, "disable_quant_module", []), ATTENTION]
+        # SGLang computes packed layers on GPUs and on CPUs with AMX only: elsewhere none stays packed.
+        unpacks_all = packing is not None and is_cpu()
+        super().__init__(config, None if unpacks_all else quant_config, prefix)
+        self._packing, self._unpacks = packing, is_layer if unpacks_all else is_attention
         self._require_own_layers()
         require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
         self.model.embed_tokens.allocate_tables(tables)
@@ -76,10 +83,13 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         """
         ledger = TensorLedger(
             self.dimensions,
-            quantised=self.quant_config is not None,
+            quantised=self._packing is not None or self.quant_config is not None,
             coded_tables=self._has_coded_tables,
         )
-        super().load_weights(self._scale_latent_norms(ledger.received(weights)))
+        received = ledger.received(weights)
+        if self._packing is not None:
+            received = unpacked(received, self._packing, of=self._unpacks)
+        super().load_weights(self._scale_latent_norms(received))
         if not self._is_loaded:
             ledger.require_complete()
         ledger.require_known()

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from serval_sglang.batch_count import BATCHES_METRIC
 from serval_sglang.config import LongcatConfig
 from serval_sglang.verify.engine import Engine, EngineFailed, Generation, generate
 
 CONCURRENT_REQUESTS = 16
+MIXED_REQUESTS = 8
 
 _FIRST_ORDINARY_TOKEN = 3
 _LONGEST_PROMPT = 600
@@ -24,19 +26,31 @@ _DECODE_STEPS = 6
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Greedy decoding after ``prompt``; with ``new_tokens`` 1 all positions of the prompt are compared."""
+    """Greedy decoding after ``prompt``; with ``new_tokens`` 1 all positions of the prompt are compared.
+
+    Without ``log_probabilities`` only the tokens that the engine chose are.
+    """
 
     prompt: tuple[int, ...]
     new_tokens: int
+    log_probabilities: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Waves of requests, one wave after another; the requests of a wave are sent at the same time."""
+    """Waves of requests, one wave after another; the requests of a wave are sent at the same time.
+
+    Attributes:
+        continued: every answer of the last wave is asked to go on, from what it has left in the prefix cache.
+        needs_cache_hits: without any the case is not covered.
+        needs_batches: the kind of batch (`serval_sglang.batch_count`) without which it is not covered.
+    """
 
     name: str
     waves: tuple[tuple[Request, ...], ...]
+    continued: bool = False
     needs_cache_hits: bool = False
+    needs_batches: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +78,12 @@ class Prompts:
         return generator.randrange(_FIRST_ORDINARY_TOKEN, self.config.vocab_size)
 
 
-def verification_cases(config: LongcatConfig, *, chunk: int | None, seed: int = 0) -> list[Case]:
+def verification_cases(
+    config: LongcatConfig, *, chunk: int | None, mixed: bool = False, seed: int = 0
+) -> list[Case]:
     """Every case for a model and an engine's chunk size in tokens; None stands for prefill in one piece.
+
+    ``mixed`` is for engines that put decode steps into prefill batches (``--enable-mixed-chunk``).
 
     Lengths lie around the look-back of n - 1 tokens and around one and two chunks, and go beyond YaRN's
     original context where that is near.
@@ -78,27 +96,54 @@ def verification_cases(config: LongcatConfig, *, chunk: int | None, seed: int = 
         _cached_prefixes(prompts, chunk),
         _concurrent_requests(prompts, chunk),
     ]
-    return [*cases, _chunks_at_any_boundary(prompts, chunk)] if chunk is not None else cases
+    if chunk is not None:
+        cases.append(_chunks_at_any_boundary(prompts, chunk))
+        if mixed:
+            cases.append(_decode_beside_prefill(prompts, chunk))
+    return cases
 
 
 def run_case(engine: Engine, case: Case) -> list[Generation]:
-    """The engine's answers, in the order of the requests.
+    """The engine's answers, in the order of the requests; those that go on from them follow.
 
     Raises:
-        EngineFailed: it refused a request, or the case needs prefix-cache hits and had none.
+        EngineFailed: it refused a request, or the case needs what it has not met.
     """
+    before = _batches(engine, case.needs_batches)
     answers: list[Generation] = []
+    wave_answers: list[Generation] = []
     for wave in case.waves:
-        with ThreadPoolExecutor(len(wave)) as pool:
-            answers += pool.map(
-                lambda request: generate(engine, request.prompt, max_new_tokens=request.new_tokens), wave
-            )
+        wave_answers = _answers(engine, wave)
+        answers += wave_answers
+    if case.continued:
+        answers += _answers(engine, [Request((*a.prompt, *a.output_ids), 2) for a in wave_answers])
+    if case.needs_batches is not None and _batches(engine, case.needs_batches) == before:
+        raise EngineFailed(
+            f"{case.name}: the engine computed no {case.needs_batches} batch, so this case is not covered."
+        )
     if case.needs_cache_hits and not any(answer.cached_tokens for answer in answers):
         raise EngineFailed(
             f"{case.name}: no request met a cached prefix, so this case is not covered. Leave "
             "--disable-radix-cache out, and choose a --page-size below the length of a prompt."
         )
     return answers
+
+
+def _answers(engine: Engine, wave: Sequence[Request]) -> list[Generation]:
+    def ask(request: Request) -> Generation:
+        return generate(
+            engine,
+            request.prompt,
+            max_new_tokens=request.new_tokens,
+            log_probabilities=request.log_probabilities,
+        )
+
+    with ThreadPoolExecutor(len(wave)) as pool:
+        return list(pool.map(ask, wave))
+
+
+def _batches(engine: Engine, kind: str | None) -> float:
+    return 0.0 if kind is None else engine.metric_total(BATCHES_METRIC, kind=kind)
 
 
 def prompt_lengths(config: LongcatConfig, chunk: int | None) -> list[int]:
@@ -167,6 +212,27 @@ def _chunks_at_any_boundary(prompts: Prompts, chunk: int | None) -> Case:
     lengths = [boundary + d for boundary in _boundaries(chunk) for d in range(n + 1)]
     requests = [Request(prompts.make(length, seed=120 + i), 1 + i % 3) for i, length in enumerate(lengths)]
     return Case("chunks that end anywhere", (tuple(requests),))
+
+
+def _decode_beside_prefill(prompts: Prompts, chunk: int) -> Case:
+    """Decode steps that ride in prefill batches, which SGLang does only where no request of either asks for
+    log-probabilities. Those that go on from them see by the cache what each such step has computed."""
+    n = prompts.config.emb_neighbor_num
+    longest = _longest(chunk) // 2
+    lengths = [n + i * (longest - n) // (MIXED_REQUESTS - 1) for i in range(MIXED_REQUESTS)]
+    requests = [
+        Request(prompts.make(length, seed=150 + i), 4 * n, log_probabilities=False)
+        for i, length in enumerate(lengths)
+    ]
+    # A chunk of one token is taken up by the first running request: prefill waits until it has ended.
+    kind = "mixed" if chunk > 1 else None
+    return Case(
+        "decode beside prefill",
+        (tuple(requests),),
+        continued=True,
+        needs_cache_hits=True,
+        needs_batches=kind,
+    )
 
 
 def _boundaries(chunk: int | None) -> Iterator[int]:

@@ -31,7 +31,9 @@ class Difference:
     """How far log-probabilities are apart.
 
     Attributes:
-        maximum, mean: of the absolute differences, over ``count`` (position, token) pairs.
+        maximum, mean: of the absolute differences, over ``count`` (position, token) pairs. Where the engine
+            was asked for no log-probabilities: of how much less the reference likes the token it chose than
+            its own.
         kl: mean over ``positions`` of KL(reference ‖ engine) in nats, over the tokens the engine reported and
             one more for all the others: a lower bound of the whole.
         ties: positions left out because in them or before them a router's choice was a tie.
@@ -77,12 +79,14 @@ def difference(
     ties = 0
     for number, generation in enumerate(generations):
         expected, decided = _expectation(generation, reference)
+        sequence = [*generation.prompt, *generation.output_ids]
         for position, top in _positions(generation):
             # The row before a token predicts it.
             if leave_out_ties and position - 1 >= decided:
                 ties += 1
-            else:
-                rows.append(_row(Disagreement(number, position), top, expected[position - 1]))
+                continue
+            place, row = Disagreement(number, position), expected[position - 1]
+            rows.append(_chosen(place, sequence[position], row) if top is None else _row(place, top, row))
     return _summary(rows, ties, tolerance)
 
 
@@ -134,18 +138,19 @@ def _is_tie(routing: Routing, bias: Tensor, top_k: int) -> Tensor:
     return gap < ROUTER_TIE * size
 
 
-def _positions(generation: Generation) -> Iterator[tuple[int, Mapping[int, float]]]:
+def _positions(generation: Generation) -> Iterator[tuple[int, Mapping[int, float] | None]]:
     """(tokens before it, reported log-probabilities) of each position but the first."""
     for position, top in enumerate(generation.prompt_top):
         if position:
-            yield position, _reported(top)
+            assert top, "the engine gave no log-probabilities for a position"
+            yield position, top
     for step, top in enumerate(generation.output_top):
-        yield len(generation.prompt) + step, _reported(top)
+        yield len(generation.prompt) + step, top
 
 
-def _reported(top: Mapping[int, float] | None) -> Mapping[int, float]:
-    assert top, "the engine gave no log-probabilities for a position"
-    return top
+def _chosen(place: Disagreement, token: int, expected: Tensor) -> _Row:
+    lost = float(expected.max() - expected[token])
+    return _Row(place, errors=[lost], kl=0.0, engine_prefers=token, lost=lost)
 
 
 def _row(place: Disagreement, top: Mapping[int, float], expected: Tensor) -> _Row:

@@ -58,11 +58,17 @@ class Engine:
         except (OSError, ValueError) as error:
             raise EngineFailed(f"{url} gave no answer: {error}\n{_tail(self.log_path)}") from error
 
-    def metric_total(self, name: str) -> float:
-        """The values of a Prometheus metric of the engine, summed over its labels; 0.0 if it has none yet."""
+    def metric_total(self, name: str, **labels: str) -> float:
+        """The values of a Prometheus metric of the engine, summed over those that have these labels; 0.0 if
+        it has none yet."""
         with _open(f"{self.base_url}/metrics") as response:
             lines = response.read().decode().splitlines()
-        samples = (line for line in lines if line.split("{")[0].split(" ")[0] == name)
+        samples = (
+            line
+            for line in lines
+            if line.split("{")[0].split(" ")[0] == name
+            and all(f'{label}="{value}"' in line for label, value in labels.items())
+        )
         return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
 
 
@@ -72,7 +78,8 @@ class Generation:
 
     prompt: Sequence[int]
     output_ids: Sequence[int]
-    output_top: Sequence[Mapping[int, float] | None]  # one per output token: the most likely tokens there
+    # One per output token: the most likely tokens there; None where they were not asked for.
+    output_top: Sequence[Mapping[int, float] | None]
     prompt_top: Sequence[Mapping[int, float] | None]  # one per prompt token; None for the first
     cached_tokens: int
 
@@ -128,7 +135,14 @@ def running_engine(
             raise EngineFailed(f"the engine stopped with exit code {returncode}:\n{_tail(log_path)}")
 
 
-def generate(engine: Engine, prompt: Sequence[int], *, max_new_tokens: int, top: int = 20) -> Generation:
+def generate(
+    engine: Engine,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    log_probabilities: bool = True,
+    top: int = 20,
+) -> Generation:
     """Greedy decoding of ``max_new_tokens`` tokens, end-of-sequence tokens included.
 
     Log-probabilities are asked for from the first prompt token on only if ``max_new_tokens`` is 1: asking for
@@ -137,16 +151,19 @@ def generate(engine: Engine, prompt: Sequence[int], *, max_new_tokens: int, top:
     Raises:
         EngineFailed: it refused the request or gave no answer.
     """
+    asked = {
+        "input_ids": list(prompt),
+        "sampling_params": {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True},
+    }
+    if not log_probabilities:
+        answer = engine.post("/generate", asked)
+        output_ids, cached = answer["output_ids"], answer["meta_info"]["cached_tokens"]
+        return Generation(tuple(prompt), output_ids, [None] * len(output_ids), [], cached)
     of_prompt = max_new_tokens == 1
+    start = 0 if of_prompt else -1
     answer = engine.post(
         "/generate",
-        {
-            "input_ids": list(prompt),
-            "sampling_params": {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True},
-            "return_logprob": True,
-            "top_logprobs_num": top,
-            "logprob_start_len": 0 if of_prompt else -1,
-        },
+        {**asked, "return_logprob": True, "top_logprobs_num": top, "logprob_start_len": start},
     )
     meta = answer["meta_info"]
     return Generation(

@@ -165,15 +165,18 @@ def test_codes_without_their_scales_are_refused(
 @pytest.mark.parametrize("fp8_body", [False, True])
 @pytest.mark.parametrize("dtype", CODES)
 def test_inspection_finds_it_complete(tmp_path: Path, *, fp8_body: bool, dtype: torch.dtype) -> None:
-    write_tiny_checkpoint(tmp_path / "source", seed=0, dtype=torch.bfloat16, fp8=fp8_body, num_layers=1)
+    config = write_tiny_checkpoint(
+        tmp_path / "source", seed=0, dtype=torch.bfloat16, fp8=fp8_body, num_layers=1
+    )
     quantize_tables(tmp_path / "source", tmp_path / "target", dtype=dtype)
     before, after = (inspect_checkpoint(tmp_path / folder) for folder in ("source", "target"))
     assert before.is_complete
     assert after.is_complete, after
     tables = [found.parts[Part.NGRAM_TABLES] for found in (before, after)]
     assert tables[0].parameters == tables[1].parameters
-    # One byte of two, and four for each row of eight values.
-    assert tables[1].size_bytes == tables[0].size_bytes * (8 + 4) // (8 * 2)
+    # One byte of two, and four for each row of values.
+    width = config.ngram_table_width
+    assert tables[1].size_bytes == tables[0].size_bytes * (width + 4) // (width * 2)
 
 
 def test_the_command_reports_the_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

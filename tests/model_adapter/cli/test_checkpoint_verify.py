@@ -35,19 +35,19 @@ def command(*arguments: object) -> list[str]:
 
 
 @pytest.mark.engine
-def test_a_fresh_tiny_checkpoint_agrees_in_chunks_of_two(tmp_path: Path) -> None:
+def test_a_fresh_tiny_checkpoint_agrees_in_mixed_chunks_of_two(tmp_path: Path) -> None:
     """In a working directory whose files would shadow the modules that everything here imports."""
     checkpoint = tmp_path / "tiny"
     assert main(["tiny", str(checkpoint), "--dtype", "float32"]) == 0
     for name in ("torch", "sglang", "serval_sglang", "numpy", "uvicorn"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a stray file was imported')\n")
-    flags = ("--", "--chunked-prefill-size", "2")
+    flags = ("--", "--chunked-prefill-size", "2", "--enable-mixed-chunk")
     done = subprocess.run(
         command(checkpoint, "--device", "cpu", "--json", *flags),
         cwd=tmp_path, capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "case 6 of 6" in done.stderr
+    assert "case 7 of 7" in done.stderr
     found = json.loads(done.stdout)
     print(json.dumps(found, indent=1))
     assert found["agrees"] is True
@@ -55,7 +55,7 @@ def test_a_fresh_tiny_checkpoint_agrees_in_chunks_of_two(tmp_path: Path) -> None
     assert found["bound"] == {"statistic": "maximum", "value": 2e-3}
     assert found["total"]["maximum"] <= 2e-3
     assert found["total"]["first_disagreement"] is None
-    assert len(found["cases"]) == 6
+    assert len(found["cases"]) == 7
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def test_a_checkpoint_that_the_reference_cannot_read_is_refused(
 ) -> None:
     file = checkpoint / "config.json"
     config: dict[str, Any] = json.loads(file.read_text())
-    file.write_text(json.dumps({**config, "quantization_config": {"quant_method": "auto-round", "bits": 4}}))
+    file.write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq", "bits": 4}}))
     assert run(checkpoint) == 1
-    assert "quantised by 'auto-round', which the reference cannot read" in capsys.readouterr().err
+    assert "quantised by 'awq', which the reference cannot read" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused_before_an_engine_starts(

@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 moe = pytest.importorskip("serval_sglang.layers.moe", reason="needs SGLang")
+from sglang.srt.layers.moe.utils import MoeA2ABackend  # noqa: E402
+
 ROUTED, IDENTITY, TOP_K, SCALE, HIDDEN = 6, 3, 4, 6.0, 8
 
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def make(*, ep_rank: int = 0, tp_rank: int = 0, complete: bool = False) -> Any:
+    def make(*, ep_rank: int = 0, tp_rank: int = 0, complete: bool = False, exchange: str = "none") -> Any:
         parallel = SimpleNamespace(moe_ep_rank=ep_rank, moe_tp_rank=tp_rank)
         monkeypatch.setattr(moe, "get_parallel", lambda: parallel)
         monkeypatch.setattr(moe, "post_experts_output_is_complete", lambda is_tp_path: complete)
+        monkeypatch.setattr(moe, "get_moe_a2a_backend", lambda: MoeA2ABackend(exchange))
         made = moe.LongcatFlashMoE.__new__(moe.LongcatFlashMoE)
         torch.nn.Module.__init__(made)
         torch.manual_seed(1)
@@ -68,6 +71,8 @@ def expected(made: Any, tokens: Tensor, *, with_identity: bool) -> Tensor:
         ({"tp_rank": 1}, False),
         # Nothing is summed over ranks afterwards: each adds its own.
         ({"ep_rank": 1, "complete": True}, True),
+        # Each rank has tokens of its own.
+        ({"ep_rank": 1, "exchange": "deepep"}, True),
     ],
 )
 @pytest.mark.parametrize("count", [0, 1, 17])
@@ -80,3 +85,63 @@ def test_identity_experts_are_scaled_and_added_by_one_rank(
     torch.testing.assert_close(made.forward(tokens), expected(made, before, with_identity=with_identity))
     # The dense branch reads them too.
     assert torch.equal(tokens, before)
+
+
+class StandInExchange:
+    """Experts shared out over ranks whose tokens are their own, as behind DeepEP: a slot goes to the rank
+    that has its expert, a slot of id -1 nowhere, and results come back weighted and summed."""
+
+    def __init__(self, ranks: int) -> None:
+        self.experts_each = ROUTED // ranks
+        self.sent: list[int] = []
+
+    def __call__(self, hidden_states: Tensor, topk: Any) -> Tensor:
+        output = torch.zeros_like(hidden_states)
+        for token, slot in (topk.topk_ids >= 0).nonzero().tolist():
+            expert = int(topk.topk_ids[token, slot])
+            self.sent.append(expert // self.experts_each)
+            output[token] += hidden_states[token] * (expert + 1) * topk.topk_weights[token, slot]
+        return output
+
+
+def test_ranks_with_tokens_of_their_own_get_whole_answers(build: Any) -> None:
+    """`--moe-a2a-backend deepep`, with a stand-in for it: the real one needs GPUs."""
+    torch.manual_seed(5)
+    exchange = StandInExchange(ranks=2)
+    for rank, tokens in enumerate(torch.randn(20, HIDDEN).split([13, 7])):
+        made = build(ep_rank=rank, exchange="deepep")
+        made.__dict__["experts"] = exchange
+        torch.testing.assert_close(made.forward(tokens), expected(made, tokens, with_identity=True))
+    # To either rank, and less than every slot: those of identity experts stay at home.
+    assert set(exchange.sent) == {0, 1}
+    assert 0 < len(exchange.sent) < 20 * TOP_K
+
+
+@pytest.mark.parametrize(
+    ("runner", "exchange", "said"),
+    [
+        ("flashinfer_trtllm", "none", "--moe-runner-backend 'flashinfer_trtllm' is not known to drop"),
+        ("triton", "flashinfer", "--moe-a2a-backend 'flashinfer' is not known to leave out"),
+        ("triton", "none", None),
+        ("marlin", "none", None),
+        ("deep_gemm", "deepep", None),
+    ],
+)
+def test_what_is_not_known_to_drop_identity_slots_is_refused(
+    monkeypatch: pytest.MonkeyPatch, runner: str, exchange: str, said: str | None
+) -> None:
+    config = SimpleNamespace(inplace=True)
+
+    def upstream(self: Any) -> None:
+        torch.nn.Module.__init__(self)
+        backend = SimpleNamespace(value=runner)
+        self.__dict__["experts"] = SimpleNamespace(runner_backend=backend, moe_runner_config=config)
+
+    monkeypatch.setattr(moe.UpstreamMoE, "__init__", upstream)
+    monkeypatch.setattr(moe, "get_moe_a2a_backend", lambda: MoeA2ABackend(exchange))
+    if said is None:
+        moe.LongcatFlashMoE()
+        assert not config.inplace
+    else:
+        with pytest.raises(ValueError, match=f"{said}.*use one of"):
+            moe.LongcatFlashMoE()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from serval_kernels.row_quantization import dequantize_rows, quantize_rows
 from serval_sglang.checkpoint.layout import table_name
@@ -19,7 +21,13 @@ from serval_sglang.layers.ngram_tables import TableStorage
 from serval_sglang.reference.ngram import NgramEmbeddings
 
 embedding = pytest.importorskip("serval_sglang.layers.ngram_embedding", reason="needs SGLang")
-from sglang.srt.model_executor.forward_batch_info import ForwardMode  # noqa: E402
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch  # noqa: E402
+from sglang.srt.mem_cache.memory_pool import ReqToTokenPool  # noqa: E402
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode  # noqa: E402
+from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo  # noqa: E402
+from sglang.srt.sampling.sampling_params import SamplingParams  # noqa: E402
+
+from serval_sglang.ngram_history import RequestHistoryManager  # noqa: E402
 
 CONFIG = tiny_config(hidden_size=96)
 EOS = CONFIG.eos_token_id
@@ -199,6 +207,89 @@ def test_a_decode_batch_relabelled_as_extend_reads_its_slots(build: Any) -> None
     got = made(torch.cat((tokens, torch.zeros(4, dtype=torch.int64))), batch)
     torch.testing.assert_close(got[0], expected(reference, words)[-1], rtol=1e-5, atol=1e-5)
     assert made.history[3].tolist() == SEQUENCE[-3:]
+
+
+def test_a_request_that_another_engine_has_prefilled_is_decoded_as_if_it_had_been_here(
+    build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Disaggregated prefill, with SGLang's own batches: the scheduler's that brings the request, which no
+    forward pass sees, and the forward pass' that decodes it."""
+    # Sampling reads flags of a running engine, and has no part here.
+    monkeypatch.setattr(SamplingBatchInfo, "from_schedule_batch", lambda *_: None)
+    stored, words, reference = tensors()
+    made = build()
+    fill(made, stored, words)
+    made.history.fill_(9)  # of requests that had these slots before
+    manager = RequestHistoryManager(enabled=False, table=None, n=made.look_back + 1, embedding=made)
+    pool = ReqToTokenPool(size=7, max_context_len=64, device="cpu", enable_memory_saver=False)
+    prompt, sampled = SEQUENCE[:-3], SEQUENCE[-3]
+    request = Req("r", "", array("q", prompt), SamplingParams(temperature=0, max_new_tokens=8))
+    request.output_ids.append(sampled)
+    request.full_untruncated_fill_ids = array("q", prompt)
+    request.extend_end = len(prompt)
+    pool.alloc([request])
+    batch = ScheduleBatch(
+        reqs=[request],
+        req_to_token_pool=pool,
+        model_config=SimpleNamespace(vocab_size=CONFIG.vocab_size),
+        device="cpu",
+    )
+    batch.prepare_for_prebuilt()
+    assert manager.prepare_for_forward(batch, chunked_req=None).forward_mode.is_prebuilt()
+    steps = []
+    for length, token in enumerate([sampled, *SEQUENCE[-2:]], start=len(prompt) + 1):
+        # The running batch is the prebuilt one from here on.
+        batch.forward_mode = ForwardMode.DECODE
+        assert manager.prepare_for_forward(batch, chunked_req=None).engram_history is None
+        forward = ForwardBatch(
+            forward_mode=batch.forward_mode,
+            batch_size=1,
+            input_ids=torch.tensor([token]),
+            req_pool_indices=batch.req_pool_indices,
+            seq_lens=torch.tensor([length]),
+            out_cache_loc=torch.tensor([length]),
+            seq_lens_sum=length,
+        )
+        steps.append(made(forward.input_ids, forward))
+    torch.testing.assert_close(torch.cat(steps), expected(reference, words)[-3:], rtol=1e-5, atol=1e-5)
+
+
+class NothingLeavesTheDevice(TorchDispatchMode):
+    """Refuses what makes the host wait for a GPU, or allocates by what a tensor holds: a CUDA graph has no
+    place for either."""
+
+    FORBIDDEN = (
+        torch.ops.aten._local_scalar_dense.default,  # .item(), .tolist(), bool(), int()
+        torch.ops.aten.nonzero.default,
+        torch.ops.aten.masked_select.default,
+        torch.ops.aten.unique_consecutive.default,
+        torch.ops.aten.equal.default,
+    )
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        assert operator not in self.FORBIDDEN, operator
+        return operator(*arguments, **(named or {}))
+
+
+def test_a_replayed_decode_step_reads_its_static_buffers_and_never_asks_the_host(
+    build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a CUDA graph does: the same operations on the same memory, whose content has changed."""
+    # The one look at values, which is for tensors on a CPU.
+    monkeypatch.setattr("serval_kernels.ngram_step._check_slots", lambda slots, history: None)
+    stored, words, reference = tensors()
+    made = build()
+    fill(made, stored, words)
+    made(*extend([SEQUENCE[:4]], [[0, 0, 0]], [3]))
+    static_tokens, batch = decode([0, 0], [3, 0])
+    state = made.history.data_ptr()
+    steps = []
+    for token in SEQUENCE[4:]:
+        static_tokens[0] = token
+        with NothingLeavesTheDevice():
+            steps.append(made(static_tokens, batch)[:1])
+    assert made.history.data_ptr() == state
+    torch.testing.assert_close(torch.cat(steps), expected(reference, words)[4:], rtol=1e-5, atol=1e-5)
 
 
 def test_an_idle_rank_keeps_its_state(build: Any) -> None:

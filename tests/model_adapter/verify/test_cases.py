@@ -94,12 +94,68 @@ def test_prompts_depend_on_the_seeds_alone() -> None:
     assert Prompts(TINY, 1).make(20, seed=2) not in others
 
 
-def test_a_case_that_met_no_cached_prefix_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(engine: object, prompt: tuple[int, ...], *, max_new_tokens: int) -> Generation:
-        return Generation(prompt, [1], [{1: 0.0}], [], cached_tokens=0)
+def answer_with(monkeypatch: pytest.MonkeyPatch, *, cached_tokens: int) -> list[Request]:
+    """Every request is answered with token 7; returns what was asked."""
+    asked: list[Request] = []
+
+    def answer(
+        engine: object, prompt: tuple[int, ...], *, max_new_tokens: int, log_probabilities: bool
+    ) -> Generation:
+        asked.append(Request(prompt, max_new_tokens, log_probabilities))
+        return Generation(prompt, [7], [{7: 0.0}], [], cached_tokens)
 
     monkeypatch.setattr("serval_sglang.verify.cases.generate", answer)
+    return asked
+
+
+def test_a_case_that_met_no_cached_prefix_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(monkeypatch, cached_tokens=0)
     engine: Engine = None  # type: ignore[assignment]  # not asked
     assert len(run_case(engine, case("end of sequence"))) == len(requests(case("end of sequence")))
     with pytest.raises(EngineFailed, match="cached prefixes: no request met a cached prefix"):
         run_case(engine, case("cached prefixes"))
+
+
+class CountingEngine:
+    """Has computed one more mixed batch whenever it is asked, or none ever."""
+
+    def __init__(self, *, mixes: bool) -> None:
+        self.mixes, self.batches = mixes, 0.0
+
+    def metric_total(self, name: str, *, kind: str) -> float:
+        assert (name, kind) == ("serval_engine_batches_total", "mixed")
+        self.batches += self.mixes
+        return self.batches
+
+
+def mixed_case(chunk: int) -> Case:
+    (found,) = [c for c in verification_cases(TINY, chunk=chunk, mixed=True) if "beside" in c.name]
+    return found
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 64])
+def test_decode_beside_prefill_asks_for_no_log_probabilities_and_then_goes_on(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    asked = answer_with(monkeypatch, cached_tokens=5)
+    found = mixed_case(chunk)
+    engine: Engine = CountingEngine(mixes=True)  # type: ignore[assignment]  # a stand-in
+    run_case(engine, found)
+    first, then = asked[: len(asked) // 2], asked[len(asked) // 2 :]
+    assert [request.prompt for request in then] == [(*request.prompt, 7) for request in first]
+    assert not any(request.log_probabilities for request in first)
+    assert all(request.log_probabilities and request.new_tokens > 1 for request in then)
+    assert max(len(request.prompt) for request in first) > chunk
+
+
+def test_an_engine_that_never_mixes_does_not_cover_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(monkeypatch, cached_tokens=5)
+    engine: Engine = CountingEngine(mixes=False)  # type: ignore[assignment]  # a stand-in
+    with pytest.raises(EngineFailed, match="the engine computed no mixed batch"):
+        run_case(engine, mixed_case(64))
+    # A chunk of one token has no room beside a running request.
+    run_case(engine, mixed_case(1))
+
+
+def test_only_engines_that_mix_are_asked_to() -> None:
+    assert len(verification_cases(TINY, chunk=64, mixed=True)) == len(verification_cases(TINY, chunk=64)) + 1

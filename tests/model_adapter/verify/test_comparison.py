@@ -150,3 +150,17 @@ def test_bfloat16_moves_the_reference_by_less_than_the_bound(
     reference: ReferenceModel, exact: Generation
 ) -> None:
     assert 0 < rounding_in_bfloat16([exact], reference).mean < BOUNDS["bfloat16"].value
+
+
+def test_where_only_the_choice_is_known_it_is_judged(reference: ReferenceModel, exact: Generation) -> None:
+    """A greedy engine that was asked for no log-probabilities: only its tokens can be compared."""
+    with torch.no_grad():
+        rows = reference(torch.tensor([PROMPT]))[0].log_softmax(-1)
+    best, second = rows[-1].topk(2).indices.tolist()
+    right = Generation(PROMPT, [best], [None], [], cached_tokens=0)
+    got = difference([right], reference)
+    assert (got.positions, got.maximum, got.first_disagreement) == (1, 0.0, None)
+    wrong = replace(right, output_ids=[second])
+    got = difference([wrong], reference)
+    assert got.maximum == pytest.approx(float(rows[-1, best] - rows[-1, second]))
+    assert got.first_disagreement == Disagreement(0, len(PROMPT))

@@ -14,7 +14,7 @@ from typing import Any
 from serval_sglang.checkpoint.inspection import inspect_checkpoint
 from serval_sglang.cli.text import decimal_size, short_number
 from serval_sglang.config import LongcatConfig, YarnScaling
-from serval_sglang.known_configs import TINY
+from serval_sglang.known_configs import TINY, TINY_FP8
 
 _EXAMPLE = """\
 example:
@@ -36,26 +36,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="bfloat16",
         help="of all but the router, which is float32 (default bfloat16)",
     )
-    add("--fp8", action="store_true", help="store the linear layers in FP8 with a scale per 128 x 128 block")
+    quantised = parser.add_mutually_exclusive_group()
+    quantised.add_argument(
+        "--fp8", action="store_true", help="store the linear layers in FP8 with a scale per 128 x 128 block"
+    )
+    quantised.add_argument(
+        "--packed",
+        choices=("compressed-tensors", "gptq"),
+        help="store them in four bits, packed as compressed-tensors does, or GPTQ and AutoRound",
+    )
     group = parser.add_argument_group("configuration", "the fields of config.json")
     for field in fields(LongcatConfig):
         if field.name != "rope_scaling":
-            _add_field(group, field.name, getattr(TINY, field.name))
+            _add_field(group, field.name, getattr(TINY, field.name), getattr(TINY_FP8, field.name))
     for field in fields(YarnScaling):
-        _add_field(group, _YARN_PREFIX + field.name, getattr(TINY.rope_scaling, field.name))
+        value = getattr(TINY.rope_scaling, field.name)
+        _add_field(group, _YARN_PREFIX + field.name, value, value)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the checkpoint. Raises ConfigError or CheckpointError."""
     overrides = _overrides(args)
     # Mistakes are told before torch is imported, which takes seconds.
-    replace(TINY, **overrides)
+    replace(TINY_FP8 if args.fp8 else TINY, **overrides)
     import torch
 
     from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 
     dtype = getattr(torch, args.dtype)
-    write_tiny_checkpoint(args.directory, seed=args.seed, dtype=dtype, fp8=args.fp8, **overrides)
+    write_tiny_checkpoint(
+        args.directory, seed=args.seed, dtype=dtype, fp8=args.fp8, packed=args.packed, **overrides
+    )
     parts = inspect_checkpoint(args.directory).parts.values()
     parameters = short_number(sum(part.parameters for part in parts))
     size = decimal_size(sum(part.size_bytes for part in parts))
@@ -63,17 +74,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_field(group: argparse._ArgumentGroup, name: str, default: bool | float) -> None:
+def _add_field(
+    group: argparse._ArgumentGroup, name: str, default: bool | float, in_fp8: bool | float
+) -> None:
+    """An argument that is None where it is not given: which default it has hangs on another."""
     flag = f"--{name.replace('_', '-')}"
+    told = f"(default {default:g}{'' if in_fp8 == default else f', with --fp8 {in_fp8:g}'})"
     if isinstance(default, bool):
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"(default {default})")
     else:
-        group.add_argument(
-            flag, type=type(default), default=default, metavar="N", help=f"(default {default:g})"
-        )
+        group.add_argument(flag, type=type(default), metavar="N", help=told)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    values = {f.name: getattr(args, f.name) for f in fields(LongcatConfig) if f.name != "rope_scaling"}
+    names = [field.name for field in fields(LongcatConfig) if field.name != "rope_scaling"]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     yarn = {f.name: getattr(args, _YARN_PREFIX + f.name) for f in fields(YarnScaling)}
-    return {**values, "rope_scaling": YarnScaling(**yarn)}
+    changed = {name: value for name, value in yarn.items() if value is not None}
+    assert TINY.rope_scaling is not None
+    return {**given, "rope_scaling": replace(TINY.rope_scaling, **changed)}

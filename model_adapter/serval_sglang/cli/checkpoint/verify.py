@@ -1,7 +1,8 @@
 """Start the engine on a checkpoint and compare its log-probabilities with the reference model's.
 
 Generated prompts cover the n-gram state and the batch scheduler: lengths around the look-back and around a
-chunk, ends of sequence in the window, cached prefixes, chunks that end anywhere, 16 requests at once, decode.
+chunk, ends of sequence in the window, cached prefixes, chunks that end anywhere, 16 requests at once, decode;
+with --enable-mixed-chunk also decode steps within prefill batches.
 Exit code 0: they agree, in float32 within 2e-3 at most, in bfloat16 within 0.02 in the mean. 1: they do not,
 or the engine failed. Flags after -- go to SGLang as they are.
 
@@ -22,7 +23,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from serval_sglang.checkpoint.files import CONFIG_FILE, load_config
-from serval_sglang.checkpoint.quantization import read_quantization
+from serval_sglang.checkpoint.quantization import layout_of, read_quantization
 from serval_sglang.cli.checkpoint.arguments import add_directory, positive
 from serval_sglang.cli.text import table
 
@@ -38,6 +39,7 @@ example:
 """
 
 _CHUNK_FLAG = "--chunked-prefill-size"
+_MIXED_FLAG = "--enable-mixed-chunk"
 _DEFAULT_CHUNK = 64
 _START_TIMEOUT_S = 3600.0
 
@@ -75,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     from serval_sglang.verify.verification import verify_engine
 
     tell = _Progress()
-    cases = verification_cases(config, chunk=chunk, seed=args.seed)
+    mixed = _MIXED_FLAG in args.engine_flags
+    cases = verification_cases(config, chunk=chunk, mixed=mixed, seed=args.seed)
     tell("loading the reference")
     # Rounded to bfloat16 as the engine rounds them; what FP8 stands for is finer than that.
     held = torch.float32 if is_quantised else getattr(torch, dtype)
@@ -158,10 +161,10 @@ def _dtype(given: DType | None, source: dict[str, Any]) -> DType:
 def _is_quantised(source: dict[str, Any]) -> bool:
     """Raises ValueError if the reference cannot read the checkpoint's quantisation."""
     quantization = read_quantization(source)
-    if quantization is not None and quantization.method != "fp8":
+    if quantization is not None and quantization.method != "fp8" and layout_of(quantization.method) is None:
         raise ValueError(
-            f"the checkpoint is quantised by {quantization.method!r}, which the reference cannot read: "
-            "verify takes checkpoints in float32, bfloat16 or block-wise FP8."
+            f"the checkpoint is quantised by {quantization.method!r}, which the reference cannot read: it "
+            "takes float32, bfloat16, block-wise FP8, and what compressed-tensors or GPTQ have packed."
         )
     return quantization is not None
 
