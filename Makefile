@@ -1,6 +1,6 @@
 # `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast lint format types setup print-venv lock lock-examples clean
+.PHONY: help serve test test-fast lint format types setup print-venv lock lock-examples lock-clients clean
 
 SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
@@ -47,6 +47,12 @@ lock-examples: setup ## Resolve server/examples/requirements.lock anew from requ
 	@.venv/bin/python -m uv pip compile server/examples/requirements.in --quiet --upgrade --python-version 3.11 \
 		--output-file server/examples/requirements.lock --no-emit-index-url --no-annotate --generate-hashes \
 		--custom-compile-command "make lock-examples"
+
+lock-clients: setup ## Resolve the locks of tests/e2e/clients anew from requirements.in and package.json.
+	@.venv/bin/python -m uv pip compile tests/e2e/clients/requirements.in --quiet --upgrade --python-version 3.11 \
+		--output-file tests/e2e/clients/requirements.lock --no-emit-index-url --no-annotate --generate-hashes \
+		--custom-compile-command "make lock-clients"
+	@cd tests/e2e/clients && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean: ## Remove this checkout's venv and caches (the shared packages stay).
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

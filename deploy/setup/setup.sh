@@ -4,6 +4,7 @@
 #   deploy/setup/setup.sh                    set up (idempotent; seconds when nothing changed)
 #   deploy/setup/setup.sh --print-venv       print the folder whose bin/ holds `serval` and `python`
 #   deploy/setup/setup.sh --examples         also set up what server/examples/ needs; print that folder
+#   deploy/setup/setup.sh --clients          also set up the clients that tests try the server with; print that folder
 #
 # Two layers. The locked third-party packages (11 GB, SGLang and torch among them) live once per lock in a cache
 # folder that all checkouts share. `.venv` in the checkout is a thin venv on top that adds this checkout's own
@@ -74,13 +75,22 @@ build_checkout_venv() {
     echo "$checkout_key" > "$venv/.serval-key"
 }
 
-build_examples() {
-    say "installing the packages of server/examples into $examples (60 MB)"
-    rm -rf "$examples"
-    "$python" -m venv --without-pip "$examples"
-    UV_CACHE_DIR=$cache/uv VIRTUAL_ENV=$examples \
-        "$base/bin/uv" pip sync --quiet --require-hashes "$root/server/examples/requirements.lock" >&2
-    touch "$examples/.complete"
+# A small environment of its own, for packages that want other versions than SGLang pins. Prints its folder.
+small_environment() {
+    local name=$1 lock=$2 key folder
+    key=$({ "$python" --version; cat "$lock"; } | sha256sum | cut -c1-12)
+    folder=$cache/$name-$key
+    exec 9>"$folder.lock"
+    command -v flock >/dev/null 2>&1 && flock 9
+    if [ ! -e "$folder/.complete" ]; then
+        say "installing the $name into $folder (under 100 MB)"
+        rm -rf "$folder"
+        "$python" -m venv --without-pip "$folder"
+        UV_CACHE_DIR=$cache/uv VIRTUAL_ENV=$folder "$base/bin/uv" pip sync --quiet --require-hashes "$lock" >&2
+        touch "$folder/.complete"
+    fi
+    exec 9>&-
+    echo "$folder"
 }
 
 checkout_key=$lock_key-$(sha256sum < "$root/pyproject.toml" | cut -c1-12)-$root
@@ -89,13 +99,7 @@ if [ "$(cat "$venv/.serval-key" 2>/dev/null)" != "$checkout_key" ]; then
     say "ready: $venv"
 fi
 
-# The agent frameworks want other versions than SGLang pins: a small environment of their own.
-if [ "${1:-}" = "--examples" ]; then
-    examples_key=$({ "$python" --version; cat "$root/server/examples/requirements.lock"; } | sha256sum | cut -c1-12)
-    examples=$cache/examples-$examples_key
-    exec 9>"$examples.lock"
-    command -v flock >/dev/null 2>&1 && flock 9
-    [ -e "$examples/.complete" ] || build_examples
-    exec 9>&-
-    echo "$examples"
-fi
+case ${1:-} in
+    --examples) small_environment examples "$root/server/examples/requirements.lock" ;;
+    --clients) small_environment clients "$root/tests/e2e/clients/requirements.lock" ;;
+esac

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from serval.errors import InvalidRequestError
-from serval.wire.sampling_rules import check_sampling
+from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
 
 INT64 = Meta(ge=-(2**63), le=2**63 - 1)
 # Larger numbers than any context; the context check refuses them with a better message.
@@ -16,10 +16,18 @@ TokenCount = Annotated[int, Meta(ge=1, le=2**53)]
 MAX_TOOLS = 128
 
 
+def _one_of(*values: str) -> Meta:
+    # Checked where the message can say more than the decoder's; here for readers of the OpenAPI document.
+    return Meta(extra_json_schema={"enum": list(values)})
+
+
+_ToolChoiceWord = Annotated[str, _one_of("none", "auto", "required")]
+
+
 class ContentPart(Struct, omit_defaults=True):
     """One part of a message's content."""
 
-    type: str
+    type: Annotated[str, _one_of("text", "refusal")]
     text: str | None = None
     refusal: str | None = None
 
@@ -42,7 +50,7 @@ class ToolCall(Struct):
 class Message(Struct, omit_defaults=True):
     """A message of any role; which fields a role needs is checked in `check_chat_request`."""
 
-    role: str
+    role: Annotated[str, _one_of("system", "developer", "user", "assistant", "tool", "function")]
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
@@ -64,7 +72,7 @@ class FunctionDeclaration(Struct, omit_defaults=True):
 class Tool(Struct, omit_defaults=True):
     """A tool the model may call."""
 
-    type: str
+    type: Annotated[str, _one_of("function")]
     function: FunctionDeclaration | None = None
 
 
@@ -77,7 +85,7 @@ class NamedFunction(Struct):
 class NamedToolChoice(Struct):
     """`{"type": "function", "function": {"name": ...}}`."""
 
-    type: str
+    type: Annotated[str, _one_of("function")]
     function: NamedFunction | None = None
 
 
@@ -101,7 +109,7 @@ class JsonSchemaFormat(Struct, rename={"schema_": "schema"}, omit_defaults=True)
 class ResponseFormat(Struct, omit_defaults=True):
     """What the text must be: `text`, `json_object`, or `json_schema` with a schema."""
 
-    type: str
+    type: Annotated[str, _one_of("text", "json_object", "json_schema")]
     json_schema: JsonSchemaFormat | None = None
 
 
@@ -112,9 +120,9 @@ class ChatRequest(Struct):
     """
 
     model: str
-    messages: list[Message]
+    messages: Annotated[list[Message], Meta(extra_json_schema={"minItems": 1})]
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | NamedToolChoice | None = None
+    tool_choice: _ToolChoiceWord | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -129,8 +137,8 @@ class ChatRequest(Struct):
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, INT64] | None = None
-    stop: str | list[str] | None = None
-    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    stop: Stop | None = None
+    logit_bias: LogitBias | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
@@ -139,7 +147,7 @@ class ChatRequest(Struct):
     ebnf: Annotated[str, Meta(min_length=1)] | None = None
     functions: Annotated[list[FunctionDeclaration], Meta(max_length=MAX_TOOLS)] | None = None
     function_call: str | NamedFunction | None = None
-    modalities: list[str] | None = None
+    modalities: Annotated[list[str], Meta(extra_json_schema={"const": ["text"]})] | None = None
     # Accepted, without effect on the answer.
     user: str | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None

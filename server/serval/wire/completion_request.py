@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from serval.errors import InvalidRequestError
 from serval.wire.chat_request import INT64, StreamOptions, TokenCount
 from serval.wire.decode import decode_json
-from serval.wire.sampling_rules import check_sampling
+from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
 
 # OpenAI's default for this endpoint.
 DEFAULT_MAX_TOKENS = 16
@@ -41,8 +41,8 @@ class CompletionRequest(Struct):
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, INT64] | None = None
-    stop: str | list[str] | None = None
-    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    stop: Stop | None = None
+    logit_bias: LogitBias | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     # Grammars for the whole text, for callers that are allowed them.
     regex: Annotated[str, Meta(min_length=1)] | None = None

@@ -1,7 +1,9 @@
 """The sampling fields that chat and plain completions share, and the rules the types cannot say."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta
 
 from serval.errors import InvalidRequestError
 
@@ -9,6 +11,20 @@ MAX_STOPS = 4
 # The engine compares the end of the text with every stop string after each token.
 MAX_STOP_CHARACTERS = 1024
 MAX_LOGIT_BIASES = 1024
+
+# The types of two fields, with what is checked below said to readers of the OpenAPI document.
+_StopString = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_STOP_CHARACTERS})]
+Stop = _StopString | Annotated[list[_StopString], Meta(extra_json_schema={"maxItems": MAX_STOPS})]
+LogitBias = Annotated[
+    dict[str, Annotated[float, Meta(ge=-100, le=100)]],
+    Meta(
+        extra_json_schema={
+            "maxProperties": MAX_LOGIT_BIASES,
+            "propertyNames": {"pattern": "^[0-9]{1,10}$"},
+            "description": "Token ids, and what is added to their scores.",
+        }
+    ),
+]
 
 
 class SamplingFields(Protocol):

@@ -117,7 +117,7 @@ async def test_openapi_document_covers_the_routes(gateway: RunningGateway) -> No
     document = await (await gateway.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize",
-        "/v1/models", "/v1/models/{model_id}", "/healthz", "/readyz", "/metrics",
+        "/v1/models", "/v1/models/{model_id}", "/openapi.json", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     assert "ChatRequest" in document["components"]["schemas"]
 

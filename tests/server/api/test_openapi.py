@@ -1,0 +1,126 @@
+"""The OpenAPI document is a valid one, and real answers and errors are what it says."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+
+from serval.api.openapi import openapi_document
+from serval.wire.answer_types import ChatCompletionChunk, TextCompletion
+from serval_testkit.gateway import MODEL, RunningGateway
+
+HI: list[Any] = [{"role": "user", "content": "Hi"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+FUNCTION = {"name": "f", "parameters": {"type": "object"}}
+CALL = "<longcat_tool_call>f\n</longcat_tool_call>\n"
+LOGPROBS = [[[-0.5, 100, "Hel"]], [[-0.25, 101, "lo"]]]
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "chat": (CHAT, {"messages": HI, "n": 2, "service_tier": "auto"}, {}),
+    "chat with a call": (CHAT, {"messages": HI, "tools": [TOOL]}, {"says": [CALL]}),
+    "chat with a function": (CHAT, {"messages": HI, "functions": [FUNCTION]}, {"says": [CALL]}),
+    "chat with reasoning": (CHAT, {"messages": HI}, {"says": ["<longcat_think>a</longcat_think>b"]}),
+    "chat with log-probabilities": (
+        CHAT,
+        {"messages": HI, "logprobs": True, "top_logprobs": 1},
+        {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
+    ),
+    "text": (TEXT, {"prompt": "Hi", "n": 2, "echo": True}, {}),
+    "text with log-probabilities": (
+        TEXT,
+        {"prompt": "Hi", "logprobs": 1},
+        {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
+    ),
+    "tokens": ("/tokenize", {"messages": HI}, {}),
+    "text of tokens": ("/detokenize", {"tokens": [5, 6]}, {}),
+}
+
+
+def validate(instance: Any, schema: dict[str, Any], document: dict[str, Any]) -> None:
+    Draft202012Validator({**schema, "components": document["components"]}).validate(instance)
+
+
+def answer_of(document: dict[str, Any], path: str, method: str, status: int) -> dict[str, Any]:
+    answer: dict[str, Any] = document["paths"][path][method]["responses"][str(status)]
+    return answer
+
+
+def headers_of(described: dict[str, Any]) -> set[str]:
+    """The headers that must be there: those of limits are only where there are limits."""
+    return {name for name in described["headers"] if not name.startswith("x-ratelimit-")}
+
+
+async def asked(gateway: RunningGateway, name: str, **more: Any) -> Any:
+    path, body, engine = ANSWERS[name]
+    if engine:
+        gateway.engine.will_say(*engine["says"], logprobs=engine.get("logprobs"))
+    response = await gateway.post({"model": MODEL, **body, **more}, path=path)
+    assert response.status == 200, await response.text()
+    return response
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_whole_answers_are_of_their_schema(gateway: RunningGateway, name: str) -> None:
+    document = openapi_document()
+    response = await asked(gateway, name)
+    described = answer_of(document, ANSWERS[name][0], "post", 200)
+    validate(await response.json(), described["content"]["application/json"]["schema"], document)
+    assert headers_of(described) <= {name.lower() for name in response.headers}
+
+
+@pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in (CHAT, TEXT)])
+async def test_every_streamed_event_is_of_its_schema(gateway: RunningGateway, name: str) -> None:
+    document = openapi_document()
+    path = ANSWERS[name][0]
+    response = await asked(gateway, name, stream=True, stream_options={"include_usage": True})
+    schema = answer_of(document, path, "post", 200)["content"]["text/event-stream"]["x-event-schema"]
+    events = [line[6:] for line in (await response.text()).splitlines() if line.startswith("data: {")]
+    assert len(events) >= 2
+    for event in events:
+        validate(json.loads(event), schema, document)
+        msgspec.json.decode(event, type=ChatCompletionChunk if path == CHAT else TextCompletion)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", f"/v1/models/{MODEL}", "/openapi.json", "/healthz", "/readyz"]
+)
+async def test_what_is_got_is_of_its_schema(gateway: RunningGateway, path: str) -> None:
+    document = openapi_document()
+    response = await gateway.get(path)
+    described = answer_of(document, path.replace(MODEL, "{model_id}"), "get", response.status)
+    validate(await response.json(), described["content"]["application/json"]["schema"], document)
+
+
+async def test_errors_are_of_their_schema_and_bring_their_headers(gateway: RunningGateway) -> None:
+    document = openapi_document()
+    gateway.engine.ready = False
+    for path, method, response in (
+        (CHAT, "post", await gateway.post(b"{")),
+        (CHAT, "post", await gateway.post({"model": "other", "messages": HI})),
+        ("/v1/models", "get", await gateway.get("/v1/models", key=None)),
+        ("/readyz", "get", await gateway.get("/readyz")),
+    ):
+        described = answer_of(document, path, method, response.status)
+        validate(await response.json(), described["content"]["application/json"]["schema"], document)
+        assert headers_of(described) <= {name.lower() for name in response.headers}
+        code = (await response.json())["error"]["code"]
+        assert code in described["description"] or code == "invalid_json"
+
+
+def test_every_status_an_error_can_have_is_described() -> None:
+    from serval.errors import ApiError
+
+    described = {
+        int(status)
+        for methods in openapi_document()["paths"].values()
+        for operation in methods.values()
+        for status in operation["responses"]
+    }
+    kinds = ApiError.__subclasses__()
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    # 405 is the answer to a method that is not described.
+    assert {kind.status for kind in kinds} - described == {405}

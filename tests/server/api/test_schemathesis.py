@@ -1,0 +1,59 @@
+"""schemathesis against a gateway process: what the OpenAPI document promises, tried with made-up requests."""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
+
+import pytest
+
+from serval.api.openapi import openapi_document
+from serval_testkit.clients import clients_environment
+from serval_testkit.gateway import DEMO_CHECKPOINT
+from serval_testkit.processes import free_port, running
+from serval_testkit.stand_in_engine import StandInEngine
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+KEY = "sk-test-schemathesis"
+
+
+async def findings(folder: Path, url: str, *options: str) -> tuple[int | None, str]:
+    """Exit code and output of schemathesis, which leaves files behind in `folder`."""
+    program = await asyncio.to_thread(clients_environment) / "bin" / "schemathesis"
+    process = await asyncio.create_subprocess_exec(
+        program, "--config-file", CONFIGURATION, "run", *options, "--url", url,
+        cwd=folder, stdout=PIPE, stderr=STDOUT,
+    )  # fmt: skip
+    output = (await process.communicate())[0].decode()
+    return process.returncode, output
+
+
+# About 40 s of CPU; more than the usual limit where much else runs.
+@pytest.mark.timeout(900)
+async def test_schemathesis_finds_nothing_unless_the_document_is_wrong(tmp_path: Path) -> None:
+    wrong = openapi_document()
+    answer = wrong["paths"]["/healthz"]["get"]["responses"]["200"]["content"]["application/json"]
+    answer["schema"] = {"type": "array"}
+    spoiled = tmp_path / "wrong.json"
+    spoiled.write_text(json.dumps(wrong))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
+        gateway = [sys.executable, "-c", "import sys; from serval.cli import main; sys.exit(main())"]
+        gateway += ["gateway", "--engine-url", engine.url, "--port", str(port)]
+        with running(gateway, cwd=ROOT, environment={**environment, "SERVAL_API_KEY": KEY}) as served:
+            await asyncio.to_thread(
+                served.wait_for_line, lambda line: "serving checkpoint on" in line, timeout_s=60
+            )
+            code, output = await findings(tmp_path, url, f"{url}/openapi.json")
+            assert code == 0, output
+            # It did ask, for all but the document itself.
+            assert "Tested: 9" in output
+            assert "internal_error" not in served.output
+            code, output = await findings(tmp_path, url, str(spoiled), "--include-path=/healthz")
+            assert code == 1, output
+            assert "Response violates schema" in output

@@ -1,0 +1,58 @@
+"""The programs in tests/e2e/clients: what people use to talk to a server. Each tells what it got as JSON."""
+
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+CLIENTS = ROOT / "tests/e2e/clients"
+PROGRAMS = ("openai_client.py", "langchain_client.py", "openai_client.mjs", "ai_sdk.mjs")
+MODEL = "longcat-flash-lite-demo"
+
+
+@lru_cache
+def clients_environment() -> Path:
+    """The folder of the Python environment with these clients; skips if it cannot be made."""
+    made = subprocess.run(
+        [ROOT / "deploy/setup/setup.sh", "--clients"], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"deploy/setup/setup.sh --clients needs the package index: {made.stderr[-300:]}")
+    return Path(made.stdout.strip())
+
+
+@lru_cache
+def _node() -> str:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("needs Node and npm; install Debian's nodejs and npm")
+    installed = CLIENTS / "node_modules/.package-lock.json"
+    lock = CLIENTS / "package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        made = subprocess.run(
+            [npm, "ci", "--no-audit", "--no-fund", "--prefer-offline"],
+            cwd=CLIENTS, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if made.returncode:
+            pytest.skip(f"npm ci needs the package index: {made.stderr[-300:]}")
+    return node
+
+
+def command_of(program: str) -> list[str | Path]:
+    """What runs one of `PROGRAMS`; skips if its packages cannot be installed."""
+    runner: str | Path = _node() if program.endswith(".mjs") else clients_environment() / "bin/python"
+    return [runner, CLIENTS / program]
+
+
+def assert_complete(told: dict[str, Any]) -> None:
+    """What a client got is right: answers, streams, a call, JSON by schema, an error, life after an abort."""
+    assert told["text"].startswith("Serval is an inference server")
+    assert told["streamed"] == told["after_abort"] == told["text"]
+    assert told["call"] == {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}
+    assert told["streamed_call"] == told["call"]
+    assert set(told["structured"]) == {"country", "capital"}
+    assert told["error"] == {"status": 404, "code": "model_not_found", "param": "model"}
