@@ -1,6 +1,6 @@
 # `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast lint format types setup print-venv lock lock-examples lock-clients clean
+.PHONY: help serve test test-fast lint format types setup print-venv audit lock lock-examples lock-clients clean
 
 SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
@@ -37,6 +37,9 @@ setup: ## Prepare .venv (seconds when nothing changed).
 
 print-venv: ## Print the venv's folder (use `make -s print-venv`).
 	@$(SETUP) --print-venv
+
+audit: setup ## Bill of materials, licences, credentials, known vulnerabilities (asks public databases).
+	@deploy/audit/audit.sh
 
 lock: setup ## Resolve requirements.lock anew from pyproject.toml.
 	@.venv/bin/python -m uv pip compile pyproject.toml --extra engine --extra dev --output-file requirements.lock \

@@ -9,6 +9,7 @@ from typing import Any
 
 import alembic.command
 import alembic.config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -38,7 +39,7 @@ def open_database(location: str) -> Engine:
         raise SettingsError(
             f"the key database needs the package {error.name!r}; install serval-llm[postgres]"
         ) from error
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, CommandError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"the key database {url.render_as_string()} cannot be used: {reason}") from None
     return engine

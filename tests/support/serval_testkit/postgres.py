@@ -18,8 +18,8 @@ _STOP_TIMEOUT_S = 60
 _USER = "serval"
 
 
-def _programs() -> Path | None:
-    """The folder with `initdb` and `postgres`, of the newest version that is installed."""
+def postgres_programs() -> Path | None:
+    """The folder with `initdb`, `postgres` and `pg_dump`, of the newest version; None: not installed."""
     # Debian keeps them off the search path.
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     if found:
@@ -31,7 +31,7 @@ def _programs() -> Path | None:
 @contextmanager
 def running_postgres() -> Iterator[str]:
     """The URL of a server, without the database's name. Skips the test if PostgreSQL is not installed."""
-    programs = _programs()
+    programs = postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     # The server refuses to run as root; any other user will do.

@@ -1,0 +1,47 @@
+"""Where n-gram tables are and what a token reads of them, as Prometheus gauges beside SGLang's own."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serval_sglang.layers.ngram_tables import NgramTables
+
+
+def report_tables(tables: NgramTables, *, rows_per_token: int, place: str) -> None:
+    """Set the gauges of this process; a scrape adds up the ranks of one machine.
+
+    Args:
+        rows_per_token: how many rows are gathered for a token, one of each table.
+        place: where the rows are: "device" or "host".
+    """
+    stored, per_token = _gauges()
+    values, scales = tables.values, tables.scales
+    row_bytes = values.shape[1] * values.element_size() + (0 if scales is None else scales.element_size())
+    stored.labels(place=place).set(values.nbytes)
+    if scales is not None:
+        # Scales stay on the device; with tables there too they are one figure.
+        on_device = scales.nbytes + (values.nbytes if place == "device" else 0)
+        stored.labels(place="device").set(on_device)
+    per_token.set(rows_per_token * row_bytes)
+
+
+@cache
+def _gauges() -> tuple[Any, Any]:
+    # Not on import: SGLang names the folder that its processes share values in, and prometheus_client looks
+    # for it once.
+    from prometheus_client import Gauge
+
+    stored = Gauge(
+        "serval_engine_ngram_table_bytes",
+        "Memory of the n-gram tables, all ranks together, by place: device or (pinned) host memory.",
+        labelnames=["place"],
+        multiprocess_mode="livesum",
+    )
+    per_token = Gauge(
+        "serval_engine_ngram_read_bytes",
+        "What is read of the n-gram tables for one token, all ranks together.",
+        multiprocess_mode="livesum",
+    )
+    return stored, per_token

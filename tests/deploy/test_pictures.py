@@ -1,0 +1,52 @@
+"""The drawings of the dashboards, made from a real Prometheus that scrapes a gateway."""
+
+import asyncio
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from serval_testkit.gateway import MODEL, running_gateway
+from serval_testkit.metric_names import DASHBOARD_FILES, DEPLOY
+from serval_testkit.operator_tools import OperatorTools
+from serval_testkit.prometheus import Prometheus, answered, running_prometheus
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+async def draw_all(prometheus: Prometheus, folder: Path) -> None:
+    """Run the script on what Prometheus has seen in the last minute."""
+    script = DEPLOY / "grafana/draw_dashboards.py"
+    process = await asyncio.create_subprocess_exec(sys.executable, script, prometheus.url, folder, "1")
+    assert await asyncio.wait_for(process.wait(), 120) == 0
+
+
+@pytest.fixture
+async def pictures(tools: OperatorTools, tmp_path: Path) -> dict[str, ElementTree.Element]:
+    """The drawings by name, of a gateway that was asked a few times and has no engine that is scraped."""
+    async with running_gateway() as gateway:
+        targets = {"serval-gateway": gateway.url.removeprefix("http://")}
+        with running_prometheus(tools, tmp_path / "p", targets=targets) as prometheus:
+            for _ in range(3):
+                await gateway.post({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]})
+                assert await answered(prometheus, "serval_tokens_total")
+            assert await answered(prometheus, "sum(rate(serval_tokens_total[1m]))")
+            await draw_all(prometheus, tmp_path)
+    return parsed(tmp_path)
+
+
+def parsed(folder: Path) -> dict[str, ElementTree.Element]:
+    return {
+        path.stem: ElementTree.parse(path).getroot()  # noqa: S314  # our own files
+        for path in folder.glob("*.svg")
+    }
+
+
+async def test_every_dashboard_is_drawn(pictures: dict[str, ElementTree.Element]) -> None:
+    assert set(pictures) == {path.stem for path in DASHBOARD_FILES}
+    texts = {text.text for text in pictures["serval-gateway"].iter(f"{SVG}text")}
+    assert {"Requests by route", "In flight", "Engine ready"} <= texts
+    assert len(list(pictures["serval-gateway"].iter(f"{SVG}polyline"))) > 5
+    # There is no engine to scrape here.
+    assert not list(pictures["serval-engine"].iter(f"{SVG}polyline"))
