@@ -191,10 +191,10 @@ async def listening_port(gateway: "subprocess.Popen[bytes]", log: IO[bytes]) -> 
     raise SystemExit(f"the gateway did not start:\n{log.read().decode()}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print one line a tree."""
+def comparison_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of a comparison of checkouts: `--tree`, which may be given again, and `--rounds`."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--tree",
@@ -202,10 +202,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="append",
         help="checkout to measure (default: this one)",
     )
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print one line a tree."""
+    parser = comparison_parser(__doc__)
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--frames", type=int, default=200, help="frames of each stream")
     parser.add_argument("--pace", type=float, default=0.02, help="seconds between two frames of a stream")
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     trees = options.tree or [ROOT]
     found: dict[Path, list[Measurement]] = {tree: [] for tree in trees}

@@ -22,7 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from frame_cost import _ABOUT, KEY, MODEL, ROOT, chunk, cpu_seconds, frame, listening_port, resident_mb, start
+from frame_cost import (
+    _ABOUT,
+    KEY,
+    MODEL,
+    ROOT,
+    chunk,
+    comparison_parser,
+    cpu_seconds,
+    frame,
+    listening_port,
+    resident_mb,
+    start,
+)
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n"
 _ANSWER = (
@@ -165,19 +177,10 @@ async def measure(tree: Path, options: argparse.Namespace) -> Measurement:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print one line a tree and round, then the medians."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--tree",
-        type=lambda given: Path(given).resolve(),
-        action="append",
-        help="checkout to measure (default: this one)",
-    )
+    parser = comparison_parser(__doc__)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=16_000, help="with all clients together")
     parser.add_argument("--alone", type=int, default=2000, help="requests of the one client")
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     trees = options.tree or [ROOT]
     found: dict[Path, list[Measurement]] = {tree: [] for tree in trees}

@@ -13,7 +13,7 @@ from serval.settings import Settings
 
 
 class ApiKeys:
-    """The keys that are accepted. Only HMACs under a per-process random key are held in memory."""
+    """The keys that are accepted. Only digests under a per-process random key are held in memory."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._pepper = secrets.token_bytes(32)
@@ -21,7 +21,8 @@ class ApiKeys:
         self._digests = list(dict.fromkeys(self._digest(key) for key in keys))
 
     def _digest(self, key: str) -> bytes:
-        return hmac.digest(self._pepper, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
+        encoded = key.encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(encoded, key=self._pepper, digest_size=32).digest()
 
     @property
     def required(self) -> bool:
