@@ -13,6 +13,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import serval
+from serval.admission.engine import admitted
+from serval.admission.slots import EngineSlots
 from serval.api.chat import ChatCompletions
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
@@ -36,7 +38,7 @@ from serval.api.tokenize import Detokenize, Tokenize
 from serval.auth.identity import INFERENCE
 from serval.auth.opening import admin_authenticator, inference_authenticator
 from serval.chat.render import ChatRenderer
-from serval.engine.protocol import Engine
+from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.limits.opening import open_gate
 from serval.settings import Settings
 from serval.telemetry.loop_lag import watching_loop
@@ -71,12 +73,14 @@ class Applications:
     admin: ASGIApp | None
     model: ServedModel
     metrics: Metrics
+    slots: EngineSlots
 
 
 def create_apps(
     settings: Settings,
     *,
-    engine: Engine,
+    engine: ManagedEngine,
+    info: EngineInfo,
     chat: ChatRenderer,
     model: ServedModel,
     directory: "KeyDirectory | None",
@@ -88,12 +92,14 @@ def create_apps(
 
     Raises `SettingsError` if the API keys cannot be read or traces cannot be made.
     """
+    metrics = Metrics(settings.metrics_directory)
+    behind_slots = admitted(engine, settings, info, metrics)
     context = ApiContext(
         settings=settings,
-        engine=engine,
+        engine=behind_slots,
         chat=chat,
         model=model,
-        metrics=Metrics(settings.metrics_directory),
+        metrics=metrics,
         gate=open_gate(settings, None if directory is None else directory.store),
         render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),
     )
@@ -102,9 +108,8 @@ def create_apps(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watches = [] if directory is None else [asyncio.create_task(directory.watch())]
-        if tokens is not None:
-            watches.append(asyncio.create_task(tokens.keys.watch()))
+        watched = [behind_slots.load, directory, None if tokens is None else tokens.keys]
+        watches = [asyncio.create_task(each.watch()) for each in watched if each is not None]
         with watching_loop(context.metrics.loop_was_late):
             async with context.gate.running():
                 yield
@@ -129,17 +134,16 @@ def create_apps(
         COMPLETIONS: Completions(context),
     }
     app.router.routes.extend(_routes(context, hot))
-    authenticator = inference_authenticator(settings, directory, tokens)
     # Around everything: each layer in between would cost every request a call, and every streamed frame too.
     api = RequestEdge(
         app,
         hot=hot,
-        authenticator=authenticator,
+        authenticator=inference_authenticator(settings, directory, tokens),
         needed_scope=INFERENCE,
-        metrics=context.metrics,
+        metrics=metrics,
         tracing=tracing,
     )
-    return Applications(api, _admin_app(settings, directory, context.metrics), model, context.metrics)
+    return Applications(api, _admin_app(settings, directory, metrics), model, metrics, behind_slots.slots)
 
 
 def _routes(context: ApiContext, hot: Mapping[str, ASGIApp]) -> list[Route]:

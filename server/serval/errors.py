@@ -25,7 +25,8 @@ ServalError
      ├─ AuthUnavailableError         503  the key database could not be asked for too long
      ├─ LimitsUnavailableError       503  what a key used today could not be asked for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
-     ├─ EngineOverloadedError        503  the engine's queue is full
+     ├─ EngineOverloadedError        503  the engine, or the queue for it, is full
+     ├─ ShuttingDownError            503  this process is being stopped
      ├─ TooManyConnectionsError      503  this process has no room for another client
      └─ EngineTimeoutError           504  the engine sent nothing for too long
 
@@ -277,6 +278,14 @@ class TooManyConnectionsError(ApiError):
     status = 503
     type = "service_unavailable_error"
     default_code = "too_many_connections"
+
+
+class ShuttingDownError(ApiError):
+    """The gateway is being stopped and takes no new requests, or could not finish this one in time."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "shutting_down"
 
 
 class EngineTimeoutError(ApiError):

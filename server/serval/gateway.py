@@ -6,7 +6,9 @@
 import asyncio
 import contextlib
 import gc
+import math
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,13 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from serval.admin_server import serving_admin
+from serval.admission.slots import EngineSlots
 from serval.api.context import ServedModel
 from serval.app import Applications, create_apps
 from serval.auth.opening import open_directory, open_tokens
 from serval.chat import load_chat
 from serval.engine.client import connect_engine
-from serval.engine.protocol import Engine, EngineInfo
+from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import ModelFilesError
 from serval.http_server import HttpServer, raise_file_limit, server_config
 from serval.listening import bind, url_of
@@ -30,6 +33,9 @@ from serval.startup import Progress, check_keys, print_progress, stopped_by_sign
 if TYPE_CHECKING:
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
+
+
+_LAST_WORDS_S = 2
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ async def serve_on(
         gc.collect()
         gc.freeze()
         await announcements.loaded()
-        stopper = asyncio.create_task(_stop_server(server, stop))
+        stopper = asyncio.create_task(_stop_server(server, stop, settings, apps.slots, engine))
         try:
             async with serving_admin(apps, settings, progress=progress):
                 await server.serve(sockets=[listener])
@@ -101,7 +107,7 @@ async def serve_on(
 def build_apps(
     settings: Settings,
     *,
-    engine: Engine,
+    engine: ManagedEngine,
     info: EngineInfo,
     directory: "KeyDirectory | None",
     tokens: "TokenVerifier | None" = None,
@@ -122,9 +128,22 @@ def build_apps(
         context_length=info.context_length,
         max_prompt_tokens=info.max_prompt_tokens,
     )
-    return create_apps(settings, engine=engine, chat=chat, model=model, directory=directory, tokens=tokens)
+    return create_apps(
+        settings, engine=engine, info=info, chat=chat, model=model, directory=directory, tokens=tokens
+    )
 
 
-async def _stop_server(server: HttpServer, stop: asyncio.Event) -> None:
+async def _stop_server(
+    server: HttpServer, stop: asyncio.Event, settings: Settings, slots: EngineSlots, engine: ManagedEngine
+) -> None:
+    """When `stop` is set, take no new requests, but say so, and end when those that run are over.
+
+    Those that are not over in time end with an error, not in the middle.
+    """
     await stop.wait()
+    end = time.monotonic() + settings.shutdown_grace_s
+    if not await slots.stop(grace_s=settings.shutdown_grace_s):
+        engine.interrupt()
+    # For what the last answers have still to send.
+    server.config.timeout_graceful_shutdown = max(_LAST_WORDS_S, math.ceil(end - time.monotonic()))
     server.should_exit = True

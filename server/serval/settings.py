@@ -150,6 +150,34 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="Largest number of connections to the engine."
     )
 
+    engine_slots: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests sent to the engine at once, by all workers; default: an eighth above its own.",
+    )
+    queue_limit: int = Field(
+        default=1024, ge=1, description="Requests of each class that wait for the engine, over all workers."
+    )
+    queue_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long a request waits for the engine at most."
+    )
+    shed_queue_length: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests waiting in the engine from which bulk ones are refused, and default ones from"
+        " twice as many; default: a quarter of what it runs.",
+    )
+    shed_kv_use: float = Field(
+        default=0.95, gt=0, description="Share of the KV cache in use from which bulk requests are refused."
+    )
+    breaker_failures: int = Field(
+        default=5, ge=1, description="Failures of the engine in a row after which requests fail at once."
+    )
+    breaker_open_s: float = Field(default=2.0, gt=0, description="How long they do, until one may try again.")
+    share_prefix_cache: bool = Field(
+        default=False, description="Let keys find each other's prompts in the engine's prefix cache."
+    )
+
     model: Path | None = Field(
         default=None, description="Folder with tokenizer and chat template; default: the engine's model."
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from serval.auth.keys import configured_keys
 from serval.auth.opening import open_tokens
-from serval.engine.protocol import Engine, EngineInfo
+from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import EngineUnavailableError
 from serval.settings import Settings
 
@@ -41,7 +41,7 @@ def check_keys(settings: Settings, *, progress: Progress) -> None:
 
 
 async def wait_for_engine(
-    engine: Engine, settings: Settings, *, stop: asyncio.Event, progress: Progress
+    engine: ManagedEngine, settings: Settings, *, stop: asyncio.Event, progress: Progress
 ) -> EngineInfo | None:
     """What the engine serves, once it is ready; None if `stop` was set first.
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from serval.admission.priority import HEADER, Priority, priority_of
 from serval.api.answering import send_answer
 from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
 from serval.api.context import ApiContext
@@ -67,16 +69,18 @@ class ChatCompletions:
         body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes)
         settings = context.settings
         request = decode_chat_request(body, max_choices=settings.max_choices, strict=settings.strict_fields)
-        check_model(request.model, context.model, identity_of(scope))
+        identity = identity_of(scope)
+        check_model(request.model, context.model, identity)
         record.model = context.model.name
         record.stream = bool(request.stream)
-        grammar = own_grammar(request, identity_of(scope))
+        priority = priority_of(identity, Headers(scope=scope).get(HEADER))
+        grammar = own_grammar(request, identity)
         prompt = await self._prompt(request, grammar, size=len(body))
         check_context(
             len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
         )
         admission = context.gate.admit(
-            identity_of(scope),
+            identity,
             record,
             prompt_tokens=len(prompt.input_ids),
             completions=request.n or 1,
@@ -84,7 +88,7 @@ class ChatCompletions:
             context_room=context.model.context_length - len(prompt.input_ids),
         )
         async with admission:
-            job = self._job(request, prompt, admission)
+            job = self._job(request, prompt, admission, tenant=identity.subject, priority=priority)
             answer = self._events(job, record) if request.stream else self._whole(job, record)
             await send_answer(answer, scope, send, settings=settings, headers=admission.headers)
 
@@ -106,7 +110,15 @@ class ChatCompletions:
             return prompt()
         return await asyncio.get_running_loop().run_in_executor(context.render_executor, prompt)
 
-    def _job(self, request: ChatRequest, prompt: _Prompt, admission: Admission) -> _Job:
+    def _job(
+        self,
+        request: ChatRequest,
+        prompt: _Prompt,
+        admission: Admission,
+        *,
+        tenant: str,
+        priority: Priority,
+    ) -> _Job:
         choices = range(request.n or 1)
         requests = [
             GenerateRequest(
@@ -121,6 +133,8 @@ class ChatCompletions:
                     grammar=prompt.grammar,
                 ),
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+                tenant=tenant,
+                priority=priority,
             )
             for choice in choices
         ]

@@ -8,8 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from serval.admission.priority import HEADER, Priority, priority_of
 from serval.api.answering import send_answer
 from serval.api.context import ApiContext
 from serval.api.generation import Generation, check_context
@@ -94,23 +96,25 @@ class Completions:
             max_batch=settings.max_batch,
             strict=settings.strict_fields,
         )
-        check_model(request.model, context.model, identity_of(scope))
+        identity = identity_of(scope)
+        check_model(request.model, context.model, identity)
+        priority = priority_of(identity, Headers(scope=scope).get(HEADER))
         record.model = context.model.name
         record.stream = bool(request.stream)
-        grammar = own_grammar(request, identity_of(scope))
+        grammar = own_grammar(request, identity)
         prompts = await self._encode(request, size=len(body))
         limit = token_limit(request)
         for prompt in prompts:
             check_context(len(prompt), asked=limit, model=context.model, param="prompt")
         admission = context.gate.admit(
-            identity_of(scope),
+            identity,
             record,
             prompt_tokens=sum(len(prompt) for prompt in prompts),
             completions=len(prompts) * (request.n or 1),
             completion_limit=limit,
         )
         async with admission:
-            job = self._job(request, prompts, grammar, admission)
+            job = self._job(request, prompts, grammar, admission, tenant=identity.subject, priority=priority)
             answer = self._events(job, record) if request.stream else self._whole(job, record)
             await send_answer(answer, scope, send, settings=settings, headers=admission.headers)
 
@@ -130,6 +134,9 @@ class Completions:
         prompts: Sequence[list[int]],
         grammar: str | None,
         admission: Admission,
+        *,
+        tenant: str,
+        priority: Priority,
     ) -> _Job:
         context = self._context
         requests: list[GenerateRequest] = []
@@ -146,7 +153,16 @@ class Completions:
                     grammar=grammar,
                 )
                 request_id = f"cmpl-{secrets.token_hex(16)}"
-                requests.append(GenerateRequest(request_id, prompt, sampling, top_logprobs=request.logprobs))
+                requests.append(
+                    GenerateRequest(
+                        request_id,
+                        prompt,
+                        sampling,
+                        top_logprobs=request.logprobs,
+                        tenant=tenant,
+                        priority=priority,
+                    )
+                )
                 choices.append(_TextChoice(len(choices), echo, logprobs=request.logprobs is not None))
         return _Job(
             id=requests[0].request_id,

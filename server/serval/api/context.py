@@ -3,8 +3,8 @@
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from serval.admission.engine import AdmittedEngine
 from serval.chat.render import ChatRenderer
-from serval.engine.protocol import Engine
 from serval.limits.gate import Gate
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
@@ -25,7 +25,7 @@ class ApiContext:
     """The application's parts; nothing here changes while it runs."""
 
     settings: Settings
-    engine: Engine
+    engine: AdmittedEngine
     chat: ChatRenderer
     model: ServedModel
     metrics: Metrics

@@ -5,9 +5,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from serval.admission.engine import AdmittedEngine
 from serval.api.context import ServedModel
 from serval.api.fan_in import fan_in
-from serval.engine.protocol import Engine, GenerateRequest, GenerationDelta
+from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ApiError, ContextLengthError, EngineStreamBrokenError
 from serval.limits.gate import Admission
 from serval.telemetry.record import RequestRecord
@@ -18,7 +19,12 @@ class Generation:
     """The engine requests of one call: `choices` of them for each prompt, prompt by prompt."""
 
     def __init__(
-        self, engine: Engine, requests: Sequence[GenerateRequest], *, choices: int, admission: Admission
+        self,
+        engine: AdmittedEngine,
+        requests: Sequence[GenerateRequest],
+        *,
+        choices: int,
+        admission: Admission,
     ) -> None:
         """`admission` is settled when the engine is done, before the client is told so."""
         self.requests = requests
@@ -41,7 +47,9 @@ class Generation:
         # Since when the engine is waited for; None: it is not.
         asked: float | None = time.perf_counter()
         try:
-            async with aclosing(fan_in([self._engine.generate(request) for request in requests])) as deltas:
+            async with aclosing(
+                fan_in([self._engine.generate(request, record) for request in requests])
+            ) as deltas:
                 async for place, delta in deltas:
                     now = time.perf_counter()
                     record.engine_s += now - (asked or now)

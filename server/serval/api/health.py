@@ -1,10 +1,10 @@
-"""`/healthz`: this process is alive. `/readyz`: the engine takes requests. `/metrics`: for Prometheus."""
+"""`/healthz`: alive. `/readyz`: takes requests, and so does the engine. `/metrics`: for Prometheus."""
 
 from starlette.types import Receive, Scope, Send
 
 from serval.api.context import ApiContext
 from serval.api.http import send_json, send_whole
-from serval.errors import EngineUnavailableError
+from serval.errors import EngineUnavailableError, ShuttingDownError
 from serval.telemetry.metrics import CONTENT_TYPE
 
 
@@ -23,7 +23,9 @@ class Readyz:
         self._engine = context.engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises `EngineUnavailableError`."""
+        """Answer one request. Raises `EngineUnavailableError` or `ShuttingDownError`."""
+        if self._engine.slots.stopping:
+            raise ShuttingDownError("This server is being stopped.")
         if not await self._engine.is_ready():
             raise EngineUnavailableError("The engine is not ready.", retry_after_s=2)
         await send_json(send, b'{"status":"ready"}')

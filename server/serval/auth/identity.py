@@ -10,7 +10,10 @@ INFERENCE: Final = "inference"
 # May hold the model to grammars of its own (`regex`, `ebnf`), beyond JSON schemas.
 GRAMMAR: Final = "grammar"
 ADMIN: Final = "admin"
-SCOPES: Final = (INFERENCE, GRAMMAR, ADMIN)
+# Of keys whose requests go before others, or behind them.
+INTERACTIVE: Final = "interactive"
+BULK: Final = "bulk"
+SCOPES: Final = (INFERENCE, GRAMMAR, ADMIN, INTERACTIVE, BULK)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,20 @@ is one path to test. For those `stream_interval` keeps the number of events smal
 """
 
 import asyncio
+import hashlib
+import hmac
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 from msgspec import Struct
 
+from serval.engine.breaker import CircuitBreaker
 from serval.engine.connection import (
     IDLE_S,
     BrokenAnswerError,
@@ -24,13 +29,14 @@ from serval.engine.connection import (
     peer_of,
 )
 from serval.engine.frames import FrameReader, engine_error, error_message
-from serval.engine.protocol import EngineInfo, GenerateRequest, GenerationDelta
+from serval.engine.protocol import EngineInfo, EngineLoadReport, GenerateRequest, GenerationDelta
 from serval.errors import (
     EngineProtocolError,
     EngineStreamBrokenError,
     EngineTimeoutError,
     EngineUnavailableError,
     SettingsError,
+    ShuttingDownError,
 )
 from serval.settings import Settings
 
@@ -47,9 +53,25 @@ class _ModelInfo(Struct):
     model_path: str
 
 
+class _InternalState(Struct):
+    """Of one data-parallel rank."""
+
+    effective_max_running_requests_per_dp: int | None = None
+
+
 class _ServerInfo(Struct):
     max_req_input_len: int
     incremental_streaming_output: bool
+    internal_states: list[_InternalState] = []
+
+
+class _Load(Struct):
+    num_waiting_reqs: int = 0
+    token_usage: float = 0.0
+
+
+class _Loads(Struct):
+    loads: list[_Load]
 
 
 class _ModelCard(Struct):
@@ -60,14 +82,16 @@ class _ModelList(Struct):
     data: list[_ModelCard]
 
 
-def generate_body(request: GenerateRequest) -> bytes:
-    """The body of `/generate`."""
+def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes:
+    """The body of `/generate`. Prefixes are cached for requests with the same `salt` only."""
     body: dict[str, Any] = {
         "rid": request.request_id,
         "input_ids": request.input_ids,
         "sampling_params": request.sampling,
         "stream": True,
     }
+    if salt is not None:
+        body["cache_salt"] = salt
     if request.top_logprobs is not None:
         body |= {
             "return_logprob": True,
@@ -77,6 +101,17 @@ def generate_body(request: GenerateRequest) -> bytes:
     if request.traceparent is not None:
         body["external_trace_header"] = {"traceparent": request.traceparent}
     return msgspec.json.encode(body)
+
+
+def cache_salt(key: bytes, tenant: str) -> str:
+    """What keeps the cached prefixes of `tenant` apart: the same in every gateway that has the same key."""
+    return hmac.digest(key, tenant.encode(), hashlib.sha256).hex()
+
+
+def _renamed(request_id: str) -> str:
+    """Another id of the same form and length."""
+    prefix, _, random = request_id.rpartition("-")
+    return f"{prefix}-{secrets.token_hex(len(random) // 2)}"
 
 
 async def _all_of(answer: Connection) -> bytes:
@@ -97,15 +132,30 @@ class SglangEngine:
         self._url = settings.engine_url.rstrip("/")
         self._stall_timeout_s = settings.engine_stall_timeout_s
         self._connections = connections
+        self._share_cache = settings.share_prefix_cache
+        pepper = settings.key_pepper
+        # No client can send a salt, so this need not be secret; it must be the same in all gateways.
+        self._salt_key = b"serval" if pepper is None else pepper.get_secret_value().encode()
+        self._breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._aborts: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerationDelta, None]:
         """See `Engine.generate`."""
         reader = FrameReader()
         over = False
+        answer = None
+        trying = self._breaker.admit()
         try:
-            async with self._connections.post(generate_body(request)) as answer:
-                if (status := await answer.status()) != 200:
+            with self._as_api_errors():
+                try:
+                    answer = await self._connections.post(self._body(request))
+                except NotReachedError:
+                    # Nothing was answered: once more, by another name, should the engine know this one.
+                    request = replace(request, request_id=_renamed(request.request_id))
+                    answer = await self._connections.post(self._body(request), fresh=True)
+                status = await answer.status()
+                self._note_status(status)
+                if status != 200:
                     over = True
                     raise engine_error(status, error_message(await _all_of(answer)))
                 while data := await answer.read():
@@ -119,21 +169,43 @@ class SglangEngine:
                         raise reader.error
             if not reader.finished:
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
-        except NotReachedError as error:
-            over = True
-            raise self._unavailable(error) from error
-        except StalledError as error:
-            raise EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.") from error
-        except BrokenAnswerError as error:
-            logger.warning("engine stream broke: %s", error)
-            raise EngineStreamBrokenError("The engine's answer ended before it was complete.") from error
         except EngineUnavailableError:
             over = True
             raise
         finally:
+            if trying:
+                self._breaker.withdrawn()
+            if answer is not None:
+                self._connections.release(answer)
             # The consumer has gone, or the answer went wrong: nobody reads what would still be generated.
             if not over:
                 self._abort_soon(request.request_id)
+
+    @contextmanager
+    def _as_api_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except NotReachedError as error:
+            self._breaker.failed()
+            raise self._unavailable(error) from error
+        except StalledError as error:
+            self._breaker.failed()
+            raise EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.") from error
+        except BrokenAnswerError as error:
+            logger.warning("engine stream broke: %s", error)
+            raise EngineStreamBrokenError("The engine's answer ended before it was complete.") from error
+
+    def _note_status(self, status: int) -> None:
+        # A 503 is an engine that lives and has too much to do; anything below 500 is the request's own fault.
+        if status < 500:
+            self._breaker.succeeded()
+        elif status != 503:
+            self._breaker.failed()
+
+    def _body(self, request: GenerateRequest) -> bytes:
+        if request.tenant is None or self._share_cache:
+            return generate_body(request)
+        return generate_body(request, salt=cache_salt(self._salt_key, request.tenant))
 
     def _unavailable(self, error: Exception) -> EngineUnavailableError:
         logger.warning("engine not reachable at %s: %s: %s", self._url, type(error).__name__, error)
@@ -158,7 +230,7 @@ class SglangEngine:
             logger.warning("could not abort %s: %s: %s", request_id, type(error).__name__, error)
 
     async def info(self) -> EngineInfo:
-        """See `Engine.info`. Raises `SettingsError` if the engine runs without incremental streaming."""
+        """See `ManagedEngine.info`. Raises `SettingsError` if its streaming is not incremental."""
         model = await self._get("/model_info", _ModelInfo)
         server = await self._get("/server_info", _ServerInfo)
         models = await self._get("/v1/models", _ModelList)
@@ -175,10 +247,30 @@ class SglangEngine:
             context_length=context_length,
             # The engine refuses a prompt as long as its limit (managers/utils.py, validate_input_length).
             max_prompt_tokens=min(context_length, server.max_req_input_len) - 1,
+            max_running_requests=sum(
+                state.effective_max_running_requests_per_dp or 0 for state in server.internal_states
+            )
+            or None,
+        )
+
+    async def load(self) -> EngineLoadReport:
+        """See `ManagedEngine.load`."""
+        ranks = (await self._get("/v1/loads?include=core", _Loads)).loads
+        return EngineLoadReport(
+            waiting=sum(rank.num_waiting_reqs for rank in ranks),
+            kv_use=max((rank.token_usage for rank in ranks), default=0.0),
+        )
+
+    def interrupt(self) -> None:
+        """See `ManagedEngine.interrupt`."""
+        self._connections.interrupt(
+            lambda: ShuttingDownError("The server was stopped before this answer was complete.")
         )
 
     async def is_ready(self) -> bool:
-        """See `Engine.is_ready`."""
+        """See `Engine.is_ready`. Not while the engine fails at what it is asked."""
+        if self._breaker.is_open:
+            return False
         try:
             async with self._session.get(f"{self._url}/ready", timeout=_READY_TIMEOUT) as response:
                 return response.status == 200

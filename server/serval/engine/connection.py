@@ -7,8 +7,7 @@ several times more on handing such an event over than the gateway spends on all 
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -111,7 +110,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(BrokenAnswerError(f"not HTTP: {error}"))
+            self.fail(BrokenAnswerError(f"not HTTP: {error}"))
         if self._buffered > BUFFER_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
@@ -121,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         if not self._complete:
             kind = BrokenAnswerError if self._status else NotReachedError
-            self._fail(kind(f"the connection ended: {exc or 'closed by the engine'}"))
+            self.fail(kind(f"the connection ended: {exc or 'closed by the engine'}"))
 
     # What the parser calls.
 
@@ -203,7 +202,8 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Let the exchange end with `error`."""
         self._failure = self._failure or error
         if self._transport is not None:
             self._transport.abort()
@@ -217,7 +217,7 @@ class Connection(asyncio.Protocol):
             if not self._complete:
                 self._timer = self._loop.call_later(wait_s, self._check_stall)
         else:
-            self._fail(StalledError())
+            self.fail(StalledError())
 
 
 class ConnectionPool:
@@ -227,20 +227,41 @@ class ConnectionPool:
         self._peer = peer
         self._slots = asyncio.Semaphore(limit)
         self._idle: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
 
-    @asynccontextmanager
-    async def post(self, body: bytes) -> AsyncIterator[Connection]:
-        """A connection on which `body` has been posted. Raises `NotReachedError`."""
-        async with self._slots:
-            connection = self._take_idle() or await self._connect()
-            try:
-                connection.begin(b"%b%d\r\n\r\n%b" % (self._peer.request_head, len(body), body))
-                yield connection
-            finally:
-                connection.end()
-                if connection.reusable:
-                    connection.idle_since = asyncio.get_running_loop().time()
-                    self._idle.append(connection)
+    async def post(self, body: bytes, *, fresh: bool = False) -> Connection:
+        """A connection whose answer to `body` has begun; `release` it. `fresh`: on none that was used before.
+
+        Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`.
+        """
+        await self._slots.acquire()
+        connection = None
+        try:
+            connection = (None if fresh else self._take_idle()) or await self._connect()
+            self._busy.add(connection)
+            connection.begin(b"%b%d\r\n\r\n%b" % (self._peer.request_head, len(body), body))
+            await connection.status()
+        except BaseException:
+            if connection is None:
+                self._slots.release()
+            else:
+                self.release(connection)
+            raise
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """The exchange is over for the client."""
+        self._busy.discard(connection)
+        connection.end()
+        if connection.reusable:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        self._slots.release()
+
+    def interrupt(self, error: Callable[[], Exception]) -> None:
+        """Let each exchange that runs end with an `error`."""
+        for connection in self._busy:
+            connection.fail(error())
 
     def close(self) -> None:
         """Close what is idle."""

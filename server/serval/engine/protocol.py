@@ -6,6 +6,8 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from serval.admission.priority import Priority
+
 EngineFinish = Literal["stop", "length"]
 
 
@@ -23,6 +25,9 @@ class GenerateRequest:
     top_logprobs: int | None = None
     # The trace this is part of, as W3C Trace Context has it.
     traceparent: str | None = None
+    # Whose it is: tenants share neither turns nor cached prefixes.
+    tenant: str | None = None
+    priority: Priority = "default"
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):
@@ -56,10 +61,20 @@ class EngineInfo:
     context_length: int
     # Longest prompt: below the context when the KV cache is small.
     max_prompt_tokens: int
+    # Requests it works on at once; None: it does not say.
+    max_running_requests: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineLoadReport:
+    """How full the engine is: requests that wait in it, and the share of its KV cache that is in use."""
+
+    waiting: int
+    kv_use: float
 
 
 class Engine(Protocol):
-    """An engine that completes token ids."""
+    """An engine that completes token ids, as the endpoints know it."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerationDelta, None]:
         """Deltas up to one with `finish` set.
@@ -68,10 +83,22 @@ class Engine(Protocol):
         """
         ...
 
+    async def is_ready(self) -> bool:
+        """Whether the engine takes requests now."""
+        ...
+
+
+class ManagedEngine(Engine, Protocol):
+    """The same as the gateway's own management knows it."""
+
     async def info(self) -> EngineInfo:
         """Ask the engine what it serves. Raises an `ApiError`."""
         ...
 
-    async def is_ready(self) -> bool:
-        """Whether the engine takes requests now."""
+    async def load(self) -> EngineLoadReport:
+        """Ask the engine how full it is. Raises an `ApiError`."""
+        ...
+
+    def interrupt(self) -> None:
+        """End all requests that run, with `ShuttingDownError`."""
         ...

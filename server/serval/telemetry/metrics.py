@@ -104,6 +104,25 @@ class _Refusals:
             self._rejections.labels(record.rejection).inc()
 
 
+class _Queue:
+    """What waits for the engine, and how full that is."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.depth = Gauge(
+            "serval_queue_depth",
+            "Requests that wait for the engine, by class.",
+            ["class"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.saturation = Gauge(
+            "serval_engine_saturation",
+            "Load of the engine as a share of what counts as too much; 0 if it does not say.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+
+
 class Metrics:
     """The metrics of one application, in a registry of its own."""
 
@@ -154,6 +173,7 @@ class Metrics:
         self._timed: dict[str, tuple[Histogram, Histogram]] = {}
         self._answers = _Answers(self._registry)
         self._refusals = _Refusals(self._registry)
+        self._queue = _Queue(self._registry)
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine took requests when this was asked.",
@@ -197,6 +217,18 @@ class Metrics:
     def request_refused(self, reason: str) -> None:
         """Count a request that the HTTP server answered itself; `reason` is the error's code."""
         self._refusals.refused.labels(reason).inc()
+
+    def queue_entered(self, priority: str) -> None:
+        """A request waits for the engine."""
+        self._queue.depth.labels(priority).inc()
+
+    def queue_left(self, priority: str) -> None:
+        """A request waits no longer, for whatever reason."""
+        self._queue.depth.labels(priority).dec()
+
+    def engine_saturation(self, share: float) -> None:
+        """Note how full the engine is."""
+        self._queue.saturation.set(share)
 
     def exposition(self, *, engine_up: bool) -> bytes:
         """The text Prometheus reads."""

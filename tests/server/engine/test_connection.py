@@ -77,8 +77,17 @@ def saying(*pieces: bytes, close: bool = False) -> Handler:
     return answer
 
 
+@asynccontextmanager
+async def posted(pool: ConnectionPool) -> AsyncIterator[Connection]:
+    answer = await pool.post(b"{}")
+    try:
+        yield answer
+    finally:
+        pool.release(answer)
+
+
 async def exchange(pool: ConnectionPool) -> tuple[int, bytes]:
-    async with pool.post(b"{}") as answer:
+    async with posted(pool) as answer:
         status, body = await answer.status(), b""
         while data := await answer.read():
             body += data
@@ -132,7 +141,7 @@ async def test_a_connection_that_may_not_be_used_again_is_not(last: bytes) -> No
 async def test_an_answer_that_is_left_early_takes_its_connection_along() -> None:
     async with pool_for(saying(HEAD + b"5\r\nhello\r\n")) as (pool, peer):
         for _ in range(2):
-            async with pool.post(b"{}") as answer:
+            async with posted(pool) as answer:
                 assert await answer.read() == b"hello"
     assert peer.connections == 2
 
@@ -140,7 +149,7 @@ async def test_an_answer_that_is_left_early_takes_its_connection_along() -> None
 async def test_what_came_before_the_end_is_read_before_the_error() -> None:
     async with (
         pool_for(saying(HEAD + b"5\r\nhello\r\n", close=True)) as (pool, _),
-        pool.post(b"{}") as answer,
+        posted(pool) as answer,
     ):
         assert await answer.read() == b"hello"
         with pytest.raises(BrokenAnswerError):

@@ -1,7 +1,7 @@
 """StandInEngine: an HTTP server that speaks SGLang's native protocol and says what a test told it to.
 
 It stands in for SGLang 0.5.23 started with `--incremental-streaming-output`: `/generate`, `/abort_request`,
-`/ready`, `/health`, `/model_info`, `/server_info`, `/v1/models`. It computes nothing.
+`/ready`, `/health`, `/model_info`, `/server_info`, `/v1/models`, `/v1/loads`. It computes nothing.
 """
 
 import asyncio
@@ -45,6 +45,10 @@ class StandInEngine:
         self.max_req_input_len = max_req_input_len
         self.incremental_streaming_output = True
         self.ready = True
+        # What it says of itself; None: nothing.
+        self.max_running_requests: int | None = None
+        self.waiting = 0
+        self.kv_use = 0.0
         self.answers: deque[Answer] = deque()
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -58,8 +62,8 @@ class StandInEngine:
         self.answers.append(Answer(pieces=pieces, **fields))
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["StandInEngine"]:
-        """Serve on a free port of the loopback interface."""
+    async def running(self, port: int = 0) -> AsyncIterator["StandInEngine"]:
+        """Serve on a port of the loopback interface, by default a free one."""
         app = web.Application(client_max_size=1 << 30)
         app.add_routes(
             [
@@ -70,11 +74,12 @@ class StandInEngine:
                 web.get("/model_info", self._model_info),
                 web.get("/server_info", self._server_info),
                 web.get("/v1/models", self._models),
+                web.get("/v1/loads", self._loads),
             ]
         )
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
@@ -94,11 +99,16 @@ class StandInEngine:
             {
                 "max_req_input_len": self.max_req_input_len,
                 "incremental_streaming_output": self.incremental_streaming_output,
+                "internal_states": [{"effective_max_running_requests_per_dp": self.max_running_requests}],
             }
         )
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "m", "max_model_len": self.context_length}]})
+
+    async def _loads(self, _: web.Request) -> web.Response:
+        load = {"dp_rank": 0, "num_waiting_reqs": self.waiting, "token_usage": self.kv_use}
+        return web.json_response({"loads": [load]})
 
     async def _abort(self, request: web.Request) -> web.Response:
         self.aborted.append((await request.json())["rid"])

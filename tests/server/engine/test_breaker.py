@@ -1,0 +1,72 @@
+"""The circuit breaker by itself."""
+
+import pytest
+
+from serval.engine.breaker import CircuitBreaker
+from serval.errors import EngineUnavailableError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def opened(clock: Clock) -> CircuitBreaker:
+    breaker = CircuitBreaker(failures=3, open_s=2.0, now=clock)
+    for _ in range(3):
+        breaker.admit()
+        breaker.failed()
+    return breaker
+
+
+def test_it_opens_after_failures_in_a_row_only() -> None:
+    breaker = CircuitBreaker(failures=3, open_s=2.0, now=Clock())
+    for _ in range(10):
+        breaker.failed()
+        breaker.failed()
+        breaker.succeeded()
+    assert not breaker.admit()
+    assert not breaker.is_open
+
+
+def test_while_it_is_open_requests_fail_with_retry_after() -> None:
+    breaker = opened(Clock())
+    assert breaker.is_open
+    with pytest.raises(EngineUnavailableError) as refused:
+        breaker.admit()
+    assert refused.value.headers["retry-after"] == "2"
+
+
+def test_then_one_may_try_and_its_success_closes_it() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now = 2.1
+    assert not breaker.is_open
+    assert breaker.admit()
+    with pytest.raises(EngineUnavailableError):
+        breaker.admit()
+    breaker.succeeded()
+    assert not breaker.admit()
+
+
+def test_its_failure_opens_it_again() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now = 2.1
+    breaker.admit()
+    breaker.failed()
+    assert breaker.is_open
+    clock.now = 4.2
+    assert breaker.admit()
+
+
+def test_another_may_try_if_the_one_that_tried_left() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now = 2.1
+    breaker.admit()
+    breaker.withdrawn()
+    assert breaker.admit()
