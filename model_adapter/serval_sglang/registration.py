@@ -119,7 +119,12 @@ def _register_hooks() -> None:
 
     if _HOOKS[0] in HookRegistry._hooks:
         return
-    hooks = (LongcatFlashMoE, LongcatFlashDecoderLayer, NgramEmbedding, manager_for_model)
+    hooks: tuple[Any, ...] = (
+        LongcatFlashMoE,
+        LongcatFlashDecoderLayer,
+        NgramEmbedding,
+        manager_for_model,
+    )
     kinds = (HookType.REPLACE, HookType.REPLACE, HookType.REPLACE, HookType.AROUND)
     for target, hook, kind in zip(_HOOKS, hooks, kinds, strict=True):
         HookRegistry.register(target, hook, kind)
