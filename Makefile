@@ -1,6 +1,6 @@
 # `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast lint format types setup print-venv audit lock lock-examples lock-clients clean
+.PHONY: help serve test test-fast lint format types setup print-venv audit lock lock-examples lock-clients lock-comparison clean
 
 SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
@@ -56,6 +56,11 @@ lock-clients: setup ## Resolve the locks of tests/e2e/clients anew from requirem
 		--output-file tests/e2e/clients/requirements.lock --no-emit-index-url --no-annotate --generate-hashes \
 		--custom-compile-command "make lock-clients"
 	@cd tests/e2e/clients && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+
+lock-comparison: setup ## Resolve the environments of loadtests/comparison anew.
+	@for name in litellm router; do .venv/bin/python -m uv pip compile loadtests/comparison/$$name.in --quiet --upgrade \
+		--python-version 3.11 --output-file loadtests/comparison/$$name.lock --no-emit-index-url --no-annotate \
+		--generate-hashes --custom-compile-command "make lock-comparison"; done
 
 clean: ## Remove this checkout's venv and caches (the shared packages stay).
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
+
 from frame_cost import (
     _ABOUT,
     KEY,

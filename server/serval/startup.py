@@ -21,7 +21,9 @@ _PROGRESS_EVERY_S = 10.0
 
 def print_progress(line: str) -> None:
     """The default progress: a line on standard error."""
-    print(f"serval gateway: {line}", file=sys.stderr, flush=True)
+    # A full disk under the log must not keep the gateway from starting.
+    with contextlib.suppress(OSError):
+        print(f"serval gateway: {line}", file=sys.stderr, flush=True)
 
 
 def stopped_by_signal() -> asyncio.Event:

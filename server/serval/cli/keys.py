@@ -4,12 +4,16 @@ import argparse
 import json
 import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serval.auth.identity import INFERENCE, SCOPES
 from serval.auth.opening import open_store
+from serval.errors import SettingsError
 from serval.limits.quota import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
 from serval.settings import load_settings
+
+if TYPE_CHECKING:
+    from serval.store.key_store import KeyStore
 
 _EXAMPLE = """
 example:
@@ -63,7 +67,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one action. Raises a `ServalError`."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     store = open_store(load_settings(key_database=args.database))
+    try:
+        _act(args, store)
+    except SQLAlchemyError as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"the key database refused, nothing was changed: {reason}") from None
+    return 0
+
+
+def _act(args: argparse.Namespace, store: "KeyStore") -> None:
     if args.action == "create":
         record, key = store.create(
             name=args.name,
@@ -87,7 +102,6 @@ def run(args: argparse.Namespace) -> int:
         for record in records:
             state = "live" if record.is_live(time.time()) else "dead"
             print(json.dumps(record.as_object()) if args.json else _line(record.as_object(), state))
-    return 0
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,32 @@
+"""`python -m serval_load`: the commands."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from serval_load.commands import compare, engine, fit, load, soak
+
+_COMMANDS = {"engine": engine, "fit": fit, "load": load, "compare": compare, "soak": soak}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m serval_load", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in _COMMANDS.items():
+        summary = (module.__doc__ or "").strip().splitlines()[0]
+        module.configure(
+            commands.add_parser(
+                name,
+                help=summary,
+                description=summary,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    args = parser.parse_args(arguments)
+    code: int = _COMMANDS[args.command].run(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""A client that costs little: prepared requests, answers kept as bytes with the time of each piece.
+
+Reading an answer (what is in it, how long it took) happens afterwards, in `serval_load.answers`.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where requests go, and with which key."""
+
+    host: str
+    port: int
+    key: str = ""
+
+    @staticmethod
+    def of(url: str, key: str = "") -> "Peer":
+        """The server of a base URL such as http://127.0.0.1:8000."""
+        parts = urlsplit(url)
+        return Peer(parts.hostname or "127.0.0.1", parts.port or 80, key)
+
+
+def prepared(peer: Peer, body: bytes, *, path: str = "/v1/chat/completions", method: str = "POST") -> bytes:
+    """The request with all its headers. The server closes the connection after the answer."""
+    authorization = f"Authorization: Bearer {peer.key}\r\n" if peer.key else ""
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: {peer.host}:{peer.port}\r\n{authorization}"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@dataclass
+class Raw:
+    """What came back. Times are of the loop's clock; `failure` is what the connection died of."""
+
+    sent_at: float
+    pieces: list[tuple[float, bytes]] = field(default_factory=list)
+    closed_at: float = 0.0
+    failure: str = ""
+
+    @property
+    def data(self) -> bytes:
+        """All bytes, headers included."""
+        return b"".join(piece for _, piece in self.pieces)
+
+
+class _Exchange(asyncio.Protocol):
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self.raw = Raw(sent_at=self._loop.time())
+        self.over: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.raw.sent_at = self._loop.time()
+        cast(asyncio.Transport, transport).write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self.raw.pieces.append((self._loop.time(), data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.raw.closed_at = self._loop.time()
+        if exc is not None:
+            self.raw.failure = f"{type(exc).__name__}: {exc}"
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+async def exchange(peer: Peer, request: bytes, *, vanish_after_s: float | None = None) -> Raw:
+    """Send `request` on a connection of its own and read until the server closes it.
+
+    With `vanish_after_s` the connection is reset after that time. Failures are in the result, not raised.
+    """
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    try:
+        transport, protocol = await loop.create_connection(lambda: _Exchange(request), peer.host, peer.port)
+    except OSError as error:
+        return Raw(sent_at=started, closed_at=loop.time(), failure=f"{type(error).__name__}: {error}")
+    try:
+        if vanish_after_s is None:
+            await protocol.over
+        else:
+            await asyncio.wait([protocol.over], timeout=vanish_after_s)
+    finally:
+        transport.abort()
+    return protocol.raw
+
+
+async def get(peer: Peer, path: str, *, timeout_s: float = 10.0) -> bytes:
+    """The body of a GET. Raises `OSError` or `TimeoutError`."""
+    async with asyncio.timeout(timeout_s):
+        raw = await exchange(peer, prepared(peer, b"", path=path, method="GET"))
+    if raw.failure:
+        raise OSError(raw.failure)
+    return raw.data.partition(b"\r\n\r\n")[2]

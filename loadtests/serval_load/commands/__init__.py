@@ -1,0 +1,1 @@
+"""One module a command: `configure` adds its options, `run` does it."""

@@ -1,0 +1,71 @@
+"""Compare Serval's gateway with others in front of the same stand-in, and write the table.
+
+The gateway gets core 0; the stand-in and the clients share core 1. Needs two cores and Debian's `wrk`.
+"""
+
+import argparse
+import json
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import uvloop
+
+from serval_load.client import Peer
+from serval_load.compare import systems
+from serval_load.compare.measure import PACE_S, Plan, Result, measure
+from serval_load.compare.table import markdown, placed
+from serval_load.machine import described
+from serval_load.processes import running_stand_in
+from serval_load.progress import say
+
+_EXAMPLE = """
+example:
+  loadtests/comparison/run.sh                        # installs the others, writes RESULTS.md
+  python -m serval_load compare --only direct serval # this one alone
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.epilog = _EXAMPLE
+    add = parser.add_argument
+    add("--router-python", type=Path, help="Python of an environment with sglang-router")
+    add("--litellm-python", type=Path, help="Python of an environment with LiteLLM's proxy")
+    add("--only", nargs="+", metavar="SYSTEM", help="of direct, serval, sglang-router, litellm")
+    add("--seconds", type=float, default=5.0, help="length of each run of whole answers (default 5)")
+    add("--frames", type=int, default=200, help="frames of each stream, 50 a second (default 200)")
+    add("--gateway-cores", default="0", help="cores of the gateway (default 0)")
+    add("--client-cores", default="1", help="cores of stand-in and clients (default 1)")
+    add("--json", type=Path, metavar="FILE", help="write all figures there as well")
+    add("--into", type=Path, metavar="FILE", help="put the table between the file's markers for it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print the table."""
+    results = uvloop.run(_measured(args))
+    table = markdown(results, machine=described())
+    print(table)
+    if args.json:
+        args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    if args.into:
+        args.into.write_text(placed(args.into.read_text(), table))
+    return 0
+
+
+async def _measured(args: argparse.Namespace) -> list[Result]:
+    plan = Plan(seconds=args.seconds, frames=args.frames, client_cores=args.client_cores)
+    cores: str = args.gateway_cores
+    results = []
+    async with running_stand_in("--bare", f"--pace={PACE_S}", cores=plan.client_cores) as (_, url):
+        starts = {"direct": lambda: systems.direct(url, cores), "serval": lambda: systems.serval(url, cores)}
+        if args.router_python:
+            starts["sglang-router"] = lambda: systems.sglang_router(url, cores, args.router_python)
+        if args.litellm_python:
+            starts["litellm"] = lambda: systems.litellm(url, cores, args.litellm_python)
+        for name in args.only or starts:
+            say(f"starting {name}")
+            async with AsyncExitStack() as stack:
+                system = await stack.enter_async_context(starts[name]())
+                results.append(await measure(system, engine=Peer.of(url), plan=plan, say=say))
+    return results

@@ -1,0 +1,60 @@
+"""Record a trace of a real engine and fit the stand-in's times to it.
+
+The engine must be idle, and run with --incremental-streaming-output as `serval engine` does.
+"""
+
+import argparse
+from pathlib import Path
+
+import uvloop
+
+from serval_load.client import Peer
+from serval_load.fit import fit, replay, write
+from serval_load.machine import described
+from serval_load.progress import say
+from serval_load.stand_in.costs import FITTED
+from serval_load.trace import record
+
+_EXAMPLE = """
+example:
+  serval engine --model demo --port 30000 &   # or any running engine
+  python -m serval_load fit --url http://127.0.0.1:30000 --name "demo model"
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.epilog = _EXAMPLE
+    add = parser.add_argument
+    add("--url", default="http://127.0.0.1:30000", help="the engine (default http://127.0.0.1:30000)")
+    add("--name", required=True, help="what runs there, for the record")
+    add("--lengths", type=int, nargs="+", default=[32, 128, 512, 1024, 2048], help="prompts, in tokens")
+    add("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], help="requests at once")
+    add("--vocabulary", type=int, default=1000, help="prompts are random ids below this (default 1000)")
+    add("--out", type=Path, default=FITTED, help="file to write (default: the stand-in's own)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record, fit, write, and print how near the fit is."""
+    trace = uvloop.run(
+        record(
+            Peer.of(args.url),
+            source=f"{args.name}; {described()}",
+            lengths=args.lengths,
+            batches=args.batches,
+            vocabulary=args.vocabulary,
+            say=say,
+        )
+    )
+    costs = fit(trace)
+    write(args.out, trace, costs)
+    again = replay(trace, costs)
+    for prefill, model in zip(trace.prefills, again.prefills, strict=True):
+        print(
+            f"prompt of {prefill.tokens}: {prefill.seconds * 1e3:.1f} ms, model {model.seconds * 1e3:.1f} ms"
+        )
+    for decode, modelled in zip(trace.decodes, again.decodes, strict=True):
+        print(
+            f"batch of {decode.batch}: {decode.seconds * 1e3:.2f} ms, model {modelled.seconds * 1e3:.2f} ms"
+        )
+    return 0

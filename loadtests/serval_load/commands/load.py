@@ -1,0 +1,93 @@
+"""Put a workload on a running server and write a report: JSON, an HTML page and an SVG.
+
+Sessions begin when the arrivals say so, whatever the server does. Several rates give a curve.
+"""
+
+import argparse
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import uvloop
+
+from serval_load.client import Peer
+from serval_load.machine import described
+from serval_load.progress import say
+from serval_load.report.page import page, picture, table
+from serval_load.report.summary import Objective, Summary, summarise
+from serval_load.workloads.arrivals import bursts, poisson, replayed
+from serval_load.workloads.driver import Request, drive
+from serval_load.workloads.sessions import CONVERSATIONS, WORKLOADS, kind_of
+
+_EXAMPLE = """
+example:
+  python -m serval_load load chat --url http://127.0.0.1:8000 --key $SERVAL_API_KEY --rate 1 2 4 --out report
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.epilog = _EXAMPLE
+    add = parser.add_argument
+    add("workload", choices=WORKLOADS, help="what users do")
+    add("--url", default="http://127.0.0.1:8000", help="the server, without /v1")
+    add("--key", default="", help="its API key")
+    add("--model", default="stand-in", help="the model's name there")
+    add(
+        "--rate", type=float, nargs="+", default=[1.0], help="sessions a second, one run for each (default 1)"
+    )
+    add("--seconds", type=float, default=30.0, help="how long sessions begin, for each rate (default 30)")
+    add("--trace", type=Path, help='begin sessions as this file says: lines of {"at": 1.5, "kind": "chat"}')
+    add("--vanish", type=float, default=0.0, help="share of clients that leave early (default 0)")
+    add("--seed", type=int, default=1, help="of texts and arrivals (default 1)")
+    add("--good-first", type=float, default=2.0, help="objective: seconds to the first token (default 2)")
+    add("--good-gap", type=float, default=0.1, help="objective: mean seconds between tokens (default 0.1)")
+    add("--out", type=Path, help="write NAME.json, NAME.html and NAME.svg")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 1 if a request failed."""
+    objective = Objective(args.good_first, args.good_gap)
+    summaries: list[Summary] = []
+    requests: list[Request] = []
+    for rate in args.rate:
+        say(f"{args.workload}: {rate:g} sessions a second for {args.seconds:g} s")
+        sessions = _sessions(args, rate)
+        requests = uvloop.run(
+            drive(
+                Peer.of(args.url, args.key),
+                sessions,
+                model=args.model,
+                seed=args.seed,
+                vanish=args.vanish,
+                say=say,
+            )
+        )
+        summaries.append(summarise(requests, offered_per_s=rate, objective=objective))
+    print(table(summaries), end="")
+    if args.out:
+        title = f"{args.workload}, {described()}"
+        told = {
+            "title": title,
+            "summaries": [one.as_object() for one in summaries],
+            "requests": [asdict(one) for one in requests],
+        }
+        args.out.with_suffix(".json").write_text(json.dumps(told) + "\n")
+        args.out.with_suffix(".svg").write_text(picture(summaries, requests))
+        args.out.with_suffix(".html").write_text(page(summaries, requests, title=title, objective=objective))
+    return int(any(one.failed for one in summaries))
+
+
+def _sessions(args: argparse.Namespace, rate: float) -> list[tuple[float, str]]:
+    if args.trace:
+        entries = replayed(args.trace)
+        unknown = {kind for _, kind in entries} - set(CONVERSATIONS)
+        if unknown:
+            raise SystemExit(
+                f"{args.trace}: unknown kinds {sorted(unknown)}; known are {sorted(CONVERSATIONS)}"
+            )
+        return entries
+    source = random.Random(args.seed)
+    arrivals = bursts if args.workload == "burst" else poisson
+    return [(at, kind_of(args.workload, source)) for at in arrivals(source, per_s=rate, seconds=args.seconds)]

@@ -1,0 +1,133 @@
+"""What is compared: how each gateway is started, as its own documentation says, and where it listens."""
+
+import asyncio
+import json
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from serval_load.client import Peer, exchange, prepared
+from serval_load.processes import Running, running, running_gateway
+
+# LiteLLM takes 40 s of CPU to import.
+_READY_TIMEOUT_S = 300
+
+
+_LIMITS = (
+    "SERVAL_REQUESTS_PER_MINUTE",
+    "SERVAL_TOKENS_PER_MINUTE",
+    "SERVAL_CONCURRENT_REQUESTS",
+    "SERVAL_TOKENS_PER_DAY",
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """A gateway that runs; `program` is None for the stand-in asked directly."""
+
+    name: str
+    version: str
+    peer: Peer
+    program: Running | None
+
+
+@asynccontextmanager
+async def direct(engine_url: str, cores: str) -> AsyncIterator[System]:
+    """No gateway: what the stand-in and the clients can do."""
+    yield System("direct", "", Peer.of(engine_url), None)
+
+
+@asynccontextmanager
+async def serval(engine_url: str, cores: str) -> AsyncIterator[System]:
+    """One worker with all features on: keys in a database, checks, limits' accounting, metrics and log."""
+    with tempfile.TemporaryDirectory(prefix="serval-load-") as folder:
+        database = f"{folder}/keys.db"
+        # Limits that are counted with each request and never reached.
+        limits = dict.fromkeys(_LIMITS, "1000000000")
+        environment = {"SERVAL_KEY_DATABASE": database, **limits}
+        key = await asyncio.to_thread(new_key, database)
+        async with running_gateway(engine_url, environment=environment, cores=cores) as (program, url):
+            yield System("serval", version("serval-llm"), Peer.of(url, key), program)
+
+
+@asynccontextmanager
+async def sglang_router(engine_url: str, cores: str, python: Path) -> AsyncIterator[System]:
+    """SGLang's router as shipped, with a key, in front of one worker."""
+    port, key = _free_port(), f"sk-{secrets.token_hex(8)}"
+    command = [str(python), "-m", "sglang_router.launch_router", "--host=127.0.0.1", f"--port={port}"]
+    command += [f"--prometheus-port={_free_port()}", "--worker-urls", engine_url, "--api-key", key]
+    async with running("sglang-router", command, cores=cores) as program:
+        peer = Peer("127.0.0.1", port, key)
+        await _answers(peer, program)
+        yield System("sglang-router", installed_version(python, "sglang-router"), peer, program)
+
+
+@asynccontextmanager
+async def litellm(engine_url: str, cores: str, python: Path) -> AsyncIterator[System]:
+    """LiteLLM's proxy, one worker, production mode, a master key and no database."""
+    port, key = _free_port(), f"sk-{secrets.token_hex(8)}"
+    model = {"model": "openai/stand-in", "api_base": f"{engine_url}/v1", "api_key": "none"}
+    config = {
+        "model_list": [{"model_name": "stand-in", "litellm_params": model}],
+        "general_settings": {"master_key": key},
+        "litellm_settings": {"telemetry": False, "drop_params": False},
+    }
+    environment = {
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "DISABLE_ADMIN_UI": "True",
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(config, file)  # JSON is YAML
+        file.flush()
+        command = [str(python.with_name("litellm")), "--config", file.name, "--host", "127.0.0.1"]
+        command += ["--port", str(port), "--num_workers", "1"]
+        async with running("litellm", command, environment=environment, cores=cores) as program:
+            peer = Peer("127.0.0.1", port, key)
+            await _answers(peer, program)
+            yield System("litellm", installed_version(python, "litellm"), peer, program)
+
+
+def new_key(database: str) -> str:
+    """A fresh key in a database of Serval's."""
+    command = [sys.executable, "-m", "serval", "keys", "create", "--name=load", "--json"]
+    made = subprocess.run([*command, f"--database={database}"], capture_output=True, check=True)
+    key: str = json.loads(made.stdout)["key"]
+    return key
+
+
+def installed_version(python: Path, package: str) -> str:
+    """The version of `package` in another environment."""
+    code = f"import importlib.metadata as m; print(m.version({package!r}))"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+async def _answers(peer: Peer, program: Running) -> None:
+    """Wait until a small request gets an answer. Raises `RuntimeError`."""
+    body = json.dumps({"model": "stand-in", "max_tokens": 1, "messages": [{"role": "user", "content": "?"}]})
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _READY_TIMEOUT_S
+    raw = None
+    while loop.time() < deadline and program.process.poll() is None:
+        raw = await exchange(peer, prepared(peer, body.encode()), vanish_after_s=10)
+        if raw.data.startswith(b"HTTP/1.1 200"):
+            return
+        await asyncio.sleep(0.5)
+    said = program.output.read_text(errors="replace")[-4000:]
+    raise RuntimeError(f"{program.name} did not answer: {raw.data[:500] if raw else b''!r}\n{said}")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

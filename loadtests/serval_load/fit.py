@@ -1,0 +1,72 @@
+"""Fits the modelled engine's times to a trace, and replays a trace on the model, in model time."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from serval_load.stand_in.costs import Costs
+from serval_load.stand_in.scheduler import Job, Scheduler
+from serval_load.trace import Decode, Prefill, Trace
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Intercept and slope by least squares of the relative error: small times count as much as long ones."""
+    weights = [1 / y**2 for _, y in points]
+    total = sum(weights)
+    mean_x = sum(w * x for w, (x, _) in zip(weights, points, strict=True)) / total
+    mean_y = sum(w * y for w, (_, y) in zip(weights, points, strict=True)) / total
+    above = sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True))
+    below = sum(w * (x - mean_x) ** 2 for w, (x, _) in zip(weights, points, strict=True))
+    slope = max(above / below, 0.0)
+    return max(mean_y - slope * mean_x, 0.0), slope
+
+
+def fit(trace: Trace, **sizes: int) -> Costs:
+    """The costs whose steps come nearest to the trace; `sizes` are what no trace shows."""
+    decode_base, decode_request = _line([(one.batch, one.seconds) for one in trace.decodes])
+    prefill_base, prefill_token = _line([(one.tokens, one.seconds) for one in trace.prefills])
+    return Costs(
+        decode_base_s=decode_base,
+        decode_request_s=decode_request,
+        prefill_base_s=prefill_base,
+        prefill_token_s=prefill_token,
+        **sizes,
+    )
+
+
+def replay(trace: Trace, costs: Costs) -> Trace:
+    """The same requests on the modelled engine; its clock is counted, so the result is exact."""
+    result = Trace("stand-in, model time")
+    for number, asked in enumerate(trace.prefills):
+        scheduler = Scheduler(costs)
+        scheduler.add(Job("one", prompt=range(number << 20, (number << 20) + asked.tokens), tokens=1))
+        while scheduler.step() is not None:
+            pass
+        result.prefills.append(Prefill(asked.tokens, scheduler.clock))
+    for asked_batch in trace.decodes:
+        scheduler = Scheduler(costs)
+        for number in range(asked_batch.batch):
+            scheduler.add(Job(str(number), prompt=range(number << 20, (number << 20) + 16), tokens=48))
+        scheduler.step()
+        before = scheduler.clock
+        steps = 0
+        while scheduler.step() is not None:
+            steps += 1
+        result.decodes.append(Decode(asked_batch.batch, (scheduler.clock - before) / steps))
+    return result
+
+
+def write(path: Path, trace: Trace, costs: Costs) -> None:
+    """Store trace and costs together, so that the one can be checked against the other."""
+    path.write_text(json.dumps({"costs": asdict(costs), "trace": asdict(trace)}, indent=1) + "\n")
+
+
+def read_trace(path: Path) -> Trace:
+    """The trace in such a file. Raises `OSError` or `ValueError`."""
+    stored = json.loads(path.read_text())["trace"]
+    return Trace(
+        stored["source"],
+        [Prefill(**one) for one in stored["prefills"]],
+        [Decode(**one) for one in stored["decodes"]],
+    )

@@ -1,0 +1,141 @@
+"""Programs that are measured: start them, wait until they serve, count their CPU time and memory."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from serval.settings import child_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO_MODEL = ROOT / "model_adapter/serval_sglang/demo/checkpoint"
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_START_TIMEOUT_S = 180
+_STOP_TIMEOUT_S = 40
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started program; `output` is a file with all that it printed."""
+
+    process: "subprocess.Popen[bytes]"
+    output: Path
+    name: str
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def cpu_s(self) -> float:
+        """User and system time of the program and its living children so far."""
+        return sum(_cpu_s(pid) for pid in family(self.pid))
+
+    def memory_mb(self) -> float:
+        """Memory of the program and its children; what they share is counted once."""
+        return sum(_proportional_mb(pid) for pid in family(self.pid))
+
+    def open_files(self) -> int:
+        """File descriptors of the program and its children."""
+        return sum(len(_listed(f"/proc/{pid}/fd")) for pid in family(self.pid))
+
+    async def printed(self, wanted: str) -> str:
+        """The first line that holds `wanted`. Raises `RuntimeError` if the program ends or takes too long."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            for line in self.output.read_text(errors="replace").splitlines():
+                if wanted in line:
+                    return line
+            await asyncio.sleep(0.05)
+        raise RuntimeError(f"{self.name} did not start:\n{self.output.read_text(errors='replace')[-4000:]}")
+
+
+def family(pid: int) -> list[int]:
+    """The process and all below it."""
+    found = [pid]
+    for parent in found:
+        for task in _listed(f"/proc/{parent}/task"):
+            try:
+                children = Path(f"/proc/{parent}/task/{task}/children").read_text()
+            except OSError:  # it ended while we looked
+                continue
+            found += [int(child) for child in children.split()]
+    return found
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def _proportional_mb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) / 1024
+
+
+@asynccontextmanager
+async def running(
+    name: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    cores: str | None = None,
+) -> AsyncIterator[Running]:
+    """The program, on the cores `cores` (as taskset takes them) if given; stopped at the end."""
+    pinned = ["taskset", "-c", cores, *command] if cores else list(command)
+    with tempfile.NamedTemporaryFile(prefix=f"serval-load-{name}-", suffix=".log") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220  # starts at once
+            pinned,
+            env={**child_environment(), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield Running(process, Path(log.name), name)
+        finally:
+            process.terminate()
+            try:
+                await asyncio.to_thread(process.wait, _STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@asynccontextmanager
+async def running_stand_in(*options: str, cores: str | None = None) -> AsyncIterator[tuple[Running, str]]:
+    """`python -m serval_load engine OPTIONS` on a free port; also its URL."""
+    command = [sys.executable, "-m", "serval_load", "engine", "--port=0", *options]
+    async with running("stand-in", command, cores=cores) as program:
+        line = await program.printed(" on http://")
+        yield program, line.rpartition(" on ")[2]
+
+
+@asynccontextmanager
+async def running_gateway(
+    engine_url: str, *options: str, environment: Mapping[str, str], cores: str | None = None
+) -> AsyncIterator[tuple[Running, str]]:
+    """`serval gateway OPTIONS` on a free port, with the demo model's tokenizer; also its URL."""
+    command = [sys.executable, "-m", "serval", "gateway", f"--engine-url={engine_url}", "--port=0"]
+    command += [f"--model={DEMO_MODEL}", "--served-model-name=stand-in", *options]
+    async with running("gateway", command, environment=environment, cores=cores) as program:
+        line = await program.printed(" on http://127.0.0.1:")
+        yield program, line.rpartition(" on ")[2]

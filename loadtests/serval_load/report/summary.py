@@ -1,0 +1,85 @@
+"""What a run comes down to: percentiles, rates, and how much of it met an objective."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serval_load.statistics import percentile
+from serval_load.workloads.driver import Request
+
+PERCENTS = (50, 90, 99)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a user finds good: first token and the mean gap between tokens, in seconds."""
+
+    first_s: float = 2.0
+    gap_s: float = 0.1
+
+    def met(self, request: Request) -> bool:
+        """Whether the request was complete and quick enough."""
+        if not request.complete or request.first_s is None or request.first_s > self.first_s:
+            return False
+        gaps = request.gaps_s
+        return not gaps or sum(gaps) / len(gaps) <= self.gap_s
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of one run at one rate. Percentiles are those of `PERCENTS`, in seconds."""
+
+    offered_per_s: float
+    seconds: float
+    requests: int
+    complete: int
+    failed: int
+    vanished: int
+    first_s: tuple[float, ...]
+    gap_s: tuple[float, ...]
+    end_s: tuple[float, ...]
+    requests_per_s: float
+    output_tokens_per_s: float
+    # Requests a second that met the objective.
+    goodput_per_s: float
+    # Share of prompt tokens that the engine had in its cache.
+    cached_share: float
+    errors: dict[str, int]
+
+    def as_object(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def summarise(requests: Sequence[Request], *, offered_per_s: float, objective: Objective) -> Summary:
+    """Raises `ValueError` of no requests."""
+    if not requests:
+        raise ValueError("no request was made: raise --rate or --seconds")
+    seconds = max(request.at + request.end_s for request in requests)
+    complete = [request for request in requests if request.complete]
+    errors: dict[str, int] = {}
+    for request in requests:
+        if not request.complete and not request.vanished:
+            reason = f"{request.status} {request.error[:80]}"
+            errors[reason] = errors.get(reason, 0) + 1
+    prompt = sum(request.prompt_tokens for request in complete)
+    return Summary(
+        offered_per_s=offered_per_s,
+        seconds=seconds,
+        requests=len(requests),
+        complete=len(complete),
+        failed=sum(errors.values()),
+        vanished=sum(request.vanished for request in requests),
+        first_s=_percentiles([one.first_s for one in complete if one.first_s is not None]),
+        gap_s=_percentiles([gap for one in complete for gap in one.gaps_s]),
+        end_s=_percentiles([one.end_s for one in complete]),
+        requests_per_s=len(complete) / seconds,
+        output_tokens_per_s=sum(one.completion_tokens for one in complete) / seconds,
+        goodput_per_s=sum(objective.met(one) for one in requests) / seconds,
+        cached_share=sum(one.cached_tokens for one in complete) / prompt if prompt else 0.0,
+        errors=errors,
+    )
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(percentile(values, percent) for percent in PERCENTS)

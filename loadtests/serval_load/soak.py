@@ -1,0 +1,160 @@
+"""A long even load, and what grows meanwhile: memory, file descriptors, slots."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from serval_load.client import Peer, get
+from serval_load.processes import Running
+from serval_load.workloads.arrivals import poisson
+from serval_load.workloads.driver import Request, drive
+from serval_load.workloads.sessions import MIXED
+
+_SETTLE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The gateway at one moment of the run."""
+
+    at_s: float
+    memory_mb: float
+    open_files: int
+    in_flight: float
+
+
+@dataclass(frozen=True)
+class Soaked:
+    """What a soak found. Slopes are of the second half, when caches are full."""
+
+    seconds: float
+    requests: int
+    failed: int
+    vanished: int
+    memory_mb_per_hour: float
+    files_per_hour: float
+    memory_first_mb: float
+    memory_last_mb: float
+    # After the last request: what is still held, by name. Empty if all is free.
+    held: dict[str, float]
+    # The engine: how many requests ended in which way.
+    engine: dict[str, int]
+
+    def as_object(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def slope_per_hour(points: Sequence[tuple[float, float]]) -> float:
+    """Least squares through (seconds, value); 0 for fewer than two points."""
+    if len(points) < 2:
+        return 0.0
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    below = sum((x - mean_x) ** 2 for x, _ in points)
+    above = sum((x - mean_x) * (y - mean_y) for x, y in points)
+    return 3600 * above / below if below else 0.0
+
+
+async def soak(
+    gateway: Running,
+    peer: Peer,
+    engine: Peer,
+    *,
+    seconds: float,
+    per_s: float,
+    every_s: float,
+    kinds: Sequence[tuple[str, float]] = MIXED,
+    say: Callable[[str], None],
+) -> Soaked:
+    """Mixed tenants, a tenth of whose clients leave early, for `seconds`; a sample `every_s`."""
+    source = random.Random(7)
+    names, shares = [kind for kind, _ in kinds], [share for _, share in kinds]
+    sessions = [
+        (at, source.choices(names, shares)[0]) for at in poisson(source, per_s=per_s, seconds=seconds)
+    ]
+    samples: list[Sample] = []
+    files_before = gateway.open_files()
+    sampling = asyncio.create_task(_sample(gateway, peer, samples, every_s, say))
+    try:
+        requests = await drive(peer, sessions, model="stand-in", seed=7, vanish=0.1, say=lambda _: None)
+    finally:
+        sampling.cancel()
+    held, counts = await _held(gateway, peer, engine, files_before)
+    return _soaked(samples, requests, held, counts)
+
+
+def _soaked(
+    samples: Sequence[Sample], requests: Sequence[Request], held: dict[str, float], counts: dict[str, int]
+) -> Soaked:
+    settled = samples[len(samples) // 2 :]
+    return Soaked(
+        seconds=max(request.at + request.end_s for request in requests),
+        requests=len(requests),
+        failed=sum(not request.complete and not request.vanished for request in requests),
+        vanished=sum(request.vanished for request in requests),
+        memory_mb_per_hour=slope_per_hour([(one.at_s, one.memory_mb) for one in settled]),
+        files_per_hour=slope_per_hour([(one.at_s, one.open_files) for one in settled]),
+        memory_first_mb=samples[0].memory_mb,
+        memory_last_mb=samples[-1].memory_mb,
+        held=held,
+        engine=counts,
+    )
+
+
+async def _sample(
+    gateway: Running, peer: Peer, samples: list[Sample], every_s: float, say: Callable[[str], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    for number in itertools.count():
+        in_flight = (await gauges(peer)).get("serval_requests_in_flight", 0.0) - 1
+        one = Sample(loop.time() - started, gateway.memory_mb(), gateway.open_files(), in_flight)
+        samples.append(one)
+        if number % 10 == 0:
+            say(
+                f"{one.at_s:.0f} s: {one.memory_mb:.1f} MB, {one.open_files} files, {in_flight:.0f} in flight"
+            )
+        await asyncio.sleep(every_s)
+
+
+async def gauges(peer: Peer) -> dict[str, float]:
+    """The gateway's metrics by name and labels, as they are written. Its own request is in flight."""
+    text = (await get(peer, "/metrics")).decode()
+    lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+# Gauges that count what requests hold: the gateway's own and its queue.
+HELD = ("serval_requests_in_flight", "serval_queue_depth")
+
+
+async def held_now(peer: Peer, engine: Peer) -> tuple[dict[str, float], dict[str, int]]:
+    """What gateway and engine hold, by name, and the engine's counts of how requests ended."""
+    told = json.loads(await get(engine, "/v1/loads"))
+    load, metrics = told["loads"][0], await gauges(peer)
+    held = {name: load[name] for name in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")}
+    held |= {name: value for name, value in metrics.items() if name.startswith(HELD)}
+    # The question itself is a request.
+    held["serval_requests_in_flight"] -= 1
+    return {name: value for name, value in held.items() if value}, told["stand_in"]
+
+
+async def _held(
+    gateway: Running, peer: Peer, engine: Peer, files_before: int
+) -> tuple[dict[str, float], dict[str, int]]:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _SETTLE_TIMEOUT_S
+    while True:
+        held, counts = await held_now(peer, engine)
+        if not held or loop.time() > deadline:
+            break
+        await asyncio.sleep(0.1)
+    # Connections to the engine stay open for the next requests; nothing else does.
+    more = gateway.open_files() - files_before
+    if more > 300:
+        held["files"] = more
+    return held, counts

@@ -1,0 +1,1 @@
+"""The engine stand-in: SGLang's protocol without a model. For tests of the gateway only."""

@@ -1,0 +1,216 @@
+"""The stand-in that behaves like an engine: batches, memory, a queue, a prefix cache, and faults to order.
+
+A request orders a fault with a stop string, the one field that every gateway passes on as it is:
+`stand-in:cut=5` closes the connection after five tokens, `stall` sends nothing more, `garbage` sends
+what is no JSON, `error` an error event, `oom` ends the answer for want of memory, `refuse` answers 503.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from serval_load.stand_in.bare import WHOLE_ANSWER_POLL_S
+from serval_load.stand_in.costs import Costs
+from serval_load.stand_in.http import END_OF_STREAM, STREAM_HEAD, Exchange, event, response
+from serval_load.stand_in.routes import About, Load, Routes
+from serval_load.stand_in.scheduler import Job, Scheduler
+from serval_load.stand_in.wire import (
+    DONE,
+    STOP,
+    TOKEN_TEXT,
+    Asked,
+    aborted_frame,
+    error_body,
+    native_frame,
+    openai_answer,
+    openai_chunk,
+)
+
+OUT_OF_MEMORY = "Out of memory. The request needs more tokens than the KV cache holds."
+QUEUE_FULL = "The request queue is full."
+_FAULTS = ("cut", "stall", "garbage", "error", "oom", "refuse")
+
+
+@dataclass(eq=False)
+class _Request:
+    exchange: Exchange
+    asked: Asked
+    job: Job
+    # A fault and after how many tokens.
+    fault: str = ""
+    fault_after: int = 0
+    # Tokens in the engine's hands that the client has not been sent.
+    unsent: int = 0
+    stalled: bool = False
+
+    @property
+    def text(self) -> str:
+        """What the next event says."""
+        if self.asked.tool is not None:
+            # The whole call with the last token.
+            ends = self.job.given >= self.job.tokens
+            return f"<longcat_tool_call>{self.asked.tool}\n</longcat_tool_call>" if ends else ""
+        return TOKEN_TEXT * self.unsent
+
+
+class ModelledEngine:
+    """See the module."""
+
+    def __init__(self, about: About, costs: Costs) -> None:
+        self._about = about
+        self._scheduler = Scheduler(costs)
+        self._requests: dict[str, _Request] = {}
+        self._work = asyncio.Event()
+        self._stalled = 0
+        self.handle = Routes(
+            about,
+            start=self._start,
+            abort=self._abort,
+            load=lambda: Load(
+                running=len(self._scheduler.running) + self._stalled,
+                waiting=self._scheduler.waiting_count,
+                used_tokens=self._scheduler.used_tokens,
+            ),
+        )
+
+    async def run(self) -> None:
+        """Step after step until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            step = self._scheduler.step()
+            if step is None:
+                self._work.clear()
+                await self._work.wait()
+                due = loop.time()
+                continue
+            # Against an absolute time, so that what the stand-in itself costs does not add up.
+            due = max(due + step.seconds, loop.time() - 1.0)
+            await asyncio.sleep(max(due - loop.time(), 0.0))
+            for job in step.failed:
+                self._fail(self._requests[job.rid], OUT_OF_MEMORY, 500)
+            for job in step.gave:
+                # It may have been aborted during the step.
+                if (request := self._requests.get(job.rid)) is not None:
+                    self._give(request)
+
+    def _start(self, exchange: Exchange, asked: Asked) -> None:
+        room = self._about.context_length - len(asked.prompt)
+        job = Job(rid=asked.rid, prompt=asked.prompt, tokens=min(asked.max_tokens or room, room))
+        request = _Request(exchange, asked, job)
+        for order in asked.orders:
+            fault, _, after = order.partition("=")
+            if fault in _FAULTS:
+                request.fault, request.fault_after = fault, int(after or 1)
+        self._about.counts["started"] += 1
+        if request.fault == "refuse" or not self._scheduler.add(job):
+            self._about.counts["failed"] += 1
+            exchange.finish(response(error_body(QUEUE_FULL, 503), status=503))
+            return
+        self._requests[job.rid] = request
+        exchange.on_gone = lambda: self._gone(request)
+        if asked.stream:
+            exchange.write(STREAM_HEAD)
+            if asked.dialect == "openai":
+                exchange.write(event(openai_chunk(asked.rid, text="", role="assistant")))
+        self._work.set()
+
+    def _give(self, request: _Request) -> None:
+        job = request.job
+        request.unsent += 1
+        if request.fault and job.given >= request.fault_after:
+            self._commit(request)
+            return
+        ends = job.given >= job.tokens
+        if ends:
+            self._end(request, "finished")
+        if request.asked.stream:
+            if ends or request.unsent >= request.asked.stream_interval or job.given == 1:
+                self._send(request, ends=ends)
+        elif ends:
+            request.exchange.finish(self._whole(request))
+
+    def _send(self, request: _Request, *, ends: bool) -> None:
+        asked, job = request.asked, request.job
+        if asked.dialect == "openai":
+            out = event(openai_chunk(asked.rid, text=request.text))
+            if ends:
+                out += event(openai_chunk(asked.rid, text=None, finish="length"))
+        else:
+            finish = (
+                ({"type": "length", "length": job.tokens} if asked.tool is None else STOP) if ends else None
+            )
+            frame = native_frame(
+                asked.rid, text=request.text, tokens=job.given, new=request.unsent, prompt=len(job.prompt),
+                cached=job.cached, finish=finish,
+            )  # fmt: skip
+            out = event(frame)
+        request.unsent = 0
+        if ends:
+            request.exchange.finish(out + event(DONE) + END_OF_STREAM)
+        else:
+            request.exchange.write(out)
+
+    def _whole(self, request: _Request) -> bytes:
+        asked, job = request.asked, request.job
+        if asked.dialect == "openai":
+            body = openai_answer(
+                asked.rid, text=request.text, prompt=len(job.prompt), tokens=job.given, finish="length"
+            )
+        else:
+            body = native_frame(
+                asked.rid, text=request.text, tokens=job.given, new=job.given, prompt=len(job.prompt),
+                cached=job.cached, finish={"type": "length", "length": job.tokens},
+            )  # fmt: skip
+        return response(body)
+
+    def _commit(self, request: _Request) -> None:
+        """The fault that the request ordered."""
+        fault = request.fault
+        if fault == "stall":
+            # It keeps its slot, as in a hung engine, and says nothing.
+            self._scheduler.remove(request.job)
+            self._stalled += 1
+            request.stalled = True
+            return
+        if fault == "oom":
+            self._fail(request, OUT_OF_MEMORY, 500)
+            return
+        self._end(request, "failed")
+        if fault == "cut":
+            request.exchange.cut()
+        elif fault == "error":
+            out = event(error_body("stand-in: the error that was ordered", 500)) + event(DONE) + END_OF_STREAM
+            request.exchange.finish(out)
+        else:
+            request.exchange.finish(event(b"{this is not JSON") + END_OF_STREAM)
+
+    def _fail(self, request: _Request, message: str, status: int) -> None:
+        self._end(request, "failed")
+        if request.asked.stream:
+            request.exchange.finish(_aborted(request, message=message, status=status))
+        else:
+            request.exchange.finish(response(error_body(message, status), status=status))
+
+    def _abort(self, rid: str) -> None:
+        if (request := self._requests.get(rid)) is not None:
+            self._end(request, "aborted")
+            request.exchange.finish(_aborted(request))
+
+    def _gone(self, request: _Request) -> None:
+        if request.asked.stream:
+            self._end(request, "gone")
+        else:
+            asyncio.get_running_loop().call_later(WHOLE_ANSWER_POLL_S, self._end, request, "gone")
+
+    def _end(self, request: _Request, how: str) -> None:
+        if self._requests.pop(request.job.rid, None) is not None:
+            self._scheduler.remove(request.job)
+            self._stalled -= request.stalled
+            self._about.counts[how] += 1
+
+
+def _aborted(request: _Request, *, message: str = "Aborted", status: int | None = None) -> bytes:
+    """The end of a stream that was aborted."""
+    job = request.job
+    frame = aborted_frame(job.rid, tokens=job.given, prompt=len(job.prompt), message=message, status=status)
+    return event(frame) + event(DONE) + END_OF_STREAM

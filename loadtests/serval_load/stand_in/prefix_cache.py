@@ -1,0 +1,47 @@
+"""A prefix cache: whole blocks of tokens, the least recently used go first."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+
+class PrefixCache:
+    """Remembers which prefixes were computed, as chains of hashes of blocks. Holds no values."""
+
+    def __init__(self, *, block_tokens: int) -> None:
+        self._block_tokens = block_tokens
+        self._blocks: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are kept."""
+        return len(self._blocks) * self._block_tokens
+
+    def _chain(self, tokens: Sequence[int]) -> list[int]:
+        chain, so_far = [], 0
+        size = self._block_tokens
+        for start in range(0, len(tokens) - size + 1, size):
+            so_far = hash((so_far, tuple(tokens[start : start + size])))
+            chain.append(so_far)
+        return chain
+
+    def found(self, tokens: Sequence[int]) -> int:
+        """How many tokens at the start of `tokens` are kept; never all, the last one is always computed."""
+        count = 0
+        for block in self._chain(tokens[:-1]):
+            if block not in self._blocks:
+                break
+            self._blocks.move_to_end(block)
+            count += self._block_tokens
+        return count
+
+    def keep(self, tokens: Sequence[int]) -> None:
+        """Keep the whole blocks of `tokens`."""
+        # The end of a chain is of no use without its start, so the start must be the newer.
+        for block in reversed(self._chain(tokens)):
+            self._blocks[block] = None
+            self._blocks.move_to_end(block)
+
+    def shrink(self, tokens: int) -> None:
+        """Forget the oldest blocks until at most `tokens` are kept."""
+        while self._blocks and self.tokens > max(tokens, 0):
+            self._blocks.popitem(last=False)

@@ -1,0 +1,138 @@
+"""The routes that both speeds of the stand-in share: what SGLang says about itself, and its load."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from serval_load.stand_in.http import Exchange, response
+from serval_load.stand_in.wire import MODEL, Asked, error_body, read_native, read_openai
+
+Counts = Counter[str]
+
+
+@dataclass
+class About:
+    """What the stand-in says it is. `model_path` is the folder a gateway reads its tokenizer from."""
+
+    model_path: str
+    context_length: int
+    max_total_num_tokens: int
+    max_running_requests: int
+    # started, finished, aborted (asked to), gone (the client closed), failed (by order or out of memory).
+    counts: Counts = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is being worked on now."""
+
+    running: int
+    waiting: int
+    used_tokens: int
+
+
+class Routes:
+    """Hands each request to its answer. `start` generates; `abort` ends the request of an id."""
+
+    def __init__(
+        self,
+        about: About,
+        *,
+        start: Callable[[Exchange, Asked], None],
+        abort: Callable[[str], None],
+        load: Callable[[], Load],
+    ) -> None:
+        self._about = about
+        self._start = start
+        self._abort = abort
+        self._load = load
+        self._number = 0
+        self._fixed = {path: response(json.dumps(body).encode()) for path, body in _described(about).items()}
+        empty = response(b"")
+        self._fixed |= dict.fromkeys(("/ready", "/health", "/health_generate", "/flush_cache"), empty)
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        path = exchange.path
+        try:
+            if path == "/generate":
+                self._start(exchange, read_native(exchange.body, rid=self._next_rid()))
+            elif path == "/v1/chat/completions":
+                self._start(exchange, read_openai(exchange.body, rid=self._next_rid()))
+            elif path == "/abort_request":
+                self._abort(json.loads(exchange.body)["rid"])
+                exchange.finish(response(b""))
+            elif path in {"/v1/loads", "/get_load"}:
+                exchange.finish(response(json.dumps(self._loads()).encode()))
+            elif path == "/metrics":
+                exchange.finish(response(self._metrics(), content_type=b"text/plain; version=0.0.4"))
+            elif path in self._fixed:
+                exchange.finish(self._fixed[path])
+            else:
+                exchange.finish(response(error_body(f"the stand-in has no {path}", 404), status=404))
+        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            exchange.finish(response(error_body(str(error), 400), status=400))
+
+    def _next_rid(self) -> str:
+        self._number += 1
+        return f"stand-in-{self._number}"
+
+    def _loads(self) -> dict[str, object]:
+        load = self._load()
+        one = {
+            "timestamp": time.time(),
+            "dp_rank": 0,
+            "num_running_reqs": load.running,
+            "num_waiting_reqs": load.waiting,
+            "num_used_tokens": load.used_tokens,
+            "num_total_tokens": load.used_tokens,
+            "max_total_num_tokens": self._about.max_total_num_tokens,
+            "max_running_requests": self._about.max_running_requests,
+            "token_usage": load.used_tokens / max(self._about.max_total_num_tokens, 1),
+        }
+        # Beside SGLang's own keys: what became of all requests so far.
+        return {"version": "0.5.23", "loads": [one], "stand_in": dict(self._about.counts)}
+
+    def _metrics(self) -> bytes:
+        load, counts = self._load(), self._about.counts
+        values = {
+            "num_running_reqs": load.running,
+            "num_queue_reqs": load.waiting,
+            "token_usage": load.used_tokens / max(self._about.max_total_num_tokens, 1),
+            "num_requests_total": counts["started"],
+            "num_aborted_requests_total": counts["aborted"] + counts["gone"],
+        }
+        labels = f'{{model_name="{MODEL}"}}'
+        return "".join(f"sglang:{name}{labels} {value}\n" for name, value in values.items()).encode()
+
+
+def _described(about: About) -> dict[str, dict[str, object]]:
+    model = {
+        "model_path": about.model_path, "served_model_name": MODEL, "tokenizer_path": about.model_path,
+        "is_generation": True, "weight_version": "default",
+    }  # fmt: skip
+    server = {
+        "stand_in": "this is Serval's engine stand-in, not SGLang: it computes nothing",
+        "model_path": about.model_path,
+        "served_model_name": MODEL,
+        "max_req_input_len": min(about.context_length, about.max_total_num_tokens) - 6,
+        "incremental_streaming_output": True,
+        "max_total_num_tokens": about.max_total_num_tokens,
+        "version": "0.5.23",
+        "internal_states": [],
+    }
+    card = {
+        "id": MODEL, "object": "model", "created": 1767225600, "owned_by": "stand-in", "root": MODEL,
+        "parent": None, "max_model_len": about.context_length,
+    }  # fmt: skip
+    return {
+        "/model_info": model,
+        "/get_model_info": model,
+        "/server_info": server,
+        "/get_server_info": server,
+        "/v1/models": {"object": "list", "data": [card]},
+    }

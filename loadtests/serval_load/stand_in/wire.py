@@ -1,0 +1,164 @@
+"""What SGLang 0.5.23 writes, and what of a request the stand-in reads.
+
+Native `/generate` events (`managers/tokenizer_manager.py`) and chunks of `/v1/chat/completions`
+(`entrypoints/openai/protocol.py`), field by field.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+Dialect = Literal["native", "openai"]
+MODEL = "stand-in"
+TOKEN_TEXT = " token"  # noqa: S105  # a word
+DONE = b"[DONE]"
+STOP = {"type": "stop", "matched": 2}
+
+
+class _Sampling(msgspec.Struct):
+    max_new_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stream_interval: int | None = None
+    structural_tag: str | None = None
+
+
+class _Native(msgspec.Struct):
+    rid: str = ""
+    input_ids: list[int] | None = None
+    text: str = ""
+    sampling_params: _Sampling = msgspec.field(default_factory=_Sampling)
+    stream: bool = False
+
+
+class _OpenAI(msgspec.Struct):
+    messages: msgspec.Raw
+    stream: bool = False
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: str | list[str] | None = None
+
+
+_native = msgspec.json.Decoder(_Native)
+_openai = msgspec.json.Decoder(_OpenAI)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, whichever endpoint it came to. `orders` are its stop strings of the form `stand-in:...`."""
+
+    dialect: Dialect
+    rid: str
+    prompt: list[int]
+    stream: bool
+    max_tokens: int | None
+    stream_interval: int
+    orders: tuple[str, ...]
+    tool: str | None = None
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    given = [stop] if isinstance(stop, str) else stop or []
+    return tuple(text.removeprefix("stand-in:") for text in given if text.startswith("stand-in:"))
+
+
+def _called_tool(tag: str | None) -> str | None:
+    """The first tool that a grammar requires a call of; the stand-in obeys it with an empty call."""
+    if tag is None:
+        return None
+    _, found, after = tag.partition("<longcat_tool_call>")
+    return after.partition("\\n")[0].strip() if found else None
+
+
+def read_native(body: bytes, *, rid: str) -> Asked:
+    """`rid` is for a request without one. Raises `msgspec.MsgspecError`."""
+    given = _native.decode(body)
+    sampling = given.sampling_params
+    return Asked(
+        dialect="native",
+        rid=given.rid or rid,
+        prompt=given.input_ids if given.input_ids is not None else [ord(char) for char in given.text],
+        stream=given.stream,
+        max_tokens=sampling.max_new_tokens,
+        stream_interval=sampling.stream_interval or 1,
+        orders=_stops(sampling.stop),
+        tool=_called_tool(sampling.structural_tag),
+    )
+
+
+def read_openai(body: bytes, *, rid: str) -> Asked:
+    """A token for every four bytes of the messages. Raises `msgspec.MsgspecError`."""
+    given = _openai.decode(body)
+    text = bytes(given.messages)
+    return Asked(
+        dialect="openai",
+        rid=rid,
+        prompt=[hash(text[place : place + 4]) for place in range(0, len(text), 4)],
+        stream=given.stream,
+        max_tokens=given.max_completion_tokens or given.max_tokens,
+        stream_interval=1,
+        orders=_stops(given.stop),
+    )
+
+
+def native_frame(
+    rid: str, *, text: str, tokens: int, new: int, prompt: int, cached: int, finish: dict[str, Any] | None
+) -> bytes:
+    """One event of `/generate`, or its whole answer: `new` tokens, the last of them number `tokens`."""
+    meta = {
+        "id": rid,
+        "finish_reason": finish,
+        "prompt_tokens": prompt,
+        "weight_version": "default",
+        "total_retractions": 0,
+        "completion_tokens": tokens,
+        "cached_tokens": cached,
+        "cached_tokens_details": None,
+        "dp_rank": None,
+        "reasoning_tokens": 0,
+    }
+    ids = [1000 + number % 1000 for number in range(tokens - new, tokens)]
+    return json.dumps({"text": text, "output_ids": ids, "meta_info": meta}, separators=(",", ":")).encode()
+
+
+def aborted_frame(
+    rid: str, *, tokens: int, prompt: int, message: str = "Aborted", status: int | None = None
+) -> bytes:
+    """The event that ends an answer which was aborted, or for which there was no memory."""
+    finish = {"type": "abort", "message": message, "status_code": status, "err_type": None}
+    return native_frame(rid, text="", tokens=tokens, new=0, prompt=prompt, cached=0, finish=finish)
+
+
+def openai_chunk(rid: str, *, text: str | None, finish: str | None = None, role: str | None = None) -> bytes:
+    """One event of a streamed `/v1/chat/completions`."""
+    delta = {"role": role, "content": text, "reasoning_content": None}
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, "matched_stop": None}
+    body = {
+        "id": rid, "object": "chat.completion.chunk", "created": 1767225600, "model": MODEL,
+        "choices": [choice], "usage": None,
+    }  # fmt: skip
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def openai_answer(rid: str, *, text: str, prompt: int, tokens: int, finish: str) -> bytes:
+    """A whole `/v1/chat/completions`."""
+    message = {"role": "assistant", "content": text, "reasoning_content": None, "tool_calls": None}
+    choice = {
+        "index": 0, "message": message, "logprobs": None, "finish_reason": finish, "matched_stop": None,
+    }  # fmt: skip
+    usage = {
+        "prompt_tokens": prompt, "total_tokens": prompt + tokens, "completion_tokens": tokens,
+        "prompt_tokens_details": None, "reasoning_tokens": 0,
+    }  # fmt: skip
+    body = {
+        "id": rid, "object": "chat.completion", "created": 1767225600, "model": MODEL,
+        "choices": [choice], "usage": usage, "metadata": {"weight_version": "default"},
+    }  # fmt: skip
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def error_body(message: str, code: int) -> bytes:
+    """An error of SGLang's, in an event or as a whole answer."""
+    error = {"message": message, "type": "invalid_request_error", "code": code, "retryable": False}
+    return json.dumps({"error": error}).encode()

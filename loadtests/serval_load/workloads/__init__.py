@@ -1,0 +1,1 @@
+"""What is asked: conversations of several kinds, and when each begins."""

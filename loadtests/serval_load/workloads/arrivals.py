@@ -1,0 +1,39 @@
+"""When sessions begin, in seconds after the start."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def poisson(source: random.Random, *, per_s: float, seconds: float) -> Iterator[float]:
+    """Independent users: `per_s` sessions a second on average."""
+    at = source.expovariate(per_s)
+    while at < seconds:
+        yield at
+        at += source.expovariate(per_s)
+
+
+def bursts(source: random.Random, *, per_s: float, seconds: float, every_s: float = 10.0) -> Iterator[float]:
+    """The same number of sessions, but all of `every_s` seconds within a tenth of a second."""
+    start = 0.0
+    while start < seconds:
+        yield from sorted(start + source.uniform(0, 0.1) for _ in range(round(per_s * every_s)))
+        start += every_s
+
+
+def replayed(trace: Path) -> list[tuple[float, str]]:
+    """Times and kinds of a trace: one JSON object a line, {"at": seconds, "kind": "chat"}.
+
+    Raises `ValueError` with the line that cannot be read.
+    """
+    found = []
+    for number, line in enumerate(trace.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            found.append((float(entry["at"]), str(entry["kind"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f'{trace}:{number}: {error}; wanted {{"at": 1.5, "kind": "chat"}}') from None
+    return sorted(found)

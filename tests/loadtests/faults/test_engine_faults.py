@@ -1,0 +1,111 @@
+"""The engine fails: each client is told, nothing else is lost, and every slot is free afterwards."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from serval_load.processes import running_stand_in
+from serval_testkit.load_stack import QUICK, LoadStack, load_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+# Longer than a busy machine takes for a step, or streams that are well would end too.
+STALL_S = 3.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack() -> AsyncIterator[LoadStack]:
+    async with load_stack(settings={"SERVAL_ENGINE_STALL_TIMEOUT_S": str(STALL_S)}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("order", ["cut=5", "garbage=5", "error=5", "oom=5", "stall=5"])
+async def test_a_stream_that_breaks_ends_in_an_error_and_without_done(stack: LoadStack, order: str) -> None:
+    broken, *others = await asyncio.gather(
+        stack.ask(order), stack.ask(tokens=60), stack.ask(tokens=60), stack.ask(tokens=60)
+    )
+    assert broken.status == 200
+    assert broken.error
+    assert not broken.done
+    assert broken.finish is None
+    assert all(other.complete for other in others)
+    await stack.all_free()
+
+
+@pytest.mark.parametrize(
+    ("order", "status"),
+    [("cut=5", 502), ("garbage=5", 502), ("error=5", 500), ("oom=5", 500), ("stall=5", 504), ("refuse", 503)],
+)
+async def test_a_whole_answer_that_breaks_is_an_error_of_its_own(
+    stack: LoadStack, order: str, status: int
+) -> None:
+    told, body = await stack.ask_whole(order)
+    assert told == status, body
+    assert body["error"]["message"]
+    await stack.all_free()
+
+
+async def test_before_its_first_token_a_failure_is_a_status_not_a_stream(stack: LoadStack) -> None:
+    answer = await stack.ask("refuse")
+    assert answer.status == 503
+    await stack.all_free()
+
+
+async def test_a_frozen_engine_costs_its_requests_and_goes_on_after(stack: LoadStack) -> None:
+    streams = [asyncio.create_task(stack.ask(tokens=2000)) for _ in range(4)]
+    await stack.generating(4)
+    stack.engine.process.send_signal(signal.SIGSTOP)
+    try:
+        for answer in await asyncio.gather(*streams):
+            assert answer.error
+            assert not answer.done
+    finally:
+        stack.engine.process.send_signal(signal.SIGCONT)
+    await stack.all_free()
+    assert (await stack.ask()).complete
+
+
+async def test_a_killed_engine_loses_its_streams_and_another_takes_over() -> None:
+    async with load_stack() as stack:
+        streams = [asyncio.create_task(stack.ask(tokens=4000)) for _ in range(8)]
+        await stack.generating(8)
+        # A few tokens of most of them.
+        await asyncio.sleep(0.5)
+        stack.engine.process.kill()
+        answers = await asyncio.gather(*streams)
+        for answer in answers:
+            # In the stream if it had begun, else as a status.
+            assert answer.error
+            assert not answer.done
+        assert any(answer.times_s for answer in answers)
+        down = await stack.ask()
+        assert down.status == 503
+        assert "Try again" in down.error
+        # The same address, as a supervisor or Kubernetes would start it again. The gateway is left alone.
+        async with running_stand_in(*QUICK, f"--port={stack.engine_peer.port}"):
+            async with asyncio.timeout(30):
+                while not (await stack.ask()).complete:  # noqa: ASYNC110  # asking is what is tested
+                    await asyncio.sleep(0.1)
+            await stack.all_free()
+
+
+async def test_too_little_memory_delays_answers_and_loses_none() -> None:
+    # Room for about four of sixteen: they wait, and some are taken back while they run.
+    async with load_stack(engine_options=(*QUICK, "--kv-tokens=600")) as stack:
+        answers = await stack.many(16, tokens=120)
+        assert all(answer.complete for answer in answers), [answer.error for answer in answers]
+        assert {answer.completion_tokens or len(answer.text.split()) for answer in answers} == {120}
+        await stack.all_free()
+        too_long = await stack.ask_whole(tokens=20)
+        assert too_long[0] == 200
+
+
+async def test_a_full_engine_queue_is_a_503_for_those_beyond_it() -> None:
+    async with load_stack(engine_options=(*QUICK, "--max-running=2", "--max-waiting=2")) as stack:
+        answers = await stack.many(12, tokens=100)
+        served = [answer for answer in answers if answer.complete]
+        assert len(served) >= 4
+        assert all(answer.status == 503 for answer in answers if not answer.complete)
+        await stack.all_free()

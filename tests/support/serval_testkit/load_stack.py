@@ -1,0 +1,112 @@
+"""A gateway process in front of a stand-in process: what clients see, and whether all is free afterwards."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from serval_load.answers import Answer, read_stream
+from serval_load.client import Peer, Raw, exchange, get, prepared
+from serval_load.processes import Running, running_gateway, running_stand_in
+from serval_load.soak import held_now
+
+KEY = "sk-load-2b71"
+# A step of the stand-in's takes about as long as on a GPU.
+QUICK = (
+    "--decode-base-s=0.004",
+    "--decode-request-s=0.0001",
+    "--prefill-base-s=0.002",
+    "--prefill-token-s=0.000005",
+)
+_SETTLE_TIMEOUT_S = 30.0
+
+
+@dataclass
+class LoadStack:
+    """Both programs, and how to reach them."""
+
+    gateway: Running
+    engine: Running
+    peer: Peer
+    engine_peer: Peer
+
+    def request(
+        self, *orders: str, tokens: int = 20, stream: bool = True, prompt: str = "What is Serval?"
+    ) -> bytes:
+        """A chat request as bytes; `orders` are for the stand-in (`serval_load.stand_in.modelled`)."""
+        body: dict[str, Any] = {
+            "model": "stand-in",
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": tokens,
+            "stream": stream,
+        }
+        if orders:
+            body["stop"] = [f"stand-in:{order}" for order in orders]
+        return prepared(self.peer, json.dumps(body).encode())
+
+    async def ask(self, *orders: str, tokens: int = 20, vanish_after_s: float | None = None) -> Answer:
+        """One streamed answer, read to its end."""
+        raw = await exchange(self.peer, self.request(*orders, tokens=tokens), vanish_after_s=vanish_after_s)
+        return read_stream(raw)
+
+    async def ask_whole(self, *orders: str, tokens: int = 20) -> tuple[int, dict[str, Any]]:
+        """Status and body of one answer that is sent whole."""
+        raw = await exchange(self.peer, self.request(*orders, tokens=tokens, stream=False))
+        return status_and_body(raw)
+
+    async def many(self, count: int, *, tokens: int) -> list[Answer]:
+        """`count` streams at once."""
+        return list(await asyncio.gather(*(self.ask(tokens=tokens) for _ in range(count))))
+
+    async def engine_load(self) -> dict[str, Any]:
+        """What the stand-in works on, and the counts of what became of its requests."""
+        told = json.loads(await get(self.engine_peer, "/v1/loads"))
+        return {**told["loads"][0], "counts": told["stand_in"]}
+
+    async def generating(self, count: int) -> None:
+        """Wait until the engine runs `count` requests."""
+        async with asyncio.timeout(_SETTLE_TIMEOUT_S):
+            while True:
+                if (await self.engine_load())["num_running_reqs"] >= count:
+                    return
+                await asyncio.sleep(0.01)
+
+    async def all_free(self) -> float:
+        """Wait until no slot is held in the gateway or in the engine; how many seconds that took.
+
+        Raises `TimeoutError`, with what is still held.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        held: dict[str, float] = {}
+        while loop.time() - started < _SETTLE_TIMEOUT_S:
+            held, _ = await held_now(self.peer, self.engine_peer)
+            if not held:
+                return loop.time() - started
+            await asyncio.sleep(0.02)
+        raise TimeoutError(f"still held: {held}")
+
+
+def status_and_body(raw: Raw) -> tuple[int, dict[str, Any]]:
+    """Of an answer in JSON; status 0 if none came."""
+    head, found, body = raw.data.partition(b"\r\n\r\n")
+    if not found:
+        return 0, {}
+    return int(head.split(b" ", 2)[1]), json.loads(body)
+
+
+@asynccontextmanager
+async def load_stack(
+    *gateway_options: str,
+    engine_options: Sequence[str] = QUICK,
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[LoadStack]:
+    """Start both on free ports; `settings` are SERVAL_* variables of the gateway."""
+    async with AsyncExitStack() as stack:
+        engine, engine_url = await stack.enter_async_context(running_stand_in(*engine_options))
+        environment = {"SERVAL_API_KEY": KEY, **(settings or {})}
+        started = running_gateway(engine_url, *gateway_options, environment=environment)
+        gateway, url = await stack.enter_async_context(started)
+        yield LoadStack(gateway, engine, Peer.of(url, KEY), Peer.of(engine_url))
