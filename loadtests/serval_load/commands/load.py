@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     objective = Objective(args.good_first, args.good_gap)
     summaries: list[Summary] = []
     requests: list[Request] = []
-    for rate in args.rate:
+    for number, rate in enumerate(args.rate):
         say(f"{args.workload}: {rate:g} sessions a second for {args.seconds:g} s")
         sessions = _sessions(args, rate)
         requests = uvloop.run(
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
                 Peer.of(args.url, args.key),
                 sessions,
                 model=args.model,
-                seed=args.seed,
+                # Other texts for each rate, or the cache of the run before would help.
+                seed=args.seed * 1000 + number,
                 vanish=args.vanish,
                 say=say,
             )
