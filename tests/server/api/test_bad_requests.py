@@ -291,13 +291,15 @@ async def test_fields_of_other_servers_are_ignored_and_do_not_reach_the_engine(
         "custom_logit_processor": "x",
         "input_ids": [1],
         "priority": 9,
+        "cache_salt": "another key's",
         "ignore_eos": True,
         "store": True,
     }
     assert (await gateway.post(chat(**extra))).status == 200
     (sent,) = gateway.engine.requests
-    assert set(sent) == {"rid", "input_ids", "sampling_params", "stream"}
+    assert set(sent) == {"rid", "input_ids", "sampling_params", "stream", "cache_salt"}
     assert sent["rid"] != "x"
+    assert sent["cache_salt"] != "another key's"
     assert "ignore_eos" not in sent["sampling_params"]
 
 
