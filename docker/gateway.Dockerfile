@@ -9,11 +9,12 @@ FROM ${BUILD_BASE} AS build
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY docker/subset_of_lock.py docker/
-# The packages that the gateway needs, out of the lock: same versions, same hashes.
+# The packages that the gateway needs, with those of its optional parts, out of the lock: same versions, same hashes.
 RUN python3 -m venv /build \
     && python3 docker/subset_of_lock.py requirements.lock uv > uv.lock \
     && /build/bin/python -m pip install --quiet --no-deps --require-hashes -r uv.lock \
-    && /build/bin/uv pip compile pyproject.toml --constraint requirements.lock --no-annotate --no-header \
+    && /build/bin/uv pip compile pyproject.toml --extra oidc --extra otel --extra postgres --extra redis \
+        --constraint requirements.lock --no-annotate --no-header \
         --quiet --output-file gateway.txt \
     && echo hatchling > hatchling.in \
     && /build/bin/uv pip compile hatchling.in --constraint requirements.lock --no-annotate --no-header \

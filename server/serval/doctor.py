@@ -16,6 +16,7 @@ from serval.chat import load_chat
 from serval.engine.client import connect_engine
 from serval.engine.protocol import EngineInfo
 from serval.errors import ServalError, SettingsError
+from serval.limits.opening import require_redis
 from serval.settings import Settings
 
 # `warning`: it works, but perhaps not as it was meant to.
@@ -43,6 +44,7 @@ def findings(settings: Settings, *, with_engine: bool) -> Iterator[Finding]:
     yield gpu()
     yield keys(settings)
     yield key_database(settings)
+    yield limits(settings)
     yield identity_provider(settings)
     info: EngineInfo | None = None
     if with_engine:
@@ -126,6 +128,24 @@ def key_database(settings: Settings) -> Finding:
     except ServalError as error:
         return Finding("key database", "failed", str(error))
     return Finding("key database", "ok", "can be read")
+
+
+def limits(settings: Settings) -> Finding:
+    """Whether Redis, if limits are kept there, can be written to."""
+    if settings.limits_url is None:
+        return Finding("limits", "ok", "counted by the gateway itself")
+    try:
+        require_redis()
+        from serval.limits.redis_limiter import probe_url
+
+        problem = asyncio.run(
+            probe_url(settings.limits_url.get_secret_value(), timeout_s=settings.limits_timeout_s)
+        )
+    except SettingsError as error:
+        return Finding("limits", "failed", str(error))
+    if problem is not None:
+        return Finding("limits", "failed", f"Redis (SERVAL_LIMITS_URL) cannot keep them: {problem}")
+    return Finding("limits", "ok", "Redis can be written to")
 
 
 def identity_provider(settings: Settings) -> Finding:

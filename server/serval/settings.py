@@ -123,6 +123,14 @@ class Settings(BaseSettings):
         default=None,
         description="Socket of the process that counts for all workers of this host; set by --workers.",
     )
+    limits_url: SecretStr | None = Field(
+        default=None,
+        description="Redis or Valkey that counts for all gateways: redis://, rediss:// or unix://; may hold a"
+        " password.",
+    )
+    limits_timeout_s: float = Field(
+        default=0.25, gt=0, le=5, description="How long a request waits for it; after that it is away."
+    )
     limits_share: float = Field(
         default=1.0,
         gt=0,

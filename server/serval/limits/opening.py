@@ -1,5 +1,6 @@
 """Which authority over limits the settings name."""
 
+import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -32,16 +33,38 @@ def open_gate(settings: Settings, store: "KeyStore | None") -> Gate:
 
 
 def _limiter(settings: Settings, store: "KeyStore | None") -> Limiter:
-    if settings.limits_socket is not None:
-        alone = Ledger(DailyUse(), lease_ms=_lease_ms(settings))
-        return FallbackLimiter(
-            RemoteLimiter(settings.limits_socket),
-            alone,
-            share=settings.limits_share / settings.workers,
-            grace_s=settings.limits_grace_s,
+    shared: Limiter
+    if settings.limits_url is not None:
+        shared = _redis_limiter(settings, settings.limits_url.get_secret_value())
+    elif settings.limits_socket is not None:
+        shared = RemoteLimiter(settings.limits_socket)
+    else:
+        ledger, keeping = kept_ledger(settings, store)
+        return LocalLimiter(ledger, keeping=keeping)
+    return FallbackLimiter(
+        shared,
+        Ledger(DailyUse(), lease_ms=_lease_ms(settings)),
+        share=settings.limits_share / settings.workers,
+        grace_s=settings.limits_grace_s,
+    )
+
+
+def _redis_limiter(settings: Settings, url: str) -> Limiter:
+    require_redis()
+    from serval.limits.redis_limiter import RedisLimiter, open_redis
+
+    timeout_s = settings.limits_timeout_s
+    return RedisLimiter(
+        open_redis(url, timeout_s=timeout_s), lease_ms=_lease_ms(settings), timeout_s=timeout_s
+    )
+
+
+def require_redis() -> None:
+    """Raises `SettingsError` if what `serval.limits.redis_limiter` needs is not installed."""
+    if importlib.util.find_spec("redis") is None:
+        raise SettingsError(
+            "SERVAL_LIMITS_URL needs the package redis; install it with: pip install 'serval-llm[redis]'"
         )
-    ledger, keeping = kept_ledger(settings, store)
-    return LocalLimiter(ledger, keeping=keeping)
 
 
 def kept_ledger(settings: Settings, store: "KeyStore | None") -> tuple[Ledger, Keeping]:

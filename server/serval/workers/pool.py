@@ -77,7 +77,13 @@ class _Pool:
                 "metrics_directory": Path(directory),
                 "limits_socket": Path(directory) / "limits.sock",
             }
-            async with serving_host_limits(update["limits_socket"], settings):
+            # Redis counts for all hosts.
+            counting = (
+                contextlib.nullcontext()
+                if settings.limits_url is not None
+                else serving_host_limits(update["limits_socket"], settings)
+            )
+            async with counting:
                 await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
 
     async def _run_all(self, settings: Settings) -> None:

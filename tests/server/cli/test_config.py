@@ -13,6 +13,7 @@ SECRETS = {
     "SERVAL_ADMIN_KEY": "canary-3",
     "SERVAL_KEY_PEPPER": "canary-4",
     "SERVAL_KEY_DATABASE": "postgresql://user:canary-5@host/db",  # not-a-secret: nobody has it
+    "SERVAL_LIMITS_URL": "redis://host?password=canary-7",  # not-a-secret: nobody has it
     "SERVAL_ENGINE_URL": "http://user:canary-6@engine:1",  # not-a-secret: nobody has it
 }
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 import serval.doctor
 from serval.cli import main
 from serval.settings import Settings
 from serval_testkit.gateway import DEMO_CHECKPOINT
+from serval_testkit.redis_server import running_redis
 from serval_testkit.stand_in_engine import StandInEngine
 
 CHECKS = [
@@ -23,6 +25,7 @@ CHECKS = [
     "gpu",
     "keys",
     "key database",
+    "limits",
     "identity provider",
     "engine",
     "model folder",
@@ -125,6 +128,14 @@ def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert serval.doctor.gpu().state == "failed"
 
 
+def test_a_redis_is_written_to() -> None:
+    with running_redis() as server:
+        settings = Settings(limits_url=SecretStr(server.url), limits_timeout_s=5)
+        assert serval.doctor.limits(settings).state == "ok"
+        server.kill()
+        assert serval.doctor.limits(settings).state == "failed"
+
+
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_no_secret_is_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
@@ -136,6 +147,7 @@ def test_no_secret_is_shown(
         "SERVAL_ADMIN_KEY": "canary-3",
         "SERVAL_KEY_PEPPER": "canary-4",
         "SERVAL_KEY_DATABASE": f"postgresql://user:canary-5@127.0.0.1:{port}/db",  # not-a-secret: a canary
+        "SERVAL_LIMITS_URL": f"redis://:canary-7@127.0.0.1:{port}",  # not-a-secret: a canary
         "SERVAL_ENGINE_URL": f"http://user:canary-6@127.0.0.1:{port}",  # not-a-secret: a canary
     }
     for name, value in secrets.items():
@@ -153,4 +165,4 @@ def test_a_wrong_option_is_exit_code_2() -> None:
 
 def test_every_secret_setting_is_one_of_the_canaries() -> None:
     secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
-    assert secret == {"api_key", "engine_api_key", "admin_key", "key_pepper"}
+    assert secret == {"api_key", "engine_api_key", "admin_key", "key_pepper", "limits_url"}

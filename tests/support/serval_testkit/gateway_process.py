@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import aiohttp
 
 from serval_testkit.gateway import API_KEY
 from serval_testkit.processes import Program, descendants, running
 
+_CHAT: Final = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -28,6 +30,15 @@ class GatewayProgram:
     def workers(self) -> set[int]:
         """Pids of the processes that the gateway started."""
         return descendants(self.program.process.pid)
+
+    async def chat_status(self, **fields: Any) -> int:
+        """The status of a chat's answer, when all of it is there; 0 if the connection broke."""
+        try:
+            async with self.http.post(f"{self.url}/v1/chat/completions", json=_CHAT | fields) as response:
+                await response.read()
+                return response.status
+        except aiohttp.ClientError:
+            return 0
 
     async def wait_for_line(self, text: str) -> str:
         """The first line of output that holds `text`."""

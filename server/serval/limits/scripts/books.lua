@@ -1,0 +1,121 @@
+-- What the scripts share: bucket.py line by line, and the books of one key. The other files come behind this one.
+-- Lua's numbers are doubles; every number here is whole and below 2^53, and a quotient of two such numbers is
+-- rounded to a whole number only if it is one, so ceil and floor are exact.
+
+local BUCKETS, OPEN, RESERVATIONS, DAYS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+
+local UNIT = 60000
+local DAY_MS = 86400000
+local CONCURRENCY_WAIT_MS = 1000
+-- What is kept longer than it is needed, so that no key lives for ever and none goes too early.
+local KEPT_MS = 60000
+local DAYS_KEPT_MS = 3 * DAY_MS
+-- `gone` only grows, in Python without bound; here it goes round this circle.
+local CIRCLE = 2 ^ 52
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- Now, twice: in milliseconds for what drains, in milliseconds since 1970 for days. Only tests pass it.
+local function moment(ms, unix_ms)
+  if ms ~= '' then
+    return tonumber(ms), tonumber(unix_ms)
+  end
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  return now, now
+end
+
+local function drain(bucket, now)
+  if bucket.level > 0 then
+    -- Redis has no clock that never goes back. While it does nothing drains.
+    local drained = bucket.limit * math.max(0, now - bucket.at)
+    drained = math.min(drained, bucket.level)
+    bucket.level = bucket.level - drained
+    bucket.gone = (bucket.gone + drained) % CIRCLE
+  end
+  bucket.at = now
+end
+
+local function wait_ms(bucket, cost)
+  local over = bucket.level + (cost - bucket.limit) * UNIT
+  if over > 0 then
+    return math.ceil(over / bucket.limit)
+  end
+  return 0
+end
+
+local function debit(bucket, cost)
+  bucket.level = bucket.level + cost * UNIT
+  return (bucket.gone + bucket.level) % CIRCLE
+end
+
+local function correct(bucket, debited, used, mark)
+  if used > debited then
+    bucket.level = bucket.level + (used - debited) * UNIT
+    return
+  end
+  local ahead = (mark - bucket.gone) % CIRCLE
+  if ahead > CIRCLE / 2 then
+    ahead = 0
+  end
+  local still_there = math.min(debited * UNIT, ahead)
+  local refund = math.min((debited - used) * UNIT, still_there, bucket.level)
+  bucket.level = bucket.level - refund
+  bucket.gone = (bucket.gone + refund) % CIRCLE
+end
+
+local function left(bucket)
+  local free = bucket.limit * UNIT - bucket.level
+  if free > 0 then
+    return math.floor(free / UNIT)
+  end
+  return 0
+end
+
+local function reset_ms(bucket)
+  return math.ceil(bucket.level / bucket.limit)
+end
+
+local FIELDS = {'limit', 'level', 'gone', 'at'}
+
+local function read_buckets(now)
+  local stored = redis.call(
+    'HMGET', BUCKETS, 'requests.limit', 'requests.level', 'requests.gone', 'requests.at',
+    'tokens.limit', 'tokens.level', 'tokens.gone', 'tokens.at'
+  )
+  local function bucket(first)
+    return {
+      limit = tonumber(stored[first]) or 1,
+      level = tonumber(stored[first + 1]) or 0,
+      gone = tonumber(stored[first + 2]) or 0,
+      at = tonumber(stored[first + 3]) or now,
+    }
+  end
+  return bucket(1), bucket(5)
+end
+
+-- They outlive what is in them, and every reservation, whose mark means nothing in a new bucket.
+local function write_buckets(requests, tokens, lease_ms)
+  local fields = {}
+  for name, bucket in pairs({requests = requests, tokens = tokens}) do
+    for _, field in ipairs(FIELDS) do
+      table.insert(fields, name .. '.' .. field)
+      table.insert(fields, whole(bucket[field]))
+    end
+  end
+  redis.call('HSET', BUCKETS, unpack(fields))
+  local needed_ms = math.max(reset_ms(requests), reset_ms(tokens), lease_ms)
+  redis.call('PEXPIRE', BUCKETS, whole(needed_ms + KEPT_MS))
+end
+
+local function keep_reservations(lease_ms)
+  redis.call('PEXPIRE', OPEN, whole(lease_ms + KEPT_MS))
+  redis.call('PEXPIRE', RESERVATIONS, whole(lease_ms + KEPT_MS))
+end
+
+local function add_to_day(day, count)
+  redis.call('HINCRBY', DAYS, whole(day), whole(count))
+  redis.call('PEXPIRE', DAYS, whole(DAYS_KEPT_MS))
+end

@@ -1,0 +1,32 @@
+-- Ledger.settle and Ledger.close: the first end of a reservation counts, so this may be sent again.
+local id, used_requests, used_tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local lease_ms = tonumber(ARGV[4])
+local now = moment(ARGV[5], ARGV[6])
+
+local expires = tonumber(redis.call('ZSCORE', OPEN, id))
+local reservation = redis.call('HGET', RESERVATIONS, id)
+redis.call('ZREM', OPEN, id)
+redis.call('HDEL', RESERVATIONS, id)
+if not expires or not reservation or expires <= now then
+  return 0
+end
+
+local cost, day, request_mark, token_mark = string.match(reservation, '(%S+) (%S+) (%S+) (%S+)')
+cost = tonumber(cost)
+if request_mark ~= '-' or token_mark ~= '-' then
+  local requests, tokens = read_buckets(now)
+  if request_mark ~= '-' then
+    drain(requests, now)
+    correct(requests, 1, used_requests, tonumber(request_mark))
+  end
+  if token_mark ~= '-' then
+    drain(tokens, now)
+    correct(tokens, cost, used_tokens, tonumber(token_mark))
+  end
+  write_buckets(requests, tokens, lease_ms)
+end
+-- A day that is forgotten does not come back as a credit.
+if day ~= '-' and redis.call('HEXISTS', DAYS, day) == 1 then
+  add_to_day(tonumber(day), used_tokens - cost)
+end
+return 1

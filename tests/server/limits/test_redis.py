@@ -1,0 +1,388 @@
+"""The authority of many gateways, on a real Redis: it decides as the ledger does, and it may fail."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+
+import pytest
+from redis.crc import key_slot
+
+from serval.api.http import cancel_and_wait
+from serval.errors import LimitsUnavailableError, SettingsError
+from serval.limits.daily_use import DAY_S, DailyUse
+from serval.limits.fallback import FallbackLimiter
+from serval.limits.ledger import Ledger, Moment
+from serval.limits.limiter import AuthorityAwayError, Limiter
+from serval.limits.messages import Ask, Decision
+from serval.limits.opening import open_gate
+from serval.limits.quota import Limits
+from serval.limits.redis_limiter import RedisLimiter, open_redis
+from serval.settings import Settings
+from serval_testkit.redis_server import RedisServer, running_redis
+
+NUMBERS = count()
+LEASE_MS = 90_000
+NOON = 20_000 * DAY_S + DAY_S // 2
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with running_redis() as running:
+        yield running
+
+
+def ask(limits: Limits, tokens: int = 1, subject: str = "a") -> Ask:
+    return Ask(f"id-{next(NUMBERS)}", subject, limits, tokens)
+
+
+def frozen() -> Moment:
+    """Nothing drains."""
+    return Moment(1000, float(NOON))
+
+
+@asynccontextmanager
+async def gateways_of(
+    server: RedisServer,
+    number: int = 1,
+    *,
+    now: Callable[[], Moment] | None = frozen,
+    timeout_s: float = 30.0,
+) -> AsyncIterator[list[RedisLimiter]]:
+    """`timeout_s` is long where nothing fails: this machine may be busy."""
+    async with AsyncExitStack() as stack:
+        limiters = [
+            RedisLimiter(
+                open_redis(server.url, timeout_s=timeout_s), lease_ms=LEASE_MS, timeout_s=timeout_s, now=now
+            )
+            for _ in range(number)
+        ]
+        for limiter in limiters:
+            await stack.enter_async_context(limiter.running())
+        yield limiters
+
+
+async def until_back(limiter: Limiter, limits: Limits) -> Decision:
+    """The first decision of a Redis that was away."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await limiter.reserve(ask(limits))
+            except AuthorityAwayError:
+                await asyncio.sleep(0.01)
+
+
+async def until_let_in(limiter: Limiter, limits: Limits, tokens: int = 1) -> None:
+    async with asyncio.timeout(60):
+        while (await limiter.reserve(ask(limits, tokens))).refused is not None:
+            pass
+
+
+async def away(limiter: Limiter, limits: Limits) -> None:
+    """Returns when one is not answered."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await limiter.reserve(ask(limits))
+            except AuthorityAwayError:
+                return
+
+
+class Twins:
+    """A ledger and a Redis that are told the same at the same times."""
+
+    def __init__(self, limiter: RedisLimiter, ledger: Ledger) -> None:
+        self.limiter = limiter
+        self.ledger = ledger
+        self.ms = 5000
+        self.day = 0
+
+    @property
+    def now(self) -> Moment:
+        # An eighth of a second is exact in both number formats.
+        return Moment(self.ms, NOON + self.day * DAY_S + self.ms // 125 / 8)
+
+    async def reserve(self, one: Ask) -> Decision:
+        decision = await self.limiter.reserve(one)
+        assert decision == self.ledger.reserve(one, self.now)
+        return decision
+
+    async def end(self, one: Ask, tokens: int | None) -> None:
+        if tokens is None:
+            self.limiter.close(one)
+            self.ledger.close(one.id, self.now)
+        else:
+            self.limiter.settle(one, tokens)
+            self.ledger.settle(one.id, tokens, self.now)
+        await self.sent()
+
+    async def renew(self, some: list[Ask]) -> None:
+        self.limiter.renew(some)
+        self.ledger.renew([one.id for one in some], self.now)
+        await self.sent()
+
+    async def sent(self) -> None:
+        """What is asked is answered after all that was said before."""
+        await self.limiter.reserve(ask(Limits(), subject="nobody"))
+
+
+async def do_something(twins: Twins, asks: list[Ask], choose: random.Random) -> str:
+    """One step; its name, or what the decision was."""
+    limits = choose.choice(
+        [
+            Limits(6, 100, 4, 1500),
+            Limits(6, 100, 4, 1500),
+            Limits(requests_per_minute=2),
+            Limits(requests_per_minute=11, tokens_per_minute=70),
+            Limits(tokens_per_minute=100, concurrent_requests=3),
+            Limits(concurrent_requests=5, tokens_per_day=1500),
+            Limits(10**9, 10**9, 10**9, 10**9),
+        ]
+    )
+    step = choose.choice([*["reserve"] * 5, "end", "end", "renew", "time", "time", "day"])
+    if step == "reserve":
+        largest = choose.choice([100, 1000]) if limits.tokens_per_minute == 10**9 else 100
+        one = ask(limits, choose.randint(0, largest), choose.choice("ab"))
+        asks.append(one)
+        return (await twins.reserve(one)).refused or "let in"
+    if step == "end" and asks:
+        # Of the last ones, some of which have ended before or were refused.
+        one = choose.choice(asks[-8:])
+        await twins.end(one, choose.choice([None, 0, one.tokens, one.tokens // 2, one.tokens + 50]))
+    elif step == "renew" and asks:
+        await twins.renew(choose.sample(asks, min(3, len(asks))))
+    elif step == "time":
+        twins.ms += choose.choice([0, 1, choose.randint(0, 3000), choose.randint(0, 30_000), LEASE_MS])
+    elif step == "day" and choose.random() < 0.2:
+        twins.day = choose.choice([0, 1])
+    return step
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_it_decides_as_the_ledger_does(server: RedisServer, seed: int) -> None:
+    choose = random.Random(seed)
+    asks: list[Ask] = []
+    seen = set()
+    async with AsyncExitStack() as stack:
+        (limiter,) = await stack.enter_async_context(gateways_of(server, now=lambda: twins.now))
+        twins = Twins(limiter, Ledger(DailyUse(), lease_ms=LEASE_MS))
+        if seed % 2:
+            # As after years: what has drained goes round soon.
+            near = 2**52 - 1_000_000
+            for subject in "ab":
+                names = {"requests.gone": near, "tokens.gone": near, "requests.at": 0, "tokens.at": 0}
+                server.admin().hset(f"serval:{{k:{subject}}}:buckets", mapping=names)
+        for _ in range(500):
+            seen.add(await do_something(twins, asks, choose))
+        if seed % 2:
+            assert int(server.admin().hget("serval:{k:a}:buckets", "tokens.gone") or near) < near
+    assert seen >= {"let in", "requests", "tokens", "concurrency", "budget", "end", "renew", "time", "day"}
+
+
+async def test_any_number_of_gateways_share_one_limit(server: RedisServer) -> None:
+    limits = Limits(requests_per_minute=100, tokens_per_minute=10**6)
+    async with gateways_of(server, 4) as gateways:
+        decisions = await asyncio.gather(
+            *(gateway.reserve(ask(limits)) for _ in range(100) for gateway in gateways)
+        )
+    assert sum(decision.refused is None for decision in decisions) == 100
+
+
+async def test_time_is_rediss_own(server: RedisServer) -> None:
+    first_day = int(time.time() // DAY_S)
+    limits = Limits(requests_per_minute=6000, tokens_per_minute=1000, tokens_per_day=10**6)
+    async with gateways_of(server, now=None) as (gateway,):
+        assert (await gateway.reserve(ask(limits, 1000))).refused is None
+        assert (await gateway.reserve(ask(limits, 1000))).refused == "tokens"
+        # 17 tokens a second come back.
+        await until_let_in(gateway, limits, 10)
+    (day,) = server.admin().hkeys("serval:{k:a}:days")
+    assert first_day <= int(day) <= time.time() // DAY_S
+
+
+@pytest.mark.parametrize("subject", ["3f9a0c51d2e4", "oidc:some one", "}", "{x}{y}"])
+async def test_all_keys_of_a_subject_expire_and_are_in_one_slot(server: RedisServer, subject: str) -> None:
+    limits = Limits(10, 100, 3, 1000)
+    async with gateways_of(server) as (gateway,):
+        one, two = ask(limits, 5, subject), ask(limits, 5, subject)
+        await gateway.reserve(one)
+        await gateway.reserve(two)
+        gateway.renew([two])
+        # More than there was: it takes longer to drain.
+        gateway.settle(one, 500)
+    keys = [key for key in server.admin().keys("*") if key != "serval:probe"]
+    assert len(keys) == 4
+    assert len({key_slot(key.encode()) for key in keys}) == 1
+    lives = {key.rpartition(":")[2]: server.admin().pttl(key) for key in keys}
+    assert all(life > LEASE_MS for life in lives.values())
+    # As long as what is in it needs to drain.
+    assert lives["buckets"] > 300_000
+
+
+async def test_only_the_days_around_today_are_kept(server: RedisServer) -> None:
+    moment = frozen()
+    async with gateways_of(server, now=lambda: moment) as (gateway,):
+        for day in (0, 1, 2, 3):
+            moment = Moment(1000, float(NOON + day * DAY_S))
+            old = ask(Limits(tokens_per_day=10), 7)
+            assert (await gateway.reserve(old)).refused is None
+    assert sorted(server.admin().hkeys("serval:{k:a}:days")) == ["20002", "20003"]
+
+
+async def test_an_answer_nobody_waits_for_reserves_nothing(server: RedisServer) -> None:
+    limits = Limits(requests_per_minute=3, concurrent_requests=1)
+    async with gateways_of(server) as (gateway,):
+        for pauses in range(10):
+            asking = asyncio.create_task(gateway.reserve(ask(limits)))
+            for _ in range(pauses):
+                await asyncio.sleep(0)
+            await cancel_and_wait(asking)
+        await until_let_in(gateway, limits)
+        assert (await gateway.reserve(ask(limits))).requests_left == 2
+
+
+async def test_a_burst_is_answered_and_nobody_thinks_redis_is_away(server: RedisServer) -> None:
+    limits = Limits(requests_per_minute=500)
+    async with gateways_of(server) as (gateway,):
+        decisions = await asyncio.gather(*(gateway.reserve(ask(limits)) for _ in range(1000)))
+    assert sum(decision.refused is None for decision in decisions) == 500
+
+
+async def test_flushed_scripts_are_sent_again(server: RedisServer) -> None:
+    limits = Limits(requests_per_minute=10, concurrent_requests=1)
+    async with gateways_of(server) as (gateway,):
+        one = ask(limits)
+        await gateway.reserve(one)
+        server.admin().script_flush()
+        assert (await gateway.reserve(ask(limits))).refused == "concurrency"
+        server.admin().script_flush()
+        gateway.settle(one, 1)
+        assert (await gateway.reserve(ask(limits))).requests_left == 8
+
+
+async def test_a_redis_that_was_killed_is_found_again(server: RedisServer) -> None:
+    limits = Limits(concurrent_requests=10**6)
+    async with gateways_of(server) as (gateway,):
+        await gateway.reserve(ask(limits))
+        server.kill()
+        await away(gateway, limits)
+        server.start()
+        assert (await until_back(gateway, limits)).refused is None
+
+
+async def test_a_redis_that_hangs_is_away_and_what_it_reserved_unheard_is_given_back(
+    server: RedisServer,
+) -> None:
+    limits = Limits(requests_per_minute=100, concurrent_requests=2)
+    async with gateways_of(server, timeout_s=0.25) as (gateway,):
+        running = ask(limits)
+        assert (await gateway.reserve(running)).refused is None
+        server.freeze()
+        unheard = ask(limits)
+        with pytest.raises(AuthorityAwayError):
+            await gateway.reserve(unheard)
+        # Nobody else waits for it.
+        for _ in range(100):
+            with pytest.raises(AuthorityAwayError):
+                await gateway.reserve(ask(limits))
+        gateway.settle(running, 1)
+        server.thaw()
+        await until_back(gateway, limits)
+        # What was settled meanwhile, too.
+        await until_let_in(gateway, limits)
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    ],
+    ids=["a read-only replica", "no memory left"],
+)
+async def test_a_redis_that_cannot_be_written_to_is_away(
+    server: RedisServer, broken: tuple[str, ...], mended: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(requests_per_minute=10**6)
+    async with gateways_of(server) as (gateway,):
+        assert (await gateway.reserve(ask(limits))).requests_left == 10**6 - 1
+        server.admin().execute_command(*broken)
+        with caplog.at_level(logging.WARNING):
+            await away(gateway, limits)
+            for _ in range(10):
+                await asyncio.sleep(0.05)
+                with pytest.raises(AuthorityAwayError):
+                    await gateway.reserve(ask(limits))
+        assert len([record for record in caplog.records if "Redis cannot keep" in record.message]) == 1
+        server.admin().execute_command(*mended)
+        # All or nothing: what was not answered was not counted, or was given back.
+        assert (await until_back(gateway, limits)).requests_left == 10**6 - 2
+
+
+class Clock:
+    """Both clocks of a `FallbackLimiter`."""
+
+    def __init__(self) -> None:
+        self.s = 1000.0
+
+    def moment(self) -> Moment:
+        return Moment(int(self.s * 1000), float(NOON))
+
+    def __call__(self) -> float:
+        return self.s
+
+
+async def test_without_redis_a_gateway_allows_its_share_and_budgets_for_a_while_only(
+    server: RedisServer,
+) -> None:
+    clock = Clock()
+    rate, budget = Limits(requests_per_minute=10), Limits(tokens_per_day=100)
+    async with gateways_of(server) as (gateway,):
+        limiter = FallbackLimiter(
+            gateway,
+            Ledger(DailyUse(), lease_ms=LEASE_MS),
+            share=0.5,
+            grace_s=60,
+            now=clock.moment,
+            monotonic=clock,
+        )
+        assert (await limiter.reserve(ask(rate))).requests_left == 9
+        server.kill()
+        await away(gateway, rate)
+        assert [(await limiter.reserve(ask(rate))).refused for _ in range(6)] == [None] * 5 + ["requests"]
+        assert (await limiter.reserve(ask(budget))).refused is None
+        clock.s += 61
+        with pytest.raises(LimitsUnavailableError):
+            await limiter.reserve(ask(budget))
+        server.start()
+        await until_back(gateway, Limits())
+        assert (await limiter.reserve(ask(budget))).refused is None
+
+
+SECRET = "p4ssw0rd"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://:{SECRET}@host",
+        f"redis://:a/{SECRET}@host",
+        f"redis://:{SECRET}@host:port",
+        f"redis://:{SECRET}@host?shards=2",
+        "",
+    ],
+)
+def test_what_is_no_url_of_redis_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"redis://") as caught:
+        open_gate(Settings(limits_url=url), None)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_without_the_package_the_settings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"serval-llm\[redis\]"):
+        open_gate(Settings(limits_url="redis://host"), None)

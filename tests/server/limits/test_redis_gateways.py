@@ -1,0 +1,78 @@
+"""Gateways as programs of their own, and one Redis that counts for all of them."""
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from serval.api.http import cancel_and_wait
+from serval_testkit.gateway import DEMO_CHECKPOINT
+from serval_testkit.gateway_process import gateway_program, wait_until
+from serval_testkit.redis_server import RedisServer, running_redis
+from serval_testkit.stand_in_engine import StandInEngine
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def engine() -> AsyncIterator[StandInEngine]:
+    async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as running:
+        yield running
+
+
+async def test_gateways_and_their_workers_share_a_limit(redis: RedisServer, engine: StandInEngine) -> None:
+    # A machine that is busy is not a Redis that is away.
+    options = {
+        "SERVAL_LIMITS_URL": redis.url,
+        "SERVAL_LIMITS_TIMEOUT_S": "5",
+        "SERVAL_REQUESTS_PER_MINUTE": "6",
+    }
+    async with (
+        gateway_program(engine.url, **options) as one,
+        gateway_program(engine.url, "--workers", "2", **options) as two,
+    ):
+        began = time.monotonic()
+        statuses = Counter(
+            await asyncio.gather(*(gateway.chat_status() for _ in range(20) for gateway in (one, two)))
+        )
+        refilled = (time.monotonic() - began) / 10
+    assert 6 <= statuses[200] <= 6 + refilled
+    assert statuses[200] + statuses[429] == 40
+
+
+async def test_what_a_killed_gateway_held_is_free_when_its_lease_ends(
+    redis: RedisServer, engine: StandInEngine
+) -> None:
+    options = {
+        "SERVAL_LIMITS_URL": redis.url,
+        "SERVAL_LIMITS_TIMEOUT_S": "5",
+        "SERVAL_CONCURRENT_REQUESTS": "2",
+        "SERVAL_LIMITS_LEASE_S": "2",
+    }
+    async with (
+        gateway_program(engine.url, **options) as victim,
+        gateway_program(engine.url, **options) as survivor,
+    ):
+        engine.will_say("begin", fault="stall")
+        engine.will_say("begin", fault="stall")
+        asked = [asyncio.create_task(victim.chat_status(stream=True)) for _ in range(2)]
+        await wait_until(lambda: len(engine.requests) == 2)
+        # Longer than a lease: those that run are renewed.
+        held_until = time.monotonic() + 3
+        while time.monotonic() < held_until:
+            assert await survivor.chat_status() == 429
+            await asyncio.sleep(0.1)
+        os.kill(victim.program.process.pid, signal.SIGKILL)
+        async with asyncio.timeout(120):
+            while await survivor.chat_status() != 200:
+                pass
+        await cancel_and_wait(*asked)
