@@ -153,7 +153,9 @@ async def do_something(twins: Twins, asks: list[Ask], choose: random.Random) -> 
         one = choose.choice(asks[-8:])
         await twins.end(one, choose.choice([None, 0, one.tokens, one.tokens // 2, one.tokens + 50]))
     elif step == "renew" and asks:
-        await twins.renew(choose.sample(asks, min(3, len(asks))))
+        # Sometimes too late.
+        twins.ms += choose.choice([0, 0, LEASE_MS])
+        await twins.renew(choose.sample(asks[-8:], min(3, len(asks))))
     elif step == "time":
         twins.ms += choose.choice([0, 1, choose.randint(0, 3000), choose.randint(0, 30_000), LEASE_MS])
     elif step == "day" and choose.random() < 0.2:
