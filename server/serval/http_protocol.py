@@ -4,7 +4,8 @@ uvicorn 0.54 bounds neither the head of a request nor the time that head and bod
 application that waits for something else nothing of a client that has gone. What is relied on, in
 `uvicorn/protocols/http/httptools_impl.py`: `data_received` feeds the parser and calls `send_400_response` for
 what is not HTTP; the parser calls `on_message_begin` ... `on_message_complete`, which read and make
-`self.scope` and `self.cycle`; a cycle whose `disconnected` is set and whose `message_event` is woken ends.
+`self.scope` and `self.cycle`; a cycle writes to its own `transport`, and ends when its `disconnected` is set
+and its `message_event` woken.
 `tests/server/test_http_protocol.py` holds that against the pinned version.
 """
 
@@ -27,6 +28,7 @@ from serval.errors import (
     TooManyConnectionsError,
     error_object,
 )
+from serval.joined_head import JoinedHead
 
 # How long a refused client may take to read why, before the connection is cut.
 _LINGER_S = 2.0
@@ -146,6 +148,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._reading = _Reading.BODY
         if self._refusal is None:
             super().on_headers_complete()
+            # The application is called in the event loop's next turn, so nothing was written yet.
+            self.cycle.transport = JoinedHead(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         if self._refusal is None:
