@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import aiohttp
@@ -103,6 +104,7 @@ def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes
     return msgspec.json.encode(body)
 
 
+@lru_cache(maxsize=4096)
 def cache_salt(key: bytes, tenant: str) -> str:
     """What keeps the cached prefixes of `tenant` apart: the same in every gateway that has the same key."""
     return hmac.digest(key, tenant.encode(), hashlib.sha256).hex()
