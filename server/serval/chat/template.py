@@ -37,6 +37,8 @@ _TOKEN_VARIABLES = (
     "mask_token",
 )
 
+_DICT_ATTRIBUTES = frozenset(dir(dict))
+
 
 class ChatTemplate:
     """A compiled template; `render` is safe to call from several threads."""
@@ -115,10 +117,19 @@ class ChatTemplate:
         return parts
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """The same sandbox, quicker with what templates read most: `message.role`."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As Jinja's: the attribute, or else the item."""
+        # Jinja first fails to find the attribute, and that costs several times more than the item.
+        if type(obj) is dict and attribute in obj and attribute not in _DICT_ATTRIBUTES:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now

@@ -190,6 +190,29 @@ def test_what_the_template_raises_is_a_request_error(tmp_path: Path) -> None:
         renderer.render([{"role": "system", "content": "x"}])
 
 
+def test_keys_of_a_message_and_methods_of_a_dictionary_are_told_apart(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "items", "parameters": {"keys": 1, "title": "T"}}}
+    template = (
+        "{% if tools %}{% set given = tools[0].function.parameters %}"
+        "{{ given.title }} {{ given.absent is defined }} {{ given.keys() | join(',') }}{% endif %}"
+        "<longcat_user>{{ messages[0].content }}<longcat_assistant>"
+    )
+    renderer = load_chat(write_model_folder(tmp_path, template=template))
+    prompt = renderer.render([{"role": "user", "content": "x"}], tools=[tool])
+    assert prompt.text == "T False keys,title<longcat_user>x<longcat_assistant>"
+
+
+@pytest.mark.parametrize("reached", ["messages[0].update({'role': 'y'})", "messages[0].__class__.__mro__"])
+def test_the_template_stays_in_its_sandbox(tmp_path: Path, reached: str) -> None:
+    template = (
+        "<longcat_user>{{ messages[0].content }}<longcat_assistant>"
+        f"{{% if messages[0].role == 'system' %}}{{{{ {reached} }}}}{{% endif %}}"
+    )
+    renderer = load_chat(write_model_folder(tmp_path, template=template))
+    with pytest.raises(InvalidRequestError, match="unsafe"):
+        renderer.render([{"role": "system", "content": "x"}])
+
+
 def test_sampling_defaults_are_the_checkpoints(model: tuple[ChatRenderer, Tokenizer]) -> None:
     assert model[0].sampling_defaults == {"temperature": 0.7, "top_p": 0.95}
 
