@@ -1,5 +1,6 @@
 """Priority classes: what a key may have, and what a request asks for."""
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from serval.auth.identity import BULK, INTERACTIVE, Identity
@@ -10,15 +11,26 @@ Priority = Literal["interactive", "default", "bulk"]
 # The most urgent first.
 PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "default", "bulk")
 HEADER: Final = "x-serval-priority"
+# Which of OpenAI's service tiers a class is.
+_TIERS: Final[Mapping[Priority, str]] = {"interactive": "priority", "default": "default", "bulk": "flex"}
 
 
-def priority_of(identity: Identity, asked: str | None) -> Priority:
-    """The class of a request: what its header asks for, or else its key's; no better than its key's.
+def priority_of(identity: Identity, asked: str | None, service_tier: str | None = None) -> Priority:
+    """The class of a request: the lowest of its key's, its header's (`asked`) and its service tier's.
 
+    `service_tier` is OpenAI's field; `auto` and `scale` ask for nothing.
     Raises `InvalidRequestError` for a header that names no class.
     """
-    best = key_priority(identity)
-    return best if asked is None else max(best, _named(asked), key=PRIORITIES.index)
+    classes = [key_priority(identity)]
+    if asked is not None:
+        classes.append(_named(asked))
+    classes += [priority for priority, tier in _TIERS.items() if tier == service_tier]
+    return max(classes, key=PRIORITIES.index)
+
+
+def tier_of(priority: Priority) -> str:
+    """The service tier of a class, as answers name it."""
+    return _TIERS[priority]
 
 
 def key_priority(identity: Identity) -> Priority:

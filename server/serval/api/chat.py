@@ -12,7 +12,7 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from serval.admission.priority import HEADER, Priority, priority_of
+from serval.admission.priority import HEADER, Priority, priority_of, tier_of
 from serval.api.answering import send_answer
 from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
 from serval.api.context import ApiContext
@@ -51,6 +51,8 @@ class _Job:
     generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
+    # To be named in the answer.
+    service_tier: str | None
 
     @property
     def id(self) -> str:
@@ -73,7 +75,7 @@ class ChatCompletions:
         check_model(request.model, context.model, identity)
         record.model = context.model.name
         record.stream = bool(request.stream)
-        priority = priority_of(identity, Headers(scope=scope).get(HEADER))
+        priority = priority_of(identity, Headers(scope=scope).get(HEADER), request.service_tier)
         grammar = own_grammar(request, identity)
         prompt = await self._prompt(request, grammar, size=len(body))
         check_context(
@@ -152,6 +154,7 @@ class ChatCompletions:
                 for choice in choices
             ],
             created=int(time.time()),
+            service_tier=None if request.service_tier is None else tier_of(priority),
         )
 
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
@@ -168,7 +171,7 @@ class ChatCompletions:
             model=self._context.model.name,
             choices=[as_object(assembler.answer()) for assembler in job.assemblers],
             usage=job.generation.usage(),
-            name_tier=job.request.service_tier is not None,
+            service_tier=job.service_tier,
         )
 
     async def _events(self, job: _Job, record: RequestRecord) -> AsyncGenerator[bytes, None]:
@@ -180,7 +183,7 @@ class ChatCompletions:
             created=job.created,
             model=self._context.model.name,
             include_usage=include_usage,
-            name_tier=job.request.service_tier is not None,
+            service_tier=job.service_tier,
         )
         streams = [
             ChoiceStream(assembler, encoder, logprobs=bool(job.request.logprobs))

@@ -115,7 +115,7 @@ class ChatCompletion(Struct, forbid_unknown_fields=True, omit_defaults=True):
     choices: list[ChoiceAnswer]
     usage: UsageAnswer
     system_fingerprint: None
-    service_tier: Literal["default"] | None = None
+    service_tier: Literal["priority", "default", "flex"] | None = None
 
 
 class FunctionDelta(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -164,7 +164,7 @@ class ChatCompletionChunk(Struct, forbid_unknown_fields=True, omit_defaults=True
     choices: list[ChoiceDelta]
     system_fingerprint: None
     usage: UsageAnswer | None = None
-    service_tier: Literal["default"] | None = None
+    service_tier: Literal["priority", "default", "flex"] | None = None
 
 
 class TextLogprobs(Struct, forbid_unknown_fields=True):

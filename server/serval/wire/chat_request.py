@@ -148,6 +148,8 @@ class ChatRequest(Struct):
     functions: Annotated[list[FunctionDeclaration], Meta(max_length=MAX_TOOLS)] | None = None
     function_call: str | NamedFunction | None = None
     modalities: Annotated[list[str], Meta(extra_json_schema={"const": ["text"]})] | None = None
+    # The priority class by OpenAI's names; the answer says which it was.
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     # Accepted, without effect on the answer.
     user: str | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
@@ -155,8 +157,6 @@ class ChatRequest(Struct):
     prompt_cache_retention: str | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
-    # There is one tier, which the answer names.
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     store: bool | None = None
     metadata: (
         Annotated[

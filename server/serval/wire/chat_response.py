@@ -9,9 +9,6 @@ import msgspec
 from serval.errors import ApiError, error_object
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-# The tier that serves everyone.
-SERVICE_TIER = "default"
-
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 
@@ -67,7 +64,7 @@ def completion_body(
     model: str,
     choices: Sequence[Mapping[str, Any]],
     usage: Usage,
-    name_tier: bool = False,
+    service_tier: str | None = None,
 ) -> bytes:
     """The `chat.completion` object; `choices` as `choice_object` makes them."""
     body = {
@@ -79,7 +76,7 @@ def completion_body(
         "usage": usage_object(usage),
         "system_fingerprint": None,
     }
-    return _encode(body | {"service_tier": SERVICE_TIER} if name_tier else body)
+    return _encode(body if service_tier is None else body | {"service_tier": service_tier})
 
 
 def choice_object(choice: AnsweredChoice) -> dict[str, Any]:
@@ -113,11 +110,17 @@ class ChunkEncoder:
     """Server-sent events of one streamed answer. Every method returns one whole event."""
 
     def __init__(
-        self, completion_id: str, *, created: int, model: str, include_usage: bool, name_tier: bool = False
+        self,
+        completion_id: str,
+        *,
+        created: int,
+        model: str,
+        include_usage: bool,
+        service_tier: str | None = None,
     ) -> None:
         head = {"id": completion_id, "object": "chat.completion.chunk", "created": created, "model": model}
-        if name_tier:
-            head["service_tier"] = SERVICE_TIER
+        if service_tier is not None:
+            head["service_tier"] = service_tier
         # What all chunks share is encoded once: a stream has one chunk for nearly every token.
         self._head = b"data: " + _encode(head)[:-1] + b',"system_fingerprint":null,"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"

@@ -83,8 +83,11 @@ async def test_a_client_that_leaves_the_queue_never_reaches_the_engine(stream: b
 async def test_the_more_urgent_class_goes_first() -> None:
     async with busy_gateway() as (gateway, release):
         asked: list[asyncio.Task[Any]] = []
-        for place, headers in enumerate([{"x-serval-priority": "bulk"}] * 2 + [{}]):
-            body = CHAT | {"max_tokens": 10 + place}
+        ways: list[tuple[dict[str, str], dict[str, str]]] = [
+            ({"service_tier": "flex"}, {}), ({}, {"x-serval-priority": "bulk"}), ({}, {})
+        ]  # fmt: skip
+        for place, (fields, headers) in enumerate(ways):
+            body = CHAT | {"max_tokens": 10 + place} | fields
             asked.append(asyncio.create_task(gateway.post(body, headers=headers)))
             await until_depth(gateway, place + 1)
         release()

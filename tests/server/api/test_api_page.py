@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+from serval.admission.priority import PRIORITIES, priority_of, tier_of
+from serval.auth.identity import INTERACTIVE, Identity
 from serval.settings import Settings, variable_of
 from serval.wire.chat_request import ChatRequest
 from serval.wire.completion_request import CompletionRequest
@@ -25,8 +27,17 @@ def test_both_endpoints_take_the_extra_fields() -> None:
 
 def test_fields_without_effect_are_fields_of_the_request() -> None:
     said = set(re.findall(r"`([a-z_]+)`", section("Accepted, without effect").split("Other fields")[0]))
-    said -= {"default", "reasoning_content"}
+    said -= {"reasoning_content"}
     assert said <= {field.name for field in msgspec.structs.fields(ChatRequest)}
+
+
+def test_the_table_of_classes_is_what_headers_and_tiers_do() -> None:
+    key = Identity(scopes=frozenset({INTERACTIVE}))
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| `(\w+)` \|$", section("Priority"), re.MULTILINE)
+    assert tuple(header for header, _ in rows) == PRIORITIES
+    for header, tier in rows:
+        assert priority_of(key, header) == priority_of(key, None, tier) == header
+        assert tier_of(header) == tier
 
 
 def test_settings_that_are_named_exist() -> None:

@@ -128,11 +128,16 @@ async def test_reasoning_comes_before_the_content_and_never_beside_it(
     assert "".join(delta.get("content", "") for delta in deltas) == "Hello there"
 
 
-async def test_the_service_tier_is_named_to_those_who_ask_for_one(gateway: RunningGateway) -> None:
-    asked = {"model": MODEL, "messages": HI, "service_tier": "auto"}
-    assert (await (await gateway.post(asked)).json())["service_tier"] == "default"
-    chunks = await stream_lines(gateway, {"service_tier": "priority"})
-    assert {chunk["service_tier"] for chunk in chunks[:-1]} == {"default"}
+@pytest.mark.parametrize(
+    ("asked", "served"), [("auto", "default"), ("priority", "default"), ("flex", "flex")]
+)
+async def test_the_service_tier_is_named_to_those_who_ask_for_one(
+    gateway: RunningGateway, asked: str, served: str
+) -> None:
+    body = {"model": MODEL, "messages": HI, "service_tier": asked}
+    assert (await (await gateway.post(body)).json())["service_tier"] == served
+    chunks = await stream_lines(gateway, {"service_tier": asked})
+    assert {chunk["service_tier"] for chunk in chunks[:-1]} == {served}
     assert all("service_tier" not in chunk for chunk in (await stream_lines(gateway, {}))[:-1])
 
 
