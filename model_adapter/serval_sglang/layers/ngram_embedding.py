@@ -25,9 +25,10 @@ collective). And with whole tables split, 12 do not go into 8: some ranks have t
 the others wait for them. Columns are even for every TP that divides 256, and pieces of 64 bytes are still
 whole sectors of GPU memory.
 
-Loading copies a rank's columns straight out of the mapped checkpoint, and no more memory of its own than the
-rank keeps (a test measures it). It does read every page of the tables, as a row's columns lie side by side in
-one; ranks of a host share those pages in the file cache, and the kernel drops them when it needs room.
+Loading copies a rank's columns straight out of the mapped checkpoint and takes no more memory of its own than
+the rank keeps (test_engine_verification_can_fail.py measures it). It does read every page of the tables, as
+pieces of one row lie in one page; ranks of a host share them in the file cache, where the kernel drops them
+when it needs room.
 
 Under attention DP (``--enable-dp-attention``) ranks hold different tokens. What is said above then goes for
 the ranks that share the same tokens, SGLang's attention-TP group: sharding, and the sum, stay within it, as

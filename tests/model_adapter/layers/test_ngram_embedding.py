@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,7 +24,6 @@ embedding = pytest.importorskip("serval_sglang.layers.ngram_embedding", reason="
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch  # noqa: E402
 from sglang.srt.mem_cache.memory_pool import ReqToTokenPool  # noqa: E402
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode  # noqa: E402
-from sglang.srt.model_loader import weight_utils  # noqa: E402
 from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo  # noqa: E402
 from sglang.srt.sampling.sampling_params import SamplingParams  # noqa: E402
 
@@ -352,8 +347,8 @@ def test_a_request_slot_holds_few_bytes(build: Any) -> None:
 def test_temporaries_at_full_width_are_little_more_than_the_output(build: Any) -> None:
     """T = 8192, H = 3072, with short tables: what a forward pass allocates beside its result.
 
-    In float32: a product in bfloat16 of this size takes a quarter of an hour on a CPU without instructions for it,
-    and the ratio does not depend on the dtype, since all that is allocated has the output's.
+    In float32: a product in bfloat16 of this size takes a quarter of an hour on a CPU without instructions
+    for it, and the ratio does not depend on the dtype, since all that is allocated has the output's.
     """
     config = tiny_config(
         hidden_size=LITE.hidden_size, emb_neighbor_num=LITE.emb_neighbor_num, emb_split_num=LITE.emb_split_num
@@ -376,67 +371,3 @@ def test_temporaries_at_full_width_are_little_more_than_the_output(build: Any) -
 
 def _allocations(profile: Any) -> list[Any]:
     return [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-
-
-@pytest.mark.parametrize("threads", [None, 8], ids=["one file after another", "eight threads"])
-def test_loading_takes_little_more_memory_than_the_rank_keeps(
-    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None
-) -> None:
-    """Half the columns of 127 MB of tables in six shards, through both of SGLang's readers.
-
-    Counted is memory of the process's own. Pages of the mapped file are not: they are the file cache's, shared by
-    the ranks of a host, and the kernel takes them back when it needs room.
-    """
-    config = tiny_config(hidden_size=768, ngram_vocab_size_ratio=270)
-    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.bfloat16)
-    made = build(config, rank=1, size=2)
-    shards = []
-    for first in range(0, config.ngram_table_count, 2):
-        shards.append(str(tmp_path / f"{first}.safetensors"))
-        tables = (first, first + 1)
-        save_file(
-            {
-                table_name(i): torch.full(
-                    (config.ngram_table_rows(i), config.ngram_table_width), i, dtype=torch.bfloat16
-                )
-                for i in tables
-            },
-            shards[-1],
-        )
-    read = (
-        weight_utils.safetensors_weights_iterator(shards)
-        if threads is None
-        else weight_utils.buffered_multi_thread_safetensors_weights_iterator(shards, max_workers=threads)
-    )
-    kept = made.ngram_tables.values.nbytes
-    assert kept > 60e6
-    with peak_memory() as peak:
-        for name, tensor in read:
-            made.load_weight(None, name, tensor)
-    print(f"the rank keeps {kept:,} bytes of tables; loading them took at most {peak[0]:,}")
-    assert torch.equal(made.ngram_tables.values[-1], torch.full_like(made.ngram_tables.values[-1], 11))
-    assert 0.9 * kept < peak[0] < 1.1 * kept
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """The most memory that this process had beyond that at the beginning, in bytes; sampled each millisecond."""
-    before, peak, stop = own_memory(), [0], threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(0.001):
-            peak[0] = max(peak[0], own_memory() - before)
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
-        yield peak
-    finally:
-        peak[0] = max(peak[0], own_memory() - before)
-        stop.set()
-        sampler.join()
-
-
-def own_memory() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024
