@@ -1,11 +1,12 @@
 """The gateway's applications. `create_apps` builds them; nothing happens at import."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import FastAPI
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -35,11 +36,15 @@ from serval.api.models import ListModels, RetrieveModel
 from serval.api.openapi import openapi_document
 from serval.api.routing import ROUTING_ERRORS
 from serval.api.tokenize import Detokenize, Tokenize
+from serval.auth.authenticator import Authenticator
 from serval.auth.identity import INFERENCE
+from serval.auth.keys import ApiKeys
 from serval.auth.opening import admin_authenticator, inference_authenticator
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
+from serval.limits.gate import Gate
 from serval.limits.opening import open_gate
+from serval.live_settings import LiveSettings
 from serval.settings import Settings
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
@@ -67,13 +72,14 @@ class _Application(FastAPI):
 
 @dataclass(frozen=True)
 class Applications:
-    """What is served: the API, and the admin API if there is one."""
+    """What is served: the API, and the admin API if there is one. `take` puts other settings in force."""
 
     api: ASGIApp
     admin: ASGIApp | None
     model: ServedModel
     metrics: Metrics
     slots: EngineSlots
+    take: Callable[[LiveSettings], None]
 
 
 def create_apps(
@@ -83,14 +89,16 @@ def create_apps(
     info: EngineInfo,
     chat: ChatRenderer,
     model: ServedModel,
+    live: LiveSettings,
     directory: "KeyDirectory | None",
     tokens: "TokenVerifier | None" = None,
 ) -> Applications:
     """The ASGI applications in front of `engine`.
 
-    `directory` holds the database's keys, `tokens` checks those of an identity provider.
+    `live` holds the operator's keys, `directory` the database's, `tokens` checks those of an identity
+    provider.
 
-    Raises `SettingsError` if the API keys cannot be read or traces cannot be made.
+    Raises `SettingsError` if traces cannot be made.
     """
     metrics = Metrics(settings.metrics_directory)
     behind_slots = admitted(engine, settings, info, metrics)
@@ -108,18 +116,39 @@ def create_apps(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watched = [behind_slots.load, directory, None if tokens is None else tokens.keys]
-        watches = [asyncio.create_task(each.watch()) for each in watched if each is not None]
-        with watching_loop(context.metrics.loop_was_late):
-            async with context.gate.running():
-                yield
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
-        for watch in watches:
-            watch.cancel()
+        async with _watching(behind_slots.load, directory, None if tokens is None else tokens.keys):
+            with watching_loop(context.metrics.loop_was_late):
+                async with context.gate.running():
+                    yield
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
         context.render_executor.shutdown(wait=False, cancel_futures=True)
 
-    app = _Application(
+    # Plain ASGI endpoints: FastAPI's route machinery would cost more than all they do themselves.
+    hot: dict[str, ASGIApp] = {
+        CHAT_COMPLETIONS: ChatCompletions(context),
+        COMPLETIONS: Completions(context),
+    }
+    app = _application(lifespan)
+    app.router.routes.extend(_routes(context, hot))
+    authenticator = inference_authenticator(settings, live.keys, directory, tokens)
+    # Around everything: each layer in between would cost every request a call, and every streamed frame too.
+    api = RequestEdge(
+        app,
+        hot=hot,
+        authenticator=authenticator,
+        needed_scope=INFERENCE,
+        metrics=metrics,
+        tracing=tracing,
+    )
+    take = partial(_put_in_force, authenticator, context.gate)
+    take(live)
+    admin = _admin_app(settings, directory, metrics)
+    return Applications(api, admin, model, metrics, behind_slots.slots, take)
+
+
+def _application(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> _Application:
+    return _Application(
         title="Serval",
         version=serval.__version__,
         openapi_url=OPENAPI,
@@ -128,22 +157,26 @@ def create_apps(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    # Plain ASGI endpoints: FastAPI's route machinery would cost more than all they do themselves.
-    hot: dict[str, ASGIApp] = {
-        CHAT_COMPLETIONS: ChatCompletions(context),
-        COMPLETIONS: Completions(context),
-    }
-    app.router.routes.extend(_routes(context, hot))
-    # Around everything: each layer in between would cost every request a call, and every streamed frame too.
-    api = RequestEdge(
-        app,
-        hot=hot,
-        authenticator=inference_authenticator(settings, directory, tokens),
-        needed_scope=INFERENCE,
-        metrics=metrics,
-        tracing=tracing,
-    )
-    return Applications(api, _admin_app(settings, directory, metrics), model, metrics, behind_slots.slots)
+
+
+def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:
+    authenticator.take_keys(ApiKeys(live.keys))
+    gate.take_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
+
+
+class _Watch(Protocol):
+    async def watch(self) -> None:
+        """Keep itself up to date, until cancelled."""
+
+
+@asynccontextmanager
+async def _watching(*watched: _Watch | None) -> AsyncIterator[None]:
+    watches = [asyncio.create_task(each.watch()) for each in watched if each is not None]
+    try:
+        yield
+    finally:
+        for watch in watches:
+            watch.cancel()
 
 
 def _routes(context: ApiContext, hot: Mapping[str, ASGIApp]) -> list[Route]:

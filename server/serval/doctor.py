@@ -108,7 +108,7 @@ def gpu() -> Finding:
 def keys(settings: Settings) -> Finding:
     """Whether somebody must have a key."""
     try:
-        required = configured_keys(settings).required
+        required = bool(configured_keys(settings))
     except SettingsError as error:
         return Finding("keys", "failed", str(error))
     if required or settings.key_database is not None or settings.oidc_issuer is not None:

@@ -9,7 +9,7 @@ import gc
 import math
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +27,11 @@ from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import ModelFilesError
 from serval.http_server import HttpServer, raise_file_limit, server_config
 from serval.listening import bind, url_of
+from serval.live_settings import LiveSettings
+from serval.reloading import settings_changes
 from serval.settings import Settings
-from serval.startup import Progress, check_keys, print_progress, stopped_by_signal, wait_for_engine
+from serval.signals import stopped_by_signal
+from serval.startup import Progress, first_live_settings, print_progress, wait_for_engine
 
 if TYPE_CHECKING:
     from serval.auth.directory import KeyDirectory
@@ -54,17 +57,26 @@ def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> N
     """
 
     async def main() -> None:
-        await serve_gateway(settings, stop=stopped_by_signal(), progress=progress)
+        reread = asyncio.Event()
+        stop = stopped_by_signal(on_hangup=reread.set)
+        await serve_gateway(settings, stop=stop, reread=reread, progress=progress)
 
     raise_file_limit()
     uvloop.run(main())
 
 
 async def serve_gateway(
-    settings: Settings, *, stop: asyncio.Event, progress: Progress = print_progress
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    reread: asyncio.Event,
+    progress: Progress = print_progress,
 ) -> None:
-    """Serve until `stop` is set. Raises a `ServalError` if it cannot start."""
-    check_keys(settings, progress=progress)
+    """Serve until `stop` is set; `reread` set: read keys and limits again at once.
+
+    Raises a `ServalError` if it cannot start.
+    """
+    live = first_live_settings(settings, progress=progress)
 
     async def loaded() -> None:
         """There is nobody to wait for."""
@@ -73,13 +85,23 @@ async def serve_gateway(
         announcements = Announcements(
             progress, loaded, lambda model: progress(f"serving {model} on {url_of(listener)}")
         )
-        await serve_on(listener, settings, stop=stop, announcements=announcements)
+        changes = settings_changes(settings, live, asked=reread)
+        await serve_on(listener, settings, stop=stop, announcements=announcements, live=live, changes=changes)
 
 
 async def serve_on(
-    listener: socket.socket, settings: Settings, *, stop: asyncio.Event, announcements: Announcements
+    listener: socket.socket,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    announcements: Announcements,
+    live: LiveSettings,
+    changes: AsyncIterator[LiveSettings],
 ) -> None:
-    """Serve on a bound socket until `stop` is set. Raises a `ServalError` if it cannot start."""
+    """Serve on a bound socket until `stop` is set, with `live` at first and then with what `changes` brings.
+
+    Raises a `ServalError` if it cannot start.
+    """
     progress = announcements.progress
     directory = open_directory(settings)
     tokens = open_tokens(settings)
@@ -87,7 +109,7 @@ async def serve_on(
         info = await wait_for_engine(engine, settings, stop=stop, progress=progress)
         if info is None:
             return
-        apps = build_apps(settings, engine=engine, info=info, directory=directory, tokens=tokens)
+        apps = build_apps(settings, engine=engine, info=info, live=live, directory=directory, tokens=tokens)
         server = HttpServer(
             server_config(apps.api, settings, refused=apps.metrics.request_refused),
             on_listening=lambda: announcements.serving(apps.model.name),
@@ -97,11 +119,18 @@ async def serve_on(
         gc.freeze()
         await announcements.loaded()
         stopper = asyncio.create_task(_stop_server(server, stop, settings, apps.slots, engine))
+        taker = asyncio.create_task(_take_all(changes, apps))
         try:
             async with serving_admin(apps, settings, progress=progress):
                 await server.serve(sockets=[listener])
         finally:
             stopper.cancel()
+            taker.cancel()
+
+
+async def _take_all(changes: AsyncIterator[LiveSettings], apps: Applications) -> None:
+    async for live in changes:
+        apps.take(live)
 
 
 def build_apps(
@@ -109,6 +138,7 @@ def build_apps(
     *,
     engine: ManagedEngine,
     info: EngineInfo,
+    live: LiveSettings,
     directory: "KeyDirectory | None",
     tokens: "TokenVerifier | None" = None,
 ) -> Applications:
@@ -129,7 +159,14 @@ def build_apps(
         max_prompt_tokens=info.max_prompt_tokens,
     )
     return create_apps(
-        settings, engine=engine, info=info, chat=chat, model=model, directory=directory, tokens=tokens
+        settings,
+        engine=engine,
+        info=info,
+        chat=chat,
+        model=model,
+        live=live,
+        directory=directory,
+        tokens=tokens,
     )
 
 

@@ -1,12 +1,14 @@
 """The gateway's settings: one frozen object, built once at the edge and passed down.
 
 This is the only module of the package that reads the environment. Every field is the variable
-`SERVAL_<FIELD IN CAPITALS>`; command line options win over variables.
+`SERVAL_<FIELD IN CAPITALS>`, or a line of the settings file; variables win over the file, options over both.
 """
 
 import os
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,12 +16,26 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from serval.errors import SettingsError
 
 API_KEY_VARIABLE = "SERVAL_API_KEY"
+# What a gateway takes over from its settings file while it runs.
+REREAD: Final = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "concurrent_requests",
+    "tokens_per_day",
+    "reserved_completion_tokens",
+)
 
 
 class Settings(BaseSettings):
     """Everything that can be set. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(env_prefix="SERVAL_", frozen=True, extra="forbid")
+
+    settings_file: Path | None = Field(
+        default=None,
+        description="File (TOML) with settings by these names in small letters, without SERVAL_. Limits in it"
+        " are read again on changes.",
+    )
 
     host: str = Field(default="127.0.0.1", description="Address the gateway listens on.")
     port: int = Field(
@@ -39,7 +55,8 @@ class Settings(BaseSettings):
         default=None, description="The API key clients must send. None: no key is asked for."
     )
     api_key_file: Path | None = Field(
-        default=None, description="File with one accepted API key a line, `#` starts a comment."
+        default=None,
+        description="File with one accepted API key a line, `#` starts a comment. Read again on changes.",
     )
 
     key_database: str | None = Field(
@@ -266,11 +283,17 @@ def variable_of(field: str) -> str:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment; `overrides` that are not None win.
+    """Read the environment and the settings file; `overrides` that are not None win.
 
     Raises `SettingsError` naming each bad field.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    file = given.get("settings_file") or os.environ.get(variable_of("settings_file"))
+    if file:
+        variables = {name.upper() for name in os.environ}
+        for name, value in read_settings_file(Path(file)).items():
+            if variable_of(name) not in variables:
+                given.setdefault(name, value)
     if variable_of("otlp_endpoint") not in os.environ and "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
         # The name every program of an installation may share.
         given.setdefault("otlp_endpoint", os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
@@ -282,17 +305,33 @@ def load_settings(**overrides: Any) -> Settings:
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
             for problem in error.errors(include_input=False, include_url=False)
         )
-        raise SettingsError(f"invalid settings (variables SERVAL_*, or options): {problems}") from None
+        where = "variables SERVAL_*, options" + (f", or the file {str(file)!r}" if file else "")
+        raise SettingsError(f"invalid settings ({where}): {problems}") from None
+
+
+def read_settings_file(path: Path) -> Mapping[str, Any]:
+    """What the file says, by names of settings; it is not checked yet.
+
+    Raises `SettingsError` if it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read the settings file {str(path)!r}: {error}") from error
 
 
 def child_environment(settings: Settings | None = None) -> dict[str, str]:
-    """This process's environment for a child; with `settings`, so that the child loads exactly these."""
+    """This process's environment for a child; with `settings`, so that the child loads exactly these.
+
+    What may change in the settings file, if there is one, the child reads there itself.
+    """
     environment = dict(os.environ)
     if settings is not None:
-        prefix = settings.model_config["env_prefix"]
         for name in type(settings).model_fields:
+            if name in REREAD and settings.settings_file is not None:
+                continue
             value = getattr(settings, name)
-            variable = f"{prefix}{name}".upper()
+            variable = variable_of(name)
             environment.pop(variable, None)
             if value is not None:
                 environment[variable] = (

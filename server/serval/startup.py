@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Callable
 
-from serval.auth.keys import configured_keys
 from serval.auth.opening import open_tokens
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import EngineUnavailableError
+from serval.live_settings import LiveSettings, read_live_settings
 from serval.settings import Settings
 
 Progress = Callable[[str], None]
@@ -26,20 +25,16 @@ def print_progress(line: str) -> None:
         print(f"serval gateway: {line}", file=sys.stderr, flush=True)
 
 
-def stopped_by_signal() -> asyncio.Event:
-    """An event that SIGINT and SIGTERM set."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    return stop
+def first_live_settings(settings: Settings, *, progress: Progress) -> LiveSettings:
+    """The keys and limits to begin with.
 
-
-def check_keys(settings: Settings, *, progress: Progress) -> None:
-    """Raise `SettingsError` for mistakes in the settings of keys, before the engine takes minutes to load."""
+    Raises `SettingsError` for mistakes in the settings of keys, before the engine takes minutes to load.
+    """
     tokens = open_tokens(settings)
-    if not configured_keys(settings).required and settings.key_database is None and tokens is None:
+    live = read_live_settings(settings)
+    if not live.keys and settings.key_database is None and tokens is None:
         progress("no API key is set (SERVAL_API_KEY): everyone who can connect may use the model")
+    return live
 
 
 async def wait_for_engine(

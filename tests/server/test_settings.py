@@ -1,9 +1,12 @@
-"""Settings come from SERVAL_* and from options, which win."""
+"""Settings come from a file, from SERVAL_*, which wins, and from options, which win over both."""
+
+import os
+from pathlib import Path
 
 import pytest
 
 from serval.errors import SettingsError
-from serval.settings import Settings, load_settings
+from serval.settings import Settings, child_environment, load_settings
 
 
 def test_options_win_over_variables_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +22,54 @@ def test_a_bad_value_is_named_and_not_repeated(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingsError, match="port") as error:
         load_settings()
     assert "canary" not in str(error.value)
+
+
+def test_variables_win_over_the_file_and_options_over_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('host = "::1"\nport = 1\nmax_batch = 2\nsegment_cache_bytes = 3\n')
+    monkeypatch.setenv("SERVAL_SETTINGS_FILE", str(file))
+    monkeypatch.setenv("SERVAL_PORT", "4")
+    monkeypatch.setenv("SERVAL_MAX_BATCH", "5")
+    settings = load_settings(max_batch=6)
+    assert (settings.host, settings.port, settings.max_batch) == ("::1", 4, 6)
+    assert settings.segment_cache_bytes == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("port port", "line 1"), ('port = "canary"', "port"), ("ports = 1", "ports"), (None, "No such file")],
+)
+def test_a_settings_file_that_is_wrong_is_named(tmp_path: Path, text: str | None, says: str) -> None:
+    file = tmp_path / "settings.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SettingsError, match=r"settings\.toml") as error:
+        load_settings(settings_file=file)
+    assert says in str(error.value)
+    assert "canary" not in str(error.value)
+
+
+def test_a_child_has_the_same_settings_but_reads_limits_in_the_file_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("port = 1\nrequests_per_minute = 2\n")
+    monkeypatch.setenv("SERVAL_TOKENS_PER_MINUTE", "3")
+    settings = load_settings(settings_file=file, host="::1")
+    environment = child_environment(settings)
+    given = {name: value for name, value in environment.items() if name.startswith("SERVAL_")}
+    for name in set(os.environ) - set(given):
+        assert not name.startswith("SERVAL_")
+    assert "SERVAL_REQUESTS_PER_MINUTE" not in given
+    assert given["SERVAL_PORT"] == "1"
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    file.write_text("port = 9\nrequests_per_minute = 9\ntokens_per_minute = 9\n")
+    child = load_settings()
+    assert (child.port, child.host) == (1, "::1")
+    assert (child.requests_per_minute, child.tokens_per_minute) == (9, 3)
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -27,12 +27,17 @@ class Authenticator:
     ) -> None:
         """`fixed` keys have `scopes`, for all models. `open_without_keys`: with nothing configured, so has
         everyone; else nobody."""
-        self._fixed = fixed
         self._directory = directory
         self._tokens = tokens
-        # At least one: who comes without a key where none is needed.
-        self._operators = [Identity(scopes=scopes, place=place) for place in range(max(1, fixed.count))]
+        self._scopes = scopes
+        self.take_keys(fixed)
         self._open = open_without_keys and not fixed.required and directory is None and tokens is None
+
+    def take_keys(self, fixed: ApiKeys) -> None:
+        """Accept these from now on, in place of the fixed keys so far."""
+        self._fixed = fixed
+        # At least one: who comes without a key where none is needed.
+        self._operators = [Identity(scopes=self._scopes, place=place) for place in range(max(1, fixed.count))]
 
     async def identify(self, authorization: str | None) -> Identity:
         """Whose header it is. Raises `AuthenticationError` or `AuthUnavailableError`."""

@@ -16,9 +16,9 @@ class ApiKeys:
     """The keys that are accepted. Only digests under a per-process random key are held in memory."""
 
     def __init__(self, keys: Iterable[str]) -> None:
+        """An empty key is a place that nobody's key has."""
         self._pepper = secrets.token_bytes(32)
-        # In the order given, each once.
-        self._digests = list(dict.fromkeys(self._digest(key) for key in keys))
+        self._digests = [self._digest(key or secrets.token_hex(20)) for key in keys]
 
     def _digest(self, key: str) -> bytes:
         encoded = key.encode("utf-8", "surrogateescape")
@@ -92,8 +92,8 @@ def read_key_file(path: Path) -> list[str]:
     return keys
 
 
-def configured_keys(settings: Settings) -> ApiKeys:
-    """The keys of `SERVAL_API_KEY` and `SERVAL_API_KEY_FILE` together."""
+def configured_keys(settings: Settings) -> list[str]:
+    """The keys of `SERVAL_API_KEY_FILE` and `SERVAL_API_KEY` together, each once. Raises `SettingsError`."""
     keys = [] if settings.api_key_file is None else read_key_file(settings.api_key_file)
     if settings.api_key is not None:
         key = settings.api_key.get_secret_value().strip()
@@ -101,4 +101,4 @@ def configured_keys(settings: Settings) -> ApiKeys:
             # An empty variable is a deployment mistake; treating it as "no key" would open the server.
             raise SettingsError("SERVAL_API_KEY is set but empty; give it a key or unset it")
         keys.append(key)
-    return ApiKeys(keys)
+    return list(dict.fromkeys(keys))

@@ -1,13 +1,14 @@
 """Opening what the settings say callers are checked against."""
 
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from serval.auth.authenticator import Authenticator
 from serval.auth.identity import ADMIN, GRAMMAR, INFERENCE
-from serval.auth.keys import ApiKeys, configured_keys
+from serval.auth.keys import ApiKeys
 from serval.errors import SettingsError
 from serval.settings import Settings
 
@@ -99,11 +100,14 @@ def _issuer_keys(source: str, settings: Settings) -> "IssuerKeys":
 
 
 def inference_authenticator(
-    settings: Settings, directory: "KeyDirectory | None", tokens: "TokenVerifier | None" = None
+    settings: Settings,
+    keys: Iterable[str],
+    directory: "KeyDirectory | None",
+    tokens: "TokenVerifier | None" = None,
 ) -> Authenticator:
-    """For clients of the model: the operator's keys, the database's, and tokens; open if there is nothing."""
+    """For clients of the model: the operator's `keys`, the database's, and tokens; open if there is none."""
     scopes = frozenset({INFERENCE, GRAMMAR} if settings.operator_grammars else {INFERENCE})
-    return Authenticator(configured_keys(settings), directory, tokens, scopes=scopes, open_without_keys=True)
+    return Authenticator(ApiKeys(keys), directory, tokens, scopes=scopes, open_without_keys=True)
 
 
 def admin_authenticator(settings: Settings, directory: "KeyDirectory | None") -> Authenticator:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from serval.settings import Settings, load_settings, variable_of
+from serval.settings import REREAD, Settings, load_settings, variable_of
 
 _EXAMPLE = """
 example:
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, field in Settings.model_fields.items():
         source = "set" if name in settings.model_fields_set else "default"
-        print(f"{variable_of(name)} = {json.dumps(shown(getattr(settings, name)))}  ({source})")
+        when = "; in the settings file read again when it changes" if name in REREAD else ""
+        print(f"{variable_of(name)} = {json.dumps(shown(getattr(settings, name)))}  ({source}{when})")
         print(f"    {field.description}")
     return 0
 

@@ -34,6 +34,12 @@ def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, help="port the gateway listens on; 0 picks a free one (default 8000)")
     add("--workers", type=int, metavar="N", help="processes that serve (default 1)")
     add(
+        "--settings-file",
+        type=Path,
+        metavar="FILE",
+        help="settings in TOML, by the names of `serval config show` in small letters without SERVAL_",
+    )
+    add(
         "--api-key-file",
         type=Path,
         metavar="FILE",
@@ -62,6 +68,7 @@ _OPTIONS = (
     "host",
     "port",
     "workers",
+    "settings_file",
     "api_key_file",
 )
 

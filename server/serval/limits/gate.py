@@ -75,8 +75,12 @@ class Gate:
         self.limiter = limiter
         # Weak: what no request holds any more, whatever went wrong, is not renewed; so its slot becomes free.
         self.open: weakref.WeakSet[Admission] = weakref.WeakSet()
-        self._defaults = defaults
         self._lease_s = lease_s
+        self.take_defaults(defaults, reserved_completion_tokens=reserved_completion_tokens)
+
+    def take_defaults(self, defaults: Limits, *, reserved_completion_tokens: int) -> None:
+        """Hold requests to these from now on. What runs keeps what it has reserved."""
+        self._defaults = defaults
         self._reserved_completion_tokens = reserved_completion_tokens
 
     def admit(

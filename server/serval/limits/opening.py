@@ -67,13 +67,19 @@ def require_redis() -> None:
         )
 
 
-def kept_ledger(settings: Settings, store: "KeyStore | None") -> tuple[Ledger, Keeping]:
-    """New books, and what keeps their daily use in the key database. Raises `SettingsError`."""
-    if settings.tokens_per_day is not None and store is None:
+def check_daily_budget(settings: Settings) -> None:
+    """Raise `SettingsError` for a daily budget that nothing would keep."""
+    kept = settings.key_database is not None or settings.limits_url is not None
+    if settings.tokens_per_day is not None and not kept:
         raise SettingsError(
             "SERVAL_TOKENS_PER_DAY needs a place where a restart finds what was used; set SERVAL_KEY_DATABASE"
             " too, a path is enough"
         )
+
+
+def kept_ledger(settings: Settings, store: "KeyStore | None") -> tuple[Ledger, Keeping]:
+    """New books, and what keeps their daily use in the key database. Raises `SettingsError`."""
+    check_daily_budget(settings)
     daily = DailyUse()
 
     def keeping() -> AbstractAsyncContextManager[None]:

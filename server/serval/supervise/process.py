@@ -64,6 +64,11 @@ class ChildProcess:
         self.kill_group()
         return await self.wait()
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, if it still runs."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+
     def kill_group(self) -> None:
         """Kill whatever is left of the process group (the child is its leader)."""
         with contextlib.suppress(ProcessLookupError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from serval.errors import ServalError
+from serval.signals import stopped_by_signal
 from serval.supervise.process import ChildProcess, ProcessSpec, start
 
 _POLL_INTERVAL_S = 0.25
@@ -36,13 +37,17 @@ async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]])
     """Run engine and gateway until a signal (returns 0) or until one of them ends (raises `StackError`).
 
     `on_ready` is awaited once, when both answer. SIGINT and SIGTERM stop the gateway first, so that it drains
-    while the engine still answers, then the engine.
+    while the engine still answers, then the engine. SIGHUP is passed on to the gateway.
     """
-    stop_requested = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop_requested.set)
     children: list[tuple[ChildProcess, float]] = []
+    ready_to_reread = False
+
+    def hangup() -> None:
+        # A gateway that is starting reads its settings anyway, and might end of it.
+        if ready_to_reread:
+            children[-1][0].signal(signal.SIGHUP)
+
+    stop_requested = stopped_by_signal(on_hangup=hangup)
     try:
         for process, ready_url, timeout_s, grace_s in (
             (spec.engine, spec.engine_ready_url, spec.engine_start_timeout_s, _ENGINE_GRACE_S),
@@ -54,6 +59,7 @@ async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]])
             ready = _wait_until_ready(child, ready_url, timeout_s=timeout_s)
             if not await _finish_unless_stopped(ready, started, stop_requested):
                 return 0
+        ready_to_reread = True
         await on_ready()
         await _finish_unless_stopped(stop_requested.wait(), started, stop_requested)
         return 0

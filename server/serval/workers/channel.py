@@ -1,7 +1,8 @@
-"""What a worker and its parent tell each other while the worker starts, one line each.
+"""What a worker and its parent tell each other, one line each.
 
-The worker says `loaded`, is told to `go`, and says `serving MODEL`; or it says `failed REASON` and ends. All
-workers open the port together, so that nobody meets a gateway of which only a part serves.
+The worker is told the `live` settings, says `loaded`, is told to `go`, and says `serving MODEL`; or it says
+`failed REASON` and ends. All workers open the port together, so that nobody meets a gateway of which only a
+part serves. Whenever the live settings change the worker is told them again.
 """
 
 import asyncio
@@ -14,6 +15,10 @@ LOADED: Final = "loaded"
 SERVING: Final = "serving"
 FAILED: Final = "failed"
 GO: Final = "go"
+LIVE: Final = "live"
+
+# The live settings hold all keys of the operator.
+_MAX_LINE_BYTES: Final = 1 << 24
 
 
 class ChannelClosedError(Exception):
@@ -55,4 +60,4 @@ class Channel:
 
 async def channel_over(connection: socket.socket) -> Channel:
     """A channel over one end of a socket pair, which it owns from now on."""
-    return Channel(*await asyncio.open_connection(sock=connection))
+    return Channel(*await asyncio.open_connection(sock=connection, limit=_MAX_LINE_BYTES))

@@ -16,11 +16,23 @@ from serval.engine.client import connect_engine
 from serval.errors import ServalError
 from serval.limits.host import serving_host_limits
 from serval.listening import bind, reserve, url_of
+from serval.live_settings import LiveSettings, to_line
+from serval.reloading import settings_changes
 from serval.settings import Settings, child_environment
-from serval.startup import Progress, check_keys, print_progress, stopped_by_signal, wait_for_engine
+from serval.signals import stopped_by_signal
+from serval.startup import Progress, first_live_settings, print_progress, wait_for_engine
 from serval.supervise.process import ChildProcess, ProcessSpec, start
 from serval.telemetry.shared import forget_live_values
-from serval.workers.channel import FAILED, GO, LOADED, SERVING, Channel, ChannelClosedError, channel_over
+from serval.workers.channel import (
+    FAILED,
+    GO,
+    LIVE,
+    LOADED,
+    SERVING,
+    Channel,
+    ChannelClosedError,
+    channel_over,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +55,9 @@ def run_workers(settings: Settings, *, progress: Progress = print_progress) -> N
     """
 
     async def main() -> None:
-        await _Pool(settings, stopped_by_signal(), progress).run()
+        reread = asyncio.Event()
+        stop = stopped_by_signal(on_hangup=reread.set)
+        await _Pool(settings, stop, reread, progress).run()
 
     uvloop.run(main())
 
@@ -54,16 +68,22 @@ class _Pool:
 
     settings: Settings
     stop: asyncio.Event
+    # Set: read keys and limits again at once.
+    reread: asyncio.Event
     progress: Progress
     _loaded: set[int] = field(default_factory=set)
     _serving: set[int] = field(default_factory=set)
     _all_loaded: asyncio.Event = field(default_factory=asyncio.Event)
+    # The live settings in force, and whom to tell of others.
+    _live: str = ""
+    _channels: dict[int, Channel] = field(default_factory=dict)
     _url: str = ""
 
     async def run(self) -> None:
         """Returns when `stop` was set and all workers have ended. Raises a `ServalError`."""
-        check_keys(self.settings, progress=self.progress)
         settings = self.settings
+        live = first_live_settings(settings, progress=self.progress)
+        self._live = to_line(live)
         with (
             contextlib.closing(reserve(settings.host, settings.port, "--port")) as port,
             tempfile.TemporaryDirectory(prefix="serval-gateway-", ignore_cleanup_errors=True) as directory,
@@ -76,6 +96,8 @@ class _Pool:
                 "port": port.getsockname()[1],
                 "metrics_directory": Path(directory),
                 "limits_socket": Path(directory) / "limits.sock",
+                # Only the parent reads it: what a worker has does not depend on when it was started.
+                "settings_file": None,
             }
             # Redis counts for all hosts.
             counting = (
@@ -84,7 +106,17 @@ class _Pool:
                 else serving_host_limits(update["limits_socket"], settings)
             )
             async with counting:
-                await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
+                telling = asyncio.create_task(self._tell_changes(live))
+                try:
+                    await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
+                finally:
+                    telling.cancel()
+
+    async def _tell_changes(self, live: LiveSettings) -> None:
+        async for changed in settings_changes(self.settings, live, asked=self.reread):
+            self._live = to_line(changed)
+            for channel in self._channels.values():
+                channel.say(LIVE, self._live)
 
     async def _run_all(self, settings: Settings) -> None:
         try:
@@ -137,7 +169,7 @@ class _Pool:
 
     async def _talk(self, index: int, channel: Channel) -> str | None:
         """Lead the worker through its start; returns what it says has failed."""
-        with contextlib.suppress(ChannelClosedError):
+        with self._telling(index, channel), contextlib.suppress(ChannelClosedError):
             while True:
                 word, rest = await channel.hear()
                 if word == LOADED:
@@ -151,6 +183,16 @@ class _Pool:
                 elif word == FAILED:
                     return rest
         return None
+
+    @contextlib.contextmanager
+    def _telling(self, index: int, channel: Channel) -> Iterator[None]:
+        """Tell the worker the live settings, now and whenever they change."""
+        channel.say(LIVE, self._live)
+        self._channels[index] = channel
+        try:
+            yield
+        finally:
+            del self._channels[index]
 
     def _note_serving(self, index: int, *, model: str) -> None:
         again = len(self._serving) == self.settings.workers

@@ -1,10 +1,11 @@
 """`python -m serval.workers.worker`: one worker. The pool starts it, its settings are in the environment."""
 
 import argparse
+import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import uvloop
 
@@ -12,11 +13,21 @@ from serval.errors import ServalError
 from serval.gateway import Announcements, serve_on
 from serval.http_server import raise_file_limit
 from serval.listening import bind
+from serval.live_settings import LiveSettings, from_line
 from serval.settings import Settings, load_settings
-from serval.startup import stopped_by_signal
+from serval.signals import stopped_by_signal
 from serval.telemetry.logs import configure_logging
 from serval.telemetry.shared import share_metrics
-from serval.workers.channel import FAILED, GO, LOADED, SERVING, Channel, ChannelClosedError, channel_over
+from serval.workers.channel import (
+    FAILED,
+    GO,
+    LIVE,
+    LOADED,
+    SERVING,
+    Channel,
+    ChannelClosedError,
+    channel_over,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,18 +59,74 @@ async def _run(index: int, connection: socket.socket) -> int:
 
 
 async def _serve(settings: Settings, channel: Channel) -> None:
+    word, first = await channel.hear()
+    assert word == LIVE
+    parent = _Parent(channel)
+
     async def loaded() -> None:
         channel.say(LOADED)
-        word, _ = await channel.hear()
-        assert word == GO
+        await parent.told_to_go()
 
     announcements = Announcements(
         progress=lambda _: None, loaded=loaded, serving=lambda model: channel.say(SERVING, model)
     )
     # A socket for each worker, not one for all: the kernel then deals connections out evenly, while workers
     # that accept from one socket race, and a burst of streams ends up with the fastest of them.
-    with contextlib.closing(bind(settings.host, settings.port, "--port", shared=True)) as listener:
-        await serve_on(listener, settings, stop=stopped_by_signal(), announcements=announcements)
+    with (
+        contextlib.closing(bind(settings.host, settings.port, "--port", shared=True)) as listener,
+        parent.listening(),
+    ):
+        await serve_on(
+            listener,
+            settings,
+            # The parent reads the settings again.
+            stop=stopped_by_signal(on_hangup=lambda: None),
+            announcements=announcements,
+            live=from_line(first),
+            changes=parent.changes(),
+        )
+
+
+class _Parent:
+    """What the parent says after its first word."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._changes: asyncio.Queue[LiveSettings] = asyncio.Queue()
+        self._go = asyncio.Event()
+        self._ended = False
+
+    async def told_to_go(self) -> None:
+        """Wait for it. Raises `ChannelClosedError` if the parent ends before."""
+        await self._go.wait()
+        if self._ended:
+            raise ChannelClosedError
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear what it says meanwhile."""
+        task = asyncio.create_task(self._listen())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                word, rest = await self._channel.hear()
+                if word == LIVE:
+                    self._changes.put_nowait(from_line(rest))
+                elif word == GO:
+                    self._go.set()
+        except ChannelClosedError:
+            self._ended = True
+            self._go.set()
+
+    async def changes(self) -> AsyncIterator[LiveSettings]:
+        """The live settings, whenever they are others."""
+        while True:
+            yield await self._changes.get()
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from serval.settings import Settings
 def test_every_key_of_file_and_variable_is_accepted(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# comment\n\n one \ntwo\n")
-    keys = configured_keys(Settings(api_key=SecretStr("three"), api_key_file=file))
+    keys = ApiKeys(configured_keys(Settings(api_key=SecretStr("three"), api_key_file=file)))
     for key in ("one", "two", "three"):
         assert keys.accepts(key)
     assert not keys.accepts("# comment")
 
 
 async def test_without_keys_everyone_may_use_the_model_and_nobody_the_admin_api() -> None:
-    assert (await inference_authenticator(Settings(), None).identify(None)).scopes == {"inference"}
+    assert (await inference_authenticator(Settings(), [], None).identify(None)).scopes == {"inference"}
     with pytest.raises(AuthenticationError):
         await admin_authenticator(Settings(), None).identify("Bearer anything")
 
@@ -33,9 +33,7 @@ def test_keys_are_not_kept_in_the_clear() -> None:
 
 async def test_the_error_does_not_repeat_the_key() -> None:
     with pytest.raises(AuthenticationError) as error:
-        await inference_authenticator(Settings(api_key=SecretStr("right")), None).identify(
-            "Bearer sk-wrong-key"
-        )
+        await inference_authenticator(Settings(), ["right"], None).identify("Bearer sk-wrong-key")
     assert "sk-wrong-key" not in str(error.value)
 
 

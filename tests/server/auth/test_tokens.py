@@ -348,7 +348,7 @@ async def test_settings_that_would_be_unsafe_are_refused(
 
 async def test_an_issuer_alone_closes_the_server(issuer: Issuer) -> None:
     settings = Settings(**issuer.settings())
-    authenticator = inference_authenticator(settings, None, open_tokens(settings))
+    authenticator = inference_authenticator(settings, [], None, open_tokens(settings))
     with pytest.raises(AuthenticationError):
         await authenticator.identify(None)
     with pytest.raises(AuthenticationError, match="Incorrect API key"):

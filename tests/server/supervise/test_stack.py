@@ -13,6 +13,7 @@ import pytest
 
 from serval.supervise.process import ProcessSpec
 from serval.supervise.stack import StackError, StackSpec, run_stack
+from serval_testkit.gateway_process import wait_until
 
 STAND_IN_SERVER = textwrap.dedent(
     """
@@ -28,7 +29,10 @@ STAND_IN_SERVER = textwrap.dedent(
     def stop(number, frame):
         with log.open("a") as out: out.write(f"{name} stopped\\n")
         sys.exit(0)
+    def hangup(number, frame):
+        with log.open("a") as out: out.write(f"{name} read again\\n")
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, hangup)
     grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with log.open("a") as out: out.write(f"{name} grandchild {grandchild.pid}\\n")
     http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
@@ -102,6 +106,18 @@ async def test_signal_stops_the_gateway_first_then_the_engine_and_leaves_nothing
     stops = [line for line in log.read_text().splitlines() if line.endswith("stopped")]
     assert stops == ["gateway stopped", "engine stopped"]
     await assert_grandchildren_gone(log)
+
+
+async def test_a_hangup_is_passed_on_to_the_gateway_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def hang_up_and_stop() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await wait_until(lambda: "read again" in log.read_text())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert await run_stack(stack(log), on_ready=hang_up_and_stop) == 0
+    assert [line for line in log.read_text().splitlines() if "again" in line] == ["gateway read again"]
 
 
 async def test_engine_that_cannot_start_is_reported_with_its_reason(tmp_path: Path) -> None:

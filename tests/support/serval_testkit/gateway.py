@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 from serval.auth.opening import open_directory, open_tokens
 from serval.engine.client import connect_engine
 from serval.gateway import build_apps
+from serval.live_settings import read_live_settings
 from serval.settings import Settings
 from serval_testkit.running_app import running_app
 from serval_testkit.stand_in_engine import StandInEngine
@@ -76,6 +77,7 @@ async def running_gateway(
                 configured,
                 engine=client,
                 info=info,
+                live=read_live_settings(configured),
                 directory=open_directory(configured),
                 tokens=open_tokens(configured),
             )

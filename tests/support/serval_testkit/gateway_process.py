@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,11 @@ class GatewayProgram:
         """Pids of the processes that the gateway started."""
         return descendants(self.program.process.pid)
 
-    async def chat_status(self, **fields: Any) -> int:
+    async def chat_status(self, headers: Mapping[str, str] | None = None, **fields: Any) -> int:
         """The status of a chat's answer, when all of it is there; 0 if the connection broke."""
         try:
-            async with self.http.post(f"{self.url}/v1/chat/completions", json=_CHAT | fields) as response:
+            url = f"{self.url}/v1/chat/completions"
+            async with self.http.post(url, json=_CHAT | fields, headers=headers) as response:
                 await response.read()
                 return response.status
         except aiohttp.ClientError:

@@ -1,0 +1,92 @@
+"""Noticing that the key file or the settings file has changed, and taking over what they say now.
+
+A file that cannot be used changes nothing but a line in the log.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from serval.errors import SettingsError
+from serval.live_settings import LiveSettings, read_live_settings
+from serval.settings import REREAD, Settings, read_settings_file
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 1.0
+# What tells a file from what it was: a new one in its place, another length, another time.
+Stamp = tuple[int, int, int] | None
+
+
+async def settings_changes(
+    settings: Settings, live: LiveSettings, *, asked: asyncio.Event, look_every_s: float = LOOK_EVERY_S
+) -> AsyncIterator[LiveSettings]:
+    """What is in force from now on, each time that is something else; `live` is so far.
+
+    The files are read when one has changed and then stayed as it is until the next look, so that none is read
+    while it is being written, and at once when `asked` is set, which is cleared.
+    """
+    files = [file for file in (settings.settings_file, settings.api_key_file) if file is not None]
+    said: Mapping[str, Any] | None = None
+    read: list[Stamp] = []
+    seen: list[Stamp] = []
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), look_every_s)
+        now = await asyncio.to_thread(lambda: [stamp(file) for file in files])
+        settled, seen = now == seen, now
+        if not asked.is_set() and (now == read or not settled):
+            continue
+        told, read = asked.is_set(), now
+        asked.clear()
+        try:
+            fresh = await asyncio.to_thread(read_live_settings, settings, before=live)
+            said_before, said = said, _file_values(settings)
+        except SettingsError as error:
+            logger.error(
+                "settings cannot be taken over; the old ones stay in force",
+                extra={"fields": {"reason": str(error)}},
+            )
+            continue
+        waiting = [] if said_before is None else _changed(said, said_before)
+        if told or fresh != live or waiting:
+            _log(fresh, live, waiting=waiting)
+        if fresh != live:
+            live = fresh
+            yield live
+
+
+def _log(fresh: LiveSettings, live: LiveSettings, *, waiting: list[str]) -> None:
+    fields: dict[str, Any] = {
+        "keys": len([key for key in fresh.keys if key]),
+        "new_keys": len(set(fresh.keys) - set(live.keys) - {""}),
+        "withdrawn_keys": len(set(live.keys) - set(fresh.keys) - {""}),
+        "reserved_completion_tokens": fresh.reserved_completion_tokens,
+        **{name: getattr(fresh.limits, name) for name in fresh.limits.__struct_fields__},
+    }
+    if waiting:
+        # The names alone: a value may be a secret.
+        fields["need_a_restart"] = waiting
+    logger.info("settings read again", extra={"fields": fields})
+
+
+def _changed(said: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """The settings of the file that are others now and are read at the start only."""
+    names = said.keys() | before.keys()
+    return sorted(name for name in names - set(REREAD) if said.get(name) != before.get(name))
+
+
+def _file_values(settings: Settings) -> Mapping[str, Any]:
+    return {} if settings.settings_file is None else read_settings_file(settings.settings_file)
+
+
+def stamp(file: Path) -> Stamp:
+    """What is compared between two looks; None: the file is not there."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
