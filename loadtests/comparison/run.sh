@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compares Serval's gateway with sglang-router and LiteLLM's proxy in front of the same stand-in, on this machine, and
-# writes table and figures: loadtests/RESULTS.md, loadtests/comparison/figures.json. Ten minutes on two quiet cores.
+# writes what it found: the table in loadtests/RESULTS.md, the ratios in README.md, loadtests/comparison/figures.json and
+# loadtests/plots/comparison.svg. Ten minutes on two quiet cores.
 # Needs Debian's wrk. The first run installs both (700 MB) into the cache folder that `make` uses.
 set -euo pipefail
 
@@ -33,4 +34,5 @@ environment() {
 router=$(environment router)
 litellm=$(environment litellm)
 exec "$python" -m serval_load compare --router-python "$router/bin/python" --litellm-python "$litellm/bin/python" \
-    --json "$root/loadtests/comparison/figures.json" --into "$root/loadtests/RESULTS.md" "$@"
+    --json "$root/loadtests/comparison/figures.json" --svg "$root/loadtests/plots/comparison.svg" \
+    --into "$root/loadtests/RESULTS.md" --ratios-into "$root/README.md" "$@"

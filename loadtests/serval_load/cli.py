@@ -4,9 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serval_load.commands import compare, engine, fit, load, soak
+from serval_load.commands import compare, engine, fit, load, overhead, soak
 
-_COMMANDS = {"engine": engine, "fit": fit, "load": load, "compare": compare, "soak": soak}
+_COMMANDS = {
+    "engine": engine,
+    "fit": fit,
+    "load": load,
+    "compare": compare,
+    "overhead": overhead,
+    "soak": soak,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ Reading an answer (what is in it, how long it took) happens afterwards, in `serv
 """
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -36,7 +37,8 @@ def prepared(peer: Peer, body: bytes, *, path: str = "/v1/chat/completions", met
 
 @dataclass
 class Raw:
-    """What came back. Times are of the loop's clock; `failure` is what the connection died of."""
+    """What came back. Times are of `time.monotonic`, because uvloop's clock counts milliseconds; `failure` is
+    what the connection died of."""
 
     sent_at: float
     pieces: list[tuple[float, bytes]] = field(default_factory=list)
@@ -52,19 +54,18 @@ class Raw:
 class _Exchange(asyncio.Protocol):
     def __init__(self, request: bytes) -> None:
         self._request = request
-        self._loop = asyncio.get_running_loop()
-        self.raw = Raw(sent_at=self._loop.time())
-        self.over: asyncio.Future[None] = self._loop.create_future()
+        self.raw = Raw(sent_at=time.monotonic())
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.raw.sent_at = self._loop.time()
+        self.raw.sent_at = time.monotonic()
         cast(asyncio.Transport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        self.raw.pieces.append((self._loop.time(), data))
+        self.raw.pieces.append((time.monotonic(), data))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.raw.closed_at = self._loop.time()
+        self.raw.closed_at = time.monotonic()
         if exc is not None:
             self.raw.failure = f"{type(exc).__name__}: {exc}"
         if not self.over.done():
@@ -77,11 +78,11 @@ async def exchange(peer: Peer, request: bytes, *, vanish_after_s: float | None =
     With `vanish_after_s` the connection is reset after that time. Failures are in the result, not raised.
     """
     loop = asyncio.get_running_loop()
-    started = loop.time()
+    started = time.monotonic()
     try:
         transport, protocol = await loop.create_connection(lambda: _Exchange(request), peer.host, peer.port)
     except OSError as error:
-        return Raw(sent_at=started, closed_at=loop.time(), failure=f"{type(error).__name__}: {error}")
+        return Raw(sent_at=started, closed_at=time.monotonic(), failure=f"{type(error).__name__}: {error}")
     try:
         if vanish_after_s is None:
             await protocol.over

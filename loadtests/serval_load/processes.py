@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,8 @@ from serval.settings import child_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "model_adapter/serval_sglang/demo/checkpoint"
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# Linux's number for "all time on a processor" in a clock that belongs to a process.
+_CPUCLOCK_SCHED = 2
 _START_TIMEOUT_S = 180
 _STOP_TIMEOUT_S = 40
 
@@ -34,7 +36,7 @@ class Running:
 
     def cpu_s(self) -> float:
         """User and system time of the program and its living children so far."""
-        return sum(_cpu_s(pid) for pid in family(self.pid))
+        return sum(cpu_s(pid) for pid in family(self.pid))
 
     def memory_mb(self) -> float:
         """Memory of the program and its children; what they share is counted once."""
@@ -75,12 +77,12 @@ def _listed(folder: str) -> list[str]:
         return []
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far, 0 if it has ended; `/proc` counts hundredths only."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 def _proportional_mb(pid: int) -> float:
@@ -89,6 +91,14 @@ def _proportional_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) / 1024
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @asynccontextmanager

@@ -1,10 +1,10 @@
-"""A long even load, and what grows meanwhile: memory, file descriptors, slots."""
+"""A long even load, and what grows meanwhile: memory, file descriptors, tasks, slots."""
 
 import asyncio
 import itertools
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from serval_load.client import Peer, get
@@ -14,6 +14,8 @@ from serval_load.workloads.driver import Request, drive
 from serval_load.workloads.sessions import MIXED
 
 _SETTLE_TIMEOUT_S = 60.0
+# The gateway counts its tasks four times a second.
+_SETTLED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Sample:
     at_s: float
     memory_mb: float
     open_files: int
+    tasks: float
     in_flight: float
 
 
@@ -36,16 +39,18 @@ class Soaked:
     vanished: int
     memory_mb_per_hour: float
     files_per_hour: float
+    tasks_per_hour: float
     memory_first_mb: float
     memory_last_mb: float
     # After the last request: what is still held, by name. Empty if all is free.
     held: dict[str, float]
     # The engine: how many requests ended in which way.
     engine: dict[str, int]
+    samples: Sequence[Sample]
 
     def as_object(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON: all but the samples."""
+        return {name: value for name, value in asdict(self).items() if name != "samples"}
 
 
 def slope_per_hour(points: Sequence[tuple[float, float]]) -> float:
@@ -68,22 +73,28 @@ async def soak(
     per_s: float,
     every_s: float,
     kinds: Sequence[tuple[str, float]] = MIXED,
+    held_elsewhere: Callable[[], Mapping[str, float]] = dict,
     say: Callable[[str], None],
 ) -> Soaked:
-    """Mixed tenants, a tenth of whose clients leave early, for `seconds`; a sample `every_s`."""
+    """Mixed tenants, a tenth of whose clients leave early, for `seconds`; a sample `every_s`.
+
+    The gateway must have answered a request before: tasks are compared with those of then.
+    `held_elsewhere`: what is held beside gateway and engine, by name.
+    """
     source = random.Random(7)
     names, shares = [kind for kind, _ in kinds], [share for _, share in kinds]
     sessions = [
         (at, source.choices(names, shares)[0]) for at in poisson(source, per_s=per_s, seconds=seconds)
     ]
     samples: list[Sample] = []
-    files_before = gateway.open_files()
+    await asyncio.sleep(_SETTLED_S)
+    before = _Before(gateway.open_files(), await _tasks(peer))
     sampling = asyncio.create_task(_sample(gateway, peer, samples, every_s, say))
     try:
         requests = await drive(peer, sessions, model="stand-in", seed=7, vanish=0.1, say=lambda _: None)
     finally:
         sampling.cancel()
-    held, counts = await _held(gateway, peer, engine, files_before)
+    held, counts = await _held(gateway, peer, engine, before, held_elsewhere)
     return _soaked(samples, requests, held, counts)
 
 
@@ -98,10 +109,12 @@ def _soaked(
         vanished=sum(request.vanished for request in requests),
         memory_mb_per_hour=slope_per_hour([(one.at_s, one.memory_mb) for one in settled]),
         files_per_hour=slope_per_hour([(one.at_s, one.open_files) for one in settled]),
+        tasks_per_hour=slope_per_hour([(one.at_s, one.tasks) for one in settled]),
         memory_first_mb=samples[0].memory_mb,
         memory_last_mb=samples[-1].memory_mb,
         held=held,
         engine=counts,
+        samples=samples,
     )
 
 
@@ -111,12 +124,17 @@ async def _sample(
     loop = asyncio.get_running_loop()
     started = loop.time()
     for number in itertools.count():
-        in_flight = (await gauges(peer)).get("serval_requests_in_flight", 0.0) - 1
-        one = Sample(loop.time() - started, gateway.memory_mb(), gateway.open_files(), in_flight)
+        metrics = await gauges(peer)
+        # The question itself is a request.
+        in_flight = metrics["serval_requests_in_flight"] - 1
+        one = Sample(
+            loop.time() - started, gateway.memory_mb(), gateway.open_files(), metrics[TASKS], in_flight
+        )
         samples.append(one)
         if number % 10 == 0:
             say(
-                f"{one.at_s:.0f} s: {one.memory_mb:.1f} MB, {one.open_files} files, {in_flight:.0f} in flight"
+                f"{one.at_s:.0f} s: {one.memory_mb:.1f} MB, {one.open_files} files, {one.tasks:.0f} tasks,"
+                f" {in_flight:.0f} in flight"
             )
         await asyncio.sleep(every_s)
 
@@ -130,6 +148,21 @@ async def gauges(peer: Peer) -> dict[str, float]:
 
 # Gauges that count what requests hold: the gateway's own and its queue.
 HELD = ("serval_requests_in_flight", "serval_queue_depth")
+TASKS = "serval_event_loop_tasks"
+# Connections to the engine stay open for the next requests; nothing else does.
+_MOST_KEPT_FILES = 300
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the gateway had open before the load."""
+
+    files: int
+    tasks: float
+
+
+async def _tasks(peer: Peer) -> float:
+    return (await gauges(peer))[TASKS]
 
 
 async def held_now(peer: Peer, engine: Peer) -> tuple[dict[str, float], dict[str, int]]:
@@ -144,17 +177,22 @@ async def held_now(peer: Peer, engine: Peer) -> tuple[dict[str, float], dict[str
 
 
 async def _held(
-    gateway: Running, peer: Peer, engine: Peer, files_before: int
+    gateway: Running,
+    peer: Peer,
+    engine: Peer,
+    before: _Before,
+    held_elsewhere: Callable[[], Mapping[str, float]],
 ) -> tuple[dict[str, float], dict[str, int]]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _SETTLE_TIMEOUT_S
     while True:
         held, counts = await held_now(peer, engine)
+        more = {
+            "files": gateway.open_files() - before.files - _MOST_KEPT_FILES,
+            "tasks": await _tasks(peer) - before.tasks,
+            **held_elsewhere(),
+        }
+        held |= {name: count for name, count in more.items() if count > 0}
         if not held or loop.time() > deadline:
-            break
+            return held, counts
         await asyncio.sleep(0.1)
-    # Connections to the engine stay open for the next requests; nothing else does.
-    more = gateway.open_files() - files_before
-    if more > 300:
-        held["files"] = more
-    return held, counts

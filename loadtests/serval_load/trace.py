@@ -43,8 +43,8 @@ def _body(prompt: Sequence[int], tokens: int) -> bytes:
     return json.dumps({"input_ids": list(prompt), "sampling_params": sampling, "stream": True}).encode()
 
 
-def _token_times(raw: Raw) -> list[tuple[float, int]]:
-    """When each event came, and the tokens so far."""
+def token_times(raw: Raw) -> list[tuple[float, int]]:
+    """When each event came, and the tokens so far, of a stream of `/generate`. Raises `RuntimeError`."""
     if not raw.data.startswith(b"HTTP/1.1 200"):
         raise RuntimeError(f"the engine did not answer: {raw.failure} {raw.data[:500]!r}")
     times = []
@@ -76,7 +76,7 @@ async def record(
 
     async def ask(length: int, count: int) -> list[tuple[float, int]]:
         request = prepared(peer, _body(prompt(length), count), path="/generate")
-        return _token_times(await exchange(peer, request))
+        return token_times(await exchange(peer, request))
 
     await ask(16, 8)
     for length in lengths:

@@ -13,16 +13,20 @@ import uvloop
 
 from serval_load.client import Peer
 from serval_load.compare import systems
+from serval_load.compare.figures import Comparison, ratios, read_comparison
 from serval_load.compare.measure import PACE_S, Plan, Result, measure
-from serval_load.compare.table import markdown, placed
+from serval_load.compare.table import markdown
 from serval_load.machine import described
 from serval_load.processes import running_stand_in
 from serval_load.progress import say
+from serval_load.report.comparison import picture
+from serval_load.report.document import placed
 
 _EXAMPLE = """
 example:
   loadtests/comparison/run.sh                        # installs the others, writes RESULTS.md
   python -m serval_load compare --only direct serval # this one alone
+  python -m serval_load compare --figures loadtests/comparison/figures.json --svg comparison.svg
 """
 
 
@@ -37,19 +41,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=int, default=200, help="frames of each stream, 50 a second (default 200)")
     add("--gateway-cores", default="0", help="cores of the gateway (default 0)")
     add("--client-cores", default="1", help="cores of stand-in and clients (default 1)")
+    add("--figures", type=Path, metavar="FILE", help="measure nothing; take what --json wrote")
     add("--json", type=Path, metavar="FILE", help="write all figures there as well")
     add("--into", type=Path, metavar="FILE", help="put the table between the file's markers for it")
+    add(
+        "--ratios-into",
+        type=Path,
+        metavar="FILE",
+        help="put a few ratios between the file's markers for them",
+    )
+    add("--svg", type=Path, metavar="FILE", help="draw requests/s and stall-free streams")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the table."""
-    results = uvloop.run(_measured(args))
-    table = markdown(results, machine=described())
+    if args.figures:
+        compared = read_comparison(args.figures)
+    else:
+        results = uvloop.run(_measured(args))
+        compared = Comparison(described(), results)
+    table = markdown(compared.results, machine=compared.machine)
     print(table)
     if args.json:
-        args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        args.json.write_text(json.dumps(asdict(compared), indent=1) + "\n")
     if args.into:
-        args.into.write_text(placed(args.into.read_text(), table))
+        args.into.write_text(placed(args.into.read_text(), "comparison", table))
+    if args.ratios_into:
+        told = ratios(compared.results)
+        args.ratios_into.write_text(placed(args.ratios_into.read_text(), "ratios", told))
+    if args.svg:
+        args.svg.write_text(picture(compared.results))
     return 0
 
 

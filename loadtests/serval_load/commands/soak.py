@@ -1,6 +1,7 @@
 """Soak the gateway: mixed tenants for as long as you like, then look for what was left behind.
 
-Starts the stand-in and the gateway itself. Exit code 1 if a request failed or anything is still held.
+Starts the stand-in and the gateway itself, with limits that are counted and never reached: in the gateway, or
+with --redis in a Redis that it starts too. Exit code 1 if a request failed or anything is still held.
 """
 
 import argparse
@@ -12,16 +13,19 @@ from pathlib import Path
 
 import uvloop
 
-from serval_load.client import Peer
-from serval_load.compare.systems import new_key
+from serval_load.client import Peer, exchange, prepared
+from serval_load.compare.measure import request
+from serval_load.compare.systems import UNREACHED_LIMITS, new_key
 from serval_load.machine import described
 from serval_load.processes import running_gateway, running_stand_in
 from serval_load.progress import say
+from serval_load.redis_books import running_redis
+from serval_load.report.soak import picture
 from serval_load.soak import Soaked, soak
 
 _EXAMPLE = """
 example:
-  python -m serval_load soak                           # 30 minutes
+  python -m serval_load soak --svg soak.svg            # 30 minutes
   python -m serval_load soak --minutes 0.3 --rate 10   # what CI runs
 """
 # Quick and roomy: the gateway is what is soaked.
@@ -42,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=float, default=4.0, help="sessions a second (default 4)")
     add("--sample", type=float, default=2.0, metavar="SECONDS", help="between two samples (default 2)")
     add("--workers", type=int, default=1, help="processes of the gateway (default 1)")
+    add("--redis", action="store_true", help="count the limits in a Redis (needs redis-server)")
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    add("--svg", type=Path, metavar="FILE", help="draw memory, files, tasks and requests over time")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     print(json.dumps(found.as_object(), indent=1))
     if args.json:
         args.json.write_text(json.dumps(found.as_object(), indent=1) + "\n")
+    if args.svg:
+        args.svg.write_text(picture(found.samples))
     return int(bool(found.failed or found.held))
 
 
@@ -61,16 +69,25 @@ async def _soaked(args: argparse.Namespace) -> Soaked:
         database = f"{folder}/keys.db"
         key = await asyncio.to_thread(new_key, database)
         _, engine_url = await stack.enter_async_context(running_stand_in(*_ENGINE))
-        started = running_gateway(
-            engine_url, f"--workers={args.workers}", environment={"SERVAL_KEY_DATABASE": database}
-        )
+        environment = {"SERVAL_KEY_DATABASE": database, **UNREACHED_LIMITS}
+        books = await stack.enter_async_context(running_redis()) if args.redis else None
+        if books is not None:
+            environment["SERVAL_LIMITS_URL"] = books.url
+        started = running_gateway(engine_url, f"--workers={args.workers}", environment=environment)
         gateway, url = await stack.enter_async_context(started)
-        return await soak(
+        peer = Peer.of(url, key)
+        # What is loaded with the first request is no leak.
+        await exchange(peer, prepared(peer, request(tokens=2, stream=True)))
+        found = await soak(
             gateway,
-            Peer.of(url, key),
+            peer,
             Peer.of(engine_url),
             seconds=60 * args.minutes,
             per_s=args.rate,
             every_s=args.sample,
+            held_elsewhere=dict if books is None else books.held,
             say=say,
         )
+        if books is not None:
+            say(f"Redis holds {books.described()}")
+        return found

@@ -61,11 +61,11 @@ class Result:
     freed_s: float | None = None
 
 
-def request(*, tokens: int, stream: bool, orders: Sequence[str] = ()) -> bytes:
-    """The body that every system gets."""
+def request(*, tokens: int, stream: bool, orders: Sequence[str] = (), prompt: str = _PROMPT) -> bytes:
+    """The body that every system gets; `orders` are for the stand-in (`serval_load.stand_in.modelled`)."""
     body: dict[str, Any] = {
         "model": "stand-in",
-        "messages": [{"role": "user", "content": _PROMPT}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": tokens,
         "stream": stream,
     }

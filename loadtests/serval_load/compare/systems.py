@@ -3,7 +3,6 @@
 import asyncio
 import json
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,17 +13,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import Running, running, running_gateway
+from serval_load.processes import Running, free_port, running, running_gateway
 
 # LiteLLM takes 40 s of CPU to import.
 _READY_TIMEOUT_S = 300
 
 
-_LIMITS = (
-    "SERVAL_REQUESTS_PER_MINUTE",
-    "SERVAL_TOKENS_PER_MINUTE",
-    "SERVAL_CONCURRENT_REQUESTS",
-    "SERVAL_TOKENS_PER_DAY",
+# Limits that are counted with each request and never reached.
+UNREACHED_LIMITS = dict.fromkeys(
+    (
+        "SERVAL_REQUESTS_PER_MINUTE",
+        "SERVAL_TOKENS_PER_MINUTE",
+        "SERVAL_CONCURRENT_REQUESTS",
+        "SERVAL_TOKENS_PER_DAY",
+    ),
+    "1000000000",
 )
 
 
@@ -49,9 +52,7 @@ async def serval(engine_url: str, cores: str) -> AsyncIterator[System]:
     """One worker with all features on: keys in a database, checks, limits' accounting, metrics and log."""
     with tempfile.TemporaryDirectory(prefix="serval-load-") as folder:
         database = f"{folder}/keys.db"
-        # Limits that are counted with each request and never reached.
-        limits = dict.fromkeys(_LIMITS, "1000000000")
-        environment = {"SERVAL_KEY_DATABASE": database, **limits}
+        environment = {"SERVAL_KEY_DATABASE": database, **UNREACHED_LIMITS}
         key = await asyncio.to_thread(new_key, database)
         async with running_gateway(engine_url, environment=environment, cores=cores) as (program, url):
             yield System("serval", version("serval-llm"), Peer.of(url, key), program)
@@ -60,9 +61,9 @@ async def serval(engine_url: str, cores: str) -> AsyncIterator[System]:
 @asynccontextmanager
 async def sglang_router(engine_url: str, cores: str, python: Path) -> AsyncIterator[System]:
     """SGLang's router as shipped, with a key, in front of one worker."""
-    port, key = _free_port(), f"sk-{secrets.token_hex(8)}"
+    port, key = free_port(), f"sk-{secrets.token_hex(8)}"
     command = [str(python), "-m", "sglang_router.launch_router", "--host=127.0.0.1", f"--port={port}"]
-    command += [f"--prometheus-port={_free_port()}", "--worker-urls", engine_url, "--api-key", key]
+    command += [f"--prometheus-port={free_port()}", "--worker-urls", engine_url, "--api-key", key]
     async with running("sglang-router", command, cores=cores) as program:
         peer = Peer("127.0.0.1", port, key)
         await _answers(peer, program)
@@ -72,7 +73,7 @@ async def sglang_router(engine_url: str, cores: str, python: Path) -> AsyncItera
 @asynccontextmanager
 async def litellm(engine_url: str, cores: str, python: Path) -> AsyncIterator[System]:
     """LiteLLM's proxy, one worker, production mode, a master key and no database."""
-    port, key = _free_port(), f"sk-{secrets.token_hex(8)}"
+    port, key = free_port(), f"sk-{secrets.token_hex(8)}"
     model = {"model": "openai/stand-in", "api_base": f"{engine_url}/v1", "api_key": "none"}
     config = {
         "model_list": [{"model_name": "stand-in", "litellm_params": model}],
@@ -96,9 +97,9 @@ async def litellm(engine_url: str, cores: str, python: Path) -> AsyncIterator[Sy
             yield System("litellm", installed_version(python, "litellm"), peer, program)
 
 
-def new_key(database: str) -> str:
-    """A fresh key in a database of Serval's."""
-    command = [sys.executable, "-m", "serval", "keys", "create", "--name=load", "--json"]
+def new_key(database: str, *options: str) -> str:
+    """A fresh key in a database of Serval's; `options` are of `serval keys create`."""
+    command = [sys.executable, "-m", "serval", "keys", "create", "--name=load", "--json", *options]
     made = subprocess.run([*command, f"--database={database}"], capture_output=True, check=True)
     key: str = json.loads(made.stdout)["key"]
     return key
@@ -124,10 +125,3 @@ async def _answers(peer: Peer, program: Running) -> None:
         await asyncio.sleep(0.5)
     said = program.output.read_text(errors="replace")[-4000:]
     raise RuntimeError(f"{program.name} did not answer: {raw.data[:500] if raw else b''!r}\n{said}")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -2,25 +2,14 @@
 
 from collections.abc import Sequence
 
-from serval_load.compare.measure import Result, Streams
+from serval_load.compare.figures import most_stall_free, streams_at
+from serval_load.compare.measure import Result
 
 
 def markdown(results: Sequence[Result], *, machine: str) -> str:
     """Tables of whole answers and of streams. Added latency is through a gateway minus direct."""
     base = next((result for result in results if result.name == "direct"), None)
     return f"{machine}\n\n{_whole(results, base)}\n\n{_streamed(results)}\n"
-
-
-BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
-
-
-def placed(text: str, table: str) -> str:
-    """`text` with `table` between its markers, in place of what was there. Raises `ValueError`."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the file holds no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{table}{END}{after}"
 
 
 def _title(result: Result) -> str:
@@ -58,9 +47,9 @@ def _streamed(results: Sequence[Result]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for result in results:
-        held = max((one.count for one in result.streams if one.stall_free == one.count), default=0)
+        held = most_stall_free(result)
         tried = max(one.count for one in result.streams)
-        at_50 = _at(result, 50)
+        at_50 = streams_at(result, 50)
         freed = "not within 10 s" if result.freed_s is None else f"{result.freed_s * 1e3:.0f} ms"
         cells = [
             f"{at_50.cpu_ms_per_1000:.0f}" if at_50 and result.name != "direct" else "",
@@ -73,7 +62,3 @@ def _streamed(results: Sequence[Result]) -> str:
         ]
         lines.append(f"| {_title(result)} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _at(result: Result, count: int) -> Streams | None:
-    return next((one for one in result.streams if one.count == count), None)

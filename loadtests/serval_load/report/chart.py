@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _WIDTH, _HEIGHT = 420, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 44, 44
+# More of them would hide their line.
+_MOST_DOTS = 40
 _COLORS = ("#2f6690", "#b04a3a", "#6aa84f", "#8e6bb0")
 
 
@@ -50,26 +52,34 @@ def panel(series: Sequence[Series], *, title: str, x: str, y: str) -> str:
 
     parts = [f'<text x="{_LEFT}" y="16" font-size="13">{html.escape(title)}</text>']
     for step in range(5):
-        line_x, line_y = place(most_x * step / 4, most_y * step / 4)
+        at_x, at_y = most_x * step / 4, most_y * step / 4
+        line_x, line_y = place(at_x, at_y)
         parts.append(
             f'<line x1="{_LEFT}" y1="{line_y:.1f}" x2="{_LEFT + wide}" y2="{line_y:.1f}" stroke="#ddd"/>'
-            f'<text x="{_LEFT - 5}" y="{line_y + 4:.1f}" text-anchor="end">{most_y * step / 4:.3g}</text>'
-            f'<text x="{line_x:.1f}" y="{_TOP + high + 14}" text-anchor="middle">'
-            f"{most_x * step / 4:.3g}</text>"
+            f'<text x="{_LEFT - 5}" y="{line_y + 4:.1f}" text-anchor="end">{_number(at_y)}</text>'
+            f'<text x="{line_x:.1f}" y="{_TOP + high + 14}" text-anchor="middle">{_number(at_x)}</text>'
         )
     middle = _LEFT + wide / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 12}" text-anchor="middle">{html.escape(x)}</text>')
     parts.append(f'<text x="4" y="{_TOP - 8}" fill="#555">{html.escape(y)}</text>')
+    label_x = _LEFT + 44
     for number, one in enumerate(series):
         color = _COLORS[number % len(_COLORS)]
         placed = [place(*point) for point in one.points if not math.isnan(point[1])]
         drawn = " ".join(f"{px:.1f},{py:.1f}" for px, py in placed)
         parts.append(f'<polyline points="{drawn}" fill="none" stroke="{color}" stroke-width="2"/>')
-        parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{color}"/>' for px, py in placed]
-        label_x = _LEFT + 90 + number * 70
+        if len(placed) <= _MOST_DOTS:
+            parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{color}"/>' for px, py in placed]
+        if not one.name:
+            continue
         parts.append(f'<rect x="{label_x}" y="{_TOP - 17}" width="10" height="10" fill="{color}"/>')
         parts.append(f'<text x="{label_x + 14}" y="{_TOP - 8}">{html.escape(one.name)}</text>')
+        label_x += 28 + 6 * len(one.name)
     return "".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _round_up(value: float) -> float:

@@ -23,6 +23,7 @@ from serval_load.stand_in.wire import (
     native_frame,
     openai_answer,
     openai_chunk,
+    openai_usage_chunk,
 )
 
 OUT_OF_MEMORY = "Out of memory. The request needs more tokens than the KV cache holds."
@@ -135,6 +136,8 @@ class ModelledEngine:
             out = event(openai_chunk(asked.rid, text=request.text))
             if ends:
                 out += event(openai_chunk(asked.rid, text=None, finish="length"))
+                if asked.usage:
+                    out += event(openai_usage_chunk(asked.rid, prompt=len(job.prompt), tokens=job.given))
         else:
             finish = (
                 ({"type": "length", "length": job.tokens} if asked.tool is None else STOP) if ends else None

@@ -32,9 +32,14 @@ class _Native(msgspec.Struct):
     stream: bool = False
 
 
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+
+
 class _OpenAI(msgspec.Struct):
     messages: msgspec.Raw
     stream: bool = False
+    stream_options: _StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stop: str | list[str] | None = None
@@ -56,6 +61,8 @@ class Asked:
     stream_interval: int
     orders: tuple[str, ...]
     tool: str | None = None
+    # OpenAI's `stream_options.include_usage`.
+    usage: bool = False
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
@@ -99,6 +106,7 @@ def read_openai(body: bytes, *, rid: str) -> Asked:
         max_tokens=given.max_completion_tokens or given.max_tokens,
         stream_interval=1,
         orders=_stops(given.stop),
+        usage=given.stream_options is not None and given.stream_options.include_usage,
     )
 
 
@@ -141,19 +149,31 @@ def openai_chunk(rid: str, *, text: str | None, finish: str | None = None, role:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
+def openai_usage_chunk(rid: str, *, prompt: int, tokens: int) -> bytes:
+    """The last event of a stream whose usage was asked for."""
+    body = {
+        "id": rid, "object": "chat.completion.chunk", "created": 1767225600, "model": MODEL,
+        "choices": [], "usage": _usage(prompt, tokens),
+    }  # fmt: skip
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _usage(prompt: int, tokens: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt, "total_tokens": prompt + tokens, "completion_tokens": tokens,
+        "prompt_tokens_details": None, "reasoning_tokens": 0,
+    }  # fmt: skip
+
+
 def openai_answer(rid: str, *, text: str, prompt: int, tokens: int, finish: str) -> bytes:
     """A whole `/v1/chat/completions`."""
     message = {"role": "assistant", "content": text, "reasoning_content": None, "tool_calls": None}
     choice = {
         "index": 0, "message": message, "logprobs": None, "finish_reason": finish, "matched_stop": None,
     }  # fmt: skip
-    usage = {
-        "prompt_tokens": prompt, "total_tokens": prompt + tokens, "completion_tokens": tokens,
-        "prompt_tokens_details": None, "reasoning_tokens": 0,
-    }  # fmt: skip
     body = {
         "id": rid, "object": "chat.completion", "created": 1767225600, "model": MODEL,
-        "choices": [choice], "usage": usage, "metadata": {"weight_version": "default"},
+        "choices": [choice], "usage": _usage(prompt, tokens), "metadata": {"weight_version": "default"},
     }  # fmt: skip
     return json.dumps(body, separators=(",", ":")).encode()
 

@@ -1,5 +1,6 @@
 """Prometheus metrics of one gateway application. Every label takes its values from a closed set."""
 
+import asyncio
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -123,6 +124,24 @@ class _Queue:
         )
 
 
+class _EventLoop:
+    """How late it is and how much there is in it, four times a second."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.lag = Histogram(
+            "serval_event_loop_lag_seconds",
+            "By how much a timer was late, four times a second.",
+            buckets=_SHORT,
+            registry=registry,
+        )
+        self.tasks = Gauge(
+            "serval_event_loop_tasks",
+            "Tasks of the event loop; without requests as many as after the start.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
+
 class Metrics:
     """The metrics of one application, in a registry of its own."""
 
@@ -162,18 +181,13 @@ class Metrics:
             buckets=_SHORT,
             registry=self._registry,
         )
-        self._loop_lag = Histogram(
-            "serval_event_loop_lag_seconds",
-            "By how much a timer was late, four times a second.",
-            buckets=_SHORT,
-            registry=self._registry,
-        )
         # Children by their labels: looking them up in the metric costs more than counting.
         self._counted: dict[tuple[str, int], Counter] = {}
         self._timed: dict[str, tuple[Histogram, Histogram]] = {}
         self._answers = _Answers(self._registry)
         self._refusals = _Refusals(self._registry)
         self._queue = _Queue(self._registry)
+        self._loop = _EventLoop(self._registry)
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine took requests when this was asked.",
@@ -211,8 +225,9 @@ class Metrics:
             self._queue_wait.observe(record.queue_s)
 
     def loop_was_late(self, seconds: float) -> None:
-        """Count a timer of the event loop that was late by so much."""
-        self._loop_lag.observe(seconds)
+        """Count a timer of the event loop that was late by so much, and the loop's tasks."""
+        self._loop.lag.observe(seconds)
+        self._loop.tasks.set(len(asyncio.all_tasks()))
 
     def request_refused(self, reason: str) -> None:
         """Count a request that the HTTP server answered itself; `reason` is the error's code."""

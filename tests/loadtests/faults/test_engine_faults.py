@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from serval_load.processes import running_stand_in
 from serval_testkit.load_stack import QUICK, LoadStack, load_stack
+from serval_testkit.recovery import Recoveries
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Longer than a busy machine takes for a step, or streams that are well would end too.
@@ -53,7 +54,9 @@ async def test_before_its_first_token_a_failure_is_a_status_not_a_stream(stack: 
     await stack.all_free()
 
 
-async def test_a_frozen_engine_costs_its_requests_and_goes_on_after(stack: LoadStack) -> None:
+async def test_a_frozen_engine_costs_its_requests_and_goes_on_after(
+    stack: LoadStack, recovery: Recoveries
+) -> None:
     streams = [asyncio.create_task(stack.ask(tokens=2000)) for _ in range(4)]
     await stack.generating(4)
     stack.engine.process.send_signal(signal.SIGSTOP)
@@ -63,11 +66,12 @@ async def test_a_frozen_engine_costs_its_requests_and_goes_on_after(stack: LoadS
             assert not answer.done
     finally:
         stack.engine.process.send_signal(signal.SIGCONT)
-    await stack.all_free()
-    assert (await stack.ask()).complete
+    with recovery("engine frozen, goes on: every slot free and served"):
+        await stack.all_free()
+        assert (await stack.ask()).complete
 
 
-async def test_a_killed_engine_loses_its_streams_and_another_takes_over() -> None:
+async def test_a_killed_engine_loses_its_streams_and_another_takes_over(recovery: Recoveries) -> None:
     async with load_stack() as stack:
         streams = [asyncio.create_task(stack.ask(tokens=4000)) for _ in range(8)]
         await stack.generating(8)
@@ -85,9 +89,10 @@ async def test_a_killed_engine_loses_its_streams_and_another_takes_over() -> Non
         assert "Try again" in down.error
         # The same address, as a supervisor or Kubernetes would start it again. The gateway is left alone.
         async with running_stand_in(*QUICK, f"--port={stack.engine_peer.port}"):
-            async with asyncio.timeout(30):
-                while not (await stack.ask()).complete:  # noqa: ASYNC110  # asking is what is tested
-                    await asyncio.sleep(0.1)
+            with recovery("engine killed, another listens: served"):
+                async with asyncio.timeout(30):
+                    while not (await stack.ask()).complete:  # noqa: ASYNC110  # asking is what is tested
+                        await asyncio.sleep(0.1)
             await stack.all_free()
 
 

@@ -1,11 +1,15 @@
 """The key database goes away, is slow or takes no writes: known keys stay good for a while."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -13,10 +17,16 @@ import pytest
 
 from serval_load.client import Peer, exchange, prepared
 from serval_load.processes import family
-from serval_testkit.load_stack import KEY, LoadStack, load_stack
+from serval_testkit.load_stack import KEY, LoadStack, load_stack, status_and_body
 from serval_testkit.postgres import make_database, running_postgres
+from serval_testkit.recovery import Recoveries
+from serval_testkit.slow_link import SlowLink
 
 MAX_STALE_S = 2.0
+# Each question of the gateway takes several ways of this length.
+SLOW_S = 0.3
+# Tokens a day: about ten requests.
+BUDGET = 300
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +66,9 @@ def postmasters(server: str) -> list[int]:
     return family(first)
 
 
-async def test_a_frozen_database_is_outlived_for_a_while_and_taken_up_again(server: str) -> None:
+async def test_a_frozen_database_is_outlived_for_a_while_and_taken_up_again(
+    server: str, recovery: Recoveries
+) -> None:
     database = make_database(server, "frozen")
     key = await asyncio.to_thread(new_key, database)
     settings = {"SERVAL_KEY_DATABASE": database, "SERVAL_KEY_MAX_STALE_S": str(MAX_STALE_S)}
@@ -76,11 +88,14 @@ async def test_a_frozen_database_is_outlived_for_a_while_and_taken_up_again(serv
         finally:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
-        await until(stack, key, 200)
+        with recovery("PostgreSQL frozen until its keys were refused, goes on: they are good"):
+            await until(stack, key, 200)
         await stack.all_free()
 
 
-async def test_a_database_that_restarts_is_found_again_with_new_keys_in_it(server: str) -> None:
+async def test_a_database_that_restarts_is_found_again_with_new_keys_in_it(
+    server: str, recovery: Recoveries
+) -> None:
     database = make_database(server, "cut")
     key = await asyncio.to_thread(new_key, database)
     async with load_stack(settings={"SERVAL_KEY_DATABASE": database}) as stack:
@@ -92,7 +107,8 @@ async def test_a_database_that_restarts_is_found_again_with_new_keys_in_it(serve
             assert await status(stack, key) == 200
             admin.execute('ALTER DATABASE "cut" ALLOW_CONNECTIONS true')
         other = await asyncio.to_thread(new_key, database)
-        await until(stack, other, 200)
+        with recovery("PostgreSQL cut all connections: a key made since is good"):
+            await until(stack, other, 200)
         await stack.all_free()
 
 
@@ -121,4 +137,108 @@ async def test_a_lost_database_file_is_outlived_for_a_while(tmp_path: Path) -> N
         assert await status(stack, key) == 200
         await until(stack, key, 503)
         assert await status(stack, KEY) == 200
+        await stack.all_free()
+
+
+async def test_a_slow_database_delays_what_changes_and_no_request(server: str, recovery: Recoveries) -> None:
+    database = make_database(server, "slow")
+    key, revoked = [await asyncio.to_thread(new_key, database) for _ in range(2)]
+    folder = database.rpartition("host=")[2]
+    link = SlowLink(Path(folder) / ".s.PGSQL.5432")
+    with tempfile.TemporaryDirectory(prefix="serval-link-") as near:
+        settings = {"SERVAL_KEY_DATABASE": database.replace(folder, near), "SERVAL_TOKENS_PER_DAY": "1000000"}
+        async with link.at(Path(near) / ".s.PGSQL.5432"), load_stack(settings=settings) as stack:
+            await until(stack, revoked, 200)
+            link.delay_s = SLOW_S
+            assert await asyncio.gather(*(status(stack, key) for _ in range(16))) == [200] * 16
+            public = revoked.removeprefix("sk-serval-").partition("-")[0]
+            assert (await asyncio.to_thread(keys, database, "revoke", public)).returncode == 0
+            with recovery(f"PostgreSQL takes {SLOW_S} s each way: a revoked key is refused"):
+                await until(stack, revoked, 401)
+            assert await status(stack, key) == 200
+            await stack.all_free()
+            link.delay_s = 0.0
+
+
+async def spend(stack: LoadStack, key: str) -> int | None:
+    """The tokens of a request; None: the day's budget has no room for it."""
+    peer = Peer(stack.peer.host, stack.peer.port, key)
+    told, body = status_and_body(await exchange(peer, stack.request(stream=False, peer=peer)))
+    if told == 429:
+        assert body["error"]["code"] == "insufficient_quota"
+        return None
+    assert told == 200, body
+    return int(body["usage"]["total_tokens"])
+
+
+async def until_saved(saved: Callable[[], int], used: int) -> None:
+    async with asyncio.timeout(60):
+        while await asyncio.to_thread(saved) != used:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.05)
+
+
+async def counted_while_not_saved(
+    stack: LoadStack, key: str, saved: Callable[[], int], *, spoil: Callable[[], None]
+) -> int:
+    """Spend a day's budget, most of it while it cannot be saved; what was used."""
+    used = await spend(stack, key) or 0
+    await until_saved(saved, used)
+    spoil()
+    while (tokens := await spend(stack, key)) is not None:
+        used += tokens
+    assert BUDGET - used < 50, "it is refused because the budget is used, not before"
+    # Longer than it takes to be saved.
+    await asyncio.sleep(2)
+    assert await asyncio.to_thread(saved) < used
+    return used
+
+
+async def test_a_day_counts_on_when_postgresql_is_read_only_and_is_saved_later(
+    server: str, recovery: Recoveries
+) -> None:
+    database = make_database(server, "spent")
+    key = await asyncio.to_thread(new_key, database)
+
+    def saved() -> int:
+        with psycopg.connect(database) as connection:
+            row = connection.execute("SELECT coalesce(sum(tokens), 0) FROM daily_tokens").fetchone()
+            return 0 if row is None else int(row[0])
+
+    def read_only(now: str) -> None:
+        with psycopg.connect(server.format(database="postgres"), autocommit=True) as admin:
+            admin.execute(f'ALTER DATABASE "spent" SET default_transaction_read_only = {now}')  # type: ignore[call-overload]
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'spent'")
+
+    settings = {"SERVAL_KEY_DATABASE": database, "SERVAL_TOKENS_PER_DAY": str(BUDGET)}
+    async with load_stack(settings=settings) as stack:
+        used = await counted_while_not_saved(stack, key, saved, spoil=lambda: read_only("on"))
+        read_only("off")
+        with recovery("PostgreSQL was read-only: the day's tokens are saved"):
+            await until_saved(saved, used)
+        await stack.all_free()
+
+
+async def test_a_day_counts_on_when_the_disk_is_full_and_is_saved_later(
+    tmp_path: Path, recovery: Recoveries
+) -> None:
+    file = tmp_path / "keys.db"
+    key = await asyncio.to_thread(new_key, str(file))
+
+    def saved() -> int:
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            row = connection.execute("SELECT coalesce(sum(tokens), 0) FROM daily_tokens").fetchone()
+            return int(row[0])
+
+    settings = {"SERVAL_KEY_DATABASE": str(file), "SERVAL_TOKENS_PER_DAY": str(BUDGET)}
+    async with load_stack(settings=settings) as stack:
+
+        def largest_file(size: int) -> None:
+            # Every write of the gateway's then fails, as on a full disk.
+            _, most = resource.prlimit(stack.gateway.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(stack.gateway.pid, resource.RLIMIT_FSIZE, (size, most))
+
+        used = await counted_while_not_saved(stack, key, saved, spoil=lambda: largest_file(0))
+        largest_file(resource.RLIM_INFINITY)
+        with recovery("disk was full: the day's tokens are saved"):
+            await until_saved(saved, used)
         await stack.all_free()

@@ -5,13 +5,14 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serval.api.http import cancel_and_wait
 from serval.telemetry.logs import JsonFormatter
 from serval.telemetry.loop_lag import watching_loop
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
@@ -104,6 +105,22 @@ async def test_a_busy_event_loop_is_seen() -> None:
         time.sleep(0.5)  # noqa: ASYNC251  # this is what is to be seen
         await asyncio.sleep(0.3)
     assert max(late) > 0.2
+
+
+async def test_tasks_of_the_event_loop_are_counted() -> None:
+    async with running_gateway() as gateway:
+
+        async def until(holds: Callable[[float], bool]) -> None:
+            # Counted four times a second.
+            async with asyncio.timeout(60):
+                while not holds((await samples(gateway))["serval_event_loop_tasks",]):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+
+        await until(lambda tasks: 0 < tasks < 50)
+        more = [asyncio.create_task(asyncio.sleep(3600)) for _ in range(100)]
+        await until(lambda tasks: tasks > 100)
+        await cancel_and_wait(*more)
+        await until(lambda tasks: tasks < 50)
 
 
 async def test_requests_refused_before_they_were_read_are_counted() -> None:

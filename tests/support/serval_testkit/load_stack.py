@@ -9,6 +9,7 @@ from typing import Any
 
 from serval_load.answers import Answer, read_stream
 from serval_load.client import Peer, Raw, exchange, get, prepared
+from serval_load.compare.measure import request
 from serval_load.processes import Running, running_gateway, running_stand_in
 from serval_load.soak import held_now
 
@@ -32,24 +33,17 @@ class LoadStack:
     peer: Peer
     engine_peer: Peer
 
-    def request(
-        self, *orders: str, tokens: int = 20, stream: bool = True, prompt: str = "What is Serval?"
-    ) -> bytes:
+    def request(self, *orders: str, tokens: int = 20, stream: bool = True, peer: Peer | None = None) -> bytes:
         """A chat request as bytes; `orders` are for the stand-in (`serval_load.stand_in.modelled`)."""
-        body: dict[str, Any] = {
-            "model": "stand-in",
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": tokens,
-            "stream": stream,
-        }
-        if orders:
-            body["stop"] = [f"stand-in:{order}" for order in orders]
-        return prepared(self.peer, json.dumps(body).encode())
+        body = request(tokens=tokens, stream=stream, orders=orders, prompt="What is Serval?")
+        return prepared(peer or self.peer, body)
 
-    async def ask(self, *orders: str, tokens: int = 20, vanish_after_s: float | None = None) -> Answer:
-        """One streamed answer, read to its end."""
-        raw = await exchange(self.peer, self.request(*orders, tokens=tokens), vanish_after_s=vanish_after_s)
-        return read_stream(raw)
+    async def ask(
+        self, *orders: str, tokens: int = 20, vanish_after_s: float | None = None, peer: Peer | None = None
+    ) -> Answer:
+        """One streamed answer, read to its end; `peer`: the gateway with another key."""
+        asked = self.request(*orders, tokens=tokens, peer=peer)
+        return read_stream(await exchange(self.peer, asked, vanish_after_s=vanish_after_s))
 
     async def ask_whole(self, *orders: str, tokens: int = 20) -> tuple[int, dict[str, Any]]:
         """Status and body of one answer that is sent whole."""
@@ -59,6 +53,12 @@ class LoadStack:
     async def many(self, count: int, *, tokens: int) -> list[Answer]:
         """`count` streams at once."""
         return list(await asyncio.gather(*(self.ask(tokens=tokens) for _ in range(count))))
+
+    async def served_at_once(self, count: int) -> int:
+        """How many of `count` streams at once the limits let in; the others must be told so."""
+        answers = await self.many(count, tokens=200)
+        assert {answer.status for answer in answers} <= {200, 429}, [answer.error for answer in answers]
+        return sum(answer.complete for answer in answers)
 
     async def engine_load(self) -> dict[str, Any]:
         """What the stand-in works on, and the counts of what became of its requests."""

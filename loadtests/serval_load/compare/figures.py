@@ -1,0 +1,63 @@
+"""A comparison's figures as a file, and what they come down to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from serval_load.compare.measure import Result, Streams
+
+# Connections and streams of the ratios: many enough to keep a gateway busy, few enough for all to answer.
+_CONNECTIONS = 32
+_STREAMS = 50
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All systems of one run; `machine` says where and when."""
+
+    machine: str
+    results: list[Result]
+
+
+def read_comparison(path: Path) -> Comparison:
+    """What `python -m serval_load compare --json` wrote. Raises `OSError` or `msgspec.MsgspecError`."""
+    return msgspec.json.decode(path.read_bytes(), type=Comparison)
+
+
+def streams_at(result: Result, count: int) -> Streams | None:
+    """The run with `count` streams; None: it did not come to that."""
+    return next((one for one in result.streams if one.count == count), None)
+
+
+def most_stall_free(result: Result) -> int:
+    """The most streams of a run in which none stalled."""
+    return max((one.count for one in result.streams if one.stall_free == one.count), default=0)
+
+
+def ratios(results: Sequence[Result]) -> str:
+    """A line for each system beside Serval, as Markdown. Ratios hold elsewhere, times do not."""
+    own = next(result for result in results if result.name == "serval")
+    lines = []
+    for other in results:
+        if other.name in ("direct", "serval"):
+            continue
+        told = [
+            f"{_times(own.cpu_us_per_request, other.cpu_us_per_request)} the CPU of a whole answer",
+            f"{_times(_per_s(own), _per_s(other))} the requests/s",
+        ]
+        mine, theirs = streams_at(own, _STREAMS), streams_at(other, _STREAMS)
+        if mine and theirs:
+            told.insert(1, f"{_times(mine.cpu_ms_per_1000, theirs.cpu_ms_per_1000)} that of a streamed frame")
+        told.append(f"{most_stall_free(own)} stall-free streams to its {most_stall_free(other)}")
+        lines.append(f"- beside {other.name} {other.version}: {', '.join(told)}")
+    return "\n".join(lines) + "\n"
+
+
+def _times(one: float, other: float) -> str:
+    return f"{one / other:.2g} times" if one >= other else f"1/{other / one:.2g} of"
+
+
+def _per_s(result: Result) -> float:
+    return next(one.per_s for one in result.rates if one.connections == _CONNECTIONS)

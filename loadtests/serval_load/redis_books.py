@@ -1,0 +1,47 @@
+"""A Redis that counts limits, and what its books hold: the rows of requests that are over must be gone."""
+
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+
+from serval_load.processes import running
+
+
+@dataclass(frozen=True)
+class RedisBooks:
+    """A Redis and its URL."""
+
+    url: str
+    client: Redis
+
+    def held(self) -> Mapping[str, float]:
+        """Leases of requests and what was reserved for them, by name."""
+        return {
+            "redis leases": sum(
+                int(self.client.zcard(key)) for key in self.client.scan_iter("serval:*:open")
+            ),
+            "redis reservations": sum(
+                int(self.client.hlen(key)) for key in self.client.scan_iter("serval:*:reservations")
+            ),
+        }
+
+    def described(self) -> str:
+        """All that is in it, for people."""
+        keys = sorted(str(key) for key in self.client.scan_iter())
+        kinds = sorted({key.rpartition(":")[2] for key in keys})
+        return f"{len(keys)} keys ({', '.join(kinds)}), {int(self.client.info()['used_memory'])} bytes"
+
+
+@asynccontextmanager
+async def running_redis() -> AsyncIterator[RedisBooks]:
+    """`redis-server` on a socket in a temporary folder, without persistence. Raises `RuntimeError`."""
+    with tempfile.TemporaryDirectory(prefix="serval-load-") as folder:
+        socket = Path(folder) / "redis.sock"
+        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", ""]
+        async with running("redis", command) as program:
+            await program.printed("eady to accept connections")
+            yield RedisBooks(f"unix://{socket}", Redis(unix_socket_path=str(socket), decode_responses=True))

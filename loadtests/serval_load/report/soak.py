@@ -1,0 +1,28 @@
+"""A soak as a picture: what must not grow, over time."""
+
+from collections.abc import Callable, Sequence
+
+from serval_load.report.chart import Series, document, panel
+from serval_load.soak import Sample
+
+# More would make the picture large, not clearer.
+_MOST_POINTS = 100
+
+
+def picture(samples: Sequence[Sample]) -> str:
+    """Memory, file descriptors, tasks and requests in flight of the gateway, as SVG."""
+    every = -(-len(samples) // _MOST_POINTS)
+    shown = samples[::every]
+
+    def over_time(title: str, y: str, value: Callable[[Sample], float]) -> str:
+        points = [(one.at_s / 60, value(one)) for one in shown]
+        return panel([Series("", points)], title=title, x="minutes", y=y)
+
+    return document(
+        [
+            over_time("Memory", "MB", lambda one: one.memory_mb),
+            over_time("Open files", "", lambda one: one.open_files),
+            over_time("Tasks of the event loop", "", lambda one: one.tasks),
+            over_time("Requests in flight", "", lambda one: one.in_flight),
+        ]
+    )

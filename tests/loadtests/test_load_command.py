@@ -1,0 +1,68 @@
+"""`python -m serval_load load` against a gateway: bursts, a trace, and a report of each."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from serval_load.cli import main
+from serval_testkit.load_stack import KEY, LoadStack, load_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack() -> AsyncIterator[LoadStack]:
+    async with load_stack() as running:
+        yield running
+
+
+async def load(stack: LoadStack, *arguments: str) -> int:
+    url = f"http://{stack.peer.host}:{stack.peer.port}"
+    return await asyncio.to_thread(main, ["load", *arguments, f"--url={url}", f"--key={KEY}"])
+
+
+async def test_a_burst_comes_at_once_and_each_of_it_is_served(stack: LoadStack, tmp_path: Path) -> None:
+    out = tmp_path / "burst"
+    # Ten seconds' sessions, all within a tenth of one; nothing begins after that.
+    assert await load(stack, "burst", "--rate=1.2", "--seconds=1", f"--out={out}") == 0
+    found = json.loads(out.with_suffix(".json").read_text())
+    asked = found["requests"]
+    assert len(asked) == 12
+    assert all(one["complete"] for one in asked)
+    assert found["summaries"][0]["complete"] == 12
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    assert "burst" in out.with_suffix(".html").read_text()
+    await stack.all_free()
+
+
+async def test_a_trace_is_replayed_in_its_order_and_at_its_times(stack: LoadStack, tmp_path: Path) -> None:
+    trace, out = tmp_path / "trace.jsonl", tmp_path / "replayed"
+    sessions = [(0.0, "short"), (0.3, "chat"), (0.9, "short")]
+    trace.write_text("".join(json.dumps({"at": at, "kind": kind}) + "\n" for at, kind in reversed(sessions)))
+    assert await load(stack, "chat", f"--trace={trace}", f"--out={out}") == 0
+    asked = json.loads(out.with_suffix(".json").read_text())["requests"]
+    assert [one["kind"] for one in asked] == ["short", "chat", "short"]
+    assert all(one["complete"] for one in asked)
+    assert all(one["at"] >= at for one, (at, _) in zip(asked, sessions, strict=True))
+    await stack.all_free()
+
+
+async def test_a_trace_with_an_unknown_kind_says_which_are_known(stack: LoadStack, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"at": 0, "kind": "poem"}\n')
+    with pytest.raises(SystemExit, match=r"poem.*agent"):
+        await load(stack, "chat", f"--trace={trace}")
+
+
+async def test_requests_that_fail_are_the_exit_code(stack: LoadStack, tmp_path: Path) -> None:
+    url = f"http://{stack.peer.host}:{stack.peer.port}"
+    out = tmp_path / "refused"
+    arguments = ["load", "burst", "--rate=0.2", "--seconds=1", f"--url={url}", "--key=wrong", f"--out={out}"]
+    assert await asyncio.to_thread(main, arguments) == 1
+    summary = json.loads(out.with_suffix(".json").read_text())["summaries"][0]
+    assert (summary["complete"], summary["failed"]) == (0, 2)
+    assert any(reason.startswith("401") for reason in summary["errors"])

@@ -1,0 +1,48 @@
+"""A way to a Unix socket on which everything takes longer: a server that is slow, but answers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+
+class SlowLink:
+    """`delay_s` may be changed at any time; it holds for each piece, in either direction."""
+
+    def __init__(self, server: Path, delay_s: float = 0.0) -> None:
+        self.delay_s = delay_s
+        # Pieces passed on so far: what shows that it was used.
+        self.passed = 0
+        self._server = server
+        self._passing: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def at(self, path: Path) -> AsyncIterator[None]:
+        """Listen at `path` meanwhile."""
+        listening = await asyncio.start_unix_server(self._connected, path)
+        try:
+            yield
+        finally:
+            listening.close()
+            for task in self._passing:
+                task.cancel()
+            await asyncio.gather(*self._passing, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_unix_connection(self._server)
+        except OSError:
+            writer.close()
+            return
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.create_task(self._pass(source, sink))
+            self._passing.add(task)
+            task.add_done_callback(self._passing.discard)
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.closing(sink), contextlib.suppress(OSError):
+            while piece := await source.read(1 << 16):
+                await asyncio.sleep(self.delay_s)
+                self.passed += 1
+                sink.write(piece)
+                await sink.drain()
