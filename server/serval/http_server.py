@@ -5,13 +5,17 @@ import functools
 import resource
 import socket
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Final, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from serval.http_protocol import HttpLimits, LimitedProtocol
 from serval.settings import Settings
+
+# New connections that one turn of the event loop takes. libuv accepts one from each descriptor it listens on,
+# and a turn serves all connections that have asked: in a burst the last ones waited for seconds.
+ACCEPTED_AT_ONCE: Final = 16
 
 
 class HttpServer(uvicorn.Server):
@@ -25,12 +29,17 @@ class HttpServer(uvicorn.Server):
         self._on_listening = on_listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([again for each in sockets or () for again in _several(each)])
         self._on_listening()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _several(listener: socket.socket) -> list[socket.socket]:
+    """The same listener under several descriptors; the event loop's server closes all but the first."""
+    return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
 def server_config(
