@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serval.api.http import CONNECTION
+from serval.api.http import ANSWER, CONNECTION
 from serval.errors import (
     ApiError,
     HeadTooLargeError,
@@ -149,7 +149,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refusal is None:
             super().on_headers_complete()
             # The application is called in the event loop's next turn, so nothing was written yet.
-            self.cycle.transport = JoinedHead(self.transport, self.loop)  # type: ignore[assignment]
+            joined = JoinedHead(self.transport, self.flow, self.loop)
+            self.cycle.transport = joined  # type: ignore[assignment]
+            self.scope[ANSWER] = joined  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         if self._refusal is None:

@@ -5,6 +5,8 @@ A write wakes the client's side; for a small answer it costs as much as a tenth 
 
 import asyncio
 
+from uvicorn.protocols.http.flow_control import FlowControl
+
 
 class JoinedHead:
     """A transport for one answer, as far as uvicorn's cycle uses one.
@@ -12,8 +14,11 @@ class JoinedHead:
     What is written first waits for what is written next, at most until the event loop's next turn.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, flow: FlowControl, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._transport = transport
+        self._flow = flow
         self._loop = loop
         self._begun = False
         self._head = b""
@@ -29,6 +34,14 @@ class JoinedHead:
             self._transport.write(head + data)
         else:
             self._transport.write(data)
+
+    def write_chunk(self, data: bytes) -> bool:
+        """See `StreamedBody`. Only between an answer's head, if that names no length, and its end."""
+        if self._flow.write_paused:
+            return False
+        if not self._transport.is_closing():
+            self.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     def close(self) -> None:
         """Close when all that was written is sent."""

@@ -67,8 +67,26 @@ def asks(tokens: int, *orders: str, prompt: int = 8, rid: str = "r" * 8, **sampl
     return GenerateRequest(rid, list(range(prompt)), {"max_new_tokens": tokens, **stop, **sampling})
 
 
+class Kept:
+    """Takes an answer's deltas and keeps them."""
+
+    def __init__(self) -> None:
+        self.deltas: list[GenerationDelta] = []
+        self.begun = asyncio.Event()
+
+    def take(self, delta: GenerationDelta) -> bool:
+        self.deltas.append(delta)
+        self.begun.set()
+        return True
+
+    async def ready(self) -> None:
+        raise AssertionError("there may always be more")
+
+
 async def all_of(engine: SglangEngine, request: GenerateRequest) -> list[GenerationDelta]:
-    return [delta async for delta in engine.generate(request)]
+    kept = Kept()
+    await engine.generate(request, kept)
+    return kept.deltas
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["modelled", "bare"])
@@ -101,10 +119,13 @@ async def test_it_says_what_the_gateway_asks_at_start_up() -> None:
 @pytest.mark.parametrize("bare", [False, True], ids=["modelled", "bare"])
 async def test_an_abort_frees_the_slot(bare: bool) -> None:
     async with served(bare=bare, pace_s=0.01) as stand_in:
-        answer = stand_in.client.generate(asks(500))
-        await anext(answer)
+        kept = Kept()
+        answer = asyncio.create_task(stand_in.client.generate(asks(500), kept))
+        await kept.begun.wait()
         assert (await stand_in.load())["num_running_reqs"] == 1
-        await answer.aclose()
+        answer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answer
         load = await stand_in.idle()
         assert load.get("aborted", 0) + load.get("gone", 0) == 1
         assert load["num_used_tokens"] == 0

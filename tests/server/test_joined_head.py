@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
 from serval.http_server import server_config
@@ -31,7 +32,7 @@ class Recorder(asyncio.Transport):
 
 def joined() -> tuple[JoinedHead, list[bytes]]:
     transport = Recorder()
-    return JoinedHead(transport, asyncio.get_running_loop()), transport.writes
+    return JoinedHead(transport, FlowControl(transport), asyncio.get_running_loop()), transport.writes
 
 
 async def turn() -> None:

@@ -1,12 +1,10 @@
 """An engine behind slots: what is too much for it waits, or is refused while it can still be."""
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from serval.admission.load import EngineLoad
 from serval.admission.slots import EngineSlots
-from serval.engine.protocol import Engine, EngineInfo, GenerateRequest, GenerationDelta, ManagedEngine
+from serval.engine.protocol import Engine, EngineInfo, GenerateRequest, ManagedEngine, Taker
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
@@ -23,18 +21,14 @@ class AdmittedEngine:
         self.slots = slots
         self.load = load
 
-    async def generate(
-        self, request: GenerateRequest, record: RequestRecord
-    ) -> AsyncGenerator[GenerationDelta, None]:
+    async def generate(self, request: GenerateRequest, taker: Taker, record: RequestRecord) -> None:
         """See `Engine.generate`. Raises `EngineOverloadedError` and `ShuttingDownError` too."""
         slots = self.slots
         self.load.check(request.priority)
         if not slots.take_free():
             await self._wait(request, record)
         try:
-            async with aclosing(self._engine.generate(request)) as deltas:
-                async for delta in deltas:
-                    yield delta
+            await self._engine.generate(request, taker)
         finally:
             slots.give_back()
 

@@ -1,36 +1,43 @@
-"""Sending what an endpoint makes: a stream of events, or one body."""
+"""Sending what an endpoint makes: one body, or a stream of events."""
 
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from starlette.types import Scope, Send
 
 from serval.api.event_stream import EventStream
-from serval.api.http import record_of, send_json, while_connected
+from serval.api.http import answer_of, record_of, send_json, while_connected
 from serval.settings import Settings
 
 
-async def send_answer(
-    answer: AsyncGenerator[bytes, None] | Coroutine[Any, Any, bytes],
+async def send_body(
+    body: Coroutine[Any, Any, bytes], scope: Scope, send: Send, *, headers: Mapping[str, str]
+) -> None:
+    """Send a JSON body when it is whole, with `headers` beside the usual ones.
+
+    Raises `ClientGoneError`, and the errors of `body`.
+    """
+    await send_json(send, await while_connected(scope, body), headers=headers)
+
+
+async def send_events(
+    write: Callable[[EventStream], Awaitable[None]],
     scope: Scope,
     send: Send,
     *,
     settings: Settings,
     headers: Mapping[str, str],
 ) -> None:
-    """Send a generator's events as they come, a coroutine's body when it is whole.
+    """Send the events that `write` writes, as they come, with `headers` beside the usual ones.
 
-    `headers` are sent beside the usual ones. Raises `ClientGoneError`, and the answer's own errors if nothing
-    was sent yet.
+    Raises `ClientGoneError`, and the errors of `write` if nothing was sent yet.
     """
-    if isinstance(answer, Coroutine):
-        await send_json(send, await while_connected(scope, answer), headers=headers)
-        return
     stream = EventStream(
         send,
+        answer_of(scope),
         record=record_of(scope),
         first_byte_s=settings.first_byte_s,
         ping_interval_s=settings.ping_interval_s,
         headers=headers,
     )
-    await while_connected(scope, stream.run(answer))
+    await while_connected(scope, stream.run(write))

@@ -3,9 +3,9 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,14 +13,15 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from serval.admission.priority import HEADER, Priority, priority_of, tier_of
-from serval.api.answering import send_answer
+from serval.api.answering import send_body, send_events
 from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
 from serval.api.context import ApiContext
+from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import identity_of, read_json_body, record_of
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
-from serval.engine.protocol import GenerateRequest
+from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import InvalidRequestError
 from serval.limits.gate import Admission
 from serval.telemetry.record import RequestRecord
@@ -91,8 +92,11 @@ class ChatCompletions:
         )
         async with admission:
             job = self._job(request, prompt, admission, tenant=identity.subject, priority=priority)
-            answer = self._events(job, record) if request.stream else self._whole(job, record)
-            await send_answer(answer, scope, send, settings=settings, headers=admission.headers)
+            if request.stream:
+                write = partial(self._write_events, job, record)
+                await send_events(write, scope, send, settings=settings, headers=admission.headers)
+            else:
+                await send_body(self._whole(job, record), scope, send, headers=admission.headers)
 
     async def _prompt(self, request: ChatRequest, grammar: str | None, *, size: int) -> _Prompt:
         context = self._context
@@ -158,10 +162,12 @@ class ChatCompletions:
         )
 
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
+        def receive(choice: int, delta: GenerationDelta) -> bool:
+            job.assemblers[choice].feed(delta)
+            return True
+
         try:
-            async with aclosing(job.generation.deltas(record)) as deltas:
-                async for choice, delta in deltas:
-                    job.assemblers[choice].feed(delta)
+            await job.generation.run(record, receive)
         finally:
             note_outcome(job.assemblers, record)
         as_object = legacy_choice_object if is_legacy(job.request) else choice_object
@@ -174,7 +180,7 @@ class ChatCompletions:
             service_tier=job.service_tier,
         )
 
-    async def _events(self, job: _Job, record: RequestRecord) -> AsyncGenerator[bytes, None]:
+    async def _write_events(self, job: _Job, record: RequestRecord, to: EventStream) -> None:
         options = job.request.stream_options
         include_usage = options is not None and bool(options.include_usage)
         make_encoder = LegacyChunkEncoder if is_legacy(job.request) else ChunkEncoder
@@ -189,17 +195,18 @@ class ChatCompletions:
             ChoiceStream(assembler, encoder, logprobs=bool(job.request.logprobs))
             for assembler in job.assemblers
         ]
+
+        def receive(choice: int, delta: GenerationDelta) -> bool:
+            chunks = streams[choice].feed(delta)
+            return not chunks or to.write(chunks)
+
         try:
-            async with aclosing(job.generation.deltas(record)) as deltas:
-                async for choice, delta in deltas:
-                    chunks = streams[choice].feed(delta)
-                    if chunks:
-                        yield chunks
+            await job.generation.run(record, receive, to.ready)
         finally:
             note_outcome(job.assemblers, record)
         if include_usage:
-            yield encoder.usage(job.generation.usage())
-        yield DONE
+            to.write(encoder.usage(job.generation.usage()))
+        to.write(DONE)
 
 
 def completion_limit(request: ChatRequest) -> int | None:

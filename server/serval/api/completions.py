@@ -3,17 +3,18 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from serval.admission.priority import HEADER, Priority, priority_of
-from serval.api.answering import send_answer
+from serval.api.answering import send_body, send_events
 from serval.api.context import ApiContext
+from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import identity_of, read_json_body, record_of
 from serval.api.models import check_model
@@ -115,8 +116,11 @@ class Completions:
         )
         async with admission:
             job = self._job(request, prompts, grammar, admission, tenant=identity.subject, priority=priority)
-            answer = self._events(job, record) if request.stream else self._whole(job, record)
-            await send_answer(answer, scope, send, settings=settings, headers=admission.headers)
+            if request.stream:
+                write = partial(self._write_events, job, record)
+                await send_events(write, scope, send, settings=settings, headers=admission.headers)
+            else:
+                await send_body(self._whole(job, record), scope, send, headers=admission.headers)
 
     async def _encode(self, request: CompletionRequest, *, size: int) -> list[list[int]]:
         tokenizer, prompts = self._context.chat.tokenizer, prompts_of(request)
@@ -173,9 +177,11 @@ class Completions:
         )
 
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
-        async with aclosing(job.generation.deltas(record)) as deltas:
-            async for place, delta in deltas:
-                job.choices[place].feed(delta)
+        def receive(place: int, delta: GenerationDelta) -> bool:
+            job.choices[place].feed(delta)
+            return True
+
+        await job.generation.run(record, receive)
         record.finish_reason = job.choices[-1].finish_reason
         return text_completion_body(
             job.id,
@@ -185,25 +191,28 @@ class Completions:
             usage=job.generation.usage(),
         )
 
-    async def _events(self, job: _Job, record: RequestRecord) -> AsyncGenerator[bytes, None]:
+    async def _write_events(self, job: _Job, record: RequestRecord, to: EventStream) -> None:
         options = job.request.stream_options
         include_usage = options is not None and bool(options.include_usage)
         encoder = TextChunkEncoder(
             job.id, created=job.created, model=self._context.model.name, include_usage=include_usage
         )
         echo = b"".join(encoder.text(choice.index, choice.echo) for choice in job.choices if choice.echo)
-        async with aclosing(job.generation.deltas(record)) as deltas:
-            async for place, delta in deltas:
-                logprobs = job.choices[place].feed(delta)
-                if delta.text or delta.finish is not None or delta.logprobs:
-                    yield echo + encoder.text(
-                        place, delta.text, logprobs=logprobs, finish_reason=delta.finish
-                    )
-                    echo = b""
+
+        def receive(place: int, delta: GenerationDelta) -> bool:
+            nonlocal echo
+            logprobs = job.choices[place].feed(delta)
+            if not (delta.text or delta.finish is not None or delta.logprobs):
+                return True
+            chunk = encoder.text(place, delta.text, logprobs=logprobs, finish_reason=delta.finish)
+            before, echo = echo, b""
+            return to.write(before + chunk)
+
+        await job.generation.run(record, receive, to.ready)
         record.finish_reason = job.choices[-1].finish_reason
         if include_usage:
-            yield encoder.usage(job.generation.usage())
-        yield DONE
+            to.write(encoder.usage(job.generation.usage()))
+        to.write(DONE)
 
 
 def token_limit(request: CompletionRequest) -> int:

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import Send
 
+from serval.api.http import StreamedBody
 from serval.errors import ApiError, InternalError
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import PING, error_event
@@ -31,6 +31,7 @@ class EventStream:
     def __init__(
         self,
         send: Send,
+        answer: StreamedBody,
         *,
         record: RequestRecord,
         first_byte_s: float,
@@ -39,43 +40,57 @@ class EventStream:
     ) -> None:
         """`headers` are sent beside those of every stream."""
         self._send = send
+        self._answer = answer
         self._record = record
         self._headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
         self._first_byte_s = first_byte_s
         self._ping_interval_s = ping_interval_s
-        # A ping is sent by a task of its own.
-        self._lock = asyncio.Lock()
         self._started = False
+        # What `ready` has still to send, and who may: choices wait beside each other.
+        self._held: list[bytes] = []
+        self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._last_sent = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self._ping: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
 
-    async def run(self, events: AsyncGenerator[bytes, None]) -> None:
-        """Send `events` until they end."""
+    async def run(self, write: Callable[["EventStream"], Awaitable[None]]) -> None:
+        """Let `write` write its events to this stream, and send them."""
         self._look_again_in(self._first_byte_s)
         try:
-            async with aclosing(events):
-                async for event in events:
-                    await self._send_body(event)
-        except Exception as error:
-            if not self._started:
-                raise
-            await self._send_body(error_event(self._as_api_error(error)))
+            try:
+                await write(self)
+            except Exception as error:
+                if not self._started and not self._held:
+                    raise
+                self.write(error_event(self._as_api_error(error)))
+            await self.ready()
         finally:
             self._stop_pings()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_body(self, body: bytes) -> None:
+    def write(self, events: bytes) -> bool:
+        """Send `events` now if that can be done without waiting. False: the caller has to await `ready`."""
+        if self._started and not self._held and self._answer.write_chunk(events):
+            self._last_sent = self._loop.time()
+            return True
+        self._held.append(events)
+        return False
+
+    async def ready(self) -> None:
+        """Wait until the client takes more, and has been sent what was written."""
+        began = self._loop.time()
         async with self._lock:
-            sent = self._loop.time()
-            if not self._started:
-                self._started = True
+            if self._held and not self._started:
                 await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
-            now = self._loop.time()
-            self._record.client_s += now - sent
-            self._last_sent = now
+                self._started = True
+            while self._held:
+                # It is held until it is sent: what is written meanwhile must not overtake it.
+                count, body = len(self._held), b"".join(self._held)
+                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                del self._held[:count]
+        self._last_sent = self._loop.time()
+        self._record.client_s += self._last_sent - began
 
     def _as_api_error(self, error: Exception) -> ApiError:
         if not isinstance(error, ApiError):
@@ -84,7 +99,7 @@ class EventStream:
         self._record.error_code = error.code
         return error
 
-    # Pings. One timer looks whether the stream has been silent; only a ping itself needs a task.
+    # Pings. One timer looks whether the stream has been silent; only a ping that opens it needs a task.
 
     def _look_again_in(self, seconds: float) -> None:
         self._timer = self._loop.call_later(seconds, self._look)
@@ -93,15 +108,14 @@ class EventStream:
         quiet_s = self._loop.time() - self._last_sent
         if self._started and quiet_s < self._ping_interval_s:
             self._look_again_in(self._ping_interval_s - quiet_s)
-        else:
-            self._ping = self._loop.create_task(self._send_ping())
-
-    async def _send_ping(self) -> None:
-        await self._send_body(PING)
+            return
+        # A client that has not taken what came before needs no ping.
+        if not self._held and not self.write(PING):
+            self._opening = self._loop.create_task(self.ready())
         self._look_again_in(self._ping_interval_s)
 
     def _stop_pings(self) -> None:
-        if self._ping is not None:
-            self._ping.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._timer is not None:
             self._timer.cancel()

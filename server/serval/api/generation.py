@@ -1,18 +1,25 @@
 """What chat and plain completions do alike: run the engine's requests of one call and add up their usage."""
 
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec.structs import replace
 
 from serval.admission.engine import AdmittedEngine
 from serval.api.context import ServedModel
-from serval.api.fan_in import fan_in
+from serval.api.together import all_of
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ApiError, ContextLengthError, EngineStreamBrokenError
 from serval.limits.gate import Admission
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import Usage
+
+# Takes the delta of a request, named by its place; whether there may be more at once.
+Receive = Callable[[int, GenerationDelta], bool]
+
+
+async def _at_once() -> None:
+    """Whoever never says that there must be no more has nothing to wait for."""
 
 
 class Generation:
@@ -34,9 +41,11 @@ class Generation:
         # The last delta of each request so far.
         self._last: list[GenerationDelta | None] = [None for _ in requests]
 
-    async def deltas(self, record: RequestRecord) -> AsyncGenerator[tuple[int, GenerationDelta], None]:
-        """Deltas with the place of their request. Notes the usage in `record` and settles it also if it is
-        closed early; a request that the engine refused is not counted.
+    async def run(
+        self, record: RequestRecord, receive: Receive, ready: Callable[[], Awaitable[None]] = _at_once
+    ) -> None:
+        """Have all deltas received; `ready` is awaited whenever `receive` returned False. Notes the usage in
+        `record` and settles it also if it is cancelled; a request that the engine refused is not counted.
 
         Raises an `ApiError`; ends without one only if every request has its finish reason.
         """
@@ -44,20 +53,14 @@ class Generation:
         requests = self.requests
         if record.traceparent is not None:
             requests = [replace(request, traceparent=record.traceparent) for request in requests]
-        # Since when the engine is waited for; None: it is not.
-        asked: float | None = time.perf_counter()
+        waiting = _Waiting(record)
         try:
-            async with aclosing(
-                fan_in([self._engine.generate(request, record) for request in requests])
-            ) as deltas:
-                async for place, delta in deltas:
-                    now = time.perf_counter()
-                    record.engine_s += now - (asked or now)
-                    asked = None
-                    record.saw_token(now)
-                    self._last[place] = delta
-                    yield place, delta
-                    asked = time.perf_counter()
+            await all_of(
+                [
+                    self._engine.generate(request, _Taker(place, self._last, waiting, receive, ready), record)
+                    for place, request in enumerate(requests)
+                ]
+            )
             if any(delta is None or delta.finish is None for delta in self._last):
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except ApiError:
@@ -65,8 +68,7 @@ class Generation:
                 self._admission.close()
             raise
         finally:
-            if asked is not None:
-                record.engine_s += time.perf_counter() - asked
+            waiting.stop(time.perf_counter())
             usage = self.usage()
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
@@ -83,6 +85,57 @@ class Generation:
             cached_tokens=sum(delta.cached_tokens for delta in firsts),
             reasoning_tokens=sum(delta.reasoning_tokens for delta in seen),
         )
+
+
+class _Waiting:
+    """Notes in the record how long the engine is waited for, and when tokens came."""
+
+    def __init__(self, record: RequestRecord) -> None:
+        self.record = record
+        # None: it is not waited for.
+        self._since: float | None = time.perf_counter()
+
+    def stop(self, now: float) -> None:
+        if self._since is not None:
+            self.record.engine_s += now - self._since
+            self._since = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+
+class _Taker:
+    """Takes what the engine says to the request at `place`."""
+
+    def __init__(
+        self,
+        place: int,
+        last: list[GenerationDelta | None],
+        waiting: _Waiting,
+        receive: Receive,
+        ready: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._place = place
+        self._last = last
+        self._waiting = waiting
+        self._receive = receive
+        self._ready = ready
+
+    def take(self, delta: GenerationDelta) -> bool:
+        """See `Taker`."""
+        now = time.perf_counter()
+        self._waiting.stop(now)
+        self._waiting.record.saw_token(now)
+        self._last[self._place] = delta
+        if self._receive(self._place, delta):
+            self._waiting.start()
+            return True
+        return False
+
+    async def ready(self) -> None:
+        """See `Taker`."""
+        await self._ready()
+        self._waiting.start()
 
 
 def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, param: str) -> None:

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 # Where a request's scope has the `ClientConnection` it came over.
 CONNECTION = "serval.connection"
+# And the `StreamedBody` of its answer.
+ANSWER = "serval.answer"
 _RECORD = "serval.record"
 _IDENTITY = "serval.identity"
 
@@ -32,6 +34,16 @@ class ClientConnection(Protocol):
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Do not call it any more."""
+
+
+class StreamedBody(Protocol):
+    """The body of an answer that has begun and whose length is not known.
+
+    Beside ASGI's `send`, which has to be awaited: what the engine says is passed on where it is read.
+    """
+
+    def write_chunk(self, data: bytes) -> bool:
+        """Send `data` now. False, and it is not sent, if the client does not take what came before."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -62,6 +74,12 @@ def identity_of(scope: Scope) -> Identity:
     """Who calls. Only in requests that need a key."""
     identity: Identity = scope[_IDENTITY]
     return identity
+
+
+def answer_of(scope: Scope) -> StreamedBody:
+    """The body of this request's answer."""
+    answer: StreamedBody = scope[ANSWER]
+    return answer
 
 
 async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:

@@ -9,15 +9,15 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from serval.engine.breaker import CircuitBreaker
 from serval.engine.connection import (
@@ -30,7 +30,7 @@ from serval.engine.connection import (
     peer_of,
 )
 from serval.engine.frames import FrameReader, engine_error, error_message
-from serval.engine.protocol import EngineInfo, EngineLoadReport, GenerateRequest, GenerationDelta
+from serval.engine.protocol import EngineInfo, EngineLoadReport, GenerateRequest, Taker
 from serval.errors import (
     EngineProtocolError,
     EngineStreamBrokenError,
@@ -119,8 +119,13 @@ def _renamed(request_id: str) -> str:
 async def _all_of(answer: Connection) -> bytes:
     """The body of an error, as far as it can matter."""
     body = b""
-    while len(body) < _MAX_ERROR_BYTES and (data := await answer.read()):
+
+    def take(data: bytes) -> bool:
+        nonlocal body
         body += data
+        return len(body) < _MAX_ERROR_BYTES
+
+    await answer.read(take)
     return body
 
 
@@ -141,10 +146,25 @@ class SglangEngine:
         self._breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._aborts: set[asyncio.Task[None]] = set()
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerationDelta, None]:
+    async def generate(self, request: GenerateRequest, taker: Taker) -> None:
         """See `Engine.generate`."""
         reader = FrameReader()
+        # Whether the engine works on it no more.
         over = False
+
+        def take(data: bytes) -> bool:
+            nonlocal over
+            delta = reader.feed(data)
+            go_on = True
+            if delta is not None:
+                over = reader.finished
+                go_on = taker.take(delta)
+            if reader.error is not None:
+                # What the engine itself reports as failed is over there.
+                over = not isinstance(reader.error, EngineProtocolError)
+                raise reader.error
+            return go_on
+
         answer = None
         trying = self._breaker.admit()
         try:
@@ -160,15 +180,8 @@ class SglangEngine:
                 if status != 200:
                     over = True
                     raise engine_error(status, error_message(await _all_of(answer)))
-                while data := await answer.read():
-                    delta = reader.feed(data)
-                    if delta is not None:
-                        over = reader.finished
-                        yield delta
-                    if reader.error is not None:
-                        # What the engine itself reports as failed is over there.
-                        over = not isinstance(reader.error, EngineProtocolError)
-                        raise reader.error
+                while await answer.read(take):
+                    await taker.ready()
             if not reader.finished:
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except EngineUnavailableError:

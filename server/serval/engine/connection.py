@@ -77,14 +77,16 @@ def peer_of(url: str, *, api_key: str | None, connect_timeout_s: float, stall_ti
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one exchange at a time: `begin`, `status`, then `read` until it returns nothing."""
+    """One connection, one exchange at a time: `begin`, `status`, then `read` while it returns True."""
 
     def __init__(self, stall_timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._stall_timeout_s = stall_timeout_s
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        # Of who waits in `status` or `read`; what it is set to is whether `read` may go on.
+        self._waiter: asyncio.Future[bool] | None = None
+        self._take: Callable[[bytes], bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._failure: Exception | None = None
         self._body: list[bytes] = []
@@ -107,14 +109,20 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._last_data = self._loop.time()
+        broken = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self.fail(BrokenAnswerError(f"not HTTP: {error}"))
+            broken = BrokenAnswerError(f"not HTTP: {error}")
+        if self._take is None:
+            self._wake()
+        else:
+            self._hand_over(self._take)
+        if broken is not None:
+            self.fail(broken)
         if self._buffered > BUFFER_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -159,22 +167,24 @@ class Connection(asyncio.Protocol):
             await self._wait()
         return self._status
 
-    async def read(self) -> bytes:
-        """What has come of the body since the last call, at least a byte; b"" at its end.
+    async def read(self, take: Callable[[bytes], bool]) -> bool:
+        """Call `take` with what comes of the body, as it comes, until it returns False or the body ends.
 
-        Raises `BrokenAnswerError` or `StalledError`.
+        False: it has ended. Raises `BrokenAnswerError` or `StalledError`, and what `take` raises.
         """
-        while not self._body:
-            if self._complete:
-                return b""
-            await self._wait()
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-        return data
+        while True:
+            if self._body:
+                if not take(self._taken()):
+                    return True
+            elif self._complete:
+                return False
+            else:
+                self._take = take
+                try:
+                    if not await self._wait():
+                        return True
+                finally:
+                    self._take = None
 
     def end(self) -> None:
         """The exchange is over for the client; a connection with more to come is closed."""
@@ -189,18 +199,41 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    async def _wait(self) -> None:
+    def _hand_over(self, take: Callable[[bytes], bool]) -> None:
+        """Let whoever waits in `read` have what came, and wake it only if it has something to do."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            # It has failed or was cancelled, and does not know yet.
+            return
+        try:
+            go_on = not self._body or take(self._taken())
+        except Exception as error:  # noqa: BLE001  # handed to whoever waits, which raises it
+            waiter.set_exception(error)
+        else:
+            if self._complete or not go_on:
+                waiter.set_result(go_on)
+
+    def _taken(self) -> bytes:
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def _wait(self) -> bool:
         if self._failure is not None:
             raise self._failure
         self._waiter = self._loop.create_future()
         try:
-            await self._waiter
+            return await self._waiter
         finally:
             self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(True)
 
     def fail(self, error: Exception) -> None:
         """Let the exchange end with `error`."""

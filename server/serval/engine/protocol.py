@@ -1,6 +1,6 @@
 """What the gateway needs of an engine. `SglangEngine` is the real one; tests may use another."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,8 +11,7 @@ from serval.admission.priority import Priority
 EngineFinish = Literal["stop", "length"]
 
 
-@dataclass(frozen=True)
-class GenerateRequest:
+class GenerateRequest(Struct, frozen=True):
     """One completion to generate.
 
     `request_id` is ours and of fixed length: the engine's scheduler matches ids to abort by prefix.
@@ -73,13 +72,28 @@ class EngineLoadReport:
     kv_use: float
 
 
+class Taker(Protocol):
+    """Who an answer is for. It is handed over where it is read: no task wakes up for a delta."""
+
+    def take(self, delta: GenerationDelta) -> bool:
+        """Take a delta. False: no more before `ready` returns; the engine has to wait then too.
+
+        What it raises ends the answer.
+        """
+        ...
+
+    async def ready(self) -> None:
+        """Wait until there may be more."""
+        ...
+
+
 class Engine(Protocol):
     """An engine that completes token ids, as the endpoints know it."""
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerationDelta, None]:
-        """Deltas up to one with `finish` set.
+    async def generate(self, request: GenerateRequest, taker: Taker) -> None:
+        """Have all deltas taken, up to one with `finish` set.
 
-        Closing the generator before that aborts the request in the engine. Raises an `ApiError`.
+        Cancelled before that, it aborts the request in the engine. Raises an `ApiError`.
         """
         ...
 

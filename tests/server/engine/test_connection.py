@@ -88,10 +88,29 @@ async def posted(pool: ConnectionPool) -> AsyncIterator[Connection]:
 
 async def exchange(pool: ConnectionPool) -> tuple[int, bytes]:
     async with posted(pool) as answer:
-        status, body = await answer.status(), b""
-        while data := await answer.read():
-            body += data
-    return status, body
+        return await answer.status(), await whole_body(answer)
+
+
+async def whole_body(answer: Connection) -> bytes:
+    pieces: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        pieces.append(data)
+        return True
+
+    assert not await answer.read(take)
+    return b"".join(pieces)
+
+
+async def first_piece(answer: Connection) -> bytes:
+    pieces: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        pieces.append(data)
+        return False
+
+    assert await answer.read(take)
+    return pieces[0]
 
 
 async def test_the_request_is_a_post_of_the_body_with_the_key() -> None:
@@ -142,7 +161,7 @@ async def test_an_answer_that_is_left_early_takes_its_connection_along() -> None
     async with pool_for(saying(HEAD + b"5\r\nhello\r\n")) as (pool, peer):
         for _ in range(2):
             async with posted(pool) as answer:
-                assert await answer.read() == b"hello"
+                assert await first_piece(answer) == b"hello"
     assert peer.connections == 2
 
 
@@ -151,9 +170,9 @@ async def test_what_came_before_the_end_is_read_before_the_error() -> None:
         pool_for(saying(HEAD + b"5\r\nhello\r\n", close=True)) as (pool, _),
         posted(pool) as answer,
     ):
-        assert await answer.read() == b"hello"
+        assert await first_piece(answer) == b"hello"
         with pytest.raises(BrokenAnswerError):
-            await answer.read()
+            await whole_body(answer)
 
 
 @pytest.mark.parametrize("said", [b"nonsense\r\n\r\n", HEAD + b"zz\r\n"])
@@ -208,8 +227,69 @@ async def test_an_engine_that_is_ahead_has_to_wait_until_its_answer_is_read() ->
         connection.data_received(b"%x\r\n%b\r\n" % (len(piece), piece))
         sent += len(piece)
         assert sent <= 2 * module.BUFFER_BYTES
-    assert len(await connection.read()) == sent
+    assert len(await first_piece(connection)) == sent
     assert transport.reading
+    connection.end()
+
+
+def a_connection_that_answers() -> Connection:
+    connection = Connection(stall_timeout_s=3600)
+    connection.connection_made(cast(asyncio.Transport, RecordedTransport()))
+    connection.begin(b"")
+    connection.data_received(HEAD)
+    return connection
+
+
+async def test_what_comes_is_handed_over_where_it_is_read() -> None:
+    connection, pieces = a_connection_that_answers(), list[bytes]()
+
+    def take(data: bytes) -> bool:
+        pieces.append(data)
+        return True
+
+    reading = asyncio.create_task(connection.read(take))
+    await asyncio.sleep(0)
+    connection.data_received(b"1\r\na\r\n")
+    assert pieces == [b"a"]
+    connection.data_received(b"1\r\nb\r\n0\r\n\r\n")
+    assert pieces == [b"a", b"b"]
+    assert await reading is False
+    connection.end()
+
+
+async def test_nothing_is_handed_over_to_whoever_wants_no_more_for_now() -> None:
+    connection, pieces = a_connection_that_answers(), list[bytes]()
+
+    def take(data: bytes) -> bool:
+        pieces.append(data)
+        return False
+
+    reading = asyncio.create_task(connection.read(take))
+    await asyncio.sleep(0)
+    for letter in b"abc":
+        connection.data_received(b"1\r\n%c\r\n" % letter)
+    assert await reading is True
+    assert pieces == [b"a"]
+    assert await connection.read(take) is True
+    assert pieces == [b"a", b"bc"]
+    connection.end()
+
+
+async def test_an_error_of_the_taker_reaches_the_reader_and_nothing_else_is_taken() -> None:
+    connection, taken = a_connection_that_answers(), 0
+
+    def take(_: bytes) -> bool:
+        nonlocal taken
+        taken += 1
+        raise LookupError
+
+    reading = asyncio.create_task(connection.read(take))
+    await asyncio.sleep(0)
+    connection.data_received(b"1\r\na\r\n")
+    connection.data_received(b"1\r\nb\r\n")
+    with pytest.raises(LookupError):
+        await reading
+    assert taken == 1
     connection.end()
 
 
