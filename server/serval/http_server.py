@@ -58,7 +58,8 @@ def server_config(
         head_timeout_s=settings.request_head_timeout_s,
         body_timeout_s=settings.request_body_timeout_s,
         stalled_client_s=settings.stalled_client_s,
-        connections=settings.max_connections,
+        # The kernel deals connections out evenly among the workers.
+        connections=max(1, settings.max_connections // settings.workers),
     )
     protocol = functools.partial(LimitedProtocol, limits=limits, refused=refused)
     return uvicorn.Config(

@@ -228,7 +228,9 @@ class Settings(BaseSettings):
         description="How long a connection without a request is kept.",
     )
     max_connections: int = Field(
-        default=20_000, ge=1, description="Most connections of clients that one process keeps."
+        default=20_000,
+        ge=1,
+        description="Most connections of clients; each worker keeps its part of them, evenly.",
     )
 
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="Largest accepted request body.")

@@ -233,9 +233,10 @@ async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
     assert app.refused == []
 
 
-async def test_connections_over_the_limit_are_a_503() -> None:
+@pytest.mark.parametrize(("connections", "workers"), [(2, 1), (5, 2)])
+async def test_connections_over_a_workers_part_of_the_limit_are_a_503(connections: int, workers: int) -> None:
     app = App()
-    async with served(app, max_connections=2) as port:
+    async with served(app, max_connections=connections, workers=workers) as port:
         open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         answer = await exchange(port, GET + b"\r\n")
         assert_refused(answer, 503, "too_many_connections")

@@ -97,6 +97,7 @@ class StandInEngine:
     async def _server_info(self, _: web.Request) -> web.Response:
         return web.json_response(
             {
+                "device": "cpu",
                 "max_req_input_len": self.max_req_input_len,
                 "incremental_streaming_output": self.incremental_streaming_output,
                 "internal_states": [{"effective_max_running_requests_per_dp": self.max_running_requests}],

@@ -1,0 +1,125 @@
+"""`serval serve --workers N`: engine and gateway as one program, with a stand-in for the engine."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from serval_testkit.gateway import DEMO_CHECKPOINT
+from serval_testkit.gateway_process import wait_until
+from serval_testkit.processes import Program, descendants, free_port, is_running, running
+
+ROOT = Path(__file__).resolve().parents[3]
+ENGINE = """
+import argparse, asyncio
+from serval_testkit.stand_in_engine import StandInEngine
+
+async def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model"), parser.add_argument("--port", type=int)
+    args, _ = parser.parse_known_args()
+    async with StandInEngine(model_path=args.model).running(args.port):
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+CHAT = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def with_stand_in(folder: Path) -> dict[str, str]:
+    """An environment in which the engine's package is one that starts a stand-in."""
+    package = folder / "serval_sglang"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "launch.py").write_text(ENGINE)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
+    return environment | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests/support'}"}
+
+
+def workers_of(program: Program) -> set[int]:
+    return {
+        pid
+        for pid in descendants(program.process.pid)
+        if b"serval.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    }
+
+
+async def chats(url: str, key: str, number: int) -> set[int]:
+    """The statuses of so many chats at once, each on a connection of its own."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    headers = {"authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
+
+        async def status() -> int:
+            async with http.post(f"{url}/chat/completions", json=CHAT) as response:
+                await response.read()
+                return response.status
+
+        return set(await asyncio.gather(*(status() for _ in range(number))))
+
+
+async def until_answered(url: str, chats: int) -> None:
+    """Wait until every worker says that so many chats were answered with 200: they count after the answer."""
+    async with asyncio.timeout(60):
+        while await answered(url) != {chats}:
+            pass
+
+
+async def answered(url: str) -> set[float]:
+    """How many that were, as whichever worker says it."""
+    said = set()
+    for _ in range(6):
+        async with aiohttp.ClientSession() as http, http.get(url.removesuffix("/v1") + "/metrics") as page:
+            text = await page.text()
+        said |= {
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "serval_requests_total" and sample.labels["status"] == "200"
+            and sample.labels["route"] == "/v1/chat/completions"
+        }  # fmt: skip
+    return said
+
+
+async def test_it_serves_replaces_a_killed_worker_adds_metrics_up_and_stops(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("one\n")
+    argv = [sys.executable, "-m", "serval", "serve", "--model", str(DEMO_CHECKPOINT), "--workers", "2"]
+    argv += ["--port", str(free_port()), "--api-key-file", str(keys)]
+    with running(argv, cwd=ROOT, environment=with_stand_in(tmp_path)) as program:
+        ready = await asyncio.to_thread(
+            program.wait_for_line, lambda line: line.startswith("serval ready"), timeout_s=180
+        )
+        url = ready.split("url=")[1].split()[0]
+        workers = workers_of(program)
+        assert len(workers) == 2
+        assert await chats(url, "one", 20) == {200}
+        await until_answered(url, 20)
+
+        victim = min(workers)
+        os.kill(victim, signal.SIGKILL)
+        await asyncio.to_thread(
+            program.wait_for_line, lambda line: "worker serves again" in line, timeout_s=180
+        )
+        assert len(workers_of(program)) == 2
+        assert victim not in workers_of(program)
+        assert await chats(url, "one", 20) == {200}
+        await until_answered(url, 40)
+
+        # The whole program takes a hangup for its gateway.
+        keys.write_text("two\n")
+        program.signal(signal.SIGHUP)
+        await asyncio.to_thread(
+            program.wait_for_line, lambda line: "settings read again" in line, timeout_s=60
+        )
+        async with asyncio.timeout(60):
+            while await chats(url, "one", 10) != {401}:
+                pass
+        started = descendants(program.process.pid)
+        program.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(program.wait, timeout_s=120) == 0
+        await wait_until(lambda: not any(map(is_running, started)))
