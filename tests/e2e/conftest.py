@@ -12,16 +12,18 @@ from serval_testkit.processes import Program, free_port, running
 
 ROOT = Path(__file__).resolve().parents[2]
 API_KEY = "sk-serval-e2e0-0123456789abcdef0123456789abcdef"
+OTHER_KEY = "sk-serval-e2e1-0123456789abcdef0123456789abcdef"
 
 
 @dataclass(frozen=True)
 class LiveServer:
-    """The running server: `base_url` ends in `/v1`."""
+    """The running server: `base_url` ends in `/v1`. `other_key` is good too, and another client's."""
 
     program: Program
     ready_line: str
     base_url: str
     api_key: str
+    other_key: str
 
     @property
     def root_url(self) -> str:
@@ -29,11 +31,13 @@ class LiveServer:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[LiveServer]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     port = free_port()
-    environment = {**os.environ, "SERVAL_API_KEY": API_KEY}
+    more_keys = tmp_path_factory.mktemp("keys") / "keys"
+    more_keys.write_text(OTHER_KEY)
+    environment = {**os.environ, "SERVAL_API_KEY": API_KEY, "SERVAL_API_KEY_FILE": str(more_keys)}
     with running(["make", "serve", f"ARGS=--port {port}"], cwd=ROOT, environment=environment) as program:
         ready_line = program.wait_for_line(lambda line: line.startswith("serval ready"), timeout_s=600)
         url = re.search(r"url=(\S+)", ready_line)
         assert url, ready_line
-        yield LiveServer(program=program, ready_line=ready_line, base_url=url[1], api_key=API_KEY)
+        yield LiveServer(program, ready_line, base_url=url[1], api_key=API_KEY, other_key=OTHER_KEY)

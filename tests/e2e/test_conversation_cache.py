@@ -1,4 +1,4 @@
-"""History renders as the tokens that the model wrote: the next turn finds them in the prefix cache."""
+"""What is found in the prefix cache: a client's own turns, whole; nothing of another client's."""
 
 import json
 from typing import Any
@@ -44,8 +44,13 @@ def assert_covers(later: Any, earlier: Any) -> None:
     assert later.prompt_tokens_details.cached_tokens in (turn - 1, turn)
 
 
+def client_of(server: Any, key: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.base_url, api_key=key, max_retries=0, timeout=300)
+
+
 def test_each_turn_finds_the_one_before_in_the_cache(server: Any) -> None:
-    client = openai.OpenAI(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=300)
+    """History renders as the tokens that the model wrote."""
+    client = client_of(server, server.api_key)
     model = client.models.list().data[0].id
 
     def ask(messages: list[Any], **options: Any) -> Any:
@@ -66,3 +71,23 @@ def test_each_turn_finds_the_one_before_in_the_cache(server: Any) -> None:
 
     messages = with_next_turn(messages, answer.choices[0].message)
     assert_covers(ask(messages).usage, answer.usage)
+
+
+def test_another_clients_prompt_is_not_found_in_the_cache(server: Any) -> None:
+    # No other test says this.
+    messages: list[Any] = [{"role": "user", "content": "Say: nobody else has ever said this to a serval"}]
+
+    def usage(key: str) -> Any:
+        client = client_of(server, key)
+        model = client.models.list().data[0].id
+        return client.chat.completions.create(model=model, messages=messages, temperature=0).usage
+
+    def cached_tokens(key: str) -> int:
+        return int(usage(key).prompt_tokens_details.cached_tokens)
+
+    prompt_tokens = usage(server.api_key).prompt_tokens
+    # Its last token goes through the model in any case.
+    assert cached_tokens(server.api_key) == prompt_tokens - 1
+    # Not even what all prompts begin with: this client has never asked before.
+    assert cached_tokens(server.other_key) == 0
+    assert cached_tokens(server.other_key) == prompt_tokens - 1
