@@ -4,11 +4,11 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -33,8 +33,7 @@ from serval.wire.chat_response import DONE, ChunkEncoder, choice_object, complet
 from serval.wire.legacy_functions import LegacyChunkEncoder, is_legacy, legacy_choice_object
 
 
-@dataclass(frozen=True)
-class _Prompt:
+class _Prompt(Struct, frozen=True):
     """What the model is shown and held to."""
 
     input_ids: list[int]
@@ -44,8 +43,7 @@ class _Prompt:
     one_kind: bool
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(Struct, frozen=True):
     """A request that has been checked, rendered and turned into engine requests, one a choice."""
 
     request: ChatRequest
@@ -246,4 +244,5 @@ def note_outcome(assemblers: Sequence[ChoiceAssembler], record: RequestRecord) -
     for assembler in assemblers:
         if assembler.finish_reason is not None:
             record.finish_reason = assembler.finish_reason
-            count_tool_calls(assembler.answer(), record)
+            if assembler.has_calls:
+                count_tool_calls(assembler.answer(), record)

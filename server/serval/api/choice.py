@@ -6,8 +6,9 @@ Streamed or whole, the same path.
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from serval.engine.protocol import GenerationDelta, TokenLogprob
 from serval.telemetry.record import RequestRecord
@@ -57,6 +58,11 @@ class ChoiceAssembler:
         elif delta.finish is not None:
             self.finish_reason = "tool_calls" if self._calls else "stop"
         return events
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the model has called a tool."""
+        return bool(self._calls)
 
     def call_id(self, call: int) -> str:
         """The id of the choice's `call`th tool call."""

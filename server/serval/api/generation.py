@@ -61,8 +61,9 @@ class Generation:
                     for place, request in enumerate(requests)
                 ]
             )
-            if any(delta is None or delta.finish is None for delta in self._last):
-                raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
+            for delta in self._last:
+                if delta is None or delta.finish is None:
+                    raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except ApiError:
             if all(delta is None for delta in self._last):
                 self._admission.close()
@@ -77,14 +78,16 @@ class Generation:
 
     def usage(self) -> Usage:
         """Usage so far. The choices of a prompt share it, so it counts once."""
-        seen = [delta for delta in self._last if delta is not None]
-        firsts = [delta for delta in self._last[:: self._choices] if delta is not None]
-        return Usage(
-            prompt_tokens=sum(delta.prompt_tokens for delta in firsts),
-            completion_tokens=sum(delta.completion_tokens for delta in seen),
-            cached_tokens=sum(delta.cached_tokens for delta in firsts),
-            reasoning_tokens=sum(delta.reasoning_tokens for delta in seen),
-        )
+        prompt = completion = cached = reasoning = 0
+        for place, delta in enumerate(self._last):
+            if delta is None:
+                continue
+            completion += delta.completion_tokens
+            reasoning += delta.reasoning_tokens
+            if place % self._choices == 0:
+                prompt += delta.prompt_tokens
+                cached += delta.cached_tokens
+        return Usage(prompt, completion, cached, reasoning)
 
 
 class _Waiting:

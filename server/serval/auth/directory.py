@@ -40,7 +40,8 @@ class KeyDirectory:
         self._now = now
         self._monotonic = monotonic
         self._version = -1
-        self._keys: dict[str, KeyRecord] = {}
+        # A key, and who calls with it.
+        self._keys: dict[str, tuple[KeyRecord, Identity]] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -48,7 +49,7 @@ class KeyDirectory:
         asked = self._monotonic()
         if self.store.version() != self._version:
             self._version, keys = self.store.load()
-            self._keys = {key.id: key for key in keys}
+            self._keys = {key.id: (key, _identity(key)) for key in keys}
         self._fresh_at = asked
 
     async def watch(self) -> None:
@@ -66,11 +67,11 @@ class KeyDirectory:
             raise AuthUnavailableError(
                 "API keys cannot be checked at the moment. Try again shortly.", retry_after_s=2
             )
-        record = self._keys.get(public_id(key) or "")
+        record, identity = self._keys.get(public_id(key) or "", (None, None))
         # Also without a record something is compared, so that the time says nothing about which ids exist.
         stored = _NOBODY if record is None else record.digest
         matches = hmac.compare_digest(self.store.digest(key), stored)
-        if record is None or not matches:
+        if record is None or identity is None or not matches:
             raise AuthenticationError(
                 "Incorrect API key provided. Check the key, or ask the operator for one."
             )
@@ -78,4 +79,8 @@ class KeyDirectory:
             raise AuthenticationError(
                 "This API key has expired or was revoked. Ask the operator for a new one."
             )
-        return Identity(scopes=record.scopes, key_id=record.id, models=record.models, limits=record.limits)
+        return identity
+
+
+def _identity(key: KeyRecord) -> Identity:
+    return Identity(scopes=key.scopes, key_id=key.id, models=key.models, limits=key.limits)

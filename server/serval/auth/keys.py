@@ -40,6 +40,8 @@ class ApiKeys:
 
     def place_of(self, key: str) -> int | None:
         """Which of them `key` is, in the order they were given; None: none of them."""
+        if not self._digests:
+            return None
         digest = self._digest(key)
         # Every digest is compared, so that the time says nothing about which one matched.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]

@@ -3,10 +3,10 @@
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from tokenizers import Tokenizer
 
 from serval.chat.conversation import template_messages, template_tools
@@ -20,8 +20,7 @@ DEFAULT_SEGMENT_CACHE_BYTES = 64 << 20
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
-@dataclass(frozen=True)
-class RenderedPrompt:
+class RenderedPrompt(Struct, frozen=True):
     """What the model sees: the prompt as text, and its token ids.
 
     The ids say more than the text: a control token's text in a user's message stays text.

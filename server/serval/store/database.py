@@ -1,25 +1,18 @@
 """Opening the database: SQLite by path or URL, PostgreSQL by URL, brought to the newest schema."""
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import alembic.command
-import alembic.config
-from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from serval.errors import SettingsError
+from serval.store.migrations import NEWEST
+from serval.store.schema_error import UnknownSchemaError
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 5
-# Any number, the same in all processes: who holds it migrates.
-_MIGRATION_LOCK = 0x5E57A1
 
 
 def open_database(location: str) -> Engine:
@@ -34,12 +27,12 @@ def open_database(location: str) -> Engine:
         else:
             timeout: dict[str, Any] = {"connect_timeout": _BUSY_TIMEOUT_S}
             engine = create_engine(url, pool_pre_ping=True, connect_args=timeout)
-        _migrate(engine)
+        _bring_up_to_date(engine)
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"the key database needs the package {error.name!r}; install serval-llm[postgres]"
         ) from error
-    except (SQLAlchemyError, CommandError, OSError) as error:
+    except (SQLAlchemyError, UnknownSchemaError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"the key database {url.render_as_string()} cannot be used: {reason}") from None
     return engine
@@ -75,28 +68,19 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
-def _migrate(engine: Engine) -> None:
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    with _migration_lock(engine), engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
-        _check_version(connection)
+def _bring_up_to_date(engine: Engine) -> None:
+    if not _is_newest(engine):
+        from serval.store.upgrade import upgrade
 
-
-def _check_version(connection: Connection) -> None:
+        upgrade(engine)
     # Alembic says nothing if the database is newer than what it knows, as long as the revision exists.
-    connection.execute(text("SELECT version, pepper, pepper_check FROM key_store"))
+    with engine.connect() as connection:
+        connection.execute(text("SELECT version, pepper, pepper_check FROM key_store"))
 
 
-@contextmanager
-def _migration_lock(engine: Engine) -> Iterator[None]:
-    """Two processes that start together: the second waits and finds the work done."""
-    if engine.dialect.name != "sqlite":
-        yield
-        return
-    with Path(f"{engine.url.database}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _is_newest(engine: Engine) -> bool:
+    if not inspect(engine).has_table("alembic_version"):
+        return False
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+    return found == [NEWEST]

@@ -1,32 +1,28 @@
-"""What a parser reports while the model writes."""
+"""What a parser reports while the model writes. Structs: one is made for each token."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class ContentDelta:
+class ContentDelta(Struct, frozen=True):
     """A piece of the assistant's visible text."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningDelta:
+class ReasoningDelta(Struct, frozen=True):
     """A piece of the text inside the think block."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallStart:
+class ToolCallStart(Struct, frozen=True):
     """A call begins. Sent once, with the whole name; `index` is the ordinal of the call in this message."""
 
     index: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ArgumentsDelta:
+class ArgumentsDelta(Struct, frozen=True):
     """A piece of the JSON text of call `index`'s arguments; those of a closed call join to one object."""
 
     index: int

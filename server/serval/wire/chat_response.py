@@ -1,10 +1,10 @@
 """`POST /v1/chat/completions`: the answer, whole or as stream chunks, already as bytes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from serval.errors import ApiError, error_object
 
@@ -15,8 +15,7 @@ PING = b": ping\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Token counts as the engine reports them."""
 
     prompt_tokens: int = 0
@@ -25,8 +24,7 @@ class Usage:
     reasoning_tokens: int = 0
 
 
-@dataclass(frozen=True)
-class AnsweredCall:
+class AnsweredCall(Struct, frozen=True):
     """A tool call of the answer; `arguments` is JSON text."""
 
     id: str
@@ -34,8 +32,7 @@ class AnsweredCall:
     arguments: str = ""
 
 
-@dataclass(frozen=True)
-class AnsweredChoice:
+class AnsweredChoice(Struct, frozen=True):
     """One choice of an answer."""
 
     index: int

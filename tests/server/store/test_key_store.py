@@ -1,13 +1,18 @@
 """API keys in real databases, SQLite and PostgreSQL."""
 
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import alembic.config
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from serval.errors import SettingsError
+from serval.store import migrations
 from serval.store.database import open_database
 from serval.store.key_store import KeyStore, UnknownKeyError, public_id
 
@@ -47,6 +52,24 @@ def test_the_database_holds_neither_key_nor_secret(key_database: str) -> None:
         rows = repr(connection.execute(text("SELECT * FROM api_keys")).all())
     assert secret not in rows
     assert secret.encode().hex() not in rows
+
+
+def test_a_database_that_is_up_to_date_is_opened_without_loading_the_migrations(key_database: str) -> None:
+    open_database(key_database)
+    program = (
+        "import sys; from serval.store.database import open_database; open_database(sys.argv[1]);"
+        " print('alembic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, key_database], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_the_newest_revision_is_the_last_migration() -> None:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_heads() == [migrations.NEWEST]
 
 
 def test_every_change_makes_a_new_version(key_database: str) -> None:

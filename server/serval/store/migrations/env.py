@@ -1,4 +1,4 @@
-"""Runs migrations on the connection `serval.store.database` hands over."""
+"""Runs migrations on the connection `serval.store.upgrade` hands over."""
 
 from alembic import context
 

@@ -1,0 +1,42 @@
+"""Brings a database to the newest schema. Loaded only for one that is not there yet: Alembic takes 11 MB."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+from alembic.util import CommandError
+from sqlalchemy import Engine, text
+
+from serval.store.schema_error import UnknownSchemaError
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+# Any number, the same in all processes: who holds it migrates.
+_LOCK = 0x5E57A1
+
+
+def upgrade(engine: Engine) -> None:
+    """Run the migrations that are missing. Raises `UnknownSchemaError`, `OSError` or SQLAlchemy's errors."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with _alone(engine), engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        config.attributes["connection"] = connection
+        try:
+            alembic.command.upgrade(config, "head")
+        except CommandError as error:
+            raise UnknownSchemaError(str(error)) from error
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Two processes that start together: the second waits and finds the work done."""
+    if engine.dialect.name != "sqlite":
+        yield
+        return
+    with Path(f"{engine.url.database}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
