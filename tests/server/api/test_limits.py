@@ -14,6 +14,7 @@ from serval.auth.opening import open_store
 from serval.limits.quota import KeyLimits
 from serval.settings import Settings
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+from serval_testkit.gateway_process import wait_until
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": [1, 2, 3], "max_tokens": 10}
@@ -85,6 +86,8 @@ async def test_tokens_are_not_got_around_by_asking_at_once() -> None:
             refused = await answered
             assert refused.status == 429
             assert "tokens" in (await refused.json())["error"]["message"]
+        # They may still be on their way when the others have been refused.
+        await wait_until(lambda: len(gateway.engine.requests) >= 3)
         assert len(gateway.engine.requests) == 3
         await cancel_and_wait(*asked)
 
