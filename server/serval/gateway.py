@@ -97,9 +97,11 @@ async def serve_on(
     announcements: Announcements,
     live: LiveSettings,
     changes: AsyncIterator[LiveSettings],
+    again: bool = False,
 ) -> None:
     """Serve on a bound socket until `stop` is set, with `live` at first and then with what `changes` brings.
 
+    `again`: in place of a process that ended without being told to.
     Raises a `ServalError` if it cannot start.
     """
     progress = announcements.progress
@@ -110,6 +112,8 @@ async def serve_on(
         if info is None:
             return
         apps = build_apps(settings, engine=engine, info=info, live=live, directory=directory, tokens=tokens)
+        if again:
+            apps.metrics.worker_restarted()
         server = HttpServer(
             server_config(apps.api, settings, refused=apps.metrics.request_refused),
             on_listening=lambda: announcements.serving(apps.model.name),

@@ -48,6 +48,30 @@ def tool_calls(complete: str, invalid: str) -> dict[str, str]:
     }
 
 
+def rejections(reason: str, refused: str, all_of_them: str) -> dict[str, str]:
+    return {
+        f'serval_rejections_total{{{GATEWAY},reason="{reason}"}}': refused,
+        f'serval_requests_total{{{CHAT},status="200"}}': all_of_them,
+    }
+
+
+def histogram(metric: str, bounds: tuple[str, str], fast: str, all_of_them: str) -> dict[str, str]:
+    """A gateway's histogram with all but the fast ones between the two bounds."""
+    return {
+        f'{metric}_bucket{{{GATEWAY},le="{bounds[0]}"}}': fast,
+        f'{metric}_bucket{{{GATEWAY},le="{bounds[1]}"}}': all_of_them,
+        f'{metric}_bucket{{{GATEWAY},le="+Inf"}}': all_of_them,
+    }
+
+
+def waits(fast: str, all_of_them: str) -> dict[str, str]:
+    return histogram("serval_queue_wait_seconds", ("10.0", "30.0"), fast, all_of_them)
+
+
+def lags(fast: str, all_of_them: str) -> dict[str, str]:
+    return histogram("serval_event_loop_lag_seconds", ("0.25", "0.5"), fast, all_of_them)
+
+
 def engine(running: str, tokens: str) -> dict[str, str]:
     return {
         f'sglang:num_running_reqs{{{ENGINE},tp_rank="0"}}': running,
@@ -210,6 +234,56 @@ CASES = [
     Case(
         "ServalManyWrongKeys", "1 in 10 seconds", requests("0x40", status="401", other="0+6x40"), "30m", False
     ),
+    Case("ServalQueueTimeLong", "a tenth wait too long", waits("0+90x40", "0+100x40"), "30m", True),
+    Case("ServalQueueTimeLong", "1 in 100 waits too long", waits("0+99x40", "0+100x40"), "30m", False),
+    Case("ServalQueueTimeLong", "none waits", waits("0x40", "0x40"), "30m", False),
+    Case("ServalManyRejections", "half", rejections("tokens", "0+30x60", "0+60x60"), "45m", True),
+    Case("ServalManyRejections", "1 in 10", rejections("tokens", "0+6x60", "0+60x60"), "45m", False),
+    Case(
+        "ServalManyRejections",
+        "not by a limit",
+        rejections("limits_unavailable", "0+30x60", "0+60x60"),
+        "45m",
+        False,
+    ),
+    Case(
+        "ServalLimitsUnavailable",
+        "one a minute",
+        rejections("limits_unavailable", "0+1x30", "0+60x30"),
+        "20m",
+        True,
+    ),
+    Case("ServalLimitsUnavailable", "by limits", rejections("tokens", "0+9x30", "0+60x30"), "20m", False),
+    Case(
+        "ServalBreakerOpen",
+        "for 3 minutes",
+        {f"serval_engine_breaker_open{{{GATEWAY}}}": "0 1x10"},
+        "5m",
+        True,
+    ),
+    Case(
+        "ServalBreakerOpen",
+        "for 1 minute",
+        {f"serval_engine_breaker_open{{{GATEWAY}}}": "0 1 0x9"},
+        "5m",
+        False,
+    ),
+    Case(
+        "ServalWorkersReplaced",
+        "one a minute",
+        {f"serval_worker_restarts_total{{{GATEWAY}}}": "0x5 1+1x20"},
+        "12m",
+        True,
+    ),
+    Case(
+        "ServalWorkersReplaced",
+        "one, and a new gateway",
+        {f"serval_worker_restarts_total{{{GATEWAY}}}": "0x5 1x5 0x20"},
+        "12m",
+        False,
+    ),
+    Case("ServalEventLoopSlow", "2 % late", lags("0+980x40", "0+1000x40"), "30m", True),
+    Case("ServalEventLoopSlow", "1 in 1,000 late", lags("0+999x40", "0+1000x40"), "30m", False),
     Case("ServalEngineDown", "down for 12 minutes", {ENGINE_UP: "1x5 0x30"}, "18m", True),
     Case("ServalEngineDown", "loads for 8 minutes", {ENGINE_UP: "0x8 1x30"}, "12m", False),
     Case("ServalEngineStuck", "requests, but no tokens", engine("4x30", "0+900x10 9000x20"), "25m", True),

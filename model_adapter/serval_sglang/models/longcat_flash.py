@@ -18,6 +18,7 @@ from torch import Tensor
 
 from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
 from serval_sglang.config import LongcatConfig
+from serval_sglang.expert_gauges import report_experts
 from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
@@ -54,6 +55,7 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         self._require_own_layers()
         require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
         self.model.embed_tokens.allocate_tables(tables)
+        report_experts([layer.mlp for layer in self.model.layers])
         self._overlap_experts(settings.moe_overlap_tokens)
         self._has_coded_tables = tables.code_dtype is not None
         self.dimensions = LongcatConfig.from_dict(config.serval_config)

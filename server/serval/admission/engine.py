@@ -50,6 +50,7 @@ class AdmittedEngine:
 
 def admitted(engine: ManagedEngine, settings: Settings, info: EngineInfo, metrics: Metrics) -> AdmittedEngine:
     """The engine behind this process's share of its slots."""
+    engine.tell_breaker(metrics.engine_breaker)
     slots = EngineSlots(
         slots_for(settings, info),
         queue_limit=max(settings.queue_limit // settings.workers, settings.max_batch),

@@ -20,6 +20,8 @@ class CircuitBreaker:
         self._open_s = open_s
         self._now = now
         self._failures = 0
+        # Told True when requests begin to fail at once, and False when they no longer do.
+        self.tell: Callable[[bool], None] = lambda _: None
         # None: closed.
         self._open_until: float | None = None
         self._trying = False
@@ -45,6 +47,7 @@ class CircuitBreaker:
         """The engine answers."""
         if self._open_until is not None:
             logger.warning("the engine answers again")
+            self.tell(False)
         self._open_until = None
         self._failures = 0
         self._trying = False
@@ -55,6 +58,7 @@ class CircuitBreaker:
         if self._failures >= self._limit:
             if self._open_until is None:
                 logger.warning("the engine failed %d times in a row", self._failures)
+                self.tell(True)
             self._open_until = self._now() + self._open_s
             self._trying = False
 

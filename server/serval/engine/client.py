@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -275,6 +275,10 @@ class SglangEngine:
             waiting=sum(rank.num_waiting_reqs for rank in ranks),
             kv_use=max((rank.token_usage for rank in ranks), default=0.0),
         )
+
+    def tell_breaker(self, note: Callable[[bool], None]) -> None:
+        """See `ManagedEngine.tell_breaker`."""
+        self._breaker.tell = note
 
     def interrupt(self) -> None:
         """See `ManagedEngine.interrupt`."""

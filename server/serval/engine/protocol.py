@@ -1,6 +1,6 @@
 """What the gateway needs of an engine. `SglangEngine` is the real one; tests may use another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -111,6 +111,10 @@ class ManagedEngine(Engine, Protocol):
 
     async def load(self) -> EngineLoadReport:
         """Ask the engine how full it is. Raises an `ApiError`."""
+        ...
+
+    def tell_breaker(self, note: Callable[[bool], None]) -> None:
+        """Call `note` with True when requests begin to fail at once, and with False when that is over."""
         ...
 
     def interrupt(self) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from serval.telemetry.record import TOKEN_GAP_BOUNDS, RequestRecord
+from serval.admission.priority import PRIORITIES
+from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -96,6 +98,9 @@ class _Refusals:
             ["reason"],
             registry=registry,
         )
+        # From 0 on, so that the first one is an increase too.
+        for reason in get_args(Rejection):
+            self._rejections.labels(reason)
 
     def add(self, record: RequestRecord) -> None:
         """Count a request that is over."""
@@ -116,11 +121,19 @@ class _Queue:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        for priority in PRIORITIES:
+            self.depth.labels(priority)
         self.saturation = Gauge(
             "serval_engine_saturation",
             "Load of the engine as a share of what counts as too much; 0 if it does not say.",
             registry=registry,
             multiprocess_mode="livemostrecent",
+        )
+        self.breaker = Gauge(
+            "serval_engine_breaker_open",
+            "1 while requests fail at once because the engine failed several times in a row.",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
 
 
@@ -179,6 +192,11 @@ class Metrics:
             "Time of a request in which neither queue, engine nor client was waited for.",
             ["route"],
             buckets=_SHORT,
+            registry=self._registry,
+        )
+        self._worker_restarts = Counter(
+            "serval_worker_restarts_total",
+            "Worker processes that ended without being told to and were replaced.",
             registry=self._registry,
         )
         # Children by their labels: looking them up in the metric costs more than counting.
@@ -244,6 +262,14 @@ class Metrics:
     def engine_saturation(self, share: float) -> None:
         """Note how full the engine is."""
         self._queue.saturation.set(share)
+
+    def engine_breaker(self, is_open: bool) -> None:
+        """Note whether requests fail at once."""
+        self._queue.breaker.set(is_open)
+
+    def worker_restarted(self) -> None:
+        """Count this process as one that replaces another."""
+        self._worker_restarts.inc()
 
     def exposition(self, *, engine_up: bool) -> bytes:
         """The text Prometheus reads."""

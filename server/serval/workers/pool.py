@@ -131,9 +131,10 @@ class _Pool:
         """Keep worker `index` running until the stop."""
         pause_s = _FIRST_PAUSE_S
         loop = asyncio.get_running_loop()
+        again = False
         while not self.stop.is_set():
             started = loop.time()
-            async with _started_worker(index, settings) as (worker, channel):
+            async with _started_worker(index, settings, again=again) as (worker, channel):
                 reason = await self._follow(index, worker, channel)
             if self.stop.is_set():
                 return
@@ -146,6 +147,7 @@ class _Pool:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            again = True
 
     async def _follow(self, index: int, worker: ChildProcess, channel: Channel) -> str:
         """Until the worker ends or the stop comes, which it passes on; returns why it ended."""
@@ -212,7 +214,9 @@ def _admin_port(settings: Settings) -> dict[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def _started_worker(index: int, settings: Settings) -> AsyncIterator[tuple[ChildProcess, Channel]]:
+async def _started_worker(
+    index: int, settings: Settings, *, again: bool
+) -> AsyncIterator[tuple[ChildProcess, Channel]]:
     """Worker `index` and the channel to it; it has ended when this is left."""
     if index > 0:
         # One process has the admin API.
@@ -220,6 +224,8 @@ async def _started_worker(index: int, settings: Settings) -> AsyncIterator[tuple
     ours, theirs = socket.socketpair()
     with _closing_on_error(ours), theirs:
         argv = [sys.executable, "-P", "-m", "serval.workers.worker", "--index", str(index)]
+        if again:
+            argv.append("--again")
         spec = ProcessSpec(
             name=f"worker {index}",
             argv=[*argv, "--channel", str(theirs.fileno())],

@@ -35,19 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="serval gateway worker")
     parser.add_argument("--index", type=int, required=True, help="which of the workers this is, from 0")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the channel to the parent")
+    parser.add_argument("--again", action="store_true", help="it replaces a worker that ended")
     args = parser.parse_args(argv)
     raise_file_limit()
-    return uvloop.run(_run(args.index, socket.socket(fileno=args.channel)))
+    return uvloop.run(_run(args.index, socket.socket(fileno=args.channel), again=args.again))
 
 
-async def _run(index: int, connection: socket.socket) -> int:
+async def _run(index: int, connection: socket.socket, *, again: bool) -> int:
     channel = await channel_over(connection)
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
         if settings.metrics_directory is not None:
             share_metrics(index)
-        await _serve(settings, channel)
+        await _serve(settings, channel, again=again)
     except ServalError as error:
         channel.say(FAILED, str(error))
         return 1
@@ -58,7 +59,7 @@ async def _run(index: int, connection: socket.socket) -> int:
     return 0
 
 
-async def _serve(settings: Settings, channel: Channel) -> None:
+async def _serve(settings: Settings, channel: Channel, *, again: bool) -> None:
     word, first = await channel.hear()
     assert word == LIVE
     parent = _Parent(channel)
@@ -84,6 +85,7 @@ async def _serve(settings: Settings, channel: Channel) -> None:
             announcements=announcements,
             live=from_line(first),
             changes=parent.changes(),
+            again=again,
         )
 
 

@@ -77,6 +77,11 @@ async def test_nothing_is_sent_again_after_the_first_token() -> None:
         assert len(gateway.engine.requests) == 1
 
 
+async def metrics(gateway: RunningGateway) -> str:
+    """The page that Prometheus reads."""
+    return await (await gateway.get("/metrics", key=None)).text()
+
+
 async def test_failures_in_a_row_make_requests_fail_at_once_until_one_succeeds() -> None:
     async with running_gateway(breaker_failures=3, breaker_open_s=0.5) as gateway:
         for _ in range(3):
@@ -87,9 +92,11 @@ async def test_failures_in_a_row_make_requests_fail_at_once_until_one_succeeds()
         assert int(response.headers["retry-after"]) > 0
         assert (await response.json())["error"]["code"] == "engine_unavailable"
         assert len(gateway.engine.requests) == 3
+        assert "\nserval_engine_breaker_open 1.0\n" in await metrics(gateway)
         async with asyncio.timeout(60):
             while await status(gateway) != 200:
                 pass
+        assert "\nserval_engine_breaker_open 0.0\n" in await metrics(gateway)
         assert (await gateway.get("/readyz", key=None)).status == 200
         assert await status(gateway) == 200
 

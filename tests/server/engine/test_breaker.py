@@ -52,6 +52,21 @@ def test_then_one_may_try_and_its_success_closes_it() -> None:
     assert not breaker.admit()
 
 
+def test_who_asked_is_told_when_it_opens_and_when_it_closes() -> None:
+    clock, told = Clock(), list[bool]()
+    breaker = CircuitBreaker(failures=2, open_s=2.0, now=clock)
+    breaker.tell = told.append
+    breaker.succeeded()
+    for _ in range(5):
+        breaker.failed()
+    assert told == [True]
+    clock.now = 2.1
+    breaker.admit()
+    breaker.succeeded()
+    breaker.succeeded()
+    assert told == [True, False]
+
+
 def test_its_failure_opens_it_again() -> None:
     clock = Clock()
     breaker = opened(clock)

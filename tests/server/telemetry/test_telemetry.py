@@ -57,6 +57,7 @@ async def test_metrics_count_requests_tokens_and_tool_calls() -> None:
     assert got["serval_engine_up",] == 1
     assert got["serval_inter_token_latency_seconds_count",] == 0  # none was streamed in pieces
     assert got["serval_gateway_overhead_seconds_count", "/v1/chat/completions"] == 4
+    assert got["serval_rejections_total", "tokens"] == 0
     assert got["serval_errors_total", "unknown_url"] == 1
     assert got["serval_errors_total", "invalid_value"] == 1
 
@@ -69,7 +70,7 @@ async def test_gaps_between_streamed_tokens_are_counted_by_their_length() -> Non
     assert got["serval_inter_token_latency_seconds_bucket", "0.05"] == 0
     assert got["serval_inter_token_latency_seconds_bucket", "+Inf"] == 2
     assert got["serval_inter_token_latency_seconds_count",] == 2
-    assert got["serval_inter_token_latency_seconds_sum",] >= 0.12
+    assert got["serval_inter_token_latency_seconds_sum",] > 0.1
 
 
 @pytest.mark.parametrize("stream", [False, True])

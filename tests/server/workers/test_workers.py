@@ -76,6 +76,7 @@ async def test_a_killed_worker_comes_back_and_the_others_never_notice(engine: St
         engine.will_say("begin", " end", delay_s=3.0)
     async with gateway_program(engine.url, "--workers", "2") as gateway:
         before = gateway.workers
+        assert (await samples(gateway))["serval_worker_restarts_total",] == 0
         victim = min(before)
         texts = [asyncio.create_task(chat(gateway, stream=True)) for _ in range(streams)]
         await wait_until(lambda: len(engine.requests) == streams)
@@ -100,6 +101,7 @@ async def test_a_killed_worker_comes_back_and_the_others_never_notice(engine: St
         # Those that were lost with their worker are in no count; nothing that was counted is lost.
         assert got["serval_requests_total", "/v1/chat/completions", "200"] == len(whole) + 21
         assert got["serval_requests_in_flight",] == 1
+        assert got["serval_worker_restarts_total",] == 1
 
 
 async def test_workers_end_with_their_parent(engine: StandInEngine) -> None:

@@ -1,0 +1,43 @@
+"""How many experts there are and what memory they take, as Prometheus gauges beside SGLang's own.
+
+They say what was built. Which experts tokens choose is not counted: it would cost every layer of every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+
+def report_experts(layers: Sequence[Any]) -> None:
+    """Set the gauges of this process. `layers`: the mixture of experts of each layer, `LongcatFlashMoE`."""
+    experts, chosen, stored = _gauges()
+    experts.labels(kind="routed").set(layers[0].num_experts)
+    experts.labels(kind="identity").set(layers[0].zero_expert_num)
+    chosen.set(layers[0].top_k)
+    stored.set(sum(weight.nbytes for layer in layers for weight in layer.experts.parameters()))
+
+
+@cache
+def _gauges() -> tuple[Any, Any, Any]:
+    # Not on import, as in ngram_gauges.py.
+    from prometheus_client import Gauge
+
+    experts = Gauge(
+        "serval_engine_experts",
+        "Experts of a layer that a token chooses among, by kind: routed, or identity (they compute nothing).",
+        labelnames=["kind"],
+        multiprocess_mode="livemax",
+    )
+    chosen = Gauge(
+        "serval_engine_experts_per_token",
+        "Experts that a token chooses in a layer.",
+        multiprocess_mode="livemax",
+    )
+    stored = Gauge(
+        "serval_engine_expert_bytes",
+        "Memory of the routed experts, all ranks together, as they are loaded.",
+        multiprocess_mode="livesum",
+    )
+    return experts, chosen, stored
