@@ -2,6 +2,7 @@
 
     python loadtests/request_cost.py                                 this checkout
     python loadtests/request_cost.py --tree /tmp/before --tree .     two, alternately, and their ratio
+    python loadtests/request_cost.py --limits                        with a key in a database and all limits
 
 Beside the gateway run, in this process, an engine stand-in that answers at once and clients that ask again as
 soon as they have their answer: 32 of them for requests a second, then one for latency. Both write bytes
@@ -12,36 +13,22 @@ exchange without a gateway. Only figures of one run compare.
 import argparse
 import asyncio
 import json
-import os
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import uvloop
+from checkouts import ABOUT, chunk, compare, comparison_parser, event, running_gateway
 
-from frame_cost import (
-    _ABOUT,
-    KEY,
-    MODEL,
-    ROOT,
-    chunk,
-    comparison_parser,
-    cpu_seconds,
-    frame,
-    listening_port,
-    resident_mb,
-    start,
-)
-
+# About 1.2 KB.
+_PROMPT = "Explain how a cache works, with an example from everyday life. " * 18
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n"
 _ANSWER = (
     _OK % b"text/event-stream"
     + b"transfer-encoding: chunked\r\n\r\n"
-    + chunk(frame("chatcmpl-0", 16, last=True) + b"data: [DONE]\n\n")
+    + chunk(event("chatcmpl-0", 16, last=True) + b"data: [DONE]\n\n")
     + b"0\r\n\r\n"
 )
 
@@ -66,7 +53,7 @@ class Engine(asyncio.Protocol):
         if path == "/generate":
             self._transport.write(_ANSWER)
             return
-        about = json.dumps(_ABOUT.get(path, {})).encode()
+        about = json.dumps(ABOUT.get(path, {})).encode()
         length = b"content-length: %d\r\n\r\n" % len(about)
         self._transport.write(_OK % b"application/json" + length + about)
 
@@ -109,15 +96,15 @@ class Client(asyncio.Protocol):
             self.over.set_exception(exc or ConnectionError(f"closed after {self._received[-300:]!r}"))
 
 
-async def ask(port: int, *, clients: int, count: int, path: str, end: bytes) -> list[float]:
+async def ask(port: int, *, key: str, clients: int, count: int, path: str, end: bytes) -> list[float]:
     """`clients` that ask `count` times each, at once; the seconds of every answer."""
     body = json.dumps(
-        {"model": "m", "messages": [{"role": "user", "content": "What is Serval?"}], "max_tokens": 16}
+        {"model": "m", "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 16}
     ).encode()
     request = (
         b"POST %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\naccept: */*\r\n"
         b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-        % (path.encode(), KEY.encode(), len(body), body)
+        % (path.encode(), key.encode(), len(body), body)
     )
     loop = asyncio.get_running_loop()
     running = [
@@ -143,36 +130,40 @@ class Measurement:
 async def measure(tree: Path, options: argparse.Namespace) -> Measurement:
     """Start the gateway of `tree`, warm it up, then measure."""
     server = await asyncio.get_running_loop().create_server(Engine, "127.0.0.1", 0)
-    engine_port = server.sockets[0].getsockname()[1]
-    command = [sys.executable, "-m", "serval", "gateway", f"--engine-url=http://127.0.0.1:{engine_port}"]
-    command += [f"--model={MODEL}", "--served-model-name=m", "--port=0"]
-    environment = {**os.environ, "PYTHONPATH": str(tree / "server"), "SERVAL_API_KEY": KEY}
-    with tempfile.TemporaryFile() as log:
-        gateway = start(command, environment, log)
-        try:
-            port = await listening_port(gateway, log)
-            through = {"path": "/v1/chat/completions", "end": b'"system_fingerprint":null}'}
-            await ask(port, clients=options.clients, count=50, **through)
-            began, spent = time.perf_counter(), cpu_seconds(gateway.pid)
-            await ask(port, clients=options.clients, count=options.requests // options.clients, **through)
-            took_s, spent = time.perf_counter() - began, cpu_seconds(gateway.pid) - spent
-            done = options.requests // options.clients * options.clients
-            alone = await ask(port, clients=1, count=options.alone, **through)
-            direct = await ask(
-                engine_port, clients=1, count=options.alone, path="/generate", end=b"0\r\n\r\n"
-            )
-            memory_mb = resident_mb(gateway.pid)
-        finally:
-            gateway.terminate()
-            gateway.wait(30)
-            server.close()
+    engine_port: int = server.sockets[0].getsockname()[1]
+    done = options.requests // options.clients * options.clients
+    async with server, running_gateway(tree, engine_port, limits=options.limits) as gateway:
+        through = partial(
+            ask,
+            gateway.port,
+            key=gateway.key,
+            path="/v1/chat/completions",
+            end=b'"system_fingerprint":null}',
+        )
+        await through(clients=options.clients, count=50)
+        began, before = time.perf_counter(), gateway.cpu_s()
+        await through(clients=options.clients, count=done // options.clients)
+        took_s, spent_s = time.perf_counter() - began, gateway.cpu_s() - before
+        alone = await through(clients=1, count=options.alone)
+        direct = await ask(
+            engine_port, key="", clients=1, count=options.alone, path="/generate", end=b"0\r\n\r\n"
+        )
+        memory_mb = gateway.resident_mb()
     return Measurement(
         per_s=done / took_s,
-        cpu_us=spent / done * 1e6,
+        cpu_us=spent_s / done * 1e6,
         p50_ms=statistics.median(alone) * 1e3,
         p99_ms=statistics.quantiles(alone, n=100)[98] * 1e3,
         direct_p50_ms=statistics.median(direct) * 1e3,
         resident_mb=memory_mb,
+    )
+
+
+def line(result: Measurement) -> str:
+    """The measurement in words."""
+    return (
+        f"{result.per_s:.0f} requests/s, {result.cpu_us:.0f} us CPU each; alone p50 {result.p50_ms:.3f} ms,"
+        f" p99 {result.p99_ms:.3f} ms (direct p50 {result.direct_p50_ms:.3f} ms); {result.resident_mb:.0f} MB"
     )
 
 
@@ -182,30 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=16_000, help="with all clients together")
     parser.add_argument("--alone", type=int, default=2000, help="requests of the one client")
-    options = parser.parse_args(arguments)
-    trees = options.tree or [ROOT]
-    found: dict[Path, list[Measurement]] = {tree: [] for tree in trees}
-    for number in range(options.rounds):
-        for tree in trees:
-            result = uvloop.run(measure(tree, options))
-            found[tree].append(result)
-            print(f"round {number + 1} {tree}: {line(result)}", flush=True)
-    first = statistics.median(one.cpu_us for one in found[trees[0]])
-    for tree in trees:
-        cpu_us = statistics.median(one.cpu_us for one in found[tree])
-        per_s = statistics.median(one.per_s for one in found[tree])
-        print(
-            f"median {tree}: {per_s:.0f} requests/s, {cpu_us:.0f} us CPU each,"
-            f" {first / cpu_us:.2f} x less than the first"
-        )
-
-
-def line(result: Measurement) -> str:
-    """The measurement in words."""
-    return (
-        f"{result.per_s:.0f} requests/s, {result.cpu_us:.0f} us CPU each; alone p50 {result.p50_ms:.3f} ms,"
-        f" p99 {result.p99_ms:.3f} ms (direct p50 {result.direct_p50_ms:.3f} ms); {result.resident_mb:.0f} MB"
-    )
+    compare(parser.parse_args(arguments), measure, cost=lambda one: one.cpu_us, line=line)
 
 
 if __name__ == "__main__":
