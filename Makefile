@@ -6,6 +6,9 @@ SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
 ARGS ?=
 
+# Where a shell sets it, every start of the engine would compile thousands of modules again, and of the gateway hundreds.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## Show these targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 

@@ -22,7 +22,8 @@ RUN python3 -m venv /build \
     && python3 docker/subset_of_lock.py requirements.lock --names gateway.txt > gateway.lock \
     && python3 docker/subset_of_lock.py requirements.lock --names hatchling.txt > hatchling.lock \
     && python3 -m venv --without-pip /opt/serval \
-    && /build/bin/uv pip install --quiet --no-deps --require-hashes --python /opt/serval/bin/python -r gateway.lock \
+    && /build/bin/uv pip install --quiet --no-deps --require-hashes --compile-bytecode \
+        --python /opt/serval/bin/python -r gateway.lock \
     && /build/bin/uv pip install --quiet --no-deps --require-hashes --python /build/bin/python -r hatchling.lock
 COPY server server
 COPY model_adapter model_adapter
