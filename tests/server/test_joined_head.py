@@ -69,6 +69,32 @@ async def test_closing_sends_what_waits() -> None:
     assert answer.is_closing()
 
 
+async def test_a_chunk_is_written_in_http_s_form_and_takes_the_head_along() -> None:
+    answer, writes = joined()
+    answer.write(b"head ")
+    assert answer.write_chunk(b"0123456789abcdef")
+    assert writes == [b"head 10\r\n0123456789abcdef\r\n"]
+
+
+async def test_a_client_that_takes_nothing_is_not_written_to() -> None:
+    transport = Recorder()
+    flow = FlowControl(transport)
+    answer = JoinedHead(transport, flow, asyncio.get_running_loop())
+    flow.pause_writing()
+    assert not answer.write_chunk(b"a")
+    assert transport.writes == []
+    flow.resume_writing()
+    assert answer.write_chunk(b"a")
+
+
+async def test_a_connection_that_is_closed_takes_chunks_and_forgets_them() -> None:
+    answer, writes = joined()
+    answer.close()
+    assert answer.write_chunk(b"a")
+    await turn()
+    assert writes == [b"closed"]
+
+
 async def _whole(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"{}"})

@@ -53,11 +53,11 @@ class Generation:
         requests = self.requests
         if record.traceparent is not None:
             requests = [replace(request, traceparent=record.traceparent) for request in requests]
-        waiting = _Waiting(record)
+        record.engine_since = time.perf_counter()
         try:
             await all_of(
                 [
-                    self._engine.generate(request, _Taker(place, self._last, waiting, receive, ready), record)
+                    self._engine.generate(request, _Taker(place, self._last, record, receive, ready), record)
                     for place, request in enumerate(requests)
                 ]
             )
@@ -69,7 +69,7 @@ class Generation:
                 self._admission.close()
             raise
         finally:
-            waiting.stop(time.perf_counter())
+            record.engine_waited_for(time.perf_counter())
             usage = self.usage()
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
@@ -90,23 +90,6 @@ class Generation:
         return Usage(prompt, completion, cached, reasoning)
 
 
-class _Waiting:
-    """Notes in the record how long the engine is waited for, and when tokens came."""
-
-    def __init__(self, record: RequestRecord) -> None:
-        self.record = record
-        # None: it is not waited for.
-        self._since: float | None = time.perf_counter()
-
-    def stop(self, now: float) -> None:
-        if self._since is not None:
-            self.record.engine_s += now - self._since
-            self._since = None
-
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-
 class _Taker:
     """Takes what the engine says to the request at `place`."""
 
@@ -114,31 +97,31 @@ class _Taker:
         self,
         place: int,
         last: list[GenerationDelta | None],
-        waiting: _Waiting,
+        record: RequestRecord,
         receive: Receive,
         ready: Callable[[], Awaitable[None]],
     ) -> None:
         self._place = place
         self._last = last
-        self._waiting = waiting
+        self._record = record
         self._receive = receive
         self._ready = ready
 
     def take(self, delta: GenerationDelta) -> bool:
         """See `Taker`."""
-        now = time.perf_counter()
-        self._waiting.stop(now)
-        self._waiting.record.saw_token(now)
+        record, now = self._record, time.perf_counter()
+        record.engine_waited_for(now)
+        record.saw_token(now)
         self._last[self._place] = delta
         if self._receive(self._place, delta):
-            self._waiting.start()
+            record.engine_since = time.perf_counter()
             return True
         return False
 
     async def ready(self) -> None:
         """See `Taker`."""
         await self._ready()
-        self._waiting.start()
+        self._record.engine_since = time.perf_counter()
 
 
 def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, param: str) -> None:

@@ -43,6 +43,8 @@ class RequestRecord(Struct, kw_only=True):
     # How long the gateway waited for the engine's answer, and for the client to send or take something.
     engine_s: float = 0.0
     client_s: float = 0.0
+    # Since when the engine is being waited for, of `time.perf_counter`; None: it is not.
+    engine_since: float | None = None
     finish_reason: str | None = None
     error_code: str | None = None
     rejection: Rejection | None = None
@@ -62,6 +64,12 @@ class RequestRecord(Struct, kw_only=True):
     def gateway_s(self) -> float:
         """Seconds in which neither the engine nor the client was waited for."""
         return max(0.0, self.elapsed_s() - self.engine_s - self.client_s - (self.queue_s or 0.0))
+
+    def engine_waited_for(self, now: float) -> None:
+        """Note that the engine is waited for no longer, from `now` on, of `time.perf_counter`."""
+        if self.engine_since is not None:
+            self.engine_s += now - self.engine_since
+            self.engine_since = None
 
     def saw_token(self, now: float) -> None:
         """Note that a token, or some at once, came at `now`, of `time.perf_counter`."""
