@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from serval.auth.directory import KeyDirectory
+from serval.cli import main
 from serval.errors import AuthenticationError, SettingsError
 from serval.store.database import open_database
 from serval.store.key_store import KeyStore
@@ -19,6 +20,7 @@ from serval_testkit.operator_tools import ROOT
 from serval_testkit.postgres import make_database, postgres_programs, running_postgres
 
 PAGE = (ROOT / "deploy/backup.md").read_text()
+MIGRATIONS = ROOT / "server/serval/store/migrations/versions"
 SQLITE = ROOT / "deploy/backup/sqlite_keys.py"
 
 
@@ -113,3 +115,12 @@ def test_an_older_release_refuses_a_newer_schema(tmp_path: Path) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = 'of-the-future'"))
     with pytest.raises(SettingsError, match="of-the-future"):
         open_database(database)
+
+
+def test_the_page_names_every_schema(tmp_path: Path) -> None:
+    revisions = re.findall(r"^\| (\d{4}) \|", PAGE, re.MULTILINE)
+    assert revisions == sorted(path.name[:4] for path in MIGRATIONS.glob("0*.py"))
+    # And the command that goes back to one is right.
+    open_database(str(tmp_path / "keys.db")).dispose()
+    (words,) = re.findall(r"^serval (keys downgrade --to \d{4})$", PAGE, re.MULTILINE)
+    assert main([*words.split(), f"--database={tmp_path / 'keys.db'}"]) == 0

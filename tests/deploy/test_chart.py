@@ -37,6 +37,8 @@ EVERYTHING = (
     "--set", "gateway.autoscaling.enabled=true,gateway.autoscaling.targetInFlight=50",
     "--set", "httpRoute.enabled=true,httpRoute.parentRefs[0].name=gw",
     "--set", "model.download.enabled=true,model.download.revision=0123456789abcdef0123456789abcdef01234567",
+    "--set", "keyDatabase.existingSecret=db,limits.existingSecret=redis",
+    "--set", "limits.peers[0].podSelector.matchLabels.app=redis",
     "--set", "model.download.tokenSecret=hub,model.verify.enabled=true,model.verify.manifestConfigMap=pins",
 )  # fmt: skip
 
@@ -95,6 +97,8 @@ def compare(values: dict[str, Any], schema: dict[str, Any], where: str) -> None:
         ("engine.gpu=2", "gpu"),
         ("model.source=s3", "model/source"),
         ("gateway.settings.engine_url=x", "engine_url"),
+        ("gateway.settings.limits_url=x", "limits_url"),
+        ("limits.port=0", "limits/port"),
         ("gateway.shutdownGraceSeconds=-1", "shutdownGraceSeconds"),
         ("replicas=0", "replicas"),
         ("auth.keys={short}", "auth/keys"),
@@ -275,6 +279,66 @@ def test_only_gateways_and_prometheus_reach_the_engine(tools: OperatorTools) -> 
     assert gateway["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
     assert monitoring == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_urls_of_the_databases_come_from_secrets_only(name: str, tools: OperatorTools) -> None:
+    manifests = preset(tools, name, "--set", "keyDatabase.existingSecret=db,limits.existingSecret=redis")
+    for deployment in of_kind(manifests, "Deployment"):
+        entries = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        secrets = {e["name"]: e["valueFrom"]["secretKeyRef"] for e in entries if "valueFrom" in e}
+        assert secrets == {
+            "SERVAL_KEY_DATABASE": {"name": "db", "key": "url"},
+            "SERVAL_LIMITS_URL": {"name": "redis", "key": "url"},
+        }
+    plain = [e["name"] for d in of_kind(preset(tools, name), "Deployment") for e in container_variables(d)]
+    assert not {"SERVAL_KEY_DATABASE", "SERVAL_LIMITS_URL", "SERVAL_LIMITS_SHARE"} & set(plain)
+
+
+def container_variables(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+    variables: list[dict[str, Any]] = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return variables
+
+
+@pytest.mark.parametrize(
+    ("settings", "gateways"),
+    [
+        ("replicas=1,gateway.replicas=2", 2),
+        ("replicas=3,gateway.replicas=1", 3),
+        ("replicas=2,gateway.autoscaling.enabled=true,gateway.autoscaling.maxReplicas=6", 12),
+    ],
+)
+def test_shares_of_all_gateways_are_never_more_than_the_limit(
+    settings: str, gateways: int, tools: OperatorTools
+) -> None:
+    manifests = rendered(tools, "--set", f"limits.existingSecret=redis,{settings}")
+    shares = {
+        float(environment(d["spec"]["template"]["spec"])["SERVAL_LIMITS_SHARE"])
+        for d in of_kind(manifests, "Deployment")
+    }
+    (share,) = shares
+    assert 1 - 0.01 < share * gateways <= 1
+
+
+def test_gateways_reach_the_databases_and_nothing_else(tools: OperatorTools) -> None:
+    def egress(*settings: str) -> list[dict[str, Any]]:
+        arguments = [part for setting in settings for part in ("--set", setting)]
+        policy = named(rendered(tools, *arguments), "NetworkPolicy", "serval-gateway")
+        rules_: list[dict[str, Any]] = policy["spec"]["egress"]
+        return rules_
+
+    dns, engine = egress()
+    assert {port["port"] for port in dns["ports"]} == {53}
+    database, redis = egress(
+        "keyDatabase.existingSecret=db",
+        "keyDatabase.peers[0].ipBlock.cidr=10.1.0.0/16",
+        "limits.existingSecret=redis",
+        "limits.port=6380",
+    )[2:]
+    assert database == {"ports": [{"port": 5432}], "to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}
+    assert redis == {"ports": [{"port": 6380}]}
+    assert egress("networkPolicy.gatewayEgress[0].ports[0].port=443")[2:] == [{"ports": [{"port": 443}]}]
+    assert engine["ports"] == [{"port": 30000}]
 
 
 def test_autoscaling_leaves_the_number_to_the_autoscaler(tools: OperatorTools) -> None:

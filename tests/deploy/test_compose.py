@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -53,7 +54,11 @@ def test_defaults_are_those_of_the_example() -> None:
 
 def test_gateway_gets_only_settings_that_it_reads(services: dict[str, Any]) -> None:
     _, gateway = engine_and_gateway(services)
-    fields = {name.removeprefix("SERVAL_").lower(): value for name, value in gateway["environment"].items()}
+    fields = {
+        name.removeprefix("SERVAL_").lower(): value
+        for name, value in gateway["environment"].items()
+        if name != "PGPASSWORD"  # libpq's
+    }
     assert set(fields) <= set(Settings.model_fields)
     Settings(**fields)
 
@@ -89,17 +94,51 @@ def test_names_that_are_asked_for_are_there(services: dict[str, Any]) -> None:
     assert "engine" in names
 
 
+def test_the_key_database_is_the_one_that_runs_beside_it(services: dict[str, Any]) -> None:
+    _, gateway = engine_and_gateway(services)
+    made = services["postgres"]["environment"]
+    address = urlsplit(gateway["environment"]["SERVAL_KEY_DATABASE"])
+    assert (address.username, address.hostname, address.path) == (
+        made["POSTGRES_USER"], "postgres", "/" + made["POSTGRES_DB"],
+    )  # fmt: skip
+    assert address.password is None
+    assert gateway["environment"]["PGPASSWORD"] == made["POSTGRES_PASSWORD"]
+    assert gateway["depends_on"]["postgres"]["condition"] == "service_healthy"
+
+
+def test_limits_are_counted_in_the_redis_that_runs_beside_it(services: dict[str, Any]) -> None:
+    _, gateway = engine_and_gateway(services)
+    address = urlsplit(gateway["environment"]["SERVAL_LIMITS_URL"])
+    assert (address.scheme, address.hostname, address.port) == ("redis", "redis", 6379)
+    assert gateway["depends_on"]["redis"]["condition"] == "service_healthy"
+    options = " ".join(services["redis"]["command"])
+    # What the day's tokens need: kept over a restart, never evicted, and room before the container's end.
+    assert "--appendonly yes" in options
+    assert "--maxmemory-policy noeviction" in options
+    assert "--maxmemory 256mb" in options
+    assert int(services["redis"]["deploy"]["resources"]["limits"]["memory"]) == 512 * 2**20
+
+
+def test_only_the_gateway_is_on_the_network_of_the_databases(services: dict[str, Any]) -> None:
+    on_it = {name for name, service in services.items() if "data" in service["networks"]}
+    (gateway,) = [name for name in services if name.startswith("gateway")]
+    assert on_it == {gateway, "postgres", "redis"}
+    assert all(set(services[name]["networks"]) == {"data"} for name in ("postgres", "redis"))
+
+
 def test_only_proxy_and_grafana_are_published_and_only_here(services: dict[str, Any]) -> None:
     published = {name for name, service in services.items() if service.get("ports")}
     assert published == {"proxy", "grafana"}
     for name in published:
         assert all(port["host_ip"] == "127.0.0.1" for port in services[name]["ports"])
-    for service in engine_and_gateway(services):
-        assert set(service["networks"]) == {"inner"}
+    engine, gateway = engine_and_gateway(services)
+    assert set(engine["networks"]) == {"inner"}
+    assert set(gateway["networks"]) == {"inner", "data"}
 
 
-def test_the_inner_network_has_no_way_out() -> None:
-    assert yaml.safe_load((DOCKER / "compose.yaml").read_text())["networks"]["inner"] == {"internal": True}
+def test_networks_of_engine_and_databases_have_no_way_out() -> None:
+    networks = yaml.safe_load((DOCKER / "compose.yaml").read_text())["networks"]
+    assert networks["inner"] == networks["data"] == {"internal": True}
 
 
 def test_every_service_is_limited_restarted_watched_and_hardened(services: dict[str, Any]) -> None:

@@ -6,22 +6,11 @@ from typing import Any
 import openai
 import pytest
 
+from serval_testkit.weather_tool import WEATHER_TOOL
+
 pytestmark = pytest.mark.engine
 
-TOOLS: list[Any] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Get the weather forecast for a city.",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-                "required": ["city", "days"],
-            },
-        },
-    }
-]
+TOOLS = [WEATHER_TOOL]
 RESULT = json.dumps({"city": "Tokyo", "forecast": "rainy", "temp_c": 12})
 
 

@@ -11,21 +11,9 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from serval_testkit.processes import descendants, is_running
+from serval_testkit.weather_tool import WEATHER_TOOL
 
 pytestmark = pytest.mark.engine
-
-WEATHER_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get the weather forecast for a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-            "required": ["city", "days"],
-        },
-    },
-}
 
 
 @pytest.fixture(scope="module")

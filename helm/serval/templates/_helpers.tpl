@@ -48,6 +48,13 @@ capabilities: {drop: [ALL]}
 {{- mul (max 1 (int .Values.engine.gpus)) (int .Values.engine.nodes) }}
 {{- end }}
 
+{{- /* One of all gateways that there may be, as a fraction; rounded down. */}}
+{{- define "serval.gatewayShare" -}}
+{{- $each := .Values.gateway.replicas }}
+{{- if .Values.gateway.autoscaling.enabled }}{{ $each = max $each .Values.gateway.autoscaling.maxReplicas }}{{ end }}
+{{- printf "%.4f" (floor (divf 10000 (mul .Values.replicas $each)) | mulf 0.0001) }}
+{{- end }}
+
 {{- define "serval.modelFolder" -}}
 {{- if eq .Values.model.source "demo" }}/opt/serval/demo-model{{ else }}{{ printf "/models/%s" .Values.model.path | trimSuffix "/" }}{{ end }}
 {{- end }}

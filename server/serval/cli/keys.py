@@ -1,4 +1,4 @@
-"""`serval keys`: make, list, change, rotate and revoke API keys in the key database."""
+"""`serval keys`: make, list, change, rotate and revoke API keys; take their database to an older schema."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from serval.auth.identity import INFERENCE, SCOPES
-from serval.auth.opening import open_store
+from serval.auth.opening import database_location, open_store
 from serval.errors import SettingsError
 from serval.limits.quota import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
 from serval.settings import load_settings
@@ -63,13 +63,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     revoke = actions.add_parser("revoke", help="refuse a key from now on", parents=[shared])
     revoke.add_argument("id", help="public id of the key")
+    downgrade = actions.add_parser(
+        "downgrade",
+        help="before going back to an older release: give the database its schema",
+        parents=[shared],
+    )
+    downgrade.add_argument("--to", required=True, metavar="REVISION", help="such as 0001; see CHANGELOG.md")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run one action. Raises a `ServalError`."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    store = open_store(load_settings(key_database=args.database))
+    settings = load_settings(key_database=args.database)
+    if args.action == "downgrade":
+        from serval.store.database import downgrade_database
+
+        downgrade_database(database_location(settings), args.to)
+        print(json.dumps({"schema": args.to}) if args.json else f"the key database has schema {args.to} now")
+        return 0
+    store = open_store(settings)
     try:
         _act(args, store)
     except SQLAlchemyError as error:

@@ -1,6 +1,7 @@
 """Opening the database: SQLite by path or URL, PostgreSQL by URL, brought to the newest schema."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,25 @@ def open_database(location: str) -> Engine:
 
     Raises `SettingsError` if it cannot be used; no password is part of the message.
     """
+    return _opened(location, _bring_up_to_date)
+
+
+def downgrade_database(location: str, revision: str) -> None:
+    """Take the schema back to that of an older release, by the name of its newest migration such as "0001".
+
+    What only later schemas hold is dropped. Raises `SettingsError`, and then nothing was changed.
+    """
+
+    def back(engine: Engine) -> None:
+        from serval.store.upgrade import downgrade
+
+        downgrade(engine, revision)
+
+    _opened(location, back).dispose()
+
+
+def _opened(location: str, prepare: Callable[[Engine], None]) -> Engine:
+    """The database at `location`, after `prepare`. Raises `SettingsError`."""
     url = _url(location)
     try:
         if url.get_backend_name() == "sqlite":
@@ -27,7 +47,7 @@ def open_database(location: str) -> Engine:
         else:
             timeout: dict[str, Any] = {"connect_timeout": _BUSY_TIMEOUT_S}
             engine = create_engine(url, pool_pre_ping=True, connect_args=timeout)
-        _bring_up_to_date(engine)
+        prepare(engine)
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"the key database needs the package {error.name!r}; install serval-llm[postgres]"

@@ -1,12 +1,13 @@
-"""Brings a database to the newest schema. Loaded only for one that is not there yet: Alembic takes 11 MB."""
+"""Brings a database to another schema. Loaded only where it is not there yet: Alembic takes 11 MB."""
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import alembic.command
 import alembic.config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine, text
 
@@ -19,6 +20,23 @@ _LOCK = 0x5E57A1
 
 def upgrade(engine: Engine) -> None:
     """Run the migrations that are missing. Raises `UnknownSchemaError`, `OSError` or SQLAlchemy's errors."""
+    _migrate(engine, lambda config: alembic.command.upgrade(config, "head"))
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take back the migrations after `revision`. Raises what `upgrade` does."""
+
+    def back(config: alembic.config.Config) -> None:
+        known = sorted(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())
+        # Alembic would take `base`, an empty schema, and abbreviations too.
+        if revision not in known:
+            raise CommandError(f"{revision!r} is none of its schemas: {', '.join(known)}")
+        alembic.command.downgrade(config, revision)
+
+    _migrate(engine, back)
+
+
+def _migrate(engine: Engine, run: Callable[[alembic.config.Config], None]) -> None:
     config = alembic.config.Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     with _alone(engine), engine.begin() as connection:
@@ -26,7 +44,7 @@ def upgrade(engine: Engine) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         config.attributes["connection"] = connection
         try:
-            alembic.command.upgrade(config, "head")
+            run(config)
         except CommandError as error:
             raise UnknownSchemaError(str(error)) from error
 

@@ -72,6 +72,16 @@ def test_for_people_the_key_is_shown_once(capsys: pytest.CaptureFixture[str]) ->
     assert "dead" in capsys.readouterr().out
 
 
+def test_the_database_is_taken_to_an_older_schema_and_back(capsys: pytest.CaptureFixture[str]) -> None:
+    (made,) = run(capsys, "create", "--name", "a", "--requests-per-minute", "60")
+    assert run(capsys, "downgrade", "--to", "0001") == [{"schema": "0001"}]
+    (listed,) = run(capsys, "list")
+    assert listed["id"] == made["id"]
+    assert listed["limits"]["requests_per_minute"] == "default"
+    assert main(["keys", "downgrade", "--to", "0000"]) == 1
+    assert "0000" in capsys.readouterr().err
+
+
 def test_an_unknown_id_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "revoke", "nosuch"]) == 1
     assert "nosuch" in capsys.readouterr().err

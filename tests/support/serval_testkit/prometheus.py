@@ -38,6 +38,11 @@ class Prometheus:
         """Every metric it has seen."""
         return set(self._get("/api/v1/label/__name__/values"))
 
+    def scrape_errors(self) -> list[str]:
+        """What went wrong in the last scrape of each target."""
+        targets = self._get("/api/v1/targets")["activeTargets"]
+        return [target["lastError"] for target in targets if target["lastError"]]
+
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=30) as response:  # noqa: S310
             return json.load(response)["data"]
@@ -45,14 +50,22 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(
-    tools: OperatorTools, folder: Path, *, targets: Mapping[str, str], alertmanager: str | None = None
+    tools: OperatorTools,
+    folder: Path,
+    *,
+    targets: Mapping[str, str],
+    alertmanager: str | None = None,
+    interval_s: int = 1,
 ) -> Iterator[Prometheus]:
-    """Prometheus with the repository's rules; `targets` are addresses by job. Alerts fire without waiting."""
+    """Prometheus with the repository's rules; `targets` are addresses by job. Alerts fire without waiting.
+
+    A scrape may take as long as `interval_s`, after which the next one comes.
+    """
     (folder / "rules").mkdir(parents=True)
     for path in RULE_FILES:
         (folder / "rules" / path.name).write_text(re.sub(r"\bfor: \w+", "for: 0s", path.read_text()))
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": f"{interval_s}s", "evaluation_interval": "1s"}
     config["scrape_configs"] = [
         {"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in targets.items()
     ]

@@ -1,0 +1,40 @@
+"""Whether what dashboards and rules ask for has been scraped; asked by tests and by the rehearsal."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from serval_testkit.metric_names import dashboard_queries, scraped_metrics_needed
+from serval_testkit.prometheus import Prometheus
+
+# What appears only once something has happened that nobody makes happen here.
+AFTER_THE_EVENT = {"sglang:num_retracted_requests_total"}
+EMPTY_WHEN_ALL_IS_WELL = {"serval-overview / Firing alerts"}
+_PAUSE_S = 1.0
+
+
+@dataclass
+class Missing:
+    """Queries of dashboards that found no data, by the place they stand in; metrics never scraped."""
+
+    queries: dict[str, str]
+    metrics: set[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.queries or self.metrics)
+
+
+async def missing_under_load(prometheus: Prometheus, *, wait_s: float) -> Missing:
+    """Ask again and again until nothing is missing, or for `wait_s`; the load is the caller's business."""
+    missing = Missing(
+        {query: place for place, query in dashboard_queries() if place not in EMPTY_WHEN_ALL_IS_WELL},
+        scraped_metrics_needed() - AFTER_THE_EVENT,
+    )
+    deadline = time.monotonic() + wait_s
+    while missing and time.monotonic() < deadline:
+        await asyncio.sleep(_PAUSE_S)
+        for query in list(missing.queries):
+            if await asyncio.to_thread(prometheus.query, query):
+                del missing.queries[query]
+        missing.metrics -= await asyncio.to_thread(prometheus.metric_names)
+    return missing
