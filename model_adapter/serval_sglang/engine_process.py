@@ -29,6 +29,17 @@ def require_supported(server_args: Any) -> None:
             sys.exit(f"serval: --{flag.replace('_', '-')} is not supported: {reason}. Leave it out.")
 
 
+def hook_metrics_page() -> None:
+    """See `metrics_page`."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    from serval_sglang.metrics_page import keep_names
+
+    target = "sglang.srt.entrypoints.http_server.add_prometheus_middleware"
+    HookRegistry.register(target, keep_names, HookType.AFTER)
+    HookRegistry.apply_hooks()
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run until a signal or a failed process ends it.
 
@@ -54,6 +65,7 @@ def main(arguments: Sequence[str]) -> None:
 
     server_args = prepare_server_args(list(arguments))
     require_supported(server_args)
+    hook_metrics_page()
     try:
         launch_server(server_args, run_scheduler_process_func=run_checked_scheduler)
     finally:

@@ -1,0 +1,25 @@
+"""The engine's metrics page, with the same names for every Prometheus.
+
+prometheus_client writes `sglang:x` as `sglang_x` for clients that take OpenMetrics but do not say how names
+are written there. Prometheus before 3.0 is one, and would find nothing that rules and dashboards ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def keep_names(result: None, app: Any) -> None:
+    """To be called after `add_prometheus_middleware(app)`: its page is plain text for everybody."""
+    route = app.routes[-1]
+    page = route.app
+
+    async def in_plain_text(scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name != b"accept"]
+        await page({**scope, "headers": headers}, receive, send)
+
+    route.app = in_plain_text
