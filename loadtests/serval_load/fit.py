@@ -57,6 +57,15 @@ def replay(trace: Trace, costs: Costs) -> Trace:
     return result
 
 
+def errors(trace: Trace, model: Trace) -> list[float]:
+    """By how much of the measured time the model is off, for each prompt and each batch."""
+    return [abs(b / a - 1) for a, b in zip(_seconds(trace), _seconds(model), strict=True)]
+
+
+def _seconds(trace: Trace) -> list[float]:
+    return [one.seconds for one in trace.prefills] + [one.seconds for one in trace.decodes]
+
+
 def write(path: Path, trace: Trace, costs: Costs) -> None:
     """Store trace and costs together, so that the one can be checked against the other."""
     path.write_text(json.dumps({"costs": asdict(costs), "trace": asdict(trace)}, indent=1) + "\n")

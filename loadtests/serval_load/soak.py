@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Soaked:
-    """What a soak found. Slopes are of the second half, when caches are full."""
+    """What a soak found. Slopes are of the last third: caches are full, the largest requests have met."""
 
     seconds: float
     requests: int
@@ -101,7 +101,7 @@ async def soak(
 def _soaked(
     samples: Sequence[Sample], requests: Sequence[Request], held: dict[str, float], counts: dict[str, int]
 ) -> Soaked:
-    settled = samples[len(samples) // 2 :]
+    settled = samples[len(samples) * 2 // 3 :]
     return Soaked(
         seconds=max(request.at + request.end_s for request in requests),
         requests=len(requests),

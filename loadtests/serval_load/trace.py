@@ -84,15 +84,21 @@ async def record(
         trace.prefills.append(Prefill(length, statistics.median(firsts)))
         say(f"prompt of {length}: first token after {trace.prefills[-1].seconds * 1e3:.1f} ms")
     for batch in batches:
-        answers = await asyncio.gather(*(ask(16, tokens) for _ in range(batch)))
-        gaps = []
-        # While all of them run: after the last first token and before the first last one.
-        begin = max(answer[0][0] for answer in answers)
-        end = min(answer[-1][0] for answer in answers)
-        for answer in answers:
-            inside = [entry for entry in answer if begin <= entry[0] <= end]
-            for (earlier, before), (later, after) in itertools.pairwise(inside):
-                gaps.append((later - earlier) / max(after - before, 1))
+        # The median of several: a machine that is disturbed is so for seconds.
+        gaps = [_gap(await asyncio.gather(*(ask(16, tokens) for _ in range(batch)))) for _ in range(repeats)]
         trace.decodes.append(Decode(batch, statistics.median(gaps)))
         say(f"batch of {batch}: a token every {trace.decodes[-1].seconds * 1e3:.1f} ms")
     return trace
+
+
+def _gap(answers: Sequence[Sequence[tuple[float, int]]]) -> float:
+    """The median time between two tokens while all of `answers` run."""
+    # After the last first token and before the first last one.
+    begin = max(answer[0][0] for answer in answers)
+    end = min(answer[-1][0] for answer in answers)
+    gaps = []
+    for answer in answers:
+        inside = [entry for entry in answer if begin <= entry[0] <= end]
+        for (earlier, before), (later, after) in itertools.pairwise(inside):
+            gaps.append((later - earlier) / max(after - before, 1))
+    return statistics.median(gaps)

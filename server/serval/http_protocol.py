@@ -11,7 +11,6 @@ and its `message_event` woken.
 
 import asyncio
 import enum
-import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serval.api.http import ANSWER, CONNECTION, new_request_id
+from serval.api.http import ANSWER, CONNECTION
 from serval.errors import (
     ApiError,
     HeadTooLargeError,
@@ -30,8 +29,6 @@ from serval.errors import (
     error_object,
 )
 from serval.joined_head import JoinedHead
-
-logger = logging.getLogger(__name__)
 
 # How long a refused client may take to read why, before the connection is cut.
 _LINGER_S = 2.0
@@ -190,11 +187,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         assert error.code is not None
         self._tell_refused(error.code)
-        request_id = new_request_id()
-        logger.info(
-            "request refused",
-            extra={"fields": {"request_id": request_id, "status": error.status, "error_code": error.code}},
-        )
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if cycle.response_started or self.pipeline:
@@ -205,7 +197,7 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         body = msgspec.json.encode(error_object(error))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
-        for name, value in {"x-request-id": request_id, **error.headers}.items():
+        for name, value in error.headers.items():
             head += f"{name}: {value}\r\n".encode()
         self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + body)
         # A connection closed with data that was not read is reset, and the answer may be lost with it.

@@ -20,9 +20,11 @@ BENCHMARK = "python -m sglang.benchmark.serving"
 OWN = (
     "serval plan",
     "serval serve",
+    "serval engine",
     "serval gateway",
     "python -m serval_load load",
     "python -m serval_load fit",
+    "python -m serval_load overhead",
     "python -m serval_sglang.bench",
 )
 # Not in this environment: their options were read in the releases that the guide names.
@@ -40,8 +42,14 @@ def commands() -> Iterator[list[str]]:
             if words[:2] == ["make", "serve"]:
                 flags = next(word for word in words if word.startswith("ARGS="))
                 words = ["serval", "serve", *shlex.split(flags.removeprefix("ARGS="))]
+            words = [word for word in words if word != "&"]
+            if words[:4] == ["python", "-m", "serval_load", "overhead"]:
+                # What is behind its -- are options of the engine that it starts.
+                end = words.index("--")
+                yield ["serval", "engine", *words[end + 1 :]]
+                words = words[:end]
             if words and words[0] not in SHELL:
-                yield [word for word in words if word != "&"]
+                yield words
 
 
 def flags(words: list[str]) -> tuple[list[str], list[str]]:

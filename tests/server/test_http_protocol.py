@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import logging
-import re
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -88,7 +86,6 @@ def assert_refused(answer: bytes, status: int, code: str) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), answer[:200]
     assert b"\r\nconnection: close" in head
-    assert re.search(rb"\r\nx-request-id: req_[0-9a-f]{32}(\r|$)", head)
     error = json.loads(body)["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == code
@@ -155,16 +152,6 @@ async def test_headers_over_the_limit_are_a_431(case: str) -> None:
         await assert_serving(port)
 
 
-async def test_a_refusal_is_in_the_log_under_its_id(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="serval.http_protocol")
-    async with served(App()) as port:
-        answer = (await exchange(port, b"not HTTP\r\n\r\n")).decode()
-    (entry,) = [record for record in caplog.records if record.name == "serval.http_protocol"]
-    fields = entry.__dict__["fields"]
-    assert f"\r\nx-request-id: {fields.pop('request_id')}\r\n" in answer
-    assert fields == {"status": 400, "error_code": "malformed_request"}
-
-
 async def test_headers_up_to_the_limit_are_read() -> None:
     app = App()
     fields = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 600) for number in range(98))
@@ -224,14 +211,14 @@ async def test_a_body_that_does_not_come_is_a_408_and_the_application_is_told() 
 
 async def test_deadlines_of_a_request_end_with_it() -> None:
     app = App()
-    async with served(app, request_head_timeout_s=1.0, request_body_timeout_s=1.0) as port:
+    async with served(app, request_head_timeout_s=0.3, request_body_timeout_s=0.3) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(3):
             for piece in (POST, b"Content-Length: 2\r\n\r\n", b"{}"):
                 writer.write(piece)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
             assert (await reader.readuntil(b"\r\n\r\n{}")).startswith(OK)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.5)
         writer.write(GET + b"Connection: close\r\n\r\n")
         assert (await reader.read()).startswith(OK)
         writer.close()

@@ -23,8 +23,7 @@ async def begun_stream(gateway: GatewayProgram) -> aiohttp.ClientResponse:
 
 async def test_it_says_so_and_lets_what_runs_end() -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
-    all_seen = asyncio.Event()
-    engine.will_say("begin", " end", held=all_seen)
+    engine.will_say("begin", " end", delay_s=6.0)
     async with engine.running(), gateway_program(engine.url) as gateway:
         response = await begun_stream(gateway)
         gateway.program.signal(signal.SIGTERM)
@@ -39,7 +38,6 @@ async def test_it_says_so_and_lets_what_runs_end() -> None:
             assert (await refused.json())["error"]["code"] == "shutting_down"
         async with gateway.http.get(f"{gateway.url}/metrics") as metrics:
             assert "serval_engine_up 1.0" in await metrics.text()
-        all_seen.set()
         rest = await response.content.read()
         assert b" end" in rest
         assert rest.endswith(b"data: [DONE]\n\n")

@@ -4,12 +4,13 @@ The engine must be idle, and run with --incremental-streaming-output as `serval 
 """
 
 import argparse
+import statistics
 from pathlib import Path
 
 import uvloop
 
 from serval_load.client import Peer
-from serval_load.fit import fit, replay, write
+from serval_load.fit import errors, fit, replay, write
 from serval_load.machine import described
 from serval_load.progress import say
 from serval_load.stand_in.costs import FITTED
@@ -57,4 +58,6 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"batch of {decode.batch}: {decode.seconds * 1e3:.2f} ms, model {modelled.seconds * 1e3:.2f} ms"
         )
+    off = errors(trace, again)
+    print(f"the model is off by {statistics.median(off):.1%} in the median, {max(off):.1%} at most")
     return 0

@@ -6,6 +6,7 @@ Sessions begin when the arrivals say so, whatever the server does. Several rates
 import argparse
 import json
 import random
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import uvloop
 
 from serval_load.client import Peer
 from serval_load.machine import described
+from serval_load.processes import QUICK, running_gateway, running_stand_in
 from serval_load.progress import say
+from serval_load.report.document import placed
 from serval_load.report.page import page, picture, table
-from serval_load.report.summary import Objective, Summary, summarise
+from serval_load.report.summary import Objective, summarise
 from serval_load.workloads.arrivals import bursts, poisson, replayed
 from serval_load.workloads.driver import Request, drive
 from serval_load.workloads.sessions import CONVERSATIONS, WORKLOADS, kind_of
@@ -23,6 +26,7 @@ from serval_load.workloads.sessions import CONVERSATIONS, WORKLOADS, kind_of
 _EXAMPLE = """
 example:
   python -m serval_load load chat --url http://127.0.0.1:8000 --key $SERVAL_API_KEY --rate 1 2 4 --out report
+  python -m serval_load load chat --stand-in --rate 2 4 8 16 --seconds 15 --svg curve.svg
 """
 
 
@@ -43,32 +47,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=1, help="of texts and arrivals (default 1)")
     add("--good-first", type=float, default=2.0, help="objective: seconds to the first token (default 2)")
     add("--good-gap", type=float, default=0.1, help="objective: mean seconds between tokens (default 0.1)")
+    add(
+        "--stand-in", action="store_true", help="load a gateway before the engine stand-in, both started here"
+    )
     add("--out", type=Path, help="write NAME.json, NAME.html and NAME.svg")
+    add("--svg", type=Path, metavar="FILE", help="draw the picture there")
+    add("--into", type=Path, metavar="FILE", help="put the table between the file's markers for it")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 1 if a request failed."""
     objective = Objective(args.good_first, args.good_gap)
-    summaries: list[Summary] = []
-    requests: list[Request] = []
-    for number, rate in enumerate(args.rate):
-        say(f"{args.workload}: {rate:g} sessions a second for {args.seconds:g} s")
-        sessions = _sessions(args, rate)
-        requests = uvloop.run(
-            drive(
-                Peer.of(args.url, args.key),
-                sessions,
-                model=args.model,
-                # Other texts for each rate, or the cache of the run before would help.
-                seed=args.seed * 1000 + number,
-                vanish=args.vanish,
-                say=say,
-            )
-        )
-        summaries.append(summarise(requests, offered_per_s=rate, objective=objective))
+    runs = uvloop.run(_driven(args))
+    summaries = [
+        summarise(requests, offered_per_s=rate, objective=objective)
+        for rate, requests in zip(args.rate, runs, strict=True)
+    ]
+    requests = runs[-1]
+    machine = described()
     print(table(summaries), end="")
+    if args.svg:
+        args.svg.write_text(picture(summaries, requests))
+    if args.into:
+        figures = f"{machine}\n\n{table(summaries)}"
+        args.into.write_text(placed(args.into.read_text(), "load", figures))
     if args.out:
-        title = f"{args.workload}, {described()}"
+        title = f"{args.workload}, {machine}"
         told = {
             "title": title,
             "summaries": [one.as_object() for one in summaries],
@@ -78,6 +82,32 @@ def run(args: argparse.Namespace) -> int:
         args.out.with_suffix(".svg").write_text(picture(summaries, requests))
         args.out.with_suffix(".html").write_text(page(summaries, requests, title=title, objective=objective))
     return int(any(one.failed for one in summaries))
+
+
+async def _driven(args: argparse.Namespace) -> list[list[Request]]:
+    """The requests of each rate, one run after the other."""
+    runs = []
+    async with AsyncExitStack() as stack:
+        peer = Peer.of(args.url, args.key)
+        if args.stand_in:
+            _, engine_url = await stack.enter_async_context(running_stand_in(*QUICK))
+            environment = {"SERVAL_API_KEY": args.key or "sk-load"}
+            started = running_gateway(engine_url, environment=environment)
+            _, url = await stack.enter_async_context(started)
+            peer = Peer.of(url, environment["SERVAL_API_KEY"])
+        for number, rate in enumerate(args.rate):
+            say(f"{args.workload}: {rate:g} sessions a second for {args.seconds:g} s")
+            run = drive(
+                peer,
+                _sessions(args, rate),
+                model=args.model,
+                # Other texts for each rate, or the cache of the run before would help.
+                seed=args.seed * 1000 + number,
+                vanish=args.vanish,
+                say=say,
+            )
+            runs.append(await run)
+    return runs
 
 
 def _sessions(args: argparse.Namespace, rate: float) -> list[tuple[float, str]]:

@@ -35,6 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, metavar="DIR", help="checkpoint folder (default: the demo model)")
     add("--rounds", type=int, default=60, help="times that a question is asked in all ways (default 60)")
     add("--tokens", type=int, default=64, help="most tokens of an answer (default 64)")
+    add("--engine-cores", metavar="CORES", help="cores of the engine (default: all)")
+    add("--gateway-cores", metavar="CORES", help="cores of the gateway (default: all)")
+    add(
+        "engine_options",
+        nargs="*",
+        metavar="-- ENGINE_OPTION",
+        help="options of `serval engine`; behind another --, flags of SGLang",
+    )
     add("--json", type=Path, metavar="FILE", help="write all times there as well")
     add("--into", type=Path, metavar="FILE", help="put the table between the file's markers for it")
 
@@ -56,11 +64,12 @@ async def _measured(args: argparse.Namespace) -> dict[str, Measured]:
     engine_url = f"http://127.0.0.1:{port}"
     model = () if args.model is None else (f"--model={args.model}",)
     async with AsyncExitStack() as stack:
-        command = [sys.executable, "-m", "serval", "engine", f"--port={port}", *model]
-        engine = await stack.enter_async_context(running("engine", command))
+        command = [sys.executable, "-m", "serval", "engine", f"--port={port}", *model, *args.engine_options]
+        engine = await stack.enter_async_context(running("engine", command, cores=args.engine_cores))
         await _answers(engine, Peer.of(engine_url))
         say("the engine is ready")
-        started = running_gateway(engine_url, *model, environment={"SERVAL_API_KEY": key})
+        environment = {"SERVAL_API_KEY": key}
+        started = running_gateway(engine_url, *model, environment=environment, cores=args.gateway_cores)
         gateway, url = await stack.enter_async_context(started)
         peer = Peer.of(url, key)
         servers = Servers(engine, Peer.of(engine_url), gateway, peer, "stand-in")

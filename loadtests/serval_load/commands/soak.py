@@ -17,7 +17,7 @@ from serval_load.client import Peer, exchange, prepared
 from serval_load.compare.measure import request
 from serval_load.compare.systems import UNREACHED_LIMITS, new_key
 from serval_load.machine import described
-from serval_load.processes import running_gateway, running_stand_in
+from serval_load.processes import QUICK, running_gateway, running_stand_in
 from serval_load.progress import say
 from serval_load.redis_books import running_redis
 from serval_load.report.soak import picture
@@ -29,13 +29,7 @@ example:
   python -m serval_load soak --minutes 0.3 --rate 10   # what CI runs
 """
 # Quick and roomy: the gateway is what is soaked.
-_ENGINE = (
-    "--decode-base-s=0.004",
-    "--decode-request-s=0.0001",
-    "--prefill-base-s=0.002",
-    "--prefill-token-s=0.000005",
-    "--kv-tokens=2000000",
-)
+_ENGINE = (*QUICK, "--kv-tokens=2000000")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

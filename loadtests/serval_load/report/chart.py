@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _WIDTH, _HEIGHT = 420, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 44, 44
+# Quarters of them are what the axes show.
+_STEPS = (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10)
 # More of them would hide their line.
 _MOST_DOTS = 40
 _COLORS = ("#2f6690", "#b04a3a", "#6aa84f", "#8e6bb0")
@@ -83,8 +85,8 @@ def _number(value: float) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next 1, 2, 2.5 or 5 times a power of ten."""
+    """The next of a few round steps times a power of ten."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * 0.9999)
+    return next(step * power for step in _STEPS if step * power >= value * 0.9999)

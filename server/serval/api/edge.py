@@ -1,19 +1,13 @@
 """The outermost layer of every request: its id, its key, its errors, its log line and its metrics."""
 
 import re
+import secrets
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serval.api.http import (
-    ClientGoneError,
-    attach_identity,
-    attach_record,
-    header,
-    new_request_id,
-    send_error,
-)
+from serval.api.http import ClientGoneError, attach_identity, attach_record, header, send_error
 from serval.auth.authenticator import Authenticator
 from serval.errors import ApiError, InternalError
 from serval.telemetry.logs import log_request
@@ -149,7 +143,7 @@ def _new_record(scope: Scope) -> RequestRecord:
         route = "other"
     sent_id = header(scope, b"x-client-request-id")
     return RequestRecord(
-        request_id=new_request_id(),
+        request_id=f"req_{secrets.token_hex(16)}",
         method=scope["method"] if scope["method"] in _METHODS else "other",
         route=route,
         client_request_id=sent_id if sent_id and _CLIENT_REQUEST_ID.fullmatch(sent_id) else None,

@@ -1,7 +1,6 @@
 """Reading and answering HTTP requests over bare ASGI."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -69,11 +68,6 @@ def record_of(scope: Scope) -> RequestRecord:
 def attach_identity(scope: Scope, identity: Identity) -> None:
     """Let the endpoint of this request know who calls."""
     scope[_IDENTITY] = identity
-
-
-def new_request_id() -> str:
-    """What an answer and the log call a request."""
-    return f"req_{secrets.token_hex(16)}"
 
 
 def identity_of(scope: Scope) -> Identity:

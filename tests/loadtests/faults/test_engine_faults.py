@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from serval_load.processes import running_stand_in
-from serval_testkit.load_stack import QUICK, LoadStack, load_stack
+from serval_load.processes import QUICK, running_stand_in
+from serval_testkit.load_stack import LoadStack, load_stack
 from serval_testkit.recovery import Recoveries
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

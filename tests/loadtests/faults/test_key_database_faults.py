@@ -112,21 +112,6 @@ async def test_a_database_that_restarts_is_found_again_with_new_keys_in_it(
         await stack.all_free()
 
 
-async def test_a_read_only_database_serves_keys_and_says_why_it_makes_none(server: str) -> None:
-    database = make_database(server, "readonly")
-    key = await asyncio.to_thread(new_key, database)
-    with psycopg.connect(server.format(database="postgres"), autocommit=True) as admin:
-        admin.execute('ALTER DATABASE "readonly" SET default_transaction_read_only = on')
-    async with load_stack(settings={"SERVAL_KEY_DATABASE": database}) as stack:
-        await until(stack, key, 200)
-        refused = await asyncio.to_thread(keys, database, "create", "--name=no")
-        assert refused.returncode != 0
-        assert "read-only" in refused.stderr
-        assert "Traceback" not in refused.stderr
-        assert await status(stack, key) == 200
-        await stack.all_free()
-
-
 async def test_a_lost_database_file_is_outlived_for_a_while(tmp_path: Path) -> None:
     file = tmp_path / "keys.db"
     key = await asyncio.to_thread(new_key, str(file))
@@ -177,41 +162,42 @@ async def until_saved(saved: Callable[[], int], used: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def counted_while_not_saved(
-    stack: LoadStack, key: str, saved: Callable[[], int], *, spoil: Callable[[], None]
-) -> int:
-    """Spend a day's budget, most of it while it cannot be saved; what was used."""
-    used = await spend(stack, key) or 0
-    await until_saved(saved, used)
-    spoil()
+async def spend_all(stack: LoadStack, key: str) -> int:
+    """Use the day's budget up; how much that was."""
+    used = 0
     while (tokens := await spend(stack, key)) is not None:
         used += tokens
     assert BUDGET - used < 50, "it is refused because the budget is used, not before"
     # Longer than it takes to be saved.
     await asyncio.sleep(2)
-    assert await asyncio.to_thread(saved) < used
     return used
 
 
-async def test_a_day_counts_on_when_postgresql_is_read_only_and_is_saved_later(
+async def test_a_read_only_database_serves_keys_and_counts_their_day_on(
     server: str, recovery: Recoveries
 ) -> None:
-    database = make_database(server, "spent")
+    database = make_database(server, "readonly")
     key = await asyncio.to_thread(new_key, database)
+
+    def read_only(now: str) -> None:
+        with psycopg.connect(server.format(database="postgres"), autocommit=True) as admin:
+            admin.execute(f'ALTER DATABASE "readonly" SET default_transaction_read_only = {now}')  # type: ignore[call-overload]
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'readonly'")
 
     def saved() -> int:
         with psycopg.connect(database) as connection:
             row = connection.execute("SELECT coalesce(sum(tokens), 0) FROM daily_tokens").fetchone()
             return 0 if row is None else int(row[0])
 
-    def read_only(now: str) -> None:
-        with psycopg.connect(server.format(database="postgres"), autocommit=True) as admin:
-            admin.execute(f'ALTER DATABASE "spent" SET default_transaction_read_only = {now}')  # type: ignore[call-overload]
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'spent'")
-
+    read_only("on")
     settings = {"SERVAL_KEY_DATABASE": database, "SERVAL_TOKENS_PER_DAY": str(BUDGET)}
     async with load_stack(settings=settings) as stack:
-        used = await counted_while_not_saved(stack, key, saved, spoil=lambda: read_only("on"))
+        used = await spend_all(stack, key)
+        assert await asyncio.to_thread(saved) == 0
+        refused = await asyncio.to_thread(keys, database, "create", "--name=no")
+        assert refused.returncode != 0
+        assert "read-only" in refused.stderr
+        assert "Traceback" not in refused.stderr
         read_only("off")
         with recovery("PostgreSQL was read-only: the day's tokens are saved"):
             await until_saved(saved, used)
@@ -237,7 +223,9 @@ async def test_a_day_counts_on_when_the_disk_is_full_and_is_saved_later(
             _, most = resource.prlimit(stack.gateway.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(stack.gateway.pid, resource.RLIMIT_FSIZE, (size, most))
 
-        used = await counted_while_not_saved(stack, key, saved, spoil=lambda: largest_file(0))
+        largest_file(0)
+        used = await spend_all(stack, key)
+        assert await asyncio.to_thread(saved) == 0
         largest_file(resource.RLIM_INFINITY)
         with recovery("disk was full: the day's tokens are saved"):
             await until_saved(saved, used)

@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,7 @@ async def test_a_redis_that_dies_ends_no_stream_and_comes_back_empty(
     assert await stack.served_at_once(2 * SLOTS) == SLOTS // 2
     assert all(answer.complete for answer in await asyncio.gather(*streams))
     shared.redis.start()
-    with recovery("Redis killed, started again without its books"):
+    with recovery("Redis killed, started again without its books: limits exact"):
         await until_exact(stack)
         await shared.until_budgeted(200)
     await shared.until_nothing_is_held()
@@ -116,7 +117,7 @@ async def test_a_redis_that_hangs_is_not_waited_for_and_gives_back_what_it_took_
         assert await stack.served_at_once(2 * SLOTS) == SLOTS // 2
     finally:
         shared.redis.thaw()
-    with recovery("Redis hung, goes on"):
+    with recovery("Redis hung, goes on: limits exact"):
         await until_exact(stack)
     await shared.until_nothing_is_held()
 
@@ -134,7 +135,9 @@ async def test_a_redis_that_is_slow_counts_exactly(shared: Shared) -> None:
     assert shared.link.passed > passed
 
 
-async def test_a_parent_that_hangs_leaves_each_worker_its_share(recovery: Recoveries) -> None:
+async def test_a_parent_that_hangs_leaves_each_worker_its_share_and_a_killed_one_is_a_stop(
+    recovery: Recoveries,
+) -> None:
     async with load_stack("--workers=2", settings=LIMITED) as stack:
         await until_exact(stack)
         stack.gateway.process.send_signal(signal.SIGSTOP)
@@ -144,13 +147,10 @@ async def test_a_parent_that_hangs_leaves_each_worker_its_share(recovery: Recove
             stack.gateway.process.send_signal(signal.SIGCONT)
         # Half of the limit in each, whatever the kernel dealt to which.
         assert SLOTS // 2 <= served <= SLOTS
-        with recovery("gateway's parent hung, goes on"):
+        with recovery("gateway's parent hung, goes on: limits exact"):
             await until_exact(stack)
         await stack.all_free()
 
-
-async def test_a_killed_parent_is_a_stop_streams_finish(recovery: Recoveries) -> None:
-    async with load_stack("--workers=2", settings=LIMITED) as stack:
         workers = family(stack.gateway.pid)[1:]
         streams = [asyncio.create_task(stack.ask(tokens=400)) for _ in range(SLOTS)]
         await stack.generating(SLOTS)
@@ -160,14 +160,14 @@ async def test_a_killed_parent_is_a_stop_streams_finish(recovery: Recoveries) ->
             while any(_lives(pid) for pid in workers):  # noqa: ASYNC110  # other processes
                 await asyncio.sleep(0.05)
         assert "Refused" in (await exchange(stack.peer, stack.request())).failure
+        assert (await stack.engine_load())["num_running_reqs"] == 0
         engine = f"http://{stack.engine_peer.host}:{stack.engine_peer.port}"
-        environment = {"SERVAL_API_KEY": KEY, **LIMITED}
         # The same port, as a supervisor would start it again.
-        options = ("--workers=2", f"--port={stack.peer.port}")
-        with recovery("gateway's parent killed, started again (its start)"):
-            async with running_gateway(engine, *options, environment=environment):
-                await until_exact(stack)
-                await stack.all_free()
+        again = running_gateway(engine, f"--port={stack.peer.port}", environment={"SERVAL_API_KEY": KEY})
+        async with AsyncExitStack() as started:
+            with recovery("gateway's parent killed, another started: served"):
+                await started.enter_async_context(again)
+                assert (await stack.ask()).complete
 
 
 def _lives(pid: int) -> bool:

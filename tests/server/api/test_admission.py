@@ -96,26 +96,18 @@ async def test_the_more_urgent_class_goes_first() -> None:
         assert lengths == [12, 10, 11]
 
 
-async def assert_unavailable(response: aiohttp.ClientResponse, code: str) -> None:
-    assert response.status == 503
-    assert int(response.headers["retry-after"]) > 0
-    error = (await response.json())["error"]
-    assert (error["type"], error["code"]) == ("service_unavailable_error", code)
-
-
-async def test_a_full_queue_is_a_503_with_retry_after() -> None:
-    async with busy_gateway(queue_limit=1, max_batch=1) as (gateway, release):
+async def test_a_full_queue_and_a_long_wait_are_503_with_retry_after() -> None:
+    async with busy_gateway(queue_limit=1, max_batch=1, queue_timeout_s=1.0) as (gateway, _):
         waiting = asyncio.create_task(gateway.post(CHAT))
         await until_depth(gateway, 1)
-        await assert_unavailable(await gateway.post(CHAT | {"stream": True}), "server_is_overloaded")
-        assert len(gateway.engine.requests) == 1
-        release()
-        assert (await waiting).status == 200
-
-
-async def test_a_long_wait_is_a_503_with_retry_after() -> None:
-    async with busy_gateway(queue_timeout_s=0.1) as (gateway, _):
-        await assert_unavailable(await gateway.post(CHAT), "queue_timeout")
+        for response, code in [
+            (await gateway.post(CHAT | {"stream": True}), "server_is_overloaded"),
+            (await waiting, "queue_timeout"),
+        ]:
+            assert response.status == 503
+            assert int(response.headers["retry-after"]) > 0
+            error = (await response.json())["error"]
+            assert (error["type"], error["code"]) == ("service_unavailable_error", code)
         assert len(gateway.engine.requests) == 1
 
 

@@ -147,10 +147,6 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         "tools",
     ),
     "tool choice unknown": (chat(tools=[TOOL], tool_choice="maybe"), "tool_choice"),
-    "tool choice of allowed tools": (
-        chat(tools=[TOOL], tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}),
-        "tool_choice.type",
-    ),
     "tool choice without tools": (chat(tool_choice="required"), "tool_choice"),
     "tool choice names no tool": (
         chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}),

@@ -3,24 +3,15 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
-import pytest_asyncio
 
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
-
-
-@pytest_asyncio.fixture
-async def patient() -> AsyncIterator[RunningGateway]:
-    """A gateway that knows what the engine says before it begins a stream, however busy this machine is."""
-    async with running_gateway(first_byte_s=600.0) as running:
-        yield running
 
 
 async def assert_still_serving(gateway: RunningGateway) -> None:
@@ -48,15 +39,6 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
     assert "partial" in text
     assert '"finish_reason":"stop"' not in text
     await assert_still_serving(gateway)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_is_compressed_is_an_error(patient: RunningGateway, stream: bool) -> None:
-    patient.engine.will_say("partial", fault="gzip")
-    response = await patient.post({"model": MODEL, "messages": HI, "stream": stream})
-    assert response.status == 502
-    assert "partial" not in await response.text()
-    await assert_still_serving(patient)
 
 
 @pytest.mark.parametrize("fault", ["cut", "garbage", "no_finish", "error_event"])
@@ -91,22 +73,22 @@ async def test_a_whole_answer_that_breaks_is_an_error(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_engines_400_is_a_400_with_its_message(patient: RunningGateway, stream: bool) -> None:
-    patient.engine.will_say(fault="http_error", status=400, message="logit_bias must has keys in [0, 9]")
-    response = await patient.post({"model": MODEL, "messages": HI, "stream": stream})
+async def test_the_engines_400_is_a_400_with_its_message(gateway: RunningGateway, stream: bool) -> None:
+    gateway.engine.will_say(fault="http_error", status=400, message="logit_bias must has keys in [0, 9]")
+    response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
     assert response.status == 400
     error = (await response.json())["error"]
     assert error["type"] == "invalid_request_error"
     assert error["message"] == "logit_bias must has keys in [0, 9]"
-    await assert_still_serving(patient)
+    await assert_still_serving(gateway)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_as_the_streams_first_event_keeps_its_status(
-    patient: RunningGateway, stream: bool
+    gateway: RunningGateway, stream: bool
 ) -> None:
-    patient.engine.will_say(fault="error_event", status=400, message="too long")
-    response = await patient.post({"model": MODEL, "messages": HI, "stream": stream})
+    gateway.engine.will_say(fault="error_event", status=400, message="too long")
+    response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
     assert response.status == 400
     assert (await response.json())["error"]["message"] == "too long"
 
@@ -143,7 +125,7 @@ async def test_an_engine_that_fails_at_once_is_an_error_without_its_message(gate
 async def test_an_engine_that_is_away_is_a_503_with_retry_after(stream: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    async with running_gateway(engine_url=f"http://127.0.0.1:{port}", first_byte_s=600.0) as gateway:
+    async with running_gateway(engine_url=f"http://127.0.0.1:{port}") as gateway:
         response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
         assert response.status == 503
         assert int(response.headers["retry-after"]) > 0
@@ -154,16 +136,13 @@ async def test_an_engine_that_is_away_is_a_503_with_retry_after(stream: bool) ->
 
 @pytest.mark.parametrize("fault", ["silent", "stall"])
 async def test_an_engine_that_says_nothing_for_too_long_is_a_504_and_is_told_to_stop(fault: Any) -> None:
-    async with running_gateway(engine_stall_timeout_s=0.5) as gateway:
+    async with running_gateway(engine_stall_timeout_s=0.2) as gateway:
         gateway.engine.will_say("partial", fault=fault)
         response = await gateway.post({"model": MODEL, "messages": HI})
         assert response.status == 504
         await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
         assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
-        async with asyncio.timeout(60):
-            # On a busy machine the stand-in too may say nothing for as long.
-            while (await gateway.post({"model": MODEL, "messages": HI})).status != 200:
-                pass
+        await assert_still_serving(gateway)
 
 
 @pytest.mark.parametrize("fault", ["silent", "stall"])

@@ -101,7 +101,7 @@ def test_ids_are_the_full_tokenizers_where_no_marker_occurs(
     assert prompt.input_ids == tokenizer.encode(prompt.text, add_special_tokens=False).ids
 
 
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(conversation=conversations(hostile_text))
 def test_control_ids_come_from_the_template_alone(
     model: tuple[ChatRenderer, Tokenizer], conversation: tuple[list[dict[str, Any]], list[dict[str, Any]]]

@@ -226,4 +226,4 @@ class HostMachine(RuleBasedStateMachine):
 
 
 TestHost = HostMachine.TestCase
-TestHost.settings = settings(max_examples=25, stateful_step_count=25)
+TestHost.settings = settings(max_examples=40, stateful_step_count=25)

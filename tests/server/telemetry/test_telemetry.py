@@ -64,13 +64,13 @@ async def test_metrics_count_requests_tokens_and_tool_calls() -> None:
 
 async def test_gaps_between_streamed_tokens_are_counted_by_their_length() -> None:
     async with running_gateway() as gateway:
-        gateway.engine.will_say("a", "b", "c", delay_s=0.3)
+        gateway.engine.will_say("a", "b", "c", delay_s=0.06)
         await gateway.post({"model": MODEL, "messages": HI, "stream": True})
         got = await samples(gateway)
-    assert got["serval_inter_token_latency_seconds_bucket", "0.1"] == 0
+    assert got["serval_inter_token_latency_seconds_bucket", "0.05"] == 0
     assert got["serval_inter_token_latency_seconds_bucket", "+Inf"] == 2
     assert got["serval_inter_token_latency_seconds_count",] == 2
-    assert got["serval_inter_token_latency_seconds_sum",] >= 0.4
+    assert got["serval_inter_token_latency_seconds_sum",] > 0.1
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -94,11 +94,9 @@ async def test_overhead_is_not_what_the_engine_or_the_client_takes(stream: bool)
             await gateway.post({"model": MODEL, "messages": HI}, timeout=timeout)
         got = await samples(gateway)
     route = "/v1/chat/completions"
-    duration = got["serval_request_duration_seconds_sum", route]
-    assert duration >= 1.2
+    assert got["serval_request_duration_seconds_sum", route] >= 1.5
     assert got["serval_gateway_overhead_seconds_count", route] == 2
-    # Three times half a second went by elsewhere; of each a part may have gone by before it was measured.
-    assert got["serval_gateway_overhead_seconds_sum", route] <= duration - 1.2
+    assert got["serval_gateway_overhead_seconds_sum", route] < 0.4
 
 
 async def test_a_busy_event_loop_is_seen() -> None:

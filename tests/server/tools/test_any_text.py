@@ -68,7 +68,7 @@ def cut(text: str, cuts: list[int]) -> list[str]:
     return [text[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(
     text=outputs,
     cuts=st.lists(st.integers(0, 10_000), max_size=30),
@@ -86,7 +86,7 @@ def test_the_message_does_not_depend_on_the_cuts(
     assert whole == in_steps == at_random
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(text=outputs, every=st.integers(1, 14), thinking=st.booleans())
 def test_arguments_of_a_finished_message_are_json_objects(text: str, every: int, thinking: bool) -> None:
     events = events_of([text[i : i + every] for i in range(0, len(text), every)], TOOLS, thinking=thinking)

@@ -19,7 +19,7 @@ WALKS = 4
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
 )
 @given(parameters=json_schemas.parameters, seed=st.integers(0, 2**32))
 def test_every_admitted_call_is_valid(parameters: dict[str, Any], seed: int) -> None:

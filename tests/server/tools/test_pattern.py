@@ -72,7 +72,7 @@ def test_whatever_the_decoder_writes_matches_the_original(expression: str) -> No
     for form in (raw, in_json):
         grammar = compiled(form(expression))
         texts = []
-        for _ in range(15):
+        for _ in range(40):
             try:
                 texts.append(walk(grammar, choices))
             except UnfinishedWalkError:

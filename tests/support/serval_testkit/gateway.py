@@ -3,17 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import aiohttp
 from openai import AsyncOpenAI
 
 from serval.auth.opening import open_directory, open_tokens
-from serval.chat.template import ChatTemplate, load_template
-from serval.chat.tokenizer import load_tokenizer
 from serval.engine.client import connect_engine
 from serval.gateway import build_apps
 from serval.live_settings import read_live_settings
@@ -26,13 +22,6 @@ API_KEY = "sk-test-5f1c2d"  # the canary that must show up nowhere
 MODEL = "longcat-demo"
 
 
-@lru_cache
-def _template() -> ChatTemplate:
-    """The demo checkpoint's. Compiling it is most of what it takes to make a gateway, and it has no state."""
-    tokenizer, _ = load_tokenizer(DEMO_CHECKPOINT)
-    return load_template(DEMO_CHECKPOINT, tokenizer.control_tokens)
-
-
 @dataclass
 class RunningGateway:
     """A gateway that is being served, its engine, and clients for it."""
@@ -41,12 +30,8 @@ class RunningGateway:
     # Empty without an admin API.
     admin_url: str
     engine: StandInEngine
+    openai: AsyncOpenAI
     http: aiohttp.ClientSession
-
-    @cached_property
-    def openai(self) -> AsyncOpenAI:
-        """The stock client, made when it is asked for: reading the certificates takes it a while."""
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=API_KEY, max_retries=0)
 
     async def post(
         self, body: Any, *, path: str = "/v1/chat/completions", **options: Any
@@ -85,18 +70,17 @@ async def running_gateway(
             **settings,
         }
         configured = Settings(**values)
-        async with connect_engine(configured.model_copy(update={"engine_url": engine.url})) as probe:
+        async with connect_engine(Settings(engine_url=engine.url)) as probe:
             info = await probe.info()
         async with connect_engine(configured) as client:
-            with mock.patch("serval.chat.render.load_template", return_value=_template()):
-                apps = build_apps(
-                    configured,
-                    engine=client,
-                    info=info,
-                    live=read_live_settings(configured),
-                    directory=open_directory(configured),
-                    tokens=open_tokens(configured),
-                )
+            apps = build_apps(
+                configured,
+                engine=client,
+                info=info,
+                live=read_live_settings(configured),
+                directory=open_directory(configured),
+                tokens=open_tokens(configured),
+            )
             async with AsyncExitStack() as stack:
                 url = await stack.enter_async_context(
                     running_app(apps.api, configured, refused=apps.metrics.request_refused)
@@ -107,7 +91,6 @@ async def running_gateway(
                         running_app(apps.admin, configured, lifespan="off")
                     )
                 http = await stack.enter_async_context(aiohttp.ClientSession())
-                running = RunningGateway(url=url, admin_url=admin_url, engine=engine, http=http)
-                yield running
-                if "openai" in vars(running):
-                    await running.openai.close()
+                openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=API_KEY, max_retries=0)
+                yield RunningGateway(url=url, admin_url=admin_url, engine=engine, openai=openai, http=http)
+                await openai.close()

@@ -10,17 +10,10 @@ from typing import Any
 from serval_load.answers import Answer, read_stream
 from serval_load.client import Peer, Raw, exchange, get, prepared
 from serval_load.compare.measure import request
-from serval_load.processes import Running, running_gateway, running_stand_in
+from serval_load.processes import QUICK, Running, running_gateway, running_stand_in
 from serval_load.soak import held_now
 
 KEY = "sk-load-2b71"
-# A step of the stand-in's takes about as long as on a GPU.
-QUICK = (
-    "--decode-base-s=0.004",
-    "--decode-request-s=0.0001",
-    "--prefill-base-s=0.002",
-    "--prefill-token-s=0.000005",
-)
 _SETTLE_TIMEOUT_S = 30.0
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-Fault = Literal["stall", "cut", "garbage", "no_finish", "error_event", "http_error", "silent", "gzip"]
+Fault = Literal["stall", "cut", "garbage", "no_finish", "error_event", "http_error", "silent"]
 
 STOP: dict[str, Any] = {"type": "stop", "matched": 2}
 
@@ -26,7 +26,7 @@ class Answer:
     pieces: Sequence[str] = ("Hello", " world")
     finish: dict[str, Any] = field(default_factory=lambda: dict(STOP))
     # After the pieces: stall, cut the connection, send garbage, leave out the finish, send an error.
-    # `http_error` answers at once with `status`; `silent` never answers; `gzip` compresses, unasked.
+    # `http_error` answers at once with `status`; `silent` never answers.
     fault: Fault | None = None
     status: int = 500
     message: str = "stand-in failure"
@@ -34,8 +34,6 @@ class Answer:
     # Tokens per event, and [log-probability, id, text] of each.
     logprobs: Sequence[Sequence[list[Any]]] | None = None
     delay_s: float = 0.0
-    # Only the first piece comes before this is set.
-    held: asyncio.Event | None = None
 
 
 class StandInEngine:
@@ -127,14 +125,10 @@ class StandInEngine:
         if answer.fault == "http_error":
             return web.json_response({"error": {"message": answer.message}}, status=answer.status)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        if answer.fault == "gzip":
-            response.enable_compression(web.ContentCoding.gzip)
         await response.prepare(request)
         if answer.fault == "silent":
             await asyncio.sleep(3600)
         for place, event in enumerate(_events(answer, prompt_tokens=len(body["input_ids"]), rid=body["rid"])):
-            if answer.held and place:
-                await answer.held.wait()
             if answer.delay_s and place:
                 await asyncio.sleep(answer.delay_s)
             await response.write(_frame(event))
