@@ -35,9 +35,9 @@ const whole = await generateText(asking(question));
 const streamed = await streamText(asking(question)).text;
 const call = await generateText(asking(weather, { tools }));
 const streamedCalls = await streamText(asking(weather, { tools })).toolCalls;
-const Capital = z.object({ country: z.string(), capital: z.string() });
+const Capital = z.object({ capital: z.enum(["Paris", "Rome"]) });
 const structured = await generateText(
-  asking("Hello", { output: Output.object({ schema: Capital }), maxOutputTokens: 400 }),
+  asking("Hello", { output: Output.object({ schema: Capital }), maxOutputTokens: 300 }),
 );
 let error;
 try {
@@ -59,6 +59,6 @@ console.log(
     streamed_call: called(streamedCalls[0]),
     structured: structured.output,
     error,
-    after_abort: (await generateText(asking(question))).text,
+    after_abort: (await generateText(asking(question, { maxOutputTokens: 8 }))).text,
   }),
 );

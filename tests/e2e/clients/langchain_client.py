@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from langchain_core.tools import tool
@@ -16,8 +16,7 @@ WEATHER = "What is the weather in Paris for the next 3 days?"
 class Capital(BaseModel):
     """A capital."""
 
-    country: str
-    capital: str
+    capital: Literal["Paris", "Rome"]
 
 
 @tool
@@ -33,7 +32,7 @@ def model(name: str = "longcat-flash-lite-demo", **options: Any) -> ChatOpenAI:
         api_key=os.environ["SERVAL_API_KEY"],
         temperature=0,
         max_retries=0,
-        timeout=120,
+        timeout=600,
         **options,
     )
 
@@ -49,7 +48,7 @@ def total(chunks: Any) -> Any:
 
 chat = model()
 agent = chat.bind_tools([get_weather])
-structured = model(max_tokens=400).with_structured_output(Capital, method="json_schema", strict=True)
+structured = model(max_tokens=300).with_structured_output(Capital, method="json_schema", strict=True)
 told: dict[str, Any] = {
     "text": chat.invoke(QUESTION).content,
     "streamed": total(chat.stream(QUESTION)).content,
@@ -64,5 +63,5 @@ except openai.NotFoundError as error:
 pieces = chat.stream("Tell me a story.")
 next(pieces)
 pieces.close()
-told["after_abort"] = chat.invoke(QUESTION).content
+told["after_abort"] = model(max_tokens=8).invoke(QUESTION).content
 print(json.dumps(told))

@@ -7,7 +7,7 @@ const client = new OpenAI({
   baseURL: process.env.SERVAL_BASE_URL,
   apiKey: process.env.SERVAL_API_KEY,
   maxRetries: 0,
-  timeout: 120_000,
+  timeout: 600_000,
 });
 const question = "What is Serval?";
 const weather = "What is the weather in Paris for the next 3 days?";
@@ -32,9 +32,9 @@ const whole = await chat.create(asking(question));
 const streamed = await chat.stream(asking(question)).finalContent();
 const call = await chat.create(asking(weather, { tools }));
 const streamedCall = await chat.stream(asking(weather, { tools })).finalChatCompletion();
-const Capital = z.object({ country: z.string(), capital: z.string() });
+const Capital = z.object({ capital: z.enum(["Paris", "Rome"]) });
 const structured = await chat.parse(
-  asking("Hello", { response_format: zodResponseFormat(Capital, "capital"), max_tokens: 400 }),
+  asking("Hello", { response_format: zodResponseFormat(Capital, "capital"), max_tokens: 300 }),
 );
 let error;
 try {
@@ -55,6 +55,6 @@ console.log(
     streamed_call: called(streamedCall.choices[0].message.tool_calls[0]),
     structured: structured.choices[0].message.parsed,
     error,
-    after_abort: (await chat.create(asking(question))).choices[0].message.content,
+    after_abort: (await chat.create(asking(question, { max_tokens: 8 }))).choices[0].message.content,
   }),
 );

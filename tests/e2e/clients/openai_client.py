@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from pydantic import BaseModel
@@ -13,12 +13,11 @@ WEATHER = "What is the weather in Paris for the next 3 days?"
 
 
 class Capital(BaseModel):
-    country: str
-    capital: str
+    capital: Literal["Paris", "Rome"]
 
 
 client = openai.OpenAI(
-    base_url=os.environ["SERVAL_BASE_URL"], api_key=os.environ["SERVAL_API_KEY"], max_retries=0, timeout=120
+    base_url=os.environ["SERVAL_BASE_URL"], api_key=os.environ["SERVAL_API_KEY"], max_retries=0, timeout=600
 )
 parameters = {
     "type": "object",
@@ -45,7 +44,7 @@ with client.chat.completions.stream(**asking(QUESTION)) as stream:
 call = client.chat.completions.create(**asking(WEATHER, tools=tools))
 with client.chat.completions.stream(**asking(WEATHER, tools=tools)) as stream:
     streamed_call = stream.get_final_completion()
-structured = client.chat.completions.parse(**asking("Hello", response_format=Capital, max_tokens=400))
+structured = client.chat.completions.parse(**asking("Hello", response_format=Capital, max_tokens=300))
 try:
     client.chat.completions.create(**asking(QUESTION) | {"model": "none-such"})
 except openai.NotFoundError as error:
@@ -53,6 +52,7 @@ except openai.NotFoundError as error:
 pieces = client.chat.completions.create(**asking("Tell me a story.", stream=True))
 next(iter(pieces))
 pieces.close()
+after_abort = client.chat.completions.create(**asking(QUESTION, max_tokens=8))
 
 print(
     json.dumps(
@@ -63,7 +63,7 @@ print(
             "streamed_call": called(streamed_call.choices[0].message.tool_calls[0]),
             "structured": structured.choices[0].message.parsed.model_dump(),
             "error": failed,
-            "after_abort": client.chat.completions.create(**asking(QUESTION)).choices[0].message.content,
+            "after_abort": after_abort.choices[0].message.content,
         }
     )
 )

@@ -51,8 +51,11 @@ def command_of(program: str) -> list[str | Path]:
 def assert_complete(told: dict[str, Any]) -> None:
     """What a client got is right: answers, streams, a call, JSON by schema, an error, life after an abort."""
     assert told["text"].startswith("Serval is an inference server")
-    assert told["streamed"] == told["after_abort"] == told["text"]
+    assert told["streamed"] == told["text"]
+    # Of this only the first tokens were asked for.
+    assert told["after_abort"]
+    assert told["text"].startswith(told["after_abort"])
     assert told["call"] == {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}
     assert told["streamed_call"] == told["call"]
-    assert set(told["structured"]) == {"country", "capital"}
+    assert told["structured"] in ({"capital": "Paris"}, {"capital": "Rome"})
     assert told["error"] == {"status": 404, "code": "model_not_found", "param": "model"}
