@@ -102,7 +102,8 @@ class BareEngine:
             await asyncio.Event().wait()
         due = loop.time()
         while True:
-            due += self._pace_s / _SLOTS
+            # Whoever falls behind by more than a pace goes on from now: a burst would count as frames/s.
+            due = max(due + self._pace_s / _SLOTS, loop.time() - self._pace_s)
             await asyncio.sleep(due - loop.time())
             self._slot = (self._slot + 1) % _SLOTS
             for stream in list(self._slots[self._slot]):

@@ -130,11 +130,14 @@ class ChoiceStream:
     def feed(self, delta: GenerationDelta) -> bytes:
         """The chunks the delta gives rise to, joined; the finish chunk with the last delta."""
         index = self._assembler.index
-        chunks = [] if self._begun else [self._encoder.role(index)]
-        self._begun = True
         if self._logprobs is not None:
             self._logprobs += logprob_objects(delta.logprobs)
-        chunks += [self._chunk(event) for event in self._assembler.feed(delta)]
+        events = self._assembler.feed(delta)
+        if self._begun and len(events) == 1 and delta.finish is None:
+            return self._chunk(events[0])
+        chunks = [] if self._begun else [self._encoder.role(index)]
+        self._begun = True
+        chunks += [self._chunk(event) for event in events]
         if self._assembler.finish_reason is not None:
             rest = self._take_logprobs() or None
             chunks.append(self._encoder.finish(index, self._assembler.finish_reason, logprobs=rest))

@@ -79,7 +79,7 @@ class FrameReader:
 
         Once `error` is set, after the delta that is returned, nothing more can be read.
         """
-        *events, self._buffer = (self._buffer + data).split(_SEPARATOR)
+        *events, self._buffer = (self._buffer + data if self._buffer else data).split(_SEPARATOR)
         deltas: list[GenerationDelta] = []
         try:
             for event in events:

@@ -120,7 +120,11 @@ class ToolCallParser:
         """The next piece of the model's text; returns what it settles. Not to be called after `finish`."""
         if self._finished:
             raise RuntimeError("feed() after finish(): one ToolCallParser reads one turn; make a new one")
-        self._cursor.extend(strict_json.clean(text))
+        text = strict_json.clean(text)
+        if self._phase is _Phase.CONTENT and text and "<" not in text and self._cursor.at_end:
+            # Nearly every piece: no marker is in it, and none has begun before it.
+            return [ContentDelta(text)]
+        self._cursor.extend(text)
         self._advance()
         return self._sink.drain()
 

@@ -121,6 +121,8 @@ class ChunkEncoder:
         # What all chunks share is encoded once: a stream has one chunk for nearly every token.
         self._head = b"data: " + _encode(head)[:-1] + b',"system_fingerprint":null,"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        # By choice: what is around the text of a piece.
+        self._around: dict[int, tuple[bytes, bytes]] = {}
 
     def _chunk(
         self,
@@ -144,7 +146,14 @@ class ChunkEncoder:
 
     def content(self, index: int, text: str, *, logprobs: Sequence[Mapping[str, Any]] | None = None) -> bytes:
         """A piece of the answer's text."""
-        return self._chunk(index, b'{"content":' + _encode(text) + b"}", logprobs=logprobs)
+        if logprobs is not None:
+            return self._chunk(index, b'{"content":' + _encode(text) + b"}", logprobs=logprobs)
+        around = self._around.get(index)
+        if around is None:
+            # JSON holds no zero byte.
+            before, _, after = self._chunk(index, b'{"content":\0}').partition(b"\0")
+            around = self._around[index] = before, after
+        return b"%b%b%b" % (around[0], _encode(text), around[1])
 
     def reasoning(self, index: int, text: str) -> bytes:
         """A piece of the model's reasoning."""
