@@ -73,7 +73,7 @@ def test_jobs_of_rules_and_dashboards_are_scraped() -> None:
 
 
 def adapter_metrics() -> set[str]:
-    """What the engine's plugin declares beside SGLang's own metrics."""
+    """What the engine's plugin declares beside SGLang's; tests/e2e/test_monitoring.py scrapes them."""
     sources = (DEPLOY.parent / "model_adapter/serval_sglang").rglob("*.py")
     return {name for path in sources for name in re.findall(r'"(serval_engine_\w+)"', path.read_text())}
 
@@ -90,7 +90,7 @@ async def test_gateway_metrics_that_are_read_exist_in_a_scrape() -> None:
 
 
 def test_engine_metrics_that_are_read_exist_in_sglang() -> None:
-    """Against the source of SGLang and of the plugin; no test asks a running engine yet."""
+    """The quick check, against SGLang's source; tests/e2e/test_monitoring.py asks a running engine."""
     folder = Path(str(importlib.metadata.distribution("sglang").locate_file("sglang/srt/observability")))
     source = "".join(path.read_text() for path in folder.glob("*.py"))
     declared = set(re.findall(r"sglang:[a-z_A-Z0-9]+", source))
