@@ -2,6 +2,8 @@
 
 import json
 import random
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ _STOP = 256
 _VOCABULARY = [bytes([byte]) for byte in range(256)] + [b"</s>"]
 # Bytes that end strings, objects, arrays and values. Without a bias to them most walks never end.
 _ENDINGS = [ord(character) for character in '<"}]']
-_WORDS = (_STOP + 32) // 32
+_bitmask = torch.zeros((1, (_STOP + 32) // 32), dtype=torch.int32)
 
 _compiler = xgrammar.GrammarCompiler(
     xgrammar.TokenizerInfo(
@@ -51,7 +53,7 @@ def walk(grammar: xgrammar.CompiledGrammar, choices: random.Random, *, limit: in
     written = bytearray()
     for _ in range(limit):
         allowed = _allowed(matcher)
-        if not allowed:
+        if not allowed.tokens:
             raise AssertionError(f"the grammar allows nothing after {bytes(written)!r}")
         token = _chosen(allowed, choices)
         if not matcher.accept_token(token):
@@ -69,22 +71,39 @@ def walk(grammar: xgrammar.CompiledGrammar, choices: random.Random, *, limit: in
 
 def next_bytes(matcher: xgrammar.GrammarMatcher) -> list[int]:
     """The bytes that may come next."""
-    return [token for token in _allowed(matcher) if token != _STOP]
+    return [token for token in _allowed(matcher).tokens if token != _STOP]
 
 
-def _allowed(matcher: xgrammar.GrammarMatcher) -> list[int]:
-    bitmask = torch.zeros((1, _WORDS), dtype=torch.int32)
-    matcher.fill_next_token_bitmask(bitmask)
-    words = bitmask[0].tolist()
-    return [token for token in range(_STOP + 1) if words[token >> 5] >> (token & 31) & 1]
+@dataclass(frozen=True)
+class _Allowed:
+    """Tokens that may come next; of these, those that end something, and those that are ASCII."""
+
+    tokens: list[int]
+    endings: list[int]
+    ascii_only: list[int]
 
 
-def _chosen(allowed: list[int], choices: random.Random) -> int:
-    if allowed[-1] == _STOP and choices.random() < 0.5:
+def _allowed(matcher: xgrammar.GrammarMatcher) -> _Allowed:
+    matcher.fill_next_token_bitmask(_bitmask)
+    return _read(tuple(_bitmask[0].tolist()))
+
+
+# A walk meets the same few masks at most of its steps.
+@lru_cache(maxsize=10_000)
+def _read(mask: tuple[int, ...]) -> _Allowed:
+    tokens = [token for token in range(_STOP + 1) if mask[token >> 5] >> (token & 31) & 1]
+    return _Allowed(
+        tokens,
+        endings=[token for token in _ENDINGS if token in tokens],
+        ascii_only=[token for token in tokens if token < 128],
+    )
+
+
+def _chosen(allowed: _Allowed, choices: random.Random) -> int:
+    if allowed.tokens[-1] == _STOP and choices.random() < 0.5:
         return _STOP
-    endings = [token for token in _ENDINGS if token in allowed]
-    if endings and choices.random() < 0.15:
-        return choices.choice(endings)
+    if allowed.endings and choices.random() < 0.15:
+        return choices.choice(allowed.endings)
     # Multi-byte characters take most byte values but should not take most of the text.
-    ascii_only = [token for token in allowed if token < 128]
-    return choices.choice(ascii_only if ascii_only and choices.random() < 0.95 else allowed)
+    mostly_ascii = allowed.ascii_only and choices.random() < 0.95
+    return choices.choice(allowed.ascii_only if mostly_ascii else allowed.tokens)
