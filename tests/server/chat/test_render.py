@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -21,12 +21,20 @@ FOLDERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=FOLDERS, ids=list(FOLDERS))
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ChatRenderer, Tokenizer]]:
+    found = {}
+    for name, options in FOLDERS.items():
+        folder = write_model_folder(tmp_path_factory.mktemp("model"), **options)
+        found[name] = load_chat(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return found
+
+
+@pytest.fixture(params=FOLDERS, ids=list(FOLDERS))
 def model(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, models: dict[str, tuple[ChatRenderer, Tokenizer]]
 ) -> tuple[ChatRenderer, Tokenizer]:
-    folder = write_model_folder(tmp_path_factory.mktemp("model"), **FOLDERS[request.param])
-    return load_chat(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return models[request.param]
 
 
 def control_ids(tokenizer: Tokenizer) -> set[int]:
@@ -90,26 +98,27 @@ def conversations(
     return st.tuples(st.builds(lambda a, b: [a, *b], first, st.lists(messages, max_size=4)), tools)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# To make up a conversation takes ten times as long as to render it, so each is for all models.
+@settings(deadline=None, max_examples=150)
 @given(conversation=conversations(plain_text))
 def test_ids_are_the_full_tokenizers_where_no_marker_occurs(
-    model: tuple[ChatRenderer, Tokenizer], conversation: tuple[list[dict[str, Any]], list[dict[str, Any]]]
+    models: dict[str, tuple[ChatRenderer, Tokenizer]],
+    conversation: tuple[list[dict[str, Any]], list[dict[str, Any]]],
 ) -> None:
-    renderer, tokenizer = model
     messages, tools = conversation
-    prompt = renderer.render(messages, tools=tools)
-    assert prompt.input_ids == tokenizer.encode(prompt.text, add_special_tokens=False).ids
+    for name, (renderer, tokenizer) in models.items():
+        prompt = renderer.render(messages, tools=tools)
+        assert prompt.input_ids == tokenizer.encode(prompt.text, add_special_tokens=False).ids, name
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=300)
 @given(conversation=conversations(hostile_text))
 def test_control_ids_come_from_the_template_alone(
-    model: tuple[ChatRenderer, Tokenizer], conversation: tuple[list[dict[str, Any]], list[dict[str, Any]]]
+    models: dict[str, tuple[ChatRenderer, Tokenizer]],
+    conversation: tuple[list[dict[str, Any]], list[dict[str, Any]]],
 ) -> None:
     """The same conversation with its text made harmless has the same control tokens in the same order."""
-    renderer, tokenizer = model
     messages, tools = conversation
-    controls = control_ids(tokenizer)
 
     def harmless(value: Any) -> Any:
         if isinstance(value, str):
@@ -120,9 +129,11 @@ def test_control_ids_come_from_the_template_alone(
             return [harmless(item) for item in value]
         return value
 
-    hostile = renderer.render(messages, tools=tools).input_ids
-    expected = renderer.render(harmless(messages), tools=harmless(tools)).input_ids
-    assert [i for i in hostile if i in controls] == [i for i in expected if i in controls]
+    for name, (renderer, tokenizer) in models.items():
+        controls = control_ids(tokenizer)
+        hostile = renderer.render(messages, tools=tools).input_ids
+        expected = renderer.render(harmless(messages), tools=harmless(tools)).input_ids
+        assert [i for i in hostile if i in controls] == [i for i in expected if i in controls], name
 
 
 def test_text_of_a_marker_is_kept_byte_for_byte(model: tuple[ChatRenderer, Tokenizer]) -> None:
