@@ -1,5 +1,6 @@
 """The gateway in front of a StandInEngine, on real ports of the loopback interface."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from serval.auth.opening import open_directory, open_tokens
 from serval.engine.client import connect_engine
@@ -20,6 +21,8 @@ from serval_testkit.stand_in_engine import StandInEngine
 DEMO_CHECKPOINT = Path(__file__).parents[3] / "model_adapter/serval_sglang/demo/checkpoint"
 API_KEY = "sk-test-5f1c2d"  # the canary that must show up nowhere
 MODEL = "longcat-demo"
+# Once: reading all the authorities is a quarter of what a gateway takes to start here.
+_TLS = ssl.create_default_context()
 
 
 @dataclass
@@ -70,7 +73,7 @@ async def running_gateway(
             **settings,
         }
         configured = Settings(**values)
-        async with connect_engine(Settings(engine_url=engine.url)) as probe:
+        async with connect_engine(configured.model_copy(update={"engine_url": engine.url})) as probe:
             info = await probe.info()
         async with connect_engine(configured) as client:
             apps = build_apps(
@@ -91,6 +94,11 @@ async def running_gateway(
                         running_app(apps.admin, configured, lifespan="off")
                     )
                 http = await stack.enter_async_context(aiohttp.ClientSession())
-                openai = AsyncOpenAI(base_url=f"{url}/v1", api_key=API_KEY, max_retries=0)
+                openai = AsyncOpenAI(
+                    base_url=f"{url}/v1",
+                    api_key=API_KEY,
+                    max_retries=0,
+                    http_client=DefaultAsyncHttpxClient(verify=_TLS),
+                )
                 yield RunningGateway(url=url, admin_url=admin_url, engine=engine, openai=openai, http=http)
                 await openai.close()
