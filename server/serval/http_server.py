@@ -10,7 +10,7 @@ from typing import Final, Literal
 import uvicorn
 from starlette.types import ASGIApp
 
-from serval.http_protocol import HttpLimits, LimitedProtocol
+from serval.http_protocol import HttpLimits, HttpProtocol
 from serval.settings import Settings
 
 # New connections that one turn of the event loop takes. libuv accepts one from each descriptor it listens on,
@@ -57,11 +57,12 @@ def server_config(
     limits = HttpLimits(
         head_timeout_s=settings.request_head_timeout_s,
         body_timeout_s=settings.request_body_timeout_s,
+        idle_s=settings.idle_connection_s,
         stalled_client_s=settings.stalled_client_s,
         # The kernel deals connections out evenly among the workers.
         connections=max(1, settings.max_connections // settings.workers),
     )
-    protocol = functools.partial(LimitedProtocol, limits=limits, refused=refused)
+    protocol = functools.partial(HttpProtocol, limits=limits, refused=refused)
     return uvicorn.Config(
         app,
         loop="none",
@@ -73,7 +74,6 @@ def server_config(
         server_header=False,
         # Client addresses are not used; headers that name them are nobody's word.
         proxy_headers=False,
-        timeout_keep_alive=settings.idle_connection_s,  # type: ignore[arg-type]  # passed on to call_later
         timeout_graceful_shutdown=int(settings.shutdown_grace_s if grace_s is None else grace_s),
     )
 

@@ -10,7 +10,7 @@ Priority = Literal["interactive", "default", "bulk"]
 
 # The most urgent first.
 PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "default", "bulk")
-HEADER: Final = "x-serval-priority"
+HEADER: Final = b"x-serval-priority"
 # Which of OpenAI's service tiers a class is.
 _TIERS: Final[Mapping[Priority, str]] = {"interactive": "priority", "default": "default", "bulk": "flex"}
 
@@ -21,9 +21,10 @@ def priority_of(identity: Identity, asked: str | None, service_tier: str | None 
     `service_tier` is OpenAI's field; `auto` and `scale` ask for nothing.
     Raises `InvalidRequestError` for a header that names no class.
     """
-    classes = [key_priority(identity)]
-    if asked is not None:
-        classes.append(_named(asked))
+    own = key_priority(identity)
+    if asked is None and service_tier is None:
+        return own
+    classes = [own] if asked is None else [own, _named(asked)]
     classes += [priority for priority, tier in _TIERS.items() if tier == service_tier]
     return max(classes, key=PRIORITIES.index)
 
@@ -44,6 +45,7 @@ def _named(header: str) -> Priority:
     for priority in PRIORITIES:
         if header == priority:
             return priority
+    name = HEADER.decode()
     raise InvalidRequestError(
-        f"The header {HEADER} is {header[:50]!r}; it may be one of {', '.join(PRIORITIES)}.", param=HEADER
+        f"The header {name} is {header[:50]!r}; it may be one of {', '.join(PRIORITIES)}.", param=name
     )

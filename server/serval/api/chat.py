@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from serval.admission.priority import HEADER, Priority, priority_of, tier_of
@@ -18,7 +17,7 @@ from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
-from serval.api.http import identity_of, read_json_body, record_of
+from serval.api.http import header, identity_of, read_json_body, record_of
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
 from serval.engine.protocol import GenerateRequest, GenerationDelta
@@ -74,7 +73,7 @@ class ChatCompletions:
         check_model(request.model, context.model, identity)
         record.model = context.model.name
         record.stream = bool(request.stream)
-        priority = priority_of(identity, Headers(scope=scope).get(HEADER), request.service_tier)
+        priority = priority_of(identity, header(scope, HEADER), request.service_tier)
         grammar = own_grammar(request, identity)
         prompt = await self._prompt(request, grammar, size=len(body))
         check_context(

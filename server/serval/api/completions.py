@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from serval.admission.priority import HEADER, Priority, priority_of
@@ -16,7 +15,7 @@ from serval.api.answering import send_body, send_events
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
-from serval.api.http import identity_of, read_json_body, record_of
+from serval.api.http import header, identity_of, read_json_body, record_of
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
 from serval.chat.tokenizer import ControlSafeTokenizer
@@ -99,7 +98,7 @@ class Completions:
         )
         identity = identity_of(scope)
         check_model(request.model, context.model, identity)
-        priority = priority_of(identity, Headers(scope=scope).get(HEADER))
+        priority = priority_of(identity, header(scope, HEADER))
         record.model = context.model.name
         record.stream = bool(request.stream)
         grammar = own_grammar(request, identity)

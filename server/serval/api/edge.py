@@ -81,7 +81,7 @@ class RequestEdge:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                took_ms = str(round(record.elapsed_s() * 1e3)).encode()
+                took_ms = b"%d" % round(record.elapsed_s() * 1e3)
                 message["headers"] = [
                     *message.get("headers", ()),
                     request_id_header,

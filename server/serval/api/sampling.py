@@ -52,8 +52,11 @@ def sampling_params(
     With `max_new_tokens` None the engine goes on to the end of the context; left out, it would mean 128.
     `grammar` is a structural tag as JSON text, which the answer will follow.
     """
-    given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
-    params: dict[str, Any] = {**defaults, **given}
+    params: dict[str, Any] = {**defaults}
+    for name in _SAME_NAME:
+        value = getattr(request, name)
+        if value is not None:
+            params[name] = value
     if params.get("top_p") == 0:
         # OpenAI allows 0, the engine does not. Both mean: the most likely token.
         params |= {"top_p": 1.0, "top_k": 1}

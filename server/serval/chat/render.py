@@ -21,13 +21,18 @@ _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_pena
 
 
 class RenderedPrompt(Struct, frozen=True):
-    """What the model sees: the prompt as text, and its token ids.
+    """What the model sees: the prompt in pieces, and its token ids.
 
     The ids say more than the text: a control token's text in a user's message stays text.
     """
 
-    text: str
+    pieces: Sequence[Piece]
     input_ids: list[int]
+
+    @property
+    def text(self) -> str:
+        """The prompt as people read it."""
+        return "".join(piece if isinstance(piece, str) else piece.content for piece in self.pieces)
 
 
 class ChatRenderer:
@@ -63,8 +68,7 @@ class ChatRenderer:
             tools=template_tools(tools),
             tool_choice="none" if tool_choice == "none" else "auto",
         )
-        text = "".join(piece if isinstance(piece, str) else piece.content for piece in pieces)
-        return RenderedPrompt(text=text, input_ids=self._encode(pieces))
+        return RenderedPrompt(pieces, self._encode(pieces))
 
     def _encode(self, pieces: Sequence[Piece]) -> list[int]:
         ids: list[int] = []

@@ -88,27 +88,24 @@ def segments(pieces: Iterable[Piece]) -> list[Piece]:
     encodes each stretch of text on its own.
     """
     joined: list[Piece] = []
-    text: list[str] = []
+    text = ""
     strip_next = False
-
-    def flush(*, strip_end: bool) -> None:
-        stretch = "".join(text)
-        text.clear()
-        if strip_next:
-            stretch = _LEADING_SPACE.sub("", stretch)
-        if strip_end:
-            stretch = _TRAILING_SPACE.sub("", stretch)
-        if stretch:
-            joined.append(stretch)
-
     for piece in pieces:
         if isinstance(piece, str):
-            text.append(piece)
-        else:
-            flush(strip_end=piece.lstrip)
-            joined.append(piece)
-            strip_next = piece.rstrip
-    flush(strip_end=False)
+            text += piece
+            continue
+        if strip_next:
+            text = _LEADING_SPACE.sub("", text)
+        if piece.lstrip:
+            text = _TRAILING_SPACE.sub("", text)
+        if text:
+            joined.append(text)
+        joined.append(piece)
+        text, strip_next = "", piece.rstrip
+    if strip_next:
+        text = _LEADING_SPACE.sub("", text)
+    if text:
+        joined.append(text)
     return joined
 
 

@@ -9,8 +9,8 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from serval.engine.connection import (
 from serval.engine.frames import FrameReader, engine_error, error_message
 from serval.engine.protocol import EngineInfo, EngineLoadReport, GenerateRequest, Taker
 from serval.errors import (
+    ApiError,
     EngineProtocolError,
     EngineStreamBrokenError,
     EngineTimeoutError,
@@ -129,6 +130,32 @@ async def _all_of(answer: Connection) -> bytes:
     return body
 
 
+class _Intake:
+    """What comes of one answer, on its way to `taker`."""
+
+    __slots__ = ("_taker", "over", "reader")
+
+    def __init__(self, taker: Taker) -> None:
+        self.reader = FrameReader()
+        # Whether the engine works on it no more.
+        self.over = False
+        self._taker = taker
+
+    def take(self, data: bytes) -> bool:
+        """Whether there may be more at once. Raises what the engine reports, and what the taker raises."""
+        reader = self.reader
+        delta = reader.feed(data)
+        go_on = True
+        if delta is not None:
+            self.over = reader.finished
+            go_on = self._taker.take(delta)
+        if reader.error is not None:
+            # What the engine itself reports as failed is over there.
+            self.over = not isinstance(reader.error, EngineProtocolError)
+            raise reader.error
+        return go_on
+
+
 class SglangEngine:
     """The engine at `settings.engine_url`. Made by `connect_engine`."""
 
@@ -148,67 +175,48 @@ class SglangEngine:
 
     async def generate(self, request: GenerateRequest, taker: Taker) -> None:
         """See `Engine.generate`."""
-        reader = FrameReader()
-        # Whether the engine works on it no more.
-        over = False
-
-        def take(data: bytes) -> bool:
-            nonlocal over
-            delta = reader.feed(data)
-            go_on = True
-            if delta is not None:
-                over = reader.finished
-                go_on = taker.take(delta)
-            if reader.error is not None:
-                # What the engine itself reports as failed is over there.
-                over = not isinstance(reader.error, EngineProtocolError)
-                raise reader.error
-            return go_on
-
+        intake = _Intake(taker)
         answer = None
         trying = self._breaker.admit()
         try:
-            with self._as_api_errors():
-                try:
-                    answer = await self._connections.post(self._body(request))
-                except NotReachedError:
-                    # Nothing was answered: once more, by another name, should the engine know this one.
-                    request = replace(request, request_id=_renamed(request.request_id))
-                    answer = await self._connections.post(self._body(request), fresh=True)
-                status = await answer.status()
-                self._note_status(status)
-                if status != 200:
-                    over = True
-                    raise engine_error(status, error_message(await _all_of(answer)))
-                while await answer.read(take):
-                    await taker.ready()
-            if not reader.finished:
+            try:
+                answer = await self._connections.post(self._body(request))
+            except NotReachedError:
+                # Nothing was answered: once more, by another name, should the engine know this one.
+                request = replace(request, request_id=_renamed(request.request_id))
+                answer = await self._connections.post(self._body(request), fresh=True)
+            status = await answer.status()
+            self._note_status(status)
+            if status != 200:
+                intake.over = True
+                raise engine_error(status, error_message(await _all_of(answer)))
+            while await answer.read(intake.take):
+                await taker.ready()
+            if not intake.reader.finished:
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except EngineUnavailableError:
-            over = True
+            intake.over = True
             raise
+        except (NotReachedError, StalledError, BrokenAnswerError) as error:
+            intake.over |= isinstance(error, NotReachedError)
+            raise self._as_api_error(error) from error
         finally:
             if trying:
                 self._breaker.withdrawn()
             if answer is not None:
                 self._connections.release(answer)
             # The consumer has gone, or the answer went wrong: nobody reads what would still be generated.
-            if not over:
+            if not intake.over:
                 self._abort_soon(request.request_id)
 
-    @contextmanager
-    def _as_api_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except NotReachedError as error:
-            self._breaker.failed()
-            raise self._unavailable(error) from error
-        except StalledError as error:
-            self._breaker.failed()
-            raise EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.") from error
-        except BrokenAnswerError as error:
+    def _as_api_error(self, error: NotReachedError | StalledError | BrokenAnswerError) -> ApiError:
+        if isinstance(error, BrokenAnswerError):
             logger.warning("engine stream broke: %s", error)
-            raise EngineStreamBrokenError("The engine's answer ended before it was complete.") from error
+            return EngineStreamBrokenError("The engine's answer ended before it was complete.")
+        self._breaker.failed()
+        if isinstance(error, StalledError):
+            return EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.")
+        return self._unavailable(error)
 
     def _note_status(self, status: int) -> None:
         # A 503 is an engine that lives and has too much to do; anything below 500 is the request's own fault.

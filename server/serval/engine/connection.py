@@ -126,6 +126,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
         if not self._complete:
             kind = BrokenAnswerError if self._status else NotReachedError
             self.fail(kind(f"the connection ended: {exc or 'closed by the engine'}"))
@@ -158,7 +160,8 @@ class Connection(asyncio.Protocol):
         self._body.clear()
         self._buffered = 0
         self._last_data = self._loop.time()
-        self._timer = self._loop.call_later(self._stall_timeout_s, self._check_stall)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._stall_timeout_s, self._check_stall)
         self._transport.write(request)
 
     async def status(self) -> int:
@@ -188,8 +191,6 @@ class Connection(asyncio.Protocol):
 
     def end(self) -> None:
         """The exchange is over for the client; a connection with more to come is closed."""
-        if self._timer is not None:
-            self._timer.cancel()
         if not self._complete:
             self._complete = True
             self.close()
@@ -243,12 +244,13 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _check_stall(self) -> None:
-        # One timer for an exchange, not one for each event: it looks when the next would be due.
-        quiet_s = self._loop.time() - self._last_data
-        if self._complete or self._paused or quiet_s < self._stall_timeout_s:
-            wait_s = self._stall_timeout_s - (0.0 if self._paused else quiet_s)
-            if not self._complete:
-                self._timer = self._loop.call_later(wait_s, self._check_stall)
+        # One timer for all events, and for exchanges that follow each other: it looks when one would be due.
+        self._timer = None
+        if self._complete:
+            return
+        quiet_s = 0.0 if self._paused else self._loop.time() - self._last_data
+        if quiet_s < self._stall_timeout_s:
+            self._timer = self._loop.call_later(self._stall_timeout_s - quiet_s, self._check_stall)
         else:
             self.fail(StalledError())
 

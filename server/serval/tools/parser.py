@@ -95,6 +95,10 @@ class ToolCallParser:
         "_sink",
     )
 
+    # Of the call that is being read; set where its body begins.
+    _body: CallBody
+    _json: JsonObjectScanner
+
     def __init__(
         self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False, one_kind: bool = False
     ) -> None:
@@ -109,8 +113,6 @@ class ToolCallParser:
         self._blank: list[str] | None = None if thinking else []
         self._opener_in = _Phase.CONTENT  # the text that the newest `<longcat_tool_call>` interrupted
         self._raw: list[str] = []  # all since that opener, while it may turn out to be prose
-        self._body = CallBody(None, ParameterSchema(None))
-        self._json = JsonObjectScanner()
         has_tools = bool(self._functions)
         self._gap_markers: MarkerSet | None = _START_OR_CALL if has_tools else _START
         self._reasoning_markers = _REASONING_END_OR_CALL if has_tools else _REASONING_END
@@ -121,9 +123,12 @@ class ToolCallParser:
         if self._finished:
             raise RuntimeError("feed() after finish(): one ToolCallParser reads one turn; make a new one")
         text = strict_json.clean(text)
-        if self._phase is _Phase.CONTENT and text and "<" not in text and self._cursor.at_end:
+        if text and "<" not in text and self._cursor.at_end:
             # Nearly every piece: no marker is in it, and none has begun before it.
-            return [ContentDelta(text)]
+            if self._phase is _Phase.GAP and not self._blank and not text[0].isspace():
+                self._begin_content()
+            if self._phase is _Phase.CONTENT:
+                return [ContentDelta(text)]
         self._cursor.extend(text)
         self._advance()
         return self._sink.drain()
@@ -169,11 +174,14 @@ class ToolCallParser:
                 return True
             if self._gap_markers.unfinished_from(cursor.text, cursor.position) == cursor.position:
                 return False
+        self._begin_content()
+        return True
+
+    def _begin_content(self) -> None:
         if self._one_kind and self._blank is not None:
             self._content_markers = None
         self._release_blank()
         self._phase = _Phase.CONTENT
-        return True
 
     def _read_content(self) -> bool:
         if self._content_markers is None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+from serval_testkit.request_log import request_lines
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 BODY = json.dumps(CHAT).encode()
@@ -105,5 +106,4 @@ async def test_a_forged_request_id_is_not_repeated(gateway: RunningGateway, capl
             HEAD + b"Connection: close\r\nContent-Type: application/json\r\nX-Client-Request-Id: "
             + sent.encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
         )  # fmt: skip
-        lines = [entry.__dict__["fields"] for entry in caplog.records if entry.name == "serval.requests"]
-        assert [line["client_request_id"] for line in lines] == kept
+        assert [line["client_request_id"] for line in request_lines(caplog)] == kept

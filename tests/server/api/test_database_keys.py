@@ -10,6 +10,7 @@ from serval.auth.opening import open_store
 from serval.settings import Settings
 from serval.store.key_store import KeyStore
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+from serval_testkit.request_log import request_lines
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 ADMIN_KEY = "admin-canary-71c0"
@@ -95,9 +96,9 @@ async def test_the_log_names_the_key_by_its_public_part(
     async with running_gateway(key_database=sqlite) as gateway:
         await ask(gateway, key)
         metrics = await (await gateway.get("/metrics")).text()
-    fields = [entry.__dict__["fields"] for entry in caplog.records if entry.name == "serval.requests"]
-    assert record.id in {entry["key_id"] for entry in fields}
-    assert key.rpartition("-")[2] not in caplog.text + repr(fields) + metrics
+    lines = request_lines(caplog)
+    assert record.id in {line["key_id"] for line in lines}
+    assert key.rpartition("-")[2] not in caplog.text + repr(lines) + metrics
 
 
 async def admin_call(

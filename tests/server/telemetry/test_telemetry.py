@@ -16,6 +16,7 @@ from serval.api.http import cancel_and_wait
 from serval.telemetry.logs import JsonFormatter
 from serval.telemetry.loop_lag import watching_loop
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+from serval_testkit.request_log import request_lines
 
 CANARY = "canary-in-the-prompt"
 HI: list[Any] = [{"role": "user", "content": CANARY}]
@@ -161,10 +162,8 @@ async def test_a_client_that_leaves_is_counted_with_what_it_used(caplog: pytest.
         assert got["serval_requests_total", "/v1/chat/completions", "499"] == 1
         assert got["serval_tokens_total", "completion"] == 2
         assert got["serval_tokens_total", "prompt"] == len(gateway.engine.requests[0]["input_ids"])
-    (line,) = [
-        r for r in caplog.records if r.name == "serval.requests" and "chat" in r.__dict__["fields"]["route"]
-    ]
-    assert line.__dict__["fields"]["client_gone"] is True
+    (line,) = [line for line in request_lines(caplog) if "chat" in line["route"]]
+    assert line["client_gone"] is True
 
 
 async def test_no_log_line_error_or_metric_holds_a_prompt_an_answer_or_a_key(
@@ -203,15 +202,14 @@ async def test_one_line_a_request_with_its_id(caplog: pytest.LogCaptureFixture) 
             {"model": MODEL, "messages": HI}, headers={"x-client-request-id": "mine-1"}
         )
         await gateway.post({"model": MODEL, "messages": HI}, headers={"x-client-request-id": "two words"})
-    first, second = [JsonFormatter().format(r) for r in caplog.records if r.name == "serval.requests"]
-    line = json.loads(first)
+    line, second = request_lines(caplog)
     assert line["event"] == "request"
     assert line["request_id"] == response.headers["x-request-id"]
     assert line["client_request_id"] == "mine-1"
     assert (line["route"], line["status"], line["finish_reason"]) == ("/v1/chat/completions", 200, "stop")
     assert line["completion_tokens"] == 2
     assert line["engine_request_id"] == (await response.json())["id"]
-    assert json.loads(second)["client_request_id"] is None
+    assert second["client_request_id"] is None
 
 
 def test_a_log_line_cannot_be_forged() -> None:

@@ -1,0 +1,16 @@
+"""The gateway's line of each request, as it is written."""
+
+import json
+from typing import Any
+
+import pytest
+
+from serval.telemetry.logs import JsonFormatter
+
+
+def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The lines so far, read back from JSON."""
+    formatter = JsonFormatter()
+    return [
+        json.loads(formatter.format(entry)) for entry in caplog.records if entry.name == "serval.requests"
+    ]
