@@ -16,6 +16,8 @@ from serval.settings import child_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "model_adapter/serval_sglang/demo/checkpoint"
+# The gateway of this checkout, for an interpreter where it is not installed.
+SERVER = ROOT / "server"
 # Of a stand-in whose steps take about as long as on a GPU.
 QUICK = (
     "--decode-base-s=0.004",
@@ -148,10 +150,24 @@ async def running_stand_in(*options: str, cores: str | None = None) -> AsyncIter
 
 @asynccontextmanager
 async def running_gateway(
-    engine_url: str, *options: str, environment: Mapping[str, str], cores: str | None = None
+    engine_url: str,
+    *options: str,
+    environment: Mapping[str, str],
+    cores: str | None = None,
+    python: Path | None = None,
 ) -> AsyncIterator[tuple[Running, str]]:
-    """`serval gateway OPTIONS` on a free port, with the demo model's tokenizer; also its URL."""
-    command = [sys.executable, "-m", "serval", "gateway", f"--engine-url={engine_url}", "--port=0"]
+    """`serval gateway OPTIONS` on a free port, with the demo model's tokenizer; also its URL.
+
+    `python`: of another environment.
+    """
+    command = [
+        str(python or sys.executable),
+        "-m",
+        "serval",
+        "gateway",
+        f"--engine-url={engine_url}",
+        "--port=0",
+    ]
     command += [f"--model={DEMO_MODEL}", "--served-model-name=stand-in", *options]
     async with running("gateway", command, environment=environment, cores=cores) as program:
         line = await program.printed(" on http://127.0.0.1:")

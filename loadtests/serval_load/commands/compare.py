@@ -5,6 +5,7 @@ The gateway gets core 0; the stand-in and the clients share core 1. Needs two co
 
 import argparse
 import json
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = _EXAMPLE
     add = parser.add_argument
+    add("--serval-python", type=Path, help="Python of an environment with the gateway's packages")
     add("--router-python", type=Path, help="Python of an environment with sglang-router")
     add("--litellm-python", type=Path, help="Python of an environment with LiteLLM's proxy")
     add("--only", nargs="+", metavar="SYSTEM", help="of direct, serval, sglang-router, litellm")
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         compared = read_comparison(args.figures)
     else:
         results = uvloop.run(_measured(args))
-        compared = Comparison(described(), results)
+        compared = Comparison(described(gateways=args.serval_python), results)
     table = markdown(compared.results, machine=compared.machine)
     print(table)
     if args.json:
@@ -77,9 +79,13 @@ def run(args: argparse.Namespace) -> int:
 async def _measured(args: argparse.Namespace) -> list[Result]:
     plan = Plan(seconds=args.seconds, frames=args.frames, client_cores=args.client_cores)
     cores: str = args.gateway_cores
+    python: Path = args.serval_python or Path(sys.executable)
     results = []
     async with running_stand_in("--bare", f"--pace={PACE_S}", cores=plan.client_cores) as (_, url):
-        starts = {"direct": lambda: systems.direct(url, cores), "serval": lambda: systems.serval(url, cores)}
+        starts = {
+            "direct": lambda: systems.direct(url, cores),
+            "serval": lambda: systems.serval(url, cores, python),
+        }
         if args.router_python:
             starts["sglang-router"] = lambda: systems.sglang_router(url, cores, args.router_python)
         if args.litellm_python:

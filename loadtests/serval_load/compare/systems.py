@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import Running, free_port, running, running_gateway
+from serval_load.processes import SERVER, Running, free_port, running, running_gateway
 
 # LiteLLM takes 40 s of CPU to import.
 _READY_TIMEOUT_S = 300
@@ -48,13 +48,17 @@ async def direct(engine_url: str, cores: str) -> AsyncIterator[System]:
 
 
 @asynccontextmanager
-async def serval(engine_url: str, cores: str) -> AsyncIterator[System]:
-    """One worker with all features on: keys in a database, checks, limits' accounting, metrics and log."""
+async def serval(engine_url: str, cores: str, python: Path) -> AsyncIterator[System]:
+    """One worker with all features on: keys in a database, checks, limits' accounting, metrics and log.
+
+    `python` is of an environment with the gateway's packages; the gateway is that of this checkout.
+    """
     with tempfile.TemporaryDirectory(prefix="serval-load-") as folder:
         database = f"{folder}/keys.db"
-        environment = {"SERVAL_KEY_DATABASE": database, **UNREACHED_LIMITS}
+        environment = {"SERVAL_KEY_DATABASE": database, "PYTHONPATH": str(SERVER), **UNREACHED_LIMITS}
         key = await asyncio.to_thread(new_key, database)
-        async with running_gateway(engine_url, environment=environment, cores=cores) as (program, url):
+        starting = running_gateway(engine_url, environment=environment, cores=cores, python=python)
+        async with starting as (program, url):
             yield System("serval", version("serval-llm"), Peer.of(url, key), program)
 
 
