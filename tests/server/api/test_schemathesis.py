@@ -21,7 +21,8 @@ KEY = "sk-test-schemathesis"
 
 
 async def findings(folder: Path, url: str, *options: str) -> tuple[int | None, str]:
-    """Exit code and output of schemathesis, which leaves files behind in `folder`."""
+    """Exit code and output of schemathesis, which leaves files behind in `folder`, a new one."""
+    await asyncio.to_thread(folder.mkdir)
     program = await asyncio.to_thread(clients_environment) / "bin" / "schemathesis"
     process = await asyncio.create_subprocess_exec(
         program, "--config-file", CONFIGURATION, "run", *options, "--url", url,
@@ -34,11 +35,11 @@ async def findings(folder: Path, url: str, *options: str) -> tuple[int | None, s
 # About 40 s of CPU; more than the usual limit where much else runs.
 @pytest.mark.timeout(900)
 async def test_schemathesis_finds_nothing_unless_the_document_is_wrong(tmp_path: Path) -> None:
-    wrong = openapi_document()
-    answer = wrong["paths"]["/healthz"]["get"]["responses"]["200"]["content"]["application/json"]
+    document = openapi_document()
+    answer = document["paths"]["/healthz"]["get"]["responses"]["200"]["content"]["application/json"]
     answer["schema"] = {"type": "array"}
     spoiled = tmp_path / "wrong.json"
-    spoiled.write_text(json.dumps(wrong))
+    spoiled.write_text(json.dumps(document))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -49,11 +50,15 @@ async def test_schemathesis_finds_nothing_unless_the_document_is_wrong(tmp_path:
             await asyncio.to_thread(
                 served.wait_for_line, lambda line: "serving checkpoint on" in line, timeout_s=60
             )
-            code, output = await findings(tmp_path, url, f"{url}/openapi.json")
-            assert code == 0, output
-            # It did ask, for all but the document itself.
-            assert "Tested: 9" in output
-            assert "internal_error" not in served.output
-            code, output = await findings(tmp_path, url, str(spoiled), "--include-path=/healthz")
-            assert code == 1, output
-            assert "Response violates schema" in output
+            right, wrong = await asyncio.gather(
+                findings(tmp_path / "right", url, f"{url}/openapi.json"),
+                findings(tmp_path / "wrong", url, str(spoiled), "--include-path=/healthz"),
+            )
+    code, output = right
+    assert code == 0, output
+    # It did ask, for all but the document itself.
+    assert "Tested: 9" in output
+    assert "internal_error" not in served.output
+    code, output = wrong
+    assert code == 1, output
+    assert "Response violates schema" in output
