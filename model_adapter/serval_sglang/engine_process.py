@@ -6,6 +6,7 @@ so it imports nothing heavy itself.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: the plugin is not in effect, or a flag asks for something that is not supported.
     """
+    # It would go through thousands of new modules again and again for a tenth of the time, and find nothing.
+    gc.disable()
     from sglang.srt.plugins import load_plugins
     from sglang.srt.utils import kill_itself_when_parent_died, kill_process_tree
 
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from serval_sglang.readiness import run_checked_scheduler
 
+    gc.enable()
     server_args = prepare_server_args(list(arguments))
     require_supported(server_args)
     hook_metrics_page()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from serval_testkit.engine_plugins import with_plugins, write_fork_plugin
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_torch_thread() -> Iterator[None]:
@@ -15,3 +17,11 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of an engine that starts with a third of the work: for tests of what it computes."""
+    plugins = tmp_path_factory.mktemp("plugins")
+    write_fork_plugin(plugins)
+    return with_plugins(plugins)

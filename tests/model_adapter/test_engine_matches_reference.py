@@ -39,6 +39,7 @@ class Configuration:
     table_codes: torch.dtype | None = None
     fp8: bool = False
     packed: Layout | None = None
+    forked: bool = True  # see serval_testkit.engine_plugins
 
 
 CONFIGURATIONS = (
@@ -84,7 +85,8 @@ CONFIGURATIONS = (
         flags=("--enable-mixed-chunk",),
         fp8=True,
     ),
-    # Each rank has requests of its own; their experts' tokens and the vocabulary are shared.
+    # Each rank has requests of its own; their experts' tokens and the vocabulary are shared. Its processes
+    # are started as SGLang starts them: several ranks, and hooks that each of them puts in place itself.
     Configuration(
         "float32-attention-dp2-ep2-packed",
         "float32",
@@ -93,6 +95,7 @@ CONFIGURATIONS = (
         ep=2,
         flags=("--enable-dp-attention", "--dp-size=2"),
         packed="compressed-tensors",
+        forked=False,
     ),
 )
 
@@ -113,7 +116,9 @@ class Subject:
 
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS, ids=lambda configuration: configuration.id)
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+def subject(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]
+) -> Iterator[Subject]:
     configuration: Configuration = request.param
     directory: Path = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(directory, configuration)
@@ -128,7 +133,7 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         tp=configuration.tp,
         ep=configuration.ep,
         extra_flags=[f"--chunked-prefill-size={chunk}", *configuration.flags],
-        environment=configuration.environment,
+        environment={**configuration.environment, **(forked if configuration.forked else {})},
     ) as engine:
         yield Subject(configuration, directory, engine, load_reference(directory))
 

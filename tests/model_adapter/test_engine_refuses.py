@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from serval_sglang.verify.engine import EngineFailed, generate, running_engine
 
 pytestmark = pytest.mark.engine
 
+# A checkpoint, and variables of the engine that is started on it.
+Start = tuple[Path, dict[str, str]]
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,8 +31,66 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def refusal(checkpoint: Path, environment: Mapping[str, str] | None = None) -> str:
-    """What the engine says when it does not start."""
+def without_the_plugin(checkpoint: Path, _: Path) -> Start:
+    return checkpoint, {"SGLANG_PLUGINS": "another"}
+
+
+def with_another_package(checkpoint: Path, folder: Path) -> Start:
+    package = folder / "other_models"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "model.py").write_text(
+        "class LongcatFlashForCausalLM: pass\nEntryClass = LongcatFlashForCausalLM\n"
+    )
+    return checkpoint, {"SGLANG_EXTERNAL_MODEL_PACKAGE": "other_models", "PYTHONPATH": str(folder)}
+
+
+def with_another_version(checkpoint: Path, folder: Path) -> Start:
+    metadata = folder / "sglang-0.5.24.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.24\n")
+    return checkpoint, {"PYTHONPATH": str(folder)}
+
+
+def with_a_misnamed_tensor(checkpoint: Path, folder: Path) -> Start:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((checkpoint / name).read_bytes())
+    (weights,) = checkpoint.glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors["model.layers.0.self_attn.0.k_norm.weight"] = tensors.pop("model.norm.weight")
+    save_file(tensors, folder / weights.name)
+    return folder, {}
+
+
+def without_a_field(checkpoint: Path, folder: Path) -> Start:
+    for source in checkpoint.iterdir():
+        (folder / source.name).write_bytes(source.read_bytes())
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
+    del config["zero_expert_num"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder, {}
+
+
+WRONG = (
+    without_the_plugin,
+    with_another_package,
+    with_another_version,
+    with_a_misnamed_tensor,
+    without_a_field,
+)
+
+
+@pytest.fixture(scope="module")
+def refusals(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[Callable[..., Start], Future[str]]]:
+    """What each engine says that does not start. Two at a time: to the end, most of them are one process."""
+    starts = {wrong: wrong(checkpoint, tmp_path_factory.mktemp("wrong")) for wrong in WRONG}
+    with ThreadPoolExecutor(2) as pool:
+        yield {wrong: pool.submit(refusal, *start) for wrong, start in starts.items()}
+
+
+def refusal(checkpoint: Path, environment: Mapping[str, str]) -> str:
     with (
         pytest.raises(EngineFailed, match="the engine ended with 1") as error,
         running_engine(checkpoint, dtype="float32", environment=environment),
@@ -37,49 +99,27 @@ def refusal(checkpoint: Path, environment: Mapping[str, str] | None = None) -> s
     return str(error.value)
 
 
-def test_the_plugin_left_out_of_the_whitelist(checkpoint: Path) -> None:
-    assert "engine refused: SGLang would serve" in refusal(checkpoint, {"SGLANG_PLUGINS": "another"})
-
-
-def test_another_package_provides_the_architecture(checkpoint: Path, tmp_path: Path) -> None:
-    package = tmp_path / "other_models"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "model.py").write_text(
-        "class LongcatFlashForCausalLM: pass\nEntryClass = LongcatFlashForCausalLM\n"
-    )
-    said = refusal(checkpoint, {"SGLANG_EXTERNAL_MODEL_PACKAGE": "other_models", "PYTHONPATH": str(tmp_path)})
-    assert "other_models.model.LongcatFlashForCausalLM already provides" in said
-
-
-def test_another_version_of_sglang(checkpoint: Path, tmp_path: Path) -> None:
-    metadata = tmp_path / "sglang-0.5.24.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.24\n")
-    said = refusal(checkpoint, {"PYTHONPATH": str(tmp_path)})
-    assert "replaces parts of SGLang 0.5.23" in said
-    assert "'0.5.24'" in said
-
-
-def test_a_checkpoint_that_lacks_a_tensor_and_has_one_too_many(checkpoint: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
-    (weights,) = checkpoint.glob("*.safetensors")
-    tensors = load_file(weights)
-    tensors["model.layers.0.self_attn.0.k_norm.weight"] = tensors.pop("model.norm.weight")
-    save_file(tensors, tmp_path / weights.name)
-    said = refusal(tmp_path)
-    assert "lacks 1 tensors: model.norm.weight" in said
-    assert "holds 1 unknown ones: model.layers.0.self_attn.0.k_norm.weight" in said
-
-
-def test_a_config_that_lacks_a_field(checkpoint: Path, tmp_path: Path) -> None:
-    for source in checkpoint.iterdir():
-        (tmp_path / source.name).write_bytes(source.read_bytes())
-    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
-    del config["zero_expert_num"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert "zero_expert_num must be given" in refusal(tmp_path)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (without_the_plugin, ["engine refused: SGLang would serve"]),
+        (with_another_package, ["other_models.model.LongcatFlashForCausalLM already provides"]),
+        (with_another_version, ["replaces parts of SGLang 0.5.23", "'0.5.24'"]),
+        (
+            with_a_misnamed_tensor,
+            [
+                "lacks 1 tensors: model.norm.weight",
+                "holds 1 unknown ones: model.layers.0.self_attn.0.k_norm.weight",
+            ],
+        ),
+        (without_a_field, ["zero_expert_num must be given"]),
+    ],
+)
+def test_an_engine_that_would_not_serve_the_model_says_why(
+    refusals: Mapping[Callable[..., Start], Future[str]], wrong: Callable[..., Start], said: list[str]
+) -> None:
+    found = refusals[wrong].result()
+    assert [part for part in said if part not in found] == [], found
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ n-gram tables are large, so that what a rank holds while it loads can be measure
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from serval_sglang.reference import ReferenceModel
 from serval_sglang.verify.cases import Prompts
 from serval_sglang.verify.engine import Engine, generate, running_engine
 from serval_sglang.verify.verification import BOUNDS, CaseResult, judge
+from serval_testkit.engine_plugins import with_plugins, write_fork_plugin, write_plugin
 
 pytestmark = pytest.mark.engine
 
@@ -134,11 +134,8 @@ class Patched:
 def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patched]:
     folder = tmp_path_factory.mktemp("patched")
     plugins = folder / "plugins"
-    metadata = plugins / "mistakes-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mistakes\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[sglang.srt.plugins]\nmistakes = mistakes:register\n")
-    (plugins / "mistakes.py").write_text(textwrap.dedent(PLUGIN))
+    write_plugin(plugins, "mistakes", PLUGIN)
+    write_fork_plugin(plugins)
     mistake_file = folder / "mistake"
     mistake_file.write_text("none")
     checkpoint = folder / "checkpoint"
@@ -146,7 +143,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patched]:
     memory_folder = folder / "memory"
     memory_folder.mkdir()
     environment = {
-        "PYTHONPATH": str(plugins),
+        **with_plugins(plugins),
         "SERVAL_TEST_MISTAKE": str(mistake_file),
         "SERVAL_TEST_MEMORY": str(memory_folder),
     }
