@@ -16,7 +16,7 @@ serve: setup ## Start engine and gateway (demo model; ARGS="--model DIR --tp 2" 
 	@.venv/bin/serval serve $(ARGS)
 
 test: setup lint types ## Everything CI runs: lint, types, unit tests, tests on the real engine.
-	@deploy/setup/test_services.sh
+	@deploy/setup/test_services.sh --rehearsal
 	@$(PYTHON) -m pytest $(ARGS)
 
 test-fast: setup ## The tests that start no engine.

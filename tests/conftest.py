@@ -23,8 +23,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 _ENGINE_TEST_TIMEOUT_S = 900
 
 
+def _turn(item: pytest.Item) -> int:
+    """First what starts no engine, then who wants no other engine beside it: a session's stays to the end."""
+    marker = item.get_closest_marker("engine")
+    return 0 if marker is None else 1 if marker.kwargs.get("alone") else 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    items.sort(key=_turn)
     for item in items:
         if item.get_closest_marker("engine") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_ENGINE_TEST_TIMEOUT_S))

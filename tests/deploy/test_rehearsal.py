@@ -1,22 +1,81 @@
 """compose.yaml brought up for real, engine and all: start, tool call, keys, scraping, drain, alert."""
 
 import os
-import subprocess
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from serval_testkit.operator_tools import ROOT
+from serval_testkit.processes import descendants, is_running, running
 
 CANNOT = 77
 SCRIPT = "tests/deploy/rehearsal/run.sh"
-ASK = "SERVAL_TEST_REHEARSAL"
+# Far less than the script takes.
+WAIT_S = 100
+
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux" or os.geteuid() != 0,
+        reason=f"needs root on Linux, for namespaces and mounts; as root, {SCRIPT} or `make test` runs it",
+    ),
+    pytest.mark.usefixtures("tools"),
+]
 
 
-@pytest.mark.engine
+@pytest.mark.engine(alone=True)
 @pytest.mark.timeout(1500)
-@pytest.mark.skipif(ASK not in os.environ, reason=f"takes minutes; {ASK}=1 runs it, and so does {SCRIPT}")
 def test_the_stack_comes_up_serves_and_stops() -> None:
-    done = subprocess.run([ROOT / SCRIPT], capture_output=True, text=True, check=False, timeout=1400)
-    if done.returncode == CANNOT:
-        pytest.skip(done.stderr.strip().splitlines()[-1])
-    assert done.returncode == 0, done.stdout + done.stderr
+    # Without us the script stops too, and clears up.
+    with running(["setpriv", "--pdeathsig", "TERM", SCRIPT], cwd=ROOT, environment=os.environ) as rehearsal:
+        status = rehearsal.wait(timeout_s=1400)
+    print(rehearsal.output)
+    if status == CANNOT:
+        pytest.skip(rehearsal.lines[-1])
+    assert status == 0, rehearsal.lines[-1]
+
+
+def test_all_that_was_started_ends_with_the_script() -> None:
+    left = stopped_midway(signal.SIGKILL)
+    stopped_midway(signal.SIGTERM)
+    # What the killed one had no time to remove, the next has.
+    assert not left.exists()
+
+
+def stopped_midway(number: signal.Signals) -> Path:
+    """Stop the script when its Docker Engine runs, and see all that it started go. Its working folder."""
+    with running([SCRIPT], cwd=ROOT, environment=os.environ) as rehearsal:
+        pid = rehearsal.process.pid
+        until(lambda: rehearsal.process.poll() is not None or folders_of_docker(pid))
+        if rehearsal.process.poll() == CANNOT:
+            pytest.skip(rehearsal.lines[-1])
+        assert rehearsal.process.poll() is None, rehearsal.output
+        started = descendants(pid)
+        (data,) = folders_of_docker(pid)
+        rehearsal.signal(number)
+        until(lambda: not any(map(is_running, started)))
+        rehearsal.wait(timeout_s=WAIT_S)
+    return data.parent
+
+
+def folders_of_docker(pid: int) -> list[Path]:
+    """Where the Docker Engines below a process keep their data."""
+    found = []
+    for below in descendants(pid):
+        with suppress(OSError):  # it ended while we looked
+            line = Path(f"/proc/{below}/cmdline").read_text().split("\0")
+            if line[0] == "dockerd":
+                found.append(Path(line[line.index("--data-root") + 1]))
+    return found
+
+
+def until(question: Callable[[], object]) -> None:
+    """Wait until it answers yes."""
+    deadline = time.monotonic() + WAIT_S
+    while not question():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -20,8 +20,10 @@ from serval_testkit.weather_tool import WEATHER_TOOL
 
 PROXY = "https://localhost"
 MODEL = "longcat-flash-lite-demo"
-WAIT_S = 300
+# Nothing takes a tenth of it on two quiet cores.
+WAIT_S = 600
 STREAMS = 50
+BEGUN = time.monotonic()
 PICTURES = os.environ.get("REHEARSAL_PICTURES")
 PICTURE_S = 180
 NO_HTTP = (
@@ -58,7 +60,7 @@ async def until(what: str, question: Any) -> None:
 
 
 def say(what: str) -> None:
-    print(f"ok: {what}", flush=True)
+    print(f"ok ({time.monotonic() - BEGUN:3.0f} s): {what}", flush=True)
 
 
 def client(key: str) -> aiohttp.ClientSession:
@@ -211,15 +213,32 @@ async def draw(prometheus: str, folder: Path) -> None:
     say(f"the dashboards are drawn in {folder}")
 
 
+async def told_to_stop(gateway: str) -> None:
+    """Wait until the gateway says that it has had its SIGTERM, or takes no new connection any more."""
+    deadline = time.monotonic() + WAIT_S
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        while True:
+            try:
+                async with session.get(f"{gateway}/readyz") as response:
+                    if response.status == 503 and "being stopped" in await response.text():
+                        return
+            except aiohttp.ClientConnectionError:
+                return
+            assert time.monotonic() < deadline, "the gateway was told to stop and is still ready"
+            await asyncio.sleep(0.1)
+
+
 async def drain(compose: Sequence[str], session: aiohttp.ClientSession) -> None:
     """Stop the gateway in the middle of fifty answers: all end whole."""
+    find = "import socket; print(socket.gethostbyname(socket.gethostname()))"
+    gateway = f"http://{inside(compose, 'gateway-demo', 'python', '-c', find).strip()}:8000"
     # So short that a demo engine on two cores begins the last of them before the gateway's queue gives it up.
     options = {"temperature": 1.5, "max_completion_tokens": 24}
     responses = await asyncio.gather(*(ask(session, "What is Serval?", **options) for _ in range(STREAMS)))
     assert {response.status for response in responses} == {200}
     readers = [asyncio.create_task(events(response)) for response in responses]
     stopping = asyncio.create_task(asyncio.to_thread(command, compose, "stop", "gateway-demo"))
-    await asyncio.sleep(1)
+    await told_to_stop(gateway)
     open_then = sum(not reader.done() for reader in readers)
     assert open_then > STREAMS / 2, f"only {open_then} streams were left to drain"
     for chunks in await asyncio.gather(*readers):

@@ -1,148 +1,86 @@
 #!/usr/bin/env bash
 # Brings docker/compose.yaml up for real where no image registry can be reached, with the real engine, and checks it:
-# bases made of Debian packages, both images built from their Dockerfiles, a Docker Engine in a network namespace of its own.
+# bases made of Debian packages, both images built from their Dockerfiles, a Docker Engine in namespaces of its own.
 #
-#   tests/deploy/rehearsal/run.sh     (root, after `make setup`; leaves nothing behind but a cache)
+#   tests/deploy/rehearsal/run.sh     (root, after `make setup`; leaves nothing behind but a cache, however it ends)
 #
-# --images ends when the images are built; --pictures FOLDER draws the dashboards there, as they look under load.
+# --missing prints the Debian packages that are not installed; --machine ends when it is known that this machine can do it,
+# --images when the images are built; --pictures FOLDER draws the dashboards there, as they look under load.
 #
-# Needs Debian with: docker.io buildah mmdebstrap iptables. Ends with 77 where a machine cannot do this, and says why.
+# Ends with 77 where a machine cannot do this, and its last line says why; that is decided before anything of ours runs.
 # Two things are not as in production: the engine's 11 GB of locked packages are mounted from the cache that `make setup`
 # filled instead of being copied into the image, and Grafana is left out, because its image cannot be made here.
+#
+# This file asks what takes no time and clears up; what starts anything is in inside.sh.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 cache=${SERVAL_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/serval}/rehearsal
-certificates=/etc/ssl/certs/ca-certificates.crt
-python=$root/.venv/bin/python
+work=$cache/running
+# Where dockerd and iptables are; not every root has it on the path.
+export PATH=$PATH:/usr/sbin:/sbin
+# Half as much again as a run with an empty cache takes (docker/README.md).
+disk_gb=6
+memory_gb=8
 
-say() { printf 'rehearsal (%3d s): %s\n' "$SECONDS" "$*" >&2; }
+say() { printf 'rehearsal: %s\n' "$*" >&2; }
 cannot() { say "cannot run here: $*"; exit 77; }
-[ "$(id -u)" = 0 ] || cannot "needs root, for namespaces and mounts"
-for program in dockerd buildah mmdebstrap iptables; do
-    command -v "$program" >/dev/null || cannot "no $program; apt-get install docker.io buildah mmdebstrap iptables"
-done
-unshare --net true 2>/dev/null || cannot "network namespaces are not allowed"
 
-export REHEARSAL_PICTURES=
 case "${1:-}" in
-    "" | --images) ;;
-    --pictures) REHEARSAL_PICTURES=$(realpath "${2:?--pictures needs a folder}") && mkdir -p "$REHEARSAL_PICTURES" ;;
-    *) say "unknown option $1; there are --images and --pictures FOLDER"; exit 2 ;;
+    "" | --missing | --machine | --images) [ $# -le 1 ] || { say "$1 takes no argument"; exit 2; } ;;
+    --pictures) pictures=$(realpath "${2:?--pictures needs a folder}") && mkdir -p "$pictures" && set -- --pictures "$pictures" ;;
+    *) say "unknown option $1; there are --missing, --machine, --images and --pictures FOLDER"; exit 2 ;;
 esac
 
-work=$(mktemp -d)
-mkdir -p "$cache"
-# One rehearsal at a time: the cache holds buildah's storage.
-exec 8>"$cache/lock" && flock 8
-tools=$("$root/deploy/setup/operator-tools.sh")
-export DOCKER_HOST=unix://$work/docker.sock COMPOSE_PROFILES=cpu-demo,monitoring
-compose=("$tools/bin/docker-compose" --file "$root/docker/compose.yaml" --file "$here/compose.yaml" --env-file "$root/docker/.env.example")
-daemon=
-
-clean_up() {
-    if [ -n "$daemon" ]; then
-        # Compose wants every variable, also to take the stack down.
-        export REHEARSAL_MONITORING=${REHEARSAL_MONITORING:-$work} REHEARSAL_PACKAGES=${REHEARSAL_PACKAGES:-$work}
-        "${compose[@]}" down --volumes --timeout 5 >"$work/down.log" 2>&1 || cat "$work/down.log" >&2
-        kill "$daemon" && wait "$daemon" || true
-    fi
-    rm -rf "$work"
-}
-trap clean_up EXIT
-
-# --- images -----------------------------------------------------------------------------------------------------------
-
-base() {  # packages, what to leave out of it in the end; prints the archive
-    local archive; archive=$cache/$(sha256sum <<<"$*" | cut -c1-12).tar
-    if [ ! -e "$archive" ]; then
-        mmdebstrap --quiet --variant=minbase --include="$1" --dpkgopt='path-exclude=/usr/share/doc/*' \
-            --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-            --customize-hook="cd \"\$1\" && rm -rf $2" bookworm "$archive.part.tar" >&2
-        mv "$archive.part.tar" "$archive"
-    fi
-    echo "$archive"
-}
-build() {  # tag, context, further arguments
-    buildah --root "$cache/buildah" --runroot "$work/buildah" bud --quiet --layers --isolation chroot --network host \
-        --format docker --volume "$certificates:$certificates:ro" --env "SSL_CERT_FILE=$certificates" \
-        --tag "localhost/$1" "${@:3}" "$2" >/dev/null
-}
-load() {  # tag
-    buildah --root "$cache/buildah" --runroot "$work/buildah" push --quiet "localhost/$1" "docker-archive:$work/image.tar:localhost/$1"
-    docker load --quiet --input "$work/image.tar" >&2
-    rm "$work/image.tar"
-}
-
-say "bases, of Debian packages"
-# Debian's way to a merged /usr leaves all of Perl behind.
-base ca-certificates,python3 "usr/share/perl usr/lib/*/perl usr/lib/*/libperl*" > "$work/slim" & slim=$!
-full_packages=ca-certificates,python3,python3-venv,python3-pip,python3-dev,gcc,libc6-dev,libnuma1,util-linux,postgresql,redis-server
-base "$full_packages" "usr/lib/*/libLLVM*" > "$work/full"
-wait "$slim"
-for name in slim full; do
-    archive=$(cat "$work/$name")
-    printf 'FROM scratch\nADD %s /\n' "$(basename "$archive")" > "$work/Dockerfile"
-    build "serval-base-$name:1" "$cache" --file "$work/Dockerfile" --ignorefile <(printf '*\n!%s\n' "$(basename "$archive")")
+missing=()
+for pair in dockerd:docker.io docker:docker.io buildah:buildah mmdebstrap:mmdebstrap iptables:iptables ip:iproute2; do
+    command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
 done
+[ "${1:-}" != --missing ] || { echo "${missing[@]}"; exit 0; }
+[ "$(uname)" = Linux ] || cannot "needs Linux"
+[ "$(id -u)" = 0 ] || cannot "needs root, for namespaces and mounts; as root, tests/deploy/rehearsal/run.sh runs it"
+[ "${#missing[@]}" = 0 ] || cannot "not installed: ${missing[*]} (Debian packages; \`make test\` as root installs them)"
+[ -x "$root/.venv/bin/python" ] || cannot "no .venv; \`make setup\` makes it"
+"$root/.venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
+    cannot "the packages of .venv are not for Python 3.11, which Debian's base has"
+isolated=(unshare --mount --pid --fork --kill-child --mount-proc)
+problem=$("${isolated[@]}" --net true 2>&1) || cannot "mount, process and network namespaces are not allowed: $problem"
+free_gb=$(awk '/^MemAvailable:/ {print int($2 / 1000000)}' /proc/meminfo)
+[ "$free_gb" -ge "$memory_gb" ] || cannot "$free_gb GB of memory are free, of the $memory_gb GB that it wants"
+mkdir -p "$cache"
+free_gb=$(df --output=avail -B 1000000000 "$cache" | tail -n 1 | tr -d ' ')
+[ "$free_gb" -ge "$disk_gb" ] || cannot "$free_gb GB of disk are free in $cache, of the $disk_gb GB that it wants"
 
-say "the gateway's image"
-build serval-gateway:0.1.0 "$root" --file "$root/docker/gateway.Dockerfile" \
-    --build-arg BASE=localhost/serval-base-slim:1 --build-arg BUILD_BASE=localhost/serval-base-full:1
+# One rehearsal at a time: the cache holds buildah's storage.
+exec 8>"$cache/lock"
+flock --timeout 60 8 || cannot "another one is running"
 
-say "the engine's image"
-read -r packages uv < <("$python" -c 'import os, torch, uv; print(os.path.dirname(os.path.dirname(torch.__file__)), uv.find_uv_bin())')
-# setup.sh finds its packages in place under the name that it would give them; they are mounted, now and when it runs.
-cat > "$work/Dockerfile" <<'END'
-FROM localhost/serval-base-full:1
-COPY requirements.lock /tmp/
-RUN python3 -m venv --without-pip /opt/packages && touch /opt/packages/.complete && mkdir /opt/serval-packages \
-    && ln -s /opt/packages "/opt/serval-packages/venv-$({ python3.11 --version; cat /tmp/requirements.lock; } | sha256sum | cut -c1-12)"
-END
-build serval-base-engine:1 "$root" --file "$work/Dockerfile"
-build serval-engine:0.1.0 "$root" --file "$root/docker/engine.Dockerfile" --build-arg BASE=localhost/serval-base-engine:1 \
-    --volume "$packages:/opt/packages/lib/python3.11/site-packages:ro" --volume "$uv:/opt/packages/bin/uv:ro"
-
-say "an image with the others: Caddy, Prometheus, Alertmanager, PostgreSQL, Redis"
-mkdir "$work/tools"
-cp "$tools"/bin/{caddy,prometheus,promtool,alertmanager,amtool} "$tools"/templates/*.tmpl "$here"/{pager.py,postgres.sh} "$work/tools/"
-cat > "$work/tools/Dockerfile" <<'END'
-FROM localhost/serval-base-full:1
-COPY . /usr/local/bin/
-RUN mkdir -p /usr/share/prometheus/alertmanager && mv /usr/local/bin/*.tmpl /usr/share/prometheus/alertmanager/ \
-    && useradd --uid 999 --non-unique --no-create-home runs-postgres && mkdir -p /var/lib/postgresql/data /redis \
-    && chown 999:999 /var/lib/postgresql/data /redis
-ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin
-END
-build serval-tools:1 "$work/tools"
-[ "${1:-}" != --images ] || { say "images are built"; exit 0; }
-
-# --- the stack --------------------------------------------------------------------------------------------------------
-
-say "starting a Docker Engine"
-unshare --net bash -c "ip link set lo up && exec dockerd --host $DOCKER_HOST --data-root $work/data --exec-root $work/exec \
-    --pidfile $work/pid" >"$work/dockerd.log" 2>&1 &
-daemon=$!
-for _ in $(seq 120); do docker version >/dev/null 2>&1 && break; kill -0 "$daemon" 2>/dev/null || break; sleep 0.5; done
-docker version >/dev/null 2>&1 || { daemon=; cannot "dockerd does not start: $(tail -n 3 "$work/dockerd.log")"; }
-for image in serval-gateway:0.1.0 serval-engine:0.1.0 serval-tools:1; do load "$image"; done
-size=$(docker image inspect --format '{{.Size}}' localhost/serval-gateway:0.1.0)
-say "the gateway's image has $((size / 1000000)) MB"
-[ "$size" -lt 250000000 ] || { say "error: more than 250 MB"; exit 1; }
-
-# The repository's rules and routes; alerts do not wait, and the pager is a container.
-mkdir "$work/monitoring"
-cp -r "$root/deploy/prometheus" "$root/deploy/alertmanager" "$work/monitoring/"
-sed -i 's/\bfor: [0-9]*m$/for: 0s/' "$work"/monitoring/prometheus/rules/*.yml
-sed -i 's/scrape_interval: 15s/scrape_interval: 2s/; s/evaluation_interval: 15s/evaluation_interval: 2s/; s/scrape_timeout: 10s/scrape_timeout: 2s/' "$work/monitoring/prometheus/prometheus.yml"
-sed -i 's|http://pager.invalid/|http://pager:8080/|; s/group_wait: [0-9]*s/group_wait: 0s/' "$work/monitoring/alertmanager/alertmanager.yml"
-
-say "bringing the stack up"
-(umask 0022 && mkdir -p "$work/secrets" && echo "sk-rehearsal-$(openssl rand -hex 20)" > "$work/secrets/api_keys")
-export SERVAL_KEYS_FILE=$work/secrets/api_keys REHEARSAL_MONITORING=$work/monitoring REHEARSAL_PACKAGES=$packages
-export POSTGRES_PASSWORD=$(openssl rand -hex 20)
-"${compose[@]}" up --detach --wait --no-build --quiet-pull 2>"$work/up.log" || { cat "$work/up.log" >&2; "${compose[@]}" logs --tail 40 >&2; exit 1; }
-say "up; checking"
-PYTHONPATH=$root/tests/support nsenter --net="/proc/$(cat "$work/pid")/ns/net" "$python" "$here/check.py" "${compose[@]}"
-say "passed"
+inside=
+clean_up() {
+    trap '' TERM INT HUP
+    if [ -n "$inside" ]; then
+        # The first process in there takes all others with it, and their mounts; unshare ends when all are gone.
+        kill -KILL $(cat "/proc/$inside/task/$inside/children") 2>/dev/null || kill -KILL "$inside" 2>/dev/null || true
+        wait "$inside" 2>/dev/null || true
+    fi
+    remove_leftovers
+}
+remove_leftovers() {
+    rm -rf "$work"
+    find /sys/fs/cgroup -depth -type d -path '*/serval-rehearsal*' -exec rmdir {} + 2>/dev/null || true
+}
+# Of a run that was killed together with this shell.
+remove_leftovers
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+mkdir "$work"
+# Whatever ends this shell, even SIGKILL, ends all that it started.
+setpriv --pdeathsig KILL "${isolated[@]}" "$here/inside.sh" "$root" "$cache" "$work" "$@" 8>&- &
+inside=$!
+status=0
+wait "$inside" || status=$?
+inside=
+exit "$status"
