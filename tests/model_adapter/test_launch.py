@@ -88,10 +88,13 @@ def test_settings_of_the_model_travel_in_the_environment(model: Path) -> None:
     ) == ModelSettings(ngram_tables="host")
 
 
-def test_the_standin_for_sgl_kernel_is_found_first() -> None:
+def test_standins_for_packages_of_a_gpu_are_found_first() -> None:
     environment = cpu_environment({"PYTHONPATH": "mine"}, ranks=1, cpus=range(4))
     assert environment["PYTHONPATH"] == f"{STANDIN_PACKAGES}:mine"
-    assert (STANDIN_PACKAGES / "sgl_kernel" / "__init__.py").is_file()
+    program = "import sgl_kernel\ntry: import flashinfer\nexcept ImportError as error: print(error)"
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "a CPU engine runs without flashinfer\n"
 
 
 def test_a_port_in_use_is_refused_before_anything_starts(model: Path) -> None:
