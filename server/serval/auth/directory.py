@@ -1,10 +1,13 @@
 """The database's keys in memory, kept fresh: no request waits for the database."""
 
 import asyncio
+import hashlib
 import hmac
 import logging
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,6 +18,17 @@ from serval.store.key_store import KeyRecord, KeyStore, public_id
 logger = logging.getLogger(__name__)
 
 _NOBODY = bytes(32)
+_MAX_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A key's record, and who calls with it, by the key's public id. And those of keys that were good."""
+
+    keys: Mapping[str, tuple[KeyRecord, Identity]]
+    # By a hash of the key that only this process can make. The stored hash is OpenSSL's, and costs much more.
+    # Part of the snapshot, so that what was good is forgotten whenever keys change.
+    remembered: dict[bytes, tuple[KeyRecord, Identity]] = field(default_factory=dict)
 
 
 class KeyDirectory:
@@ -40,8 +54,8 @@ class KeyDirectory:
         self._now = now
         self._monotonic = monotonic
         self._version = -1
-        # A key, and who calls with it.
-        self._keys: dict[str, tuple[KeyRecord, Identity]] = {}
+        self._secret = secrets.token_bytes(32)
+        self._snapshot = _Snapshot({})
         self.refresh()
 
     def refresh(self) -> None:
@@ -49,7 +63,7 @@ class KeyDirectory:
         asked = self._monotonic()
         if self.store.version() != self._version:
             self._version, keys = self.store.load()
-            self._keys = {key.id: (key, _identity(key)) for key in keys}
+            self._snapshot = _Snapshot({key.id: (key, _identity(key)) for key in keys})
         self._fresh_at = asked
 
     async def watch(self) -> None:
@@ -67,19 +81,31 @@ class KeyDirectory:
             raise AuthUnavailableError(
                 "API keys cannot be checked at the moment. Try again shortly.", retry_after_s=2
             )
-        record, identity = self._keys.get(public_id(key) or "", (None, None))
-        # Also without a record something is compared, so that the time says nothing about which ids exist.
-        stored = _NOBODY if record is None else record.digest
-        matches = hmac.compare_digest(self.store.digest(key), stored)
-        if record is None or identity is None or not matches:
-            raise AuthenticationError(
-                "Incorrect API key provided. Check the key, or ask the operator for one."
-            )
+        snapshot = self._snapshot
+        mark = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), key=self._secret).digest()
+        known = snapshot.remembered.get(mark)
+        if known is None:
+            known = self._checked(key, snapshot)
+            if len(snapshot.remembered) >= _MAX_REMEMBERED:
+                snapshot.remembered.clear()
+            snapshot.remembered[mark] = known
+        record, identity = known
         if not record.is_live(self._now()):
             raise AuthenticationError(
                 "This API key has expired or was revoked. Ask the operator for a new one."
             )
         return identity
+
+    def _checked(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
+        known = snapshot.keys.get(public_id(key) or "")
+        # Also without a record something is compared, so that the time says nothing about which ids exist.
+        stored = _NOBODY if known is None else known[0].digest
+        matches = hmac.compare_digest(self.store.digest(key), stored)
+        if known is None or not matches:
+            raise AuthenticationError(
+                "Incorrect API key provided. Check the key, or ask the operator for one."
+            )
+        return known
 
 
 def _identity(key: KeyRecord) -> Identity:

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from serval.engine.breaker import CircuitBreaker
 from serval.engine.connection import (
     IDLE_S,
+    OK,
     BrokenAnswerError,
     Connection,
     ConnectionPool,
@@ -133,9 +134,11 @@ async def _all_of(answer: Connection) -> bytes:
 class _Intake:
     """What comes of one answer, on its way to `taker`."""
 
-    __slots__ = ("_taker", "over", "reader")
+    __slots__ = ("_breaker", "_taker", "over", "reader")
 
-    def __init__(self, taker: Taker) -> None:
+    def __init__(self, taker: Taker, breaker: CircuitBreaker) -> None:
+        # Until it is known that the engine answers.
+        self._breaker: CircuitBreaker | None = breaker
         self.reader = FrameReader()
         # Whether the engine works on it no more.
         self.over = False
@@ -143,6 +146,9 @@ class _Intake:
 
     def take(self, data: bytes) -> bool:
         """Whether there may be more at once. Raises what the engine reports, and what the taker raises."""
+        if self._breaker is not None:
+            self._breaker.succeeded()
+            self._breaker = None
         reader = self.reader
         delta = reader.feed(data)
         go_on = True
@@ -175,21 +181,20 @@ class SglangEngine:
 
     async def generate(self, request: GenerateRequest, taker: Taker) -> None:
         """See `Engine.generate`."""
-        intake = _Intake(taker)
+        intake = _Intake(taker, self._breaker)
         answer = None
         trying = self._breaker.admit()
         try:
             try:
-                answer = await self._connections.post(self._body(request))
+                answer = await self._connections.post(self._body(request), intake.take)
             except NotReachedError:
                 # Nothing was answered: once more, by another name, should the engine know this one.
                 request = replace(request, request_id=_renamed(request.request_id))
-                answer = await self._connections.post(self._body(request), fresh=True)
-            status = await answer.status()
-            self._note_status(status)
-            if status != 200:
+                answer = await self._connections.post(self._body(request), intake.take, fresh=True)
+            self._note_status(answer.status)
+            if answer.status != OK:
                 intake.over = True
-                raise engine_error(status, error_message(await _all_of(answer)))
+                raise engine_error(answer.status, error_message(await _all_of(answer)))
             while await answer.read(intake.take):
                 await taker.ready()
             if not intake.reader.finished:

@@ -18,6 +18,7 @@ from serval.errors import SettingsError
 
 # SGLang's HTTP server closes idle connections after 5 s; a request must not meet one that is being closed.
 IDLE_S = 2.0
+OK = 200
 # What may wait to be read; then the engine waits too.
 BUFFER_BYTES = 1 << 20
 
@@ -77,14 +78,14 @@ def peer_of(url: str, *, api_key: str | None, connect_timeout_s: float, stall_ti
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one exchange at a time: `begin`, `status`, then `read` while it returns True."""
+    """One connection, one exchange at a time: `begin`, `answered`, then `read` while it returns True."""
 
     def __init__(self, stall_timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._stall_timeout_s = stall_timeout_s
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        # Of who waits in `status` or `read`; what it is set to is whether `read` may go on.
+        # Of who waits in `answered` or `read`; what it is set to is whether `read` may go on.
         self._waiter: asyncio.Future[bool] | None = None
         self._take: Callable[[bytes], bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -92,7 +93,10 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._buffered = 0
         self._paused = False
-        self._status = 0
+        # Of the answer; 0 before it has begun.
+        self.status = 0
+        # What was taken last wants to be waited for before there is more.
+        self._wait_first = False
         self._complete = True
         self._last_data = 0.0
         self.idle_since = 0.0
@@ -114,10 +118,10 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             broken = BrokenAnswerError(f"not HTTP: {error}")
-        if self._take is None:
-            self._wake()
-        else:
+        if self._take is not None and self.status == OK:
             self._hand_over(self._take)
+        else:
+            self._wake()
         if broken is not None:
             self.fail(broken)
         if self._buffered > BUFFER_BYTES and not self._paused and self._transport is not None:
@@ -129,13 +133,13 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if not self._complete:
-            kind = BrokenAnswerError if self._status else NotReachedError
+            kind = BrokenAnswerError if self.status else NotReachedError
             self.fail(kind(f"the connection ended: {exc or 'closed by the engine'}"))
 
     # What the parser calls.
 
     def on_headers_complete(self) -> None:
-        self._status = self._parser.get_status_code()
+        self.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -156,7 +160,8 @@ class Connection(asyncio.Protocol):
     def begin(self, request: bytes) -> None:
         """Send a request. Only when the exchange before it is complete."""
         assert self._transport is not None
-        self._status, self._complete, self._failure = 0, False, None
+        self.status, self._complete, self._failure = 0, False, None
+        self._wait_first = False
         self._body.clear()
         self._buffered = 0
         self._last_data = self._loop.time()
@@ -164,11 +169,18 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._stall_timeout_s, self._check_stall)
         self._transport.write(request)
 
-    async def status(self) -> int:
-        """The HTTP status. Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`."""
-        while not self._status:
-            await self._wait()
-        return self._status
+    async def answered(self, take: Callable[[bytes], bool]) -> None:
+        """Wait for the answer's `status`. If that is 200, `take` gets what comes of the body as in `read`,
+        until this returns, which may be when all has come.
+
+        Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`, and what `take` raises.
+        """
+        self._take = take
+        try:
+            while not self.status:
+                self._wait_first = not await self._wait()
+        finally:
+            self._take = None
 
     async def read(self, take: Callable[[bytes], bool]) -> bool:
         """Call `take` with what comes of the body, as it comes, until it returns False or the body ends.
@@ -176,6 +188,9 @@ class Connection(asyncio.Protocol):
         False: it has ended. Raises `BrokenAnswerError` or `StalledError`, and what `take` raises.
         """
         while True:
+            if self._wait_first:
+                self._wait_first = False
+                return True
             if self._body:
                 if not take(self._taken()):
                     return True
@@ -264,10 +279,10 @@ class ConnectionPool:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
 
-    async def post(self, body: bytes, *, fresh: bool = False) -> Connection:
+    async def post(self, body: bytes, take: Callable[[bytes], bool], *, fresh: bool = False) -> Connection:
         """A connection whose answer to `body` has begun; `release` it. `fresh`: on none that was used before.
 
-        Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`.
+        `take` is as in `Connection.answered`, and so is what is raised.
         """
         await self._slots.acquire()
         connection = None
@@ -275,7 +290,7 @@ class ConnectionPool:
             connection = (None if fresh else self._take_idle()) or await self._connect()
             self._busy.add(connection)
             connection.begin(b"%b%d\r\n\r\n%b" % (self._peer.request_head, len(body), body))
-            await connection.status()
+            await connection.answered(take)
         except BaseException:
             if connection is None:
                 self._slots.release()

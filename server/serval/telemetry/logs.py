@@ -16,7 +16,7 @@ _requests = logging.getLogger("serval.requests")
 
 # Lines that may wait to be written; more are lost rather than kept in memory.
 _MAX_WAITING: Final = 10_000
-_WRITE_EVERY_S: Final = 0.1
+_WRITE_EVERY_S: Final = 0.05
 _encode = msgspec.json.Encoder().encode
 
 
@@ -58,15 +58,16 @@ class JsonFormatter(logging.Formatter):
 class BackgroundHandler(logging.Handler):
     """Writes lines from a thread of its own, so that no request waits for the disk or the terminal.
 
-    The thread wakes a few times a second, not for each line: then it would take the interpreter from the
-    requests again and again. What cannot be written, because the stream is full, closed or too slow, is lost;
-    how many lines that were is said as soon as there is room again.
+    The thread wakes some times a second, not for each line: then it would take the interpreter from the
+    requests again and again. Lines of requests are made there too, one after the other, which costs a third
+    of making each between two requests. What cannot be written, because the stream is full, closed or too
+    slow, is lost; how many lines that were is said as soon as there is room again.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._waiting: list[str] = []
+        self._waiting: list[str | RequestEntry] = []
         self._lost = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
@@ -75,7 +76,8 @@ class BackgroundHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Have `record` written soon. The caller holds the handler's lock."""
         if len(self._waiting) < _MAX_WAITING:
-            self._waiting.append(self.format(record))
+            # Others may change before the thread comes to them.
+            self._waiting.append(record if isinstance(record, RequestEntry) else self.format(record))
         else:
             self._lost += 1
 
@@ -91,10 +93,11 @@ class BackgroundHandler(logging.Handler):
         while not closing:
             closing = self._closing.wait(_WRITE_EVERY_S)
             with self.lock:
-                lines, self._waiting = self._waiting, []
-                lost, self._lost = (self._lost, 0) if lines else (0, self._lost)
-            if not lines:
+                entries, self._waiting = self._waiting, []
+                lost, self._lost = (self._lost, 0) if entries else (0, self._lost)
+            if not entries:
                 continue
+            lines = [entry if isinstance(entry, str) else self.format(entry) for entry in entries]
             said = [self.format(_lost_entry(lost))] if lost else []
             try:
                 self._stream.write("\n".join([*said, *lines]) + "\n")
@@ -136,13 +139,14 @@ _ENTRY: Final = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request"
 
 
 class RequestEntry(logging.LogRecord):
-    """The entry of a request. logging's own looks up caller, thread and process, which nobody reads; that
-    costs more than all the rest."""
+    """The entry of a request that is over. logging's own looks up caller, thread and process, which nobody
+    reads; that costs more than all the rest."""
 
     def __init__(self, record: RequestRecord) -> None:
         now = time.time()
         self.__dict__ = {**_ENTRY, "created": now, "msecs": int(now % 1 * 1000)}
         self._record = record
+        self._took_s = record.elapsed_s()
 
     def line(self, when: str) -> "_RequestLine":
         """What is written about the request."""
@@ -162,10 +166,10 @@ class RequestEntry(logging.LogRecord):
             client_gone=record.client_gone,
             stream=record.stream,
             model=record.model,
-            duration_ms=_ms(record.elapsed_s()),
+            duration_ms=_ms(self._took_s),
             queue_ms=_ms(record.queue_s),
             first_token_ms=_ms(record.first_token_s),
-            gateway_ms=_ms(record.gateway_s()),
+            gateway_ms=_ms(record.gateway_s(self._took_s)),
             prompt_tokens=record.prompt_tokens,
             completion_tokens=record.completion_tokens,
             cached_tokens=record.cached_tokens,

@@ -61,9 +61,9 @@ class RequestRecord(Struct, kw_only=True):
         """Seconds since the request came in."""
         return time.perf_counter() - self.started
 
-    def gateway_s(self) -> float:
-        """Seconds in which neither the engine nor the client was waited for."""
-        return max(0.0, self.elapsed_s() - self.engine_s - self.client_s - (self.queue_s or 0.0))
+    def gateway_s(self, elapsed_s: float) -> float:
+        """Seconds, of `elapsed_s` in all, in which neither the engine nor the client was waited for."""
+        return max(0.0, elapsed_s - self.engine_s - self.client_s - (self.queue_s or 0.0))
 
     def engine_waited_for(self, now: float) -> None:
         """Note that the engine is waited for no longer, from `now` on, of `time.perf_counter`."""

@@ -125,8 +125,11 @@ class ToolCallParser:
         text = strict_json.clean(text)
         if text and "<" not in text and self._cursor.at_end:
             # Nearly every piece: no marker is in it, and none has begun before it.
-            if self._phase is _Phase.GAP and not self._blank and not text[0].isspace():
-                self._begin_content()
+            if self._phase is _Phase.GAP and not self._blank:
+                # At the very start whitespace is content if anything follows; later it is dropped.
+                begins = not (text[0] if self._blank is None else text).isspace()
+                if begins:
+                    self._begin_content()
             if self._phase is _Phase.CONTENT:
                 return [ContentDelta(text)]
         self._cursor.extend(text)

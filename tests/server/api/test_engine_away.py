@@ -101,6 +101,17 @@ async def test_failures_in_a_row_make_requests_fail_at_once_until_one_succeeds()
         assert await status(gateway) == 200
 
 
+async def test_an_engine_that_answers_with_an_error_of_the_request_does_not_fail_any_more() -> None:
+    async with running_gateway(breaker_failures=1, breaker_open_s=0.2) as gateway:
+        gateway.engine.will_say(fault="http_error", status=500)
+        assert await status(gateway) == 500
+        gateway.engine.will_say(fault="error_event", status=400)
+        async with asyncio.timeout(60):
+            while await status(gateway) == 503:
+                pass
+        assert "\nserval_engine_breaker_open 0.0\n" in await metrics(gateway)
+
+
 async def test_a_gateway_whose_engine_fails_is_not_ready() -> None:
     async with running_gateway(breaker_failures=1, breaker_open_s=600) as gateway:
         assert (await gateway.get("/readyz", key=None)).status == 200

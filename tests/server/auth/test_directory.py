@@ -90,6 +90,39 @@ def test_a_key_expires_without_a_change_in_the_database(store: KeyStore) -> None
         directory.identify(key)
 
 
+def test_a_key_that_was_good_is_checked_anew_when_keys_have_changed_and_when_it_expires(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, checked = Clock(), list[str]()
+    directory = directory_of(store, clock)
+    record, key = store.create(name="a", scopes=["inference"])
+    _, short = store.create(name="b", scopes=["inference"], expires_in_s=10)
+    directory.refresh()
+    digest = store.digest
+    monkeypatch.setattr(store, "digest", lambda given: checked.append(given) or digest(given))
+    for _ in range(3):
+        directory.identify(key)
+        directory.identify(short)
+    assert checked == [key, short]
+    clock.now += 11
+    directory.identify(key)
+    with pytest.raises(AuthenticationError, match="expired"):
+        directory.identify(short)
+    store.revoke(record.id)
+    directory.refresh()
+    with pytest.raises(AuthenticationError):
+        directory.identify(key)
+
+
+def test_no_more_than_so_many_keys_are_remembered(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serval.auth.directory._MAX_REMEMBERED", 2)
+    keys = [store.create(name="a", scopes=["inference"])[1] for _ in range(5)]
+    directory = directory_of(store, Clock())
+    for key in keys * 2:
+        directory.identify(key)
+        assert len(directory._snapshot.remembered) <= 2
+
+
 def test_while_the_database_is_away_keys_are_good_for_a_while_only(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,9 +77,21 @@ def saying(*pieces: bytes, close: bool = False) -> Handler:
     return answer
 
 
+class Taken:
+    """Takes pieces; `most` of them before it wants to be waited for each time."""
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        self.pieces: list[bytes] = []
+        self._most = most
+
+    def __call__(self, data: bytes) -> bool:
+        self.pieces.append(data)
+        return len(self.pieces) < self._most
+
+
 @asynccontextmanager
-async def posted(pool: ConnectionPool) -> AsyncIterator[Connection]:
-    answer = await pool.post(b"{}")
+async def posted(pool: ConnectionPool, take: Taken) -> AsyncIterator[Connection]:
+    answer = await pool.post(b"{}", take)
     try:
         yield answer
     finally:
@@ -87,19 +99,10 @@ async def posted(pool: ConnectionPool) -> AsyncIterator[Connection]:
 
 
 async def exchange(pool: ConnectionPool) -> tuple[int, bytes]:
-    async with posted(pool) as answer:
-        return await answer.status(), await whole_body(answer)
-
-
-async def whole_body(answer: Connection) -> bytes:
-    pieces: list[bytes] = []
-
-    def take(data: bytes) -> bool:
-        pieces.append(data)
-        return True
-
-    assert not await answer.read(take)
-    return b"".join(pieces)
+    take = Taken()
+    async with posted(pool, take) as answer:
+        assert not await answer.read(take)
+        return answer.status, b"".join(take.pieces)
 
 
 async def first_piece(answer: Connection) -> bytes:
@@ -160,19 +163,21 @@ async def test_a_connection_that_may_not_be_used_again_is_not(last: bytes) -> No
 async def test_an_answer_that_is_left_early_takes_its_connection_along() -> None:
     async with pool_for(saying(HEAD + b"5\r\nhello\r\n")) as (pool, peer):
         for _ in range(2):
-            async with posted(pool) as answer:
-                assert await first_piece(answer) == b"hello"
+            async with posted(pool, take := Taken(1)) as answer:
+                assert await answer.read(take)
+                assert take.pieces == [b"hello"]
     assert peer.connections == 2
 
 
 async def test_what_came_before_the_end_is_read_before_the_error() -> None:
     async with (
         pool_for(saying(HEAD + b"5\r\nhello\r\n", close=True)) as (pool, _),
-        posted(pool) as answer,
+        posted(pool, take := Taken(1)) as answer,
     ):
-        assert await first_piece(answer) == b"hello"
+        assert await answer.read(take)
+        assert take.pieces == [b"hello"]
         with pytest.raises(BrokenAnswerError):
-            await whole_body(answer)
+            await answer.read(take)
 
 
 @pytest.mark.parametrize("said", [b"nonsense\r\n\r\n", HEAD + b"zz\r\n"])
@@ -288,6 +293,52 @@ async def test_nothing_is_handed_over_to_whoever_wants_no_more_for_now() -> None
     assert await connection.read(take) is True
     assert pieces == [b"a", b"bc"]
     connection.end()
+
+
+def a_connection_that_was_asked() -> Connection:
+    connection = Connection(stall_timeout_s=3600)
+    connection.connection_made(cast(asyncio.Transport, RecordedTransport()))
+    connection.begin(b"")
+    return connection
+
+
+async def test_a_whole_answer_is_taken_before_anybody_wakes() -> None:
+    connection, take = a_connection_that_was_asked(), Taken()
+    waiting = asyncio.create_task(connection.answered(take))
+    await asyncio.sleep(0)
+    connection.data_received(HEAD)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    connection.data_received(b"5\r\nhello\r\n0\r\n\r\n")
+    assert take.pieces == [b"hello"]
+    await waiting
+    assert connection.status == 200
+    assert await connection.read(take) is False
+
+
+async def test_who_wanted_to_be_waited_for_with_the_answer_s_beginning_is_before_more_is_taken() -> None:
+    connection, take = a_connection_that_was_asked(), Taken(1)
+    waiting = asyncio.create_task(connection.answered(take))
+    await asyncio.sleep(0)
+    connection.data_received(HEAD + b"1\r\na\r\n")
+    connection.data_received(b"1\r\nb\r\n0\r\n\r\n")
+    await waiting
+    assert await connection.read(take) is True
+    assert take.pieces == [b"a"]
+    assert await connection.read(take) is True
+    assert take.pieces == [b"a", b"b"]
+    assert await connection.read(take) is False
+
+
+async def test_the_body_of_a_refusal_is_not_taken_for_an_answer() -> None:
+    connection, take = a_connection_that_was_asked(), Taken()
+    waiting = asyncio.create_task(connection.answered(take))
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno")
+    await waiting
+    assert (connection.status, take.pieces) == (400, [])
+    assert await connection.read(take) is False
+    assert take.pieces == [b"no"]
 
 
 async def test_an_error_of_the_taker_reaches_the_reader_and_nothing_else_is_taken() -> None:

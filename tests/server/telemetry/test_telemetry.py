@@ -13,8 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serval.api.http import cancel_and_wait
-from serval.telemetry.logs import JsonFormatter
+from serval.telemetry.logs import JsonFormatter, RequestEntry
 from serval.telemetry.loop_lag import watching_loop
+from serval.telemetry.record import RequestRecord
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 from serval_testkit.request_log import request_lines
 
@@ -208,8 +209,17 @@ async def test_one_line_a_request_with_its_id(caplog: pytest.LogCaptureFixture) 
     assert line["client_request_id"] == "mine-1"
     assert (line["route"], line["status"], line["finish_reason"]) == ("/v1/chat/completions", 200, "stop")
     assert line["completion_tokens"] == 2
+    assert 0 < line["first_token_ms"] <= line["duration_ms"]
+    assert 0 < line["gateway_ms"] <= line["duration_ms"]
     assert line["engine_request_id"] == (await response.json())["id"]
     assert second["client_request_id"] is None
+
+
+def test_the_times_of_a_request_are_those_of_its_end_whenever_its_line_is_written() -> None:
+    entry = RequestEntry(RequestRecord(request_id="r", method="GET", route="/"))
+    first = JsonFormatter().format(entry)
+    time.sleep(0.002)
+    assert JsonFormatter().format(entry) == first
 
 
 def test_a_log_line_cannot_be_forged() -> None:
