@@ -11,13 +11,22 @@ from serval.tools.json_schema import branches, json_types, same_json, target_of
 # Alternatives inside alternatives can take exponential time. Beyond this many steps a value counts as valid.
 MAX_STEPS: Final = 20_000
 _MAX_NESTING: Final = 2 * strict_json.MAX_DEPTH
+# What restricts a value and is not looked at.
+_UNCHECKED: Final = frozenset(
+    {
+        "$dynamicRef", "contains", "dependencies", "dependentRequired", "dependentSchemas", "format", "if",
+        "pattern", "patternProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties",
+    }
+)  # fmt: skip
 
 
 def is_valid(value: Any, schema: Any, root: Any) -> bool:
     """Whether `value` is valid against `schema`, whose references point into `root`.
 
     Checks types, listed values, bounds, lengths, items, properties and the combinators. Everything else,
-    patterns and formats among it, counts as satisfied: a hostile pattern could take exponential time.
+    patterns and formats among it, counts as satisfied where that makes the value valid, and as unknown where
+    it would make it invalid (`not`, `oneOf`): a hostile pattern could take exponential time. So what is valid
+    is never refused.
     """
     return _Validation(root).admits(value, schema, 0)
 
@@ -26,13 +35,19 @@ class _Validation:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._steps = 0
+        # How often something counted as satisfied without having been looked at.
+        self._assumed = 0
 
     def admits(self, value: Any, schema: Any, nesting: int) -> bool:
         self._steps += 1
         if schema is False:
             return False
-        if not isinstance(schema, Mapping) or self._steps > MAX_STEPS or nesting > _MAX_NESTING:
+        if self._steps > MAX_STEPS or nesting > _MAX_NESTING:
+            self._assumed += 1
             return True
+        if not isinstance(schema, Mapping):
+            return True
+        self._assumed += not _UNCHECKED.isdisjoint(schema)
         return (
             self._admits_type(value, schema)
             and self._admits_by_combination(value, schema, nesting + 1)
@@ -53,6 +68,7 @@ class _Validation:
 
     def _admits_by_combination(self, value: Any, schema: Mapping[str, Any], nesting: int) -> bool:
         target = target_of(schema, self._root)
+        self._assumed += target is None and "$ref" in schema
         if target is not None and not self.admits(value, target, nesting):
             return False
         if not all(self.admits(value, branch, nesting) for branch in branches(schema, "allOf")):
@@ -61,9 +77,21 @@ class _Validation:
         if any_of and not any(self.admits(value, branch, nesting) for branch in any_of):
             return False
         one_of = branches(schema, "oneOf")
-        if one_of and sum(self.admits(value, branch, nesting) for branch in one_of) != 1:
-            return False
-        return "not" not in schema or not self.admits(value, schema["not"], nesting)
+        if one_of:
+            possible, certain = self._count(value, one_of, nesting)
+            if possible == 0 or certain > 1:
+                return False
+        return "not" not in schema or self._count(value, [schema["not"]], nesting)[1] == 0
+
+    def _count(self, value: Any, schemas: list[Any], nesting: int) -> tuple[int, int]:
+        """Of how many schemas the value may be, and of how many it is for certain."""
+        possible = certain = 0
+        for schema in schemas:
+            before = self._assumed
+            if self.admits(value, schema, nesting):
+                possible += 1
+                certain += self._assumed == before
+        return possible, certain
 
     def _admits_parts(self, value: Any, schema: Mapping[str, Any], nesting: int) -> bool:
         if isinstance(value, str):

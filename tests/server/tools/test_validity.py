@@ -31,10 +31,10 @@ def mentions(schema: Any, keyword: str) -> bool:
 
 @settings(max_examples=600, deadline=None)
 @given(parameters=json_schemas.parameters, value=values)
-def test_it_agrees_where_no_pattern_is_involved_and_else_never_refuses_what_is_valid(
+def test_it_agrees_where_all_can_be_told_and_else_never_refuses_what_is_valid(
     parameters: dict[str, Any], value: Any
 ) -> None:
-    exact = not mentions(parameters, "pattern") and not mentions(parameters, "patternProperties")
+    exact = not any(mentions(parameters, keyword) for keyword in ("pattern", "patternProperties", "format"))
     for schema in parameters["properties"].values():
         document = {**parameters, "properties": {"it": schema}, "required": ["it"]}
         truth = jsonschema.Draft202012Validator(document).is_valid({"it": value})
@@ -53,6 +53,12 @@ def test_it_agrees_where_no_pattern_is_involved_and_else_never_refuses_what_is_v
         ({"uniqueItems": True}, [1, "1", [1], True], True),
         ({"uniqueItems": True}, [{"a": 1, "b": 2}, {"b": 2, "a": 1.0}], False),
         ({"not": {"type": "string"}}, "a", False),
+        ({"not": {"type": "string", "pattern": "^b"}}, "a", True),
+        ({"not": {"$ref": "#/nowhere"}}, "a", True),
+        ({"oneOf": [{"type": "string"}, {"pattern": "^b"}]}, "a", True),
+        ({"oneOf": [{"type": "string"}, {"pattern": "^b"}]}, 1, True),
+        ({"oneOf": [{"type": "string"}, {"type": "string", "format": "date"}]}, 1, False),
+        ({"oneOf": [{"type": "string"}, {"minLength": 1}, {"pattern": "^b"}]}, "a", False),
         ({"items": [{"type": "null"}], "additionalItems": False}, [None], True),
         ({"items": [{"type": "null"}], "additionalItems": False}, [None, None], False),
         ({"enum": [1]}, True, False),
