@@ -50,6 +50,14 @@ def test_ratios_say_what_is_more_and_what_is_less() -> None:
     ]
 
 
+def test_a_machine_that_stalls_by_itself_is_named() -> None:
+    own = system("serval", cpu=300, per_s=1000, frame=150, held=300)
+    other = system("other", cpu=100, per_s=2000, frame=50, held=200)
+    for held, said in ((200, " (and 200 without a gateway)"), (400, "")):
+        direct = system("direct", cpu=0, per_s=5000, frame=0, held=held)
+        assert ratios([direct, own, other]).endswith(f"300 stall-free streams to its 200{said}\n")
+
+
 def test_a_document_without_the_markers_is_left_alone() -> None:
     with pytest.raises(ValueError, match="ratios: begin"):
         placed("# Title\n", "ratios", "- a line\n")

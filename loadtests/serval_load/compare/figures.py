@@ -39,6 +39,9 @@ def most_stall_free(result: Result) -> int:
 def ratios(results: Sequence[Result]) -> str:
     """A line for each system beside Serval, as Markdown. Ratios hold elsewhere, times do not."""
     own = next(result for result in results if result.name == "serval")
+    direct = next((most_stall_free(result) for result in results if result.name == "direct"), None)
+    # More than went through without a gateway: what stalled was the machine.
+    limit = "" if direct is None or direct > most_stall_free(own) else f" (and {direct} without a gateway)"
     lines = []
     for other in results:
         if other.name in ("direct", "serval"):
@@ -50,7 +53,7 @@ def ratios(results: Sequence[Result]) -> str:
         mine, theirs = streams_at(own, _STREAMS), streams_at(other, _STREAMS)
         if mine and theirs:
             told.insert(1, f"{_times(mine.cpu_ms_per_1000, theirs.cpu_ms_per_1000)} that of a streamed frame")
-        told.append(f"{most_stall_free(own)} stall-free streams to its {most_stall_free(other)}")
+        told.append(f"{most_stall_free(own)} stall-free streams to its {most_stall_free(other)}{limit}")
         lines.append(f"- beside {other.name} {other.version}: {', '.join(told)}")
     return "\n".join(lines) + "\n"
 

@@ -16,7 +16,8 @@ _requests = logging.getLogger("serval.requests")
 
 # Lines that may wait to be written; more are lost rather than kept in memory.
 _MAX_WAITING: Final = 10_000
-_WRITE_EVERY_S: Final = 0.05
+# So seldom that lines come in batches, so often that a batch holds no request up.
+_WRITE_EVERY_S: Final = 0.02
 _encode = msgspec.json.Encoder().encode
 
 
@@ -58,10 +59,10 @@ class JsonFormatter(logging.Formatter):
 class BackgroundHandler(logging.Handler):
     """Writes lines from a thread of its own, so that no request waits for the disk or the terminal.
 
-    The thread wakes some times a second, not for each line: then it would take the interpreter from the
-    requests again and again. Lines of requests are made there too, one after the other, which costs a third
-    of making each between two requests. What cannot be written, because the stream is full, closed or too
-    slow, is lost; how many lines that were is said as soon as there is room again.
+    The thread wakes some tens of times a second, not for each line: then it would take the interpreter from
+    the requests again and again. Lines of requests are made there too, one after the other, which costs a
+    third of making each between two requests. What cannot be written, because the stream is full, closed or
+    too slow, is lost; how many lines that were is said as soon as there is room again.
     """
 
     def __init__(self, stream: TextIO) -> None:
