@@ -62,6 +62,7 @@ gateway_lock > "$serval_lock"
 serval=$(environment serval "$serval_lock")
 router=$(environment router "$root/loadtests/comparison/router.lock")
 litellm=$(environment litellm "$root/loadtests/comparison/litellm.lock")
-"$python" -m serval_load compare --serval-python "$serval/bin/python" --router-python "$router/bin/python" --litellm-python "$litellm/bin/python" \
+"$python" -m serval_load compare --serval-python "$serval/bin/python" --router-python "$router/bin/python" \
+    --litellm-python "$litellm/bin/python" \
     --json "$root/loadtests/comparison/figures.json" --svg "$root/loadtests/plots/comparison.svg" \
     --into "$root/loadtests/RESULTS.md" --ratios-into "$root/README.md" "$@"

@@ -189,7 +189,7 @@ class Exchange:
         if self._wire.write_paused:
             return False
         if not self.gone and not self._bodiless:
-            self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            self._write(_chunk(data) if self._chunked else data)
         return True
 
     def _start(self, message: Message) -> None:
@@ -230,7 +230,7 @@ class Exchange:
         if self._bodiless:
             data = b""
         elif self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            data = _chunk(data) if data else b""
             if not more:
                 data += b"0\r\n\r\n"
         elif self._left >= 0:
@@ -252,3 +252,8 @@ class Exchange:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _chunk(data: bytes) -> bytes:
+    """`data`, which is not empty, as HTTP frames a piece of a body whose length is not known."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

@@ -82,6 +82,8 @@ class HttpProtocol(asyncio.Protocol):
         self.write_paused = False
         self._app = config.loaded_app
         self._state = server_state
+        # uvicorn's set names its own protocols only.
+        self._connections: set[Any] = server_state.connections
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._limits = limits
@@ -106,7 +108,6 @@ class HttpProtocol(asyncio.Protocol):
         self._refusal: ApiError | None = None
         # Nothing more is read: the connection was refused, or its client speaks something else from here on.
         self._deaf = False
-        self._stopping = False
         self._read_paused = False
         # Who waits for the client to take what was written.
         self._drains: set[asyncio.Future[None]] = set()
@@ -161,7 +162,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state.total_requests += 1
         self._answering = None
         self._idle_since = self._loop.time()
-        if not exchange.keep_alive or self._stopping:
+        if not exchange.keep_alive:
             self.transport.close()
         elif self._ahead and not self._lost:
             self._answer(*self._ahead.popleft())
@@ -171,7 +172,6 @@ class HttpProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close, after the answer that is under way if there is one."""
-        self._stopping = True
         if self._answering is None:
             self.transport.close()
         else:
@@ -182,8 +182,7 @@ class HttpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no common class.
         self.transport = cast(asyncio.Transport, transport)
-        connections: set[Any] = self._state.connections
-        connections.add(self)
+        self._connections.add(self)
         self._about_connection = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -199,15 +198,14 @@ class HttpProtocol(asyncio.Protocol):
             stalled_ms = int(self._limits.stalled_client_s * 1000)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled_ms)
         self._idle_since = self._loop.time()
-        if len(connections) > self._limits.connections:
+        if len(self._connections) > self._limits.connections:
             self._refuse(TooManyConnectionsError("This server has too many connections.", retry_after_s=1))
         else:
             self._idle_timer = self._loop.call_later(self._limits.idle_s, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
-        connections: set[Any] = self._state.connections
-        connections.discard(self)
+        self._connections.discard(self)
         self._end_timers()
         if self._answering is not None:
             self._answering.lose()
@@ -294,7 +292,7 @@ class HttpProtocol(asyncio.Protocol):
             self,
             method=scope["method"],
             http_version=version,
-            keep_alive=version != "1.0" and parser.should_keep_alive() and not self._stopping,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
             expects_continue=self._expects_continue,
         )
         if self._answering is None:

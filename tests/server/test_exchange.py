@@ -105,6 +105,14 @@ async def streamed(scope: Scope, send: Send) -> None:
     await send(body())
 
 
+def after(event: asyncio.Event, respond: Respond) -> Respond:
+    async def when_set(scope: Scope, send: Send) -> None:
+        await event.wait()
+        await respond(scope, send)
+
+    return when_set
+
+
 async def test_a_whole_answer_is_one_write() -> None:
     writes = await Client(whole).ask(GET)
     assert writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"]
@@ -250,11 +258,7 @@ async def test_a_client_that_takes_nothing_is_not_written_to() -> None:
 async def test_nothing_is_written_for_a_client_that_has_gone() -> None:
     gone = asyncio.Event()
 
-    async def respond(scope: Scope, send: Send) -> None:
-        await gone.wait()
-        await streamed(scope, send)
-
-    client = Client(respond)
+    client = Client(after(gone, streamed))
     await client.ask(GET)
     client.leave()
     gone.set()
@@ -278,11 +282,7 @@ async def test_a_large_body_waits_in_the_client_until_it_is_asked_for() -> None:
 async def test_more_requests_sent_ahead_than_a_few_wait_in_the_client() -> None:
     first = asyncio.Event()
 
-    async def respond(scope: Scope, send: Send) -> None:
-        await first.wait()
-        await whole(scope, send)
-
-    client = Client(respond)
+    client = Client(after(first, whole))
     # So that a client that leaves is noticed, a few do not stop the reading.
     await client.ask(GET * 17)
     assert client.transport.reading
@@ -337,11 +337,7 @@ async def test_a_request_whose_body_is_refused_is_over_at_once() -> None:
 async def test_a_server_that_stops_ends_connections_after_their_answers() -> None:
     go_on = asyncio.Event()
 
-    async def respond(scope: Scope, send: Send) -> None:
-        await go_on.wait()
-        await whole(scope, send)
-
-    busy, idle = Client(respond), Client(respond)
+    busy, idle = Client(after(go_on, whole)), Client(after(go_on, whole))
     await busy.ask(GET)
     for client in (busy, idle):
         client.protocol.shutdown()
