@@ -133,24 +133,24 @@ def test_how_the_engine_ended_is_said_and_returned(
     assert said in capfd.readouterr().err
 
 
+# Waits for SIGTERM by sigwait: a handler would miss one that comes just before a sleep until that ends.
 _WITH_CHILD = """
-import signal, subprocess, sys, time
+import signal, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print(child.pid, flush=True)
-{on_term}
-time.sleep(600)
+signal.sigwait([signal.SIGTERM])
 """
 
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_signal_ends_the_engine_and_what_it_leaves_running(stop_signal: signal.Signals) -> None:
-    program = _WITH_CHILD.format(on_term="signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))")
     supervisor = subprocess.Popen(
         [
             sys.executable,
             "-c",
             "import os, sys; from serval_sglang.supervision import supervise;"
-            f"sys.exit(supervise([sys.executable, '-c', {program!r}], os.environ))",
+            f"sys.exit(supervise([sys.executable, '-c', {_WITH_CHILD!r}], os.environ))",
         ],
         stdout=subprocess.PIPE,
         text=True,
