@@ -1,6 +1,7 @@
 """Fits the modelled engine's times to a trace, and replays a trace on the model, in model time."""
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -62,8 +63,31 @@ def errors(trace: Trace, model: Trace) -> list[float]:
     return [abs(b / a - 1) for a, b in zip(_seconds(trace), _seconds(model), strict=True)]
 
 
+def table(trace: Trace, model: Trace) -> str:
+    """Both in Markdown, with where and when the trace was taken and by how much the model is off."""
+    rows = zip(_rows(trace), _seconds(model), strict=True)
+    off = errors(trace, model)
+    return "\n".join(
+        [
+            trace.source,
+            "",
+            "| | measured, ms | stand-in, ms |",
+            "| --- | ---: | ---: |",
+            *(f"| {what} | {real * 1e3:.1f} | {modelled * 1e3:.1f} |" for (what, real), modelled in rows),
+            "",
+            f"The model is off by {statistics.median(off):.1%} in the median and by {max(off):.1%} at most.",
+            "",
+        ]
+    )
+
+
+def _rows(trace: Trace) -> list[tuple[str, float]]:
+    prefills = [(f"first token of a prompt of {one.tokens:,}", one.seconds) for one in trace.prefills]
+    return prefills + [(f"a token in a batch of {one.batch}", one.seconds) for one in trace.decodes]
+
+
 def _seconds(trace: Trace) -> list[float]:
-    return [one.seconds for one in trace.prefills] + [one.seconds for one in trace.decodes]
+    return [seconds for _, seconds in _rows(trace)]
 
 
 def write(path: Path, trace: Trace, costs: Costs) -> None:

@@ -1,15 +1,18 @@
 """The stand-in's times against the trace of the real engine that they were fitted to."""
 
 import statistics
+from pathlib import Path
 
 import pytest
 
 from serval_load.client import Peer
-from serval_load.fit import errors, fit, read_trace, replay
+from serval_load.fit import errors, fit, read_trace, replay, table
 from serval_load.processes import QUICK, running_stand_in
+from serval_load.report.document import placed
 from serval_load.stand_in.costs import FITTED, Costs, read_costs
 from serval_load.trace import Decode, Prefill, Trace, record
 
+ROOT = Path(__file__).resolve().parents[2]
 # A straight line through what a shared machine measured.
 TOLERANCE = 0.2
 MEDIAN_TOLERANCE = 0.1
@@ -23,6 +26,13 @@ def test_the_stand_in_repeats_the_real_engines_trace_in_model_time() -> None:
     off = errors(trace, modelled)
     assert max(off) < TOLERANCE, off
     assert statistics.median(off) < MEDIAN_TOLERANCE, off
+
+
+def test_the_table_in_the_results_is_of_the_stored_trace() -> None:
+    trace = read_trace(FITTED)
+    results = (ROOT / "loadtests/RESULTS.md").read_text()
+    again = placed(results, "fit", table(trace, replay(trace, read_costs())))
+    assert again == results, "python -m serval_load fit --into loadtests/RESULTS.md writes both"
 
 
 async def test_a_trace_of_a_running_engine_has_all_that_was_asked_for() -> None:

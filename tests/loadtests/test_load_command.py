@@ -71,7 +71,7 @@ async def test_requests_that_fail_are_the_exit_code(stack: LoadStack, tmp_path: 
 
 async def test_several_rates_before_a_stand_in_of_its_own_give_a_curve(tmp_path: Path) -> None:
     svg, document = tmp_path / "curve.svg", tmp_path / "results.md"
-    document.write_text("before\n<!-- load: begin -->\nold\n<!-- load: end -->\nafter\n")
+    document.write_text("before\n<!-- load-burst: begin -->\nold\n<!-- load-burst: end -->\nafter\n")
     arguments = ["burst", "--stand-in", "--rate", "0.2", "0.5", "--seconds=1"]
     written = [f"--svg={svg}", f"--into={document}"]
     assert await asyncio.to_thread(main, ["load", *arguments, *written]) == 0

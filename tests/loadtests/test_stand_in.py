@@ -21,6 +21,7 @@ from serval.errors import (
     EngineTimeoutError,
 )
 from serval.settings import Settings
+from serval.tools.answer_grammar import answer_grammar
 from serval_load.client import Peer, exchange, get, prepared
 from serval_load.processes import running_stand_in
 from serval_load.stand_in.bare import BareEngine
@@ -106,6 +107,30 @@ async def test_tokens_come_in_batches_when_asked_to(bare: bool) -> None:
         deltas = await all_of(stand_in.client, asks(9, stream_interval=4))
         assert len(deltas) <= 4
         assert deltas[-1].completion_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("schema", "argument"),
+    [
+        (
+            {"type": "string"},
+            "<longcat_arg_key>a</longcat_arg_key>\n<longcat_arg_value>{}</longcat_arg_value>\n",
+        ),
+        ({"type": "integer"}, ""),
+    ],
+)
+async def test_a_call_that_is_required_is_written_from_the_first_token_to_the_last(
+    schema: dict[str, str], argument: str
+) -> None:
+    parameters = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in "fg"]
+    tag = answer_grammar(tools, tool_choice="required", parallel_tool_calls=False)
+    async with served() as stand_in:
+        deltas = await all_of(stand_in.client, asks(5, structural_tag=tag))
+    assert deltas[0].text.startswith("<longcat_tool_call>f\n")
+    whole = f"<longcat_tool_call>f\n{argument.format(' token' * 5)}</longcat_tool_call>"
+    assert "".join(delta.text for delta in deltas) == whole
+    assert deltas[-1].finish == "stop"
 
 
 async def test_it_says_what_the_gateway_asks_at_start_up() -> None:

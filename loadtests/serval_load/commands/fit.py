@@ -4,22 +4,22 @@ The engine must be idle, and run with --incremental-streaming-output as `serval 
 """
 
 import argparse
-import statistics
 from pathlib import Path
 
 import uvloop
 
 from serval_load.client import Peer
-from serval_load.fit import errors, fit, replay, write
+from serval_load.fit import fit, replay, table, write
 from serval_load.machine import described
 from serval_load.progress import say
+from serval_load.report.document import placed
 from serval_load.stand_in.costs import FITTED
 from serval_load.trace import record
 
 _EXAMPLE = """
 example:
   serval engine --model demo --port 30000 &   # or any running engine
-  python -m serval_load fit --url http://127.0.0.1:30000 --name "demo model"
+  python -m serval_load fit --url http://127.0.0.1:30000 --name "demo model" --into loadtests/RESULTS.md
 """
 
 
@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], help="requests at once")
     add("--vocabulary", type=int, default=1000, help="prompts are random ids below this (default 1000)")
     add("--out", type=Path, default=FITTED, help="file to write (default: the stand-in's own)")
+    add("--into", type=Path, metavar="FILE", help="put the table between the file's markers for it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,15 +50,8 @@ def run(args: argparse.Namespace) -> int:
     )
     costs = fit(trace)
     write(args.out, trace, costs)
-    again = replay(trace, costs)
-    for prefill, model in zip(trace.prefills, again.prefills, strict=True):
-        print(
-            f"prompt of {prefill.tokens}: {prefill.seconds * 1e3:.1f} ms, model {model.seconds * 1e3:.1f} ms"
-        )
-    for decode, modelled in zip(trace.decodes, again.decodes, strict=True):
-        print(
-            f"batch of {decode.batch}: {decode.seconds * 1e3:.2f} ms, model {modelled.seconds * 1e3:.2f} ms"
-        )
-    off = errors(trace, again)
-    print(f"the model is off by {statistics.median(off):.1%} in the median, {max(off):.1%} at most")
+    figures = table(trace, replay(trace, costs))
+    print(figures, end="")
+    if args.into:
+        args.into.write_text(placed(args.into.read_text(), "fit", figures))
     return 0

@@ -14,7 +14,7 @@ import uvloop
 
 from serval_load.client import Peer
 from serval_load.machine import described
-from serval_load.processes import QUICK, running_gateway, running_stand_in
+from serval_load.processes import ROOMY, running_gateway, running_stand_in
 from serval_load.progress import say
 from serval_load.report.document import placed
 from serval_load.report.page import page, picture, table
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, help="write NAME.json, NAME.html and NAME.svg")
     add("--svg", type=Path, metavar="FILE", help="draw the picture there")
-    add("--into", type=Path, metavar="FILE", help="put the table between the file's markers for it")
+    add("--into", type=Path, metavar="FILE", help="put the table between the file's markers of the workload")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         args.svg.write_text(picture(summaries, requests))
     if args.into:
         figures = f"{machine}\n\n{table(summaries)}"
-        args.into.write_text(placed(args.into.read_text(), "load", figures))
+        args.into.write_text(placed(args.into.read_text(), f"load-{args.workload}", figures))
     if args.out:
         title = f"{args.workload}, {machine}"
         told = {
@@ -90,7 +90,7 @@ async def _driven(args: argparse.Namespace) -> list[list[Request]]:
     async with AsyncExitStack() as stack:
         peer = Peer.of(args.url, args.key)
         if args.stand_in:
-            _, engine_url = await stack.enter_async_context(running_stand_in(*QUICK))
+            _, engine_url = await stack.enter_async_context(running_stand_in(*ROOMY))
             environment = {"SERVAL_API_KEY": args.key or "sk-load"}
             started = running_gateway(engine_url, environment=environment)
             _, url = await stack.enter_async_context(started)

@@ -17,7 +17,7 @@ from serval_load.client import Peer, exchange, prepared
 from serval_load.compare.measure import request
 from serval_load.compare.systems import UNREACHED_LIMITS, new_key
 from serval_load.machine import described
-from serval_load.processes import QUICK, running_gateway, running_stand_in
+from serval_load.processes import ROOMY, running_gateway, running_stand_in
 from serval_load.progress import say
 from serval_load.redis_books import running_redis
 from serval_load.report.soak import picture
@@ -28,8 +28,6 @@ example:
   python -m serval_load soak --svg soak.svg            # 30 minutes
   python -m serval_load soak --minutes 0.3 --rate 10   # what CI runs
 """
-# Quick and roomy: the gateway is what is soaked.
-_ENGINE = (*QUICK, "--kv-tokens=2000000")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +60,7 @@ async def _soaked(args: argparse.Namespace) -> Soaked:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="serval-load-"))
         database = f"{folder}/keys.db"
         key = await asyncio.to_thread(new_key, database)
-        _, engine_url = await stack.enter_async_context(running_stand_in(*_ENGINE))
+        _, engine_url = await stack.enter_async_context(running_stand_in(*ROOMY))
         environment = {"SERVAL_KEY_DATABASE": database, **UNREACHED_LIMITS}
         books = await stack.enter_async_context(running_redis()) if args.redis else None
         if books is not None:

@@ -7,6 +7,7 @@ what is no JSON, `error` an error event, `oom` ends the answer for want of memor
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 from serval_load.stand_in.bare import WHOLE_ANSWER_POLL_S
 from serval_load.stand_in.costs import Costs
@@ -46,11 +47,18 @@ class _Request:
     @property
     def text(self) -> str:
         """What the next event says."""
-        if self.asked.tool is not None:
-            # The whole call with the last token.
-            ends = self.job.given >= self.job.tokens
-            return f"<longcat_tool_call>{self.asked.tool}\n</longcat_tool_call>" if ends else ""
-        return TOKEN_TEXT * self.unsent
+        call = self.asked.call
+        if call is None:
+            return TOKEN_TEXT * self.unsent
+        text = call.token * self.unsent
+        if self.job.given == self.unsent:
+            text = call.opening + text
+        return text + call.closing if self.job.given >= self.job.tokens else text
+
+    @property
+    def finish(self) -> dict[str, Any]:
+        """Why the answer ends."""
+        return STOP if self.asked.call else {"type": "length", "length": self.job.tokens}
 
 
 class ModelledEngine:
@@ -139,12 +147,9 @@ class ModelledEngine:
                 if asked.usage:
                     out += event(openai_usage_chunk(asked.rid, prompt=len(job.prompt), tokens=job.given))
         else:
-            finish = (
-                ({"type": "length", "length": job.tokens} if asked.tool is None else STOP) if ends else None
-            )
             frame = native_frame(
                 asked.rid, text=request.text, tokens=job.given, new=request.unsent, prompt=len(job.prompt),
-                cached=job.cached, finish=finish,
+                cached=job.cached, finish=request.finish if ends else None,
             )  # fmt: skip
             out = event(frame)
         request.unsent = 0
@@ -162,7 +167,7 @@ class ModelledEngine:
         else:
             body = native_frame(
                 asked.rid, text=request.text, tokens=job.given, new=job.given, prompt=len(job.prompt),
-                cached=job.cached, finish={"type": "length", "length": job.tokens},
+                cached=job.cached, finish=request.finish,
             )  # fmt: skip
         return response(body)
 

@@ -5,6 +5,7 @@ Native `/generate` events (`managers/tokenizer_manager.py`) and chunks of `/v1/c
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +51,15 @@ _openai = msgspec.json.Decoder(_OpenAI)
 
 
 @dataclass(frozen=True)
+class Call:
+    """What is written for a call of a tool: before the first token's text, for each token, after the last."""
+
+    opening: str
+    token: str
+    closing: str
+
+
+@dataclass(frozen=True)
 class Asked:
     """A request, whichever endpoint it came to. `orders` are its stop strings of the form `stand-in:...`."""
 
@@ -60,7 +70,7 @@ class Asked:
     max_tokens: int | None
     stream_interval: int
     orders: tuple[str, ...]
-    tool: str | None = None
+    call: Call | None = None
     # OpenAI's `stream_options.include_usage`.
     usage: bool = False
 
@@ -70,12 +80,29 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     return tuple(text.removeprefix("stand-in:") for text in given if text.startswith("stand-in:"))
 
 
-def _called_tool(tag: str | None) -> str | None:
-    """The first tool that a grammar requires a call of; the stand-in obeys it with an empty call."""
-    if tag is None:
-        return None
-    _, found, after = tag.partition("<longcat_tool_call>")
-    return after.partition("\\n")[0].strip() if found else None
+def _required_call(tag: str | None) -> Call | None:
+    """Of a grammar's first tool, with its first argument if that is a free text, and no other."""
+    for call in _tags(None if tag is None else msgspec.json.decode(tag)):
+        if not call["begin"].startswith("<longcat_tool_call>"):
+            continue
+        for argument in _tags(call["content"]):
+            if argument["content"]["type"] == "any_text":
+                return Call(call["begin"] + argument["begin"], TOKEN_TEXT, argument["end"] + call["end"][-1])
+            break
+        return Call(call["begin"], "", call["end"][-1])
+    return None
+
+
+def _tags(form: Any) -> Iterator[dict[str, Any]]:
+    """The outermost tags in a format of xgrammar's, in its order."""
+    if isinstance(form, dict):
+        if form.get("type") == "tag":
+            yield form
+            return
+        form = list(form.values())
+    if isinstance(form, list):
+        for part in form:
+            yield from _tags(part)
 
 
 def read_native(body: bytes, *, rid: str) -> Asked:
@@ -90,7 +117,7 @@ def read_native(body: bytes, *, rid: str) -> Asked:
         max_tokens=sampling.max_new_tokens,
         stream_interval=sampling.stream_interval or 1,
         orders=_stops(sampling.stop),
-        tool=_called_tool(sampling.structural_tag),
+        call=_required_call(sampling.structural_tag),
     )
 
 

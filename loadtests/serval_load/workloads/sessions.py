@@ -82,7 +82,7 @@ def agent(
     for turn in range(turns):
         asks_call = turn < turns - 1
         body = {"messages": list(messages), "max_tokens": 200, "tools": [_TOOL]}
-        body["tool_choice"] = "required" if asks_call else "none"
+        body["tool_choice"] = "required" if asks_call else "auto"
         yield Turn(body, pause_s=0.0 if turn == 0 else source.uniform(0.0, 0.2))
         if not asks_call:
             return
