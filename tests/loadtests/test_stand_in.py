@@ -60,7 +60,7 @@ async def served(*, bare: bool = False, pace_s: float = 0.0) -> AsyncIterator[Se
 
 
 def _settings(url: str) -> Settings:
-    return Settings(engine_url=url, engine_stall_timeout_s=0.3)
+    return Settings(engine_url=url, engine_stall_timeout_s=1)
 
 
 def asks(tokens: int, *orders: str, prompt: int = 8, rid: str = "r" * 8, **sampling: Any) -> GenerateRequest:

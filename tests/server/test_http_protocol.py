@@ -211,14 +211,14 @@ async def test_a_body_that_does_not_come_is_a_408_and_the_application_is_told() 
 
 async def test_deadlines_of_a_request_end_with_it() -> None:
     app = App()
-    async with served(app, request_head_timeout_s=0.3, request_body_timeout_s=0.3) as port:
+    async with served(app, request_head_timeout_s=1, request_body_timeout_s=1) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(3):
             for piece in (POST, b"Content-Length: 2\r\n\r\n", b"{}"):
                 writer.write(piece)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.01)
             assert (await reader.readuntil(b"\r\n\r\n{}")).startswith(OK)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.2)
         writer.write(GET + b"Connection: close\r\n\r\n")
         assert (await reader.read()).startswith(OK)
         writer.close()

@@ -97,7 +97,7 @@ async def test_the_more_urgent_class_goes_first() -> None:
 
 
 async def test_a_full_queue_and_a_long_wait_are_503_with_retry_after() -> None:
-    async with busy_gateway(queue_limit=1, max_batch=1, queue_timeout_s=1.0) as (gateway, _):
+    async with busy_gateway(queue_limit=1, max_batch=1, queue_timeout_s=3) as (gateway, _):
         waiting = asyncio.create_task(gateway.post(CHAT))
         await until_depth(gateway, 1)
         for response, code in [

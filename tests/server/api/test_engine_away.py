@@ -83,7 +83,7 @@ async def metrics(gateway: RunningGateway) -> str:
 
 
 async def test_failures_in_a_row_make_requests_fail_at_once_until_one_succeeds() -> None:
-    async with running_gateway(breaker_failures=3, breaker_open_s=0.5) as gateway:
+    async with running_gateway(breaker_failures=3, breaker_open_s=2) as gateway:
         for _ in range(3):
             gateway.engine.will_say(fault="http_error", status=500)
             assert await status(gateway) == 500

@@ -136,7 +136,7 @@ async def test_an_engine_that_is_away_is_a_503_with_retry_after(stream: bool) ->
 
 @pytest.mark.parametrize("fault", ["silent", "stall"])
 async def test_an_engine_that_says_nothing_for_too_long_is_a_504_and_is_told_to_stop(fault: Any) -> None:
-    async with running_gateway(engine_stall_timeout_s=0.2) as gateway:
+    async with running_gateway(engine_stall_timeout_s=0.5) as gateway:
         gateway.engine.will_say("partial", fault=fault)
         response = await gateway.post({"model": MODEL, "messages": HI})
         assert response.status == 504

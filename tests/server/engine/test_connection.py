@@ -199,14 +199,14 @@ async def test_silence_is_a_stall() -> None:
             await exchange(pool)
 
 
-@pytest.mark.parametrize("wait_s", [0.0, 0.1], ids=["at once", "after the timer has looked"])
+@pytest.mark.parametrize("wait_s", [0.0, 0.8], ids=["at once", "after the timer has looked"])
 async def test_silence_is_a_stall_on_a_connection_that_was_used_before(wait_s: float) -> None:
     answers = iter([WHOLE, HEAD])
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await saying(next(answers))(reader, writer)
 
-    async with pool_for(answer, stall_s=0.05) as (pool, peer):
+    async with pool_for(answer, stall_s=0.4) as (pool, peer):
         assert await exchange(pool) == (200, b"hello")
         await asyncio.sleep(wait_s)
         with pytest.raises(StalledError):

@@ -279,7 +279,7 @@ async def test_a_redis_that_hangs_is_away_and_what_it_reserved_unheard_is_given_
     server: RedisServer,
 ) -> None:
     limits = Limits(requests_per_minute=100, concurrent_requests=2)
-    async with gateways_of(server, timeout_s=0.25) as (gateway,):
+    async with gateways_of(server, timeout_s=1) as (gateway,):
         running = ask(limits)
         assert (await gateway.reserve(running)).refused is None
         server.freeze()

@@ -78,13 +78,13 @@ async def test_gaps_between_streamed_tokens_are_counted_by_their_length() -> Non
 @pytest.mark.parametrize("stream", [False, True])
 async def test_overhead_is_not_what_the_engine_or_the_client_takes(stream: bool) -> None:
     async with running_gateway() as gateway:
-        gateway.engine.will_say("a", "b", delay_s=0.5)
+        gateway.engine.will_say("a", "b", delay_s=1.0)
         gateway.engine.will_say("a", fault="stall")
         body = json.dumps({"model": MODEL, "messages": HI, "stream": stream}).encode()
 
         async def slowly_sent() -> AsyncIterator[bytes]:
             yield body[:20]
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)
             yield body[20:]
 
         headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
@@ -92,13 +92,13 @@ async def test_overhead_is_not_what_the_engine_or_the_client_takes(stream: bool)
         async with gateway.http.post(url, data=slowly_sent(), headers=headers) as response:
             await response.read()
         with contextlib.suppress(TimeoutError):
-            timeout = aiohttp.ClientTimeout(total=0.5)
+            timeout = aiohttp.ClientTimeout(total=1.0)
             await gateway.post({"model": MODEL, "messages": HI}, timeout=timeout)
         got = await samples(gateway)
     route = "/v1/chat/completions"
-    assert got["serval_request_duration_seconds_sum", route] >= 1.5
+    assert got["serval_request_duration_seconds_sum", route] >= 3
     assert got["serval_gateway_overhead_seconds_count", route] == 2
-    assert got["serval_gateway_overhead_seconds_sum", route] < 0.4
+    assert got["serval_gateway_overhead_seconds_sum", route] < 1
 
 
 async def test_a_busy_event_loop_is_seen() -> None:
