@@ -22,7 +22,7 @@ from serval_testkit.postgres import make_database, running_postgres
 from serval_testkit.recovery import Recoveries
 from serval_testkit.slow_link import SlowLink
 
-MAX_STALE_S = 2.0
+MAX_STALE_S = 4.0
 # Each question of the gateway takes several ways of this length.
 SLOW_S = 0.3
 # Tokens a day: about ten requests.
