@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what tests run beside the server, if it is missing and this may install packages (root on a Debian): PostgreSQL,
-# Redis and a clock that can be set (libfaketime); with --rehearsal also what brings compose.yaml up: a Docker Engine and what
-# makes images without an image registry. Never fails: tests that need what is missing are skipped and say so.
+# Redis, a clock that can be set (libfaketime), Node for OpenAI's other client; with --rehearsal also what brings
+# compose.yaml up: a Docker Engine and what makes images without an image registry. Never fails: tests that need what is
+# missing are skipped and say so.
 set -uo pipefail
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -37,6 +38,9 @@ missing=()
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing+=(postgresql)
 ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
 command -v redis-server >/dev/null 2>&1 || missing+=(redis-server)
+install "${missing[@]}"
+missing=()
+{ command -v node && command -v npm; } >/dev/null 2>&1 || missing+=(nodejs npm)
 install "${missing[@]}"
 
 if [ "${1:-}" = --rehearsal ]; then

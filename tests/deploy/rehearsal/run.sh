@@ -35,7 +35,7 @@ esac
 
 missing=()
 for pair in dockerd:docker.io docker:docker.io buildah:buildah mmdebstrap:mmdebstrap iptables:iptables ip:iproute2; do
-    command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
+    command -v "${pair%:*}" >/dev/null || [[ " ${missing[*]} " = *" ${pair#*:} "* ]] || missing+=("${pair#*:}")
 done
 [ "${1:-}" != --missing ] || { echo "${missing[@]}"; exit 0; }
 [ "$(uname)" = Linux ] || cannot "needs Linux"
