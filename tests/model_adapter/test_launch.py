@@ -112,8 +112,12 @@ def test_ranks_share_out_the_cpus(cpus: list[int], ranks: int, shares: str) -> N
     assert cpu_environment({}, ranks=ranks, cpus=cpus)["SGLANG_CPU_OMP_THREADS_BIND"] == shares
 
 
+def test_threads_that_wait_sleep() -> None:
+    assert cpu_environment({}, ranks=1, cpus=range(2))["OMP_WAIT_POLICY"] == "passive"
+
+
 def test_thread_settings_of_the_user_win() -> None:
-    own = {"OMP_NUM_THREADS": "7", "SGLANG_CPU_OMP_THREADS_BIND": "3|4"}
+    own = {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "active", "SGLANG_CPU_OMP_THREADS_BIND": "3|4"}
     assert not own.keys() & cpu_environment(own, ranks=2, cpus=range(4)).keys()
 
 
