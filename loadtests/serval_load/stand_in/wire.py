@@ -82,15 +82,14 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
 
 def _required_call(tag: str | None) -> Call | None:
     """Of a grammar's first tool, with its first argument if that is a free text, and no other."""
-    for call in _tags(None if tag is None else msgspec.json.decode(tag)):
-        if not call["begin"].startswith("<longcat_tool_call>"):
-            continue
-        for argument in _tags(call["content"]):
-            if argument["content"]["type"] == "any_text":
-                return Call(call["begin"] + argument["begin"], TOKEN_TEXT, argument["end"] + call["end"][-1])
-            break
-        return Call(call["begin"], "", call["end"][-1])
-    return None
+    tags = _tags(None if tag is None else msgspec.json.decode(tag))
+    call = next((one for one in tags if one["begin"].startswith("<longcat_tool_call>")), None)
+    if call is None:
+        return None
+    argument = next(_tags(call["content"]), None)
+    if argument is not None and argument["content"]["type"] == "any_text":
+        return Call(call["begin"] + argument["begin"], TOKEN_TEXT, argument["end"] + call["end"][-1])
+    return Call(call["begin"], "", call["end"][-1])
 
 
 def _tags(form: Any) -> Iterator[dict[str, Any]]:

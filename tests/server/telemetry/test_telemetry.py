@@ -98,7 +98,7 @@ async def test_overhead_is_not_what_the_engine_or_the_client_takes(stream: bool)
     route = "/v1/chat/completions"
     assert got["serval_request_duration_seconds_sum", route] >= 3
     assert got["serval_gateway_overhead_seconds_count", route] == 2
-    assert got["serval_gateway_overhead_seconds_sum", route] < 1
+    assert got["serval_gateway_overhead_seconds_sum", route] < 0.8
 
 
 async def test_a_busy_event_loop_is_seen() -> None:
