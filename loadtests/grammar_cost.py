@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 import xgrammar
 
-from serval.tools.answer_grammar import answer_grammar
+from serval.grammar.answer_grammar import answer_grammar
 
 VOCABULARY_SIZE: Final = 131_072
 _STOP: Final = VOCABULARY_SIZE - 1

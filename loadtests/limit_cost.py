@@ -8,11 +8,11 @@ Prints microseconds for a request with all four limits, for one with none, and f
 import asyncio
 import time
 
-from serval.auth.identity import Identity
+from serval.caller.identity import Identity
+from serval.caller.limits import KeyLimits
 from serval.errors import RateLimitError
+from serval.limits.factory import open_gate
 from serval.limits.gate import Gate
-from serval.limits.opening import open_gate
-from serval.limits.quota import KeyLimits
 from serval.settings import Settings
 from serval.telemetry.record import RequestRecord
 
@@ -40,7 +40,7 @@ async def _round_us(gate: Gate, identity: Identity, record: RequestRecord) -> fl
     began = time.process_time()
     for number in range(ROUNDS):
         record.request_id = str(number)
-        admission = gate.admit(identity, record, prompt_tokens=800, completions=1, completion_limit=100)
+        admission = gate.reservation(identity, record, prompt_tokens=800, completions=1, completion_limit=100)
         try:
             async with admission:
                 admission.settle(850)

@@ -22,12 +22,12 @@ from sglang.srt.parser.reasoning_parser import BaseReasoningFormatDetector, Reas
 from sglang.srt.parser.reasoning_parser import StreamingParseResult as ReasoningResult
 from xgrammar import StructuralTag
 
+from serval.grammar.structural_tag import calls_tag
+from serval.schema.error import SchemaError
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
 from serval.tools.markers import THINK_CLOSE, THINK_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 from serval.tools.parser import ToolCallParser
 from serval.tools.reasoning import ReasoningSplitter
-from serval.tools.schema_error import SchemaError
-from serval.tools.structural_tag import calls_tag
 
 PARSER_NAME: Final = "longcat"
 # SGLang does not tell a detector why the model stopped. Closing the arguments of a call that was cut short

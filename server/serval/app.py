@@ -14,8 +14,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import serval
-from serval.admission.engine import admitted
-from serval.admission.slots import EngineSlots
 from serval.api.chat import ChatCompletions
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
@@ -37,14 +35,16 @@ from serval.api.openapi import openapi_document
 from serval.api.routing import ROUTING_ERRORS
 from serval.api.tokenize import Detokenize, Tokenize
 from serval.auth.authenticator import Authenticator
-from serval.auth.identity import INFERENCE
+from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
-from serval.auth.opening import admin_authenticator, inference_authenticator
+from serval.caller.identity import INFERENCE
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
+from serval.limits.factory import open_gate
 from serval.limits.gate import Gate
-from serval.limits.opening import open_gate
 from serval.live_settings import LiveSettings
+from serval.scheduling.engine import schedule_engine
+from serval.scheduling.slots import EngineSlots
 from serval.settings import Settings
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
@@ -72,14 +72,14 @@ class _Application(FastAPI):
 
 @dataclass(frozen=True)
 class Applications:
-    """What is served: the API, and the admin API if there is one. `take` puts other settings in force."""
+    """What is served: the API, and the admin API if there is one. `apply` puts other settings in force."""
 
     api: ASGIApp
     admin: ASGIApp | None
     model: ServedModel
     metrics: Metrics
     slots: EngineSlots
-    take: Callable[[LiveSettings], None]
+    apply: Callable[[LiveSettings], None]
 
 
 def create_apps(
@@ -101,7 +101,7 @@ def create_apps(
     Raises `SettingsError` if traces cannot be made.
     """
     metrics = Metrics(settings.metrics_directory)
-    behind_slots = admitted(engine, settings, info, metrics)
+    behind_slots = schedule_engine(engine, settings, info, metrics)
     context = ApiContext(
         settings=settings,
         engine=behind_slots,
@@ -141,10 +141,10 @@ def create_apps(
         metrics=metrics,
         tracing=tracing,
     )
-    take = partial(_put_in_force, authenticator, context.gate)
-    take(live)
+    apply = partial(_put_in_force, authenticator, context.gate)
+    apply(live)
     admin = _admin_app(settings, directory, metrics)
-    return Applications(api, admin, model, metrics, behind_slots.slots, take)
+    return Applications(api, admin, model, metrics, behind_slots.slots, apply)
 
 
 def _application(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> _Application:
@@ -160,8 +160,8 @@ def _application(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]
 
 
 def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:
-    authenticator.take_keys(ApiKeys(live.keys))
-    gate.take_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
+    authenticator.replace_keys(ApiKeys(live.keys))
+    gate.replace_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
 
 
 class _Watch(Protocol):

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from serval.auth.factory import open_directory, open_tokens
 from serval.auth.keys import configured_keys
-from serval.auth.opening import open_directory, open_tokens
 from serval.chat import load_chat
 from serval.engine.client import connect_engine
 from serval.engine.protocol import EngineInfo
 from serval.errors import ServalError, SettingsError
-from serval.limits.opening import require_redis
+from serval.limits.factory import require_redis
 from serval.settings import Settings
 
 # `warning`: it works, but perhaps not as it was meant to.

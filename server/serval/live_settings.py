@@ -7,8 +7,8 @@ import msgspec
 from msgspec import Struct
 
 from serval.auth.keys import configured_keys
-from serval.limits.opening import check_daily_budget
-from serval.limits.quota import Limits, default_limits
+from serval.caller.limits import Limits, default_limits
+from serval.limits.factory import check_daily_budget
 from serval.settings import REREAD, Settings, load_settings
 
 

@@ -9,8 +9,8 @@ import jsonschema
 import openai
 import pytest
 
-from serval.tools.answer_grammar import answer_grammar
-from serval.tools.schema_error import SchemaError
+from serval.grammar.answer_grammar import answer_grammar
+from serval.schema.error import SchemaError
 from serval_testkit.bounded_schemas import random_parameters
 
 pytestmark = pytest.mark.engine

@@ -20,8 +20,8 @@ from serval.errors import (
     EngineStreamBrokenError,
     EngineTimeoutError,
 )
+from serval.grammar.answer_grammar import answer_grammar
 from serval.settings import Settings
-from serval.tools.answer_grammar import answer_grammar
 from serval_load.client import Peer, exchange, get, prepared
 from serval_load.processes import running_stand_in
 from serval_load.stand_in.bare import BareEngine
@@ -75,7 +75,7 @@ class Kept:
         self.deltas: list[GenerationDelta] = []
         self.begun = asyncio.Event()
 
-    def take(self, delta: GenerationDelta) -> bool:
+    def send(self, delta: GenerationDelta) -> bool:
         self.deltas.append(delta)
         self.begun.set()
         return True

@@ -23,9 +23,9 @@ from serval.api.http import read_json_body, send_json
 from serval.api.routing import ROUTING_ERRORS
 from serval.auth.authenticator import Authenticator
 from serval.auth.directory import KeyDirectory
-from serval.auth.identity import ADMIN, INFERENCE, SCOPES
+from serval.caller.identity import ADMIN, INFERENCE, SCOPES
+from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
 from serval.errors import InvalidRequestError, NotFoundError
-from serval.limits.quota import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
 from serval.store.key_store import KeyRecord, UnknownKeyError
 from serval.telemetry.metrics import Metrics
 from serval.wire.decode import decode_json

@@ -11,8 +11,6 @@ import msgspec
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
-from serval.admission.priority import HEADER, Priority, priority_of, tier_of
-from serval.api.answering import send_body, send_events
 from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
@@ -20,12 +18,14 @@ from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, read_json_body, record_of
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
+from serval.api.sending import send_body, send_events
+from serval.caller.priority import HEADER, Priority, priority_of, tier_of
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import InvalidRequestError
-from serval.limits.gate import Admission
+from serval.grammar.answer_grammar import answer_grammar
+from serval.limits.gate import Reservation
+from serval.schema.error import SchemaError
 from serval.telemetry.record import RequestRecord
-from serval.tools.answer_grammar import answer_grammar
-from serval.tools.schema_error import SchemaError
 from serval.wire.chat_decode import decode_chat_request
 from serval.wire.chat_request import ChatRequest
 from serval.wire.chat_response import DONE, ChunkEncoder, choice_object, completion_body
@@ -79,7 +79,7 @@ class ChatCompletions:
         check_context(
             len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
         )
-        admission = context.gate.admit(
+        reservation = context.gate.reservation(
             identity,
             record,
             prompt_tokens=len(prompt.input_ids),
@@ -87,13 +87,13 @@ class ChatCompletions:
             completion_limit=completion_limit(request),
             context_room=context.model.context_length - len(prompt.input_ids),
         )
-        async with admission:
-            job = self._job(request, prompt, admission, tenant=identity.subject, priority=priority)
+        async with reservation:
+            job = self._job(request, prompt, reservation, tenant=identity.subject, priority=priority)
             if request.stream:
                 write = partial(self._write_events, job, record)
-                await send_events(write, scope, send, settings=settings, headers=admission.headers)
+                await send_events(write, scope, send, settings=settings, headers=reservation.headers)
             else:
-                await send_body(self._whole(job, record), scope, send, headers=admission.headers)
+                await send_body(self._whole(job, record), scope, send, headers=reservation.headers)
 
     async def _prompt(self, request: ChatRequest, grammar: str | None, *, size: int) -> _Prompt:
         context = self._context
@@ -117,7 +117,7 @@ class ChatCompletions:
         self,
         request: ChatRequest,
         prompt: _Prompt,
-        admission: Admission,
+        reservation: Reservation,
         *,
         tenant: str,
         priority: Priority,
@@ -143,7 +143,9 @@ class ChatCompletions:
         ]
         return _Job(
             request=request,
-            generation=Generation(self._context.engine, requests, choices=len(choices), admission=admission),
+            generation=Generation(
+                self._context.engine, requests, choices=len(choices), reservation=reservation
+            ),
             assemblers=[
                 ChoiceAssembler(
                     choice,

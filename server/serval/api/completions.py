@@ -10,18 +10,18 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from serval.admission.priority import HEADER, Priority, priority_of
-from serval.api.answering import send_body, send_events
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, read_json_body, record_of
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
+from serval.api.sending import send_body, send_events
+from serval.caller.priority import HEADER, Priority, priority_of
 from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.engine.protocol import EngineFinish, GenerateRequest, GenerationDelta, TokenLogprob
 from serval.errors import InvalidRequestError
-from serval.limits.gate import Admission
+from serval.limits.gate import Reservation
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import DONE
 from serval.wire.completion_request import (
@@ -106,20 +106,22 @@ class Completions:
         limit = token_limit(request)
         for prompt in prompts:
             check_context(len(prompt), asked=limit, model=context.model, param="prompt")
-        admission = context.gate.admit(
+        reservation = context.gate.reservation(
             identity,
             record,
             prompt_tokens=sum(len(prompt) for prompt in prompts),
             completions=len(prompts) * (request.n or 1),
             completion_limit=limit,
         )
-        async with admission:
-            job = self._job(request, prompts, grammar, admission, tenant=identity.subject, priority=priority)
+        async with reservation:
+            job = self._job(
+                request, prompts, grammar, reservation, tenant=identity.subject, priority=priority
+            )
             if request.stream:
                 write = partial(self._write_events, job, record)
-                await send_events(write, scope, send, settings=settings, headers=admission.headers)
+                await send_events(write, scope, send, settings=settings, headers=reservation.headers)
             else:
-                await send_body(self._whole(job, record), scope, send, headers=admission.headers)
+                await send_body(self._whole(job, record), scope, send, headers=reservation.headers)
 
     async def _encode(self, request: CompletionRequest, *, size: int) -> list[list[int]]:
         tokenizer, prompts = self._context.chat.tokenizer, prompts_of(request)
@@ -136,7 +138,7 @@ class Completions:
         request: CompletionRequest,
         prompts: Sequence[list[int]],
         grammar: str | None,
-        admission: Admission,
+        reservation: Reservation,
         *,
         tenant: str,
         priority: Priority,
@@ -170,7 +172,7 @@ class Completions:
         return _Job(
             id=requests[0].request_id,
             request=request,
-            generation=Generation(context.engine, requests, choices=request.n or 1, admission=admission),
+            generation=Generation(context.engine, requests, choices=request.n or 1, reservation=reservation),
             choices=choices,
             created=int(time.time()),
         )

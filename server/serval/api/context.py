@@ -3,9 +3,9 @@
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from serval.admission.engine import AdmittedEngine
 from serval.chat.render import ChatRenderer
 from serval.limits.gate import Gate
+from serval.scheduling.engine import ScheduledEngine
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 
@@ -25,7 +25,7 @@ class ApiContext:
     """The application's parts; nothing here changes while it runs."""
 
     settings: Settings
-    engine: AdmittedEngine
+    engine: ScheduledEngine
     chat: ChatRenderer
     model: ServedModel
     metrics: Metrics

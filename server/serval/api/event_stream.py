@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import Send
 
-from serval.api.http import StreamedBody
 from serval.errors import ApiError, InternalError
+from serval.http.asgi import StreamedBody
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import PING, error_event
 

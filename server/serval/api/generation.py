@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
-from serval.admission.engine import AdmittedEngine
 from serval.api.context import ServedModel
-from serval.api.together import all_of
+from serval.api.tasks import all_of
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ApiError, ContextLengthError, EngineStreamBrokenError
-from serval.limits.gate import Admission
+from serval.limits.gate import Reservation
+from serval.scheduling.engine import ScheduledEngine
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import Usage
 
@@ -27,15 +27,15 @@ class Generation:
 
     def __init__(
         self,
-        engine: AdmittedEngine,
+        engine: ScheduledEngine,
         requests: Sequence[GenerateRequest],
         *,
         choices: int,
-        admission: Admission,
+        reservation: Reservation,
     ) -> None:
-        """`admission` is settled when the engine is done, before the client is told so."""
+        """`reservation` is settled when the engine is done, before the client is told so."""
         self.requests = requests
-        self._admission = admission
+        self._reservation = reservation
         self._engine = engine
         self._choices = choices
         # The last delta of each request so far.
@@ -57,7 +57,9 @@ class Generation:
         try:
             await all_of(
                 [
-                    self._engine.generate(request, _Taker(place, self._last, record, receive, ready), record)
+                    self._engine.generate(
+                        request, _RequestSink(place, self._last, record, receive, ready), record
+                    )
                     for place, request in enumerate(requests)
                 ]
             )
@@ -66,7 +68,7 @@ class Generation:
                     raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except ApiError:
             if all(delta is None for delta in self._last):
-                self._admission.close()
+                self._reservation.close()
             raise
         finally:
             record.engine_waited_for(time.perf_counter())
@@ -74,7 +76,7 @@ class Generation:
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
             record.cached_tokens = usage.cached_tokens
-            self._admission.settle(usage.prompt_tokens + usage.completion_tokens)
+            self._reservation.settle(usage.prompt_tokens + usage.completion_tokens)
 
     def usage(self) -> Usage:
         """Usage so far. The choices of a prompt share it, so it counts once."""
@@ -90,7 +92,7 @@ class Generation:
         return Usage(prompt, completion, cached, reasoning)
 
 
-class _Taker:
+class _RequestSink:
     """Takes what the engine says to the request at `place`."""
 
     def __init__(
@@ -107,8 +109,8 @@ class _Taker:
         self._receive = receive
         self._ready = ready
 
-    def take(self, delta: GenerationDelta) -> bool:
-        """See `Taker`."""
+    def send(self, delta: GenerationDelta) -> bool:
+        """See `DeltaSink`."""
         record, now = self._record, time.perf_counter()
         record.engine_waited_for(now)
         record.saw_token(now)
@@ -119,7 +121,7 @@ class _Taker:
         return False
 
     async def ready(self) -> None:
-        """See `Taker`."""
+        """See `DeltaSink`."""
         await self._ready()
         self._record.engine_since = time.perf_counter()
 

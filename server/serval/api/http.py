@@ -2,48 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from serval.auth.identity import Identity
+from serval.caller.identity import Identity
 from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, error_object
+from serval.http.asgi import ANSWER, CONNECTION, ClientConnection, StreamedBody
 from serval.telemetry.record import RequestRecord
 
 T = TypeVar("T")
 
-# Where a request's scope has the `ClientConnection` it came over.
-CONNECTION = "serval.connection"
-# And the `StreamedBody` of its answer.
-ANSWER = "serval.answer"
 _RECORD = "serval.record"
 _IDENTITY = "serval.identity"
 
 
 class ClientGoneError(Exception):
     """The client closed the connection; there is nobody to answer."""
-
-
-class ClientConnection(Protocol):
-    """The connection of a request, as far as an endpoint may know it. `serval.http_protocol` is one."""
-
-    def call_when_lost(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the client has gone."""
-
-    def forget(self, callback: Callable[[], None]) -> None:
-        """Do not call it any more."""
-
-
-class StreamedBody(Protocol):
-    """The body of an answer that has begun and whose length is not known.
-
-    Beside ASGI's `send`, which has to be awaited: what the engine says is passed on where it is read.
-    """
-
-    def write_chunk(self, data: bytes) -> bool:
-        """Send `data` now. False, and it is not sent, if the client does not take what came before."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:

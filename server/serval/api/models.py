@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from serval.api.context import ApiContext, ServedModel
 from serval.api.http import identity_of, send_json
-from serval.auth.identity import Identity
+from serval.caller.identity import Identity
 from serval.errors import ModelNotFoundError
 
 

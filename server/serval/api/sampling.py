@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from serval.auth.identity import GRAMMAR, Identity
+from serval.caller.identity import GRAMMAR, Identity
 from serval.errors import InvalidRequestError
-from serval.tools.free_grammar import ebnf_grammar, regex_grammar
-from serval.tools.schema_error import SchemaError
+from serval.grammar.free_grammar import ebnf_grammar, regex_grammar
+from serval.schema.error import SchemaError
 from serval.wire.sampling_rules import SamplingFields
 
 # For answers that are sent whole: tokens between two events of the engine.

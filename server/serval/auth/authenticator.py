@@ -3,8 +3,8 @@ provider's tokens, or none."""
 
 from typing import TYPE_CHECKING
 
-from serval.auth.identity import Identity
 from serval.auth.keys import ApiKeys, bearer_key, looks_like_token
+from serval.caller.identity import Identity
 from serval.errors import AuthenticationError
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ class Authenticator:
         self._directory = directory
         self._tokens = tokens
         self._scopes = scopes
-        self.take_keys(fixed)
+        self.replace_keys(fixed)
         self._open = open_without_keys and not fixed.required and directory is None and tokens is None
 
-    def take_keys(self, fixed: ApiKeys) -> None:
+    def replace_keys(self, fixed: ApiKeys) -> None:
         """Accept these from now on, in place of the fixed keys so far."""
         self._fixed = fixed
         # At least one: who comes without a key where none is needed.

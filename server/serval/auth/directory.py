@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from serval.auth.identity import Identity
+from serval.caller.identity import Identity
 from serval.errors import AuthenticationError, AuthUnavailableError
 from serval.store.key_store import KeyRecord, KeyStore, public_id
 

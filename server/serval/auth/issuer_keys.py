@@ -50,7 +50,7 @@ class IssuerKeys:
         # Counts the changes: what was checked with the keys of another generation has to be checked again.
         self.generation = 0
 
-    def take(self, document: bytes) -> None:
+    def load(self, document: bytes) -> None:
         """Replace the keys by those of `document`. Raises `JwksError` and keeps the old ones."""
         if document != self._document:
             self._keys = read_jwks(document)
@@ -116,7 +116,7 @@ class IssuerKeys:
 
     async def _take_new(self) -> None:
         try:
-            self.take(await self._read())
+            self.load(await self._read())
         except (JwksError, aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.warning("the issuer's keys cannot be read: %s: %s", type(error).__name__, error)
         finally:

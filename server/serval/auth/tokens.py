@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import jwt
 
-from serval.auth.identity import ADMIN, SCOPES, Identity
 from serval.auth.issuer_keys import IssuerKeys
+from serval.caller.identity import ADMIN, SCOPES, Identity
 from serval.errors import AuthenticationError
 
 _MAX_TOKEN_CHARACTERS: Final = 16_384

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from serval.supervise.options import engine_package_directory
+from serval.process.options import engine_package_directory
 
 
 def run_engine_module(module: str, arguments: Sequence[str]) -> NoReturn:

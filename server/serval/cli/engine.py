@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from serval.supervise.options import (
+from serval.process.options import (
     add_model_arguments,
     add_sglang_flags,
     engine_command,

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from serval.auth.keys import ensure_key
+from serval.process.startup import print_progress
 from serval.settings import Settings, load_settings
-from serval.startup import print_progress
 from serval.telemetry.logs import configure_logging
 
 _EXAMPLE = """
@@ -81,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     if settings.workers > 1:
         # The parent of workers loads nothing that serves.
-        from serval.workers.pool import run_workers
+        from serval.process.pool import run_workers
 
         run_workers(settings)
     else:
-        from serval.gateway import run_gateway
+        from serval.process.gateway import run_gateway
 
         run_gateway(settings)
     return 0

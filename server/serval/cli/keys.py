@@ -6,11 +6,11 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from serval.auth.identity import INFERENCE, SCOPES
-from serval.auth.opening import database_location, open_store
+from serval.caller.identity import INFERENCE, SCOPES
+from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
 from serval.errors import SettingsError
-from serval.limits.quota import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
 from serval.settings import load_settings
+from serval.store.factory import database_location, open_store
 
 if TYPE_CHECKING:
     from serval.store.key_store import KeyStore

@@ -9,16 +9,16 @@ import aiohttp
 
 from serval.auth.keys import ensure_key
 from serval.cli.gateway import add_gateway_arguments, gateway_settings
-from serval.settings import API_KEY_VARIABLE, Settings, child_environment
-from serval.supervise.options import (
+from serval.process.child import ProcessSpec
+from serval.process.options import (
     EngineOptions,
     add_model_arguments,
     add_sglang_flags,
     engine_command,
     engine_options,
 )
-from serval.supervise.process import ProcessSpec
-from serval.supervise.stack import StackSpec, run_stack
+from serval.process.stack import StackSpec, run_stack
+from serval.settings import API_KEY_VARIABLE, Settings, child_environment
 
 _GATEWAY_STOP_MARGIN_S = 5.0
 

@@ -30,8 +30,8 @@ from serval.engine.connection import (
     StalledError,
     peer_of,
 )
-from serval.engine.frames import FrameReader, engine_error, error_message
-from serval.engine.protocol import EngineInfo, EngineLoadReport, GenerateRequest, Taker
+from serval.engine.protocol import DeltaSink, EngineInfo, EngineLoadReport, GenerateRequest
+from serval.engine.sse import EventReader, engine_error, error_message
 from serval.errors import (
     ApiError,
     EngineProtocolError,
@@ -132,20 +132,20 @@ async def _all_of(answer: Connection) -> bytes:
 
 
 class _Intake:
-    """What comes of one answer, on its way to `taker`."""
+    """What comes of one answer, on its way to `sink`."""
 
-    __slots__ = ("_breaker", "_taker", "over", "reader")
+    __slots__ = ("_breaker", "_sink", "over", "reader")
 
-    def __init__(self, taker: Taker, breaker: CircuitBreaker) -> None:
+    def __init__(self, sink: DeltaSink, breaker: CircuitBreaker) -> None:
         # Until it is known that the engine answers.
         self._breaker: CircuitBreaker | None = breaker
-        self.reader = FrameReader()
+        self.reader = EventReader()
         # Whether the engine works on it no more.
         self.over = False
-        self._taker = taker
+        self._sink = sink
 
     def take(self, data: bytes) -> bool:
-        """Whether there may be more at once. Raises what the engine reports, and what the taker raises."""
+        """Whether there may be more at once. Raises what the engine reports, and what the sink raises."""
         if self._breaker is not None:
             self._breaker.succeeded()
             self._breaker = None
@@ -154,7 +154,7 @@ class _Intake:
         go_on = True
         if delta is not None:
             self.over = reader.finished
-            go_on = self._taker.take(delta)
+            go_on = self._sink.send(delta)
         if reader.error is not None:
             # What the engine itself reports as failed is over there.
             self.over = not isinstance(reader.error, EngineProtocolError)
@@ -179,9 +179,9 @@ class SglangEngine:
         self._breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._aborts: set[asyncio.Task[None]] = set()
 
-    async def generate(self, request: GenerateRequest, taker: Taker) -> None:
+    async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
         """See `Engine.generate`."""
-        intake = _Intake(taker, self._breaker)
+        intake = _Intake(sink, self._breaker)
         answer = None
         trying = self._breaker.admit()
         try:
@@ -196,7 +196,7 @@ class SglangEngine:
                 intake.over = True
                 raise engine_error(answer.status, error_message(await _all_of(answer)))
             while await answer.read(intake.take):
-                await taker.ready()
+                await sink.ready()
             if not intake.reader.finished:
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except EngineUnavailableError:
@@ -289,8 +289,8 @@ class SglangEngine:
             kv_use=max((rank.token_usage for rank in ranks), default=0.0),
         )
 
-    def tell_breaker(self, note: Callable[[bool], None]) -> None:
-        """See `ManagedEngine.tell_breaker`."""
+    def watch_breaker(self, note: Callable[[bool], None]) -> None:
+        """See `ManagedEngine.watch_breaker`."""
         self._breaker.tell = note
 
     def interrupt(self) -> None:

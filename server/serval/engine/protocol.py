@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from serval.admission.priority import Priority
+from serval.caller.priority import Priority
 
 EngineFinish = Literal["stop", "length"]
 
@@ -72,10 +72,10 @@ class EngineLoadReport:
     kv_use: float
 
 
-class Taker(Protocol):
+class DeltaSink(Protocol):
     """Who an answer is for. It is handed over where it is read: no task wakes up for a delta."""
 
-    def take(self, delta: GenerationDelta) -> bool:
+    def send(self, delta: GenerationDelta) -> bool:
         """Take a delta. False: no more before `ready` returns; the engine has to wait then too.
 
         What it raises ends the answer.
@@ -90,7 +90,7 @@ class Taker(Protocol):
 class Engine(Protocol):
     """An engine that completes token ids, as the endpoints know it."""
 
-    async def generate(self, request: GenerateRequest, taker: Taker) -> None:
+    async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
         """Have all deltas taken, up to one with `finish` set.
 
         Cancelled before that, it aborts the request in the engine. Raises an `ApiError`.
@@ -113,7 +113,7 @@ class ManagedEngine(Engine, Protocol):
         """Ask the engine how full it is. Raises an `ApiError`."""
         ...
 
-    def tell_breaker(self, note: Callable[[bool], None]) -> None:
+    def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """Call `note` with True when requests begin to fail at once, and with False when that is over."""
         ...
 

@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from serval.caller.limits import Limits
 from serval.errors import LimitsUnavailableError
 from serval.limits.ledger import Ledger, Moment
 from serval.limits.limiter import AuthorityAwayError, Limiter
 from serval.limits.local import clock_moment
 from serval.limits.messages import Ask, Decision
-from serval.limits.quota import Limits
 
 logger = logging.getLogger(__name__)
 

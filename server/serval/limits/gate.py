@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final
 
-from serval.auth.identity import Identity
+from serval.caller.identity import Identity
+from serval.caller.limits import Limits, in_force
 from serval.errors import LimitsUnavailableError
+from serval.limits.headers import limit_headers, never_fits, refusal
 from serval.limits.limiter import Limiter
 from serval.limits.messages import Ask
-from serval.limits.quota import Limits, in_force
-from serval.limits.wire import limit_headers, never_fits, refusal
 from serval.telemetry.record import RequestRecord
 
 # A lease outlives two renewals that come to nothing.
 _RENEWALS_PER_LEASE: Final = 3
 
 
-class Admission:
+class Reservation:
     """A request's reservation: made on entering, over on leaving at the latest.
 
     What is not settled by then never reached the engine, and all of it is given back.
@@ -33,7 +33,7 @@ class Admission:
         self._gate = gate
         self._record = record
 
-    async def __aenter__(self) -> "Admission":
+    async def __aenter__(self) -> "Reservation":
         """Raises `RateLimitError`, `InsufficientQuotaError` or `LimitsUnavailableError`."""
         if self.ask is not None:
             ask, self.ask = self.ask, None
@@ -74,16 +74,16 @@ class Gate:
         """`defaults` hold for keys without limits of their own."""
         self.limiter = limiter
         # Weak: what no request holds any more, whatever went wrong, is not renewed; so its slot becomes free.
-        self.open: weakref.WeakSet[Admission] = weakref.WeakSet()
+        self.open: weakref.WeakSet[Reservation] = weakref.WeakSet()
         self._lease_s = lease_s
-        self.take_defaults(defaults, reserved_completion_tokens=reserved_completion_tokens)
+        self.replace_defaults(defaults, reserved_completion_tokens=reserved_completion_tokens)
 
-    def take_defaults(self, defaults: Limits, *, reserved_completion_tokens: int) -> None:
+    def replace_defaults(self, defaults: Limits, *, reserved_completion_tokens: int) -> None:
         """Hold requests to these from now on. What runs keeps what it has reserved."""
         self._defaults = defaults
         self._reserved_completion_tokens = reserved_completion_tokens
 
-    def admit(
+    def reservation(
         self,
         identity: Identity,
         record: RequestRecord,
@@ -92,8 +92,8 @@ class Gate:
         completions: int,
         completion_limit: int | None,
         context_room: int = 0,
-    ) -> Admission:
-        """What to enter before the request goes to the engine.
+    ) -> Reservation:
+        """The reservation to enter before the request goes to the engine.
 
         `completion_limit` is in tokens for each of the `completions`. Without one, a completion is counted as
         `reserved_completion_tokens`, at most `context_room`, until it is known how long it was.
@@ -101,7 +101,7 @@ class Gate:
         """
         limits = in_force(identity.limits, self._defaults)
         if limits.unlimited:
-            return Admission(self, None, record)
+            return Reservation(self, None, record)
         most = limits.tokens
         if completion_limit is None:
             completion_limit = min(self._reserved_completion_tokens, context_room)
@@ -112,10 +112,10 @@ class Gate:
         if most is not None and tokens > most:
             record.rejection = "too_large"
             raise never_fits(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, limits=limits)
-        return Admission(self, Ask(record.request_id, identity.subject, limits, tokens), record)
+        return Reservation(self, Ask(record.request_id, identity.subject, limits, tokens), record)
 
     async def reserve(self, ask: Ask, record: RequestRecord) -> Mapping[str, str]:
-        """The response's headers. Raises what `Admission.__aenter__` does."""
+        """The response's headers. Raises what `Reservation.__aenter__` does."""
         try:
             decision = await self.limiter.reserve(ask)
         except LimitsUnavailableError:
@@ -140,4 +140,4 @@ class Gate:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
-            self.limiter.renew([admission.ask for admission in self.open if admission.ask is not None])
+            self.limiter.renew([reservation.ask for reservation in self.open if reservation.ask is not None])

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from serval.limits.quota import Limits
+from serval.caller.limits import Limits
 
 Dimension = Literal["requests", "tokens", "concurrency", "budget"]
 

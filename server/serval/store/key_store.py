@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from serval.caller.limits import DEFAULT_LIMITS, LIMIT_NAMES, KeyLimits
 from serval.errors import ServalError, SettingsError
-from serval.limits.quota import DEFAULT_LIMITS, LIMIT_NAMES, KeyLimits
 from serval.store.tables import api_keys, key_store
 
 PREFIX = "sk-serval-"

@@ -7,7 +7,7 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from serval.admission.priority import PRIORITIES
+from serval.caller.priority import PRIORITIES
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
 

@@ -4,7 +4,7 @@ import enum
 import re
 from typing import Any
 
-from serval.tools import strict_json
+from serval.schema import strict_json
 from serval.tools.markers import TOOL_CALL_CLOSE, Cursor
 
 _OUTSIDE = re.compile(r'["\\<{}\[\]]')

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from serval.tools.admission import UNKNOWN, Admission, AdmissionReader
-from serval.tools.json_schema import branches, target_of
-from serval.tools.validity import is_valid
+from serval.schema.allowed_types import UNKNOWN, AllowedTypes, AllowedTypesReader
+from serval.schema.json_schema import branches, target_of
+from serval.schema.validity import is_valid
 from serval.tools.values import argument_json
 
 
@@ -16,8 +16,8 @@ class ParameterSchema:
 
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._reader = AdmissionReader(root)
-        self._found: dict[str, tuple[Any, Admission]] = {}
+        self._reader = AllowedTypesReader(root)
+        self._found: dict[str, tuple[Any, AllowedTypes]] = {}
 
     def declares(self, name: str) -> bool:
         """Whether the schema has a property of exactly this name."""
@@ -29,10 +29,10 @@ class ParameterSchema:
 
     def argument_json(self, name: str, text: str) -> str:
         """JSON for the argument `name` that the model wrote as `text`."""
-        schema, admission = self._argument(name)
-        return argument_json(text, admission, lambda value: is_valid(value, schema, self._root))
+        schema, allowed = self._argument(name)
+        return argument_json(text, allowed, lambda value: is_valid(value, schema, self._root))
 
-    def _argument(self, name: str) -> tuple[Any, Admission]:
+    def _argument(self, name: str) -> tuple[Any, AllowedTypes]:
         if name not in self._found:
             schema = self._schema_of(name, declared_only=False)
             try:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from serval.tools import strict_json
+from serval.schema import strict_json
 from serval.tools.call_body import BodyResult, CallBody
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
 from serval.tools.json_dialect import JsonObjectScanner, ScanResult, read_call

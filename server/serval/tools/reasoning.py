@@ -1,6 +1,6 @@
 """The think block in front of a reply, for readers that leave tool calls to another parser."""
 
-from serval.tools import strict_json
+from serval.schema import strict_json
 from serval.tools.events import Event
 from serval.tools.markers import THINK_CLOSE, THINK_OPEN, TOOL_CALL_OPEN, Cursor, MarkerSet
 from serval.tools.sink import EventSink

@@ -1,6 +1,6 @@
 """Collects the events of one piece of model text, neighbours joined, so that one piece makes few frames."""
 
-from serval.tools import strict_json
+from serval.schema import strict_json
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
 
 

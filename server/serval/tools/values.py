@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from serval.tools import strict_json
-from serval.tools.admission import Admission
-from serval.tools.json_schema import same_json
+from serval.schema import strict_json
+from serval.schema.allowed_types import AllowedTypes
+from serval.schema.json_schema import same_json
 
 # Python's reader takes a hundred times the memory of its text. Longer literals stay text.
 MAX_PYTHON_LITERAL: Final = 1 << 16
@@ -18,7 +18,7 @@ _NOTHING: Final = object()
 _PYTHON_CONSTANTS: Final = {"True": True, "False": False, "None": None}
 
 
-def argument_json(text: str, admission: Admission, is_valid: Callable[[Any], bool]) -> str:
+def argument_json(text: str, allowed: AllowedTypes, is_valid: Callable[[Any], bool]) -> str:
     """JSON for the argument that the model wrote as `text`. Any text gives some valid JSON.
 
     Where only strings are admitted it is `text`, verbatim. Else it is the first of these that is valid, and
@@ -30,10 +30,10 @@ def argument_json(text: str, admission: Admission, is_valid: Callable[[Any], boo
        `_repaired` that are, then the JSON value of whatever type, then `text`;
     4. where nothing is known: the JSON value, then `text`.
     """
-    if admission.only_text:
+    if allowed.only_text:
         return strict_json.encode(text)
     parsed = _decoded(text)
-    candidates = list(_candidates(text, parsed, admission))
+    candidates = list(_candidates(text, parsed, allowed))
     chosen = next(filter(is_valid, candidates), candidates[0])
     if chosen is parsed and isinstance(chosen, float) and chosen == float(text):
         # As the model wrote it: 1.50 sent back as 1.5 would be other tokens, and miss the prefix cache.
@@ -41,18 +41,18 @@ def argument_json(text: str, admission: Admission, is_valid: Callable[[Any], boo
     return strict_json.encode(chosen)
 
 
-def _candidates(text: str, parsed: Any, admission: Admission) -> Iterator[Any]:
-    if admission.choices is not None:
-        yield from _chosen(text, parsed, admission.choices)
-    takes_string = admission.types is not None and "string" in admission.types
-    is_exact = parsed is not _NOTHING and _exactly_admitted(parsed, admission)
+def _candidates(text: str, parsed: Any, allowed: AllowedTypes) -> Iterator[Any]:
+    if allowed.choices is not None:
+        yield from _chosen(text, parsed, allowed.choices)
+    takes_string = allowed.types is not None and "string" in allowed.types
+    is_exact = parsed is not _NOTHING and _exactly_allowed(parsed, allowed)
     if is_exact and not (takes_string and isinstance(parsed, str)):
         yield parsed
     if takes_string:
         yield text
         return
-    if admission.types is not None and not is_exact:
-        yield from filter(admission.admits_type_of, _repaired(text, parsed))
+    if allowed.types is not None and not is_exact:
+        yield from filter(allowed.allows_type_of, _repaired(text, parsed))
     if parsed is not _NOTHING:
         yield parsed
     yield text
@@ -64,12 +64,12 @@ def _chosen(text: str, parsed: Any, choices: tuple[Any, ...]) -> Iterator[Any]:
             yield from (choice for choice in choices if same_json(candidate, choice))
 
 
-def _exactly_admitted(value: Any, admission: Admission) -> bool:
-    """As `admits_type_of`, but 3.0 is not yet an integer: many readers would refuse it."""
-    types = admission.types
+def _exactly_allowed(value: Any, allowed: AllowedTypes) -> bool:
+    """As `allows_type_of`, but 3.0 is not yet an integer: many readers would refuse it."""
+    types = allowed.types
     if types is not None and isinstance(value, float) and "number" not in types:
         return False
-    return admission.admits_type_of(value)
+    return allowed.allows_type_of(value)
 
 
 def _repaired(text: str, parsed: Any) -> Iterator[Any]:

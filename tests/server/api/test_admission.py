@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from serval.auth.opening import open_store
 from serval.settings import Settings
+from serval.store.factory import open_store
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 from serval_testkit.gateway_process import wait_until
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from serval.admission.priority import PRIORITIES, priority_of, tier_of
-from serval.auth.identity import INTERACTIVE, Identity
+from serval.caller.identity import INTERACTIVE, Identity
+from serval.caller.priority import PRIORITIES, priority_of, tier_of
 from serval.settings import Settings, variable_of
 from serval.wire.chat_request import ChatRequest
 from serval.wire.completion_request import CompletionRequest

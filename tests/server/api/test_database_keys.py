@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serval.auth.opening import open_store
 from serval.settings import Settings
+from serval.store.factory import open_store
 from serval.store.key_store import KeyStore
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 from serval_testkit.request_log import request_lines

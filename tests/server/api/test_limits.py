@@ -10,9 +10,9 @@ import openai
 import pytest
 
 from serval.api.http import cancel_and_wait
-from serval.auth.opening import open_store
-from serval.limits.quota import KeyLimits
+from serval.caller.limits import KeyLimits
 from serval.settings import Settings
+from serval.store.factory import open_store
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 from serval_testkit.gateway_process import wait_until
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys, configured_keys, read_key_file
-from serval.auth.opening import admin_authenticator, inference_authenticator
 from serval.errors import AuthenticationError, SettingsError
 from serval.settings import Settings
 

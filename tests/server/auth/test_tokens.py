@@ -16,7 +16,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from jwt.algorithms import RSAAlgorithm
 
-from serval.auth.opening import inference_authenticator, open_tokens
+from serval.auth.factory import inference_authenticator, open_tokens
 from serval.auth.tokens import TokenVerifier
 from serval.errors import AuthenticationError, AuthUnavailableError, SettingsError
 from serval.settings import Settings

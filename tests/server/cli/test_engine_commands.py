@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from serval.cli import ENGINE_COMMANDS, main
-from serval.supervise.stack import StackSpec
+from serval.process.stack import StackSpec
 
 
 def serval(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -44,7 +44,7 @@ def workers_of(program: Program) -> set[int]:
     return {
         pid
         for pid in descendants(program.process.pid)
-        if b"serval.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"serval.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     }
 
 

@@ -4,10 +4,10 @@ from itertools import count
 
 import pytest
 
+from serval.caller.limits import Limits
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.ledger import Ledger, Moment
 from serval.limits.messages import Ask, Decision
-from serval.limits.quota import Limits
 
 LEASE_MS = 60_000
 NOON = 20_000 * DAY_S + DAY_S // 2

@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from serval.caller.limits import Limits
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.ledger import Ledger, Moment
 from serval.limits.messages import Ask
-from serval.limits.quota import Limits
 
 MINUTE_MS = 60_000
 # Longer than a bucket takes to drain, so that what has drained is settled too.

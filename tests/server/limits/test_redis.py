@@ -12,14 +12,14 @@ import pytest
 from redis.crc import key_slot
 
 from serval.api.http import cancel_and_wait
+from serval.caller.limits import Limits
 from serval.errors import LimitsUnavailableError, SettingsError
 from serval.limits.daily_use import DAY_S, DailyUse
+from serval.limits.factory import open_gate
 from serval.limits.fallback import FallbackLimiter
 from serval.limits.ledger import Ledger, Moment
 from serval.limits.limiter import AuthorityAwayError, Limiter
 from serval.limits.messages import Ask, Decision
-from serval.limits.opening import open_gate
-from serval.limits.quota import Limits
 from serval.limits.redis_limiter import RedisLimiter, open_redis
 from serval.settings import Settings
 from serval_testkit.redis_server import RedisServer, running_redis

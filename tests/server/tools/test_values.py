@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serval.schema.strict_json import MAX_DEPTH
 from serval.tools.parameters import ParameterSchema
-from serval.tools.strict_json import MAX_DEPTH
 from serval.tools.values import MAX_PYTHON_LITERAL
 
 STRING_OR_NULL = {"anyOf": [{"type": "string"}, {"type": "null"}]}

@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from serval.auth.opening import open_directory, open_tokens
+from serval.auth.factory import open_directory, open_tokens
 from serval.engine.client import connect_engine
-from serval.gateway import build_apps
 from serval.live_settings import read_live_settings
+from serval.process.gateway import build_apps
 from serval.settings import Settings
 from serval_testkit.running_app import running_app
 from serval_testkit.stand_in_engine import StandInEngine

@@ -8,7 +8,7 @@ from typing import Literal
 
 from starlette.types import ASGIApp
 
-from serval.http_server import HttpServer, server_config
+from serval.http.server import HttpServer, server_config
 from serval.settings import Settings
 
 

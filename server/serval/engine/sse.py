@@ -1,0 +1,220 @@
+"""Server-sent events of SGLang's `/generate`, read strictly.
+
+SGLang 0.5.23 sends `data: {"text", "output_ids", "meta_info"}`, with `text` a piece of its own if it runs
+with `--incremental-streaming-output`. A failure after the headers is `data: {"error": {...}}` or a finish
+reason of type `abort`, and in both cases `data: [DONE]` follows as after a success
+(`entrypoints/http_server.py`, `serve_generate_request`). An answer is complete only if a finish reason was
+seen.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from serval.engine.protocol import EngineFinish, GenerationDelta, TokenLogprob
+from serval.errors import (
+    ApiError,
+    EngineFailureError,
+    EngineOverloadedError,
+    EngineProtocolError,
+    EngineUnavailableError,
+    InvalidRequestError,
+)
+
+_SEPARATOR = b"\n\n"
+_DATA = b"data: "
+_DONE = b"[DONE]"
+MAX_FRAME_BYTES = 16 << 20
+
+# [log-probability, token id, text]
+_Logprob = tuple[float | None, int, str | None]
+
+
+class _Finish(Struct):
+    type: str
+    message: str | None = None
+    status_code: int | None = None
+    # Of type stop: the token id or ids, or the text, that ended the answer.
+    matched: int | list[int] | str | None = None
+
+
+class _MetaInfo(Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: _Finish | None = None
+    cached_tokens: int = 0
+    reasoning_tokens: int | None = 0
+    output_token_logprobs: list[_Logprob] | None = None
+    output_top_logprobs: list[list[_Logprob] | None] | None = None
+
+
+class _Error(Struct):
+    message: str = "no reason given"
+    code: int | None = None
+
+
+class _Frame(Struct):
+    text: str | None = None
+    meta_info: _MetaInfo | None = None
+    error: _Error | None = None
+
+
+_decoder = msgspec.json.Decoder(_Frame)
+
+
+class EventReader:
+    """Turns the bytes of one answer into deltas, however they are cut."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._completion_tokens = 0
+        self.finished = False
+        # What went wrong behind the last delta.
+        self.error: ApiError | None = None
+
+    def feed(self, data: bytes) -> GenerationDelta | None:
+        """What `data` completes, as one delta: tokens that arrive together are passed on together.
+
+        Once `error` is set, after the delta that is returned, nothing more can be read.
+        """
+        *events, self._buffer = (self._buffer + data if self._buffer else data).split(_SEPARATOR)
+        deltas: list[GenerationDelta] = []
+        try:
+            for event in events:
+                delta = self._event(event)
+                if delta is not None:
+                    deltas.append(delta)
+            if len(self._buffer) > MAX_FRAME_BYTES:
+                raise EngineProtocolError(f"The engine sent an event of more than {MAX_FRAME_BYTES} bytes.")
+        except ApiError as error:
+            self.error = error
+        return _joined(deltas)
+
+    def _event(self, event: bytes) -> GenerationDelta | None:
+        if not event.startswith(_DATA):
+            raise EngineProtocolError("The engine sent an event that is not of the form 'data: ...'.")
+        payload = event[len(_DATA) :]
+        if payload == _DONE:
+            if not self.finished:
+                raise EngineProtocolError("The engine ended its answer without a finish reason.")
+            return None
+        if self.finished:
+            raise EngineProtocolError("The engine went on after it gave a finish reason.")
+        try:
+            frame = _decoder.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise EngineProtocolError(f"The engine sent an event that cannot be read: {error}.") from error
+        if frame.error is not None:
+            raise engine_error(frame.error.code or 400, frame.error.message)
+        if frame.meta_info is None or frame.text is None:
+            raise EngineProtocolError("The engine sent an event without 'text' or 'meta_info'.")
+        return self._delta(frame.text, frame.meta_info)
+
+    def _delta(self, text: str, meta: _MetaInfo) -> GenerationDelta:
+        if meta.completion_tokens < self._completion_tokens:
+            raise EngineProtocolError("The engine's count of completion tokens went down.")
+        self._completion_tokens = meta.completion_tokens
+        finish = _finish(meta.finish_reason)
+        self.finished = finish is not None
+        return GenerationDelta(
+            text=text,
+            prompt_tokens=meta.prompt_tokens,
+            completion_tokens=meta.completion_tokens,
+            cached_tokens=meta.cached_tokens,
+            reasoning_tokens=meta.reasoning_tokens or 0,
+            finish=finish,
+            logprobs=_logprobs(meta),
+        )
+
+
+def _joined(deltas: list[GenerationDelta]) -> GenerationDelta | None:
+    if len(deltas) <= 1:
+        return deltas[0] if deltas else None
+    return replace(
+        deltas[-1],
+        text="".join(delta.text for delta in deltas),
+        logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+    )
+
+
+def _finish(reason: _Finish | None) -> EngineFinish | None:
+    if reason is None:
+        return None
+    if reason.type == "stop":
+        return "stop"
+    if reason.type == "length":
+        return "length"
+    if reason.type == "abort":
+        raise engine_error(reason.status_code, reason.message or "Aborted")
+    raise EngineProtocolError(f"The engine finished for the reason {reason.type!r}, which is not known.")
+
+
+def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
+    if not meta.output_token_logprobs:
+        return ()
+    tops = meta.output_top_logprobs or [None] * len(meta.output_token_logprobs)
+    logprobs = tuple(
+        TokenLogprob(
+            token_id=token_id,
+            text=text or "",
+            logprob=_number(logprob),
+            top=tuple(
+                TokenLogprob(token_id=top_id, text=top_text or "", logprob=_number(top_logprob))
+                for top_logprob, top_id, top_text in top or ()
+            ),
+        )
+        for (logprob, token_id, text), top in zip(meta.output_token_logprobs, tops, strict=True)
+    )
+    matched = meta.finish_reason.matched if meta.finish_reason is not None else None
+    if isinstance(matched, str):
+        return _before_stop(logprobs, matched)
+    # The token that ended the answer is not part of its text.
+    return logprobs[:-1] if isinstance(matched, int | list) else logprobs
+
+
+def _before_stop(logprobs: tuple[TokenLogprob, ...], stop: str) -> tuple[TokenLogprob, ...]:
+    """Without the tokens the stop string is in: they are not, or not whole, part of the text.
+
+    The engine holds back what may become a stop string, so all of it is in the last event.
+    """
+    tail = ""
+    for place in reversed(range(len(logprobs))):
+        tail = logprobs[place].text + tail
+        if stop in tail:
+            return logprobs[:place]
+    return logprobs
+
+
+def _number(logprob: float | None) -> float:
+    # OpenAI's value for "not among the most likely"; JSON has no minus infinity.
+    return -9999.0 if logprob is None else max(logprob, -9999.0)
+
+
+def engine_error(status: int | None, message: str) -> ApiError:
+    """The API error for a failure the engine reports with an HTTP status; None: it was aborted."""
+    if status is None:
+        return EngineUnavailableError("The engine stopped working on this request.", code="engine_aborted")
+    if 400 <= status < 500 and status not in (401, 403, 404, 405):
+        return InvalidRequestError(message)
+    if status == 503:
+        return EngineOverloadedError(f"The engine has no room for this request: {message}", retry_after_s=1)
+    return EngineFailureError("The engine failed on this request.")
+
+
+def error_message(body: bytes) -> str:
+    """The message of an error response of the engine, which has several shapes."""
+    try:
+        content: Any = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "the engine gave no readable reason"
+    if isinstance(content, dict):
+        error = content.get("error", content)
+        if isinstance(error, str):
+            return error
+        if isinstance(error, dict):
+            for name in ("message", "detail"):
+                if isinstance(error.get(name), str):
+                    return str(error[name])
+    return "the engine gave no readable reason"

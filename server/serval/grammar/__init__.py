@@ -1,0 +1,1 @@
+"""Grammars that hold the decoder to tool schemas and response formats."""

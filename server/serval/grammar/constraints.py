@@ -1,0 +1,163 @@
+"""The constraining keywords of a JSON Schema, tidied, and the conjunction of two such sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from serval.schema.error import SchemaError
+from serval.schema.json_schema import ALL_TYPES, same_json
+
+Schema = dict[str, Any]
+
+STRING: Final = frozenset({"minLength", "maxLength", "pattern", "format"})
+NUMBER: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+ARRAY: Final = frozenset(
+    {"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains"}
+    | {"minContains", "maxContains", "unevaluatedItems"}
+)
+OBJECT: Final = frozenset(
+    {"properties", "required", "additionalProperties", "patternProperties", "propertyNames"}
+    | {"minProperties", "maxProperties", "dependentRequired", "dependentSchemas", "dependencies"}
+    | {"unevaluatedProperties"}
+)
+COMBINATORS: Final = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
+OTHERS: Final = frozenset({"not", "if", "$dynamicRef", "$recursiveRef"})
+_ALL: Final = STRING | NUMBER | ARRAY | OBJECT | COMBINATORS | OTHERS | {"type", "enum", "const"}
+
+KEYWORDS_OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
+    "string": STRING,
+    "integer": NUMBER,
+    "number": NUMBER,
+    "boolean": frozenset(),
+    "null": frozenset(),
+    "array": ARRAY,
+    "object": OBJECT,
+}
+_LEAST: Final = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"})
+_MOST: Final = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"})
+_LISTS: Final = frozenset({"anyOf", "oneOf", "allOf", "enum", "required", "prefixItems"})
+_MAPS: Final = frozenset({"properties", "patternProperties", "dependentRequired", "dependentSchemas"})
+
+
+def constraints_of(schema: Any, path: str) -> Schema:
+    """The keywords of `schema` that constrain, `const` written as `enum`.
+
+    Annotations, unknown keywords and keywords that admit everything are left out. Raises SchemaError if
+    `schema` is no schema or a keyword has a value of the wrong kind. A schema of `false` is not taken here.
+    """
+    if schema is True:
+        return {}
+    if not isinstance(schema, Mapping):
+        raise SchemaError(path, f"a schema is an object or a boolean, not {schema!r:.80}")
+    found = {key: schema[key] for key in schema if key in _ALL and not _says_nothing(key, schema[key])}
+    _check_kinds(found, path)
+    if "type" in found:
+        found["type"] = _types(found["type"], path)
+    if "const" in found:
+        constant = found.pop("const")
+        if all(same_json(constant, value) for value in found.get("enum", [constant])):
+            found["enum"] = [constant]
+        else:
+            found["enum"] = [value for value in found["enum"] if same_json(constant, value)]
+    return found
+
+
+def conjunction(left: Schema, right: Schema) -> tuple[Schema, list[str]]:
+    """One set of constraints that means both, and the keywords for which there is none (kept from `left`)."""
+    both, conflicts = left | right, []
+    for keyword in left.keys() & right.keys():
+        joined = _joined(keyword, left[keyword], right[keyword])
+        both[keyword] = left[keyword] if joined is None else joined
+        if joined is None:
+            conflicts.append(keyword)
+    if _closed_against(left, right) or _closed_against(right, left):
+        conflicts.append("additionalProperties")
+    if ("items" in left) != ("items" in right) and ("prefixItems" in left) != ("prefixItems" in right):
+        conflicts.append("prefixItems")
+    return both, conflicts
+
+
+def _joined(keyword: str, left: Any, right: Any) -> Any:
+    """The value of a keyword that means both values; None if there is none."""
+    joined: Any = left if left == right else None
+    if keyword in _LEAST:
+        joined = max(left, right)
+    elif keyword in _MOST:
+        joined = min(left, right)
+    elif keyword == "type":
+        joined = common_types(left, right)
+    elif keyword == "enum":
+        joined = [value for value in left if any(same_json(value, other) for other in right)]
+    elif keyword == "required":
+        joined = [*left, *(name for name in right if name not in left)]
+    elif keyword == "properties":
+        shared = {name: {"allOf": [left[name], right[name]]} for name in left.keys() & right.keys()}
+        joined = left | right | shared
+    elif keyword == "items" and not isinstance(left, list) and not isinstance(right, list):
+        joined = {"allOf": [left, right]}
+    return joined
+
+
+def common_types(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
+    """The types in both; "number" and "integer" have the integers in common."""
+    common = left & right
+    if "integer" in left ^ right and "number" in left ^ right:
+        common |= {"integer"}
+    return common
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _says_nothing(keyword: str, value: Any) -> bool:
+    if keyword in (
+        "items",
+        "additionalProperties",
+        "additionalItems",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    ):
+        return value is True or value == {}
+    if keyword == "propertyNames":
+        return value is True or value in ({}, {"type": "string"})
+    if keyword in ("required", "prefixItems", "dependentRequired", "dependentSchemas", "dependencies"):
+        return not value
+    if keyword in ("minLength", "minItems", "minProperties"):
+        return bool(value == 0)
+    return keyword == "uniqueItems" and value is False
+
+
+def _check_kinds(found: Schema, path: str) -> None:
+    for keyword, value in found.items():
+        if keyword in _LISTS and not isinstance(value, list):
+            raise SchemaError(f"{path}/{keyword}", f"{keyword} is a list, not {value!r:.80}")
+        if keyword in _MAPS and not isinstance(value, Mapping):
+            raise SchemaError(f"{path}/{keyword}", f"{keyword} is an object, not {value!r:.80}")
+        if (keyword in _LEAST or keyword in _MOST or keyword == "multipleOf") and not is_number(value):
+            raise SchemaError(f"{path}/{keyword}", f"{keyword} is a number, not {value!r:.80}")
+        if keyword in ("pattern", "$ref") and not isinstance(value, str):
+            raise SchemaError(f"{path}/{keyword}", f"{keyword} is a string, not {value!r:.80}")
+        if keyword == "required" and not all(isinstance(name, str) for name in value):
+            raise SchemaError(f"{path}/required", f"required lists names, not {value!r:.80}")
+        if keyword in ("anyOf", "oneOf", "allOf") and not value:
+            raise SchemaError(f"{path}/{keyword}", f"{keyword} is empty; list at least one schema")
+
+
+def _types(declared: Any, path: str) -> frozenset[str]:
+    names = declared if isinstance(declared, list) else [declared]
+    for name in names:
+        if not isinstance(name, str) or name not in ALL_TYPES:
+            raise SchemaError(
+                f"{path}/type", f"{name!r:.80} is no JSON type; use one of {', '.join(sorted(ALL_TYPES))}"
+            )
+    return frozenset(names)
+
+
+def _closed_against(one: Schema, other: Schema) -> bool:
+    """Whether `one` forbids or constrains properties that only `other` names."""
+    if "additionalProperties" not in one and "patternProperties" not in one:
+        return False
+    known = set(one.get("properties", {}))
+    return any(name not in known for name in (*other.get("properties", {}), *other.get("required", ())))

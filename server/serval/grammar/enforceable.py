@@ -1,0 +1,355 @@
+"""JSON Schemas in the form that xgrammar 0.2.7 enforces completely.
+
+xgrammar ignores some keywords, ignores all but one of several on the same schema, and closes objects. A
+schema is safe only if everything that the decoder then admits is valid, so it is first rewritten with the
+few keywords that xgrammar does follow, at worst admitting less. What cannot be rewritten is an error where
+the schema must hold (`strict`), and is left out where it need not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import combinations
+from typing import Any, Final, TypeVar
+
+from serval.grammar.constraints import (
+    COMBINATORS,
+    KEYWORDS_OF_TYPE,
+    OTHERS,
+    Schema,
+    conjunction,
+    constraints_of,
+)
+from serval.grammar.enforceable_scalars import rewritten_number, rewritten_string, written_pattern
+from serval.schema.error import SchemaError, UnsatisfiableError
+from serval.schema.json_schema import json_types, resolve_pointer, same_json
+from serval.schema.validity import is_valid
+
+Result = TypeVar("Result")
+
+# Rewriting can multiply a schema (an allOf of anyOfs), and compiling takes time by the node.
+MAX_NODES: Final = 5_000
+MAX_NESTING: Final = 64
+_REFERENCE: Final = re.compile(r'"\$ref": "#/\$defs/(d[0-9]+)"')
+_NOT_ENFORCEABLE: Final = OTHERS | {
+    "contains",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "maxContains",
+    "minContains",
+    "unevaluatedItems",
+}
+
+
+class Rewriter:
+    """Rewrites parts of one document. `definitions` collects what the results refer to as `#/$defs/...`."""
+
+    def __init__(self, root: Any, *, strict: bool) -> None:
+        self._root = root
+        self._strict = strict
+        self._names: dict[str, str] = {}
+        self._nodes = 0
+        self.definitions: dict[str, Schema] = {}
+
+    def nested(self, schema: Any, path: str, nesting: int = 0) -> Schema:
+        """`schema` as xgrammar follows it, for a value written in JSON.
+
+        Raises SchemaError if it admits no value, leads nowhere, is too large, or must hold and cannot be
+        enforced.
+        """
+        if schema is False:
+            raise UnsatisfiableError(path)
+        constraints = constraints_of(schema, path)
+        if constraints.keys() == {"$ref"}:
+            return self._reference(constraints["$ref"], path, nesting)
+        for keyword in ("anyOf", "oneOf"):
+            if constraints.keys() == {keyword}:
+                self._check_exclusive(constraints, keyword, path)
+                options = (
+                    partial(self.nested, branch, f"{path}/{keyword}/{index}", nesting + 1)
+                    for index, branch in enumerate(constraints[keyword])
+                )
+                return _any_of(satisfiable(options), path)
+        singles = self.alternatives(schema, path, nesting)
+        options = (partial(self.rewritten, single, path, nesting) for single in singles)
+        return _any_of(satisfiable(options), path)
+
+    def alternatives(self, schema: Any, path: str, nesting: int = 0) -> list[Schema]:
+        """Schemas that together are `schema`. Each is `{}`, or only `enum`, or of one type."""
+        flats = self._flattened(schema, path, nesting, ())
+        return [single for flat in flats for single in self._singles(flat, path)]
+
+    def rewritten(self, single: Schema, path: str, nesting: int) -> Schema:
+        """One of `alternatives` as xgrammar follows it."""
+        match single.get("type"):
+            case "string":
+                return rewritten_string(single, path, self.refuse)
+            case "integer" | "number":
+                return rewritten_number(single, path, self.refuse)
+            case "array":
+                return self._array(single, path, nesting)
+            case "object":
+                return self._object(single, path, nesting)
+        return single
+
+    def definitions_for(self, schema: Schema) -> dict[str, Schema]:
+        """The definitions that `schema`, a result of this rewriter, needs."""
+        needed: dict[str, Schema] = {}
+        unread = [schema]
+        while unread:
+            for name in _REFERENCE.findall(json.dumps(unread.pop())):
+                if name not in needed:
+                    needed[name] = self.definitions[name]
+                    unread.append(self.definitions[name])
+        return needed
+
+    def refuse(self, path: str, keyword: str, reason: str = "") -> None:
+        """Refuse a keyword where the schema must hold; where it need not, the caller leaves it out."""
+        if self._strict:
+            because = f": {reason}" if reason else ""
+            raise SchemaError(
+                f"{path}/{keyword}",
+                f"{keyword} cannot be enforced while decoding{because}; change it, or do not ask for strict",
+            )
+
+    def _count(self, path: str, nesting: int) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise SchemaError(path, f"the schema unfolds to more than {MAX_NODES} parts; make it smaller")
+        if nesting > MAX_NESTING:
+            raise SchemaError(
+                path, f"nested deeper than {MAX_NESTING} levels (or in itself); make it flatter"
+            )
+
+    def _flattened(self, schema: Any, path: str, nesting: int, seen: tuple[str, ...]) -> list[Schema]:
+        """As `alternatives`, but with any number of types."""
+        self._count(path, nesting)
+        if schema is False:
+            return []
+        constraints = constraints_of(schema, path)
+        flats = [{key: value for key, value in constraints.items() if key not in COMBINATORS}]
+        reference = constraints.get("$ref")
+        if reference is not None:
+            if reference in seen:
+                raise SchemaError(f"{path}/$ref", f"{reference!r} refers to itself and to nothing else")
+            target = self._resolved(reference, path)
+            flats = self._both(flats, self._flattened(target, path, nesting + 1, (*seen, reference)), path)
+        for index, branch in enumerate(constraints.get("allOf", ())):
+            below = f"{path}/allOf/{index}"
+            flats = self._both(flats, self._flattened(branch, below, nesting + 1, seen), below)
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in constraints:
+                self._check_exclusive(constraints, keyword, path)
+                options = [
+                    flat
+                    for index, branch in enumerate(constraints[keyword])
+                    for flat in self._flattened(branch, f"{path}/{keyword}/{index}", nesting + 1, seen)
+                ]
+                flats = self._both(flats, options, path)
+        return flats
+
+    def _both(self, left: list[Schema], right: list[Schema], path: str) -> list[Schema]:
+        """What is in one of `left` and in one of `right`."""
+        merged = []
+        for first in left:
+            for second in right:
+                self._count(path, 0)
+                both, conflicts = conjunction(first, second)
+                for keyword in conflicts:
+                    self.refuse(path, keyword, "it differs between schemas that must hold together")
+                merged.append(both)
+        return merged
+
+    def _singles(self, flat: Schema, path: str) -> list[Schema]:
+        """`flat` by type. Constraints on a type imply it: the values of other types are left out."""
+        for keyword in _NOT_ENFORCEABLE & flat.keys():
+            self.refuse(path, keyword)
+        rest = {key: value for key, value in flat.items() if key not in _NOT_ENFORCEABLE}
+        if "enum" in rest:
+            for keyword in {"pattern", "patternProperties"} & rest.keys():
+                self.refuse(path, keyword, "it stands beside listed values")
+            others = {key: value for key, value in rest.items() if key not in ("enum", "type")}
+            checked = others | ({"type": sorted(rest["type"])} if "type" in rest else {})
+            values = [value for value in rest["enum"] if is_valid(value, checked, self._root)]
+            return [{"enum": values}] if values else []
+        types = rest.get("type")
+        if types is None:
+            types = {name for name, keywords in KEYWORDS_OF_TYPE.items() if keywords & rest.keys()}
+            if not types:
+                return [{}]
+        if "number" in types:
+            types = types - {"integer"}
+        return [
+            {"type": name} | {key: rest[key] for key in KEYWORDS_OF_TYPE[name] & rest.keys()}
+            for name in sorted(types)
+        ]
+
+    def _resolved(self, reference: str, path: str) -> Any:
+        target = resolve_pointer(self._root, reference) if reference.startswith("#") else None
+        if target is None:
+            raise SchemaError(
+                f"{path}/$ref", f"{reference!r:.120} leads nowhere; only references into the same schema work"
+            )
+        return target
+
+    def _reference(self, reference: str, path: str, nesting: int) -> Schema:
+        name = self._names.get(reference)
+        if name is None:
+            target = self._resolved(reference, path)
+            self._flattened({"$ref": reference}, path, nesting, ())  # refuses a circle of references alone
+            name = self._names[reference] = f"d{len(self._names)}"
+            self.definitions[name] = self.nested(target, reference, nesting + 1)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _check_exclusive(self, constraints: Schema, keyword: str, path: str) -> None:
+        """`oneOf` forbids what two branches admit; xgrammar takes it for `anyOf`."""
+        if keyword != "oneOf" or not self._strict:
+            return
+        branches = [self._flattened(branch, path, 0, ()) for branch in constraints["oneOf"]]
+        for left, right in combinations(branches, 2):
+            if not all(self._disjoint(first, second) for first in left for second in right):
+                self.refuse(path, "oneOf", "two of its branches may admit the same value; use anyOf")
+
+    def _disjoint(self, left: Schema, right: Schema) -> bool:
+        left_types, right_types = _types_of(left), _types_of(right)
+        if left_types and right_types and not left_types & right_types:
+            return True
+        if "enum" in left and "enum" in right:
+            return not any(same_json(one, other) for one in left["enum"] for other in right["enum"])
+        if left_types != {"object"} or right_types != {"object"}:
+            return False
+        return any(
+            self._listed_apart(left["properties"][name], right["properties"][name])
+            for name in left.get("required", ())
+            if name in right.get("required", ())
+            and name in left.get("properties", {})
+            and name in right.get("properties", {})
+        )
+
+    def _listed_apart(self, left: Any, right: Any) -> bool:
+        both = [constraints_of(schema, "") for schema in (left, right) if isinstance(schema, Mapping)]
+        return len(both) == 2 and "enum" in both[0] and "enum" in both[1] and self._disjoint(*both)
+
+    def _array(self, single: Schema, path: str, nesting: int) -> Schema:
+        prefix, rest = single.get("prefixItems", []), single.get("items", True)
+        if isinstance(rest, list):  # as it was written up to draft 2019-09
+            prefix, rest = rest, single.get("additionalItems", True)
+        if single.get("uniqueItems") is True and single.get("maxItems", math.inf) > 1:
+            self.refuse(path, "uniqueItems")
+        least, most = single.get("minItems", 0), single.get("maxItems", math.inf)
+        if least > (min(most, len(prefix)) if rest is False else most):
+            raise UnsatisfiableError(path, "minItems is greater than the number of items allowed")
+        array: Schema = {"type": "array", "items": False}
+        if rest is not False:
+            array["items"] = self.nested(rest, f"{path}/items", nesting + 1) or True
+        if most < len(prefix):
+            prefix, array["items"] = prefix[: int(most)], False
+        if prefix:
+            array["prefixItems"] = [
+                self.nested(part, f"{path}/prefixItems/{index}", nesting + 1)
+                for index, part in enumerate(prefix)
+            ]
+        return array | {key: single[key] for key in ("minItems", "maxItems") if key in single}
+
+    def _object(self, single: Schema, path: str, nesting: int) -> Schema:
+        properties = self.properties(single, path)
+        if not properties:
+            return self._map(single, path, nesting)
+        required = [name for name in properties if name in single.get("required", ())]
+        closed = {}
+        for name, part in properties.items():
+            try:
+                closed[name] = self.nested(part, f"{path}/properties/{pointer_part(name)}", nesting + 1)
+            except UnsatisfiableError:
+                if name in required:
+                    raise
+        return {"type": "object", "properties": closed, "required": required, "additionalProperties": False}
+
+    def properties(self, single: Schema, path: str) -> dict[str, Any]:
+        """The properties that an object is written with: the declared ones, and those only required."""
+        others = single.get("additionalProperties", True)
+        properties = {name: part for name, part in single.get("properties", {}).items() if part is not False}
+        for name in single.get("required", ()):
+            if name not in properties:
+                if others is False or name in single.get("properties", {}):
+                    raise UnsatisfiableError(f"{path}/required", f"{name!r:.80} is required and not allowed")
+                properties[name] = others
+        if properties:
+            for keyword in {"patternProperties", "propertyNames"} & single.keys():
+                self.refuse(path, keyword, "it stands beside properties")
+            if single.get("minProperties", 0) > len(single.get("required", ())):
+                self.refuse(path, "minProperties", "it stands beside properties; list them in required")
+            if single.get("maxProperties", math.inf) < len(properties):
+                self.refuse(path, "maxProperties", "it is less than the number of properties")
+        return properties
+
+    def _map(self, single: Schema, path: str, nesting: int) -> Schema:
+        """An object that names no property. A key may come twice, so there can be fewer than it seems."""
+        others, patterns = single.get("additionalProperties", True), dict(single.get("patternProperties", {}))
+        if (
+            isinstance(names := single.get("propertyNames"), Mapping)
+            and names.keys() == {"pattern"}
+            and not patterns
+        ):
+            patterns = {names["pattern"]: others}
+        elif "propertyNames" in single:
+            self.refuse(path, "propertyNames", "only a pattern is")
+        if single.get("minProperties", 0) > 1:
+            self.refuse(path, "minProperties", "more than 1 is, only with required")
+        if single.get("minProperties", 0) > single.get("maxProperties", math.inf):
+            raise UnsatisfiableError(path, "minProperties is greater than maxProperties")
+        counts = {key: single[key] for key in ("minProperties", "maxProperties") if key in single}
+        if not patterns:
+            if others is False:
+                return {"type": "object", "properties": {}, "additionalProperties": False}
+            values = self.nested(others, f"{path}/additionalProperties", nesting + 1)
+            return {"type": "object", "additionalProperties": values or True} | counts
+        if len(patterns) > 1:
+            self.refuse(path, "patternProperties", "one pattern is, several may meet in one name")
+        (key, part), *_ = patterns.items()
+        values = self.nested(part, f"{path}/patternProperties/{pointer_part(key)}", nesting + 1)
+        expression = written_pattern(key, f"{path}/patternProperties", self.refuse)
+        if expression is None:
+            return {"type": "object"}
+        return {
+            "type": "object",
+            "patternProperties": {expression: values},
+            "additionalProperties": False,
+        } | counts
+
+
+def satisfiable(options: Iterable[Callable[[], Result]]) -> list[Result]:
+    """What the options give, without those that admit nothing; if it is all of them, the last one's error."""
+    found = []
+    nothing: UnsatisfiableError | None = None
+    for option in options:
+        try:
+            found.append(option())
+        except UnsatisfiableError as error:
+            nothing = error
+    if nothing is not None and not found:
+        raise nothing
+    return found
+
+
+def pointer_part(name: str) -> str:
+    """`name` as a step of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _any_of(options: list[Schema], path: str) -> Schema:
+    if not options:
+        raise UnsatisfiableError(path)
+    return options[0] if len(options) == 1 else {"anyOf": options}
+
+
+def _types_of(flat: Schema) -> frozenset[str]:
+    if "enum" in flat:
+        return frozenset().union(*map(json_types, flat["enum"]))
+    types: frozenset[str] = flat.get("type", frozenset())
+    return types | {"integer"} if "number" in types else types

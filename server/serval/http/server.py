@@ -1,0 +1,85 @@
+"""The HTTP server around an application: uvicorn, configured alike for the API, the admin API and tests."""
+
+import contextlib
+import functools
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from serval.http.protocol import HttpLimits, HttpProtocol
+from serval.settings import Settings
+
+# New connections that one turn of the event loop takes. libuv accepts one from each descriptor it listens on,
+# and a turn serves all connections that have asked: in a burst the last ones waited for seconds.
+ACCEPTED_AT_ONCE: Final = 16
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handling, which would end the process by the signal, not with code 0.
+
+    It ends when `should_exit` is set.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], None] = lambda: None) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup([again for each in sockets or () for again in _several(each)])
+        self._on_listening()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _several(listener: socket.socket) -> list[socket.socket]:
+    """The same listener under several descriptors; the event loop's server closes all but the first."""
+    return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
+
+
+def server_config(
+    app: ASGIApp,
+    settings: Settings,
+    *,
+    refused: Callable[[str], None],
+    lifespan: Literal["on", "off"] = "on",
+    grace_s: float | None = None,
+) -> uvicorn.Config:
+    """How `app` is served. `refused` is told the code of each request that is refused before it.
+
+    `grace_s`: how long a stop waits for requests; default: as the settings say.
+    """
+    limits = HttpLimits(
+        head_timeout_s=settings.request_head_timeout_s,
+        body_timeout_s=settings.request_body_timeout_s,
+        idle_s=settings.idle_connection_s,
+        stalled_client_s=settings.stalled_client_s,
+        # The kernel deals connections out evenly among the workers.
+        connections=max(1, settings.max_connections // settings.workers),
+    )
+    protocol = functools.partial(HttpProtocol, limits=limits, refused=refused)
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http=protocol,  # type: ignore[arg-type]  # uvicorn only calls it
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Client addresses are not used; headers that name them are nobody's word.
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s if grace_s is None else grace_s),
+    )
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many open files, and so connections, as the system allows it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

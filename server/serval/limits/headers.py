@@ -1,0 +1,71 @@
+"""Limits as a client sees them: headers of every answer, and the errors of a request that is not let in."""
+
+from collections.abc import Mapping
+
+from serval.caller.limits import Limits
+from serval.errors import InsufficientQuotaError, InvalidRequestError, RateLimitError
+from serval.limits.messages import Decision
+
+_MINUTE_S = 60
+_HOUR_S = 3600
+
+
+def limit_headers(limits: Limits, decision: Decision) -> dict[str, str]:
+    """OpenAI's `x-ratelimit-*`; none for a dimension without limit."""
+    headers = {}
+    if limits.requests_per_minute is not None:
+        headers["x-ratelimit-limit-requests"] = str(limits.requests_per_minute)
+        headers["x-ratelimit-remaining-requests"] = str(decision.requests_left)
+        headers["x-ratelimit-reset-requests"] = duration(decision.requests_reset_ms)
+    if limits.tokens_per_minute is not None:
+        headers["x-ratelimit-limit-tokens"] = str(limits.tokens_per_minute)
+        headers["x-ratelimit-remaining-tokens"] = str(decision.tokens_left)
+        headers["x-ratelimit-reset-tokens"] = duration(decision.tokens_reset_ms)
+    return headers
+
+
+def duration(ms: int) -> str:
+    """Milliseconds as OpenAI writes times: `250ms`, `1s`, `6m0s`, `1h0m0s`. From a second on, rounded up."""
+    if 0 < ms < 1000:
+        return f"{ms}ms"
+    seconds = -(-ms // 1000)
+    if seconds < _MINUTE_S:
+        return f"{seconds}s"
+    minutes = f"{seconds % _HOUR_S // _MINUTE_S}m{seconds % _MINUTE_S}s"
+    return minutes if seconds < _HOUR_S else f"{seconds // _HOUR_S}h{minutes}"
+
+
+def refusal(
+    decision: Decision, *, tokens: int, limits: Limits, headers: Mapping[str, str]
+) -> RateLimitError | InsufficientQuotaError:
+    """The error for a decision that lets nobody in; `tokens` were asked for."""
+    again = f"Try again in {duration(decision.wait_ms)}."
+    if decision.refused == "budget":
+        return InsufficientQuotaError(
+            f"This API key's budget of {limits.tokens_per_day} tokens a day (UTC) has no room for {tokens}"
+            f" more today. The next day begins in {duration(decision.wait_ms)}; ask the operator for a larger"
+            " budget if you need one.",
+            wait_ms=decision.wait_ms,
+            headers=headers,
+        )
+    if decision.refused == "requests":
+        what = f"Rate limit reached for requests: {limits.requests_per_minute} requests a minute."
+    elif decision.refused == "tokens":
+        what = (
+            f"Rate limit reached for tokens: {limits.tokens_per_minute} tokens a minute, of which"
+            f" {decision.tokens_left} are left and this request may use {tokens}."
+        )
+    else:
+        what = f"Too many requests at once: this key's limit of concurrency is {limits.concurrent_requests}."
+    return RateLimitError(f"{what} {again}", wait_ms=decision.wait_ms, headers=headers)
+
+
+def never_fits(*, prompt_tokens: int, completion_tokens: int, limits: Limits) -> InvalidRequestError:
+    """The error for a request that waiting does not help."""
+    per_minute = limits.tokens == limits.tokens_per_minute
+    return InvalidRequestError(
+        f"This request may use {prompt_tokens + completion_tokens} tokens ({prompt_tokens} of the prompt and"
+        f" {completion_tokens} of the completion), more than this API key's limit of {limits.tokens} tokens a"
+        f" {'minute' if per_minute else 'day'}. Shorten it, or ask for fewer tokens.",
+        code="tokens_exceed_limit",
+    )

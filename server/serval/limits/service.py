@@ -1,0 +1,132 @@
+"""The authority over limits of one host: a ledger behind a Unix socket, for any number of workers.
+
+The parent of the workers serves it. A worker that ends, however it ends, closes its connection: its slots are
+free at once, and what its requests had reserved stays used.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+
+from serval.limits.codec import (
+    Close,
+    Decided,
+    FromWorker,
+    MessageReader,
+    Renew,
+    Reserve,
+    Settle,
+    frame,
+    from_worker,
+)
+from serval.limits.factory import kept_ledger
+from serval.limits.ledger import Ledger, Moment
+from serval.limits.local import clock_moment
+from serval.settings import Settings
+from serval.store.factory import open_store
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_EVERY_S: Final = 20.0
+
+
+@asynccontextmanager
+async def serving_host_limits(socket_path: Path, settings: Settings) -> AsyncIterator[None]:
+    """Serve the books at `socket_path` to workers whose `limits_socket` that is.
+
+    Raises `SettingsError` if the key database cannot be used.
+    """
+    store = None if settings.key_database is None else await asyncio.to_thread(open_store, settings)
+    ledger, keeping = kept_ledger(settings, store)
+    async with keeping(), serving_ledger(socket_path, ledger):
+        yield
+
+
+@asynccontextmanager
+async def serving_ledger(
+    socket_path: Path, ledger: Ledger, *, now: Callable[[], Moment] = clock_moment
+) -> AsyncIterator[None]:
+    """Serve `ledger` at `socket_path`."""
+    connections: set[_Connection] = set()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(lambda: _Connection(ledger, now, connections), socket_path)
+    sweeper = asyncio.create_task(_sweep(ledger, now))
+    try:
+        yield
+    finally:
+        sweeper.cancel()
+        server.close()
+        for connection in list(connections):
+            connection.drop()
+        await server.wait_closed()
+
+
+async def _sweep(ledger: Ledger, now: Callable[[], Moment]) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY_S)
+        ledger.sweep(now())
+
+
+class _Connection(asyncio.Protocol):
+    """One worker. What it asks is done in the order it asks."""
+
+    def __init__(self, ledger: Ledger, now: Callable[[], Moment], connections: "set[_Connection]") -> None:
+        self._ledger = ledger
+        self._now = now
+        self._connections = connections
+        self._reader = MessageReader[FromWorker](from_worker)
+        self._open: set[str] = set()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are none by their class.
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        now = self._now()
+        answers = []
+        try:
+            for message in self._reader.feed(data):
+                if isinstance(message, Reserve):
+                    answers.append(self._reserve(message, now))
+                else:
+                    self._note(message, now)
+        except msgspec.MsgspecError as error:
+            logger.error("a worker sent what is no message: %s", error)
+            self.drop()
+            return
+        if answers:
+            self._transport.write(b"".join(answers))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        for reservation_id in self._open:
+            self._ledger.abandon(reservation_id)
+
+    def drop(self) -> None:
+        """Close the connection; the worker makes another."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _reserve(self, message: Reserve, now: Moment) -> bytes:
+        decision = self._ledger.reserve(message.ask, now)
+        if decision.refused is None:
+            self._open.add(message.ask.id)
+        return frame(Decided(message.number, decision))
+
+    def _note(self, message: Settle | Close | Renew, now: Moment) -> None:
+        if isinstance(message, Renew):
+            self._ledger.renew(message.ids, now)
+            return
+        self._open.discard(message.id)
+        if isinstance(message, Settle):
+            self._ledger.settle(message.id, message.tokens, now)
+        else:
+            self._ledger.close(message.id, now)

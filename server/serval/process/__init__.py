@@ -1,0 +1,1 @@
+"""Processes of the gateway: start-up, serving, reloading, workers and supervision."""

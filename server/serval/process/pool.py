@@ -1,0 +1,253 @@
+"""The parent of the workers: it keeps the port, starts the workers, and replaces those that end."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvloop
+
+from serval.engine.client import connect_engine
+from serval.errors import ServalError
+from serval.http.sockets import bind, reserve, url_of
+from serval.limits.service import serving_host_limits
+from serval.live_settings import LiveSettings, to_line
+from serval.process.channel import (
+    FAILED,
+    GO,
+    LIVE,
+    LOADED,
+    SERVING,
+    Channel,
+    ChannelClosedError,
+    channel_over,
+)
+from serval.process.child import ChildProcess, ProcessSpec, start
+from serval.process.reloading import settings_changes
+from serval.process.signals import stopped_by_signal
+from serval.process.startup import Progress, first_live_settings, print_progress, wait_for_engine
+from serval.settings import Settings, child_environment
+from serval.telemetry.shared import forget_live_values
+
+logger = logging.getLogger(__name__)
+
+# A worker that ends is started again after the first pause; each that ends soon doubles it.
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 10.0
+_SOON_S = 30.0
+_STOP_MARGIN_S = 5.0
+_LAST_WORDS_S = 1.0
+
+
+class WorkerError(ServalError):
+    """A worker ended before the gateway had begun to serve."""
+
+
+def run_workers(settings: Settings, *, progress: Progress = print_progress) -> None:
+    """Run `settings.workers` processes until SIGINT or SIGTERM, then let them drain.
+
+    Raises a `ServalError` if they cannot start.
+    """
+
+    async def main() -> None:
+        reread = asyncio.Event()
+        stop = stopped_by_signal(on_hangup=reread.set)
+        await _Pool(settings, stop, reread, progress).run()
+
+    uvloop.run(main())
+
+
+@dataclass
+class _Pool:
+    """The workers. Until all are loaded none listens, and one that ends is an error; then it is replaced."""
+
+    settings: Settings
+    stop: asyncio.Event
+    # Set: read keys and limits again at once.
+    reread: asyncio.Event
+    progress: Progress
+    _loaded: set[int] = field(default_factory=set)
+    _serving: set[int] = field(default_factory=set)
+    _all_loaded: asyncio.Event = field(default_factory=asyncio.Event)
+    # The live settings in force, and whom to tell of others.
+    _live: str = ""
+    _channels: dict[int, Channel] = field(default_factory=dict)
+    _url: str = ""
+
+    async def run(self) -> None:
+        """Returns when `stop` was set and all workers have ended. Raises a `ServalError`."""
+        settings = self.settings
+        live = first_live_settings(settings, progress=self.progress)
+        self._live = to_line(live)
+        with (
+            contextlib.closing(reserve(settings.host, settings.port, "--port")) as port,
+            tempfile.TemporaryDirectory(prefix="serval-gateway-", ignore_cleanup_errors=True) as directory,
+        ):
+            self._url = url_of(port)
+            async with connect_engine(settings) as engine:
+                if await wait_for_engine(engine, settings, stop=self.stop, progress=self.progress) is None:
+                    return
+            update = {
+                "port": port.getsockname()[1],
+                "metrics_directory": Path(directory),
+                "limits_socket": Path(directory) / "limits.sock",
+                # Only the parent reads it: what a worker has does not depend on when it was started.
+                "settings_file": None,
+            }
+            # Redis counts for all hosts.
+            counting = (
+                contextlib.nullcontext()
+                if settings.limits_url is not None
+                else serving_host_limits(update["limits_socket"], settings)
+            )
+            async with counting:
+                telling = asyncio.create_task(self._tell_changes(live))
+                try:
+                    await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
+                finally:
+                    telling.cancel()
+
+    async def _tell_changes(self, live: LiveSettings) -> None:
+        async for changed in settings_changes(self.settings, live, asked=self.reread):
+            self._live = to_line(changed)
+            for channel in self._channels.values():
+                channel.send(LIVE, self._live)
+
+    async def _run_all(self, settings: Settings) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(settings.workers):
+                    group.create_task(self._keep(index, settings))
+        except ExceptionGroup as errors:
+            # All of them usually say the same.
+            raise errors.exceptions[0] from None
+
+    async def _keep(self, index: int, settings: Settings) -> None:
+        """Keep worker `index` running until the stop."""
+        pause_s = _FIRST_PAUSE_S
+        loop = asyncio.get_running_loop()
+        again = False
+        while not self.stop.is_set():
+            started = loop.time()
+            async with _started_worker(index, settings, again=again) as (worker, channel):
+                reason = await self._follow(index, worker, channel)
+            if self.stop.is_set():
+                return
+            if settings.metrics_directory is not None:
+                forget_live_values(index, settings.metrics_directory)
+            if len(self._serving) < settings.workers:
+                raise WorkerError(reason)
+            pause_s = _FIRST_PAUSE_S if loop.time() - started > _SOON_S else pause_s
+            logger.error("worker ended", extra={"fields": {"worker": index, "reason": reason}})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            again = True
+
+    async def _follow(self, index: int, worker: ChildProcess, channel: Channel) -> str:
+        """Until the worker ends or the stop comes, which it passes on; returns why it ended."""
+        talk = asyncio.create_task(self._talk(index, channel))
+        end = asyncio.create_task(worker.wait())
+        stop = asyncio.create_task(self.stop.wait())
+        try:
+            await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not end.done():
+                # Only now: a worker that waits to go must not take the end of the channel for ours.
+                channel.close()
+                await worker.stop(grace_s=self.settings.shutdown_grace_s + _STOP_MARGIN_S)
+                return "stopped"
+            await asyncio.wait({talk}, timeout=_LAST_WORDS_S)
+            said = talk.result() if talk.done() else None
+            return said or f"worker {index} ended with status {end.result()}; its output is above"
+        finally:
+            for task in (talk, end, stop):
+                task.cancel()
+            await asyncio.gather(talk, end, stop, return_exceptions=True)
+
+    async def _talk(self, index: int, channel: Channel) -> str | None:
+        """Lead the worker through its start; returns what it says has failed."""
+        with self._telling(index, channel), contextlib.suppress(ChannelClosedError):
+            while True:
+                word, rest = await channel.receive()
+                if word == LOADED:
+                    self._loaded.add(index)
+                    if len(self._loaded) == self.settings.workers:
+                        self._all_loaded.set()
+                    await self._all_loaded.wait()
+                    channel.send(GO)
+                elif word == SERVING:
+                    self._note_serving(index, model=rest)
+                elif word == FAILED:
+                    return rest
+        return None
+
+    @contextlib.contextmanager
+    def _telling(self, index: int, channel: Channel) -> Iterator[None]:
+        """Tell the worker the live settings, now and whenever they change."""
+        channel.send(LIVE, self._live)
+        self._channels[index] = channel
+        try:
+            yield
+        finally:
+            del self._channels[index]
+
+    def _note_serving(self, index: int, *, model: str) -> None:
+        again = len(self._serving) == self.settings.workers
+        self._serving.add(index)
+        if again:
+            logger.info("worker serves again", extra={"fields": {"worker": index}})
+        elif len(self._serving) == self.settings.workers:
+            self.progress(f"serving {model} with {self.settings.workers} workers on {self._url}")
+
+
+def _admin_port(settings: Settings) -> dict[str, int]:
+    """The port of the admin API if any free one will do: it stays the same when its worker is replaced."""
+    if settings.admin_port != 0:
+        return {}
+    with bind(settings.admin_host, 0, "SERVAL_ADMIN_PORT") as probe:
+        return {"admin_port": probe.getsockname()[1]}
+
+
+@contextlib.asynccontextmanager
+async def _started_worker(
+    index: int, settings: Settings, *, again: bool
+) -> AsyncIterator[tuple[ChildProcess, Channel]]:
+    """Worker `index` and the channel to it; it has ended when this is left."""
+    if index > 0:
+        # One process has the admin API.
+        settings = settings.model_copy(update={"admin_port": None})
+    ours, theirs = socket.socketpair()
+    with _closing_on_error(ours), theirs:
+        argv = [sys.executable, "-P", "-m", "serval.process.worker", "--index", str(index)]
+        if again:
+            argv.append("--again")
+        spec = ProcessSpec(
+            name=f"worker {index}",
+            argv=[*argv, "--channel", str(theirs.fileno())],
+            environment=child_environment(settings),
+            relay=False,
+            descriptors=[theirs.fileno()],
+        )
+        worker = await start(spec)
+    try:
+        channel = await channel_over(ours)
+        try:
+            yield worker, channel
+        finally:
+            channel.close()
+    finally:
+        await worker.stop(grace_s=_STOP_MARGIN_S)
+
+
+@contextlib.contextmanager
+def _closing_on_error(connection: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise

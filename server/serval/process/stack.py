@@ -1,0 +1,120 @@
+"""Engine and gateway as one server: started in order, watched, stopped in reverse order."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from serval.errors import ServalError
+from serval.process.child import ChildProcess, ProcessSpec, start
+from serval.process.signals import stopped_by_signal
+
+_POLL_INTERVAL_S = 0.25
+_PROBE_TIMEOUT_S = 30.0
+_ENGINE_GRACE_S = 15.0
+
+
+class StackError(ServalError):
+    """The engine or the gateway could not start, or ended while it was needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSpec:
+    """Both halves and where each answers once it is ready. Times are in seconds."""
+
+    engine: ProcessSpec
+    engine_ready_url: str
+    engine_start_timeout_s: float
+    gateway: ProcessSpec
+    gateway_ready_url: str
+    gateway_start_timeout_s: float = 60.0
+    gateway_grace_s: float = 30.0
+
+
+async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]]) -> int:
+    """Run engine and gateway until a signal (returns 0) or until one of them ends (raises `StackError`).
+
+    `on_ready` is awaited once, when both answer. SIGINT and SIGTERM stop the gateway first, so that it drains
+    while the engine still answers, then the engine. SIGHUP is passed on to the gateway.
+    """
+    children: list[tuple[ChildProcess, float]] = []
+    ready_to_reread = False
+
+    def hangup() -> None:
+        # A gateway that is starting reads its settings anyway, and might end of it.
+        if ready_to_reread:
+            children[-1][0].signal(signal.SIGHUP)
+
+    stop_requested = stopped_by_signal(on_hangup=hangup)
+    try:
+        for process, ready_url, timeout_s, grace_s in (
+            (spec.engine, spec.engine_ready_url, spec.engine_start_timeout_s, _ENGINE_GRACE_S),
+            (spec.gateway, spec.gateway_ready_url, spec.gateway_start_timeout_s, spec.gateway_grace_s),
+        ):
+            child = await start(process)
+            children.append((child, grace_s))
+            started = [started_child for started_child, _ in children]
+            ready = _wait_until_ready(child, ready_url, timeout_s=timeout_s)
+            if not await _finish_unless_stopped(ready, started, stop_requested):
+                return 0
+        ready_to_reread = True
+        await on_ready()
+        await _finish_unless_stopped(stop_requested.wait(), started, stop_requested)
+        return 0
+    finally:
+        for child, grace_s in reversed(children):
+            await child.stop(grace_s=grace_s)
+
+
+async def _finish_unless_stopped(
+    work: Awaitable[object], children: list[ChildProcess], stop_requested: asyncio.Event
+) -> bool:
+    """Await `work`; False if a stop was requested first. Raises `StackError` if a child ends before that."""
+    task = asyncio.ensure_future(work)
+    stop = asyncio.ensure_future(stop_requested.wait())
+    ends = {asyncio.ensure_future(child.wait()): child for child in children}
+    pending = {task, stop, *ends}
+    try:
+        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            return False
+        for end, child in ends.items():
+            if end.done():
+                raise StackError(describe_end(child))
+        task.result()
+        return True
+    finally:
+        for waiting in pending:
+            waiting.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def _wait_until_ready(child: ChildProcess, url: str, *, timeout_s: float) -> None:
+    """Poll `url` until it answers 200. Raises `StackError` after `timeout_s` seconds."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S)) as session:
+        while asyncio.get_running_loop().time() < deadline:
+            try:
+                async with session.get(url) as response:
+                    if response.status == 200:
+                        return
+            except (aiohttp.ClientError, TimeoutError):
+                pass  # not listening yet; the process itself is watched by the caller
+            await asyncio.sleep(_POLL_INTERVAL_S)
+    raise StackError(
+        f"the {child.spec.name} was not ready after {timeout_s:.0f} s ({url} did not answer 200). "
+        "Its output is above; a large model on slow storage may need a longer --start-timeout."
+    )
+
+
+def describe_end(child: ChildProcess) -> str:
+    """Say that the child ended, and why: its last line that names an error, else its last line."""
+    status = child.returncode or 0
+    killed = status < 0
+    how = f"was killed by signal {-status}" if killed else f"exited with code {status}"
+    lines = [line for line in child.tail if line.strip()]
+    errors = [line for line in lines if "error:" in line.lower()]
+    reason = (errors or lines or ["it printed nothing"])[-1]
+    return f"the {child.spec.name} {how}: {reason}"

@@ -1,0 +1,135 @@
+"""`python -m serval.process.worker`: one worker. The pool starts it, its settings are in the environment."""
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import uvloop
+
+from serval.errors import ServalError
+from serval.http.server import raise_file_limit
+from serval.http.sockets import bind
+from serval.live_settings import LiveSettings, from_line
+from serval.process.channel import (
+    FAILED,
+    GO,
+    LIVE,
+    LOADED,
+    SERVING,
+    Channel,
+    ChannelClosedError,
+    channel_over,
+)
+from serval.process.gateway import Announcements, serve_on
+from serval.process.signals import stopped_by_signal
+from serval.settings import Settings, load_settings
+from serval.telemetry.logs import configure_logging
+from serval.telemetry.shared import share_metrics
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or until the parent ends; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="serval gateway worker")
+    parser.add_argument("--index", type=int, required=True, help="which of the workers this is, from 0")
+    parser.add_argument("--channel", type=int, required=True, help="descriptor of the channel to the parent")
+    parser.add_argument("--again", action="store_true", help="it replaces a worker that ended")
+    args = parser.parse_args(argv)
+    raise_file_limit()
+    return uvloop.run(_run(args.index, socket.socket(fileno=args.channel), again=args.again))
+
+
+async def _run(index: int, connection: socket.socket, *, again: bool) -> int:
+    channel = await channel_over(connection)
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        if settings.metrics_directory is not None:
+            share_metrics(index)
+        await _serve(settings, channel, again=again)
+    except ServalError as error:
+        channel.send(FAILED, str(error))
+        return 1
+    except ChannelClosedError:
+        return 1
+    finally:
+        await channel.finish()
+    return 0
+
+
+async def _serve(settings: Settings, channel: Channel, *, again: bool) -> None:
+    word, first = await channel.receive()
+    assert word == LIVE
+    parent = _Parent(channel)
+
+    async def loaded() -> None:
+        channel.send(LOADED)
+        await parent.wait_for_go()
+
+    announcements = Announcements(
+        progress=lambda _: None, loaded=loaded, serving=lambda model: channel.send(SERVING, model)
+    )
+    # A socket for each worker, not one for all: the kernel then deals connections out evenly, while workers
+    # that accept from one socket race, and a burst of streams ends up with the fastest of them.
+    with (
+        contextlib.closing(bind(settings.host, settings.port, "--port", shared=True)) as listener,
+        parent.listening(),
+    ):
+        await serve_on(
+            listener,
+            settings,
+            # The parent reads the settings again.
+            stop=stopped_by_signal(on_hangup=lambda: None),
+            announcements=announcements,
+            live=from_line(first),
+            changes=parent.changes(),
+            again=again,
+        )
+
+
+class _Parent:
+    """What the parent says after its first word."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._changes: asyncio.Queue[LiveSettings] = asyncio.Queue()
+        self._go = asyncio.Event()
+        self._ended = False
+
+    async def wait_for_go(self) -> None:
+        """Wait for it. Raises `ChannelClosedError` if the parent ends before."""
+        await self._go.wait()
+        if self._ended:
+            raise ChannelClosedError
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear what it says meanwhile."""
+        task = asyncio.create_task(self._listen())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                word, rest = await self._channel.receive()
+                if word == LIVE:
+                    self._changes.put_nowait(from_line(rest))
+                elif word == GO:
+                    self._go.set()
+        except ChannelClosedError:
+            self._ended = True
+            self._go.set()
+
+    async def changes(self) -> AsyncIterator[LiveSettings]:
+        """The live settings, whenever they are others."""
+        while True:
+            yield await self._changes.get()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

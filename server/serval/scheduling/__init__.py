@@ -1,0 +1,1 @@
+"""Scheduling of requests into the engine's slots: fair queue, slots, shedding."""

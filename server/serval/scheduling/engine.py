@@ -1,0 +1,85 @@
+"""An engine behind slots: what is too much for it waits, or is refused while it can still be."""
+
+import time
+
+from serval.engine.protocol import DeltaSink, Engine, EngineInfo, GenerateRequest, ManagedEngine
+from serval.scheduling.load import EngineLoad
+from serval.scheduling.slots import EngineSlots
+from serval.settings import Settings
+from serval.telemetry.metrics import Metrics
+from serval.telemetry.record import RequestRecord
+
+# An answer without a limit, for the shares of keys.
+_USUAL_ANSWER_TOKENS = 512
+
+
+class ScheduledEngine:
+    """An engine that is given no more requests at once than it has slots."""
+
+    def __init__(self, engine: Engine, slots: EngineSlots, load: EngineLoad) -> None:
+        self._engine = engine
+        self.slots = slots
+        self.load = load
+
+    async def generate(self, request: GenerateRequest, sink: DeltaSink, record: RequestRecord) -> None:
+        """See `Engine.generate`. Raises `EngineOverloadedError` and `ShuttingDownError` too."""
+        slots = self.slots
+        self.load.check(request.priority)
+        if not slots.take_free():
+            await self._wait(request, record)
+        try:
+            await self._engine.generate(request, sink)
+        finally:
+            slots.give_back()
+
+    async def _wait(self, request: GenerateRequest, record: RequestRecord) -> None:
+        started = time.perf_counter()
+        try:
+            await self.slots.wait(request.tenant, request.priority, _tokens(request))
+        finally:
+            # While other requests of a call wait, its first one is with the engine.
+            if request.request_id == record.engine_request_id:
+                record.queue_s = time.perf_counter() - started
+                # Whoever waits for a delta takes this for time of the engine.
+                record.engine_s -= record.queue_s
+
+    async def is_ready(self) -> bool:
+        """See `Engine.is_ready`."""
+        return await self._engine.is_ready()
+
+
+def schedule_engine(
+    engine: ManagedEngine, settings: Settings, info: EngineInfo, metrics: Metrics
+) -> ScheduledEngine:
+    """The engine behind this process's share of its slots."""
+    engine.watch_breaker(metrics.engine_breaker)
+    slots = EngineSlots(
+        slots_for(settings, info),
+        queue_limit=max(settings.queue_limit // settings.workers, settings.max_batch),
+        timeout_s=settings.queue_timeout_s,
+        meter=metrics,
+    )
+    load = EngineLoad(
+        engine.load,
+        high_queue=settings.shed_queue_length or max(8, (info.max_running_requests or 0) // 4),
+        high_kv_use=settings.shed_kv_use,
+        note=metrics.engine_saturation,
+    )
+    return ScheduledEngine(engine, slots, load)
+
+
+def slots_for(settings: Settings, info: EngineInfo) -> int:
+    """This process's share of the engine's slots.
+
+    By default an eighth more than the engine works on at once: its queue never runs dry, and is short.
+    """
+    slots = settings.engine_slots
+    if slots is None and info.max_running_requests is not None:
+        slots = info.max_running_requests + max(2, info.max_running_requests // 8)
+    # An engine that does not say gets all.
+    return max(1, (slots or settings.engine_max_connections) // settings.workers)
+
+
+def _tokens(request: GenerateRequest) -> int:
+    longest = request.sampling.get("max_new_tokens")
+    return len(request.input_ids) + (longest if isinstance(longest, int) else _USUAL_ANSWER_TOKENS)

@@ -1,0 +1,75 @@
+"""How full the engine is, asked twice a second; what is shed when it is too full.
+
+Saturation is the larger of two shares: requests waiting in the engine, and tokens held in its KV cache, each
+of what counts as too much. Bulk requests are shed from 1 on, default ones from 2, interactive ones never.
+Only the queue can reach 2. When the engine does not say, nothing is shed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from serval.caller.priority import Priority
+from serval.engine.protocol import EngineLoadReport
+from serval.errors import ApiError, EngineOverloadedError
+
+logger = logging.getLogger(__name__)
+
+POLL_S: Final = 0.5
+STALE_S: Final = 5.0
+_SHED_AT: Final[Mapping[Priority, float]] = {"bulk": 1.0, "default": 2.0, "interactive": float("inf")}
+_RETRY_AFTER_S: Final = 3
+
+
+class EngineLoad:
+    """The saturation, kept fresh by `watch`."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[EngineLoadReport]],
+        *,
+        high_queue: int,
+        high_kv_use: float,
+        note: Callable[[float], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Saturation is 1 at `high_queue` requests waiting, or `high_kv_use` of the KV cache used."""
+        self._ask = ask
+        self._high_queue = high_queue
+        self._high_kv_use = high_kv_use
+        self._note = note
+        self._now = now
+        self._heard_at = now()
+        self.saturation = 0.0
+
+    def check(self, priority: Priority) -> None:
+        """Raise `EngineOverloadedError` if requests of this class are shed."""
+        if self.saturation >= _SHED_AT[priority]:
+            raise EngineOverloadedError(
+                f"The engine is saturated; requests of class {priority!r} are not taken. Try again later.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
+    async def watch(self) -> None:
+        """Ask again and again, until cancelled."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(POLL_S)
+
+    async def refresh(self) -> None:
+        """Ask once. What was heard last counts for five seconds."""
+        try:
+            report = await self._ask()
+        except ApiError as error:
+            if self.saturation and self._now() - self._heard_at > STALE_S:
+                logger.warning("the engine does not tell its load, nothing is shed: %s", error)
+                self._set(0.0)
+            return
+        self._heard_at = self._now()
+        self._set(max(report.waiting / self._high_queue, report.kv_use / self._high_kv_use))
+
+    def _set(self, saturation: float) -> None:
+        self.saturation = saturation
+        self._note(saturation)

@@ -1,0 +1,1 @@
+"""JSON Schema and JSON as tool arguments use them."""

@@ -1,0 +1,116 @@
+"""Which JSON types and which exact values a schema admits, as far as its type keywords say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from serval.schema.json_schema import ALL_TYPES, branches, json_types, same_json, target_of
+
+_STRING: Final = frozenset({"string"})
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedTypes:
+    """`types` is None where the schema says nothing about types, `choices` where it lists no values."""
+
+    types: frozenset[str] | None = None
+    choices: tuple[Any, ...] | None = None
+
+    @property
+    def only_text(self) -> bool:
+        """Any text is taken as it stands, so that it can be passed on before it is whole."""
+        return self.types == _STRING and self.choices is None
+
+    def allows_type_of(self, value: Any) -> bool:
+        return self.types is None or bool(json_types(value) & self.types)
+
+
+UNKNOWN: Final = AllowedTypes()
+
+
+class AllowedTypesReader:
+    """Reads schemas of one document, and each only once: references may multiply or run in circles."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._read: dict[int, AllowedTypes] = {}
+
+    def read(self, schema: Any) -> AllowedTypes:
+        if not isinstance(schema, Mapping):
+            return UNKNOWN
+        if id(schema) not in self._read:
+            self._read[id(schema)] = UNKNOWN  # what a reference back to here finds
+            self._read[id(schema)] = self._combined(schema)
+        return self._read[id(schema)]
+
+    def _combined(self, schema: Mapping[str, Any]) -> AllowedTypes:
+        parts = [AllowedTypes(types=_declared_types(schema))]
+        if isinstance(schema.get("enum"), list):
+            parts.append(_one_of(schema["enum"]))
+        if "const" in schema:
+            parts.append(_one_of([schema["const"]]))
+        parts.extend(map(self.read, branches(schema, "allOf")))
+        for keyword in ("anyOf", "oneOf"):
+            if alternatives := branches(schema, keyword):
+                parts.append(_union(map(self.read, alternatives)))
+        if (target := target_of(schema, self._root)) is not None:
+            parts.append(self.read(target))
+        allowed = _intersection(parts)
+        if schema.get("nullable") is True and allowed.types is not None:
+            choices = None if allowed.choices is None else (*allowed.choices, None)
+            return AllowedTypes(types=allowed.types | {"null"}, choices=choices)
+        return allowed
+
+
+def _declared_types(schema: Mapping[str, Any]) -> frozenset[str] | None:
+    declared = schema.get("type")
+    names = declared if isinstance(declared, list) else [declared]
+    types = frozenset(name for name in names if isinstance(name, str)) & ALL_TYPES
+    if types:
+        return types
+    # Without `type` these keywords admit everything else too, but nobody who writes them means that.
+    if isinstance(schema.get("properties"), Mapping):
+        return frozenset({"object"})
+    return frozenset({"array"}) if "items" in schema else None
+
+
+def _one_of(values: list[Any]) -> AllowedTypes:
+    return AllowedTypes(types=frozenset().union(*map(json_types, values)) or None, choices=tuple(values))
+
+
+def _union(parts_allowed: Iterable[AllowedTypes]) -> AllowedTypes:
+    types: frozenset[str] = frozenset()
+    choices: tuple[Any, ...] | None = ()
+    for allowed in parts_allowed:
+        if allowed.types is None:
+            return UNKNOWN
+        types |= allowed.types
+        choices = None if choices is None or allowed.choices is None else choices + allowed.choices
+    return AllowedTypes(types=types, choices=choices)
+
+
+def _intersection(parts_allowed: Iterable[AllowedTypes]) -> AllowedTypes:
+    types: frozenset[str] | None = None
+    choices: tuple[Any, ...] | None = None
+    for allowed in parts_allowed:
+        if allowed.types is not None:
+            types = allowed.types if types is None else _common_types(types, allowed.types)
+        if allowed.choices is not None:
+            choices = allowed.choices if choices is None else _common(choices, allowed.choices)
+    if types is not None and choices is not None:
+        choices = tuple(value for value in choices if json_types(value) & types)
+    return AllowedTypes(types=types, choices=choices)
+
+
+def _common_types(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
+    common = left & right
+    # "number" on one side and "integer" on the other leave the integers.
+    if "integer" in left ^ right and "number" in left ^ right:
+        common |= {"integer"}
+    return common
+
+
+def _common(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value for value in left if any(same_json(value, other) for other in right))

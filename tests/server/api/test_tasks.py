@@ -1,0 +1,59 @@
+"""Coroutines that run together and end together."""
+
+import asyncio
+
+import pytest
+
+from serval.api.tasks import all_of
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_all_run_to_their_ends(count: int) -> None:
+    ended: list[int] = []
+
+    async def work(number: int) -> None:
+        await asyncio.sleep(0)
+        ended.append(number)
+
+    await all_of([work(number) for number in range(count)])
+    assert sorted(ended) == list(range(count))
+
+
+async def test_the_first_error_is_raised_when_the_others_have_cleaned_up() -> None:
+    cleaned = False
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async def goes_on() -> None:
+        nonlocal cleaned
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned = True
+
+    with pytest.raises(LookupError):
+        await all_of([goes_on(), fails()])
+    assert cleaned
+
+
+async def test_who_is_cancelled_cancels_them_all() -> None:
+    cancelled = 0
+
+    async def goes_on() -> None:
+        nonlocal cancelled
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+
+    running = asyncio.create_task(all_of([goes_on(), goes_on()]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert cancelled == 2

@@ -1,0 +1,61 @@
+"""Which class a request gets."""
+
+import pytest
+
+from serval.caller.identity import Identity
+from serval.caller.priority import PRIORITIES, priority_of, tier_of
+from serval.errors import InvalidRequestError
+
+
+@pytest.mark.parametrize(
+    ("scopes", "asked", "priority"),
+    [
+        ((), None, "default"),
+        ((), "bulk", "bulk"),
+        ((), "interactive", "default"),
+        (("interactive",), None, "interactive"),
+        (("interactive",), "default", "default"),
+        (("interactive",), "bulk", "bulk"),
+        (("bulk",), None, "bulk"),
+        (("bulk",), "interactive", "bulk"),
+    ],
+)
+def test_a_request_may_ask_for_less_than_its_key_has(
+    scopes: tuple[str, ...], asked: str | None, priority: str
+) -> None:
+    assert priority_of(Identity(scopes=frozenset({"inference", *scopes})), asked) == priority
+
+
+@pytest.mark.parametrize(
+    ("scope", "tier", "priority"),
+    [
+        ("interactive", "auto", "interactive"),
+        ("interactive", "scale", "interactive"),
+        ("interactive", "priority", "interactive"),
+        ("interactive", "default", "default"),
+        ("interactive", "flex", "bulk"),
+        (None, "auto", "default"),
+        (None, "priority", "default"),
+        (None, "flex", "bulk"),
+        ("bulk", "auto", "bulk"),
+        ("bulk", "priority", "bulk"),
+    ],
+)
+def test_a_service_tier_asks_for_a_class(scope: str | None, tier: str, priority: str) -> None:
+    identity = Identity(scopes=frozenset({"inference"} | ({scope} if scope else set())))
+    assert priority_of(identity, None, tier) == priority
+
+
+@pytest.mark.parametrize(("header", "tier"), [("bulk", "priority"), ("interactive", "flex")])
+def test_of_header_and_tier_the_lower_counts(header: str, tier: str) -> None:
+    assert priority_of(Identity(scopes=frozenset({"interactive"})), header, tier) == "bulk"
+
+
+def test_each_class_has_a_tier_that_asks_for_it() -> None:
+    identity = Identity(scopes=frozenset({"interactive"}))
+    assert [priority_of(identity, None, tier_of(priority)) for priority in PRIORITIES] == list(PRIORITIES)
+
+
+def test_a_header_that_names_no_class_is_an_error_that_names_them() -> None:
+    with pytest.raises(InvalidRequestError, match="interactive, default, bulk"):
+        priority_of(Identity(scopes=frozenset()), "urgent")

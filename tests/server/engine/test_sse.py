@@ -1,0 +1,95 @@
+"""Frames of the engine: read the same however they are cut, and nothing but frames is accepted."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serval.engine.protocol import GenerationDelta
+from serval.engine.sse import EventReader, error_message
+
+
+def frame(text: str, tokens: int, finish: dict[str, Any] | None = None) -> bytes:
+    meta = {
+        "id": "x",
+        "prompt_tokens": 5,
+        "completion_tokens": tokens,
+        "cached_tokens": 1,
+        "finish_reason": finish,
+    }
+    return b"data: " + json.dumps({"text": text, "output_ids": [1], "meta_info": meta}).encode() + b"\n\n"
+
+
+STOP = {"type": "stop", "matched": 2}
+DONE = b"data: [DONE]\n\n"
+
+
+def read(pieces: list[bytes]) -> tuple[EventReader, list[GenerationDelta]]:
+    reader = EventReader()
+    return reader, [delta for piece in pieces if (delta := reader.feed(piece)) is not None]
+
+
+@given(
+    texts=st.lists(st.text(max_size=5), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(0, 2000), max_size=8),
+)
+def test_text_and_counts_do_not_depend_on_how_the_bytes_are_cut(texts: list[str], cuts: list[int]) -> None:
+    frames = [frame(text, place + 1) for place, text in enumerate(texts)]
+    stream = b"".join([*frames, frame("", len(texts) + 1, STOP), DONE])
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    reader, deltas = read([stream[a:b] for a, b in itertools.pairwise(edges)])
+    assert reader.error is None
+    assert reader.finished
+    assert "".join(delta.text for delta in deltas) == "".join(texts)
+    assert deltas[-1].finish == "stop"
+    assert deltas[-1].completion_tokens == len(texts) + 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"event: x\n\n",
+        b"data: {}\n\n",
+        b"data: []\n\n",
+        b'data: {"text": "a"}\n\n',
+        b'data: {"text": 1, "meta_info": {"prompt_tokens": 1, "completion_tokens": 1}}\n\n',
+        b'data: {"text": "a", "meta_info": {"prompt_tokens": "1", "completion_tokens": 1}}\n\n',
+        b"data: \xff\n\n",
+        b"data: " + b"[" * 100_000 + b"\n\n",
+        DONE,
+        frame("a", 1),  # fewer tokens than before
+        frame("a", 9, {"type": "surprise"}),
+    ],
+)
+def test_anything_else_is_an_error_behind_what_was_read(bad: bytes) -> None:
+    reader, (delta,) = read([frame("ok", 2) + bad])
+    assert delta.text == "ok"
+    assert reader.error is not None
+    assert reader.error.status == 502
+    assert not reader.finished
+
+
+def test_nothing_may_come_behind_the_finish() -> None:
+    reader, _ = read([frame("a", 1, STOP), frame("b", 2)])
+    assert reader.error is not None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "why"}}',
+        b'{"error": "why"}',
+        b'{"object": "error", "message": "why"}',
+        b'{"detail": "why"}',
+    ],
+)
+def test_every_shape_of_engine_error_gives_its_message(body: bytes) -> None:
+    assert error_message(body) == "why"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b"\xff", b'{"error": {"message": 3}}'])
+def test_an_error_without_a_message_is_still_one(body: bytes) -> None:
+    assert "no readable reason" in error_message(body)

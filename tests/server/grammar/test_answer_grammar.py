@@ -1,0 +1,130 @@
+"""What tools and `response_format` together make the decoder accept, tried with xgrammar's own compiler."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from serval.grammar.answer_grammar import answer_grammar
+from serval.schema.error import SchemaError
+from serval_testkit.grammar_walk import accepts, compiled_text
+from serval_testkit.longcat_text import call, pair
+
+TOOLS = [
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+]
+NOW = call("now")
+COUNT = {
+    "type": "object",
+    "properties": {"count": {"type": "integer"}, "names": {"type": "array", "items": {"type": "string"}}},
+    "required": ["count", "names"],
+    "additionalProperties": False,
+}
+VALID = '{"count": 3, "names": ["a", "b"]}'
+
+
+def json_schema(schema: Any, *, strict: bool = True) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": strict}}
+
+
+def grammar(response_format: Any = None, *, tools: Any = (), tool_choice: Any = "auto") -> Any:
+    text = answer_grammar(
+        tools, tool_choice=tool_choice, parallel_tool_calls=True, response_format=response_format
+    )
+    return None if text is None else compiled_text(text)
+
+
+@pytest.mark.parametrize("response_format", [None, {"type": "text"}])
+def test_text_leaves_the_decoder_alone(response_format: Any) -> None:
+    assert grammar(response_format) is None
+    assert grammar(response_format, tools=TOOLS) is None
+    assert grammar(response_format, tools=TOOLS, tool_choice="none") is None
+
+
+def test_json_object_is_any_object() -> None:
+    anything = grammar({"type": "json_object"})
+    assert accepts(anything, "{}")
+    assert accepts(anything, '{"a": [1, {"b": "c"}], "d": null}')
+    for text in ("[]", "3", "", "{", "Sure: {}", "{} and more", NOW):
+        assert not accepts(anything, text), text
+
+
+def test_json_schema_is_the_whole_answer() -> None:
+    enforced = grammar(json_schema(COUNT))
+    assert accepts(enforced, VALID)
+    for text in ('{"count": 3}', '{"count": "3", "names": []}', VALID + VALID, f"Here: {VALID}", "{}"):
+        assert not accepts(enforced, text), text
+
+
+def test_pretty_printed_json_is_json_and_endless_space_is_not() -> None:
+    enforced = grammar(json_schema(COUNT))
+    assert accepts(enforced, '{\n    "count": 3,\n    "names": [\n        "a"\n    ]\n}')
+    assert not accepts(enforced, '{"count":' + " " * 100 + '3, "names": []}')
+
+
+def test_a_schema_that_is_not_strict_is_enforced_as_far_as_it_can_be() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    loose = grammar(json_schema(schema, strict=False))
+    assert accepts(loose, '{"a": [1, 1]}')
+    assert not accepts(loose, '{"a": 1}')
+    with pytest.raises(SchemaError) as caught:
+        grammar(json_schema(schema))
+    assert caught.value.path == "response_format/json_schema/schema/properties/a/uniqueItems"
+
+
+def test_where_tools_may_be_called_the_answer_is_calls_or_the_json() -> None:
+    either = grammar(json_schema(COUNT), tools=TOOLS)
+    for text in (VALID, NOW, NOW + NOW):
+        assert accepts(either, text), text
+    for text in ("It is noon.", VALID + NOW, NOW + VALID, call("now", pair("x", "1")).replace("now", "foo")):
+        assert not accepts(either, text), text
+
+
+def test_with_tool_choice_none_there_is_only_the_json() -> None:
+    only_json = grammar(json_schema(COUNT), tools=TOOLS, tool_choice="none")
+    assert accepts(only_json, VALID)
+    assert not accepts(only_json, NOW)
+
+
+@pytest.mark.parametrize("tool_choice", ["required", {"type": "function", "function": {"name": "now"}}])
+def test_a_call_that_is_asked_for_leaves_no_room_for_json(tool_choice: Any) -> None:
+    required = grammar(json_schema(COUNT), tools=TOOLS, tool_choice=tool_choice)
+    assert accepts(required, NOW)
+    assert not accepts(required, VALID)
+
+
+@pytest.mark.parametrize("given", [{}, {"type": "yaml"}, {"type": "json_schema"}])
+def test_a_format_that_is_none_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(SchemaError, match="response_format"):
+        grammar(given)
+
+
+_PRINT_GRAMMAR = """
+from serval.grammar.answer_grammar import answer_grammar
+number = {"type": ["integer", "string"], "minimum": 1, "maximum": 5, "maxLength": 20000, "minLength": 1}
+deep = {"type": "array", "items": {"$ref": "#/$defs/n"}, "minItems": 1, "maxItems": 3}
+bounds = {"type": "object", "minProperties": 1, "maxProperties": 4, "additionalProperties": number}
+schema = {"type": "object", "properties": {"b": number, "a": deep, "c": bounds}, "required": ["a", "b"],
+          "$defs": {"n": number}}
+tools = [{"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}]
+form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
+print(answer_grammar(tools, tool_choice="auto", parallel_tool_calls=True, response_format=form))
+"""
+
+
+def test_every_process_writes_the_same_grammar() -> None:
+    """SGLang keeps compiled grammars by their text; Python orders sets anew in each process."""
+    written = {
+        subprocess.run(
+            [sys.executable, "-c", _PRINT_GRAMMAR],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3", "4")
+    }
+    assert len(written) == 1
+    assert '"minimum"' in written.pop()

@@ -1,0 +1,48 @@
+"""Every call that the decoder admits is valid once our parser has read it: random schemas, random walks."""
+
+import json
+import random
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import strategies as st
+
+from serval.grammar.structural_tag import structural_tag
+from serval.schema.error import SchemaError
+from serval_testkit import json_schemas
+from serval_testkit.grammar_walk import UnfinishedWalkError, compiled, walk
+from serval_testkit.longcat_text import read
+
+WALKS = 4
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
+@given(parameters=json_schemas.parameters, seed=st.integers(0, 2**32))
+def test_every_admitted_call_is_valid(parameters: dict[str, Any], seed: int) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}]
+    try:
+        tag = structural_tag(tools, tool_choice="required", parallel_tool_calls=False)
+    except SchemaError as error:
+        note(f"refused: {error}")
+        assume(False)
+        return
+    assert tag is not None
+    grammar = compiled(tag)
+    choices = random.Random(seed)
+    validator = jsonschema.Draft202012Validator(parameters)
+    for _ in range(WALKS):
+        try:
+            text = walk(grammar, choices)
+        except UnfinishedWalkError:
+            continue
+        note(f"text: {text!r}")
+        message = read(text, tools)
+        assert message.content is None
+        ((name, arguments),) = message.calls
+        assert name == "f"
+        note(f"arguments: {arguments}")
+        validator.validate(json.loads(arguments, parse_constant=pytest.fail))

@@ -1,0 +1,79 @@
+"""Grammars that clients write: what they admit, tried with xgrammar, and what the engine never sees."""
+
+import pytest
+
+from serval.grammar.free_grammar import ebnf_grammar, regex_grammar
+from serval.schema.error import SchemaError
+from serval_testkit.grammar_walk import accepts, compiled_text
+
+
+@pytest.mark.parametrize("expression", ["yes|no", "^yes|no$", "^(?:yes|no)$"])
+def test_a_regex_is_the_whole_answer(expression: str) -> None:
+    grammar = compiled_text(regex_grammar(expression))
+    assert accepts(grammar, "yes")
+    assert accepts(grammar, "no")
+    for text in ("yes!", "oh no", "", "yesno"):
+        assert not accepts(grammar, text), text
+
+
+def test_an_escaped_dollar_is_a_dollar() -> None:
+    grammar = compiled_text(regex_grammar(r"[0-9]+\$"))
+    assert accepts(grammar, "12$")
+    assert not accepts(grammar, "12")
+    backslash = compiled_text(regex_grammar(r"a\\$"))
+    assert accepts(backslash, "a\\")
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("(a+)+b", "thousands of ways"),
+        ("(a{1000}){1000}", "at most 10000"),
+        ("(?=a)b", "lookahead"),
+        ("a)(b", "no group to close"),
+        ("(", "not closed"),
+        ("a" * 4097, "more than 4096"),
+        ("(" * 51 + "a" + ")" * 51, "nested deeper"),
+    ],
+)
+def test_a_regex_that_cannot_be_enforced_in_time_is_refused(expression: str, reason: str) -> None:
+    with pytest.raises(SchemaError, match=reason) as error:
+        regex_grammar(expression)
+    assert error.value.path == "regex"
+
+
+def test_ebnf_begins_with_its_root() -> None:
+    grammar = compiled_text(
+        ebnf_grammar('# colours (of two)\nroot ::= "I see " (colour | "a (")\ncolour ::= [a-z(]+')
+    )
+    for text in ("I see a (", "I see red"):
+        assert accepts(grammar, text), text
+    assert not accepts(grammar, "red")
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        ('answer ::= "a"', "no rule named root"),
+        ('root ::= "a', 'line 1: " is not closed'),
+        ('root ::= "a"\nb ::= [a', r"line 2: \[ is not closed"),
+        ('root ::= ("a"\nb ::= "b")', "line 2: a group of the rule before"),
+        ('root ::= ("a"', "group of the last rule is not closed"),
+        ('root ::= "a")', "line 1: there is no group to close"),
+        ("root ::= " + "(" * 51 + '"a"' + ")" * 51, "deeper than 50"),
+        ('root ::= "a"\n' + "".join(f'r{n} ::= "a"\n' for n in range(500)), "501 rules"),
+        ('root ::= "' + "a" * 16_384 + '"', "more than 16384"),
+        ("", "no rule named root"),
+    ],
+)
+def test_ebnf_that_is_too_large_or_plainly_none_is_refused(rules: str, reason: str) -> None:
+    with pytest.raises(SchemaError, match=reason) as error:
+        ebnf_grammar(rules)
+    assert error.value.path == "ebnf"
+
+
+def test_reading_ebnf_takes_time_in_proportion_to_its_size() -> None:
+    # The slowest there is to scan: what opens and does not end, again and again.
+    for part in ('"\\', "[\\", "#", "(a", "root ::="):
+        with pytest.raises(SchemaError):
+            ebnf_grammar(part * (16_000 // len(part)))

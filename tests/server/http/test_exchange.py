@@ -1,0 +1,350 @@
+"""What an application's answer is on the wire: how it is framed, in how few writes, and where it ends."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from serval.api.http import ANSWER
+from serval.http.server import server_config
+from serval.settings import Settings
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LENGTH_2 = [(b"content-length", b"2")]
+Respond = Callable[[Scope, Send], Awaitable[None]]
+
+
+class Recorder(asyncio.Transport):
+    """A transport that keeps what is written, one entry a write; `b"closed"` when it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.reading = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def write_eof(self) -> None:
+        self.writes.append(b"end")
+
+    def close(self) -> None:
+        self.writes.append(b"closed")
+
+    def abort(self) -> None:
+        self.writes.append(b"aborted")
+
+    def is_closing(self) -> bool:
+        return b"closed" in self.writes
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Client:
+    """A connection to `respond` without sockets."""
+
+    def __init__(self, respond: Respond, *, reads: bool = True) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            self.scope = scope
+            if reads:
+                self.received.append(await receive())
+            await respond(scope, send)
+
+        config = server_config(app, Settings(), refused=lambda code: None, lifespan="off")
+        config.load()
+        # uvicorn calls it by these names.
+        make: Any = config.http_protocol_class
+        self.scope: Scope = {}
+        self.received: list[Message] = []
+        self.transport = Recorder()
+        self.protocol = make(config=config, server_state=ServerState(), app_state={})
+        self.protocol.connection_made(self.transport)
+
+    async def ask(self, *pieces: bytes) -> list[bytes]:
+        """All that was written when the pieces have been read."""
+        for piece in pieces:
+            self.protocol.data_received(piece)
+            await turns()
+        return self.transport.writes
+
+    def leave(self) -> None:
+        self.protocol.connection_lost(None)
+
+
+async def turns() -> None:
+    """Let the event loop go round often enough for everything that waits for nothing else."""
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+def start(status: int = 200, headers: list[tuple[bytes, bytes]] | None = None) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": headers or []}
+
+
+def body(data: bytes = b"", *, more: bool = False) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def whole(scope: Scope, send: Send) -> None:
+    await send(start(headers=LENGTH_2))
+    await asyncio.sleep(0)
+    await send(body(b"{}"))
+
+
+async def streamed(scope: Scope, send: Send) -> None:
+    await send(start())
+    await send(body(b"0123456789abcdef", more=True))
+    assert scope[ANSWER].write_chunk(b"x")
+    await send(body())
+
+
+def after(event: asyncio.Event, respond: Respond) -> Respond:
+    async def when_set(scope: Scope, send: Send) -> None:
+        await event.wait()
+        await respond(scope, send)
+
+    return when_set
+
+
+async def test_a_whole_answer_is_one_write() -> None:
+    writes = await Client(whole).ask(GET)
+    assert writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"]
+
+
+async def test_a_stream_s_head_goes_with_its_first_piece() -> None:
+    writes = await Client(streamed).ask(GET)
+    assert writes == [
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n",
+        b"1\r\nx\r\n",
+        b"0\r\n\r\n",
+    ]
+
+
+async def test_a_client_of_http_1_0_gets_no_chunks() -> None:
+    writes = await Client(streamed).ask(b"GET / HTTP/1.0\r\n\r\n")
+    head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
+    assert writes == [head + b"0123456789abcdef", b"x", b"closed"]
+
+
+@pytest.mark.parametrize("respond", [whole, streamed])
+async def test_the_answer_to_a_head_request_has_no_body(respond: Respond) -> None:
+    writes = await Client(respond).ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+    head, _, rest = b"".join(writes).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_status_without_content_has_no_body() -> None:
+    async def respond(scope: Scope, send: Send) -> None:
+        await send(start(204))
+        await send(body())
+
+    assert await Client(respond).ask(GET) == [b"HTTP/1.1 204 No Content\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    ],
+    ids=["close", "upgrade"],
+)
+async def test_a_connection_that_cannot_go_on_is_closed(asked: bytes) -> None:
+    writes = await Client(whole).ask(asked + GET)
+    assert writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}", b"closed"]
+
+
+async def test_an_application_may_close_the_connection() -> None:
+    async def respond(scope: Scope, send: Send) -> None:
+        await send(start(headers=[*LENGTH_2, (b"connection", b"close")]))
+        await send(body(b"{}"))
+
+    (answer, closed) = await Client(respond).ask(GET)
+    assert answer.count(b"connection: close") == 1
+    assert closed == b"closed"
+
+
+async def test_a_body_is_asked_for_if_the_client_waits_for_that() -> None:
+    asked = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    client = Client(whole)
+    assert await client.ask(asked) == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    await client.ask(b"{}")
+    assert client.received[0] == {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "raw", "query"),
+    [
+        (b"/a%20b?c=%20d", "/a b", b"/a%20b", b"c=%20d"),
+        (b"/?", "/", b"/", b""),
+        (b"http://x/a?b", "/a", b"/a", b"b"),
+    ],
+)
+async def test_the_target_is_taken_apart(target: bytes, path: str, raw: bytes, query: bytes) -> None:
+    client = Client(whole)
+    await client.ask(GET.replace(b"/ ", target + b" ", 1))
+    scope = client.scope
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == (path, raw, query)
+
+
+async def test_a_header_cannot_bring_another_along() -> None:
+    async def respond(scope: Scope, send: Send) -> None:
+        await send(start(headers=[(b"x-a", b"a\r\nset-cookie: b")]))
+
+    writes = await Client(respond).ask(GET)
+    assert writes == [
+        b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        b"closed",
+    ]
+
+
+@pytest.mark.parametrize("data", [b"{", b"{}}"], ids=["too short", "too long"])
+async def test_an_answer_of_another_length_than_it_says_ends_the_connection(data: bytes) -> None:
+    async def respond(scope: Scope, send: Send) -> None:
+        await send(start(headers=LENGTH_2))
+        await send(body(data))
+
+    assert await Client(respond).ask(GET) == [b"closed"]
+
+
+async def _nothing(scope: Scope, send: Send) -> None:
+    pass
+
+
+async def _failing(scope: Scope, send: Send) -> None:
+    raise ValueError("a defect")
+
+
+@pytest.mark.parametrize("respond", [_nothing, _failing])
+async def test_a_request_that_the_application_does_not_answer_is_a_500(
+    respond: Respond, caplog: pytest.LogCaptureFixture
+) -> None:
+    (answer, closed) = await Client(respond).ask(GET)
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert closed == b"closed"
+    assert ("a defect" in caplog.text) == (respond is _failing)
+
+
+async def test_an_answer_that_breaks_off_ends_the_connection() -> None:
+    async def respond(scope: Scope, send: Send) -> None:
+        await send(start())
+        await send(body(b"{", more=True))
+        raise ValueError("a defect")
+
+    writes = await Client(respond).ask(GET)
+    assert writes[-1] == b"closed"
+    assert b"0\r\n\r\n" not in writes
+
+
+async def test_a_client_that_takes_nothing_is_not_written_to() -> None:
+    client = Client(streamed)
+    client.protocol.pause_writing()
+    assert await client.ask(GET) == []
+    client.protocol.resume_writing()
+    await turns()
+    assert client.transport.writes[-1] == b"0\r\n\r\n"
+    client.protocol.pause_writing()
+    assert not client.scope[ANSWER].write_chunk(b"x")
+
+
+async def test_nothing_is_written_for_a_client_that_has_gone() -> None:
+    gone = asyncio.Event()
+
+    client = Client(after(gone, streamed))
+    await client.ask(GET)
+    client.leave()
+    gone.set()
+    await turns()
+    assert client.transport.writes == []
+
+
+async def test_a_large_body_waits_in_the_client_until_it_is_asked_for() -> None:
+    async def respond(scope: Scope, send: Send) -> None:
+        await asyncio.sleep(3600)
+
+    client = Client(respond)
+    asked = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n"
+    await client.ask(asked + b"a", b"a" * 60_000)
+    assert client.transport.reading
+    await client.ask(b"a" * 60_000)
+    assert not client.transport.reading
+    client.leave()
+
+
+async def test_more_requests_sent_ahead_than_a_few_wait_in_the_client() -> None:
+    first = asyncio.Event()
+
+    client = Client(after(first, whole))
+    # So that a client that leaves is noticed, a few do not stop the reading.
+    await client.ask(GET * 17)
+    assert client.transport.reading
+    await client.ask(GET)
+    assert not client.transport.reading
+    first.set()
+    for _ in range(18):
+        await turns()
+    assert client.transport.reading
+    assert b"".join(client.transport.writes).count(b"200 OK") == 18
+
+
+async def test_what_comes_behind_an_early_answer_is_dropped() -> None:
+    client = Client(whole, reads=False)
+    asked = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    writes = await client.ask(asked, b"a" * 50_000, b"a" * 50_000)
+    assert client.transport.reading
+    await client.ask(GET)
+    assert b"".join(writes).count(b"200 OK") == 2
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_what_is_wrong_behind_a_request_is_not_its_answer() -> None:
+    client = Client(lambda scope, send: asyncio.sleep(3600))
+    assert await client.ask(GET, b"not HTTP\r\n\r\n") == [b"aborted"]
+    client.leave()
+
+
+async def test_what_is_wrong_in_a_body_does_not_become_part_of_an_answer_that_has_begun() -> None:
+    async def respond(scope: Scope, send: Send) -> None:
+        await send(start())
+        await send(body(b"{", more=True))
+        await asyncio.sleep(3600)
+
+    client = Client(respond, reads=False)
+    writes = await client.ask(CHUNKED, b"no number\r\n")
+    assert writes[1:] == [b"aborted"]
+    client.leave()
+
+
+async def test_a_request_whose_body_is_refused_is_over_at_once() -> None:
+    client = Client(whole)
+    writes = await client.ask(CHUNKED, b"no number\r\n")
+    assert writes[0].startswith(b"HTTP/1.1 400 ")
+    assert client.received == [{"type": "http.disconnect"}]
+    # Whatever the application says now is not sent.
+    assert writes[1:] == [b"end"]
+
+
+async def test_a_server_that_stops_ends_connections_after_their_answers() -> None:
+    go_on = asyncio.Event()
+
+    busy, idle = Client(after(go_on, whole)), Client(after(go_on, whole))
+    await busy.ask(GET)
+    for client in (busy, idle):
+        client.protocol.shutdown()
+    assert idle.transport.writes == [b"closed"]
+    assert busy.transport.writes == []
+    go_on.set()
+    await turns()
+    await turns()
+    assert busy.transport.writes[0].count(b"connection: close") == 1
+    assert busy.transport.writes[1:] == [b"closed"]

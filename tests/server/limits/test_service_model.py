@@ -1,0 +1,229 @@
+"""Any sequence of what workers ask, say and suffer, against a ledger that is told the same without a socket.
+
+What the ledger itself does is `test_model.py`'s. Here it is what comes between: that nothing is lost, doubled
+or out of order on the way, and that a worker's end frees what it held and nothing else.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from itertools import count
+from pathlib import Path
+
+import uvloop
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from serval.api.http import cancel_and_wait
+from serval.caller.limits import Limits
+from serval.limits.client import RemoteLimiter
+from serval.limits.daily_use import DAY_S, DailyUse
+from serval.limits.ledger import Ledger, Moment
+from serval.limits.messages import Ask, Decision
+from serval.limits.service import serving_ledger
+
+MINUTE_MS = 60_000
+LEASE_MS = 90_000
+LIMITS = Limits(requests_per_minute=12, tokens_per_minute=200, concurrent_requests=6, tokens_per_day=1000)
+NOON = 20_000 * DAY_S + DAY_S // 2
+NUMBERS = count()
+WORKERS = st.integers(0, 2)
+TOKENS = st.integers(0, 100)
+SUBJECTS = st.sampled_from("ab")
+
+
+class HostLedger(Ledger):
+    """The host's. It notes in which order it was asked, and whose end it has heard of."""
+
+    def __init__(self) -> None:
+        super().__init__(DailyUse(), lease_ms=LEASE_MS)
+        self.asked: list[Ask] = []
+        self.abandoned: set[str] = set()
+
+    def reserve(self, ask: Ask, now: Moment) -> Decision:
+        self.asked.append(ask)
+        return super().reserve(ask, now)
+
+    def abandon(self, reservation_id: str) -> None:
+        self.abandoned.add(reservation_id)
+        super().abandon(reservation_id)
+
+
+class Worker:
+    """A worker's connection, and what its requests hold."""
+
+    def __init__(self, socket: Path) -> None:
+        self.limiter = RemoteLimiter(socket)
+        self.open: dict[str, Ask] = {}
+        self.stack = AsyncExitStack()
+
+    async def start(self) -> "Worker":
+        await self.stack.enter_async_context(self.limiter.running())
+        return self
+
+    async def die(self, host: HostLedger) -> None:
+        """End, and wait until the host knows of it."""
+        await self.stack.aclose()
+        await until(lambda: self.open.keys() <= host.abandoned)
+
+    async def heard(self) -> None:
+        """Wait until the host has done all that it was told: it answers in order."""
+        nothing = Ask(f"nothing-{next(NUMBERS)}", "nobody", Limits(), 0)
+        await self.limiter.reserve(nothing)
+        self.limiter.close(nothing)
+
+
+async def until(wanted: Callable[[], bool]) -> None:
+    for _ in range(10_000):
+        if wanted():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("the host does not hear of it")
+
+
+class HostMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = uvloop.new_event_loop()
+        self.folder = tempfile.TemporaryDirectory()
+        self.socket = Path(self.folder.name) / "limits.sock"
+        self.ms = 0
+        self.host = HostLedger()
+        self.direct = Ledger(DailyUse(), lease_ms=LEASE_MS)
+        self.serving = AsyncExitStack()
+        self.workers: list[Worker] = []
+        self.ended: list[tuple[int, Ask]] = []
+        self.loop.run_until_complete(self.start())
+
+    async def start(self) -> None:
+        await self.serving.enter_async_context(serving_ledger(self.socket, self.host, now=lambda: self.now))
+        self.workers = [await Worker(self.socket).start() for _ in range(3)]
+
+    @property
+    def now(self) -> Moment:
+        return Moment(self.ms, NOON + self.ms / 1000)
+
+    def ask(self, subject: str, tokens: int) -> Ask:
+        return Ask(f"id-{next(NUMBERS)}", subject, LIMITS, tokens)
+
+    @rule(asks=st.lists(st.tuples(WORKERS, SUBJECTS, TOKENS), min_size=1, max_size=12))
+    def reserve_at_once(self, asks: Sequence[tuple[int, str, int]]) -> None:
+        asked = [(self.workers[worker], self.ask(subject, tokens)) for worker, subject, tokens in asks]
+
+        async def all_of_them() -> list[Decision]:
+            return await asyncio.gather(*(worker.limiter.reserve(ask) for worker, ask in asked))
+
+        self.host.asked.clear()
+        decisions = self.loop.run_until_complete(all_of_them())
+        by_id = {ask.id: decision for (_, ask), decision in zip(asked, decisions, strict=True)}
+        assert {ask.id for ask in self.host.asked} == by_id.keys()
+        assert len(self.host.asked) == len(by_id)
+        # Workers take turns as they please; each one's own questions are in order.
+        for ask in self.host.asked:
+            assert self.direct.reserve(ask, self.now) == by_id[ask.id]
+        for worker, ask in asked:
+            if by_id[ask.id].refused is None:
+                worker.open[ask.id] = ask
+
+    @rule(worker=WORKERS, subject=SUBJECTS, tokens=TOKENS, turns=st.integers(0, 4))
+    def a_client_leaves_while_it_is_asked(self, worker: int, subject: str, tokens: int, turns: int) -> None:
+        asking, ask = self.workers[worker], self.ask(subject, tokens)
+
+        async def give_up() -> Decision | None:
+            task = asyncio.create_task(asking.limiter.reserve(ask))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.done():
+                return task.result()
+            await cancel_and_wait(task)
+            await asking.heard()
+            return None
+
+        decision = self.loop.run_until_complete(give_up())
+        expected = self.direct.reserve(ask, self.now) if ask in self.host.asked else None
+        if decision is None:
+            self.direct.close(ask.id, self.now)
+        else:
+            assert decision == expected
+            if decision.refused is None:
+                asking.open[ask.id] = ask
+
+    @precondition(lambda self: any(worker.open for worker in self.workers))
+    @rule(data=st.data(), used=st.one_of(st.none(), st.integers(0, 150)))
+    def end(self, data: st.DataObject, used: int | None) -> None:
+        running = [(place, ask) for place, worker in enumerate(self.workers) for ask in worker.open.values()]
+        place, ask = data.draw(st.sampled_from(running))
+        worker = self.workers[place]
+        del worker.open[ask.id]
+        self.ended.append((place, ask))
+        if used is None:
+            worker.limiter.close(ask)
+            self.direct.close(ask.id, self.now)
+        else:
+            worker.limiter.settle(ask, used)
+            self.direct.settle(ask.id, used, self.now)
+        self.loop.run_until_complete(worker.heard())
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def end_again(self, data: st.DataObject) -> None:
+        place, ask = data.draw(st.sampled_from(self.ended))
+        worker = self.workers[place]
+        worker.limiter.settle(ask, 0)
+        worker.limiter.close(ask)
+        self.loop.run_until_complete(worker.heard())
+
+    @rule(worker=WORKERS)
+    def a_worker_dies(self, worker: int) -> None:
+        dead = self.workers[worker]
+
+        async def replace() -> None:
+            await dead.die(self.host)
+            self.workers[worker] = await Worker(self.socket).start()
+
+        self.loop.run_until_complete(replace())
+        for reservation_id in dead.open:
+            self.direct.abandon(reservation_id)
+        self.ended += [(worker, ask) for ask in dead.open.values()]
+
+    @rule(worker=WORKERS)
+    def renew(self, worker: int) -> None:
+        renewing = self.workers[worker]
+        renewing.limiter.renew(list(renewing.open.values()))
+        self.direct.renew(renewing.open, self.now)
+        self.loop.run_until_complete(renewing.heard())
+
+    @rule(worker=WORKERS)
+    def requests_outlive_their_lease(self, worker: int) -> None:
+        """What chance rarely finds: a slot is still taken only because somebody renewed it."""
+        self.reserve_at_once([(worker, "a", 0)] * 6)
+        self.time_passes(MINUTE_MS)
+        self.renew(worker)
+        self.time_passes(MINUTE_MS)
+        self.reserve_at_once([(worker, "a", 0)] * 6)
+
+    @rule(ms=st.one_of(st.integers(0, 3000), st.integers(0, 2 * MINUTE_MS)))
+    def time_passes(self, ms: int) -> None:
+        self.ms += ms
+
+    def teardown(self) -> None:
+        """When all workers are gone nothing is left: no slot, no debt, no account."""
+
+        async def stop() -> None:
+            for worker in self.workers:
+                await worker.die(self.host)
+            await self.serving.aclose()
+
+        self.loop.run_until_complete(stop())
+        self.loop.close()
+        self.folder.cleanup()
+        # Requests may use more than they reserved.
+        self.ms += 60 * MINUTE_MS
+        self.host.sweep(self.now)
+        assert self.host.subjects == 0
+
+
+TestHost = HostMachine.TestCase
+TestHost.settings = settings(max_examples=40, stateful_step_count=25)

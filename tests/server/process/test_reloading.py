@@ -1,0 +1,185 @@
+"""Keys and limits change while the gateway runs; what cannot be used changes nothing."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from serval.caller.limits import Limits
+from serval.live_settings import LiveSettings, from_line, read_live_settings, to_line
+from serval.process import reloading
+from serval.process.reloading import settings_changes, stamp
+from serval.settings import Settings
+from serval_testkit.gateway import DEMO_CHECKPOINT
+from serval_testkit.gateway_process import GatewayProgram, gateway_program, wait_until
+from serval_testkit.stand_in_engine import StandInEngine
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """With a key file that holds `one` and `two`, and a settings file without a setting."""
+    keys, file = tmp_path / "keys", tmp_path / "settings.toml"
+    keys.write_text("one\ntwo\n")
+    file.write_text("")
+    return Settings(api_key_file=keys, settings_file=file)
+
+
+def write(settings: Settings, *, keys: str | None = None, file: str | None = None) -> None:
+    """Replace the files' text."""
+    for path, text in ((settings.api_key_file, keys), (settings.settings_file, file)):
+        if text is not None:
+            assert path is not None
+            path.write_text(text)
+
+
+def test_a_key_keeps_its_place_and_nobody_takes_that_of_a_withdrawn_one(settings: Settings) -> None:
+    live = read_live_settings(settings)
+    assert live.keys == ("one", "two")
+    write(settings, keys="three\ntwo\n")
+    live = read_live_settings(settings, before=live)
+    assert live.keys == ("", "two", "three")
+    write(settings, keys="one\nthree\n")
+    assert read_live_settings(settings, before=live).keys == ("", "", "three", "one")
+
+
+def test_live_settings_come_to_another_process_whole_and_to_a_log_without_keys() -> None:
+    live = LiveSettings(keys=("a  b", "ü"), limits=Limits(tokens_per_day=3), reserved_completion_tokens=5)
+    line = to_line(live)
+    assert from_line(line) == live
+    assert len(line.split()) == 1
+    assert "ü" not in repr(live)
+
+
+async def test_a_change_is_taken_over_and_what_is_wrong_is_logged_and_changes_nothing(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="serval.process.reloading")
+    live = read_live_settings(settings)
+    changes = settings_changes(settings, live, asked=asyncio.Event(), look_every_s=0.02)
+    for keys, file, expected in [
+        ("one\n", None, (("one", ""), None)),
+        (None, "requests_per_minute = 7\nport = 1", (("one", ""), 7)),
+    ]:
+        changing = asyncio.ensure_future(anext(changes))
+        write(settings, keys=keys, file=file)
+        live = await asyncio.wait_for(changing, 60)
+        assert (live.keys, live.limits.requests_per_minute) == expected
+    assert caplog.records[-1].__dict__["fields"]["need_a_restart"] == ["port"]
+
+    waiting = asyncio.ensure_future(anext(changes))
+    for number, (wrong, reason) in enumerate(
+        [
+            ({"keys": "# none"}, "holds no key"),
+            ({"keys": "one", "file": "requests_per_minute = -1"}, "requests_per_minute"),
+            ({"file": "requests per minute"}, "line 1"),
+            ({"file": "tokens_per_day = 5"}, "SERVAL_KEY_DATABASE"),
+        ]
+    ):
+        caplog.clear()
+        write(settings, **wrong)
+        await wait_until(lambda: bool(caplog.records))
+        assert caplog.records[0].levelname == "ERROR"
+        assert reason in caplog.records[0].__dict__["fields"]["reason"], number
+        assert not waiting.done()
+    write(settings, file="requests_per_minute = 8")
+    assert (await asyncio.wait_for(waiting, 60)).limits == Limits(requests_per_minute=8)
+
+
+async def test_a_file_that_is_being_written_is_not_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(f"key-{number}\n" for number in range(6))
+
+    def stamp_while_it_grows(file: Path) -> Any:
+        if file == settings.api_key_file:
+            with file.open("a") as growing:
+                growing.write(next(lines, ""))
+        return stamp(file)
+
+    monkeypatch.setattr(reloading, "stamp", stamp_while_it_grows)
+    live = read_live_settings(settings)
+    changes = settings_changes(settings, live, asked=asyncio.Event(), look_every_s=0.01)
+    assert len((await asyncio.wait_for(anext(changes), 60)).keys) == 2 + 6
+
+
+async def test_when_it_is_told_to_it_reads_at_once(settings: Settings) -> None:
+    asked = asyncio.Event()
+    changes = settings_changes(settings, read_live_settings(settings), asked=asked, look_every_s=3600)
+    changing = asyncio.ensure_future(anext(changes))
+    write(settings, keys="two")
+    asked.set()
+    assert (await asyncio.wait_for(changing, 60)).keys == ("", "two")
+    assert not asked.is_set()
+
+
+@pytest_asyncio.fixture
+async def engine() -> AsyncIterator[StandInEngine]:
+    async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as running:
+        yield running
+
+
+async def statuses(gateway: GatewayProgram, key: str, number: int = 24) -> Counter[int]:
+    """What so many requests at once are answered; the kernel deals them out among the workers."""
+    headers = {"authorization": f"Bearer {key}"}
+    return Counter(await asyncio.gather(*(gateway.chat_status(headers) for _ in range(number))))
+
+
+async def until_all(gateway: GatewayProgram, key: str, status: int) -> None:
+    async with asyncio.timeout(120):
+        while set(await statuses(gateway, key)) != {status}:
+            pass
+
+
+async def test_every_worker_takes_changes_over_and_one_that_is_started_anew_has_them(
+    engine: StandInEngine, settings: Settings
+) -> None:
+    options = ("--api-key-file", str(settings.api_key_file), "--settings-file", str(settings.settings_file))
+    async with gateway_program(engine.url, *options, "--workers", "2") as gateway:
+        await until_all(gateway, "one", 200)
+        write(settings, keys="two\nthree\n")
+        await until_all(gateway, "three", 200)
+        await until_all(gateway, "one", 401)
+
+        write(settings, keys="# none", file="requests_per_minute = -1")
+        gateway.program.signal(signal.SIGHUP)
+        refused = await gateway.wait_for_line("the old ones stay in force")
+        assert "requests_per_minute" in refused
+        os.kill(min(gateway.workers), signal.SIGKILL)
+        await gateway.wait_for_line("worker serves again")
+        await until_all(gateway, "three", 200)
+        await until_all(gateway, "one", 401)
+
+        # One number for all workers: what a burst is let in comes from the process that counts for them.
+        write(settings, keys="two\nthree\n", file="requests_per_minute = 1")
+        gateway.program.signal(signal.SIGHUP)
+        await gateway.wait_for_line('"requests_per_minute":1')
+        async with asyncio.timeout(120):
+            while not (await statuses(gateway, "three"))[429]:
+                pass
+        assert (await statuses(gateway, "two"))[200] <= 2
+        assert not any("one" in line or "three" in line for line in gateway.program.lines if "again" in line)
+
+
+async def test_one_process_takes_changes_over_and_goes_on(engine: StandInEngine, settings: Settings) -> None:
+    options = ("--api-key-file", str(settings.api_key_file), "--settings-file", str(settings.settings_file))
+    async with gateway_program(engine.url, *options) as gateway:
+        write(settings, keys="two\nthree\n", file="concurrent_requests = 1")
+        gateway.program.signal(signal.SIGHUP)
+        await gateway.wait_for_line("settings read again")
+        assert await statuses(gateway, "one", 1) == {401: 1}
+        engine.will_say("begin", fault="stall")
+        headers = {"authorization": "Bearer three"}
+        stream = asyncio.create_task(gateway.chat_status(headers, stream=True))
+        await asyncio.wait_for(engine.generating.wait(), 60)
+        assert await statuses(gateway, "three", 1) == {429: 1}
+        assert await statuses(gateway, "two", 1) == {200: 1}
+        stream.cancel()
+        gateway.program.signal(signal.SIGTERM)
+        assert await gateway.end() == 0

@@ -1,0 +1,52 @@
+"""SIGHUP: read the settings again, unless the terminal is gone."""
+
+import os
+import pty
+import signal
+import sys
+from subprocess import PIPE, Popen
+
+PROGRAM = """
+import asyncio
+from serval.process.signals import stopped_by_signal
+
+async def main():
+    stop = stopped_by_signal(on_hangup=lambda: print("read again", flush=True))
+    print("ready", flush=True)
+    await stop.wait()
+    print("stopped", flush=True)
+
+asyncio.run(main())
+"""
+
+
+TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+
+
+def test_a_hangup_stops_a_program_only_if_its_terminal_is_closed() -> None:
+    ours, its = pty.openpty()
+    program = Popen(
+        [sys.executable, "-c", TAKE_TERMINAL + PROGRAM],
+        stdin=its, stdout=PIPE, start_new_session=True, text=True,
+    )  # fmt: skip
+    os.close(its)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    program.send_signal(signal.SIGHUP)
+    assert program.stdout.readline() == "read again\n"
+    os.close(ours)
+    assert program.stdout.readline() == "stopped\n"
+    assert program.wait(60) == 0
+    program.stdout.close()
+
+
+def test_without_a_terminal_a_hangup_never_stops_it() -> None:
+    program = Popen([sys.executable, "-c", PROGRAM], stdout=PIPE, start_new_session=True, text=True)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    for _ in range(2):
+        program.send_signal(signal.SIGHUP)
+        assert program.stdout.readline() == "read again\n"
+    program.terminate()
+    assert program.wait(60) == 0
+    program.stdout.close()

@@ -1,0 +1,157 @@
+"""The order in which requests go to the engine."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serval.caller.priority import PRIORITIES, Priority
+from serval.scheduling.fair_queue import AGED_S, AGED_TURN, FairQueue, QueueFullError, Ticket
+
+
+def ticket(key: str = "a", priority: Priority = "default", tokens: int = 10, arrived: float = 0.0) -> Ticket:
+    return Ticket(key, priority, tokens, arrived)
+
+
+def drained(queue: FairQueue, now: float = 0.0) -> list[Ticket]:
+    return [queue.pop(now) for _ in range(len(queue))]
+
+
+def test_a_key_with_one_request_does_not_stand_behind_anothers_hundred() -> None:
+    queue = FairQueue(1000)
+    for _ in range(100):
+        queue.push(ticket("many"))
+    queue.push(ticket("one"))
+    order = [each.key for each in drained(queue)]
+    assert order.index("one") <= 1
+
+
+def test_keys_share_by_tokens_not_by_requests() -> None:
+    queue = FairQueue(1000)
+    for _ in range(100):
+        queue.push(ticket("large", tokens=1000))
+        queue.push(ticket("small", tokens=10))
+    first = [queue.pop(0.0) for _ in range(60)]
+    assert Counter(each.key for each in first)["small"] > 55
+
+
+def test_a_class_goes_before_the_less_urgent_ones() -> None:
+    queue = FairQueue(1000)
+    for priority in reversed(PRIORITIES):
+        for _ in range(3):
+            queue.push(ticket(priority=priority))
+    assert [each.priority for each in drained(queue)] == [each for each in PRIORITIES for _ in range(3)]
+
+
+@pytest.mark.parametrize("priority", ["default", "bulk"])
+def test_what_has_waited_too_long_gets_every_fourth_turn(priority: Priority) -> None:
+    queue = FairQueue(1000)
+    queue.push(ticket(priority=priority))
+    for _ in range(20):
+        queue.push(ticket(priority="interactive", arrived=AGED_S[priority]))
+    order = drained(queue, now=AGED_S[priority])
+    assert [each.priority for each in order].index(priority) == AGED_TURN - 1
+
+
+def test_urgent_ones_still_get_most_turns_when_all_others_have_aged() -> None:
+    queue = FairQueue(1000)
+    for _ in range(50):
+        queue.push(ticket(priority="bulk"))
+        queue.push(ticket(priority="interactive"))
+    order = [queue.pop(1000.0) for _ in range(40)]
+    assert Counter(each.priority for each in order)["interactive"] >= 30
+
+
+def test_a_full_class_takes_no_more_and_others_do() -> None:
+    queue = FairQueue(2)
+    queue.push(ticket())
+    queue.push(ticket())
+    with pytest.raises(QueueFullError):
+        queue.push(ticket())
+    assert queue.push(ticket(priority="bulk")) is None
+    assert len(queue) == 3
+
+
+def test_in_a_full_class_the_key_with_most_makes_room_for_another() -> None:
+    queue = FairQueue(4)
+    waiting = [ticket("many") for _ in range(4)]
+    for each in waiting:
+        queue.push(each)
+    assert queue.push(ticket("one")) is waiting[-1]
+    assert queue.push(ticket("two")) is waiting[-2]
+    # Now it has two, and a second one of another key would have as many.
+    with pytest.raises(QueueFullError):
+        queue.push(ticket("one"))
+    with pytest.raises(QueueFullError):
+        queue.push(ticket("many"))
+
+
+def test_what_left_is_not_held_against_its_key() -> None:
+    queue = FairQueue(1000)
+    queue.push(ticket("busy"))
+    for _ in range(50):
+        left = ticket("fickle", tokens=1000)
+        queue.push(left)
+        queue.discard(left)
+    queue.push(ticket("busy"))
+    queue.push(ticket("fickle"))
+    assert [each.key for each in drained(queue)].index("fickle") <= 1
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("push"), st.sampled_from("abc"), st.sampled_from(PRIORITIES), st.integers(1, 2000)),
+        st.tuples(st.just("pop")),
+        st.tuples(st.just("discard"), st.integers(0, 200)),
+    ),
+    max_size=300,
+)
+
+
+@given(OPERATIONS)
+def test_every_ticket_comes_out_once_or_was_taken_out(operations: list[tuple[object, ...]]) -> None:
+    queue = FairQueue(30)
+    inside: list[Ticket] = []
+    for now, operation in enumerate(operations):
+        match operation:
+            case ("push", str(key), priority, int(tokens)):
+                fresh = Ticket(key, priority, tokens, float(now))  # type: ignore[arg-type]
+                try:
+                    victim = queue.push(fresh)
+                except QueueFullError:
+                    continue
+                inside.append(fresh)
+                if victim is not None:
+                    inside.remove(victim)
+            case ("pop",) if inside:
+                inside.remove(queue.pop(float(now)))
+            case ("discard", int(place)) if inside:
+                left = inside.pop(place % len(inside))
+                queue.discard(left)
+                queue.discard(left)
+        assert len(queue) == len(inside)
+    rest = drained(queue, now=float(len(operations)))
+    assert len(rest) == len(inside)
+    assert set(map(id, rest)) == set(map(id, inside))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 500)), min_size=1, max_size=200))
+def test_no_key_that_waits_gets_more_than_a_requests_worth_less_than_another(
+    requests: list[tuple[str, int]],
+) -> None:
+    queue = FairQueue(1000)
+    waiting: Counter[str | None] = Counter()
+    for key, tokens in requests:
+        queue.push(ticket(key, tokens=tokens))
+        waiting[key] += 1
+    largest = max(tokens for _, tokens in requests)
+    served: Counter[str | None] = Counter({key: 0 for key in waiting})
+    while len(queue):
+        always = {key for key, left in waiting.items() if left}
+        for one in always:
+            for other in always:
+                assert served[one] - served[other] <= 2 * largest
+        next_one = queue.pop(0.0)
+        served[next_one.key] += next_one.tokens
+        waiting[next_one.key] -= 1

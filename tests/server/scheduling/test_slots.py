@@ -1,0 +1,223 @@
+"""Slots of the engine: taken, waited for, given back, and never lost."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from serval.caller.priority import PRIORITIES, Priority
+from serval.errors import EngineOverloadedError, ShuttingDownError
+from serval.scheduling.slots import EngineSlots
+
+
+class Meter:
+    """Counts who waits."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def queue_entered(self, priority: Priority) -> None:
+        self.depth += 1
+
+    def queue_left(self, priority: Priority) -> None:
+        self.depth -= 1
+
+
+def slots_of(number: int, *, limit: int = 10, timeout_s: float = 60.0) -> EngineSlots:
+    return EngineSlots(number, queue_limit=limit, timeout_s=timeout_s, meter=Meter())
+
+
+async def take(slots: EngineSlots, key: str = "a", priority: Priority = "default") -> None:
+    if not slots.take_free():
+        await slots.wait(key, priority, 10)
+
+
+async def steps() -> None:
+    """Let what can run run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_slot_that_is_free_is_taken_at_once_and_the_next_waits() -> None:
+    slots = slots_of(1)
+    assert slots.take_free()
+    assert not slots.take_free()
+    waiter = asyncio.create_task(take(slots))
+    await steps()
+    assert not waiter.done()
+    slots.give_back()
+    await waiter
+    assert (slots.in_use, slots.waiting) == (1, 0)
+
+
+async def test_nobody_passes_those_who_wait() -> None:
+    slots = slots_of(1)
+    slots.take_free()
+    waiter = asyncio.create_task(take(slots))
+    await steps()
+    slots.give_back()
+    # Not run yet, but the slot is its own.
+    assert not slots.take_free()
+    await waiter
+
+
+async def test_waiting_too_long_is_a_503_with_retry_after() -> None:
+    slots = slots_of(1, timeout_s=0.01)
+    slots.take_free()
+    with pytest.raises(EngineOverloadedError) as refused:
+        await take(slots)
+    assert (refused.value.status, refused.value.code) == (503, "queue_timeout")
+    assert refused.value.headers["retry-after"]
+    assert (slots.in_use, slots.waiting) == (1, 0)
+
+
+async def test_a_full_queue_refuses_the_newest_of_the_key_with_most() -> None:
+    slots = slots_of(1, limit=2)
+    slots.take_free()
+    greedy = [asyncio.create_task(take(slots, "greedy")) for _ in range(2)]
+    await steps()
+    with pytest.raises(EngineOverloadedError) as refused:
+        await take(slots, "greedy")
+    assert refused.value.code == "server_is_overloaded"
+    other = asyncio.create_task(take(slots, "other"))
+    await steps()
+    assert isinstance(greedy[1].exception(), EngineOverloadedError)
+    assert not other.done()
+    assert slots.waiting == 2
+    for waiter in (greedy[0], other):
+        slots.give_back()
+        await waiter
+
+
+async def test_a_slot_granted_to_one_who_just_left_goes_to_the_next() -> None:
+    slots = slots_of(1)
+    slots.take_free()
+    first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
+    await steps()
+    slots.give_back()
+    first.cancel()  # after the grant, before it could run
+    await steps()
+    assert second.done()
+    assert (slots.in_use, slots.waiting) == (1, 0)
+
+
+async def test_one_who_leaves_before_the_grant_is_passed_over() -> None:
+    slots = slots_of(1)
+    slots.take_free()
+    first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
+    await steps()
+    first.cancel()  # has not run yet, and so has not left
+    slots.give_back()
+    await steps()
+    assert second.done()
+    assert (slots.in_use, slots.waiting) == (1, 0)
+
+
+async def test_a_stop_waits_for_those_that_run_and_those_that_wait() -> None:
+    slots = slots_of(1)
+    slots.take_free()
+    waiter = asyncio.create_task(take(slots))
+    await steps()
+    stop = asyncio.create_task(slots.stop(grace_s=60))
+    await steps()
+    with pytest.raises(ShuttingDownError):
+        slots.take_free()
+    slots.give_back()
+    await waiter
+    assert not stop.done()
+    slots.give_back()
+    assert await stop
+
+
+async def test_at_the_end_of_the_grace_those_that_wait_are_refused() -> None:
+    slots = slots_of(1)
+    slots.take_free()
+    waiter = asyncio.create_task(take(slots))
+    await steps()
+    assert not await slots.stop(grace_s=0.01)
+    with pytest.raises(ShuttingDownError):
+        await waiter
+    assert slots.waiting == 0
+
+
+async def test_an_idle_gateway_stops_at_once() -> None:
+    assert await slots_of(1).stop(grace_s=60)
+
+
+class NoSlotIsLost(RuleBasedStateMachine):
+    """Requests come, go, finish and time out in any order, also in the same turn of the event loop."""
+
+    SLOTS = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.meter = Meter()
+        self.slots = EngineSlots(self.SLOTS, queue_limit=5, timeout_s=1e6, meter=self.meter)
+        self.tasks: list[asyncio.Task[None]] = []
+        self.ends: dict[asyncio.Task[None], asyncio.Event] = {}
+
+    def run(self, do: Callable[[], Any]) -> None:
+        self.loop.call_soon(do)
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    async def request(self, key: str, priority: Priority, end: asyncio.Event) -> None:
+        await take(self.slots, key, priority)
+        try:
+            await end.wait()
+        finally:
+            self.slots.give_back()
+
+    @rule(key=st.sampled_from("abc"), priority=st.sampled_from(PRIORITIES))
+    def comes(self, key: str, priority: Priority) -> None:
+        def start() -> None:
+            end = asyncio.Event()
+            task = self.loop.create_task(self.request(key, priority, end))
+            self.ends[task] = end
+            self.tasks.append(task)
+
+        self.run(start)
+
+    @precondition(lambda self: self.tasks)
+    @rule(place=st.integers(0, 100))
+    def finishes(self, place: int) -> None:
+        self.run(self.ends[self.tasks[place % len(self.tasks)]].set)
+
+    @precondition(lambda self: self.tasks)
+    @rule(place=st.integers(0, 100))
+    def leaves(self, place: int) -> None:
+        self.run(self.tasks[place % len(self.tasks)].cancel)
+
+    @precondition(lambda self: self.tasks)
+    @rule(one=st.integers(0, 100), other=st.integers(0, 100))
+    def finishes_and_leaves_at_once(self, one: int, other: int) -> None:
+        def both() -> None:
+            self.ends[self.tasks[one % len(self.tasks)]].set()
+            self.tasks[other % len(self.tasks)].cancel()
+
+        self.run(both)
+
+    @invariant()
+    def no_more_than_the_slots(self) -> None:
+        assert 0 <= self.slots.in_use <= self.SLOTS
+
+    @invariant()
+    def nobody_waits_while_a_slot_is_free(self) -> None:
+        self.loop.run_until_complete(steps())
+        assert self.slots.in_use == self.SLOTS or self.slots.waiting == 0
+        assert self.meter.depth == self.slots.waiting
+
+    def teardown(self) -> None:
+        for end in self.ends.values():
+            end.set()
+        self.loop.run_until_complete(asyncio.gather(*self.tasks, return_exceptions=True))
+        assert (self.slots.in_use, self.slots.waiting, self.meter.depth) == (0, 0, 0)
+        self.loop.close()
+
+
+TestNoSlotIsLost = NoSlotIsLost.TestCase
+TestNoSlotIsLost.settings = settings(max_examples=60, stateful_step_count=30)
