@@ -116,6 +116,12 @@ def test_threads_that_wait_sleep() -> None:
     assert cpu_environment({}, ranks=1, cpus=range(2))["OMP_WAIT_POLICY"] == "passive"
 
 
+def test_cpu_environment_hides_gpus() -> None:
+    """SGLang's is_cuda() asks torch, not --device, and would load CUDA kernels beside the CPU's."""
+    environment = cpu_environment({"CUDA_VISIBLE_DEVICES": "0,1"}, ranks=1, cpus=range(2))
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_thread_settings_of_the_user_win() -> None:
     own = {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "active", "SGLANG_CPU_OMP_THREADS_BIND": "3|4"}
     assert not own.keys() & cpu_environment(own, ranks=2, cpus=range(4)).keys()

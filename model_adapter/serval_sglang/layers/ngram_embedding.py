@@ -200,6 +200,12 @@ class NgramEmbedding(nn.Module):
             raise NotImplementedError(
                 f"the n-gram embedding has no rule for {mode!r}: serve without speculative decoding."
             )
+        if input_ids.is_cuda and torch.cuda.is_current_stream_capturing():
+            # A replay would take the history that the captured batch had, not that of its own requests.
+            raise RuntimeError(
+                "the n-gram embedding cannot be captured in a prefill CUDA graph: serve with "
+                "--cuda-graph-backend-prefill=disabled."
+            )
         # None in warm-up passes, which go through slot 0, and where attention DP relabels a decode batch as
         # an extend batch of one token a request, whose history is in the slots.
         before = forward_batch.engram_history

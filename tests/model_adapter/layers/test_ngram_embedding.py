@@ -303,6 +303,17 @@ def test_an_idle_rank_keeps_its_state(build: Any) -> None:
     assert (made.history == 9).all()
 
 
+def test_ngram_embedding_refuses_capture_of_an_extend_batch(
+    build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prefill graph would replay the history of the batch it was captured with."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    _, batch = extend([[3]], [[0, 0, 0]], [1])
+    on_gpu = SimpleNamespace(is_cuda=True)
+    with pytest.raises(RuntimeError, match="--cuda-graph-backend-prefill=disabled"):
+        build()(on_gpu, batch)
+
+
 def test_a_mode_without_a_rule_is_refused(build: Any) -> None:
     batch = SimpleNamespace(forward_mode=ForwardMode.TARGET_VERIFY, req_pool_indices=torch.tensor([3]))
     with pytest.raises(NotImplementedError, match="TARGET_VERIFY"):
