@@ -10,7 +10,7 @@ from serval_sglang.readiness import ReadinessGate
 
 PROOF = {
     "model": "serval_sglang.models.longcat_flash.LongcatFlashForCausalLM",
-    "ngram_manager": "serval_sglang.ngram_history.RequestHistoryManager",
+    "ngram_manager": "serval_sglang.layers.ngram_history.RequestHistoryManager",
 }
 
 

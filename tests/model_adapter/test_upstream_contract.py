@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from torch import nn
 
-from serval_sglang.registration import SUPPORTED_SGLANG
+from serval_sglang.plugin.registration import SUPPORTED_SGLANG
 from serval_testkit.upstream_source import find_source
 
 REPOSITORY = Path(__file__).parents[2]

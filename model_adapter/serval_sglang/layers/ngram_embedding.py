@@ -53,7 +53,7 @@ from serval_kernels.ngram_embed import ngram_embed
 from serval_kernels.ngram_ids import NgramHash, ngram_hash
 from serval_kernels.ngram_step import decode_step, extend_step
 from serval_sglang.layers.ngram_tables import NgramTables, TableStorage
-from serval_sglang.ngram_gauges import report_tables
+from serval_sglang.metrics.ngram_tables import report_tables
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -137,7 +137,12 @@ class NgramEmbedding(nn.Module):
         """Make room for this rank's columns of the tables: upstream, which calls the constructor, cannot say
         how they are stored."""
         self.ngram_tables = NgramTables(self.rows, self.width, storage, device=self.ngram_projection.device)
-        report_tables(self.ngram_tables, rows_per_token=self.tables, place=storage.place)
+        report_tables(
+            self.ngram_tables.values,
+            self.ngram_tables.scales,
+            rows_per_token=self.tables,
+            place=storage.place,
+        )
 
     def init_history(self, slots: int, device: torch.device | str) -> None:
         """Allocate the state for request slots 0..``slots`` - 1; slot 0 takes the padding of CUDA graphs."""

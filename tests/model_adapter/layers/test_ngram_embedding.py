@@ -27,7 +27,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMo
 from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo  # noqa: E402
 from sglang.srt.sampling.sampling_params import SamplingParams  # noqa: E402
 
-from serval_sglang.ngram_history import RequestHistoryManager  # noqa: E402
+from serval_sglang.layers.ngram_history import RequestHistoryManager  # noqa: E402
 
 CONFIG = tiny_config(hidden_size=96)
 EOS = CONFIG.eos_token_id

@@ -10,9 +10,9 @@ import pytest
 import torch
 from prometheus_client import REGISTRY
 
-from serval_sglang.batch_count import BATCHES_METRIC
+from serval_sglang.metrics.batches import BATCHES_METRIC
 
-ngram_history = pytest.importorskip("serval_sglang.ngram_history", reason="needs SGLang")
+ngram_history = pytest.importorskip("serval_sglang.layers.ngram_history", reason="needs SGLang")
 from sglang.srt.model_executor.forward_batch_info import ForwardMode  # noqa: E402
 
 LOOK_BACK = 3

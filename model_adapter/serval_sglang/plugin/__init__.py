@@ -14,8 +14,8 @@ def register() -> None:
         answers are wrong; this is the exception that it does not catch.
     """
     try:
-        from serval_sglang.parsers import register_parsers
-        from serval_sglang.registration import install
+        from serval_sglang.plugin.parsers import register_parsers
+        from serval_sglang.plugin.registration import install
 
         install()
         register_parsers()
