@@ -3,8 +3,6 @@
 Only what is known without reading a tensor's values: a value would have to be copied from the GPU first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Literal
 

@@ -4,8 +4,6 @@ A tensor on a GPU always goes to Triton, any other to torch. There is no fallbac
 second: where Triton is not installed, a launch raises.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NoReturn
 

@@ -5,8 +5,6 @@ batch is either *extend* (every request brings a run of tokens of any length, ze
 token each). Shapes depend on shapes only, never on values: every function can be captured in a CUDA graph.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

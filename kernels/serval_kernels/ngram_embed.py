@@ -7,8 +7,6 @@ Widths may be sharded: with the same columns of every table and of every project
 results add up to x.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from serval_kernels.checks import FLOATS, check_tensor

@@ -8,8 +8,6 @@ where x_{t-d} counts as 0 if an end-of-sequence token stands at any of x_{t-1}..
 being one does not cut. Source: Meituan's modeling_longcat_ngram.py, class NgramEmbedding.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

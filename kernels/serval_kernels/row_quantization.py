@@ -5,8 +5,6 @@ float8_e4m3fn (up to ±448, finer near zero). A row is read as a whole, so it is
 one fetch brings all that is needed, and no row suffers from the range of another.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Flags of SGLang for an engine on a GPU. Imports nothing of SGLang."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the kernels compile to for three GPU generations, compared with the table in BENCHMARKS.md."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

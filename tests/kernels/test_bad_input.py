@@ -1,7 +1,5 @@
 """What is wrong with an argument is said before anything is computed, by every implementation alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The bench: counts of bytes by hand, paths that agree, a run from the command line."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs the tests of `on_triton/` under Triton's interpreter, in a process of their own (see conftest.py)."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

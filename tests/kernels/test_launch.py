@@ -1,7 +1,5 @@
 """Without Triton the package imports and computes on the CPU; on a GPU it says what is missing."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Windows and carried state against a token list per request, over runs of every length around n - 1."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """The embedding against the mean of its terms, whole and in column shards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

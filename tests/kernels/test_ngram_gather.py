@@ -1,7 +1,5 @@
 """The torch path: every kind of table, whole and in columns."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

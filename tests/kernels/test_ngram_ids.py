@@ -1,7 +1,5 @@
 """The hash against its definition in Python integers, token by token."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """The torch path of the step: state in place, any integer dtype, the caller's tokens before the state's."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The router against its definition, one token at a time."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Eight-bit rows: how far off, and that nothing falls off the ends."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The launcher's command line, environment and exit codes; the engine itself is left out."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """A scheduler reports ready only with proof that Serval's model is what it has loaded."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

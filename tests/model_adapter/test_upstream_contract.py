@@ -3,8 +3,6 @@
 UPSTREAM.md lists every place. After a change of version this test names the rows to look at again.
 """
 
-from __future__ import annotations
-
 import re
 from importlib.metadata import version
 from pathlib import Path

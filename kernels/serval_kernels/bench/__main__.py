@@ -1,7 +1,5 @@
 """``python -m serval_kernels.bench``: every operation, every path, every place of the table, in one run."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -4,8 +4,6 @@ What is compiled is what the operations launch for LongCat-Flash-Lite: each is c
 shape and no memory (device "meta"), and its launch is recorded in place of being made.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import subprocess

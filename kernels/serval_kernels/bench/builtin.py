@@ -5,8 +5,6 @@ sglang/srt/layers/moe/topk.py and sglang/kernels/ops/moe/ep_moe_kernels.py. Only
 the identity experts come out as weak as they do there.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The operations under measurement: inputs that stay in place, and a call for each path."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal

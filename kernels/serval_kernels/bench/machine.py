@@ -1,7 +1,5 @@
 """Measures what this machine can do, for floors that it could reach."""
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Turns measurements into a Markdown table and a picture."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The sizes that a measurement depends on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

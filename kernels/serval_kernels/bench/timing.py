@@ -4,8 +4,6 @@ Processor time leaves out what the neighbours on a shared machine take. It is a 
 so the bench gives torch one.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Usage: ``python -m serval_sglang.bench.random_engine serval|built-in [SGLang's flags]``.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One engine under measurement: started, asked, stopped."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

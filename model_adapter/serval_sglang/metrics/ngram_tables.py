@@ -1,7 +1,5 @@
 """Where n-gram tables are and what a token reads of them, as Prometheus gauges beside SGLang's own."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

@@ -5,8 +5,6 @@ The class keeps upstream's name, which SGLang's configuration code looks for in 
 replaces the embedding and the MoE in upstream's module before this class builds them.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator
 from typing import Any

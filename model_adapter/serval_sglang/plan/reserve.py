@@ -5,8 +5,6 @@ The figures are SGLang 0.5.23's own rule of thumb (sglang/srt/arg_groups/memory_
 operator does not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 _MIB = 1 << 20

@@ -1,8 +1,6 @@
 """Entry point ``serval`` of the group ``sglang.srt.plugins``: SGLang calls :func:`register` in each of its
 processes."""
 
-from __future__ import annotations
-
 
 def register() -> None:
     """Put Serval's model in place of SGLang's own, and offer its parsers to SGLang's command line and server.

@@ -3,8 +3,6 @@
 Each change has a row in model_adapter/UPSTREAM.md.
 """
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What an engine is asked so that every path of the n-gram state and of the batch scheduler is taken."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

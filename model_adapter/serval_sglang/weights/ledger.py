@@ -1,7 +1,5 @@
 """What a checkpoint must hold: every tensor of the model, and nothing the model does not know."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator
 
 from torch import Tensor

@@ -6,8 +6,6 @@ while it is loaded: 1.8 GB instead of 0.5 GB of LongCat-Flash-Lite, of 20 GB. Pa
 stay packed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The join against float64 arithmetic, in place and not, and against its torch reference."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given

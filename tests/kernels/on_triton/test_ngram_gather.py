@@ -1,7 +1,5 @@
 """The gather against its torch reference and against one row at a time; addresses beyond 2^31 bytes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given

@@ -1,7 +1,5 @@
 """The fused step against its torch reference and against the definition, over batches of every shape."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

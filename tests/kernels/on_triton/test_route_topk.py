@@ -1,7 +1,5 @@
 """The router against its torch reference and against one token at a time in Python floats."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

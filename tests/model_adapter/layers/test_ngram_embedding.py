@@ -1,7 +1,5 @@
 """The embedding, a rank at a time and without an engine: groups are stood in for, batches made by hand."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Sequence
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """What the scheduler's side sends along with a batch, and what that costs for a long context."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, SupportsIndex, overload

@@ -1,7 +1,5 @@
 """What is left after weights and reserve, and whether that is enough."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

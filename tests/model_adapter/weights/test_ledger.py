@@ -1,7 +1,5 @@
 """What is said about a checkpoint that is not the model's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

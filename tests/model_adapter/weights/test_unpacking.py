@@ -1,7 +1,5 @@
 """Packed layers are unpacked on the way into the engine: which, when, and what is refused."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
