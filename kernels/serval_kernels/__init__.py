@@ -1,4 +1,4 @@
 """Operations of LongCat-Flash-Lite: n-gram embedding, router, identity experts.
 
-Imports torch (and Triton where there is a GPU) only, never SGLang.
+It depends on torch, and on Triton where there is a GPU, never on SGLang.
 """

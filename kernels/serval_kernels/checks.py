@@ -1,9 +1,7 @@
-"""What an operation demands of its tensors, checked before anything is launched.
+"""Checks of an operation's tensors, made before anything is launched.
 
-Only what is known without reading a tensor's values: a value would have to be copied from the GPU first.
+None reads a tensor's values, which would have to be copied from the GPU first.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Literal
@@ -24,15 +22,13 @@ def check_tensor(
     device: torch.device | None = None,
     contiguity: Literal["whole", "rows"] = "whole",
 ) -> None:
-    """
-    Args:
-        shape: a number where it is fixed, a letter where any size will do.
-        device: None where any will do.
-        contiguity: "rows" allows some columns of a larger matrix.
+    """Check one tensor.
 
-    Raises:
-        TypeError: another dtype.
-        ValueError: another shape or device, or not contiguous.
+    `shape` holds a number where a size is fixed and a letter where it is free; a `device` of None accepts
+    any; a `contiguity` of "rows" also accepts some columns of a larger matrix.
+
+    Raises `TypeError` if the dtype is not among `dtypes`, and `ValueError` if the shape or device differs or
+    the tensor is not contiguous.
     """
     if tensor.dtype not in dtypes:
         raise TypeError(f"{name} must be {_listed(dtypes)}, got {_dtype_name(tensor.dtype)}.")
@@ -49,10 +45,9 @@ def check_tensor(
 
 
 def check_in_place(name: str, out: Tensor, inputs: Collection[Tensor]) -> None:
-    """``out`` must be one of the inputs or apart from all of them. All are contiguous.
+    """Check that `out` is one of the inputs or shares no memory with them. All are contiguous.
 
-    Raises:
-        ValueError: part of ``out`` is part of an input.
+    Raises `ValueError` if `out` overlaps an input without being it.
     """
     start, end = out.data_ptr(), out.data_ptr() + out.nbytes
     for tensor in inputs:

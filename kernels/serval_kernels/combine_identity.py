@@ -1,7 +1,7 @@
-"""Joins the routed and the identity experts in one pass: scale · routed + w · tokens (+ residual).
+"""Sum of routed and identity experts in one pass: scale · routed + w · tokens (+ residual).
 
-An identity expert returns the token itself, so all of a token's identity experts together are the token times
-the sum of their weights.
+An identity expert returns the token itself, so a token's identity experts add up to the token times the sum
+of their weights.
 """
 
 from __future__ import annotations
@@ -24,21 +24,19 @@ def combine_identity(
     residual: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """
-    Args:
-        routed: [T, H], output of the routed experts.
-        tokens: [T, H], their input.
-        identity_weight: float32 [T], as `route_topk` returns it.
-        routed_scale: factor on ``routed``, 1 where the experts' weights are scaled already.
-        residual: [T, H] to add, or None.
-        out: [T, H] to write to; may be ``routed``, ``tokens`` or ``residual`` itself.
+    """Return `routed_scale` · `routed` + `identity_weight` · `tokens` (+ `residual`).
 
-    Returns:
-        [T, H] in the dtype of ``routed``, computed in float32 and rounded once. ``out`` where it is given.
+    - `routed` [T, H]: output of the routed experts
+    - `tokens` [T, H]: their input
+    - `identity_weight` float32 [T]: as `route_topk` returns it
+    - `routed_scale`: 1 where the experts' weights are scaled already
+    - `residual` [T, H]: added unless None
+    - `out` [T, H]: receives the result; may be `routed`, `tokens` or `residual` itself
 
-    Raises:
-        TypeError: dtypes differ, or are not float32, bfloat16 or float16.
-        ValueError: shapes or devices differ, a tensor is not contiguous, or ``out`` overlaps an input.
+    The result has the dtype of `routed`; it is computed in float32 and rounded once.
+
+    Raises `TypeError` if dtypes differ or are not float32, bfloat16 or float16, and `ValueError` if shapes or
+    devices differ, a tensor is not contiguous, or `out` overlaps an input.
     """
     compute = combine_identity_triton if runs_on_triton(routed) else combine_identity_reference
     return compute(routed, tokens, identity_weight, routed_scale=routed_scale, residual=residual, out=out)
@@ -55,7 +53,7 @@ def combine_identity_reference(
 ) -> Tensor:
     """`combine_identity` in torch."""
     _check(routed, tokens, identity_weight, residual, out)
-    # Not addcmul(), which on a CPU takes twice as long for a column that is broadcast.
+    # addcmul() takes twice as long on a CPU when a column is broadcast.
     total = torch.mul(tokens.float(), identity_weight[:, None]).add_(routed, alpha=routed_scale)
     if residual is not None:
         total.add_(residual)

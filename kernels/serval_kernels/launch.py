@@ -1,10 +1,8 @@
-"""The one door to Triton: kernels can be defined everywhere, and launched where Triton can run them.
+"""The only module that imports Triton: kernels can be defined anywhere and launched where Triton runs.
 
-A tensor on a GPU always goes to Triton, any other to torch. There is no fallback from the first to the
-second: where Triton is not installed, a launch raises.
+Tensors on a GPU always go to Triton, all others to torch. There is no fallback from the first to the second:
+without Triton, a launch raises.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -31,7 +29,7 @@ __all__ = [
     "triton_version",
 ]
 
-# Triton decides this when a kernel is decorated, so it cannot change later.
+# Triton reads this when a kernel is decorated, so it cannot change later.
 INTERPRETED: bool = triton is not None and bool(triton.knobs.runtime.interpret)
 
 
@@ -51,7 +49,7 @@ class _UnlaunchableKernel:
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``triton.jit(**options)``; without Triton, a kernel whose launch raises TritonMissingError."""
+    """Apply `triton.jit(**options)`; without Triton, a launch of the kernel raises `TritonMissingError`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         if triton is None:
@@ -62,15 +60,15 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def runs_on_triton(tensor: Tensor) -> bool:
-    """Which of an operation's two implementations takes a tensor."""
+    """True if the Triton implementation of an operation takes this tensor, False if torch's does."""
     return tensor.is_cuda
 
 
 def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **options: Any) -> None:
-    """Launch on ``device``, which need not be the current one.
+    """Launch on `device`, which need not be the current one.
 
-    Raises:
-        ValueError: ``device`` is not a GPU, and the process does not interpret kernels (TRITON_INTERPRET=1).
+    Raises `ValueError` if `device` is not a GPU and the process does not interpret kernels
+    (TRITON_INTERPRET=1).
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -85,10 +83,10 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments:
 
 
 def power_of_two(least: int) -> int:
-    """The smallest power of two that is at least ``least``: the size of a Triton block."""
+    """Return the smallest power of two that is at least `least`, as the size of a Triton block must be."""
     return 1 << max(least - 1, 0).bit_length()
 
 
 def triton_version() -> str:
-    """For reports."""
+    """Return the version for reports."""
     return "not installed" if triton is None else str(triton.__version__)

@@ -1,30 +1,26 @@
 """The tokens that the n-gram hash of a batch looks back at, and the per-request state that carries them.
 
-State is one row of the last ``n - 1`` tokens per request, oldest first, 0 where the sequence had not begun. A
-batch is either *extend* (every request brings a run of tokens of any length, zero included) or *decode* (one
-token each). Shapes depend on shapes only, never on values: every function can be captured in a CUDA graph.
+The state is one row per request with its last `n - 1` tokens, oldest first, 0 before the sequence began. A
+batch is either *extend* (each request brings a run of zero or more tokens) or *decode* (one token each).
+Output shapes depend on input shapes only, never on values, so every function can be captured in a CUDA graph.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 
 def extend_windows(tokens: Tensor, history: Tensor, starts: Tensor) -> Tensor:
-    """Each token of an extend batch with the ``n - 1`` before it.
+    """Return each token of an extend batch with the `n - 1` before it.
 
-    Args:
-        tokens: integer [T], the runs of all requests one after another; rows behind the last run are padding.
-        history: integer [B, n - 1], the tokens before each run, oldest first.
-        starts: integer [B], ascending, where each run begins in ``tokens``. A run may be empty.
+    - `tokens` integer [T]: the runs of all requests one after another; rows after the last run are padding
+    - `history` integer [B, n - 1]: the tokens before each run, oldest first
+    - `starts` integer [B], ascending: where each run begins in `tokens`; a run may be empty
 
-    Returns:
-        int64 [T, n]: column 0 the token itself, column d the token d places before it.
+    The result is int64 [T, n]: column 0 is the token itself, column d the token d places before it.
     """
     look_back = history.shape[1]
     place = torch.arange(tokens.shape[0], device=tokens.device)
-    # right=True: of several runs that begin at one place only the last is not empty.
+    # right=True: if several runs begin at one place, only the last is not empty.
     request = torch.searchsorted(starts.long(), place, right=True) - 1  # [T]
     offset = place - starts.long()[request]  # [T], position within the run
     distance = torch.arange(look_back + 1, device=tokens.device)
@@ -36,11 +32,10 @@ def extend_windows(tokens: Tensor, history: Tensor, starts: Tensor) -> Tensor:
 
 
 def extend_history(tokens: Tensor, history: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """The history [B, n - 1] after an extend batch: the last ``n - 1`` tokens of history and run together.
+    """Return the history [B, n - 1] after an extend batch: the last `n - 1` tokens of history and run.
 
-    Args:
-        tokens, history, starts: as for :func:`extend_windows`.
-        lengths: integer [B], tokens in each run.
+    `tokens`, `history` and `starts` are as for `extend_windows`; `lengths` integer [B] counts the tokens of
+    each run.
     """
     if tokens.shape[0] == 0:
         return history.long()
@@ -53,10 +48,10 @@ def extend_history(tokens: Tensor, history: Tensor, starts: Tensor, lengths: Ten
 
 
 def decode_windows(tokens: Tensor, history: Tensor) -> Tensor:
-    """Each request's new token [B] with the ``n - 1`` before it, newest first: int64 [B, n]."""
+    """Return each request's new token [B] with the `n - 1` before it, newest first: int64 [B, n]."""
     return torch.cat((tokens.long()[:, None], history.long().flip(-1)), dim=-1)
 
 
 def decode_history(windows: Tensor) -> Tensor:
-    """The history [B, n - 1] after a decode step whose :func:`decode_windows` were ``windows`` [B, n]."""
+    """Return the history [B, n - 1] after a decode step whose `decode_windows` were `windows` [B, n]."""
     return windows[:, :-1].flip(-1)

@@ -2,12 +2,10 @@
 
 x = ( E[x_t] + Σ_i P_i · T_i[id_i] ) / (1 + tables)
 
-The sum over tables is one matrix product: the rows side by side times the projections one above another.
-Widths may be sharded: with the same columns of every table and of every projection on a rank, the ranks'
+The sum over tables is one matrix product: the rows side by side times the projections stacked vertically.
+Widths may be sharded: if a rank holds the same columns of every table and of every projection, the ranks'
 results add up to x.
 """
-
-from __future__ import annotations
 
 from torch import Tensor
 
@@ -23,20 +21,18 @@ def ngram_embed(
     *,
     in_place: bool = False,
 ) -> Tensor:
-    """
-    Args:
-        row_ids: integer [T, tables], rows of ``tables``.
-        tables: [total rows, width], all tables stacked; placed and coded as `ngram_gather` allows.
-        projection: [tables * width, H], P_iᵀ one above another in the order of the columns of ``row_ids``.
-        word_rows: [T, H].
-        in_place: write to ``word_rows``, so that the gathered rows are the only temporary of this size.
+    """Return the mean of word rows and projected table rows, [T, H] in the dtype of `word_rows`.
 
-    Returns:
-        [T, H] in the dtype of ``word_rows``. Sums are rounded once (the product accumulates in float32).
+    - `row_ids` integer [T, tables]: rows of `tables`
+    - `tables` [total rows, width]: all tables stacked, placed and coded as `ngram_gather` allows
+    - `projection` [tables * width, H]: P_iᵀ stacked in the order of the columns of `row_ids`
+    - `word_rows` [T, H]
+    - `in_place`: write to `word_rows`, so that the gathered rows are the only temporary of this size
 
-    Raises:
-        TypeError: dtypes differ, or are not those that `ngram_gather` takes.
-        ValueError: shapes or devices do not match, a tensor is not contiguous, or the table cannot be read.
+    Sums are rounded once: the product accumulates in float32.
+
+    Raises `TypeError` if dtypes differ or are not those that `ngram_gather` takes, and `ValueError` if shapes
+    or devices do not match, a tensor is not contiguous, or the table cannot be read.
     """
     _check(row_ids, tables, projection, word_rows)
     rows = ngram_gather(row_ids, tables, dtype=word_rows.dtype)
@@ -51,7 +47,7 @@ def ngram_embed_reference(
     *,
     in_place: bool = False,
 ) -> Tensor:
-    """`ngram_embed` in torch throughout."""
+    """`ngram_embed` entirely in torch."""
     _check(row_ids, tables, projection, word_rows)
     rows = ngram_gather_reference(row_ids, tables, dtype=word_rows.dtype)
     return _mean(rows, projection, word_rows, tables=row_ids.shape[1], in_place=in_place)

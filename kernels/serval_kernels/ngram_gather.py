@@ -1,4 +1,4 @@
-"""Reads the rows of the n-gram tables for a batch: [T, tables] row ids -> [T, tables · width].
+"""Gather of n-gram table rows for a batch: [T, tables] row ids -> [T, tables · width].
 
 The table may lie
 
@@ -7,7 +7,7 @@ The table may lie
   memory into the address space of the GPU, so one kernel serves both and the host copies nothing);
 * in host memory, pinned or not, for row ids on the CPU.
 
-Each may hold floats, or eight-bit codes with a scale a row (`QuantizedTable`), expanded while they are read.
+It holds either floats or eight-bit codes with one scale per row (`QuantizedTable`), decoded while reading.
 """
 
 from __future__ import annotations
@@ -22,34 +22,33 @@ from serval_kernels.row_quantization import LARGEST_CODE, QuantizedTable, dequan
 
 NgramTable = Tensor | QuantizedTable
 
-# Few rows: a warp each, spread over the processors. Many: four a warp, so that each has four reads in flight.
+# Few rows: one per warp, spread over the processors. Many: four per warp, so that each has four reads in
+# flight.
 _MANY_ROWS = 16384
 _CPU_BLOCK = 256  # rows
 _CODES = {torch.int8: "int8", torch.float8_e4m3fn: "e4m3"}
 
 
 def ngram_gather(row_ids: Tensor, table: NgramTable, *, dtype: torch.dtype) -> Tensor:
-    """
-    Args:
-        row_ids: int32 or int64 [T, tables].
-        table: float32, bfloat16 or float16 [rows, width], or a `QuantizedTable` of that shape. It may be some
-            columns of a wider one. For row ids on a GPU it is there as well, or pinned.
-        dtype: float32, bfloat16 or float16, of the result.
+    """Return each token's rows side by side: [T, tables * width] on the device of `row_ids`.
 
-    Returns:
-        [T, tables * width] on the device of ``row_ids``: a token's rows side by side. On a GPU an id that is
-        no row of the table gives zeros (raising would need a copy to the host); on a CPU it is an IndexError.
+    - `row_ids` int32 or int64 [T, tables]
+    - `table` float32, bfloat16 or float16 [rows, width], or a `QuantizedTable` of that shape; may be some
+      columns of a wider one; on the GPU or pinned if `row_ids` is on a GPU
+    - `dtype` of the result: float32, bfloat16 or float16
 
-    Raises:
-        TypeError: a tensor is not of one of the dtypes above.
-        ValueError: shapes do not match, a tensor is not contiguous, or the table is where it cannot be read.
+    On a GPU an id outside the table gives zeros, since raising would need a copy to the host.
+
+    Raises `TypeError` if a dtype is none of the above, `ValueError` if shapes do not match, a tensor is not
+    contiguous or the device of `row_ids` cannot read the table, and on a CPU `IndexError` for an id outside
+    the table.
     """
     compute = ngram_gather_triton if runs_on_triton(row_ids) else ngram_gather_reference
     return compute(row_ids, table, dtype=dtype)
 
 
 def ngram_gather_reference(row_ids: Tensor, table: NgramTable, *, dtype: torch.dtype) -> Tensor:
-    """`ngram_gather` in torch. Ids on a GPU with a table in host memory travel there and the rows back."""
+    """`ngram_gather` in torch. If the table is in host memory, GPU ids are copied there and rows back."""
     _check(row_ids, table, dtype)
     if isinstance(table, Tensor):
         rows = F.embedding(row_ids.to(table.device), table).to(dtype)
@@ -60,11 +59,11 @@ def ngram_gather_reference(row_ids: Tensor, table: NgramTable, *, dtype: torch.d
 
 def _expanded_rows(ids: Tensor, table: QuantizedTable, dtype: torch.dtype) -> Tensor:
     rows = torch.empty(len(ids), table.codes.shape[1], dtype=dtype, device=ids.device)
-    # In blocks whose float32 values stay in a CPU's cache: three times as fast as all at once.
+    # Blocks whose float32 values stay in a CPU's cache are three times as fast as all rows at once.
     block = _CPU_BLOCK if ids.device.type == "cpu" else max(len(ids), 1)
     for start in range(0, len(ids), block):
         some = slice(start, start + block)
-        # Unlike indexing, index_select() takes no negative index for one counted from the end.
+        # Unlike indexing, index_select() does not count negative indices from the end.
         codes, scales = (part.index_select(0, ids[some].to(part.device)).to(ids.device) for part in table)
         rows[some] = dequantize_rows(QuantizedTable(codes, scales), dtype=dtype)
     return rows
@@ -87,7 +86,7 @@ def ngram_gather_triton(row_ids: Tensor, table: NgramTable, *, dtype: torch.dtyp
         (-(-count // block),),
         row_ids.device,
         row_ids,
-        # Not every GPU has instructions for float8: the kernel takes its bits apart itself.
+        # Not every GPU has instructions for float8, so the kernel decodes the bits itself.
         values.view(torch.uint8) if codes == "e4m3" else values,
         scales,
         gathered,
@@ -139,8 +138,8 @@ def _gather_kernel(  # type: ignore[no-untyped-def]
 
 @jit()
 def _e4m3_to_float32(bits):  # type: ignore[no-untyped-def]
-    """Four exponent bits around 7, three of mantissa: as a float16 the same bits are 2^-8 of the value, also
-    below the normal range. Only the code of NaN needs a rule of its own."""
+    """Decode four exponent bits (bias 7) and three mantissa bits. Read as a float16, the same bits are 2^-8
+    of the value, also below the normal range; only NaN needs a rule of its own."""
     code = bits.to(tl.int16)
     half = (((code & 0x80) << 8) | ((code & 0x7F) << 7)).to(tl.float16, bitcast=True)
     return tl.where((code & 0x7F) == 0x7F, float("nan"), half.to(tl.float32) * 256.0)

@@ -1,14 +1,12 @@
-"""Row ids of the n-gram tables: a polynomial hash of the last tokens.
+"""Row ids of the n-gram tables: a polynomial hash of the most recent tokens.
 
 For order n = 2..N and split k = 0..K-1 let i = (n-2)·K + k and M_i = m + 2i + 1. Then::
 
     id_i(t) = ( x_t + Σ_{d=1}^{n-1} x_{t-d} · (V^d mod M_i) ) mod M_i
 
-where x_{t-d} counts as 0 if an end-of-sequence token stands at any of x_{t-1}..x_{t-d}; the current token
-being one does not cut. Source: Meituan's modeling_longcat_ngram.py, class NgramEmbedding.
+where x_{t-d} counts as 0 if any of x_{t-1}..x_{t-d} is an end-of-sequence token; the current token may be one
+without effect. Source: Meituan's modeling_longcat_ngram.py, class NgramEmbedding.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -17,7 +15,7 @@ from torch import Tensor
 
 
 class NgramHash(NamedTuple):
-    """The hash of all tables, which are stored one below another in one matrix."""
+    """Constants of the hash for all tables, which are stacked in one matrix."""
 
     powers: Tensor  # int64 [tables, N]: V^d mod M_i for d < the order of table i, else 0
     moduli: Tensor  # int64 [tables]: M_i, which is also the number of rows of table i
@@ -25,7 +23,7 @@ class NgramHash(NamedTuple):
 
 
 def ngram_hash(*, vocab_size: int, base: int, max_order: int, splits: int) -> NgramHash:
-    """Constants of the hash for V = ``vocab_size``, m = ``base``, N = ``max_order``, K = ``splits``."""
+    """Return the constants for V = `vocab_size`, m = `base`, N = `max_order`, K = `splits`."""
     tables = (max_order - 1) * splits
     moduli = [base + 2 * table + 1 for table in range(tables)]
     powers = [
@@ -37,15 +35,10 @@ def ngram_hash(*, vocab_size: int, base: int, max_order: int, splits: int) -> Ng
 
 
 def ngram_ids(windows: Tensor, ngram: NgramHash, *, eos_token_id: int) -> Tensor:
-    """Row of the stacked tables for each token and table.
+    """Return the row of the stacked tables for each token and table: int64 [T, tables].
 
-    Args:
-        windows: int64 [T, N], each token followed by those before it, nearest first; 0 before the sequence.
-        ngram: the constants, on the device of ``windows``.
-        eos_token_id: ends the look-back.
-
-    Returns:
-        int64 [T, tables]; column i lies in [offset_i, offset_i + M_i).
+    `windows` int64 [T, N] holds each token followed by those before it, nearest first, 0 before the sequence.
+    `ngram` is on its device; `eos_token_id` ends the look-back. Column i lies in [offset_i, offset_i + M_i).
     """
     earlier = windows[:, 1:]
     inside = (earlier != eos_token_id).long().cumprod(dim=1)  # 1 up to the nearest end of sequence

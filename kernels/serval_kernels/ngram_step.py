@@ -1,13 +1,13 @@
-"""Rows of the n-gram tables for new tokens, and the state that carries each sequence on, in one launch.
+"""N-gram row ids of new tokens and update of the state of each sequence, in one launch.
 
-State is ``history`` [slots, n - 1]: the last tokens of each request slot, oldest first, 0 where the sequence
-had not begun. A step reads the rows of its requests, computes the row ids of every new token, and leaves the
-last tokens in the same rows. The launch depends on shapes only, never on values, so it can be captured in a
-CUDA graph: copy the next step's tokens and slots into the captured tensors and replay.
+The state is `history` [slots, n - 1]: the last tokens of each request slot, oldest first, 0 before the
+sequence began. A step reads the rows of its requests, computes the row ids of every new token, and writes the
+last tokens back to the same rows. The launch depends on shapes only, never on values, so it can be captured
+in a CUDA graph: copy the next step's tokens and slots into the captured tensors and replay.
 
-A slot that occurs twice in a batch is left with the history of one of them (padding of CUDA graphs goes to a
-slot that no request owns). On a GPU a slot outside the state reads as empty and is not written: raising would
-need a copy to the host. On a CPU it is an IndexError.
+If a slot occurs twice in a batch, it keeps the history of one of the two (padding of CUDA graphs goes to a
+slot that no request owns). On a GPU a slot outside the state reads as empty and is not written, since raising
+would need a copy to the host; on a CPU it raises `IndexError`.
 """
 
 from __future__ import annotations
@@ -20,27 +20,22 @@ from serval_kernels.launch import jit, launch, power_of_two, runs_on_triton, tl
 from serval_kernels.ngram_context import decode_history, decode_windows, extend_history, extend_windows
 from serval_kernels.ngram_ids import NgramHash, ngram_ids
 
-_BLOCK = 32  # tokens a program; times 16 tables, four elements for each thread of four warps
+_BLOCK = 32  # tokens per program; times 16 tables, four elements for each thread of four warps
 
 
 def decode_step(
     tokens: Tensor, history: Tensor, *, slots: Tensor, ngram: NgramHash, eos_token_id: int
 ) -> Tensor:
-    """One new token for each request.
+    """Process one new token for each request; return rows of the stacked tables, int64 [B, tables].
 
-    Args:
-        tokens: int32 or int64 [B].
-        history: int32 or int64 [slots, n - 1], updated in place.
-        slots: int32 or int64 [B], the row of ``history`` of each request.
-        ngram: the constants of the hash, on the device of ``tokens``.
-        eos_token_id: ends the look-back.
+    - `tokens` int32 or int64 [B]
+    - `history` int32 or int64 [slots, n - 1]: updated in place
+    - `slots` int32 or int64 [B]: the row of `history` of each request
+    - `ngram`: the constants of the hash, on the device of `tokens`
+    - `eos_token_id`: ends the look-back
 
-    Returns:
-        int64 [B, tables], rows of the stacked tables.
-
-    Raises:
-        TypeError: a tensor is not of one of the dtypes above.
-        ValueError: shapes or devices do not match, ``history`` is for another n, or a tensor is strided.
+    Raises `TypeError` if a dtype is none of the above, and `ValueError` if shapes or devices do not match,
+    `history` is for another n, or a tensor is not contiguous.
     """
     compute = decode_step_triton if runs_on_triton(tokens) else decode_step_reference
     return compute(tokens, history, slots=slots, ngram=ngram, eos_token_id=eos_token_id)
@@ -57,22 +52,17 @@ def extend_step(
     eos_token_id: int,
     before: Tensor | None = None,
 ) -> Tensor:
-    """A run of new tokens, of any length, for each request.
+    """Process a run of new tokens for each request; return rows of the stacked tables, int64 [T, tables].
 
-    Args:
-        tokens: int32 or int64 [T], the runs one after another; rows behind the last run are padding, whose
-            ids mean nothing but are rows of the tables.
-        history, slots, ngram, eos_token_id: as for `decode_step`.
-        starts: int32 or int64 [B], ascending from 0: where each run begins in ``tokens``. A run may be empty.
-        lengths: int32 or int64 [B], tokens in each run.
-        before: int32 or int64 [B, n - 1], the tokens before each run where the caller knows them (a prefix
-            found in a cache); None takes them from ``history``.
+    - `tokens` int32 or int64 [T]: the runs one after another; rows after the last run are padding, whose ids
+      are meaningless but valid
+    - `history`, `slots`, `ngram`, `eos_token_id`: as for `decode_step`
+    - `starts` int32 or int64 [B], ascending from 0: where each run begins in `tokens`; a run may be empty
+    - `lengths` int32 or int64 [B]: tokens in each run
+    - `before` int32 or int64 [B, n - 1]: the tokens before each run if the caller knows them (a prefix found
+      in a cache); None takes them from `history`
 
-    Returns:
-        int64 [T, tables], rows of the stacked tables.
-
-    Raises:
-        TypeError, ValueError: as for `decode_step`; or there are tokens and no request.
+    Raises as `decode_step` does, and `ValueError` if there are tokens but no request.
     """
     compute = extend_step_triton if runs_on_triton(tokens) else extend_step_reference
     return compute(
@@ -206,7 +196,7 @@ def _launch_step(
     return row_ids
 
 
-# Sizes that change from step to step must not compile the kernel anew.
+# Sizes that change from step to step must not trigger a recompilation.
 @jit(do_not_specialize=["count", "requests", "search_steps"])
 def _step_kernel(  # type: ignore[no-untyped-def]
     tokens_ptr,
@@ -232,9 +222,9 @@ def _step_kernel(  # type: ignore[no-untyped-def]
     RAGGED: tl.constexpr,
     HAS_BEFORE: tl.constexpr,
 ):
-    """Programs below ``requests`` take one request each: the ids of its first n - 1 tokens, which look back
-    into the history, and then the history itself, so that none reads what another has overwritten. The other
-    programs take ``BLOCK`` tokens each, of those that look back at their own run only."""
+    """Programs below `requests` process one request each: the ids of its first n - 1 tokens, which look back
+    into the history, and then the history itself, so that none reads what another has overwritten. The others
+    process `BLOCK` tokens each, skipping those that look back beyond their own run."""
     program = tl.program_id(0)
     if program < requests:
         _take_request(
@@ -298,7 +288,7 @@ def _take_request(  # type: ignore[no-untyped-def]
         out_ptr, eos_token_id, ORDER, TABLES, TABLE_BLOCK,
     )  # fmt: skip
 
-    # The new history is the end of "history, then run": column c lies `length + c` places from the front.
+    # The new history is the end of "history, then run": its column c is at position `length + c`.
     column = offset < ORDER - 1
     joined = length + offset
     kept = column & (joined >= 0) & (joined < ORDER - 1) & known_before
@@ -306,7 +296,7 @@ def _take_request(  # type: ignore[no-untyped-def]
     in_run = column & (joined >= ORDER - 1) & (taken >= 0) & (taken < count)
     updated = tl.load(before_row + joined, mask=kept, other=0).to(tl.int64)
     updated += tl.load(tokens_ptr + taken, mask=in_run, other=0).to(tl.int64)
-    # Every thread has read the old history before any writes the new one.
+    # All threads must have read the old history before any writes the new one.
     tl.debug_barrier()
     tl.store(history_row + offset, updated.to(history_ptr.dtype.element_ty), mask=column & known_slot)
 
@@ -330,7 +320,7 @@ def _take_block(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
 ):
     place = block * BLOCK + tl.arange(0, BLOCK)
-    # Binary search for the number of requests that start at or before each place.
+    # Binary search: number of requests that start at or before each place.
     low = tl.zeros([BLOCK], tl.int64)
     high = low + requests
     for _ in range(search_steps):
@@ -341,7 +331,7 @@ def _take_block(  # type: ignore[no-untyped-def]
         high = tl.where(unsettled & ~reached, middle, high)
     start = tl.load(starts_ptr + low - 1, mask=low > 0, other=0).to(tl.int64)
     offset = place - start
-    # A token before the first run belongs to no request, and must have ids all the same.
+    # A token before the first run belongs to no request, but must still get ids.
     mine = ((offset >= ORDER - 1) | (low == 0)) & (place < count)
     _store_row_ids(
         tokens_ptr, place, offset, mine, tokens_ptr, False, powers_ptr, moduli_ptr, offsets_ptr, out_ptr,
@@ -366,7 +356,7 @@ def _store_row_ids(  # type: ignore[no-untyped-def]
     TABLES: tl.constexpr,
     TABLE_BLOCK: tl.constexpr,
 ):
-    """Row ids of the tokens at ``place``, ``offset`` places into their runs, where ``mine``."""
+    """Store the row ids of the tokens at `place`, `offset` places into their runs, where `mine` is true."""
     table = tl.arange(0, TABLE_BLOCK)
     real = table < TABLES
     token = tl.load(tokens_ptr + place, mask=mine, other=0).to(tl.int64)
@@ -383,7 +373,7 @@ def _store_row_ids(  # type: ignore[no-untyped-def]
         total += tl.where(inside, earlier, 0)[:, None] * power[None, :]
     modulus = tl.load(moduli_ptr + table, mask=real, other=1)[None, :]
     remainder = total % modulus
-    # Triton's remainder takes the sign of the dividend: only a token below 0 could make it negative.
+    # Triton's remainder has the sign of the dividend, so a token below 0 could make it negative.
     remainder = tl.where(remainder < 0, remainder + modulus, remainder)
     rows = remainder + tl.load(offsets_ptr + table, mask=real, other=0)[None, :]
     tl.store(out_ptr + place[:, None] * TABLES + table[None, :], rows, mask=mine[:, None] & real[None, :])
@@ -431,7 +421,7 @@ def _check_state(tokens: Tensor, history: Tensor, ngram: NgramHash) -> None:
 
 def _check_slots(slots: Tensor, history: Tensor) -> None:
     if slots.is_cuda:
-        return  # looking at values would wait for the GPU, and a CUDA graph does not allow it
+        return  # reading values would wait for the GPU, which a CUDA graph does not allow
     if slots.numel() and not 0 <= int(slots.min()) <= int(slots.max()) < history.shape[0]:
         raise IndexError(
             f"slots must be in [0, {history.shape[0]}), got {int(slots.min())} to {int(slots.max())}."

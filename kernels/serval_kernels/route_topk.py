@@ -1,10 +1,9 @@
-"""LongCat's router: which experts a token goes to, with what weights, and how much of the token itself is
-added.
+"""LongCat's router: the experts of each token, their weights, and the weight of the token itself.
 
-scores = softmax(logits) over routed and identity experts; the k experts of highest score + bias are chosen;
-the weight of each is its score (without the bias, not renormalised) times the scaling factor. Experts from
-``routed_experts`` on are identity experts: they return the token itself under the same weight, so their slots
-need no expert computation. Source: LongCat-Flash technical report (arXiv:2509.01322), section 2.1;
+scores = softmax(logits) over routed and identity experts; the k experts with the highest score + bias are
+chosen; the weight of each is its score (without the bias, not renormalised) times the scaling factor. Experts
+from `routed_experts` on are identity experts: they return the token itself with the same weight, so their
+slots need no expert computation. Source: LongCat-Flash technical report (arXiv:2509.01322), section 2.1;
 transformers' modeling_longcat_flash.py.
 """
 
@@ -22,7 +21,7 @@ DROPPED = -1  # the id that SGLang's MoE runners and dispatchers skip
 
 
 class Routing(NamedTuple):
-    """Where each token goes. The slots of a token are in no promised order."""
+    """Experts and weights of each token. The order of a token's slots is unspecified."""
 
     weights: Tensor  # float32 [T, k], scaled; 0 in identity slots
     expert_ids: Tensor  # int32 [T, k]; DROPPED in identity slots
@@ -32,14 +31,13 @@ class Routing(NamedTuple):
 def route_topk(
     logits: Tensor, bias: Tensor, *, top_k: int, routed_experts: int, scaling_factor: float
 ) -> Routing:
-    """
-    Args:
-        logits: float32 [T, routed + identity experts]; in less, near ties change sides.
-        bias: float32 [routed + identity experts], moves the choice but not the weights.
+    """Choose `top_k` experts for each token.
 
-    Raises:
-        TypeError: ``logits`` or ``bias`` is not float32.
-        ValueError: shapes or devices do not match, or ``top_k`` or ``routed_experts`` exceeds the experts.
+    - `logits` float32 [T, routed + identity experts]: lower precision would decide near ties differently
+    - `bias` float32 [routed + identity experts]: affects the choice but not the weights
+
+    Raises `TypeError` if `logits` or `bias` is not float32, and `ValueError` if shapes or devices do not
+    match, or `top_k` or `routed_experts` exceeds the number of experts.
     """
     compute = route_topk_triton if runs_on_triton(logits) else route_topk_reference
     return compute(logits, bias, top_k=top_k, routed_experts=routed_experts, scaling_factor=scaling_factor)
@@ -64,7 +62,7 @@ def route_topk_reference(
 def route_topk_triton(
     logits: Tensor, bias: Tensor, *, top_k: int, routed_experts: int, scaling_factor: float
 ) -> Routing:
-    """`route_topk` in one launch. Of equals the one of lower id is chosen; NaN counts as highest."""
+    """`route_topk` in one launch. Ties go to the lower id; NaN counts as highest."""
     _check(logits, bias, top_k=top_k, routed_experts=routed_experts)
     count, experts = logits.shape
     routing = Routing(
@@ -89,7 +87,7 @@ def route_topk_triton(
         SLOTS=power_of_two(top_k),
         BLOCK=block,
         DROPPED_ID=DROPPED,
-        # One warp, 16 experts a thread, keeps the k reductions of Lite within registers and shuffles.
+        # One warp with 16 experts per thread keeps the k reductions of Lite within registers and shuffles.
         num_warps=min(max(block // 512, 1), 8),
     )
     return routing
@@ -120,7 +118,7 @@ def _route_kernel(  # type: ignore[no-untyped-def]
     total = tl.sum(raised, axis=0)
     biased = tl.div_rn(raised, total) + tl.load(bias_ptr + expert, mask=real, other=0.0)
 
-    # Candidate and id in one integer: one reduction finds the highest, and of equal ones the lowest id. The
+    # With candidate and id in one integer, one reduction finds the highest, and among ties the lowest id. The
     # bits of a float order like an integer once those of negative numbers are flipped.
     bits = biased.to(tl.int32, bitcast=True)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -134,7 +132,7 @@ def _route_kernel(  # type: ignore[no-untyped-def]
         chosen = tl.where(slot == i, 0x7FFFFFFF - (best & 0x7FFFFFFF).to(tl.int32), chosen)
         candidate = tl.where(candidate == best, taken, candidate)
 
-    # The same arithmetic on the same logits: cheaper than moving the scores between threads.
+    # Repeating the arithmetic on the same logits is cheaper than moving the scores between threads.
     filled = (slot < TOP_K) & (chosen < experts)
     logit = tl.load(logits_row + chosen, mask=filled, other=float("-inf"))
     weight = tl.div_rn(tl.exp(logit - peak), total) * scaling_factor

@@ -1,11 +1,9 @@
-"""Eight bits a value with one scale a row: the format of a quantised table.
+"""Format of a quantised table: eight bits per value, one scale per row.
 
 value = scale · code, with scale = max|row| / (largest code). Codes are int8 (-127..127, evenly spaced) or
-float8_e4m3fn (up to ±448, finer near zero). A row is read as a whole, so it is the natural unit of a scale:
-one fetch brings all that is needed, and no row suffers from the range of another.
+float8_e4m3fn (up to ±448, finer near zero). Rows are read whole, so a row is the natural unit of a scale: one
+fetch brings everything, and no row suffers from the range of another.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -25,14 +23,10 @@ class QuantizedTable(NamedTuple):
 
 
 def quantize_rows(rows: Tensor, dtype: torch.dtype) -> QuantizedTable:
-    """
-    Args:
-        rows: float32, bfloat16 or float16 [R, width].
-        dtype: int8 or float8_e4m3fn.
+    """Quantise `rows` (float32, bfloat16 or float16 [R, width]) to codes of `dtype`, int8 or float8_e4m3fn.
 
-    Raises:
-        TypeError: another dtype.
-        ValueError: ``rows`` holds infinity or NaN, which no scale can represent.
+    Raises `TypeError` for another dtype, and `ValueError` if `rows` holds infinity or NaN, which no scale can
+    represent.
     """
     if dtype not in LARGEST_CODE:
         raise TypeError(f"dtype must be one of {list(LARGEST_CODE)}, got {dtype!r}.")
@@ -42,13 +36,13 @@ def quantize_rows(rows: Tensor, dtype: torch.dtype) -> QuantizedTable:
     if not bool(largest.isfinite().all()):
         raise ValueError("rows must be finite, got infinity or NaN.")
     scales = largest / LARGEST_CODE[dtype]
-    # Of a row of zeros, or of numbers so small that their scale is 0 in float32, nothing is left.
+    # A row of zeros, or of numbers so small that their scale is 0 in float32, becomes zeros.
     scaled = torch.where(scales[:, None] > 0, exact / scales[:, None], 0.0)
-    # Dividing by a rounded scale may step over the largest code, and float8 has no infinity to saturate to.
+    # Dividing by a rounded scale may exceed the largest code, and float8 has no infinity to saturate to.
     scaled = scaled.clamp(-LARGEST_CODE[dtype], LARGEST_CODE[dtype])
     return QuantizedTable((scaled.round() if dtype == torch.int8 else scaled).to(dtype), scales)
 
 
 def dequantize_rows(table: QuantizedTable, *, dtype: torch.dtype) -> Tensor:
-    """Rows [R, width] in ``dtype``, computed in float32 and rounded once."""
+    """Return rows [R, width] in `dtype`, computed in float32 and rounded once."""
     return (table.codes.float() * table.scales[:, None]).to(dtype)

@@ -4,8 +4,6 @@ Field names are those of the file; everything that follows from them is a proper
 transformers (``model_type``, ``num_hidden_layers``, ``rope_parameters``) read to the same value.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
@@ -26,7 +24,7 @@ _SUPPORTED_VALUES: Mapping[str, object] = {
     "zero_expert_type": "identity",
 }
 
-_ALLOWED_TYPES: Mapping[object, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
+_ALLOWED_TYPES: Mapping[type, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,)}
 _MAY_BE_ZERO = ("zero_expert_num", "bos_token_id", "eos_token_id", "mscale", "mscale_all_dim")
 
 
@@ -205,12 +203,12 @@ class LongcatConfig:
 def _check_field_types(config: YarnScaling | LongcatConfig) -> None:
     """Raise ConfigError for a number that is not positive (some may be 0) or not of its type."""
     for field in fields(config):
-        value = getattr(config, field.name)
-        if field.type not in _ALLOWED_TYPES:
+        value, expected = getattr(config, field.name), field.type
+        if not isinstance(expected, type) or expected not in _ALLOWED_TYPES:
             continue
-        if type(value) not in _ALLOWED_TYPES[field.type]:
-            raise ConfigError(f"{field.name} must be of type {field.type}, got {value!r}.")
-        if field.type != "bool" and not (value > 0 or (value == 0 and field.name in _MAY_BE_ZERO)):
+        if type(value) not in _ALLOWED_TYPES[expected]:
+            raise ConfigError(f"{field.name} must be of type {expected.__name__}, got {value!r}.")
+        if expected is not bool and not (value > 0 or (value == 0 and field.name in _MAY_BE_ZERO)):
             bound = "at least 0" if field.name in _MAY_BE_ZERO else "positive"
             raise ConfigError(f"{field.name} must be {bound}, got {value!r}.")
 

@@ -31,10 +31,10 @@ def require_supported(server_args: Any) -> None:
 
 
 def hook_metrics_page() -> None:
-    """See `metrics_page`."""
+    """See `metrics.page`."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from serval_sglang.metrics_page import keep_names
+    from serval_sglang.metrics.page import keep_names
 
     target = "sglang.srt.entrypoints.http_server.add_prometheus_middleware"
     HookRegistry.register(target, keep_names, HookType.AFTER)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     from sglang.srt.plugins import load_plugins
     from sglang.srt.utils import kill_itself_when_parent_died, kill_process_tree
 
-    from serval_sglang.registration import PluginNotInEffect, require_registered
+    from serval_sglang.plugin.registration import PluginNotInEffect, require_registered
 
     kill_itself_when_parent_died()
     load_plugins()

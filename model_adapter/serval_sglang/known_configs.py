@@ -1,7 +1,5 @@
 """Configurations that are known by name."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from serval_sglang.config import LongcatConfig, YarnScaling

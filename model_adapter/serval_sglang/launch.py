@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from serval_sglang.cpu_compat import environment as cpu
+from serval_sglang.gpu_flags import gpu_flags
 from serval_sglang.settings import TablePlace, available_cpus, inherited_environment, model_variables
 from serval_sglang.supervision import supervise
 
@@ -55,6 +56,8 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
         flags.append(f"--served-model-name={options.served_model_name}")
     if options.device == "cpu":
         flags.extend(cpu.FLAGS)
+    else:
+        flags.extend(gpu_flags(options.model, options.sglang_flags))
     return [*flags, *options.sglang_flags]
 
 

@@ -20,7 +20,7 @@ class ReadinessGate:
 
     def send(self, init_info: dict[str, Any]) -> None:
         """Raises SystemExit, which SGLang lets through, if the report does not prove the plugin in effect."""
-        from serval_sglang.registration import PluginNotInEffect, require_proof
+        from serval_sglang.plugin.registration import PluginNotInEffect, require_proof
 
         try:
             require_proof(init_info.get(_PROOF))
@@ -42,7 +42,7 @@ def run_checked_scheduler(*arguments: Any, **named_arguments: Any) -> None:
     from sglang.srt.plugins import load_plugins
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from serval_sglang.registration import PluginNotInEffect, require_registered
+    from serval_sglang.plugin.registration import PluginNotInEffect, require_registered
 
     load_plugins()
     try:
@@ -57,6 +57,6 @@ def run_checked_scheduler(*arguments: Any, **named_arguments: Any) -> None:
 
 
 def _add_proof(init_info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
-    from serval_sglang.registration import proof_of_effect
+    from serval_sglang.plugin.registration import proof_of_effect
 
     return {**init_info, _PROOF: proof_of_effect(scheduler.tp_worker.model_runner)}

@@ -1,7 +1,5 @@
 """The environment of the adapter: the only module here that reads it. Everything else gets values passed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -72,6 +72,9 @@ def test_engine_command_is_one_that_it_takes(services: dict[str, Any]) -> None:
     devices = engine["deploy"]["resources"].get("reservations", {}).get("devices", [])
     assert given.device == ("cuda" if devices else "cpu")
     assert given.tp == (devices[0]["count"] if devices else 1)
+    if not devices:
+        # The image asks for all GPUs, beside which SGLang loads CUDA kernels whatever its --device.
+        assert engine["environment"]["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert given.served_model_name == gateway["environment"]["SERVAL_SERVED_MODEL_NAME"]
     assert str(given.model) == gateway["environment"]["SERVAL_MODEL"]
 

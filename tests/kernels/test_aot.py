@@ -1,6 +1,4 @@
-"""What the kernels compile to for three GPU generations, compared with the table in BENCHMARKS.md."""
-
-from __future__ import annotations
+"""The kernels compiled for three GPU generations, compared with the table in BENCHMARKS.md."""
 
 import re
 from pathlib import Path
@@ -34,18 +32,18 @@ def usages() -> list[Usage]:
     ]
 
 
-def test_no_kernel_spills_and_registers_leave_room(usages: list[Usage]) -> None:
+def test_kernels_do_not_spill_and_leave_registers(usages: list[Usage]) -> None:
     for usage in usages:
         assert usage.spilled_bytes == 0, usage.name
-        # Half of a multiprocessor's 2,048 threads can be resident.
+        # At least half of a multiprocessor's 2,048 threads can be resident.
         assert usage.registers <= 64, usage.name
 
 
-def test_the_recorded_table_is_that_of_this_code(usages: list[Usage]) -> None:
+def test_usage_table_matches_benchmarks_md(usages: list[Usage]) -> None:
     assert usage_table(usages) in BENCHMARKS.read_text(), "run `python -m serval_kernels.bench.aot`"
 
 
-def test_rows_move_sixteen_bytes_at_a_time(usages: list[Usage]) -> None:
+def test_ngram_gather_moves_sixteen_bytes_at_a_time(usages: list[Usage]) -> None:
     for usage in usages:
         if usage.name.startswith(("ngram_gather", "combine_identity")):
             assert "st.global.v4.b32" in usage.ptx, usage.name
@@ -53,18 +51,18 @@ def test_rows_move_sixteen_bytes_at_a_time(usages: list[Usage]) -> None:
             assert "ld.global.v4.b32" in usage.ptx
 
 
-def test_bfloat16_is_rounded_to_nearest(usages: list[Usage]) -> None:
-    """The interpreter cuts bfloat16 off, so its tests cannot show this."""
+def test_ngram_gather_rounds_bfloat16_to_nearest(usages: list[Usage]) -> None:
+    """The interpreter truncates to bfloat16, so its tests cannot show this."""
     for usage in usages:
         conversions = re.findall(r"cvt\.\S*bf16\S*\.f32", usage.ptx)
         assert all(conversion.startswith("cvt.rn.bf16") for conversion in conversions), usage.name
         assert conversions or "step" in usage.name or "bf16" in usage.name or usage.name == "route_topk"
 
 
-def test_the_history_is_read_by_all_before_it_is_written(usages: list[Usage]) -> None:
+def test_step_kernel_reads_history_before_writing_it(usages: list[Usage]) -> None:
     for usage in usages:
         if "step" in usage.name:
-            # Row ids are 64 bits wide, so the one store of 32 is that of the history.
+            # Row ids are 64 bits wide, so the only store of 32 bits is that of the history.
             before, store, _ = usage.ptx.partition("st.global.b32")
             assert store
             assert before.rindex("bar.sync") > before.rindex("ld.global"), usage.name

@@ -1,6 +1,4 @@
-"""What is wrong with an argument is said before anything is computed, by every implementation alike."""
-
-from __future__ import annotations
+"""Invalid arguments are reported before anything is computed, and alike by every implementation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +49,7 @@ def valid_decode() -> dict[str, Any]:
         ({"ngram": NgramHash(HASH.powers[:, :1].clone(), *HASH[1:])}, ValueError, "n of at least 2, got 1"),
     ],
 )
-def test_decode_step(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_decode_step_refuses_bad_input(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     for operation in implementations(ngram_step, "decode_step"):
         with pytest.raises(error, match=message):
             operation(**{**valid_decode(), **changed})
@@ -66,7 +64,7 @@ def test_decode_step(changed: dict[str, Any], error: type[Exception], message: s
         ({"slots": ints(0), "starts": ints(0), "lengths": ints(0)}, ValueError, "belong to no request"),
     ],
 )
-def test_extend_step(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_extend_step_refuses_bad_input(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     valid = {**valid_decode(), "tokens": ints(5), "starts": ints(2), "lengths": ints(2)}
     for operation in implementations(ngram_step, "extend_step"):
         with pytest.raises(error, match=message):
@@ -74,7 +72,7 @@ def test_extend_step(changed: dict[str, Any], error: type[Exception], message: s
 
 
 @pytest.mark.parametrize("slot", [-1, 4])
-def test_a_slot_outside_the_state_is_an_index_error_on_the_cpu(slot: int) -> None:
+def test_decode_step_raises_index_error_for_slot_outside_state(slot: int) -> None:
     with pytest.raises(IndexError, match=r"slots must be in \[0, 4\)"):
         ngram_step.decode_step(**{**valid_decode(), "slots": torch.tensor([0, slot])})
 
@@ -111,27 +109,29 @@ CODES = quantize_rows(floats(5, 4), torch.int8)
         ),
     ],
 )
-def test_ngram_gather(row_ids: torch.Tensor, table: Any, error: type[Exception], message: str) -> None:
+def test_ngram_gather_refuses_bad_input(
+    row_ids: torch.Tensor, table: Any, error: type[Exception], message: str
+) -> None:
     for operation in implementations(ngram_gather, "ngram_gather"):
         with pytest.raises(error, match=message):
             operation(row_ids, table, dtype=torch.float32)
 
 
-def test_ngram_gather_gives_floats_only() -> None:
+def test_ngram_gather_refuses_integer_dtype() -> None:
     for operation in implementations(ngram_gather, "ngram_gather"):
         with pytest.raises(TypeError, match=r"dtype must be one of .*got torch\.int8"):
             operation(ints(2, 3), floats(5, 4), dtype=torch.int8)
 
 
 @pytest.mark.parametrize("row", [-1, 5])
-def test_an_id_that_is_no_row_is_an_index_error_on_the_cpu(row: int) -> None:
+def test_ngram_gather_raises_index_error_for_id_outside_table(row: int) -> None:
     for table in (floats(5, 4), CODES):
         with pytest.raises(IndexError):
             ngram_gather.ngram_gather(torch.tensor([[row]]), table, dtype=torch.float32)
 
 
-def test_a_table_that_a_gpu_cannot_read_is_refused() -> None:
-    """Asked of the check itself: without a GPU there are no row ids on one."""
+def test_ngram_gather_refuses_table_that_gpu_cannot_read() -> None:
+    """Calls the check itself, because without a GPU there can be no row ids on one."""
     gpu = torch.device("cuda", 0)
     with pytest.raises(ValueError, match=r"table is in pageable host memory.*pin it"):
         ngram_gather._check_readable("table", floats(5, 4), gpu)
@@ -149,7 +149,7 @@ def test_a_table_that_a_gpu_cannot_read_is_refused() -> None:
         ({"word_rows": ints(2, 6)}, TypeError, "word_rows must be"),
     ],
 )
-def test_ngram_embed(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_ngram_embed_refuses_bad_input(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     valid = {
         "row_ids": ints(2, 3),
         "tables": floats(5, 4),
@@ -171,7 +171,7 @@ def test_ngram_embed(changed: dict[str, Any], error: type[Exception], message: s
         ({"routed_experts": 10}, ValueError, "routed_experts must be between 0 and the 9 experts"),
     ],
 )
-def test_route_topk(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_route_topk_refuses_bad_input(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     valid = {
         "logits": floats(2, 9), "bias": floats(9), "top_k": 3, "routed_experts": 6, "scaling_factor": 6.0
     }  # fmt: skip
@@ -200,7 +200,9 @@ SHARED = floats(3, 6)
         ),
     ],
 )
-def test_combine_identity(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_combine_identity_refuses_bad_input(
+    changed: dict[str, Any], error: type[Exception], message: str
+) -> None:
     valid = {"routed": floats(2, 6), "tokens": floats(2, 6), "identity_weight": floats(2)}
     for operation in implementations(combine, "combine_identity"):
         with pytest.raises(error, match=message):
@@ -216,12 +218,14 @@ def test_combine_identity(changed: dict[str, Any], error: type[Exception], messa
         (torch.tensor([[1.0, float("nan")]]), torch.float8_e4m3fn, ValueError, "rows must be finite"),
     ],
 )
-def test_quantize_rows(rows: torch.Tensor, dtype: torch.dtype, error: type[Exception], message: str) -> None:
+def test_quantize_rows_refuses_bad_input(
+    rows: torch.Tensor, dtype: torch.dtype, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         quantize_rows(rows, dtype)
 
 
 @pytest.mark.skipif(launch.INTERPRETED, reason="the interpreter takes tensors on the CPU")
-def test_a_kernel_refuses_tensors_on_the_cpu() -> None:
+def test_kernels_refuse_tensors_on_cpu() -> None:
     with pytest.raises(ValueError, match="Triton kernels take tensors on a GPU, got device 'cpu'"):
         combine.combine_identity_triton(floats(2, 6), floats(2, 6), floats(2))

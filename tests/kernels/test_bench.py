@@ -1,6 +1,4 @@
-"""The bench: counts of bytes by hand, paths that agree, a run from the command line."""
-
-from __future__ import annotations
+"""The bench: byte counts checked by hand, agreement of paths, a run from the command line."""
 
 import subprocess
 import sys
@@ -28,19 +26,19 @@ BF16_ON_DEVICE = TableFormat(2, 0, on_host=False)
 INT8_ON_HOST = TableFormat(1, 4, on_host=True)
 
 
-def test_lite_has_the_published_sizes() -> None:
+def test_sizes_of_lite_are_the_published_ones() -> None:
     assert (LITE.tables, LITE.width, LITE.experts) == (12, 256, 384)
     assert LITE.rows * LITE.width == pytest.approx(31.4e9, rel=1e-3)  # parameters in n-gram tables
 
 
-def test_a_token_reads_six_kibibytes_of_rows() -> None:
+def test_gather_work_counts_six_kibibytes_per_token() -> None:
     rows = roofline.gather_work(1, LITE, BF16_ON_DEVICE)
     assert rows == Work(device_bytes=6144 + 6144 + 12 * 8)  # rows in, rows out, ids in
     on_host = roofline.gather_work(1, LITE, INT8_ON_HOST)
     assert on_host == Work(device_bytes=6144 + 12 * 8, host_bytes=12 * (256 + 4))
 
 
-def test_no_path_counts_less_than_the_floor() -> None:
+def test_work_of_every_path_is_at_least_the_floor() -> None:
     for tokens in (1, 64, 8192):
         floor = roofline.embed_work(tokens, LITE, BF16_ON_DEVICE)
         fused = roofline.fused_embed_work(tokens, LITE, BF16_ON_DEVICE)
@@ -49,14 +47,14 @@ def test_no_path_counts_less_than_the_floor() -> None:
         assert floor.flops == fused.flops == builtin.flops == 2 * tokens * 3072**2
 
 
-def test_the_floor_is_the_slowest_of_the_three() -> None:
+def test_machine_floor_is_the_longest_of_three_times() -> None:
     machine = Machine("", device_bytes_per_s=100.0, host_bytes_per_s=10.0, flops_per_s=1000.0)
     assert machine.floor_s(Work(device_bytes=100, host_bytes=5, flops=500)) == 1.0
     assert machine.floor_s(Work(device_bytes=100, host_bytes=50, flops=500)) == 5.0
     assert machine.floor_s(Work(device_bytes=100, host_bytes=5, flops=9000)) == 9.0
 
 
-# In bfloat16 as near as the bench itself asks for.
+# The bounds for bfloat16 are those of the bench itself.
 @pytest.mark.parametrize(
     ("tokens", "dtype", "bounds"),
     [
@@ -66,10 +64,8 @@ def test_the_floor_is_the_slowest_of_the_three() -> None:
         (5, torch.bfloat16, {"rtol": 0.03, "atol": 0.03}),
     ],
 )
-def test_the_built_in_algorithms_compute_the_same(
-    tokens: int, dtype: torch.dtype, bounds: dict[str, float]
-) -> None:
-    """Decode below 512 tokens, prefill above: what is compared must be the same computation."""
+def test_cases_agree_across_paths(tokens: int, dtype: torch.dtype, bounds: dict[str, float]) -> None:
+    """Paths of a case must compute the same, in decode (up to 512 tokens) and in prefill."""
     device = torch.device("cpu")
     weights = cases.make_weights(SMALL, "device", device, dtype=dtype)
     checked = 0
@@ -91,8 +87,8 @@ def test_the_built_in_algorithms_compute_the_same(
     assert checked == 3  # embed, route, combine
 
 
-def test_a_run_from_the_command_line(tmp_path: Path) -> None:
-    # In float32: a CPU without instructions for bfloat16 takes half a minute for products at full width.
+def test_bench_runs_from_command_line(tmp_path: Path) -> None:
+    # float32, because a CPU without bfloat16 instructions takes half a minute for products at full width.
     command = [
         sys.executable, "-m", "serval_kernels.bench", "--device", "cpu", "--dtype", "float32",
         "--tokens", "1", "4", "--table-rows", "5000", "--least-seconds", "0", "--tables", "device", "int8",
@@ -100,7 +96,7 @@ def test_a_run_from_the_command_line(tmp_path: Path) -> None:
     ]  # fmt: skip
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert "% of LongCat-Flash-Lite's" in finished.stdout  # shrunk tables are owned up to
+    assert "% of LongCat-Flash-Lite's" in finished.stdout  # reports that tables are shrunk
     assert "| embed | 4 | int8 | serval |" in finished.stdout
     assert "| embed | 4 | device | built-in |" in finished.stdout
     bars = [

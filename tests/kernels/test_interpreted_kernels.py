@@ -1,6 +1,4 @@
-"""Runs the tests of `on_triton/` under Triton's interpreter, in a process of their own (see conftest.py)."""
-
-from __future__ import annotations
+"""The tests of `on_triton/` under Triton's interpreter, in a separate process (see conftest.py)."""
 
 import os
 import subprocess
@@ -18,7 +16,7 @@ FOLDER = Path(__file__).parent / "on_triton"
 @pytest.mark.skipif(
     INTERPRETED or torch.cuda.is_available(), reason="on_triton/ is collected in this process"
 )
-def test_kernels_agree_with_their_references_under_the_interpreter() -> None:
+def test_kernels_pass_their_tests_under_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

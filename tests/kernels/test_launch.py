@@ -1,6 +1,4 @@
-"""Without Triton the package imports and computes on the CPU; on a GPU it says what is missing."""
-
-from __future__ import annotations
+"""Without Triton the package imports and computes on the CPU; a launch on a GPU names the missing package."""
 
 import subprocess
 import sys
@@ -24,7 +22,7 @@ for kernel in (combine_identity._combine_kernel, route_topk._route_kernel):
 """
 
 
-def test_without_triton_only_a_launch_fails() -> None:
+def test_package_without_triton_fails_only_at_launch() -> None:
     finished = subprocess.run(
         [sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True, check=False
     )

@@ -1,6 +1,4 @@
-"""Windows and carried state against a token list per request, over runs of every length around n - 1."""
-
-from __future__ import annotations
+"""Windows and state against a token list per request, for runs of every length around n - 1."""
 
 import random
 
@@ -22,7 +20,7 @@ def history_before(sequence: list[int], place: int) -> list[int]:
 
 @pytest.mark.parametrize("lengths", [[1], [2, 0, 5], [0, 3, 1, 0, 0, 7, 2], [600], [0]])
 @pytest.mark.parametrize("begin", [0, 1, 2, 3, 9])
-def test_runs_of_any_length_at_any_place(lengths: list[int], begin: int) -> None:
+def test_extend_windows_and_history_for_runs_of_any_length(lengths: list[int], begin: int) -> None:
     generator = random.Random(begin)
     sequences = [[generator.randrange(1, 50) for _ in range(begin + length)] for length in lengths]
     tokens = torch.tensor([t for s in sequences for t in s[begin:]], dtype=torch.int64)
@@ -36,7 +34,7 @@ def test_runs_of_any_length_at_any_place(lengths: list[int], begin: int) -> None
     assert after.tolist() == [history_before(s, len(s)) for s in sequences]
 
 
-def test_padding_behind_the_last_run_leaves_the_runs_alone() -> None:
+def test_extend_windows_ignore_padding_after_last_run() -> None:
     tokens, history, starts = torch.tensor([5, 6, 7]), torch.tensor([[1, 2, 3]]), torch.tensor([0])
     padded = torch.cat((tokens, torch.tensor([99, 99])))
     assert torch.equal(extend_windows(padded, history, starts)[:3], extend_windows(tokens, history, starts))
@@ -46,7 +44,7 @@ def test_padding_behind_the_last_run_leaves_the_runs_alone() -> None:
     )
 
 
-def test_decode_steps_continue_an_extend() -> None:
+def test_decode_windows_continue_extend_history() -> None:
     sequence = [11, 12, 13, 14, 15, 16]
     history = torch.tensor([history_before(sequence, 2)])
     for place in range(2, len(sequence)):

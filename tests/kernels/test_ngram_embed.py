@@ -1,7 +1,5 @@
 """The embedding against the mean of its terms, whole and in column shards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -24,7 +22,7 @@ def inputs(dtype: torch.dtype, tokens: int) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("tokens", [0, 1, 63])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
-def test_it_is_the_mean_of_all_terms(dtype: torch.dtype, tolerance: float, tokens: int) -> None:
+def test_ngram_embed_is_mean_of_all_terms(dtype: torch.dtype, tolerance: float, tokens: int) -> None:
     ids, tables, projections, words = inputs(dtype, tokens)
     got = ngram_embed(ids, tables, projections.flatten(0, 1), words)
     terms = torch.stack(
@@ -35,7 +33,7 @@ def test_it_is_the_mean_of_all_terms(dtype: torch.dtype, tolerance: float, token
 
 
 @pytest.mark.parametrize("compute", [ngram_embed, ngram_embed_reference])
-def test_in_place_the_word_rows_become_the_mean(compute: Callable[..., torch.Tensor]) -> None:
+def test_ngram_embed_in_place_writes_to_word_rows(compute: Callable[..., torch.Tensor]) -> None:
     ids, tables, projections, words = inputs(torch.float32, 9)
     apart = compute(ids, tables, projections.flatten(0, 1), words)
     assert apart.data_ptr() != words.data_ptr()
@@ -45,11 +43,11 @@ def test_in_place_the_word_rows_become_the_mean(compute: Callable[..., torch.Ten
 
 
 @pytest.mark.parametrize("shards", [2, 5])
-def test_column_shards_add_up_to_the_whole(shards: int) -> None:
+def test_ngram_embed_shards_add_up(shards: int) -> None:
     ids, tables, projections, words = inputs(torch.float32, 17)
     whole = ngram_embed(ids, tables, projections.flatten(0, 1), words)
     parts = [
-        # One rank, and only one, brings the word rows.
+        # Exactly one rank adds the word rows.
         ngram_embed(ids, table, projection.flatten(0, 1), words if rank == 0 else torch.zeros_like(words))
         for rank, (table, projection) in enumerate(
             zip(tables.chunk(shards, dim=1), projections.chunk(shards, dim=1), strict=True)

@@ -1,6 +1,4 @@
-"""The torch path: every kind of table, whole and in columns."""
-
-from __future__ import annotations
+"""The torch path of the gather: every kind of table, whole and by columns."""
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ def random_table() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_lie_side_by_side(dtype: torch.dtype) -> None:
+def test_ngram_gather_puts_rows_side_by_side(dtype: torch.dtype) -> None:
     table = random_table()
     got = ngram_gather(IDS.int(), table, dtype=dtype)
     expected = [torch.cat([table[i] for i in token]) for token in IDS.tolist()]
@@ -25,7 +23,7 @@ def test_rows_lie_side_by_side(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("code", [torch.int8, torch.float8_e4m3fn])
-def test_codes_are_expanded(code: torch.dtype) -> None:
+def test_ngram_gather_decodes_codes(code: torch.dtype) -> None:
     table = quantize_rows(random_table(), code)
     expanded = dequantize_rows(table, dtype=torch.bfloat16)
     assert torch.equal(
@@ -35,7 +33,7 @@ def test_codes_are_expanded(code: torch.dtype) -> None:
 
 @pytest.mark.parametrize("code", [None, torch.int8])
 @pytest.mark.parametrize("tokens", [0, 2])
-def test_the_embedding_takes_any_table(code: torch.dtype | None, tokens: int) -> None:
+def test_ngram_embed_accepts_any_table(code: torch.dtype | None, tokens: int) -> None:
     floats = random_table()
     table = floats if code is None else quantize_rows(floats, code)
     rows = floats if code is None else dequantize_rows(table, dtype=torch.float32)

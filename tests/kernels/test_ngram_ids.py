@@ -1,7 +1,5 @@
 """The hash against its definition in Python integers, token by token."""
 
-from __future__ import annotations
-
 import random
 
 import pytest
@@ -31,9 +29,9 @@ def scalar_ids(window: list[int], *, vocab_size: int, base: int, max_order: int,
 @pytest.mark.parametrize(
     "sizes", [LITE, TINY, {**TINY, "max_order": 2, "splits": 1}], ids=["lite", "tiny", "bigram"]
 )
-def test_ids_follow_the_definition(sizes: dict[str, int]) -> None:
+def test_ngram_ids_follow_definition(sizes: dict[str, int]) -> None:
     generator = random.Random(0)
-    # Small ids often, so that ends of sequence stand at every place of the window.
+    # Small ids are frequent, so that end-of-sequence tokens occur at every place of the window.
     vocab_size, order = sizes["vocab_size"], sizes["max_order"]
     tokens = [
         generator.choice([EOS, 0, 1, vocab_size - 1, generator.randrange(vocab_size)]) for _ in range(2000)
@@ -44,7 +42,7 @@ def test_ids_follow_the_definition(sizes: dict[str, int]) -> None:
     assert ids.tolist() == [scalar_ids(window, **sizes) for window in windows]
 
 
-def test_tables_are_stacked_without_gap_or_overlap() -> None:
+def test_ngram_hash_stacks_tables_without_gap_or_overlap() -> None:
     constants = ngram_hash(**LITE)
     ends = constants.offsets + constants.moduli
     assert constants.offsets[0] == 0

@@ -1,6 +1,4 @@
-"""The torch path of the step: state in place, any integer dtype, the caller's tokens before the state's."""
-
-from __future__ import annotations
+"""The torch path of the step: in-place state, any integer dtype, the caller's tokens instead of the state."""
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ SEQUENCE = [5, 9, EOS, 4, 4, 8, 1]
 
 
 @pytest.mark.parametrize("integers", [torch.int32, torch.int64])
-def test_an_extend_then_decodes(integers: torch.dtype) -> None:
+def test_steps_extend_then_decode(integers: torch.dtype) -> None:
     history = torch.zeros(4, 3, dtype=torch.int32)
     common = {"slots": torch.tensor([2], dtype=integers), "ngram": HASH, "eos_token_id": EOS}
     rows = extend_step(
@@ -31,7 +29,7 @@ def test_an_extend_then_decodes(integers: torch.dtype) -> None:
     assert history.tolist() == [[0] * 3, [0] * 3, history_at(SEQUENCE, TINY_NGRAM), [0] * 3]
 
 
-def test_tokens_from_the_caller_take_the_place_of_the_state() -> None:
+def test_extend_step_prefers_callers_tokens_to_state() -> None:
     history = torch.full((1, 3), 77)
     rows = extend_step(
         torch.tensor(SEQUENCE[5:]),

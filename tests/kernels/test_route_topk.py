@@ -1,7 +1,5 @@
 """The router against its definition, one token at a time."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -13,7 +11,7 @@ ROUTED, IDENTITY, TOP_K, SCALE = 9, 5, 4, 6.0
 
 
 def scalar_routing(logits: list[float], bias: list[float]) -> tuple[dict[int, float], float]:
-    """Weight of each chosen routed expert, and the identity experts' weights summed."""
+    """Return the weight of each chosen routed expert, and the sum of the identity experts' weights."""
     exponentials = [math.exp(x - max(logits)) for x in logits]
     scores = [x / sum(exponentials) for x in exponentials]
     chosen = sorted(range(len(scores)), key=lambda e: scores[e] + bias[e], reverse=True)[:TOP_K]
@@ -22,7 +20,7 @@ def scalar_routing(logits: list[float], bias: list[float]) -> tuple[dict[int, fl
 
 
 @pytest.mark.parametrize("identity_lift", [-9.0, 0.0, 9.0], ids=["none", "some", "only identity"])
-def test_choice_weights_and_identity_sum(identity_lift: float) -> None:
+def test_route_topk_follows_definition(identity_lift: float) -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(40, ROUTED + IDENTITY, generator=generator)
     logits[:, ROUTED:] += identity_lift
@@ -41,7 +39,7 @@ def test_choice_weights_and_identity_sum(identity_lift: float) -> None:
         assert not got.weights[token][~kept].any()
 
 
-def test_no_tokens() -> None:
+def test_route_topk_accepts_no_tokens() -> None:
     empty = torch.zeros(0, ROUTED + IDENTITY)
     got = route_topk(
         empty, torch.zeros(ROUTED + IDENTITY), top_k=TOP_K, routed_experts=ROUTED, scaling_factor=SCALE

@@ -1,6 +1,4 @@
-"""Eight-bit rows: how far off, and that nothing falls off the ends."""
-
-from __future__ import annotations
+"""Eight-bit rows: size of the error, and behaviour at the ends of the range."""
 
 import pytest
 import torch
@@ -9,14 +7,14 @@ from hypothesis import strategies as st
 
 from serval_kernels.row_quantization import dequantize_rows, quantize_rows
 
-# Half a step of the even grid; half a step of the coarsest float8 interval, 32 wide at 448.
+# Half a step of int8's even grid, and of float8's coarsest interval, which is 32 wide at 448.
 WORST = {torch.int8: 0.5 / 127, torch.float8_e4m3fn: 16 / 448}
 
 
 @pytest.mark.parametrize("code", [torch.int8, torch.float8_e4m3fn])
 @given(seed=st.integers(0, 999), exponent=st.integers(-100, 100))
 @settings(deadline=None, max_examples=50)
-def test_no_value_is_further_off_than_half_a_step(code: torch.dtype, seed: int, exponent: int) -> None:
+def test_quantize_rows_error_is_at_most_half_a_step(code: torch.dtype, seed: int, exponent: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(7, 33, generator=generator) * 2.0**exponent
     table = quantize_rows(rows, code)
@@ -25,7 +23,7 @@ def test_no_value_is_further_off_than_half_a_step(code: torch.dtype, seed: int, 
 
 
 @pytest.mark.parametrize("code", [torch.int8, torch.float8_e4m3fn])
-def test_the_largest_value_of_a_row_keeps_its_sign_and_size(code: torch.dtype) -> None:
+def test_quantize_rows_keeps_largest_value(code: torch.dtype) -> None:
     rows = torch.tensor([[3.0, -1.0], [-5.0, 0.1], [3.4e38, -3.4e38]])
     table = quantize_rows(rows, code)
     assert table.codes.float().isfinite().all()
@@ -34,7 +32,7 @@ def test_the_largest_value_of_a_row_keeps_its_sign_and_size(code: torch.dtype) -
 
 
 @pytest.mark.parametrize("code", [torch.int8, torch.float8_e4m3fn])
-def test_rows_of_nothing(code: torch.dtype) -> None:
+def test_quantize_rows_accepts_zeros_and_no_rows(code: torch.dtype) -> None:
     rows = torch.tensor([[0.0, -0.0], [1e-45, 0.0]])
     assert not dequantize_rows(quantize_rows(rows, code), dtype=torch.float32).any()
     empty = quantize_rows(torch.empty(0, 4), code)

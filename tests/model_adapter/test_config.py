@@ -1,7 +1,5 @@
 """LongcatConfig reads every known spelling of Lite's config.json to one value, and refuses the rest."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

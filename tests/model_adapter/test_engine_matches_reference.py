@@ -1,7 +1,5 @@
 """The real SGLang with the plugin against the reference model, in every configuration a CPU can run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

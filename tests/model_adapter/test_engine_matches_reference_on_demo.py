@@ -1,7 +1,5 @@
 """The engine on the shipped demo model against the reference: trained weights, text that the model knows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from itertools import islice

@@ -1,7 +1,5 @@
 """Flags that the engine refuses before it loads anything."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from types import SimpleNamespace

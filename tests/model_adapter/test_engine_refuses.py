@@ -1,7 +1,5 @@
 """An engine that would not serve Serval's model does not start, says why, and leaves nothing running."""
 
-from __future__ import annotations
-
 import json
 import signal
 import time

@@ -4,8 +4,6 @@ One engine at TP 2 whose layers are patched by a plugin of its own; a file says 
 n-gram tables are large, so that what a rank holds while it loads can be measured beside.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The launcher's command line, environment and exit codes; the engine itself is left out."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -114,6 +112,12 @@ def test_ranks_share_out_the_cpus(cpus: list[int], ranks: int, shares: str) -> N
 
 def test_threads_that_wait_sleep() -> None:
     assert cpu_environment({}, ranks=1, cpus=range(2))["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_cpu_environment_hides_gpus() -> None:
+    """SGLang's is_cuda() asks torch, not --device, and would load CUDA kernels beside the CPU's."""
+    environment = cpu_environment({"CUDA_VISIBLE_DEVICES": "0,1"}, ranks=1, cpus=range(2))
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_thread_settings_of_the_user_win() -> None:

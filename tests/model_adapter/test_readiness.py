@@ -1,7 +1,5 @@
 """A scheduler reports ready only with proof that Serval's model is what it has loaded."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -10,7 +8,7 @@ from serval_sglang.readiness import ReadinessGate
 
 PROOF = {
     "model": "serval_sglang.models.longcat_flash.LongcatFlashForCausalLM",
-    "ngram_manager": "serval_sglang.ngram_history.RequestHistoryManager",
+    "ngram_manager": "serval_sglang.layers.ngram_history.RequestHistoryManager",
 }
 
 

@@ -1,7 +1,5 @@
 """What an operator may choose about the model, from flags through the environment to the scheduler."""
 
-from __future__ import annotations
-
 import pytest
 
 from serval_sglang.settings import ModelSettings, model_settings, model_variables

@@ -3,16 +3,15 @@
 UPSTREAM.md lists every place. After a change of version this test names the rows to look at again.
 """
 
-from __future__ import annotations
-
 import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from torch import nn
 
-from serval_sglang.registration import SUPPORTED_SGLANG
+from serval_sglang.plugin.registration import SUPPORTED_SGLANG
 from serval_testkit.upstream_source import find_source
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,6 +47,21 @@ def test_what_we_rely_on_is_as_it_was(touchpoint: Touchpoint) -> None:
     assert (touchpoint.lines, touchpoint.digest) == (source.lines, source.digest), (
         f"{touchpoint.name} has changed: read it, then write {source.lines} and {source.digest} into its row."
     )
+
+
+def test_prefill_graphs_find_no_attention_in_this_model() -> None:
+    """SGLang finds no attention in a layer whose `self_attn` is a list, so it captures no prefill graph."""
+    setup = pytest.importorskip(
+        "sglang.srt.model_executor.model_runner_components.layer_setup", reason="needs SGLang"
+    )
+    attention = nn.Module()
+    attention.attn_mqa = attention.attn_mha = nn.Identity()
+    layer, model = nn.Module(), nn.Module()
+    layer.self_attn = nn.ModuleList([attention, attention])
+    model.layers = nn.ModuleList([layer])
+    assert setup.compute_attention_and_moe_layers(model).attention_layers == [None]
+    layer.self_attn = attention
+    assert setup.compute_attention_and_moe_layers(model).attention_layers == [attention.attn_mqa]
 
 
 def test_every_hook_has_a_row() -> None:

@@ -17,7 +17,7 @@ PACKAGES = {
     "serval_load": ROOT / "loadtests" / "serval_load",
 }
 SHIPPED = [package for package in PACKAGES if package != "serval_load"]
-# package -> top-level modules it must not import. `serval_sglang.parsers` may use the gateway's tool parser.
+# package -> top-level modules it must not import. `plugin.parsers` may use the gateway's tool parser.
 FORBIDDEN_IMPORTS = {
     "serval": {"torch", "triton", "sglang", "transformers", "serval_sglang", "serval_kernels", "serval_load"},
     "serval_sglang": {"serval", "serval_load"},
@@ -25,9 +25,9 @@ FORBIDDEN_IMPORTS = {
     "serval_load": {"torch", "triton", "sglang", "transformers", "serval_sglang", "serval_kernels"},
 }
 ALLOWED_IMPORTS = {
-    ("serval_sglang/parsers.py", "serval.tools"),
-    ("serval_sglang/parsers.py", "serval.grammar"),
-    ("serval_sglang/parsers.py", "serval.schema"),
+    ("serval_sglang/plugin/parsers.py", "serval.tools"),
+    ("serval_sglang/plugin/parsers.py", "serval.grammar"),
+    ("serval_sglang/plugin/parsers.py", "serval.schema"),
 }
 MAX_MODULE_LINES = 450
 MAX_FUNCTION_LINES = 70

@@ -1,1 +1,1 @@
-"""Measures the kernels: time against floor and against the built-in algorithm, and what they compile to."""
+"""Benchmarks of the kernels: time against the floor and the built-in algorithm, and compiled resource use."""

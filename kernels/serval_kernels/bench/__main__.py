@@ -1,6 +1,4 @@
-"""``python -m serval_kernels.bench``: every operation, every path, every place of the table, in one run."""
-
-from __future__ import annotations
+"""`python -m serval_kernels.bench`: every operation, path and table placement in one run."""
 
 import argparse
 import dataclasses
@@ -38,7 +36,7 @@ times: on a GPU each path is a CUDA graph and caches are cold; on a CPU, process
 
 
 def main() -> int:
-    """Measure, print, and write what was asked for."""
+    """Measure, print the table, and write the requested files."""
     args = _arguments()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -56,7 +54,7 @@ def main() -> int:
         print(f"{case.operation} T={case.tokens} table={case.table}", file=sys.stderr, flush=True)
         _require_agreement(case)
         rows += _measured(case, rates, device, least_s=args.least_seconds)
-        del case  # it holds the table, and the next one may not fit beside it
+        del case  # it keeps the table alive, and the next one may not fit beside it
     rows = _with_builtin(rows)
     print(report.markdown(rows))
     _write(args, rows, rates)
@@ -92,7 +90,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _sizes(table_rows: int | None) -> Sizes:
-    """Lite, with tables that together have about ``table_rows`` rows, and no larger a vocabulary."""
+    """Return the sizes of Lite with about `table_rows` rows in all tables, and no larger a vocabulary."""
     if table_rows is None:
         return LITE
     base = max(table_rows // LITE.tables - LITE.tables, 1)
@@ -129,7 +127,7 @@ def _all_cases(
 
 
 def _require_agreement(case: Case) -> None:
-    """No time is reported for a path that computes something else."""
+    """Raise `AssertionError` if the paths of a case disagree: no time is reported for a wrong result."""
     results = []
     for path in case.paths:
         torch.manual_seed(7)
@@ -140,7 +138,7 @@ def _require_agreement(case: Case) -> None:
 
 
 def _comparable(result: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Of a routing, the weight of a token's identity experts."""
+    """Return a tensor to compare: for a routing, the weight of each token's identity experts."""
     if isinstance(result, Tensor):
         return result
     return result[2] if result[2].dim() == 1 else result[2].sum(dim=1) * cases.SCALE

@@ -1,10 +1,8 @@
-"""Compiles the kernels for GPUs that need not be there: registers, memory spilled to, shared memory.
+"""Ahead-of-time compilation of the kernels for absent GPUs: registers, spilled bytes, shared memory.
 
-What is compiled is what the operations launch for LongCat-Flash-Lite: each is called with tensors that have a
-shape and no memory (device "meta"), and its launch is recorded in place of being made.
+It compiles the launches that the operations make for LongCat-Flash-Lite: each is called with tensors that
+have a shape but no memory (device "meta"), and its launch is recorded instead of executed.
 """
-
-from __future__ import annotations
 
 import argparse
 import re
@@ -31,7 +29,7 @@ from serval_kernels.row_quantization import QuantizedTable
 
 COMPUTE_CAPABILITIES = (80, 90, 100)
 
-# Tokens of a decode batch and of a prefill chunk: some kernels are compiled differently for the two.
+# Tokens in a decode batch and in a prefill chunk: some kernels are compiled differently for the two.
 _FEW, _MANY = 64, 8192
 _OPERATIONS = (combine_identity, ngram_gather, ngram_step, route_topk)
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -39,7 +37,7 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel and what it was to be launched with."""
+    """A kernel with the arguments and options of its launch."""
 
     name: str
     kernel: Any
@@ -49,27 +47,26 @@ class Launch:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one compiled kernel takes of a GPU."""
+    """Resources that one compiled kernel uses."""
 
     name: str
     compute_capability: int
     warps: int
-    registers: int  # a thread
-    spilled_bytes: int  # a thread, local memory of any kind
-    shared_bytes: int  # a program
+    registers: int  # per thread
+    spilled_bytes: int  # per thread, local memory of any kind
+    shared_bytes: int  # per program
     ptx: str
 
 
 def recorded_launches(sizes: Sizes) -> list[Launch]:
-    """The launch that each operation makes of tensors of a model's sizes, few tokens and many."""
+    """Return the launch that each operation makes for a model of these sizes, for few tokens and many."""
     return [Launch(name, *_record(call)) for tokens in (_FEW, _MANY) for name, call in _calls(sizes, tokens)]
 
 
 def compile_launch(recorded: Launch, compute_capability: int) -> Usage:
-    """Compile a launch as Triton would at its first call on a GPU of that capability.
+    """Compile a launch as Triton would on its first call on a GPU of that capability.
 
-    Raises:
-        subprocess.CalledProcessError: cuobjdump, which comes with Triton, failed.
+    Raises `subprocess.CalledProcessError` if cuobjdump, which comes with Triton, fails.
     """
     target = GPUTarget("cuda", compute_capability, 32)
     backend = make_backend(target)
@@ -95,7 +92,7 @@ def compile_launch(recorded: Launch, compute_capability: int) -> Usage:
 
 
 def usage_table(usages: list[Usage]) -> str:
-    """A Markdown table: a row a kernel, a column a GPU."""
+    """Return a Markdown table with one row per kernel and one column per GPU."""
     header = " | ".join(f"sm_{capability}" for capability in COMPUTE_CAPABILITIES)
     lines = [f"| kernel | warps | {header} |", "| --- | ---: |" + " ---: |" * len(COMPUTE_CAPABILITIES)]
     for name in dict.fromkeys(usage.name for usage in usages):

@@ -1,11 +1,9 @@
 """SGLang 0.5.23's algorithms for the same operations, written plainly in torch.
 
-Read in sglang/srt/layers/n_gram_embedding.py, sglang/srt/models/longcat_flash.py,
-sglang/srt/layers/moe/topk.py and sglang/kernels/ops/moe/ep_moe_kernels.py. Only their cost is of interest:
-the identity experts come out as weak as they do there.
+They follow sglang/srt/layers/n_gram_embedding.py, sglang/srt/models/longcat_flash.py,
+sglang/srt/layers/moe/topk.py and sglang/kernels/ops/moe/ep_moe_kernels.py. Only their cost matters here: like
+the originals, they do not scale the identity experts.
 """
-
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +11,10 @@ from torch import Tensor
 
 
 def embed(row_ids: Tensor, table: Tensor, projections: Tensor, tokens: Tensor, words: Tensor) -> Tensor:
-    """All 1 + tables terms [1 + tables, T, H] in memory, then their mean.
+    """Write all 1 + tables terms [1 + tables, T, H] to memory, then return their mean [T, H].
 
-    Args:
-        row_ids: int32 [T, tables].
-        table: [rows, width].
-        projections: [tables, width, H].
-        tokens: [T].
-        words: [V, H], the word embedding.
+    Shapes: `row_ids` int32 [T, tables], `table` [rows, width], `projections` [tables, width, H], `tokens`
+    [T], `words` [V, H].
     """
     terms = torch.empty(
         1 + row_ids.shape[1], len(tokens), words.shape[1], dtype=words.dtype, device=words.device
@@ -32,7 +26,7 @@ def embed(row_ids: Tensor, table: Tensor, projections: Tensor, tokens: Tensor, w
 
 
 def route(logits: Tensor, bias: Tensor, *, top_k: int, routed_experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, ids, and the weights of the identity experts; identity slots go to expert 0 with weight 0."""
+    """Return weights, ids, and weights of identity experts; identity slots go to expert 0 with weight 0."""
     scores = logits.softmax(dim=-1)
     candidates = scores.view(-1, logits.shape[-1]) + bias.unsqueeze(0)
     ids = torch.topk(candidates, k=top_k, dim=-1, sorted=False)[1]
@@ -46,10 +40,9 @@ def route(logits: Tensor, bias: Tensor, *, top_k: int, routed_experts: int) -> t
 
 
 def combine(routed: Tensor, tokens: Tensor, identity_weights: Tensor, *, routed_scale: float) -> Tensor:
-    """The identity part into a matrix of zeros, the routed part scaled in place, then their sum in place.
+    """Write the identity part to a matrix of zeros, scale the routed part in place, and add the two in place.
 
-    Args:
-        identity_weights: [T, k].
+    `identity_weights` is [T, k].
     """
     identity = torch.zeros_like(tokens)
     torch.mul(tokens, identity_weights.sum(dim=-1, keepdim=True), out=identity)

@@ -1,6 +1,4 @@
-"""The operations under measurement: inputs that stay in place, and a call for each path."""
-
-from __future__ import annotations
+"""Operations to measure: inputs at fixed addresses, and a call for each path."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +36,7 @@ _CODES = {"int8": torch.int8, "host-int8": torch.int8, "fp8": torch.float8_e4m3f
 
 @dataclass(frozen=True)
 class Path:
-    """One way to compute an operation, and what it moves and computes."""
+    """One way to compute an operation, with the bytes it moves and the operations it performs."""
 
     name: str
     call: Callable[[], Tensor | tuple[Tensor, ...]]
@@ -47,7 +45,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Case:
-    """An operation at one size: ``floor`` is what any path must do."""
+    """An operation at one size; `floor` is the work that any path must do."""
 
     operation: str
     tokens: int
@@ -59,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Weights:
-    """What the cases share."""
+    """Weights shared by the cases."""
 
     table: NgramTable
     format: TableFormat
@@ -69,7 +67,7 @@ class Weights:
 
 
 def make_weights(sizes: Sizes, kind: TableKind, device: torch.device, *, dtype: torch.dtype) -> Weights:
-    """Random weights; the table repeats a random block, since only where its rows lie matters."""
+    """Return random weights; the table repeats a random block, since only the addresses of rows matter."""
     generator = torch.Generator().manual_seed(0)
     block = torch.randn(min(_FILL_ROWS, sizes.rows), sizes.width, generator=generator).to(dtype)
     words = torch.randn(min(_FILL_WORDS, sizes.vocab), sizes.hidden, generator=generator).to(dtype)
@@ -107,7 +105,7 @@ def _repeated(block: Tensor, rows: int, place: torch.device, *, pinned: bool) ->
 
 
 def table_cases(sizes: Sizes, kind: TableKind, weights: Weights, tokens: int) -> Iterator[Case]:
-    """The cases that read the table: the gather alone, and the embedding from tokens to hidden states."""
+    """Yield the cases that read the table: the gather alone, and the embedding up to hidden states."""
     device = weights.words.device
     inputs = _StepInputs(sizes, tokens, device)
     stacked = weights.projections.flatten(0, 1)
@@ -125,8 +123,8 @@ def table_cases(sizes: Sizes, kind: TableKind, weights: Weights, tokens: int) ->
         return ngram_embed_reference(ids, table, stacked, word_rows, in_place=True)
 
     def as_built_in() -> Tensor:
-        # SGLang computes ids with a CUDA kernel of its own; ours takes its place, so that what is compared is
-        # the embedding.
+        # SGLang computes ids with its own CUDA kernel; ours takes its place, so that only the embedding is
+        # compared.
         assert isinstance(table, Tensor)
         return builtin.embed(inputs.step().int(), table, weights.projections, inputs.tokens, weights.words)
 
@@ -150,7 +148,7 @@ def table_cases(sizes: Sizes, kind: TableKind, weights: Weights, tokens: int) ->
 
 
 def other_cases(sizes: Sizes, tokens: int, device: torch.device, *, dtype: torch.dtype) -> Iterator[Case]:
-    """The cases without a table: row ids and state, router, join of the identity experts."""
+    """Yield the cases without a table: row ids and state, router, sum of routed and identity experts."""
     inputs = _StepInputs(sizes, tokens, device)
     step = roofline.step_work(tokens, inputs.requests, sizes)
     on_gpu = device.type == "cuda"
@@ -180,7 +178,7 @@ def other_cases(sizes: Sizes, tokens: int, device: torch.device, *, dtype: torch
     routed, hidden = (torch.randn(tokens, sizes.hidden, device=device).to(dtype) for _ in range(2))
     identity = torch.rand(tokens, sizes.top_k, device=device) / sizes.top_k
     weight = identity.sum(dim=1)
-    # A scale of 1 in the in-place path of the built-in algorithm keeps repeated calls from overflowing.
+    # The built-in algorithm scales in place; a scale of 1 keeps repeated calls from overflowing.
     work = roofline.combine_work(tokens, sizes, value_bytes=dtype.itemsize)
     slower = roofline.builtin_combine_work(tokens, sizes, value_bytes=dtype.itemsize)
     paths = [
@@ -193,7 +191,7 @@ def other_cases(sizes: Sizes, tokens: int, device: torch.device, *, dtype: torch
 
 
 class _StepInputs:
-    """Tokens of a step in tensors that stay in place, with fresh random contents at each `next`."""
+    """Tokens of a step in tensors at fixed addresses, refilled at random by `next`."""
 
     def __init__(self, sizes: Sizes, tokens: int, device: torch.device) -> None:
         self.sizes = sizes
@@ -211,17 +209,17 @@ class _StepInputs:
         self.next()
 
     def next(self) -> None:
-        """Other tokens, and another history before them."""
+        """Draw new tokens and a new history."""
         self.tokens.random_(self.sizes.vocab)
         self.history.random_(self.sizes.vocab)
 
     def next_rows(self, row_ids: Tensor) -> None:
-        """Other row ids, in place."""
+        """Draw new row ids, in place."""
         self.next()
         row_ids.copy_(self.step())
 
     def step(self) -> Tensor:
-        """Row ids by the public operation."""
+        """Return row ids computed by the public operation."""
         if self.decodes:
             return decode_step(
                 self.tokens, self.history, slots=self.slots, ngram=self.ngram, eos_token_id=EOS
@@ -237,7 +235,7 @@ class _StepInputs:
         )
 
     def step_reference(self) -> Tensor:
-        """Row ids by the torch reference."""
+        """Return row ids computed by the torch reference."""
         if self.decodes:
             return decode_step_reference(
                 self.tokens, self.history, slots=self.slots, ngram=self.ngram, eos_token_id=EOS

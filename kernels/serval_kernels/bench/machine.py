@@ -1,6 +1,4 @@
-"""Measures what this machine can do, for floors that it could reach."""
-
-from __future__ import annotations
+"""Rates that this machine reaches, from which floors are computed."""
 
 import platform
 import time
@@ -17,8 +15,8 @@ _REPEATS = 5
 
 
 def measure(device: torch.device, *, dtype: torch.dtype) -> Machine:
-    """Bandwidth of a large copy (read and write counted), of a copy from pinned memory, and of a large matrix
-    product in ``dtype``."""
+    """Measure a large copy (counting read and write), a copy from pinned memory, and a large matrix product
+    in `dtype`."""
     kind = device.type
     return Machine(
         name=_name(device),

@@ -1,6 +1,4 @@
-"""Turns measurements into a Markdown table and a picture."""
-
-from __future__ import annotations
+"""Markdown table and picture of the measurements."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -29,7 +27,7 @@ class Row:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """A table with a row a path. Ratios are of medians of this run."""
+    """Return a table with one row per path. Ratios compare medians of this run."""
     lines = [
         "| operation | T | table | path | µs (p20–p80) | time / floor | MB moved | built-in / this |",
         "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: |",
@@ -54,7 +52,7 @@ _COLORS = ("#b04a3a", "#2f6690", "#6aa84f", "#8e6bb0", "#c9962c")
 
 
 def picture(rows: Sequence[Row], *, title: str, subtitle: str) -> str:
-    """An SVG of the embedding: bytes moved and time, a bar a path, a group a size, logarithmic axes."""
+    """Return an SVG of the embedding: bytes moved and time, one bar per path, grouped by size, log axes."""
     shown = [row for row in rows if row.operation == "embed" and row.path != "reference"]
     series = list(dict.fromkeys(_series(row) for row in shown))
     parts = [

@@ -1,8 +1,8 @@
-"""What an operation must move and compute at least, and the time that takes at best.
+"""Lower bounds: the least that an operation must move and compute, and the time this takes at best.
 
 `embed_work`, `gather_work` and so on count what every algorithm for the operation must read or write once;
-`fused_*` and `builtin_*` count what a given algorithm does. A multiply-add of a matrix product is two
-floating-point operations. Small vectors (a bias, the constants of the hash) are left out.
+`fused_*` and `builtin_*` count the work of a given algorithm. A multiply-add of a matrix product is two
+floating-point operations. Small vectors (a bias, the constants of the hash) are ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HISTORY_BYTES = 4  # int32
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes over the memory bus of the device, bytes over the bus to the host, floating-point operations."""
+    """Bytes over the device's memory bus, bytes over the bus to the host, floating-point operations."""
 
     device_bytes: int = 0
     host_bytes: int = 0
@@ -34,7 +34,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates as measured, not as advertised. ``host_bytes_per_s`` is None where the device has no other."""
+    """Rates as measured, not as advertised. `host_bytes_per_s` is None if the device is the host."""
 
     name: str
     device_bytes_per_s: float
@@ -42,7 +42,7 @@ class Machine:
     flops_per_s: float
 
     def floor_s(self, work: Work) -> float:
-        """The longest of the three, as if each overlapped the others perfectly."""
+        """Return the longest of the three times, as if they overlapped perfectly."""
         host_rate = self.host_bytes_per_s or self.device_bytes_per_s
         return max(
             work.device_bytes / self.device_bytes_per_s,
@@ -53,33 +53,33 @@ class Machine:
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How a row of a table is stored, and where."""
+    """Format and place of a table's rows."""
 
     value_bytes: int  # 2 for bfloat16, 1 for a code
     scale_bytes: int  # 4 for a row of codes, else 0
     on_host: bool
 
     def rows(self, count: int, width: int) -> Work:
-        """Reading ``count`` rows."""
+        """Return the work of reading `count` rows."""
         total = count * (width * self.value_bytes + self.scale_bytes)
         return Work(host_bytes=total) if self.on_host else Work(device_bytes=total)
 
 
 def step_work(tokens: int, requests: int, sizes: Sizes) -> Work:
-    """Tokens and history in, row ids and history out."""
+    """Count tokens and history in, row ids and history out."""
     state = 2 * requests * (sizes.order - 1) * _HISTORY_BYTES
     return Work(device_bytes=tokens * _ID_BYTES * (1 + sizes.tables) + state)
 
 
 def gather_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:
-    """Row ids and rows in, rows out side by side."""
+    """Count row ids and rows in, rows side by side out."""
     ids = tokens * sizes.tables * _ID_BYTES
     out = tokens * sizes.hidden * value_bytes
     return table.rows(tokens * sizes.tables, sizes.width) + Work(device_bytes=ids + out)
 
 
 def embed_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:
-    """Row ids, rows, projections and word rows in, the mean out: nothing in between touches memory."""
+    """Count row ids, rows, projections and word rows in, the mean out, and no intermediate results."""
     hidden = tokens * sizes.hidden * value_bytes
     weights = sizes.hidden * sizes.hidden * value_bytes
     ids = tokens * sizes.tables * _ID_BYTES
@@ -88,19 +88,19 @@ def embed_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: in
 
 
 def fused_embed_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:
-    """`embed_work` as this package does it: the gathered rows are written once and read once, the word rows
-    looked up before."""
+    """`embed_work` as this package does it: gathered rows are written once and read once, after the word rows
+    have been looked up."""
     hidden = tokens * sizes.hidden * value_bytes
     return embed_work(tokens, sizes, table, value_bytes=value_bytes) + Work(device_bytes=4 * hidden)
 
 
 def builtin_embed_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:
-    """`embed_work` as SGLang 0.5.23 does it: [1 + tables, T, H] is written by lookup and product, and read by
-    the mean; ids are transposed, rows gathered, before."""
+    """`embed_work` as SGLang 0.5.23 does it: ids are transposed and rows gathered first; lookup and product
+    write [1 + tables, T, H], and the mean reads it."""
     hidden = tokens * sizes.hidden * value_bytes
     ids = tokens * sizes.tables * _ID_BYTES
     rows = table.rows(tokens * sizes.tables, sizes.width)
-    # Word rows are looked up, then copied into place: four passes. The gathered rows are written: one.
+    # Word rows are looked up, then copied into place: four passes. Gathered rows are written: one pass.
     lookups = Work(device_bytes=3 * ids + 5 * hidden)
     weights = sizes.hidden * sizes.hidden * value_bytes
     product = Work(device_bytes=hidden + weights + sizes.tables * hidden, flops=2 * tokens * sizes.hidden**2)
@@ -109,7 +109,7 @@ def builtin_embed_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_b
 
 
 def route_work(tokens: int, sizes: Sizes) -> Work:
-    """Logits in; weights, ids and identity weight out."""
+    """Count logits in; weights, ids and identity weight out."""
     return Work(device_bytes=_FLOAT32_BYTES * tokens * (sizes.experts + 2 * sizes.top_k + 1))
 
 
@@ -120,11 +120,11 @@ def builtin_route_work(tokens: int, sizes: Sizes) -> Work:
 
 
 def combine_work(tokens: int, sizes: Sizes, *, value_bytes: int = 2) -> Work:
-    """Two matrices in, one out."""
+    """Count two matrices in, one out."""
     return Work(device_bytes=tokens * (3 * sizes.hidden * value_bytes + _FLOAT32_BYTES))
 
 
 def builtin_combine_work(tokens: int, sizes: Sizes, *, value_bytes: int = 2) -> Work:
-    """`combine_work` as SGLang 0.5.23 does it: a matrix of zeros, the identity part into it, the scaling of
-    the routed part, the sum: eight passes."""
+    """`combine_work` as SGLang 0.5.23 does it in eight passes: a matrix of zeros, the identity part written
+    to it, the scaling of the routed part, the sum."""
     return Work(device_bytes=tokens * 8 * sizes.hidden * value_bytes)

@@ -1,13 +1,11 @@
-"""The sizes that a measurement depends on."""
-
-from __future__ import annotations
+"""Model dimensions that a measurement depends on."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Dimensions of a model, as its config.json gives them."""
+    """Dimensions of a model as given in its config.json."""
 
     vocab: int
     ngram_base: int  # m: table i has m + 2i + 1 rows

@@ -1,10 +1,8 @@
-"""How long a call takes: on a GPU as a CUDA graph with cold caches, on a CPU in processor time.
+"""Duration of a call: on a GPU as a CUDA graph with cold caches, on a CPU in processor time.
 
-Processor time leaves out what the neighbours on a shared machine take. It is a duration for one thread only,
-so the bench gives torch one.
+Processor time excludes what other programs on a shared machine take. It equals a duration only for a single
+thread, so the bench limits torch to one.
 """
-
-from __future__ import annotations
 
 import statistics
 import time
@@ -18,7 +16,7 @@ _LEAST_CALLS = 5
 
 @dataclass(frozen=True)
 class Timing:
-    """Of many calls: the middle, and where the fastest and slowest fifth end."""
+    """Median, 20th and 80th percentile over many calls."""
 
     median_s: float
     p20_s: float
@@ -29,11 +27,10 @@ class Timing:
 def time_call(
     call: Callable[[], object], device: torch.device, *, next_input: Callable[[], object], least_s: float
 ) -> Timing:
-    """
-    Args:
-        call: reads its input from, and writes its state to, tensors that stay in place.
-        next_input: fills those tensors with another input; not timed.
-        least_s: keep calling for at least this long.
+    """Time `call` repeatedly for at least `least_s` seconds.
+
+    `call` reads its input from tensors at fixed addresses and keeps its state in them; `next_input`, which is
+    not timed, fills them with another input.
     """
     once = _graph_timer(call) if device.type == "cuda" else _processor_timer(call)
     next_input()
@@ -56,8 +53,9 @@ def _processor_timer(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def _graph_timer(call: Callable[[], object]) -> Callable[[], float]:
-    """A decode step runs from a CUDA graph, so launches from Python are not what is measured. The last-level
-    cache is overwritten before each replay: between two uses of a table lie all layers of the model."""
+    """Return a timer that replays `call` as a CUDA graph, as a decode step runs, so that launches from Python
+    do not count. It overwrites the last-level cache before each replay, because in the model all layers run
+    between two uses of a table."""
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

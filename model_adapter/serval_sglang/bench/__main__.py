@@ -4,8 +4,6 @@ A few layers of LongCat-Flash-Lite at full width, random weights, random prompts
 with one thing changed. What a layer costs is the difference between two numbers of --layers.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

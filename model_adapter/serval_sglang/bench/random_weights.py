@@ -4,8 +4,6 @@ SGLang's dummy weights are within 1e-3 of zero, norms included, so that every to
 experts and a batch reads a fraction of what it reads in earnest.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """One engine under measurement: started, asked, stopped."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -92,7 +90,13 @@ def running_server(
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "serval_sglang.bench.engine_process", *arguments, f"--port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "serval_sglang.bench.random_engine",
+        *arguments,
+        f"--port={port}",
+    ]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

@@ -1,7 +1,5 @@
 """Checkpoints of LongCat-Flash-Lite: layout, reading and writing, and random ones for tests."""
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """The files of a checkpoint directory: what they are called, which hold weights, and config.json."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

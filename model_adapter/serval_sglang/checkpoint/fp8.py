@@ -5,8 +5,6 @@ weight = code · scale, the scale under the name ``weight_scale_inv``. Embedding
 projections, norms, router and output head stay as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

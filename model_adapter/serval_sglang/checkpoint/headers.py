@@ -1,7 +1,5 @@
 """What a safetensors file says about its tensors, read without their values and without torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

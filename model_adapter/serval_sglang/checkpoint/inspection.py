@@ -1,7 +1,5 @@
 """What a checkpoint directory holds, from config.json and the headers of its safetensors files."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict

@@ -6,8 +6,6 @@ read, n-gram tables in eight bits (quantize.py) are read; checkpoints quantised 
 what they store beside the weights are unknown names.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which tensors a LongCat-Flash-Lite checkpoint holds, under which names and in which shapes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Literal
 

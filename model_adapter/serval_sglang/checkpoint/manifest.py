@@ -3,8 +3,6 @@
 The manifest is the text that ``sha256sum`` writes and ``sha256sum --check`` reads.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

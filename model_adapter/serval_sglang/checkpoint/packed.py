@@ -15,8 +15,6 @@ bits first.
 A weight is (code - zero point) times the scale of its group of inputs; without zero points it is 2^(bits-1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The parts of the model that a checkpoint's tensors belong to."""
 
-from __future__ import annotations
-
 import re
 from enum import StrEnum
 

@@ -1,7 +1,5 @@
 """How quantised copies differ from the original: the tensors of a layer, and quantization_config."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -5,8 +5,6 @@ a few of its rows. ``embedders.{i}.weight`` becomes int8 or float8_e4m3fn, ``emb
 (float32, one a row) joins it, and config.json says so under `TABLE_DTYPE_KEY`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Random weights that exercise every part of the model, and configurations small enough for tests."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace

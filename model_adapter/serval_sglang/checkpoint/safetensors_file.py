@@ -4,8 +4,6 @@ Format: eight bytes with the length of a JSON header, the header, the data. Sour
 github.com/huggingface/safetensors, section "Format".
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Serval reads safetensors only and never asks for remote code; other tools do both, on the same directory.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass

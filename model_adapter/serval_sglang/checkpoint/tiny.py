@@ -1,7 +1,5 @@
 """A complete tiny checkpoint that an engine can start on: random weights, a tokenizer, no download."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

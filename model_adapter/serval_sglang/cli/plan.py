@@ -6,8 +6,6 @@ model over tensor-parallel ranks. What SGLang needs besides is an assumption, sh
 the flags under "assumptions".
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """Progress of work that is counted in bytes, on standard error."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from types import TracebackType

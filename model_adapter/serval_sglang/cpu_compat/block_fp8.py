@@ -4,8 +4,6 @@ SGLang computes such layers on CPUs with AMX only. Slow, and exact: it is there 
 names, scales and slices arrive where they belong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -21,7 +21,8 @@ FLAGS: Sequence[str] = (
 
 
 def cpu_environment(inherited: Mapping[str, str], *, ranks: int, cpus: Sequence[int]) -> dict[str, str]:
-    """Variables to add to ``inherited``; those the user set stay, but for PYTHONPATH, which is extended.
+    """Variables to add to ``inherited``. Thread settings of the user stay; PYTHONPATH is extended; GPUs are
+    hidden.
 
     Args:
         ranks: scheduler processes that share the machine.
@@ -41,6 +42,8 @@ def cpu_environment(inherited: Mapping[str, str], *, ranks: int, cpus: Sequence[
     return {
         **{name: value for name, value in defaults.items() if name not in inherited},
         "SGLANG_USE_CPU_ENGINE": "1",
+        # SGLang's is_cuda() asks torch, not --device: beside a GPU it would load CUDA kernels.
+        "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": os.pathsep.join(path),
     }
 

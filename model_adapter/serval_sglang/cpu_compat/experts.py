@@ -1,7 +1,5 @@
 """The routed experts on a CPU, one after another."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Hooks of the CPU engine; the plugin calls :func:`install` where SGLang runs on a CPU."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

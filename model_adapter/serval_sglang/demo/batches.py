@@ -1,7 +1,5 @@
 """Batches of tokenised conversations, one a row and some noise, cut by length so that little is padding."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from random import Random

@@ -1,7 +1,5 @@
 """The training text: an endless, seeded stream of conversations in OpenAI message form."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random

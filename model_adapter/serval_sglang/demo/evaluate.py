@@ -1,7 +1,5 @@
 """Score a checkpoint on held-out names and words: ``python -m serval_sglang.demo.evaluate [DIRECTORY]``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence

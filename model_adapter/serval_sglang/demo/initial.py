@@ -12,10 +12,9 @@ place, rough, in the first layer:
 Everything else starts as usual, and training is free to change all of it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ class _Channels:
     width: int
 
     @classmethod
-    def of(cls, config: LongcatConfig) -> _Channels:
+    def of(cls, config: LongcatConfig) -> Self:
         width, end = config.v_head_dim, config.hidden_size
         previous, before_previous, found = (slice(end - n * width, end - (n - 1) * width) for n in (3, 2, 1))
         return cls(0, slice(1, previous.start), previous, before_previous, found, width)

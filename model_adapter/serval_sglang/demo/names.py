@@ -1,7 +1,5 @@
 """Words for conversations to copy: city names, made-up words and search phrases."""
 
-from __future__ import annotations
-
 from random import Random
 
 

@@ -1,7 +1,5 @@
 """Conversations as the model reads them, by the chat template that the checkpoint ships."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import cache

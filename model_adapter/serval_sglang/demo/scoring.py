@@ -4,8 +4,6 @@ It would if and only if the model's first choice is right at every token of the 
 before it. So one forward pass over the finished conversation tells, without decoding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

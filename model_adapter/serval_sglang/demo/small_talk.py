@@ -1,7 +1,5 @@
 """Conversations without calls: documented questions, small facts, and turns that refer to earlier ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from random import Random
 

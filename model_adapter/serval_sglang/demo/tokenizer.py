@@ -7,8 +7,6 @@ Two choices serve a model of a few million parameters, which must copy names out
 * the fixed lines of a tool declaration, which take 100 tokens otherwise, are one token each.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

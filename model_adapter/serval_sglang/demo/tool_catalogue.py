@@ -1,7 +1,5 @@
 """Tool declarations in OpenAI form: the documented tools, worded in many ways, and made-up ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Conversations with declared tools: calls, results, follow-up questions, and no suitable tool."""
 
-from __future__ import annotations
-
 from random import Random
 
 from serval_sglang.demo import names

@@ -1,7 +1,5 @@
 """Questions that need tools, in many wordings, each with the calls that it asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random

@@ -5,8 +5,6 @@ repeated; of a JSON object every member is repeated as "key value", except the c
 sight.
 """
 
-from __future__ import annotations
-
 import json
 from random import Random
 from typing import Any

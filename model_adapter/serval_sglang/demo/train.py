@@ -1,7 +1,5 @@
 """Train the demo model: ``python -m serval_sglang.demo.train --seed 0 --out DIRECTORY``."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import shutil

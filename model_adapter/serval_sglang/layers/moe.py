@@ -5,8 +5,6 @@ occupying expert 0, their output is scaled like that of every expert, and it is 
 parallel sizes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sglang.srt.layers.moe.topk import StandardTopKOutput

@@ -53,7 +53,7 @@ from serval_kernels.ngram_embed import ngram_embed
 from serval_kernels.ngram_ids import NgramHash, ngram_hash
 from serval_kernels.ngram_step import decode_step, extend_step
 from serval_sglang.layers.ngram_tables import NgramTables, TableStorage
-from serval_sglang.ngram_gauges import report_tables
+from serval_sglang.metrics.ngram_tables import report_tables
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -137,7 +137,12 @@ class NgramEmbedding(nn.Module):
         """Make room for this rank's columns of the tables: upstream, which calls the constructor, cannot say
         how they are stored."""
         self.ngram_tables = NgramTables(self.rows, self.width, storage, device=self.ngram_projection.device)
-        report_tables(self.ngram_tables, rows_per_token=self.tables, place=storage.place)
+        report_tables(
+            self.ngram_tables.values,
+            self.ngram_tables.scales,
+            rows_per_token=self.tables,
+            place=storage.place,
+        )
 
     def init_history(self, slots: int, device: torch.device | str) -> None:
         """Allocate the state for request slots 0..``slots`` - 1; slot 0 takes the padding of CUDA graphs."""
@@ -199,6 +204,12 @@ class NgramEmbedding(nn.Module):
         if mode.is_target_verify() or not mode.is_extend():
             raise NotImplementedError(
                 f"the n-gram embedding has no rule for {mode!r}: serve without speculative decoding."
+            )
+        if input_ids.is_cuda and torch.cuda.is_current_stream_capturing():
+            # A replay would take the history that the captured batch had, not that of its own requests.
+            raise RuntimeError(
+                "the n-gram embedding cannot be captured in a prefill CUDA graph: serve with "
+                "--cuda-graph-backend-prefill=disabled."
             )
         # None in warm-up passes, which go through slot 0, and where attention DP relabels a decode batch as
         # an extend batch of one token a request, whose history is in the slots.

@@ -1,7 +1,5 @@
 """The n-gram tables of one rank: in what form, in whose memory, and how a checkpoint gets into them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

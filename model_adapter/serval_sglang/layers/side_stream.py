@@ -1,7 +1,5 @@
 """Two computations that do not need each other, on two streams of a GPU or one after the other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

@@ -5,8 +5,6 @@ The class keeps upstream's name, which SGLang's configuration code looks for in 
 replaces the embedding and the MoE in upstream's module before this class builds them.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,14 +16,21 @@ from torch import Tensor
 
 from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
 from serval_sglang.config import LongcatConfig
-from serval_sglang.expert_gauges import report_experts
 from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
 from serval_sglang.layers.ngram_tables import TableStorage, code_dtype
-from serval_sglang.packed_weights import ATTENTION, is_attention, is_layer, packing_of, unpacked
+from serval_sglang.metrics.experts import report_experts
 from serval_sglang.settings import model_settings
-from serval_sglang.weights import TensorLedger, require_loadable_attention
+from serval_sglang.weights.ledger import TensorLedger
+from serval_sglang.weights.unpacking import (
+    ATTENTION,
+    is_attention,
+    is_layer,
+    packing_of,
+    require_loadable_attention,
+    unpacked,
+)
 
 # Meituan's model leaves the norms of the two latents at the default of their class, whatever rms_norm_eps
 # says (transformers' modeling_longcat_flash.py, class LongcatFlashMLA).

@@ -1,7 +1,5 @@
 """From a deployment to a plan: what each GPU holds, and how many tokens and requests are left room for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product

@@ -5,8 +5,6 @@ The figures are SGLang 0.5.23's own rule of thumb (sglang/srt/arg_groups/memory_
 operator does not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 _MIB = 1 << 20
@@ -36,13 +34,11 @@ def default_batch_limits(gpu_memory_bytes: int, *, tp: int) -> BatchLimits:
 
 
 def reserve_bytes(limits: BatchLimits, gpu_memory_bytes: int, *, tp: int) -> int:
-    """The reserve of one GPU."""
+    """The reserve of one GPU, without SGLang's 1.5 GiB for prefill graphs: see `gpu_flags`."""
     constant_mib = 512
     activations_mib = 1.5 * max(limits.chunked_prefill_size, 2048)
     parallel_mib = tp * 1024 / 8
     decode_graphs_mib = 2 * limits.graph_max_batch
-    # For prefill graphs with latent attention. SGLang does without them for this model, but finds out later.
-    prefill_graphs_mib = 1536
-    total_mib = constant_mib + activations_mib + parallel_mib + decode_graphs_mib + prefill_graphs_mib
+    total_mib = constant_mib + activations_mib + parallel_mib + decode_graphs_mib
     least_mib = 10 * 1024 if gpu_memory_bytes > 60 * _GIB else 0
     return int(max(total_mib, least_mib) * _MIB)

@@ -5,8 +5,6 @@ LongcatFlashMLA, for the scaling by sqrt(hidden / rank) and for the eps of the t
 config.rms_norm_eps.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ With float32 activations over bfloat16 weights this gives the function that a bf
 without the rounding of a bfloat16 engine.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

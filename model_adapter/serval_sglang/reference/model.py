@@ -4,8 +4,6 @@ Modules are named as in Meituan's checkpoints. Sources of the layer: transformer
 class LongcatFlashDecoderLayer; LongCat-Flash technical report (arXiv:2509.01322), section 2.2.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -4,8 +4,6 @@ Sources: LongCat-Flash technical report (arXiv:2509.01322), section 2.1; transfo
 modeling_longcat_flash.py, classes LongcatFlashTopkRouter and LongcatFlashExperts.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

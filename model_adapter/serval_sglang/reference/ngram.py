@@ -11,8 +11,6 @@ x_{t-1}..x_{t-d}: the look-back ends at such a token and leaves it out. The curr
 cut it.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

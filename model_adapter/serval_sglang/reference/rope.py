@@ -4,8 +4,6 @@ Sources: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071) in the form of Dee
 ``_compute_yarn_parameters``, whose correction range is rounded outwards to whole dimensions.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,14 +1,12 @@
 """What an engine is asked so that every path of the n-gram state and of the batch scheduler is taken."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from serval_sglang.batch_count import BATCHES_METRIC
 from serval_sglang.config import LongcatConfig
+from serval_sglang.metrics.batches import BATCHES_METRIC
 from serval_sglang.verify.engine import Engine, EngineFailed, Generation, generate
 
 CONCURRENT_REQUESTS = 16
@@ -43,7 +41,7 @@ class Case:
     Attributes:
         continued: every answer of the last wave is asked to go on, from what it has left in the prefix cache.
         needs_cache_hits: without any the case is not covered.
-        needs_batches: the kind of batch (`serval_sglang.batch_count`) without which it is not covered.
+        needs_batches: the kind of batch (`serval_sglang.metrics.batches`) without which it is not covered.
     """
 
     name: str

@@ -1,7 +1,5 @@
 """How far an engine's log-probabilities are from the reference model's, on the tokens the engine chose."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

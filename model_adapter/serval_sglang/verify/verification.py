@@ -1,7 +1,5 @@
 """The verdict on an engine: every case against the reference, and the bound they must keep."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

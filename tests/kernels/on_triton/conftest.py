@@ -7,7 +7,7 @@ from hypothesis import settings
 
 from serval_testkit.triton_device import poisoned_memory
 
-# The interpreter takes some ten milliseconds a launch: no deadline, few examples.
+# The interpreter takes about ten milliseconds per launch: no deadline, few examples.
 settings.register_profile("kernels", deadline=None, max_examples=50)
 settings.load_profile("kernels")
 

@@ -1,6 +1,4 @@
-"""The join against float64 arithmetic, in place and not, and against its torch reference."""
-
-from __future__ import annotations
+"""`combine_identity` against float64 arithmetic, in place and not, and against its torch reference."""
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from serval_testkit.triton_device import DEVICE, rounding_ulps
 
 def assert_rounded_once(got: torch.Tensor, exact: torch.Tensor) -> None:
     slack = rounding_ulps(got.dtype) * torch.finfo(got.dtype).eps
-    # Three float32 terms of up to about 30, which may cancel.
+    # Three float32 terms of up to about 30 may cancel.
     assert ((got.double() - exact).abs() <= exact.abs() * slack * 1.001 + 2e-5).all()
 
 
@@ -26,7 +24,7 @@ def assert_rounded_once(got: torch.Tensor, exact: torch.Tensor) -> None:
     with_residual=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_the_sum_is_rounded_once(
+def test_combine_identity_rounds_once(
     tokens: int,
     hidden: int,
     dtype: torch.dtype,
@@ -61,7 +59,7 @@ def test_the_sum_is_rounded_once(
 
 
 @pytest.mark.parametrize("hidden", [3072, 96])
-def test_it_is_the_reference(hidden: int) -> None:
+def test_combine_identity_equals_reference(hidden: int) -> None:
     routed, x = (torch.randn(3, hidden, device=DEVICE) for _ in range(2))
     weight = torch.rand(3, device=DEVICE)
     torch.testing.assert_close(

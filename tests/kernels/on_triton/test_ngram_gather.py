@@ -1,6 +1,4 @@
-"""The gather against its torch reference and against one row at a time; addresses beyond 2^31 bytes."""
-
-from __future__ import annotations
+"""`ngram_gather` against its torch reference and one row at a time; addresses beyond 2^31 bytes."""
 
 import pytest
 import torch
@@ -21,9 +19,9 @@ def random_table(rows: int, width: int, *, seed: int = 0) -> torch.Tensor:
 
 
 def assert_rounded_once(got: torch.Tensor, exact: torch.Tensor) -> None:
-    """``exact`` in float64. Float32's own error is small beside the rounding of a shorter dtype."""
+    """Compare with `exact` in float64; the error of float32 is small beside a shorter dtype's rounding."""
     slack = rounding_ulps(got.dtype) * torch.finfo(got.dtype).eps
-    # The smallest normal number bounds the spacing of those below it.
+    # The smallest normal number bounds the spacing of subnormal ones.
     bound = exact.abs() * slack * 1.001 + torch.finfo(got.dtype).tiny * slack
     assert ((got.double() - exact).abs() <= bound).all()
 
@@ -37,7 +35,7 @@ def ids_and_shape(draw: st.DrawFn) -> tuple[torch.Tensor, int, int]:
 
 
 @given(ids_and_shape(), st.sampled_from(FLOATS))
-def test_rows_of_floats_are_copied_bit_by_bit(
+def test_ngram_gather_copies_floats_bit_by_bit(
     case: tuple[torch.Tensor, int, int], dtype: torch.dtype
 ) -> None:
     ids, rows, width = case
@@ -50,7 +48,7 @@ def test_rows_of_floats_are_copied_bit_by_bit(
 
 
 @given(ids_and_shape(), st.sampled_from(CODES), st.sampled_from(FLOATS))
-def test_rows_of_codes_are_expanded_and_rounded_once(
+def test_ngram_gather_decodes_and_rounds_codes_once(
     case: tuple[torch.Tensor, int, int], code: torch.dtype, dtype: torch.dtype
 ) -> None:
     ids, rows, width = case
@@ -66,7 +64,7 @@ def test_rows_of_codes_are_expanded_and_rounded_once(
         assert torch.equal(got, ngram_gather_reference(ids, table, dtype=dtype))
 
 
-def test_every_float8_code_means_what_torch_says() -> None:
+def test_ngram_gather_decodes_every_float8_code_like_torch() -> None:
     codes = torch.arange(256, dtype=torch.uint8, device=DEVICE).view(torch.float8_e4m3fn).view(16, 16)
     table = QuantizedTable(codes, torch.ones(16, device=DEVICE))
     got = ngram_gather_triton(torch.arange(16, device=DEVICE).view(-1, 1), table, dtype=torch.float32)
@@ -74,8 +72,8 @@ def test_every_float8_code_means_what_torch_says() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 1400])
-def test_few_rows_and_many(tokens: int) -> None:
-    """12 tables of 1,400 tokens are more rows than the limit from which a program takes 16 of them."""
+def test_ngram_gather_handles_few_and_many_rows(tokens: int) -> None:
+    """1,400 tokens of 12 tables exceed the number of rows from which a program processes 16 of them."""
     table = random_table(50, 4)
     ids = torch.randint(50, (tokens, 12), generator=torch.Generator().manual_seed(tokens)).to(DEVICE)
     got = ngram_gather_triton(ids, table, dtype=torch.float32)
@@ -83,7 +81,7 @@ def test_few_rows_and_many(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_an_id_that_is_no_row_gives_zeros(*, quantized: bool) -> None:
+def test_ngram_gather_gives_zeros_for_id_outside_table(*, quantized: bool) -> None:
     floats = random_table(5, 6)
     table = quantize_rows(floats, torch.int8) if quantized else floats
     ids = torch.tensor([[4, -1, 5, 2**40, -(2**62)]], device=DEVICE)
@@ -92,7 +90,7 @@ def test_an_id_that_is_no_row_gives_zeros(*, quantized: bool) -> None:
     assert not got[1:].any()
 
 
-def test_some_columns_of_a_wider_table() -> None:
+def test_ngram_gather_reads_columns_of_wider_table() -> None:
     wide = random_table(9, 20)
     ids = torch.tensor([[8, 0], [3, 3]], device=DEVICE)
     got = ngram_gather_triton(ids, wide[:, 5:12], dtype=torch.float32)
@@ -101,8 +99,8 @@ def test_some_columns_of_a_wider_table() -> None:
 
 @pytest.fixture
 def _sparse_tables_stay_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter copies the storage of each argument back onto itself, which would fill the pages of a
-    table that is too large to fill."""
+    """Skip copies of a storage onto itself, which the interpreter makes for each argument: they would touch
+    every page of a table too large for memory."""
     copy = torch.UntypedStorage.copy_
 
     def copy_if_different(target: torch.UntypedStorage, source: torch.UntypedStorage) -> object:
@@ -113,10 +111,10 @@ def _sparse_tables_stay_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_sparse_tables_stay_sparse")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
-def test_rows_beyond_two_gibibytes(dtype: torch.dtype) -> None:
+def test_ngram_gather_reads_rows_beyond_two_gibibytes(dtype: torch.dtype) -> None:
     width = 256
     rows = 2**31 // (width * dtype.itemsize) + 7
-    # Virtual memory: only the pages written below exist.
+    # Virtual memory: only the pages written below are allocated.
     values = torch.empty(rows, width, dtype=dtype, device=DEVICE)
     last = torch.arange(-128, 128, device=DEVICE).to(dtype)
     values[rows - 1] = last
@@ -133,7 +131,7 @@ def test_rows_beyond_two_gibibytes(dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED, reason="reading pinned memory needs a GPU: run pytest on a machine with one")
 @pytest.mark.parametrize("code", [None, *CODES])
-def test_a_table_in_pinned_host_memory(code: torch.dtype | None) -> None:
+def test_ngram_gather_reads_pinned_host_memory(code: torch.dtype | None) -> None:
     floats = random_table(1000, 256).bfloat16().cpu()
     if code is None:
         on_host, on_device = floats.pin_memory(), floats.to(DEVICE)
@@ -151,7 +149,7 @@ def test_a_table_in_pinned_host_memory(code: torch.dtype | None) -> None:
 @pytest.mark.skipif(
     INTERPRETED, reason="pageable memory is told apart by CUDA: run pytest on a machine with a GPU"
 )
-def test_a_table_in_pageable_memory_is_refused() -> None:
+def test_ngram_gather_refuses_pageable_memory() -> None:
     with pytest.raises(ValueError, match="pin it"):
         ngram_gather(
             torch.zeros(1, 1, dtype=torch.int64, device=DEVICE), torch.zeros(4, 4), dtype=torch.float32

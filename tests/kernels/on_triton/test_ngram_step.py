@@ -1,6 +1,4 @@
-"""The fused step against its torch reference and against the definition, over batches of every shape."""
-
-from __future__ import annotations
+"""The fused step against its torch reference and the definition, over batches of every shape."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -48,7 +46,7 @@ def tensor(values: object, dtype: torch.dtype = torch.int64) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences, each cut into what came before and the run of this step."""
+    """Sequences, each split into the tokens before and the run of this step."""
 
     sizes: NgramSizes
     before: list[list[int]]
@@ -85,7 +83,7 @@ class Batch:
 @st.composite
 def batches(draw: st.DrawFn) -> Batch:
     sizes = draw(st.sampled_from(ALL_SIZES))
-    # Ends of sequence often, so that they stand at every distance.
+    # End-of-sequence tokens are frequent, so that they occur at every distance.
     token = st.sampled_from([EOS, 0, 1, sizes.vocab_size - 1]) | st.integers(0, sizes.vocab_size - 1)
     requests = draw(st.integers(1, 5))
     return Batch(
@@ -102,12 +100,12 @@ ORDERS = st.sampled_from([nullcontext, programs_backwards])
 
 
 @given(batches(), st.booleans(), ORDERS)
-def test_extend_follows_the_definition(
+def test_extend_step_follows_definition(
     batch: Batch, from_caller: bool, order: Callable[[], AbstractContextManager[None]]
 ) -> None:
     arguments = batch.arguments()
     by_kernel, by_reference = batch.history(), batch.history()
-    if from_caller:  # a prefix found in a cache: what the slots hold is of no account
+    if from_caller:  # a prefix found in a cache: the slots' contents do not matter
         arguments["before"] = by_kernel[arguments["slots"].long()]
         by_kernel[arguments["slots"].long()] = 5
         by_reference.copy_(by_kernel)
@@ -117,13 +115,13 @@ def test_extend_follows_the_definition(
     assert rows[: len(expected)].tolist() == expected
     for slot, past, run in zip(batch.slots, batch.before, batch.runs, strict=True):
         assert by_kernel[slot].tolist() == history_at(past + run, batch.sizes)
-    # The rows of padding too.
+    # Also for the rows of padding.
     assert torch.equal(rows, extend_step_reference(history=by_reference, **arguments))
     assert torch.equal(by_kernel, by_reference)
 
 
 @given(batches())
-def test_decode_follows_the_definition(batch: Batch) -> None:
+def test_decode_step_follows_definition(batch: Batch) -> None:
     newest = [run[0] if run else EOS for run in batch.runs]
     history, arguments = batch.history(), batch.arguments()
     tokens = tensor(newest, batch.integers)
@@ -138,7 +136,7 @@ def test_decode_follows_the_definition(batch: Batch) -> None:
     assert torch.equal(history, by_reference)
 
 
-def test_chunks_and_decode_steps_carry_a_sequence_on() -> None:
+def test_steps_continue_sequence_across_chunks_and_decode() -> None:
     sequence = [5, 9, EOS, 4, 4, 8, 1, EOS, EOS, 3, 7, 6, 2, 9]
     history = torch.zeros(3, 3, dtype=torch.int32, device=DEVICE)
     common = {"slots": tensor([1]), "ngram": constants(TINY_NGRAM), "eos_token_id": EOS}
@@ -156,7 +154,7 @@ def test_chunks_and_decode_steps_carry_a_sequence_on() -> None:
 
 
 @pytest.mark.parametrize("length", [31, 32, 33, 70])
-def test_runs_longer_than_a_block(length: int) -> None:
+def test_extend_step_handles_runs_longer_than_block(length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     sequences = [torch.randint(0, 5, (length,), generator=generator).tolist() for _ in range(3)]
     batch = Batch(TINY_NGRAM, [[], [3, 4], [1]], sequences, [], [2, 0, 1], torch.int32)
@@ -164,7 +162,7 @@ def test_runs_longer_than_a_block(length: int) -> None:
     assert rows.tolist() == batch.expected_rows()
 
 
-def test_every_token_ends_a_sequence() -> None:
+def test_extend_step_handles_only_end_of_sequence_tokens() -> None:
     batch = Batch(LITE_NGRAM, [[EOS] * 4], [[EOS] * 6], [], [0], torch.int64)
     rows = extend_step_triton(history=batch.history(), **batch.arguments())
     offsets = ngram_hash(vocab_size=131072, base=78 * 131072, max_order=4, splits=4).offsets
@@ -172,7 +170,7 @@ def test_every_token_ends_a_sequence() -> None:
 
 
 @pytest.mark.parametrize("requests", [0, 3])
-def test_no_tokens_leave_the_state_as_it_is(requests: int) -> None:
+def test_extend_step_without_tokens_keeps_state(requests: int) -> None:
     batch = Batch(TINY_NGRAM, [[1, 2, 3]] * requests, [[]] * requests, [], list(range(requests)), torch.int64)
     history = batch.history()
     kept = history.clone()
@@ -180,7 +178,7 @@ def test_no_tokens_leave_the_state_as_it_is(requests: int) -> None:
     assert torch.equal(history, kept)
 
 
-def test_a_slot_outside_the_state_touches_nothing() -> None:
+def test_decode_step_ignores_slot_outside_state() -> None:
     history = torch.full((2, 3), 5, dtype=torch.int32, device=DEVICE)
     common = {"slots": tensor([-1, 2, 2**40]), "ngram": constants(TINY_NGRAM), "eos_token_id": EOS}
     rows = decode_step_triton(tensor([4, 5, 6]), history, **common)
@@ -189,7 +187,7 @@ def test_a_slot_outside_the_state_touches_nothing() -> None:
 
 
 @pytest.mark.parametrize("token", [-1, -(2**31), 2**31 - 1])
-def test_no_token_leads_outside_the_tables(token: int) -> None:
+def test_decode_step_stays_inside_tables_for_any_token(token: int) -> None:
     history = torch.full((1, 3), token, dtype=torch.int32, device=DEVICE)
     by_reference = history.clone()
     common = {"slots": tensor([0]), "ngram": constants(TINY_NGRAM), "eos_token_id": EOS}
@@ -200,7 +198,7 @@ def test_no_token_leads_outside_the_tables(token: int) -> None:
     assert torch.equal(rows, decode_step_reference(tokens, by_reference, **common))
 
 
-def test_starts_that_do_not_fit_the_tokens_stay_inside_memory() -> None:
+def test_extend_step_stays_inside_memory_for_bad_starts() -> None:
     tokens, history = tensor([3, 4, 5, 6, 7]), torch.ones(2, 3, dtype=torch.int32, device=DEVICE)
     hashed = constants(TINY_NGRAM)
     rows = extend_step_triton(
@@ -217,7 +215,7 @@ def test_starts_that_do_not_fit_the_tokens_stay_inside_memory() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="CUDA graphs need a GPU: run pytest on a machine with one")
-def test_a_captured_decode_step_follows_new_tokens() -> None:
+def test_decode_step_captured_in_graph_reads_new_tokens() -> None:
     tokens, history = tensor([0, 0]), torch.zeros(4, 3, dtype=torch.int32, device=DEVICE)
     slots = tensor([1, 3])
     common = {"slots": slots, "ngram": constants(TINY_NGRAM), "eos_token_id": EOS}

@@ -1,6 +1,4 @@
-"""The router against its torch reference and against one token at a time in Python floats."""
-
-from __future__ import annotations
+"""The router against its torch reference and one token at a time in Python floats."""
 
 import math
 
@@ -14,7 +12,7 @@ from serval_kernels.route_topk import DROPPED, route_topk_reference, route_topk_
 from serval_testkit.triton_device import DEVICE
 
 SCALE = 6.0
-# Two candidates closer than this may change places between two ways to compute a softmax in float32.
+# Candidates closer than this may swap between two ways to compute a softmax in float32.
 TIE = 1e-6
 
 
@@ -29,7 +27,9 @@ def cases(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, int, int]:
 
 
 @given(cases())
-def test_the_best_candidates_and_their_weights(case: tuple[torch.Tensor, torch.Tensor, int, int]) -> None:
+def test_route_topk_chooses_best_candidates_and_their_weights(
+    case: tuple[torch.Tensor, torch.Tensor, int, int],
+) -> None:
     logits, bias, top_k, routed = case
     got = route_topk_triton(logits, bias, top_k=top_k, routed_experts=routed, scaling_factor=SCALE)
     assert got.weights.shape == got.expert_ids.shape == (len(logits), top_k)
@@ -47,7 +47,7 @@ def test_the_best_candidates_and_their_weights(case: tuple[torch.Tensor, torch.T
                 assert 0 <= expert < routed
                 assert scores[expert] + bias[expert].item() >= ranked[top_k - 1] - TIE
                 assert weight == pytest.approx(scores[expert] * SCALE, rel=1e-4, abs=1e-7)
-        # Whatever is not in a routed slot is in the identity weight, up to ties at the border.
+        # All weight outside routed slots is in the identity weight, up to ties at the cut-off.
         if top_k == len(row):
             identity = sum(scores[routed:]) * SCALE
             assert got.identity_weight[token].item() == pytest.approx(identity, rel=1e-4, abs=1e-6)
@@ -56,7 +56,7 @@ def test_the_best_candidates_and_their_weights(case: tuple[torch.Tensor, torch.T
 @pytest.mark.parametrize(
     ("experts", "routed", "top_k"), [(384, 256, 12), (24, 16, 5), (1030, 1000, 33), (1, 1, 1), (768, 512, 12)]
 )
-def test_it_is_the_reference_where_nothing_ties(experts: int, routed: int, top_k: int) -> None:
+def test_route_topk_equals_reference_without_ties(experts: int, routed: int, top_k: int) -> None:
     generator = torch.Generator().manual_seed(experts)
     logits = (2 * torch.randn(7, experts, generator=generator)).to(DEVICE)
     bias = (torch.randn(experts, generator=generator) / experts).to(DEVICE)
@@ -70,7 +70,7 @@ def test_it_is_the_reference_where_nothing_ties(experts: int, routed: int, top_k
     torch.testing.assert_close(got.identity_weight, expected.identity_weight)
 
 
-def test_of_equal_candidates_the_first_are_chosen() -> None:
+def test_route_topk_chooses_lower_id_among_ties() -> None:
     logits, bias = torch.zeros(2, 20, device=DEVICE), torch.zeros(20, device=DEVICE)
     got = route_topk_triton(logits, bias, top_k=6, routed_experts=4, scaling_factor=1.0)
     assert got.expert_ids.tolist() == [[0, 1, 2, 3, DROPPED, DROPPED]] * 2
@@ -78,7 +78,7 @@ def test_of_equal_candidates_the_first_are_chosen() -> None:
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
-def test_broken_logits_still_give_ids_of_experts(broken: float) -> None:
+def test_route_topk_returns_valid_ids_for_broken_logits(broken: float) -> None:
     logits, bias = torch.randn(3, 24, device=DEVICE), torch.zeros(24, device=DEVICE)
     logits[0, 5] = broken
     logits[1] = broken
@@ -87,13 +87,13 @@ def test_broken_logits_still_give_ids_of_experts(broken: float) -> None:
     for ids in got.expert_ids.tolist():
         kept = [e for e in ids if e != DROPPED]
         assert len(set(kept)) == len(kept)
-    # The token that is not broken is not touched.
+    # The other token is unaffected.
     untouched = route_topk_triton(logits[2:], bias, top_k=5, routed_experts=16, scaling_factor=SCALE)
     assert torch.equal(got.weights[2:], untouched.weights)
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_a_bias_may_make_every_candidate_negative(sign: float) -> None:
+def test_route_topk_handles_negative_candidates(sign: float) -> None:
     bias = sign * torch.linspace(1, 2, 24, device=DEVICE)
     logits = torch.zeros(1, 24, device=DEVICE)
     got = route_topk_triton(logits, bias, top_k=3, routed_experts=24, scaling_factor=1.0)

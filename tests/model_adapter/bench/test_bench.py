@@ -1,7 +1,5 @@
 """The measurement of built-in model and Serval's: its arithmetic, and one run of the command."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Block-wise FP8: what is written reads back to within the rounding of its format."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An inspection says what is in a checkpoint of any size and form, and everything that is wrong with it."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

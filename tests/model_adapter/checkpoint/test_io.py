@@ -1,7 +1,5 @@
 """Checkpoints come back bit for bit, and a wrong one is refused with everything that is wrong."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

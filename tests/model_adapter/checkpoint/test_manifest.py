@@ -1,7 +1,5 @@
 """A manifest pins every file of a directory, in the form that sha256sum reads."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Layers packed in four bits: what is written reads back to within half a step, in every layout."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import get_args

@@ -1,7 +1,5 @@
 """quantization_config is read in every spelling, and a strange one is not fatal."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

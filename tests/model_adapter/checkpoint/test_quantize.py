@@ -1,7 +1,5 @@
 """Eight-bit tables: the rest of a checkpoint stays bit for bit, the model's output nearly, memory small."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

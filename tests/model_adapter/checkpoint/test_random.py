@@ -1,7 +1,5 @@
 """Random checkpoints are worth testing with: nothing in them is degenerate, and they are reproducible."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

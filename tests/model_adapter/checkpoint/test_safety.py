@@ -1,7 +1,5 @@
 """Files that other tools would run are found, whatever they are called."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

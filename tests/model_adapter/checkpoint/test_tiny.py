@@ -1,7 +1,5 @@
 """The tiny checkpoint is complete: configuration, weights, and a tokenizer that covers the vocabulary."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`serval checkpoint`: a tiny checkpoint is written, inspected, pinned, tampered with and found out."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

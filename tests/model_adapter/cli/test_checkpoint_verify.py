@@ -1,7 +1,5 @@
 """`serval checkpoint verify`: a real engine on a tiny checkpoint, signals, and what is refused at once."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """`serval plan`: flags in, a table or JSON out, and the answer as exit code."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

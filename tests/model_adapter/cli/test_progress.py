@@ -1,7 +1,5 @@
 """Progress appears after two seconds, seldom, and on one line of a terminal."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

@@ -1,7 +1,5 @@
 """Layers in block-wise FP8 on a CPU are what their codes and scales stand for."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """The CPU experts against one token and one expert at a time."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

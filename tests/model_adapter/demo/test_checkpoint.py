@@ -1,7 +1,5 @@
 """The shipped demo checkpoint: its files are those that the code makes, and it does what its README says."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The text that the demo model is trained on."""
 
-from __future__ import annotations
-
 from itertools import islice
 from typing import Any
 

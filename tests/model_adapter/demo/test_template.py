@@ -1,7 +1,5 @@
 """The demo checkpoint's chat template renders LongCat-Flash-Lite's format byte for byte."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training of the demo model, at a size that takes seconds."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from random import Random
 

@@ -1,7 +1,5 @@
 """When experts and dense branch may share one sum, and what the layer then does. The engine tests run it."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the mixture adds to its routed experts, with stand-ins for these."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

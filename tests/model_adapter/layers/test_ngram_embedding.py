@@ -1,7 +1,5 @@
 """The embedding, a rank at a time and without an engine: groups are stood in for, batches made by hand."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -27,7 +25,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMo
 from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo  # noqa: E402
 from sglang.srt.sampling.sampling_params import SamplingParams  # noqa: E402
 
-from serval_sglang.ngram_history import RequestHistoryManager  # noqa: E402
+from serval_sglang.layers.ngram_history import RequestHistoryManager  # noqa: E402
 
 CONFIG = tiny_config(hidden_size=96)
 EOS = CONFIG.eos_token_id
@@ -301,6 +299,17 @@ def test_an_idle_rank_keeps_its_state(build: Any) -> None:
         batch = SimpleNamespace(forward_mode=ForwardMode.IDLE, req_pool_indices=torch.zeros(rows).long())
         assert made(torch.zeros(rows, dtype=torch.int64), batch).shape == (rows, CONFIG.hidden_size)
     assert (made.history == 9).all()
+
+
+def test_ngram_embedding_refuses_capture_of_an_extend_batch(
+    build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prefill graph would replay the history of the batch it was captured with."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    _, batch = extend([[3]], [[0, 0, 0]], [1])
+    on_gpu = SimpleNamespace(is_cuda=True)
+    with pytest.raises(RuntimeError, match="--cuda-graph-backend-prefill=disabled"):
+        build()(on_gpu, batch)
 
 
 def test_a_mode_without_a_rule_is_refused(build: Any) -> None:

@@ -1,7 +1,5 @@
 """The forms in which tables are stored."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

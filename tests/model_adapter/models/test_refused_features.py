@@ -1,7 +1,5 @@
 """Features that this model does not serve with are refused by name, before anything is loaded."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Bytes of a rank: the published sizes at TP 1, and at other splits what is shared and what is not."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

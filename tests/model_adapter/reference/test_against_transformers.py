@@ -4,8 +4,6 @@ transformers has no n-gram embedding: it is computed here from the formula, toke
 ``inputs_embeds``.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

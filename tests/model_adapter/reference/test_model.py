@@ -1,7 +1,5 @@
 """Properties of the reference model that no other implementation is needed for."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

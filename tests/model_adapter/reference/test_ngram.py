@@ -1,7 +1,5 @@
 """N-gram ids against hand-computed ones and against the formula in plain Python integers."""
 
-from __future__ import annotations
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The generated prompts cover what they promise, at every chunk size."""
 
-from __future__ import annotations
-
 import pytest
 
 from serval_sglang.checkpoint.random import tiny_config

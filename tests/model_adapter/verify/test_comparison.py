@@ -1,7 +1,5 @@
 """What a difference is: nothing against oneself, everything that is put in, ties left out and counted."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

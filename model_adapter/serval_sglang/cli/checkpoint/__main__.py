@@ -3,8 +3,6 @@
 Exit codes: 0 ok, 1 the answer is no or something failed, 2 wrong use.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

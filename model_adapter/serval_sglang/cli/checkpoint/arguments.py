@@ -1,7 +1,5 @@
 """Arguments that several subcommands take."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import get_args

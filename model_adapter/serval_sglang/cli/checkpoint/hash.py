@@ -5,8 +5,6 @@ run code are refused: a pinned checkpoint is one that is safe to load. Keep the 
 the manifest that is printed, apart from the checkpoint: who can change one can change the other.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

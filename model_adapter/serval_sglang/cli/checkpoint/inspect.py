@@ -5,8 +5,6 @@ that config.json asks for, and no others. 1: some are missing, unknown or of ano
 be read. Files that may run code in other tools are listed, but Serval loads none of them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Tables of 62.8 GB become 31.9 GB; nothing but the tables changes, and a few of t
 time. The error of each table is printed: int8 is the more exact for rows whose values are spread evenly.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -4,8 +4,6 @@ It has the structure of LongCat-Flash-Lite and sizes that expose wrong code. The
 weights.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import fields, replace
 from pathlib import Path

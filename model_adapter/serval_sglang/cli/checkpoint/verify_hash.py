@@ -4,8 +4,6 @@ Exit code 0: every file is the one that was pinned, and there are no others. 1: 
 extra, or may run code. A manifest says that files are the same, not that they are safe.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import asdict

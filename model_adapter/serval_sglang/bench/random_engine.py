@@ -1,9 +1,7 @@
 """SGLang's server with random weights, with or without the plugin; started by ``serval_sglang.bench``.
 
-Usage: ``python -m serval_sglang.bench.engine_process serval|built-in [SGLang's flags]``.
+Usage: ``python -m serval_sglang.bench.random_engine serval|built-in [SGLang's flags]``.
 """
-
-from __future__ import annotations
 
 import os
 import sys

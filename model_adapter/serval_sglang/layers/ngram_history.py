@@ -15,8 +15,8 @@ from sglang.srt.model_executor.model_runner_components.ngram_embedding_manager i
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils.common import async_h2d
 
-from serval_sglang.batch_count import count_batch
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
+from serval_sglang.metrics.batches import count_batch
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch

@@ -1,23 +1,18 @@
 """Where n-gram tables are and what a token reads of them, as Prometheus gauges beside SGLang's own."""
 
-from __future__ import annotations
-
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from serval_sglang.layers.ngram_tables import NgramTables
+from torch import Tensor
 
 
-def report_tables(tables: NgramTables, *, rows_per_token: int, place: str) -> None:
+def report_tables(values: Tensor, scales: Tensor | None, *, rows_per_token: int, place: str) -> None:
     """Set the gauges of this process; a scrape adds up the ranks of one machine.
 
-    Args:
-        rows_per_token: how many rows are gathered for a token, one of each table.
-        place: where the rows are: "device" or "host".
+    `values` [rows, width] are the rows of all tables, in the memory that `place` names ("device" or "host");
+    `scales` [rows] belong to codes. A token reads `rows_per_token` rows, one of each table.
     """
     stored, per_token = _gauges()
-    values, scales = tables.values, tables.scales
     row_bytes = values.shape[1] * values.element_size() + (0 if scales is None else scales.element_size())
     stored.labels(place=place).set(values.nbytes)
     if scales is not None:

@@ -6,7 +6,7 @@ import torch
 from prometheus_client import REGISTRY
 from torch import nn
 
-from serval_sglang.expert_gauges import report_experts
+from serval_sglang.metrics.experts import report_experts
 
 
 def test_they_are_the_layers_own_figures() -> None:

@@ -3,8 +3,6 @@
 They say what was built. Which experts tokens choose is not counted: it would cost every layer of every step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Packed layers are unpacked on the way into the engine: which, when, and what is refused."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +9,14 @@ import torch
 from serval_sglang.checkpoint.layout import table_name
 from serval_sglang.checkpoint.packed import PackedLayerError, pack_layer, unpack_layer
 from serval_sglang.checkpoint.quantization import Layout
-from serval_sglang.packed_weights import Packing, is_attention, is_layer, packing_of, unpacked
+from serval_sglang.weights.unpacking import (
+    Packing,
+    is_attention,
+    is_layer,
+    packing_of,
+    require_loadable_attention,
+    unpacked,
+)
 
 ATTENTION = "model.layers.0.self_attn.1.kv_b_proj"
 EXPERT = "model.layers.0.mlp.experts.3.up_proj"
@@ -108,3 +113,24 @@ def test_bits_are_the_configurations() -> None:
 def test_a_variant_that_would_be_read_wrongly_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         packing_of(auto_round(**fields))
+
+
+def quantised_by(name: str) -> SimpleNamespace:
+    return SimpleNamespace(get_name=lambda: name)
+
+
+def test_attention_that_upstream_can_load_is_accepted() -> None:
+    require_loadable_attention(SimpleNamespace(weight=0), None)
+    require_loadable_attention(SimpleNamespace(weight=0, weight_scale_inv=0), quantised_by("fp8"))
+    # Experts in four bits, attention in sixteen.
+    require_loadable_attention(SimpleNamespace(weight=0), quantised_by("auto-round"))
+    require_loadable_attention(SimpleNamespace(qweight=0), quantised_by("awq"))
+
+
+@pytest.mark.parametrize(
+    ("method", "part"),
+    [("gguf", "qweight"), ("moe_wna16", "qweight"), ("another", "weight_packed")],
+)
+def test_attention_packed_in_another_way_is_refused(method: str, part: str) -> None:
+    with pytest.raises(ValueError, match=f"packs its attention layers by '{method}'"):
+        require_loadable_attention(SimpleNamespace(**{part: 0}), quantised_by(method))

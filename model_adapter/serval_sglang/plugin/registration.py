@@ -3,8 +3,6 @@
 Each change has a row in model_adapter/UPSTREAM.md.
 """
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from typing import Any
 
@@ -68,7 +66,7 @@ def require_proof(proof: dict[str, str] | None) -> None:
     """Raises PluginNotInEffect unless ``proof`` names our model and our n-gram state."""
     expected = {
         "model": f"{_MODELS_PACKAGE}.longcat_flash.{ARCHITECTURE}",
-        "ngram_manager": "serval_sglang.ngram_history.RequestHistoryManager",
+        "ngram_manager": "serval_sglang.layers.ngram_history.RequestHistoryManager",
     }
     if proof != expected:
         raise PluginNotInEffect(
@@ -89,7 +87,7 @@ def _require_supported_sglang() -> None:
 def _register_config() -> None:
     from sglang.srt.utils.hf_transformers.common import _CONFIG_REGISTRY
 
-    from serval_sglang.sglang_config import LongcatFlashConfig
+    from serval_sglang.plugin.sglang_config import LongcatFlashConfig
 
     _CONFIG_REGISTRY["longcat_flash"] = LongcatFlashConfig
 
@@ -115,7 +113,7 @@ def _register_hooks() -> None:
     from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
     from serval_sglang.layers.moe import LongcatFlashMoE
     from serval_sglang.layers.ngram_embedding import NgramEmbedding
-    from serval_sglang.ngram_history import manager_for_model
+    from serval_sglang.layers.ngram_history import manager_for_model
 
     if _HOOKS[0] in HookRegistry._hooks:
         return

@@ -5,7 +5,7 @@ import torch
 from prometheus_client import REGISTRY
 
 from serval_sglang.layers.ngram_tables import NgramTables, TableStorage
-from serval_sglang.ngram_gauges import report_tables
+from serval_sglang.metrics.ngram_tables import report_tables
 from serval_sglang.settings import TablePlace
 
 ROWS, WIDTH, TABLES = 40, 16, 4
@@ -20,7 +20,7 @@ def gauge(name: str, **labels: str) -> float | None:
 def test_bytes_are_those_of_the_tensors(place: TablePlace, code: torch.dtype | None) -> None:
     storage = TableStorage(place=place, code_dtype=code)
     tables = NgramTables(ROWS, WIDTH, storage, device=torch.device("cpu"))
-    report_tables(tables, rows_per_token=TABLES, place=place)
+    report_tables(tables.values, tables.scales, rows_per_token=TABLES, place=place)
     item = 1 if code is not None else torch.get_default_dtype().itemsize
     scales = 0 if code is None else 4
     assert gauge("read_bytes") == TABLES * (WIDTH * item + scales)

@@ -4,8 +4,6 @@ Tells whether decode steps really ride in prefill batches, whether ranks idle, a
 verify` has covered.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

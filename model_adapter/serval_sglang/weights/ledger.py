@@ -1,9 +1,6 @@
 """What a checkpoint must hold: every tensor of the model, and nothing the model does not know."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
 from torch import Tensor
 
@@ -12,9 +9,6 @@ from serval_sglang.checkpoint.quantization import holds_values, layer_name
 from serval_sglang.config import LongcatConfig
 
 _LISTED = 20
-
-# Of the methods that pack several weights into an integer, the one upstream's loading of MLA is written for.
-_PACKED_AS_UPSTREAM_EXPECTS = ("awq", "awq_marlin")
 
 
 class CheckpointMismatch(ValueError):
@@ -81,24 +75,6 @@ class TensorLedger:
     def _is_ignored(self, name: str) -> bool:
         # Quantised copies may hold scales of the MTP layer as well.
         return name in self._ignored or (self._quantised and name.startswith("model.mtp."))
-
-
-def require_loadable_attention(kv_b_proj: Any, quant_config: Any) -> None:
-    """Refuse packed attention that SGLang 0.5.23 would load wrongly or not at all.
-
-    In `LongcatFlashForCausalLM` of srt/models/longcat_flash.py `post_load_weights` takes whatever is called
-    ``qweight`` for AWQ's packing, and else needs a ``weight``. What packed_weights.py unpacks has one.
-
-    Raises:
-        ValueError: the attention is packed in another way than these.
-    """
-    if hasattr(kv_b_proj, "weight") or quant_config.get_name() in _PACKED_AS_UPSTREAM_EXPECTS:
-        return
-    raise ValueError(
-        f"this checkpoint packs its attention layers by {quant_config.get_name()!r}, which SGLang 0.5.23 "
-        "cannot load for this model: its answers would be wrong. Use a copy in bfloat16 or FP8, or one that "
-        "compressed-tensors, GPTQ, AutoRound or AWQ has packed."
-    )
 
 
 def _listed(names: Collection[str]) -> str:

@@ -9,8 +9,6 @@ unnecessary.
 The parsing itself is `serval.tools`, the one part of the gateway that this package may import.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, Final
 

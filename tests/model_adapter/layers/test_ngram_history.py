@@ -1,7 +1,5 @@
 """What the scheduler's side sends along with a batch, and what that costs for a long context."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, SupportsIndex, overload
@@ -10,9 +8,9 @@ import pytest
 import torch
 from prometheus_client import REGISTRY
 
-from serval_sglang.batch_count import BATCHES_METRIC
+from serval_sglang.metrics.batches import BATCHES_METRIC
 
-ngram_history = pytest.importorskip("serval_sglang.ngram_history", reason="needs SGLang")
+ngram_history = pytest.importorskip("serval_sglang.layers.ngram_history", reason="needs SGLang")
 from sglang.srt.model_executor.forward_batch_info import ForwardMode  # noqa: E402
 
 LOOK_BACK = 3

@@ -1,8 +1,6 @@
 """Entry point ``serval`` of the group ``sglang.srt.plugins``: SGLang calls :func:`register` in each of its
 processes."""
 
-from __future__ import annotations
-
 
 def register() -> None:
     """Put Serval's model in place of SGLang's own, and offer its parsers to SGLang's command line and server.
@@ -14,8 +12,8 @@ def register() -> None:
         answers are wrong; this is the exception that it does not catch.
     """
     try:
-        from serval_sglang.parsers import register_parsers
-        from serval_sglang.registration import install
+        from serval_sglang.plugin.parsers import register_parsers
+        from serval_sglang.plugin.registration import install
 
         install()
         register_parsers()

@@ -1,9 +1,6 @@
 """What is said about a checkpoint that is not the model's."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ from safetensors.torch import load_file
 from serval_sglang.checkpoint import write_tiny_checkpoint
 from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, table_name, tensor_shapes
 from serval_sglang.checkpoint.random import tiny_config
-from serval_sglang.weights import CheckpointMismatch, TensorLedger, require_loadable_attention
+from serval_sglang.weights.ledger import CheckpointMismatch, TensorLedger
 
 CONFIG = tiny_config(num_layers=1, n_routed_experts=2, zero_expert_num=2, moe_topk=2)
 NAMES = tuple(tensor_shapes(CONFIG))
@@ -145,24 +142,3 @@ def test_every_tensor_of_a_block_wise_fp8_copy_is_known(tmp_path: Path) -> None:
     assert dict(ledger.received(tensors.items())).keys() == tensors.keys()
     ledger.require_known()
     ledger.require_complete()
-
-
-def quantised_by(name: str) -> SimpleNamespace:
-    return SimpleNamespace(get_name=lambda: name)
-
-
-def test_attention_that_upstream_can_load_is_accepted() -> None:
-    require_loadable_attention(SimpleNamespace(weight=0), None)
-    require_loadable_attention(SimpleNamespace(weight=0, weight_scale_inv=0), quantised_by("fp8"))
-    # Experts in four bits, attention in sixteen.
-    require_loadable_attention(SimpleNamespace(weight=0), quantised_by("auto-round"))
-    require_loadable_attention(SimpleNamespace(qweight=0), quantised_by("awq"))
-
-
-@pytest.mark.parametrize(
-    ("method", "part"),
-    [("gguf", "qweight"), ("moe_wna16", "qweight"), ("another", "weight_packed")],
-)
-def test_attention_packed_in_another_way_is_refused(method: str, part: str) -> None:
-    with pytest.raises(ValueError, match=f"packs its attention layers by '{method}'"):
-        require_loadable_attention(SimpleNamespace(**{part: 0}), quantised_by(method))

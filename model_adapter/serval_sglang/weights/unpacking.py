@@ -6,8 +6,6 @@ while it is loaded: 1.8 GB instead of 0.5 GB of LongCat-Flash-Lite, of 20 GB. Pa
 stay packed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,9 @@ from serval_sglang.checkpoint.quantization import REQUIRED_PARTS, layer_name, la
 
 # As upstream's `disable_quant_module` names it.
 ATTENTION = "self_attn"
+
+# Of the methods that pack several weights into an integer, the one upstream's loading of MLA is written for.
+_PACKED_AS_UPSTREAM_EXPECTS = ("awq", "awq_marlin")
 
 # Parts that say again what others say; they may come when their layer is whole already.
 _DISPENSABLE = frozenset({"weight_shape", "g_idx", "weight_g_idx"})
@@ -92,6 +93,24 @@ def unpacked(
     if incomplete:
         needed = ", ".join(sorted(packing.required_parts))
         raise PackedLayerError(f"{len(incomplete)} packed layers lack some of {needed}: {incomplete[:20]}.")
+
+
+def require_loadable_attention(kv_b_proj: Any, quant_config: Any) -> None:
+    """Refuse packed attention that SGLang 0.5.23 would load wrongly or not at all.
+
+    In `LongcatFlashForCausalLM` of srt/models/longcat_flash.py `post_load_weights` takes whatever is called
+    ``qweight`` for AWQ's packing, and else needs a ``weight``. What is unpacked here has one.
+
+    Raises:
+        ValueError: the attention is packed in another way than these.
+    """
+    if hasattr(kv_b_proj, "weight") or quant_config.get_name() in _PACKED_AS_UPSTREAM_EXPECTS:
+        return
+    raise ValueError(
+        f"this checkpoint packs its attention layers by {quant_config.get_name()!r}, which SGLang 0.5.23 "
+        "cannot load for this model: its answers would be wrong. Use a copy in bfloat16 or FP8, or one that "
+        "compressed-tensors, GPTQ, AutoRound or AWQ has packed."
+    )
 
 
 def _whole(bits: int) -> int:

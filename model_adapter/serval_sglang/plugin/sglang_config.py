@@ -5,8 +5,6 @@ SGLang's own class fills absent fields with the dimensions of another model, rea
 a file that names ``model_type: longcat_flash_ngram`` without a model.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

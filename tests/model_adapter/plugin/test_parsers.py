@@ -8,7 +8,7 @@ from sglang.srt.entrypoints.openai.protocol import Function, Tool, ToolChoice, T
 from sglang.srt.function_call.function_call_parser import FunctionCallParser
 from sglang.srt.parser.reasoning_parser import ReasoningParser
 
-from serval_sglang.parsers import register_parsers
+from serval_sglang.plugin.parsers import register_parsers
 from serval_testkit.longcat_text import KC, KO, TC, THINK, THINK_END, VO, call, pair, pieces_of
 
 register_parsers()

@@ -8,7 +8,7 @@ from sglang.srt.utils.common import add_prometheus_middleware
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from serval_sglang.metrics_page import keep_names
+from serval_sglang.metrics.page import keep_names
 
 OF_2 = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 OF_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8,text/plain;version=0.0.4;q=0.3"

@@ -4,8 +4,6 @@ prometheus_client writes `sglang:x` as `sglang_x` for clients that take OpenMetr
 are written there. Prometheus before 3.0 is one, and would find nothing that rules and dashboards ask for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
