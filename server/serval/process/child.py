@@ -75,6 +75,12 @@ class ChildProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module in this interpreter's environment."""
+    # -P keeps the working directory off the import path: it may be an untrusted checkpoint with code in it.
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 async def start(spec: ProcessSpec) -> ChildProcess:
     """Start `spec`, and relay its output to our standard error, each line prefixed with its name."""
     if not spec.relay:

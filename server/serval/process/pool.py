@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 import uvloop
 
 from serval.engine.client import connect_engine
-from serval.errors import ServalError
+from serval.errors import WorkerError
 from serval.http.sockets import bind, reserve, url_of
 from serval.limits.service import serving_host_limits
 from serval.live_settings import LiveSettings, to_line
@@ -27,7 +26,7 @@ from serval.process.channel import (
     ChannelClosedError,
     channel_over,
 )
-from serval.process.child import ChildProcess, ProcessSpec, start
+from serval.process.child import ChildProcess, ProcessSpec, python_command, start
 from serval.process.reloading import settings_changes
 from serval.process.signals import stopped_by_signal
 from serval.process.startup import Progress, first_live_settings, print_progress, wait_for_engine
@@ -42,10 +41,6 @@ _LONGEST_PAUSE_S = 10.0
 _SOON_S = 30.0
 _STOP_MARGIN_S = 5.0
 _LAST_WORDS_S = 1.0
-
-
-class WorkerError(ServalError):
-    """A worker ended before the gateway had begun to serve."""
 
 
 def run_workers(settings: Settings, *, progress: Progress = print_progress) -> None:
@@ -223,12 +218,12 @@ async def _started_worker(
         settings = settings.model_copy(update={"admin_port": None})
     ours, theirs = socket.socketpair()
     with _closing_on_error(ours), theirs:
-        argv = [sys.executable, "-P", "-m", "serval.process.worker", "--index", str(index)]
+        arguments = ["--index", str(index), "--channel", str(theirs.fileno())]
         if again:
-            argv.append("--again")
+            arguments.append("--again")
         spec = ProcessSpec(
             name=f"worker {index}",
-            argv=[*argv, "--channel", str(theirs.fileno())],
+            argv=python_command("serval.process.worker", *arguments),
             environment=child_environment(settings),
             relay=False,
             descriptors=[theirs.fileno()],

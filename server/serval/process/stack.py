@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from serval.errors import ServalError
+from serval.errors import StackError
 from serval.process.child import ChildProcess, ProcessSpec, start
 from serval.process.signals import stopped_by_signal
 
 _POLL_INTERVAL_S = 0.25
 _PROBE_TIMEOUT_S = 30.0
 _ENGINE_GRACE_S = 15.0
-
-
-class StackError(ServalError):
-    """The engine or the gateway could not start, or ended while it was needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +101,7 @@ async def _wait_until_ready(child: ChildProcess, url: str, *, timeout_s: float) 
             await asyncio.sleep(_POLL_INTERVAL_S)
     raise StackError(
         f"the {child.spec.name} was not ready after {timeout_s:.0f} s ({url} did not answer 200). "
-        "Its output is above; a large model on slow storage may need a longer --start-timeout."
+        "Its output is above; a large model on slow storage may need a longer --engine-timeout."
     )
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from serval.errors import StackError
 from serval.process.child import ProcessSpec
-from serval.process.stack import StackError, StackSpec, run_stack
+from serval.process.stack import StackSpec, run_stack
 from serval_testkit.gateway_process import wait_until
 
 STAND_IN_SERVER = textwrap.dedent(
