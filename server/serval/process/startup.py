@@ -53,8 +53,7 @@ async def wait_for_engine(
         if waited_s >= settings.engine_timeout_s:
             raise EngineUnavailableError(
                 f"the engine at {settings.engine_url} was not ready within {settings.engine_timeout_s:g} s;"
-                " check that"
-                " it runs and that --engine-url is right, or allow more time with --engine-timeout"
+                " check that it runs and that --engine-url is right, or allow more time with --engine-timeout"
             )
         if waited_s >= next_progress_s:
             progress(f"waiting for the engine at {settings.engine_url} ({waited_s:.0f} s)")

@@ -23,7 +23,7 @@ from serval.process.channel import (
     ChannelClosedError,
     channel_over,
 )
-from serval.process.gateway import Announcements, serve_on
+from serval.process.gateway import Lifecycle, serve
 from serval.process.signals import stopped_by_signal
 from serval.settings import Settings, load_settings
 from serval.telemetry.logs import configure_logging
@@ -68,8 +68,15 @@ async def _serve(settings: Settings, channel: Channel, *, again: bool) -> None:
         channel.send(LOADED)
         await parent.wait_for_go()
 
-    announcements = Announcements(
-        progress=lambda _: None, loaded=loaded, serving=lambda model: channel.send(SERVING, model)
+    lifecycle = Lifecycle(
+        # The parent reads the settings again.
+        stop=stopped_by_signal(on_hangup=lambda: None),
+        live=from_line(first),
+        changes=parent.changes(),
+        progress=lambda _: None,
+        loaded=loaded,
+        serving=lambda model: channel.send(SERVING, model),
+        replaces_worker=again,
     )
     # A socket for each worker, not one for all: the kernel then deals connections out evenly, while workers
     # that accept from one socket race, and a burst of streams ends up with the fastest of them.
@@ -77,16 +84,7 @@ async def _serve(settings: Settings, channel: Channel, *, again: bool) -> None:
         contextlib.closing(bind(settings.host, settings.port, "--port", shared=True)) as listener,
         parent.listening(),
     ):
-        await serve_on(
-            listener,
-            settings,
-            # The parent reads the settings again.
-            stop=stopped_by_signal(on_hangup=lambda: None),
-            announcements=announcements,
-            live=from_line(first),
-            changes=parent.changes(),
-            again=again,
-        )
+        await serve(listener, settings, lifecycle)
 
 
 class _Parent:
