@@ -122,7 +122,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with _watching(behind_slots.load, directory, None if tokens is None else tokens.keys):
             with watching_loop(context.metrics.loop_was_late):
-                async with context.gate.running():
+                async with context.gate.lifespan():
                     yield
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)

@@ -54,7 +54,7 @@ class Bucket:
         self.level -= refund
         self.gone += refund
 
-    def left(self) -> int:
+    def remaining(self) -> int:
         """What would fit now."""
         free = self.limit * UNIT - self.level
         return free // UNIT if free > 0 else 0

@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from serval.limits.messages import Ask, Decision
+from serval.limits.messages import Decision, ReservationRequest
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ class Reserve(Struct, frozen=True, array_like=True, tag="reserve"):
     """Asks for a reservation; the answer names `number`."""
 
     number: int
-    ask: Ask
+    request: ReservationRequest
 
 
 class Settle(Struct, frozen=True, array_like=True, tag="settle"):
@@ -39,21 +39,21 @@ class Renew(Struct, frozen=True, array_like=True, tag="renew"):
     ids: Sequence[str]
 
 
-class Decided(Struct, frozen=True, array_like=True, tag="decided"):
+class ReserveReply(Struct, frozen=True, array_like=True, tag="reserve_reply"):
     """The answer to the `Reserve` of this number."""
 
     number: int
     decision: Decision
 
 
-FromWorker = Reserve | Settle | Close | Renew
+WorkerMessage = Reserve | Settle | Close | Renew
 
 _encoder = msgspec.msgpack.Encoder()
-from_worker: Final = msgspec.msgpack.Decoder(FromWorker)
-from_host: Final = msgspec.msgpack.Decoder(Decided)
+worker_message_decoder: Final = msgspec.msgpack.Decoder(WorkerMessage)
+reply_decoder: Final = msgspec.msgpack.Decoder(ReserveReply)
 
 
-def frame(message: FromWorker | Decided) -> bytes:
+def encode(message: WorkerMessage | ReserveReply) -> bytes:
     """The message as it is sent."""
     body = _encoder.encode(message)
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body

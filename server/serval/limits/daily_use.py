@@ -24,28 +24,28 @@ class DailyUse:
         """Tokens used on `day`, those reserved included."""
         return self._used.get((subject, day), 0)
 
-    def add(self, subject: str, day: int, tokens: int) -> None:
+    def record(self, subject: str, day: int, tokens: int) -> None:
         """Count tokens; negative: give them back."""
         self._used[subject, day] += tokens
         self._unsaved[subject, day] += tokens
 
-    def take_unsaved(self) -> dict[tuple[str, int], int]:
+    def pop_unsaved(self) -> dict[tuple[str, int], int]:
         """What was added since this was last called, for the one who saves it."""
         unsaved = {use: tokens for use, tokens in self._unsaved.items() if tokens}
         self._unsaved.clear()
         return unsaved
 
-    def put_back(self, unsaved: Use) -> None:
+    def restore_unsaved(self, unsaved: Use) -> None:
         """What was taken could not be saved."""
         for use, tokens in unsaved.items():
             self._unsaved[use] += tokens
 
-    def set_saved(self, totals: Use) -> None:
+    def merge_saved(self, totals: Use) -> None:
         """What is saved by now, this process's part and others'."""
         for use, total in totals.items():
             self._used[use] = total + self._unsaved.get(use, 0)
 
-    def keep_days(self, first: int, last: int) -> None:
+    def drop_other_days(self, first: int, last: int) -> None:
         """Forget other days' use, except what is not saved."""
         for subject, day in list(self._used):
             if not first <= day <= last and (subject, day) not in self._unsaved:

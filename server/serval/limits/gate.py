@@ -12,7 +12,7 @@ from serval.caller.limits import Limits, in_force
 from serval.errors import LimitsUnavailableError
 from serval.limits.headers import limit_headers, never_fits, refusal
 from serval.limits.limiter import Limiter
-from serval.limits.messages import Ask
+from serval.limits.messages import ReservationRequest
 from serval.telemetry.record import RequestRecord
 
 # A lease outlives two renewals that come to nothing.
@@ -25,34 +25,34 @@ class Reservation:
     What is not settled by then never reached the engine, and all of it is given back.
     """
 
-    def __init__(self, gate: "Gate", ask: Ask | None, record: RequestRecord) -> None:
-        """`ask` None: nothing limits this request."""
+    def __init__(self, gate: "Gate", request: ReservationRequest | None, record: RequestRecord) -> None:
+        """`request` None: nothing limits this request."""
         # For the response, whatever becomes of the request.
         self.headers: Mapping[str, str] = {}
-        self.ask = ask
+        self.request = request
         self._gate = gate
         self._record = record
 
     async def __aenter__(self) -> "Reservation":
         """Raises `RateLimitError`, `InsufficientQuotaError` or `LimitsUnavailableError`."""
-        if self.ask is not None:
-            ask, self.ask = self.ask, None
-            self.headers = await self._gate.reserve(ask, self._record)
-            self.ask = ask
+        if self.request is not None:
+            request, self.request = self.request, None
+            self.headers = await self._gate.reserve(request, self._record)
+            self.request = request
             self._gate.open.add(self)
         return self
 
     def settle(self, tokens: int) -> None:
         """The engine had the request, and `tokens` were used. Only the first call counts; it cannot be
         cancelled."""
-        if self.ask is not None:
-            self._gate.limiter.settle(self.ask, tokens)
+        if self.request is not None:
+            self._gate.limiter.settle(self.request, tokens)
             self._over()
 
     def close(self) -> None:
         """The engine did not take the request: as if it had never been."""
-        if self.ask is not None:
-            self._gate.limiter.close(self.ask)
+        if self.request is not None:
+            self._gate.limiter.close(self.request)
             self._over()
 
     async def __aexit__(
@@ -61,7 +61,7 @@ class Reservation:
         self.close()
 
     def _over(self) -> None:
-        self.ask = None
+        self.request = None
         self._gate.open.discard(self)
 
 
@@ -112,25 +112,27 @@ class Gate:
         if most is not None and tokens > most:
             record.rejection = "too_large"
             raise never_fits(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, limits=limits)
-        return Reservation(self, Ask(record.request_id, identity.subject, limits, tokens), record)
+        return Reservation(
+            self, ReservationRequest(record.request_id, identity.subject, limits, tokens), record
+        )
 
-    async def reserve(self, ask: Ask, record: RequestRecord) -> Mapping[str, str]:
+    async def reserve(self, request: ReservationRequest, record: RequestRecord) -> Mapping[str, str]:
         """The response's headers. Raises what `Reservation.__aenter__` does."""
         try:
-            decision = await self.limiter.reserve(ask)
+            decision = await self.limiter.reserve(request)
         except LimitsUnavailableError:
             record.rejection = "limits_unavailable"
             raise
-        headers = limit_headers(ask.limits, decision)
+        headers = limit_headers(request.limits, decision)
         if decision.refused is not None:
             record.rejection = decision.refused
-            raise refusal(decision, tokens=ask.tokens, limits=ask.limits, headers=headers)
+            raise refusal(decision, tokens=request.tokens, limits=request.limits, headers=headers)
         return headers
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def lifespan(self) -> AsyncIterator[None]:
         """Renew the leases of what runs."""
-        async with self.limiter.running():
+        async with self.limiter.lifespan():
             renewer = asyncio.create_task(self._renew())
             try:
                 yield
@@ -140,4 +142,6 @@ class Gate:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
-            self.limiter.renew([reservation.ask for reservation in self.open if reservation.ask is not None])
+            self.limiter.renew(
+                [reservation.request for reservation in self.open if reservation.request is not None]
+            )

@@ -15,11 +15,11 @@ def limit_headers(limits: Limits, decision: Decision) -> dict[str, str]:
     headers = {}
     if limits.requests_per_minute is not None:
         headers["x-ratelimit-limit-requests"] = str(limits.requests_per_minute)
-        headers["x-ratelimit-remaining-requests"] = str(decision.requests_left)
+        headers["x-ratelimit-remaining-requests"] = str(decision.requests_remaining)
         headers["x-ratelimit-reset-requests"] = duration(decision.requests_reset_ms)
     if limits.tokens_per_minute is not None:
         headers["x-ratelimit-limit-tokens"] = str(limits.tokens_per_minute)
-        headers["x-ratelimit-remaining-tokens"] = str(decision.tokens_left)
+        headers["x-ratelimit-remaining-tokens"] = str(decision.tokens_remaining)
         headers["x-ratelimit-reset-tokens"] = duration(decision.tokens_reset_ms)
     return headers
 
@@ -53,7 +53,7 @@ def refusal(
     elif decision.refused == "tokens":
         what = (
             f"Rate limit reached for tokens: {limits.tokens_per_minute} tokens a minute, of which"
-            f" {decision.tokens_left} are left and this request may use {tokens}."
+            f" {decision.tokens_remaining} are left and this request may use {tokens}."
         )
     else:
         what = f"Too many requests at once: this key's limit of concurrency is {limits.concurrent_requests}."

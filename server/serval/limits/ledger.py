@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from serval.limits.bucket import Bucket
 from serval.limits.daily_use import DAY_S, DailyUse
-from serval.limits.messages import Ask, Decision, Dimension
+from serval.limits.messages import Decision, Dimension, ReservationRequest
 
 # Nobody knows when a running request ends; this is when to ask again.
 CONCURRENCY_WAIT_MS: Final = 1000
@@ -36,7 +36,7 @@ class Moment(NamedTuple):
 @dataclass(slots=True)
 class _Reservation:
     account: "_Account"
-    ask: Ask
+    request: ReservationRequest
     day: int
     expires_ms: int
     # Where in its bucket the debit is; None: it has no such limit.
@@ -50,7 +50,7 @@ class _Account:
     tokens: Bucket
     open: dict[str, _Reservation] = field(default_factory=dict)
     # No reservation expires before this.
-    none_expires_before_ms: int = 0
+    next_expiry_ms: int = 0
 
 
 class Ledger:
@@ -64,23 +64,23 @@ class Ledger:
         self._open: dict[str, _Reservation] = {}
 
     @property
-    def subjects(self) -> int:
+    def subject_count(self) -> int:
         """Of how many keys something is known."""
         return len(self._accounts)
 
-    def reserve(self, ask: Ask, now: Moment) -> Decision:
+    def reserve(self, request: ReservationRequest, now: Moment) -> Decision:
         """All of it or nothing."""
-        account = self._accounts.get(ask.subject)
+        account = self._accounts.get(request.subject)
         if account is None:
-            account = self._accounts[ask.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
-        refused, wait_ms = self._obstacle(account, ask, now)
+            account = self._accounts[request.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
+        refused, wait_ms = self._refusal(account, request, now)
         if refused is None:
-            self._debit(account, ask, now)
-        limits, decision = ask.limits, [0, 0, 0, 0]
+            self._debit(account, request, now)
+        limits, decision = request.limits, [0, 0, 0, 0]
         if limits.requests_per_minute is not None:
-            decision[:2] = account.requests.left(), account.requests.reset_ms()
+            decision[:2] = account.requests.remaining(), account.requests.reset_ms()
         if limits.tokens_per_minute is not None:
-            decision[2:] = account.tokens.left(), account.tokens.reset_ms()
+            decision[2:] = account.tokens.remaining(), account.tokens.reset_ms()
         return Decision(refused, wait_ms, *decision)
 
     def settle(self, reservation_id: str, tokens: int, now: Moment) -> None:
@@ -113,9 +113,11 @@ class Ledger:
             if not account.open and account.requests.level == account.tokens.level == 0:
                 del self._accounts[subject]
 
-    def _obstacle(self, account: _Account, ask: Ask, now: Moment) -> tuple[Dimension | None, int]:
+    def _refusal(
+        self, account: _Account, request: ReservationRequest, now: Moment
+    ) -> tuple[Dimension | None, int]:
         """What is in the way, and for how many milliseconds at least: of several, the longest."""
-        limits = ask.limits
+        limits = request.limits
         refused: Dimension | None = None
         wait_ms = 0
         if limits.requests_per_minute is not None:
@@ -123,29 +125,29 @@ class Ledger:
             if wait > wait_ms:
                 refused, wait_ms = "requests", wait
         if limits.tokens_per_minute is not None:
-            wait = _wait_ms(account.tokens, ask.tokens, limits.tokens_per_minute, now.ms)
+            wait = _wait_ms(account.tokens, request.tokens, limits.tokens_per_minute, now.ms)
             if wait > wait_ms:
                 refused, wait_ms = "tokens", wait
         if wait_ms < CONCURRENCY_WAIT_MS and self._is_full(account, limits.concurrent_requests, now.ms):
             refused, wait_ms = "concurrency", CONCURRENCY_WAIT_MS
         budget = limits.tokens_per_day
-        if budget is not None and self._daily.used(ask.subject, now.day) + ask.tokens > budget:
+        if budget is not None and self._daily.used(request.subject, now.day) + request.tokens > budget:
             refused, wait_ms = "budget", int(((now.day + 1) * DAY_S - now.unix_s) * 1000) + 1
         return refused, wait_ms
 
-    def _debit(self, account: _Account, ask: Ask, now: Moment) -> None:
-        limits = ask.limits
+    def _debit(self, account: _Account, request: ReservationRequest, now: Moment) -> None:
+        limits = request.limits
         if limits.tokens_per_day is not None:
-            self._daily.add(ask.subject, now.day, ask.tokens)
+            self._daily.record(request.subject, now.day, request.tokens)
         reservation = _Reservation(
             account,
-            ask,
+            request,
             now.day,
             now.ms + self._lease_ms,
             None if limits.requests_per_minute is None else account.requests.debit(1),
-            None if limits.tokens_per_minute is None else account.tokens.debit(ask.tokens),
+            None if limits.tokens_per_minute is None else account.tokens.debit(request.tokens),
         )
-        self._open[ask.id] = account.open[ask.id] = reservation
+        self._open[request.id] = account.open[request.id] = reservation
 
     def _end(self, reservation_id: str, *, requests: int, tokens: int, now: Moment) -> None:
         reservation = self._open.get(reservation_id)
@@ -154,15 +156,15 @@ class Ledger:
         self.abandon(reservation_id)
         if reservation.expires_ms <= now.ms:
             return
-        account, ask = reservation.account, reservation.ask
+        account, request = reservation.account, reservation.request
         if reservation.request_mark is not None:
             account.requests.drain(now.ms)
             account.requests.correct(1, requests, reservation.request_mark)
         if reservation.token_mark is not None:
             account.tokens.drain(now.ms)
-            account.tokens.correct(ask.tokens, tokens, reservation.token_mark)
-        if ask.limits.tokens_per_day is not None:
-            self._daily.add(ask.subject, reservation.day, tokens - ask.tokens)
+            account.tokens.correct(request.tokens, tokens, reservation.token_mark)
+        if request.limits.tokens_per_day is not None:
+            self._daily.record(request.subject, reservation.day, tokens - request.tokens)
 
     def _is_full(self, account: _Account, limit: int | None, now_ms: int) -> bool:
         if limit is None or len(account.open) < limit:
@@ -171,12 +173,12 @@ class Ledger:
         return len(account.open) >= limit
 
     def _expire(self, account: _Account, now_ms: int) -> None:
-        if now_ms < account.none_expires_before_ms:
+        if now_ms < account.next_expiry_ms:
             return
         for reservation_id, reservation in list(account.open.items()):
             if reservation.expires_ms <= now_ms:
                 self.abandon(reservation_id)
-        account.none_expires_before_ms = min(
+        account.next_expiry_ms = min(
             (reservation.expires_ms for reservation in account.open.values()),
             default=now_ms + self._lease_ms,
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from serval.limits.ledger import Ledger, Moment
-from serval.limits.messages import Ask, Decision
+from serval.limits.messages import Decision, ReservationRequest
 
 
 def clock_moment() -> Moment:
@@ -20,32 +20,32 @@ class LocalLimiter:
         self,
         ledger: Ledger,
         *,
-        keeping: Callable[[], AbstractAsyncContextManager[None]],
+        persistence: Callable[[], AbstractAsyncContextManager[None]],
         now: Callable[[], Moment] = clock_moment,
     ) -> None:
-        """`keeping` is what keeps the daily use beyond this process."""
+        """`persistence` is what keeps the daily use beyond this process."""
         self._ledger = ledger
-        self._keeping = keeping
+        self._persistence = persistence
         self._now = now
 
-    async def reserve(self, ask: Ask) -> Decision:
+    async def reserve(self, request: ReservationRequest) -> Decision:
         """See `Limiter`."""
-        return self._ledger.reserve(ask, self._now())
+        return self._ledger.reserve(request, self._now())
 
-    def settle(self, ask: Ask, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, tokens: int) -> None:
         """See `Limiter`."""
-        self._ledger.settle(ask.id, tokens, self._now())
+        self._ledger.settle(request.id, tokens, self._now())
 
-    def close(self, ask: Ask) -> None:
+    def close(self, request: ReservationRequest) -> None:
         """See `Limiter`."""
-        self._ledger.close(ask.id, self._now())
+        self._ledger.close(request.id, self._now())
 
-    def renew(self, asks: Sequence[Ask]) -> None:
+    def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
         now = self._now()
-        self._ledger.renew([ask.id for ask in asks], now)
+        self._ledger.renew([request.id for request in requests], now)
         self._ledger.sweep(now)
 
-    def running(self) -> AbstractAsyncContextManager[None]:
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
         """See `Limiter`."""
-        return self._keeping()
+        return self._persistence()

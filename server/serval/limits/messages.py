@@ -9,7 +9,7 @@ from serval.caller.limits import Limits
 Dimension = Literal["requests", "tokens", "concurrency", "budget"]
 
 
-class Ask(Struct, frozen=True, array_like=True):
+class ReservationRequest(Struct, frozen=True, array_like=True):
     """One request that wants in. `id` names its reservation from then on; it is never used twice."""
 
     id: str
@@ -30,7 +30,7 @@ class Decision(Struct, frozen=True, array_like=True):
 
     refused: Dimension | None = None
     wait_ms: int = 0
-    requests_left: int = 0
+    requests_remaining: int = 0
     requests_reset_ms: int = 0
-    tokens_left: int = 0
+    tokens_remaining: int = 0
     tokens_reset_ms: int = 0

@@ -15,16 +15,16 @@ import msgspec
 
 from serval.limits.codec import (
     Close,
-    Decided,
-    FromWorker,
     MessageReader,
     Renew,
     Reserve,
+    ReserveReply,
     Settle,
-    frame,
-    from_worker,
+    WorkerMessage,
+    encode,
+    worker_message_decoder,
 )
-from serval.limits.factory import kept_ledger
+from serval.limits.factory import open_ledger
 from serval.limits.ledger import Ledger, Moment
 from serval.limits.local import clock_moment
 from serval.settings import Settings
@@ -36,25 +36,25 @@ _SWEEP_EVERY_S: Final = 20.0
 
 
 @asynccontextmanager
-async def serving_host_limits(socket_path: Path, settings: Settings) -> AsyncIterator[None]:
+async def serve_limits(socket_path: Path, settings: Settings) -> AsyncIterator[None]:
     """Serve the books at `socket_path` to workers whose `limits_socket` that is.
 
     Raises `SettingsError` if the key database cannot be used.
     """
     store = None if settings.key_database is None else await asyncio.to_thread(open_store, settings)
-    ledger, keeping = kept_ledger(settings, store)
-    async with keeping(), serving_ledger(socket_path, ledger):
+    ledger, persistence = open_ledger(settings, store)
+    async with persistence(), serve_ledger(socket_path, ledger):
         yield
 
 
 @asynccontextmanager
-async def serving_ledger(
+async def serve_ledger(
     socket_path: Path, ledger: Ledger, *, now: Callable[[], Moment] = clock_moment
 ) -> AsyncIterator[None]:
     """Serve `ledger` at `socket_path`."""
-    connections: set[_Connection] = set()
+    connections: set[_WorkerConnection] = set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_unix_server(lambda: _Connection(ledger, now, connections), socket_path)
+    server = await loop.create_unix_server(lambda: _WorkerConnection(ledger, now, connections), socket_path)
     sweeper = asyncio.create_task(_sweep(ledger, now))
     try:
         yield
@@ -72,14 +72,16 @@ async def _sweep(ledger: Ledger, now: Callable[[], Moment]) -> None:
         ledger.sweep(now())
 
 
-class _Connection(asyncio.Protocol):
+class _WorkerConnection(asyncio.Protocol):
     """One worker. What it asks is done in the order it asks."""
 
-    def __init__(self, ledger: Ledger, now: Callable[[], Moment], connections: "set[_Connection]") -> None:
+    def __init__(
+        self, ledger: Ledger, now: Callable[[], Moment], connections: "set[_WorkerConnection]"
+    ) -> None:
         self._ledger = ledger
         self._now = now
         self._connections = connections
-        self._reader = MessageReader[FromWorker](from_worker)
+        self._reader = MessageReader[WorkerMessage](worker_message_decoder)
         self._open: set[str] = set()
         self._transport: asyncio.Transport | None = None
 
@@ -116,10 +118,10 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _reserve(self, message: Reserve, now: Moment) -> bytes:
-        decision = self._ledger.reserve(message.ask, now)
+        decision = self._ledger.reserve(message.request, now)
         if decision.refused is None:
-            self._open.add(message.ask.id)
-        return frame(Decided(message.number, decision))
+            self._open.add(message.request.id)
+        return encode(ReserveReply(message.number, decision))
 
     def _note(self, message: Settle | Close | Renew, now: Moment) -> None:
         if isinstance(message, Renew):

@@ -14,7 +14,7 @@ import uvloop
 from serval.engine.client import connect_engine
 from serval.errors import WorkerError
 from serval.http.sockets import bind, reserve, url_of
-from serval.limits.service import serving_host_limits
+from serval.limits.service import serve_limits
 from serval.live_settings import LiveSettings, to_line
 from serval.process.channel import (
     FAILED,
@@ -98,7 +98,7 @@ class _Pool:
             counting = (
                 contextlib.nullcontext()
                 if settings.limits_url is not None
-                else serving_host_limits(update["limits_socket"], settings)
+                else serve_limits(update["limits_socket"], settings)
             )
             async with counting:
                 telling = asyncio.create_task(self._tell_changes(live))

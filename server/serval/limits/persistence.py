@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 SAVE_EVERY_S: Final = 1.0
 
 
-class DailyKeeper:
+class DailyUsePersister:
     """Moves use from memory to the database and back. A database that is away is asked again and again."""
 
     def __init__(self, daily: DailyUse, table: DailyTokens, *, now: Callable[[], float] = time.time) -> None:
@@ -34,25 +34,25 @@ class DailyKeeper:
         """Read what was used. The days around today too: the clock may be set."""
         today = int(self._now() // DAY_S)
         first, last = today - 1, today + 1
-        self._daily.set_saved(await asyncio.to_thread(self._table.load, first, last))
-        self._daily.keep_days(first, last)
+        self._daily.merge_saved(await asyncio.to_thread(self._table.load, first, last))
+        self._daily.drop_other_days(first, last)
         self._loaded_day = today
 
     async def save(self) -> None:
         """Write what is new, and read it back with what others added; on another day, read all."""
-        unsaved = self._daily.take_unsaved()
+        unsaved = self._daily.pop_unsaved()
         if unsaved:
             try:
-                totals = await asyncio.to_thread(self._table.add, unsaved)
+                totals = await asyncio.to_thread(self._table.increment, unsaved)
             except BaseException:
-                self._daily.put_back(unsaved)
+                self._daily.restore_unsaved(unsaved)
                 raise
-            self._daily.set_saved(totals)
+            self._daily.merge_saved(totals)
         if int(self._now() // DAY_S) != self._loaded_day:
             await self.load()
 
     @asynccontextmanager
-    async def keeping(self) -> AsyncIterator[None]:
+    async def lifespan(self) -> AsyncIterator[None]:
         """Load, then save every second, and once more at the end. Raises SQLAlchemy's errors at the start."""
         await self.load()
         stop = asyncio.Event()
