@@ -39,13 +39,13 @@ def read_live_settings(settings: Settings, *, before: LiveSettings | None = None
         check_daily_budget(settings)
     keys = configured_keys(settings)
     return LiveSettings(
-        keys=tuple(keys) if before is None else _placed(keys, before.keys),
+        keys=tuple(keys) if before is None else _keep_indices(keys, before.keys),
         limits=default_limits(settings),
         reserved_completion_tokens=settings.reserved_completion_tokens,
     )
 
 
-def _placed(keys: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
+def _keep_indices(keys: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     """The keys that were there in their places, behind them the new ones."""
     stay = [key if key in keys else "" for key in before]
     return (*stay, *(key for key in keys if key not in before))

@@ -11,7 +11,7 @@ from serval.settings import Settings
 
 
 @contextlib.asynccontextmanager
-async def serving_admin(
+async def admin_server(
     apps: Applications, settings: Settings, *, progress: Callable[[str], None]
 ) -> AsyncIterator[None]:
     """Serve the admin API meanwhile; nothing if there is none. Raises `SettingsError`."""

@@ -25,14 +25,14 @@ from serval.errors import ModelFilesError
 from serval.http.server import HttpServer, raise_file_limit, server_config
 from serval.http.sockets import bind, url_of
 from serval.live_settings import LiveSettings
-from serval.process.admin import serving_admin
+from serval.process.admin import admin_server
 from serval.process.reloading import settings_changes
-from serval.process.signals import stopped_by_signal
-from serval.process.startup import Progress, first_live_settings, print_progress, wait_for_engine
+from serval.process.signals import stop_on_signals
+from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
 from serval.scheduling.slots import EngineSlots
 from serval.settings import Settings
 
-_LAST_WORDS_S = 2
+_FINAL_SEND_S = 2
 
 
 async def _serve_at_once() -> None:
@@ -63,13 +63,13 @@ def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> N
 
     async def main() -> None:
         reread = asyncio.Event()
-        stop = stopped_by_signal(on_hangup=reread.set)
-        live = first_live_settings(settings, progress=progress)
+        stop = stop_on_signals(on_hangup=reread.set)
+        live = initial_live_settings(settings, progress=progress)
         with contextlib.closing(bind(settings.host, settings.port, "--port")) as listener:
             lifecycle = Lifecycle(
                 stop=stop,
                 live=live,
-                changes=settings_changes(settings, live, asked=reread),
+                changes=settings_changes(settings, live, requested=reread),
                 progress=progress,
                 serving=lambda model: progress(f"serving {model} on {url_of(listener)}"),
             )
@@ -103,7 +103,7 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
             asyncio.create_task(_apply_changes(lifecycle.changes, apps)),
         ]
         try:
-            async with serving_admin(apps, settings, progress=lifecycle.progress):
+            async with admin_server(apps, settings, progress=lifecycle.progress):
                 await server.serve(sockets=[listener])
         finally:
             for task in background:
@@ -151,5 +151,5 @@ async def _stop_server(
     if not await slots.stop(grace_s=settings.shutdown_grace_s):
         engine.interrupt()
     # For what the last answers have still to send.
-    server.config.timeout_graceful_shutdown = max(_LAST_WORDS_S, math.ceil(end - time.monotonic()))
+    server.config.timeout_graceful_shutdown = max(_FINAL_SEND_S, math.ceil(end - time.monotonic()))
     server.should_exit = True

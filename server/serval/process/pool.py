@@ -28,8 +28,8 @@ from serval.process.channel import (
 )
 from serval.process.child import ChildProcess, ProcessSpec, python_command, start
 from serval.process.reloading import settings_changes
-from serval.process.signals import stopped_by_signal
-from serval.process.startup import Progress, first_live_settings, print_progress, wait_for_engine
+from serval.process.signals import stop_on_signals
+from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
 from serval.settings import Settings, child_environment
 from serval.telemetry.shared import forget_live_values
 
@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 # A worker that ends is started again after the first pause; each that ends soon doubles it.
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
-_SOON_S = 30.0
+_SHORT_LIFE_S = 30.0
 _STOP_MARGIN_S = 5.0
-_LAST_WORDS_S = 1.0
+_FINAL_MESSAGES_S = 1.0
 
 
 def run_workers(settings: Settings, *, progress: Progress = print_progress) -> None:
@@ -51,7 +51,7 @@ def run_workers(settings: Settings, *, progress: Progress = print_progress) -> N
 
     async def main() -> None:
         reread = asyncio.Event()
-        stop = stopped_by_signal(on_hangup=reread.set)
+        stop = stop_on_signals(on_hangup=reread.set)
         await _Pool(settings, stop, reread, progress).run()
 
     uvloop.run(main())
@@ -77,7 +77,7 @@ class _Pool:
     async def run(self) -> None:
         """Returns when `stop` was set and all workers have ended. Raises a `ServalError`."""
         settings = self.settings
-        live = first_live_settings(settings, progress=self.progress)
+        live = initial_live_settings(settings, progress=self.progress)
         self._live = to_line(live)
         with (
             contextlib.closing(reserve(settings.host, settings.port, "--port")) as port,
@@ -101,14 +101,14 @@ class _Pool:
                 else serve_limits(update["limits_socket"], settings)
             )
             async with counting:
-                telling = asyncio.create_task(self._tell_changes(live))
+                sender = asyncio.create_task(self._send_changes(live))
                 try:
                     await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
                 finally:
-                    telling.cancel()
+                    sender.cancel()
 
-    async def _tell_changes(self, live: LiveSettings) -> None:
-        async for changed in settings_changes(self.settings, live, asked=self.reread):
+    async def _send_changes(self, live: LiveSettings) -> None:
+        async for changed in settings_changes(self.settings, live, requested=self.reread):
             self._live = to_line(changed)
             for channel in self._channels.values():
                 channel.send(LIVE, self._live)
@@ -117,36 +117,36 @@ class _Pool:
         try:
             async with asyncio.TaskGroup() as group:
                 for index in range(settings.workers):
-                    group.create_task(self._keep(index, settings))
+                    group.create_task(self._keep_running(index, settings))
         except ExceptionGroup as errors:
             # All of them usually say the same.
             raise errors.exceptions[0] from None
 
-    async def _keep(self, index: int, settings: Settings) -> None:
+    async def _keep_running(self, index: int, settings: Settings) -> None:
         """Keep worker `index` running until the stop."""
         pause_s = _FIRST_PAUSE_S
         loop = asyncio.get_running_loop()
-        again = False
+        replacement = False
         while not self.stop.is_set():
             started = loop.time()
-            async with _started_worker(index, settings, again=again) as (worker, channel):
-                reason = await self._follow(index, worker, channel)
+            async with _started_worker(index, settings, replacement=replacement) as (worker, channel):
+                reason = await self._supervise(index, worker, channel)
             if self.stop.is_set():
                 return
             if settings.metrics_directory is not None:
                 forget_live_values(index, settings.metrics_directory)
             if len(self._serving) < settings.workers:
                 raise WorkerError(reason)
-            pause_s = _FIRST_PAUSE_S if loop.time() - started > _SOON_S else pause_s
+            pause_s = _FIRST_PAUSE_S if loop.time() - started > _SHORT_LIFE_S else pause_s
             logger.error("worker ended", extra={"fields": {"worker": index, "reason": reason}})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-            again = True
+            replacement = True
 
-    async def _follow(self, index: int, worker: ChildProcess, channel: Channel) -> str:
+    async def _supervise(self, index: int, worker: ChildProcess, channel: Channel) -> str:
         """Until the worker ends or the stop comes, which it passes on; returns why it ended."""
-        talk = asyncio.create_task(self._talk(index, channel))
+        receiver = asyncio.create_task(self._receive(index, channel))
         end = asyncio.create_task(worker.wait())
         stop = asyncio.create_task(self.stop.wait())
         try:
@@ -156,17 +156,17 @@ class _Pool:
                 channel.close()
                 await worker.stop(grace_s=self.settings.shutdown_grace_s + _STOP_MARGIN_S)
                 return "stopped"
-            await asyncio.wait({talk}, timeout=_LAST_WORDS_S)
-            said = talk.result() if talk.done() else None
-            return said or f"worker {index} ended with status {end.result()}; its output is above"
+            await asyncio.wait({receiver}, timeout=_FINAL_MESSAGES_S)
+            failure = receiver.result() if receiver.done() else None
+            return failure or f"worker {index} ended with status {end.result()}; its output is above"
         finally:
-            for task in (talk, end, stop):
+            for task in (receiver, end, stop):
                 task.cancel()
-            await asyncio.gather(talk, end, stop, return_exceptions=True)
+            await asyncio.gather(receiver, end, stop, return_exceptions=True)
 
-    async def _talk(self, index: int, channel: Channel) -> str | None:
+    async def _receive(self, index: int, channel: Channel) -> str | None:
         """Lead the worker through its start; returns what it says has failed."""
-        with self._telling(index, channel), contextlib.suppress(ChannelClosedError):
+        with self._subscribed(index, channel), contextlib.suppress(ChannelClosedError):
             while True:
                 word, rest = await channel.receive()
                 if word == LOADED:
@@ -176,13 +176,13 @@ class _Pool:
                     await self._all_loaded.wait()
                     channel.send(GO)
                 elif word == SERVING:
-                    self._note_serving(index, model=rest)
+                    self._mark_serving(index, model=rest)
                 elif word == FAILED:
                     return rest
         return None
 
     @contextlib.contextmanager
-    def _telling(self, index: int, channel: Channel) -> Iterator[None]:
+    def _subscribed(self, index: int, channel: Channel) -> Iterator[None]:
         """Tell the worker the live settings, now and whenever they change."""
         channel.send(LIVE, self._live)
         self._channels[index] = channel
@@ -191,10 +191,10 @@ class _Pool:
         finally:
             del self._channels[index]
 
-    def _note_serving(self, index: int, *, model: str) -> None:
-        again = len(self._serving) == self.settings.workers
+    def _mark_serving(self, index: int, *, model: str) -> None:
+        restarted = len(self._serving) == self.settings.workers
         self._serving.add(index)
-        if again:
+        if restarted:
             logger.info("worker serves again", extra={"fields": {"worker": index}})
         elif len(self._serving) == self.settings.workers:
             self.progress(f"serving {model} with {self.settings.workers} workers on {self._url}")
@@ -210,7 +210,7 @@ def _admin_port(settings: Settings) -> dict[str, int]:
 
 @contextlib.asynccontextmanager
 async def _started_worker(
-    index: int, settings: Settings, *, again: bool
+    index: int, settings: Settings, *, replacement: bool
 ) -> AsyncIterator[tuple[ChildProcess, Channel]]:
     """Worker `index` and the channel to it; it has ended when this is left."""
     if index > 0:
@@ -219,8 +219,8 @@ async def _started_worker(
     ours, theirs = socket.socketpair()
     with _closing_on_error(ours), theirs:
         arguments = ["--index", str(index), "--channel", str(theirs.fileno())]
-        if again:
-            arguments.append("--again")
+        if replacement:
+            arguments.append("--replacement")
         spec = ProcessSpec(
             name=f"worker {index}",
             argv=python_command("serval.process.worker", *arguments),

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 
 
-def stopped_by_signal(*, on_hangup: Callable[[], None]) -> asyncio.Event:
+def stop_on_signals(*, on_hangup: Callable[[], None]) -> asyncio.Event:
     """An event that SIGINT and SIGTERM set. SIGHUP calls `on_hangup`, as it does in daemons.
 
     The system also sends SIGHUP when a terminal is closed: then what was started there stops, as it would

@@ -9,7 +9,7 @@ import aiohttp
 
 from serval.errors import StackError
 from serval.process.child import ChildProcess, ProcessSpec, start
-from serval.process.signals import stopped_by_signal
+from serval.process.signals import stop_on_signals
 
 _POLL_INTERVAL_S = 0.25
 _PROBE_TIMEOUT_S = 30.0
@@ -43,7 +43,7 @@ async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]])
         if ready_to_reread:
             children[-1][0].signal(signal.SIGHUP)
 
-    stop_requested = stopped_by_signal(on_hangup=hangup)
+    stop_requested = stop_on_signals(on_hangup=hangup)
     try:
         for process, ready_url, timeout_s, grace_s in (
             (spec.engine, spec.engine_ready_url, spec.engine_start_timeout_s, _ENGINE_GRACE_S),

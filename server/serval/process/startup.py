@@ -25,7 +25,7 @@ def print_progress(line: str) -> None:
         print(f"serval gateway: {line}", file=sys.stderr, flush=True)
 
 
-def first_live_settings(settings: Settings, *, progress: Progress) -> LiveSettings:
+def initial_live_settings(settings: Settings, *, progress: Progress) -> LiveSettings:
     """The keys and limits to begin with.
 
     Raises `SettingsError` for mistakes in the settings of keys, before the engine takes minutes to load.

@@ -24,7 +24,7 @@ from serval.process.channel import (
     channel_over,
 )
 from serval.process.gateway import Lifecycle, serve
-from serval.process.signals import stopped_by_signal
+from serval.process.signals import stop_on_signals
 from serval.settings import Settings, load_settings
 from serval.telemetry.logs import configure_logging
 from serval.telemetry.shared import share_metrics
@@ -35,20 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="serval gateway worker")
     parser.add_argument("--index", type=int, required=True, help="which of the workers this is, from 0")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the channel to the parent")
-    parser.add_argument("--again", action="store_true", help="it replaces a worker that ended")
+    parser.add_argument("--replacement", action="store_true", help="it replaces a worker that ended")
     args = parser.parse_args(argv)
     raise_file_limit()
-    return uvloop.run(_run(args.index, socket.socket(fileno=args.channel), again=args.again))
+    return uvloop.run(_run(args.index, socket.socket(fileno=args.channel), replacement=args.replacement))
 
 
-async def _run(index: int, connection: socket.socket, *, again: bool) -> int:
+async def _run(index: int, connection: socket.socket, *, replacement: bool) -> int:
     channel = await channel_over(connection)
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
         if settings.metrics_directory is not None:
             share_metrics(index)
-        await _serve(settings, channel, again=again)
+        await _serve(settings, channel, replacement=replacement)
     except ServalError as error:
         channel.send(FAILED, str(error))
         return 1
@@ -59,10 +59,10 @@ async def _run(index: int, connection: socket.socket, *, again: bool) -> int:
     return 0
 
 
-async def _serve(settings: Settings, channel: Channel, *, again: bool) -> None:
+async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> None:
     word, first = await channel.receive()
     assert word == LIVE
-    parent = _Parent(channel)
+    parent = _ParentMessages(channel)
 
     async def loaded() -> None:
         channel.send(LOADED)
@@ -70,24 +70,24 @@ async def _serve(settings: Settings, channel: Channel, *, again: bool) -> None:
 
     lifecycle = Lifecycle(
         # The parent reads the settings again.
-        stop=stopped_by_signal(on_hangup=lambda: None),
+        stop=stop_on_signals(on_hangup=lambda: None),
         live=from_line(first),
         changes=parent.changes(),
         progress=lambda _: None,
         loaded=loaded,
         serving=lambda model: channel.send(SERVING, model),
-        replaces_worker=again,
+        replaces_worker=replacement,
     )
     # A socket for each worker, not one for all: the kernel then deals connections out evenly, while workers
     # that accept from one socket race, and a burst of streams ends up with the fastest of them.
     with (
         contextlib.closing(bind(settings.host, settings.port, "--port", shared=True)) as listener,
-        parent.listening(),
+        parent.receiving(),
     ):
         await serve(listener, settings, lifecycle)
 
 
-class _Parent:
+class _ParentMessages:
     """What the parent says after its first word."""
 
     def __init__(self, channel: Channel) -> None:
@@ -103,15 +103,15 @@ class _Parent:
             raise ChannelClosedError
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def receiving(self) -> Iterator[None]:
         """Hear what it says meanwhile."""
-        task = asyncio.create_task(self._listen())
+        task = asyncio.create_task(self._receive())
         try:
             yield
         finally:
             task.cancel()
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
         try:
             while True:
                 word, rest = await self._channel.receive()

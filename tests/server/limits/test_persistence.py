@@ -4,10 +4,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from serval.limits.persistence import DailyUsePersister
 from sqlalchemy.exc import OperationalError
 
 from serval.limits.daily_use import DAY_S, DailyUse
+from serval.limits.persistence import DailyUsePersister
 from serval.store.daily_tokens import DailyTokens
 from serval.store.database import open_database
 
