@@ -142,14 +142,14 @@ async def _apply_changes(changes: AsyncIterator[LiveSettings], apps: Application
 async def _stop_server(
     server: HttpServer, stop: asyncio.Event, settings: Settings, slots: EngineSlots, engine: ManagedEngine
 ) -> None:
-    """When `stop` is set, take no new requests, but say so, and end when those that run are over.
+    """Drain when `stop` is set: refuse new requests, and exit when the running ones have ended.
 
-    Those that are not over in time end with an error, not in the middle.
+    Requests that outlast the grace period end with an error rather than in mid-stream.
     """
     await stop.wait()
     end = time.monotonic() + settings.shutdown_grace_s
     if not await slots.stop(grace_s=settings.shutdown_grace_s):
         engine.interrupt()
-    # For what the last answers have still to send.
+    # Time for the last answers to be sent.
     server.config.timeout_graceful_shutdown = max(_FINAL_SEND_S, math.ceil(end - time.monotonic()))
     server.should_exit = True

@@ -1,4 +1,4 @@
-"""The parent of the workers: it keeps the port, starts the workers, and replaces those that end."""
+"""The parent of the workers: reserves the port, starts the workers, and replaces those that end."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ from serval.telemetry.shared import forget_live_values
 
 logger = logging.getLogger(__name__)
 
-# A worker that ends is started again after the first pause; each that ends soon doubles it.
+# Pause before a worker is replaced; it doubles each time one ends within _SHORT_LIFE_S.
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 _SHORT_LIFE_S = 30.0
@@ -59,23 +59,23 @@ def run_workers(settings: Settings, *, progress: Progress = print_progress) -> N
 
 @dataclass
 class _Pool:
-    """The workers. Until all are loaded none listens, and one that ends is an error; then it is replaced."""
+    """All workers. They listen once all are loaded. One that ends is an error before that, later replaced."""
 
     settings: Settings
     stop: asyncio.Event
-    # Set: read keys and limits again at once.
+    # Set to read keys and limits again at once.
     reread: asyncio.Event
     progress: Progress
     _loaded: set[int] = field(default_factory=set)
     _serving: set[int] = field(default_factory=set)
     _all_loaded: asyncio.Event = field(default_factory=asyncio.Event)
-    # The live settings in force, and whom to tell of others.
+    # The live settings in force, and the channels that receive later ones.
     _live: str = ""
     _channels: dict[int, Channel] = field(default_factory=dict)
     _url: str = ""
 
     async def run(self) -> None:
-        """Returns when `stop` was set and all workers have ended. Raises a `ServalError`."""
+        """Run until `stop` is set and all workers have ended. Raises a `ServalError`."""
         settings = self.settings
         live = initial_live_settings(settings, progress=self.progress)
         self._live = to_line(live)
@@ -91,10 +91,10 @@ class _Pool:
                 "port": port.getsockname()[1],
                 "metrics_directory": Path(directory),
                 "limits_socket": Path(directory) / "limits.sock",
-                # Only the parent reads it: what a worker has does not depend on when it was started.
+                # Only the parent reads it, so that all workers have the same whenever they were started.
                 "settings_file": None,
             }
-            # Redis counts for all hosts.
+            # Redis counts for all gateways.
             counting = (
                 contextlib.nullcontext()
                 if settings.limits_url is not None
@@ -119,11 +119,11 @@ class _Pool:
                 for index in range(settings.workers):
                     group.create_task(self._keep_running(index, settings))
         except ExceptionGroup as errors:
-            # All of them usually say the same.
+            # They usually have the same cause.
             raise errors.exceptions[0] from None
 
     async def _keep_running(self, index: int, settings: Settings) -> None:
-        """Keep worker `index` running until the stop."""
+        """Keep worker `index` running until the stop. Raises `WorkerError` if it ends before all serve."""
         pause_s = _FIRST_PAUSE_S
         loop = asyncio.get_running_loop()
         replacement = False
@@ -145,14 +145,14 @@ class _Pool:
             replacement = True
 
     async def _supervise(self, index: int, worker: ChildProcess, channel: Channel) -> str:
-        """Until the worker ends or the stop comes, which it passes on; returns why it ended."""
+        """Wait until the worker ends, or stop it when `stop` is set; return why it ended."""
         receiver = asyncio.create_task(self._receive(index, channel))
         end = asyncio.create_task(worker.wait())
         stop = asyncio.create_task(self.stop.wait())
         try:
             await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done():
-                # Only now: a worker that waits to go must not take the end of the channel for ours.
+                # Not earlier: a worker that waits for GO takes a closed channel for the parent's end.
                 channel.close()
                 await worker.stop(grace_s=self.settings.shutdown_grace_s + _STOP_MARGIN_S)
                 return "stopped"
@@ -165,7 +165,7 @@ class _Pool:
             await asyncio.gather(receiver, end, stop, return_exceptions=True)
 
     async def _receive(self, index: int, channel: Channel) -> str | None:
-        """Lead the worker through its start; returns what it says has failed."""
+        """Receive and answer the worker's messages; return the failure it reports, or None when it closes."""
         with self._subscribed(index, channel), contextlib.suppress(ChannelClosedError):
             while True:
                 word, rest = await channel.receive()
@@ -183,7 +183,7 @@ class _Pool:
 
     @contextlib.contextmanager
     def _subscribed(self, index: int, channel: Channel) -> Iterator[None]:
-        """Tell the worker the live settings, now and whenever they change."""
+        """Send the worker the live settings, now and whenever they change."""
         channel.send(LIVE, self._live)
         self._channels[index] = channel
         try:
@@ -201,7 +201,7 @@ class _Pool:
 
 
 def _admin_port(settings: Settings) -> dict[str, int]:
-    """The port of the admin API if any free one will do: it stays the same when its worker is replaced."""
+    """A fixed port for the admin API where the settings ask for any free one: a replaced worker keeps it."""
     if settings.admin_port != 0:
         return {}
     with bind(settings.admin_host, 0, "SERVAL_ADMIN_PORT") as probe:
@@ -212,9 +212,9 @@ def _admin_port(settings: Settings) -> dict[str, int]:
 async def _started_worker(
     index: int, settings: Settings, *, replacement: bool
 ) -> AsyncIterator[tuple[ChildProcess, Channel]]:
-    """Worker `index` and the channel to it; it has ended when this is left."""
+    """Start worker `index` and open the channel to it; stop it on exit."""
     if index > 0:
-        # One process has the admin API.
+        # The first worker alone has the admin API.
         settings = settings.model_copy(update={"admin_port": None})
     ours, theirs = socket.socketpair()
     with _closing_on_error(ours), theirs:

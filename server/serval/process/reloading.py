@@ -1,6 +1,6 @@
-"""Noticing that the key file or the settings file has changed, and taking over what they say now.
+"""Reload of the key file and the settings file when they change.
 
-A file that cannot be used changes nothing but a line in the log.
+A file that cannot be used is reported in the log and changes nothing.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from serval.settings import REREAD, Settings, read_settings_file
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
-# What tells a file from what it was: a new one in its place, another length, another time.
+# Inode, size and modification time; None for a missing file.
 Stamp = tuple[int, int, int] | None
 
 
 async def settings_changes(
     settings: Settings, live: LiveSettings, *, requested: asyncio.Event, poll_s: float = POLL_S
 ) -> AsyncIterator[LiveSettings]:
-    """What is in force from now on, each time that is something else; `live` is so far.
+    """Yield the new live settings whenever they differ from `live`.
 
-    The files are read when one has changed and then stayed as it is until the next look, so that none is read
-    while it is being written, and at once when `requested` is set, which is cleared.
+    A changed file is read once it has stayed the same for one poll, so that none is read while it is being
+    written. Setting `requested` reads the files at once and clears the event.
     """
     files = [file for file in (settings.settings_file, settings.api_key_file) if file is not None]
     values: Mapping[str, Any] | None = None
@@ -68,13 +68,13 @@ def _log(fresh: LiveSettings, live: LiveSettings, *, need_restart: list[str]) ->
         **{name: getattr(fresh.limits, name) for name in fresh.limits.__struct_fields__},
     }
     if need_restart:
-        # The names alone: a value may be a secret.
+        # Only the names: a value may be a secret.
         fields["need_a_restart"] = need_restart
     logger.info("settings read again", extra={"fields": fields})
 
 
 def _changed_names(values: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """The settings of the file that are others now and are read at the start only."""
+    """Names of changed settings that are read at start-up only."""
     names = values.keys() | before.keys()
     return sorted(name for name in names - set(REREAD) if values.get(name) != before.get(name))
 
@@ -84,7 +84,7 @@ def _file_values(settings: Settings) -> Mapping[str, Any]:
 
 
 def stamp(file: Path) -> Stamp:
-    """What is compared between two looks; None: the file is not there."""
+    """The stamp of the file as it is now."""
     try:
         status = file.stat()
     except OSError:

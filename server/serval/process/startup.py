@@ -1,4 +1,4 @@
-"""What a gateway does before it can serve, in one process or in the parent of several."""
+"""Start-up of a gateway before it serves, in a single process or in the parent of workers."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ _PROGRESS_EVERY_S = 10.0
 
 
 def print_progress(line: str) -> None:
-    """The default progress: a line on standard error."""
+    """Print a line of progress on standard error."""
     # A full disk under the log must not keep the gateway from starting.
     with contextlib.suppress(OSError):
         print(f"serval gateway: {line}", file=sys.stderr, flush=True)
 
 
 def initial_live_settings(settings: Settings, *, progress: Progress) -> LiveSettings:
-    """The keys and limits to begin with.
+    """The keys and limits to start with.
 
     Raises `SettingsError` for mistakes in the settings of keys, before the engine takes minutes to load.
     """
@@ -40,7 +40,7 @@ def initial_live_settings(settings: Settings, *, progress: Progress) -> LiveSett
 async def wait_for_engine(
     engine: ManagedEngine, settings: Settings, *, stop: asyncio.Event, progress: Progress
 ) -> EngineInfo | None:
-    """What the engine serves, once it is ready; None if `stop` was set first.
+    """Wait until the engine is ready and return its description; None if `stop` was set first.
 
     Raises `EngineUnavailableError` after `settings.engine_timeout_s`.
     """

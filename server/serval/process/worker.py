@@ -1,4 +1,4 @@
-"""`python -m serval.process.worker`: one worker. The pool starts it, its settings are in the environment."""
+"""`python -m serval.process.worker`: a worker, started by the pool with its settings in the environment."""
 
 import argparse
 import asyncio
@@ -69,7 +69,7 @@ async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> 
         await parent.wait_for_go()
 
     lifecycle = Lifecycle(
-        # The parent reads the settings again.
+        # The parent handles SIGHUP for all workers.
         stop=stop_on_signals(on_hangup=lambda: None),
         live=from_line(first),
         changes=parent.changes(),
@@ -78,8 +78,8 @@ async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> 
         serving=lambda model: channel.send(SERVING, model),
         replaces_worker=replacement,
     )
-    # A socket for each worker, not one for all: the kernel then deals connections out evenly, while workers
-    # that accept from one socket race, and a burst of streams ends up with the fastest of them.
+    # A socket for each worker: the kernel then spreads connections evenly. Workers that accept from one
+    # socket race, and a burst of streams ends up with the fastest of them.
     with (
         contextlib.closing(bind(settings.host, settings.port, "--port", shared=True)) as listener,
         parent.receiving(),
@@ -88,7 +88,7 @@ async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> 
 
 
 class _ParentMessages:
-    """What the parent says after its first word."""
+    """The parent's messages after the first."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -97,14 +97,14 @@ class _ParentMessages:
         self._ended = False
 
     async def wait_for_go(self) -> None:
-        """Wait for it. Raises `ChannelClosedError` if the parent ends before."""
+        """Wait for GO. Raises `ChannelClosedError` if the parent ends first."""
         await self._go.wait()
         if self._ended:
             raise ChannelClosedError
 
     @contextlib.contextmanager
     def receiving(self) -> Iterator[None]:
-        """Hear what it says meanwhile."""
+        """Receive messages while entered."""
         task = asyncio.create_task(self._receive())
         try:
             yield
@@ -124,7 +124,7 @@ class _ParentMessages:
             self._go.set()
 
     async def changes(self) -> AsyncIterator[LiveSettings]:
-        """The live settings, whenever they are others."""
+        """Yield the live settings whenever they change."""
         while True:
             yield await self._changes.get()
 
