@@ -1,4 +1,4 @@
-"""A worker's way to the authority of its host."""
+"""A worker's client of the limit service in the parent process."""
 
 import asyncio
 import logging
@@ -23,16 +23,16 @@ from serval.limits.messages import Decision, ReservationRequest
 
 logger = logging.getLogger(__name__)
 
-# The host answers in microseconds; one that needs this long does not work.
+# The service answers in microseconds; after this time it is considered broken.
 _ANSWER_TIMEOUT_S: Final = 2.0
 _CONNECT_TIMEOUT_S: Final = 5.0
 _RECONNECT_EVERY_S: Final = 0.1
 
 
 class LimiterClient:
-    """A `Limiter` that asks over a Unix socket. Any number of questions are under way at once.
+    """A `Limiter` over a Unix socket, with any number of reservations in flight.
 
-    A connection that is lost takes its reservations with it; the host counts them as abandoned.
+    When a connection is lost, the service abandons the reservations made over it.
     """
 
     def __init__(self, socket_path: Path) -> None:
@@ -49,7 +49,7 @@ class LimiterClient:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 return await connection.reserve(request)
         except BaseException as error:
-            # Nobody will hear the answer; the host must not keep what it may have reserved.
+            # The reply will be dropped; the service must not keep what it may have reserved.
             connection.send(Close(request.id))
             if isinstance(error, TimeoutError):
                 raise LedgerUnreachableError from None
@@ -70,7 +70,7 @@ class LimiterClient:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Keep a connection. Waits for the first one, but not for long."""
+        """Stay connected while entered. Waits briefly for the first connection."""
         connecting = asyncio.create_task(self._stay_connected())
         with suppress(TimeoutError):
             await asyncio.wait_for(self._connected.wait(), _CONNECT_TIMEOUT_S)
@@ -105,7 +105,7 @@ class LimiterClient:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, and who waits for an answer on it."""
+    """A connection and its outstanding replies."""
 
     def __init__(self) -> None:
         self.lost = asyncio.Event()
@@ -115,7 +115,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none by their class.
+        # uvloop's transports do not inherit from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -131,7 +131,7 @@ class _Connection(asyncio.Protocol):
                 reply.set_exception(LedgerUnreachableError())
 
     async def reserve(self, request: ReservationRequest) -> Decision:
-        """The host's decision. Raises `LedgerUnreachableError` when the connection is lost."""
+        """The service's decision. Raises `LedgerUnreachableError` when the connection is lost."""
         if self.lost.is_set():
             raise LedgerUnreachableError
         self._last_number += 1
@@ -145,11 +145,11 @@ class _Connection(asyncio.Protocol):
             self._replies.pop(number, None)
 
     def send(self, message: WorkerMessage) -> None:
-        """Send without waiting; on a lost connection nothing happens."""
+        """Send without waiting; a lost connection is ignored."""
         if self._transport is not None and not self.lost.is_set():
             self._transport.write(encode(message))
 
     def close(self) -> None:
-        """Close the connection when all is sent."""
+        """Close the connection after everything has been sent."""
         if self._transport is not None:
             self._transport.close()

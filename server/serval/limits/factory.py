@@ -1,4 +1,4 @@
-"""Which authority over limits the settings name."""
+"""Factories of the gate and the ledger that the settings describe."""
 
 import importlib.util
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Persistence = Callable[[], AbstractAsyncContextManager[None]]
 
 
 def open_gate(settings: Settings, store: "KeyStore | None") -> Gate:
-    """The gate of one worker. `store`, the key database, also keeps daily use. Raises `SettingsError`."""
+    """The gate of one worker. `store`, the key database, also saves daily use. Raises `SettingsError`."""
     return Gate(
         _limiter(settings, store),
         defaults=default_limits(settings),
@@ -60,7 +60,7 @@ def _redis_limiter(settings: Settings, url: str) -> Limiter:
 
 
 def require_redis() -> None:
-    """Raises `SettingsError` if what `serval.limits.redis_limiter` needs is not installed."""
+    """Raise `SettingsError` unless the package that `serval.limits.redis_limiter` needs is installed."""
     if importlib.util.find_spec("redis") is None:
         raise SettingsError(
             "SERVAL_LIMITS_URL needs the package redis; install it with: pip install 'serval-llm[redis]'"
@@ -68,7 +68,7 @@ def require_redis() -> None:
 
 
 def check_daily_budget(settings: Settings) -> None:
-    """Raise `SettingsError` for a daily budget that nothing would keep."""
+    """Raise `SettingsError` for a daily budget without a place to save its use."""
     kept = settings.key_database is not None or settings.limits_url is not None
     if settings.tokens_per_day is not None and not kept:
         raise SettingsError(
@@ -78,7 +78,7 @@ def check_daily_budget(settings: Settings) -> None:
 
 
 def open_ledger(settings: Settings, store: "KeyStore | None") -> tuple[Ledger, Persistence]:
-    """New books, and what keeps their daily use in the key database. Raises `SettingsError`."""
+    """A ledger, and the persistence of its daily use in the key database. Raises `SettingsError`."""
     check_daily_budget(settings)
     daily = DailyUse()
 

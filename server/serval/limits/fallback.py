@@ -1,8 +1,8 @@
-"""What a gateway does while the authority over its limits is away.
+"""Limits while the shared ledger cannot be reached.
 
-Limits of requests, tokens a minute and concurrency are counted by the gateway itself, each as the share that
-the settings say, so it serves on and is never far over them. A day's budget cannot be counted alone: it lets
-requests in for a grace period, and what they use is not counted; after that they are refused.
+The gateway counts requests, tokens a minute and concurrency by itself, against the configured share of each
+limit, so it keeps serving and never exceeds them by much. A daily budget cannot be counted locally: for a
+grace period its requests are admitted and not counted, after that they are refused.
 """
 
 import logging
@@ -25,7 +25,7 @@ _RETRY_AFTER_S = 2
 
 
 class FallbackLimiter:
-    """A `Limiter` that asks `shared`, or itself when that is away."""
+    """A `Limiter` over `shared`, or over a ledger of its own while that cannot be reached."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class FallbackLimiter:
         now: Callable[[], Moment] = clock_moment,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`share` of a limit is what this process allows alone, at least one."""
+        """`share` is the part of each limit that this process allows locally, at least 1."""
         self._shared = shared
         self._local = local
         self._share = share
@@ -45,7 +45,7 @@ class FallbackLimiter:
         self._now = now
         self._monotonic = monotonic
         self._away_since: float | None = None
-        # What this process let in by itself.
+        # Ids of reservations in the local ledger.
         self._local_ids: set[str] = set()
 
     async def reserve(self, request: ReservationRequest) -> Decision:
@@ -78,7 +78,7 @@ class FallbackLimiter:
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
         own = [request for request in requests if request.id in self._local_ids]
-        # What nobody holds any more is never ended.
+        # Forget reservations whose request is gone.
         self._local_ids = {request.id for request in own}
         now = self._now()
         self._local.renew(self._local_ids, now)
@@ -105,7 +105,7 @@ class FallbackLimiter:
             tokens_per_minute=self._share_of(request.limits.tokens_per_minute),
             concurrent_requests=self._share_of(request.limits.concurrent_requests),
         )
-        # A request that fits the whole limit is let in by a share too, if it is alone.
+        # A request that fits the limit but not the share is admitted when it is alone.
         tokens = (
             request.tokens
             if limits.tokens_per_minute is None

@@ -1,12 +1,12 @@
-"""The books of one authority over limits: what is reserved, by whom, and what becomes of it.
+"""The ledger of reservations: debits, concurrency slots and leases of all keys.
 
-A reservation is open until the first of these, and nothing that comes later changes it:
+A reservation is open until the first of these; later ones change nothing:
 
-settled    the request is over: what it did not use is given back, what it used beyond is charged
-closed     the request never reached the engine: all is given back, the request itself too
-abandoned  nobody renewed it, or its worker is gone: its slot is free again, its debit stays
+settled    the request is over: unused tokens are refunded, tokens used beyond the reservation are charged
+closed     the request never reached the engine: everything is refunded, the request itself too
+abandoned  its lease was not renewed, or its worker is gone: its slot is free again, its debit stays
 
-It knows neither clocks nor processes: times are passed in.
+The ledger knows neither clocks nor processes: times are passed in.
 """
 
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ from serval.limits.bucket import Bucket
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.messages import Decision, Dimension, ReservationRequest
 
-# Nobody knows when a running request ends; this is when to ask again.
+# The end of a running request is unknown; refused clients should retry after this time.
 CONCURRENCY_WAIT_MS: Final = 1000
 
 
 class Moment(NamedTuple):
-    """A time on both clocks: milliseconds that never go back, and Unix time, which may be set."""
+    """A time on both clocks: monotonic milliseconds, and Unix time, which may be set."""
 
     ms: int
     unix_s: float
@@ -39,7 +39,7 @@ class _Reservation:
     request: ReservationRequest
     day: int
     expires_ms: int
-    # Where in its bucket the debit is; None: it has no such limit.
+    # Marks of the debits in their buckets; None: no such limit.
     request_mark: int | None
     token_mark: int | None
 
@@ -54,10 +54,10 @@ class _Account:
 
 
 class Ledger:
-    """The reference for all authorities; the one in the process and the one of the host are this object."""
+    """The reservations of all keys. The scripts in Redis follow this class line by line."""
 
     def __init__(self, daily: DailyUse, *, lease_ms: int) -> None:
-        """`lease_ms` is how long a reservation lives without being renewed."""
+        """`lease_ms` is the life of a reservation that is not renewed."""
         self._daily = daily
         self._lease_ms = lease_ms
         self._accounts: dict[str, _Account] = {}
@@ -65,11 +65,11 @@ class Ledger:
 
     @property
     def subject_count(self) -> int:
-        """Of how many keys something is known."""
+        """Number of keys with an account."""
         return len(self._accounts)
 
     def reserve(self, request: ReservationRequest, now: Moment) -> Decision:
-        """All of it or nothing."""
+        """Reserve everything requested, or nothing."""
         account = self._accounts.get(request.subject)
         if account is None:
             account = self._accounts[request.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
@@ -84,28 +84,28 @@ class Ledger:
         return Decision(refused, wait_ms, *decision)
 
     def settle(self, reservation_id: str, tokens: int, now: Moment) -> None:
-        """The request is over and used `tokens`."""
+        """End a reservation: the request is over and used `tokens`."""
         self._end(reservation_id, requests=1, tokens=tokens, now=now)
 
     def close(self, reservation_id: str, now: Moment) -> None:
-        """The request never reached the engine."""
+        """End a reservation: the request never reached the engine."""
         self._end(reservation_id, requests=0, tokens=0, now=now)
 
     def abandon(self, reservation_id: str) -> None:
-        """Nobody will say what it used."""
+        """End a reservation whose use will stay unknown: free its slot, keep its debit."""
         reservation = self._open.pop(reservation_id, None)
         if reservation is not None:
             del reservation.account.open[reservation_id]
 
     def renew(self, reservation_ids: Iterable[str], now: Moment) -> None:
-        """Their requests are still running."""
+        """Renew the leases of reservations whose requests still run."""
         for reservation_id in reservation_ids:
             reservation = self._open.get(reservation_id)
             if reservation is not None and reservation.expires_ms > now.ms:
                 reservation.expires_ms = now.ms + self._lease_ms
 
     def sweep(self, now: Moment) -> None:
-        """Abandon what nobody renewed, and forget those of whom nothing is left to know."""
+        """Abandon reservations that were not renewed, and drop accounts that are empty."""
         for subject, account in list(self._accounts.items()):
             self._expire(account, now.ms)
             account.requests.drain(now.ms)
@@ -116,7 +116,7 @@ class Ledger:
     def _refusal(
         self, account: _Account, request: ReservationRequest, now: Moment
     ) -> tuple[Dimension | None, int]:
-        """What is in the way, and for how many milliseconds at least: of several, the longest."""
+        """The limit that refuses the request, and for how many milliseconds; of several, the longest."""
         limits = request.limits
         refused: Dimension | None = None
         wait_ms = 0

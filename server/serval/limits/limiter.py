@@ -1,4 +1,4 @@
-"""What every authority over limits can do, wherever it keeps its books."""
+"""The interface of limiters, wherever their ledger is."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -8,11 +8,11 @@ from serval.limits.messages import Decision, ReservationRequest
 
 
 class LedgerUnreachableError(Exception):
-    """The books are elsewhere and cannot be asked at the moment."""
+    """The ledger is in another process, which does not answer at the moment."""
 
 
 class Limiter(Protocol):
-    """Only `reserve` waits for an answer: what ends a reservation cannot be cancelled."""
+    """Reservations in a ledger. Only `reserve` waits for an answer: ending one cannot be cancelled."""
 
     async def reserve(self, request: ReservationRequest) -> Decision:
         """Reserve everything requested, or nothing.
@@ -21,13 +21,13 @@ class Limiter(Protocol):
         """
 
     def settle(self, request: ReservationRequest, tokens: int) -> None:
-        """The request used `tokens`. Only the first end of a reservation counts."""
+        """End a reservation: its request used `tokens`. Only the first end counts."""
 
     def close(self, request: ReservationRequest) -> None:
-        """The request never reached the engine."""
+        """End a reservation: its request never reached the engine."""
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
-        """Their requests are still running."""
+        """Renew the leases of all running requests."""
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        """What it does beside answering; to be entered before the first request."""
+        """Background work; entered before the first request and left after the last."""

@@ -1,4 +1,4 @@
-"""The authority of a gateway that is a single process: the books are in its memory."""
+"""The limiter of a gateway that is a single process, with the ledger in its memory."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ from serval.limits.messages import Decision, ReservationRequest
 
 
 def clock_moment() -> Moment:
-    """Now. What drains goes by a clock that nobody sets; only days go by the one that is set."""
+    """The current time. Buckets drain by the monotonic clock; only days follow the clock that may be set."""
     return Moment(time.monotonic_ns() // 1_000_000, time.time())
 
 
 class LocalLimiter:
-    """A `Limiter` over a ledger of its own. Nothing here waits."""
+    """A `Limiter` over its own ledger, which answers without waiting."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class LocalLimiter:
         persistence: Callable[[], AbstractAsyncContextManager[None]],
         now: Callable[[], Moment] = clock_moment,
     ) -> None:
-        """`persistence` is what keeps the daily use beyond this process."""
+        """`persistence` saves the daily use while it is entered."""
         self._ledger = ledger
         self._persistence = persistence
         self._now = now

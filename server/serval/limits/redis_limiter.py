@@ -1,12 +1,11 @@
-"""The authority of any number of gateways: the books are in Redis or Valkey, and scripts keep them.
+"""The limiter of any number of gateways: the ledger is in Redis or Valkey, kept by scripts.
 
-`scripts/` holds the ledger and its buckets in Lua, line by line; a script does all of a question or nothing
-of it, and time is Redis's own. All that is known of a key is in four Redis keys with one hash tag, each with
-an expiry.
+`scripts/` holds the ledger and its buckets in Lua, line by line. A script is atomic, and its time is Redis's
+own. The account of a key is four Redis keys with one hash tag, each with an expiry.
 
-Only a reservation waits for an answer, and not for long. What ends one is sent behind it, again and again
-while Redis is away; only the first end counts. One that comes later than the lease changes nothing, as in
-the ledger.
+Only a reservation waits for an answer, and not for long. The end of a reservation is queued behind it and
+retried while Redis is unreachable; only the first end counts, and one that comes after the lease changes
+nothing, as in the ledger.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 _BATCH: Final = 128
 _PROBE_EVERY_S: Final = 0.2
 _FIRST_CONNECT_S: Final = 2.0
-# Of a Redis that stays away; what is over this is abandoned, as what outlives its lease is.
+# Bound of the queued ends while Redis is unreachable; the reservations of others expire with their lease.
 _MAX_UNSENT: Final = 100_000
 
 _CONNECTION_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -51,7 +50,7 @@ class _Script(NamedTuple):
         text = "\n".join(
             (folder / file).read_text(encoding="utf-8") for file in ("ledger.lua", f"{name}.lua")
         )
-        # Redis's name for it, not a matter of security.
+        # Redis's name for the script, not a security measure.
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -70,7 +69,7 @@ class _Call(NamedTuple):
 
     @property
     def keys_and_arguments(self) -> list[str | int]:
-        # One hash tag, so one slot of a cluster. With the letter it is never empty.
+        # One hash tag puts all keys into one slot of a cluster. The letter keeps it from being empty.
         tag = f"serval:{{k:{self.subject}}}"
         return [*(f"{tag}:{name}" for name in _KEYS), *self.arguments]
 
@@ -81,9 +80,9 @@ class _PendingReservation(NamedTuple):
 
 
 def open_redis(url: str, *, timeout_s: float) -> Redis:
-    """A client that tries everything once and gives up after `timeout_s`. Connects when it is first used.
+    """A client that never retries and gives up after `timeout_s`. Connects on first use.
 
-    Raises `SettingsError` for what is no URL of Redis; no part of the URL is in the message.
+    Raises `SettingsError` for an invalid URL, whose text is no part of the message.
     """
     try:
         pool = ConnectionPool.from_url(
@@ -94,7 +93,7 @@ def open_redis(url: str, *, timeout_s: float) -> Redis:
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )
-        # Options that it does not know.
+        # Raises for unknown options in the URL.
         pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError):
         raise SettingsError(
@@ -105,7 +104,7 @@ def open_redis(url: str, *, timeout_s: float) -> Redis:
 
 
 async def probe_url(url: str, *, timeout_s: float) -> str | None:
-    """What keeps the Redis at `url` from being used; None: nothing. Raises `SettingsError`."""
+    """The problem with the Redis at `url`; None if it is usable. Raises `SettingsError`."""
     redis = open_redis(url, timeout_s=timeout_s)
     try:
         await _probe(redis)
@@ -117,21 +116,20 @@ async def probe_url(url: str, *, timeout_s: float) -> str | None:
 
 
 async def _probe(redis: Redis) -> None:
-    """A write, which a full Redis and a replica refuse too. Raises one of `_CONNECTION_ERRORS`."""
+    """Write a key: a full Redis and a replica refuse that. Raises one of `_CONNECTION_ERRORS`."""
     await redis.set("serval:probe", 1, px=1000)
 
 
 class RedisLimiter:
-    """A `Limiter` over Redis. When it does not answer it is away, for all requests, until it does again.
+    """A `Limiter` over Redis. A timeout makes it unreachable for all requests until it answers a probe.
 
-    One task sends all that is to be said in batches, one batch after the other.
+    A single task sends everything in batches, one after the other.
     """
 
     def __init__(
         self, redis: Redis, *, lease_ms: int, timeout_s: float, now: Callable[[], Moment] | None = None
     ) -> None:
-        """A batch that takes `timeout_s` ends the waiting for all of them. `now` None: Redis's clock; tests
-        have another."""
+        """`timeout_s` bounds a batch. `now` replaces Redis's clock in tests."""
         self._redis = redis
         self._lease_ms = lease_ms
         self._timeout_s = timeout_s
@@ -140,7 +138,7 @@ class RedisLimiter:
         self._reported = False
         self._stopping = False
         self._connected = asyncio.Event()
-        # What to send, and that there is some, or that Redis must be asked whether it is back.
+        # Outgoing queues; `_work` is set when one is non-empty or a probe is due.
         self._pending: deque[_PendingReservation] = deque()
         self._renewals: list[_Call] = []
         self._endings: deque[_Call] = deque()
@@ -160,7 +158,7 @@ class RedisLimiter:
         try:
             refused, *numbers = await reservation.answer
         except BaseException:
-            # Nobody hears the answer; Redis must not keep what it may have reserved.
+            # The answer will be dropped; Redis must not keep what it may have reserved.
             self.close(request)
             raise
         return Decision(refused or None, *numbers)
@@ -178,7 +176,7 @@ class RedisLimiter:
         by_subject: defaultdict[str, list[str]] = defaultdict(list)
         for request in requests:
             by_subject[request.subject].append(request.id)
-        # They take the place of older ones: what is not among these is over.
+        # They replace older renewals: requests that are missing here have ended.
         self._renewals = [
             _Call(_RENEW, subject, [self._lease_ms, *self._moment(), *ids[start : start + _BATCH]])
             for subject, ids in by_subject.items()
@@ -188,7 +186,7 @@ class RedisLimiter:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Keep in contact. Waits for the first answer, but not for long; at the end, sends what is left."""
+        """Send while entered. Waits briefly for the first answer, and at the end sends the queued ends."""
         self._work.set()
         working = asyncio.create_task(self._send_batches())
         with suppress(TimeoutError):
@@ -196,7 +194,7 @@ class RedisLimiter:
         try:
             yield
         finally:
-            # Not cancelled: `wait_for`, which redis uses, may swallow that before Python 3.12.
+            # Not cancelled: before Python 3.12 `wait_for`, which redis uses, may swallow a cancellation.
             self._stopping = True
             self._work.set()
             await asyncio.wait([working])
@@ -228,7 +226,7 @@ class RedisLimiter:
                         await _probe(self._redis)
                         self._mark_reachable()
                     await self._send_batch()
-            except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
+            except Exception as error:  # noqa: BLE001  # waiting requests must fail on any error
                 self._mark_unreachable(error)
                 await asyncio.sleep(_PROBE_EVERY_S)
 
@@ -238,19 +236,19 @@ class RedisLimiter:
         Raises one of `_CONNECTION_ERRORS`: its reservations have then failed, and the rest is sent again.
         """
         pending = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
-        # Whoever does not wait any more has closed what he asked for.
+        # A cancelled request has closed its reservation.
         pending = [reservation for reservation in pending if not reservation.answer.done()]
         renewals = self._renewals
         renewing = renewals[:_BATCH]
         endings = list(islice(self._endings, _BATCH))
         self._work.clear()
         try:
-            # Ends first: the next request of a client may count on the slot of its last one.
+            # Ends first: the next request of a client may need the slot of its last one.
             answers = await self._run([*endings, *renewing, *(reservation.call for reservation in pending)])
         except BaseException:
             _fail(pending)
             raise
-        # Newer renewals may have taken the place of these meanwhile; ends only come behind.
+        # Newer renewals may have replaced these meanwhile; ends are only appended.
         del renewals[: len(renewing)]
         for _ in endings:
             self._endings.popleft()
@@ -265,7 +263,7 @@ class RedisLimiter:
         answers = await self._run_once(calls)
         unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
-            # A new Redis, or one whose scripts were flushed.
+            # A restarted Redis, or one whose scripts were flushed.
             for script in (_RESERVE, _END, _RENEW):
                 await self._redis.script_load(script.text)
             again = await self._run_once([calls[index] for index in unknown])

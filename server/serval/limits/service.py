@@ -1,7 +1,7 @@
-"""The authority over limits of one host: a ledger behind a Unix socket, for any number of workers.
+"""The limit service: a ledger behind a Unix socket, for any number of workers.
 
-The parent of the workers serves it. A worker that ends, however it ends, closes its connection: its slots are
-free at once, and what its requests had reserved stays used.
+The parent of the workers runs it. A worker that ends, in whatever way, closes its connection: its slots are
+free at once, and the debits of its requests stay.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _SWEEP_EVERY_S: Final = 20.0
 
 @asynccontextmanager
 async def serve_limits(socket_path: Path, settings: Settings) -> AsyncIterator[None]:
-    """Serve the books at `socket_path` to workers whose `limits_socket` that is.
+    """Serve a ledger at `socket_path`, the `limits_socket` of the workers.
 
     Raises `SettingsError` if the key database cannot be used.
     """
@@ -51,7 +51,7 @@ async def serve_limits(socket_path: Path, settings: Settings) -> AsyncIterator[N
 async def serve_ledger(
     socket_path: Path, ledger: Ledger, *, now: Callable[[], Moment] = clock_moment
 ) -> AsyncIterator[None]:
-    """Serve `ledger` at `socket_path`."""
+    """Serve `ledger` at `socket_path` while entered."""
     connections: set[_WorkerConnection] = set()
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: _WorkerConnection(ledger, now, connections), socket_path)
@@ -73,7 +73,7 @@ async def _sweep(ledger: Ledger, now: Callable[[], Moment]) -> None:
 
 
 class _WorkerConnection(asyncio.Protocol):
-    """One worker. What it asks is done in the order it asks."""
+    """The connection of a worker. Its messages are processed in order."""
 
     def __init__(
         self, ledger: Ledger, now: Callable[[], Moment], connections: "set[_WorkerConnection]"
@@ -86,7 +86,7 @@ class _WorkerConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none by their class.
+        # uvloop's transports do not inherit from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._connections.add(self)
 
@@ -113,7 +113,7 @@ class _WorkerConnection(asyncio.Protocol):
             self._ledger.abandon(reservation_id)
 
     def drop(self) -> None:
-        """Close the connection; the worker makes another."""
+        """Close the connection; the worker reconnects."""
         if self._transport is not None:
             self._transport.abort()
 
