@@ -1,5 +1,4 @@
-"""Start the engine: ``python -m serval_sglang.launch --model DIR [options] [-- any flags of
-sglang.launch_server]``.
+"""``serval engine``, run as ``python -m serval_sglang.launch``. Its options are in `serval_sglang.options`.
 
 Sets the environment, puts together SGLang's command line (flags after ``--`` come last and win), and watches
 over the engine process. Ends with 0 after SIGTERM or SIGINT, with 1 when the engine could not start or has
@@ -13,30 +12,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, get_args
+from dataclasses import replace
 
 from serval_sglang.cpu_compat import environment as cpu
 from serval_sglang.gpu_flags import gpu_flags
-from serval_sglang.settings import TablePlace, available_cpus, inherited_environment, model_variables
+from serval_sglang.options import Device, EngineOptions, ModelFolderError, configure, engine_options
+from serval_sglang.settings import available_cpus, inherited_environment, model_variables
 from serval_sglang.supervision import supervise
 
-Device = Literal["cpu", "cuda"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    model: Path
-    device: Device
-    tp: int = 1
-    ep: int = 1
-    host: str = "127.0.0.1"
-    port: int = 30000
-    served_model_name: str | None = None
-    ngram_tables: TablePlace | None = None
-    moe_overlap_tokens: int | None = None
-    sglang_flags: Sequence[str] = field(default=())
+_EXAMPLE = """\
+example:
+  serval engine --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --port 30000 -- --mem-fraction-static 0.9
+"""
 
 
 def sglang_arguments(options: EngineOptions) -> list[str]:
@@ -77,31 +64,22 @@ def engine_environment(
 
 
 def parse_options(arguments: Sequence[str]) -> EngineOptions:
-    """Raises SystemExit(2) with usage on wrong use."""
-    own, flags = list(arguments), []
-    if "--" in own:
-        split = own.index("--")
-        own, flags = own[:split], own[split + 1 :]
-    parser = _parser()
-    given = parser.parse_args(own)
-    if not (given.model / "config.json").is_file():
-        parser.error(f"--model must be a directory with a config.json, got {str(given.model)!r}")
-    if given.moe_overlap_tokens is not None and given.moe_overlap_tokens < 0:
-        parser.error(f"--moe-overlap-tokens must be at least 0, got {given.moe_overlap_tokens}")
-    if given.tp < 1 or given.ep < 1 or given.tp % given.ep:
-        parser.error(f"--ep must divide --tp, got --tp {given.tp} --ep {given.ep}")
-    return EngineOptions(
-        model=given.model,
-        device=given.device or _default_device(),
-        tp=given.tp,
-        ep=given.ep,
-        host=given.host,
-        port=given.port,
-        served_model_name=given.served_model_name,
-        ngram_tables=given.ngram_tables,
-        moe_overlap_tokens=given.moe_overlap_tokens,
-        sglang_flags=flags,
+    """Raises SystemExit: 2 with usage on wrong use, 1 if there is no such checkpoint folder."""
+    parser = argparse.ArgumentParser(
+        prog="serval engine",
+        description="start the SGLang engine with Serval's model adapter",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    configure(parser)
+    args = parser.parse_args(arguments)
+    if args.tp % args.ep:
+        parser.error(f"--ep must divide --tp, got --tp {args.tp} --ep {args.ep}")
+    try:
+        options = engine_options(args, host=args.host, port=args.port)
+    except ModelFolderError as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    return options if options.device is not None else replace(options, device=_default_device())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,41 +110,6 @@ def _default_device() -> Device:
     question = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     has_gpu = subprocess.run([sys.executable, "-P", "-c", question], check=False).returncode == 0
     return "cuda" if has_gpu else "cpu"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m serval_sglang.launch",
-        description="Start SGLang with Serval's LongCat-Flash-Lite model.",
-        epilog="example: python -m serval_sglang.launch --model ./lite --tp 2 -- --mem-fraction-static 0.9",
-    )
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint directory")
-    parser.add_argument("--tp", type=int, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
-    parser.add_argument(
-        "--ep", type=int, default=1, metavar="N", help="of these, ranks that share out the experts"
-    )
-    parser.add_argument(
-        "--device", choices=get_args(Device), help="default: cuda if there is a GPU, else cpu"
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", metavar="H", help="address to listen on (default loopback)"
-    )
-    parser.add_argument(
-        "--port", type=int, default=30000, metavar="P", help="port to listen on (default 30000)"
-    )
-    parser.add_argument("--served-model-name", metavar="N", help="name in /v1/models (default: the path)")
-    parser.add_argument(
-        "--ngram-tables",
-        choices=get_args(TablePlace),
-        help="where the n-gram tables are: in the memory of the device (default), or pinned in the host's",
-    )
-    parser.add_argument(
-        "--moe-overlap-tokens",
-        type=int,
-        metavar="N",
-        help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -82,31 +82,35 @@ class Applications:
     apply: Callable[[LiveSettings], None]
 
 
-def create_apps(
-    settings: Settings,
-    *,
-    engine: ManagedEngine,
-    info: EngineInfo,
-    chat: ChatRenderer,
-    model: ServedModel,
-    live: LiveSettings,
-    directory: "KeyDirectory | None",
-    tokens: "TokenVerifier | None" = None,
-) -> Applications:
-    """The ASGI applications in front of `engine`.
+@dataclass(frozen=True)
+class Backend:
+    """The engine, and the model that it serves."""
 
-    `live` holds the operator's keys, `directory` the database's, `tokens` checks those of an identity
-    provider.
+    engine: ManagedEngine
+    info: EngineInfo
+    chat: ChatRenderer
+    model: ServedModel
 
-    Raises `SettingsError` if traces cannot be made.
-    """
+
+@dataclass(frozen=True)
+class Callers:
+    """The callers to accept: the operator's keys, the database's, and an identity provider's tokens."""
+
+    live: LiveSettings
+    directory: "KeyDirectory | None"
+    tokens: "TokenVerifier | None"
+
+
+def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Applications:
+    """The ASGI applications in front of the engine. Raises `SettingsError` if traces cannot be made."""
+    live, directory, tokens = callers.live, callers.directory, callers.tokens
     metrics = Metrics(settings.metrics_directory)
-    behind_slots = schedule_engine(engine, settings, info, metrics)
+    behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
     context = ApiContext(
         settings=settings,
         engine=behind_slots,
-        chat=chat,
-        model=model,
+        chat=backend.chat,
+        model=backend.model,
         metrics=metrics,
         gate=open_gate(settings, None if directory is None else directory.store),
         render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),
@@ -118,7 +122,7 @@ def create_apps(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with _watching(behind_slots.load, directory, None if tokens is None else tokens.keys):
             with watching_loop(context.metrics.loop_was_late):
-                async with context.gate.running():
+                async with context.gate.lifespan():
                     yield
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
@@ -144,7 +148,7 @@ def create_apps(
     apply = partial(_put_in_force, authenticator, context.gate)
     apply(live)
     admin = _admin_app(settings, directory, metrics)
-    return Applications(api, admin, model, metrics, behind_slots.slots, apply)
+    return Applications(api, admin, backend.model, metrics, behind_slots.slots, apply)
 
 
 def _application(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> _Application:

@@ -3,6 +3,13 @@
 ServalError
  ├─ SettingsError                    a setting or option is missing or contradicts another
  ├─ ModelFilesError                  tokenizer or chat template files cannot be used
+ ├─ UnknownKeyError                  no API key has this public id
+ ├─ EngineMissingError               the engine's packages are not installed
+ ├─ WorkerError                      a worker ended before the gateway served
+ ├─ StackError                       engine or gateway could not start, or ended
+ ├─ InputLineError                   a line of input cannot be used (`serval.cli.tools`)
+ ├─ SchemaError                      a JSON schema cannot be enforced (`serval.schema.error`)
+ │   └─ UnsatisfiableError           no value satisfies it
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong
      │   ├─ ContextLengthError       400  prompt and requested completion do not fit the context
@@ -47,6 +54,22 @@ class SettingsError(ServalError):
 
 class ModelFilesError(ServalError):
     """The tokenizer or chat template files of a model cannot be used."""
+
+
+class UnknownKeyError(ServalError):
+    """No API key has this public id."""
+
+
+class EngineMissingError(ServalError):
+    """The engine's packages are not installed beside the gateway."""
+
+
+class WorkerError(ServalError):
+    """A worker ended before the gateway served."""
+
+
+class StackError(ServalError):
+    """The engine or the gateway could not start, or ended while it was needed."""
 
 
 class ApiError(ServalError):

@@ -1,4 +1,4 @@
-"""What may change while a gateway runs: the operator's own keys, and the limits of keys that have none."""
+"""Settings that may change while a gateway runs: the operator's own keys, and the default limits."""
 
 import base64
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from serval.settings import REREAD, Settings, load_settings
 
 
 class LiveSettings(Struct, frozen=True):
-    """Read from the key file and the settings file, again whenever these change.
+    """The contents of the key file and the settings file, read again whenever these change.
 
-    `keys` by place: what a key uses is counted under its place, and its place stays. "" where one was
-    withdrawn.
+    A key's use is counted under its index in `keys`, so a withdrawn key leaves "" behind and the others keep
+    their index.
     """
 
     keys: tuple[str, ...]
@@ -24,35 +24,32 @@ class LiveSettings(Struct, frozen=True):
     reserved_completion_tokens: int
 
     def __repr__(self) -> str:
-        # Keys are in no log, not even in a traceback.
+        # Keys appear in no log, not even in a traceback.
         return f"LiveSettings({len(self.keys)} keys, {self.limits})"
 
 
 def read_live_settings(settings: Settings, *, before: LiveSettings | None = None) -> LiveSettings:
-    """What the settings and the key file say now; with `before`, the settings file is read again too.
-
-    Raises `SettingsError` if any of it cannot be used.
-    """
+    """Read the key file, and with `before` the settings file again. Raises `SettingsError`."""
     if before is not None and settings.settings_file is not None:
         fresh = load_settings(settings_file=settings.settings_file)
         settings = settings.model_copy(update={name: getattr(fresh, name) for name in REREAD})
         check_daily_budget(settings)
     keys = configured_keys(settings)
     return LiveSettings(
-        keys=tuple(keys) if before is None else _placed(keys, before.keys),
+        keys=tuple(keys) if before is None else _keep_indices(keys, before.keys),
         limits=default_limits(settings),
         reserved_completion_tokens=settings.reserved_completion_tokens,
     )
 
 
-def _placed(keys: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
-    """The keys that were there in their places, behind them the new ones."""
+def _keep_indices(keys: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
+    """The keys so far at their old indices, then the new ones."""
     stay = [key if key in keys else "" for key in before]
     return (*stay, *(key for key in keys if key not in before))
 
 
 def to_line(live: LiveSettings) -> str:
-    """For another process, in one line without spaces."""
+    """Encode for another process, in one line without spaces."""
     return base64.b64encode(msgspec.msgpack.encode(live)).decode()
 
 

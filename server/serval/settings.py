@@ -284,6 +284,12 @@ def variable_of(field: str) -> str:
     return f"SERVAL_{field.upper()}"
 
 
+def default_text(field: str) -> str:
+    """The default of the field, as help texts name it."""
+    default = Settings.model_fields[field].default
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the environment and the settings file; `overrides` that are not None win.
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serval.cli.engine import configure as configure_engine
 from serval.settings import Settings
+from serval_sglang.options import configure as configure_engine
 from serval_testkit.chart import (
     CHART,
     KEYS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serval.cli.engine import configure as configure_engine
+from serval_sglang.options import configure as configure_engine
 from serval_testkit.chart import named, of_kind, pod_specs, preset, rendered, selected
 from serval_testkit.custom_kinds import KINDS, check_custom_kinds
 from serval_testkit.kubernetes_api import check_against_api

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from serval.cli.engine import configure as configure_engine
 from serval.settings import Settings
+from serval_sglang.options import configure as configure_engine
 from serval_testkit.metric_names import DEPLOY
 from serval_testkit.operator_tools import ROOT, OperatorTools
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from serval_sglang.cpu_compat.environment import STANDIN_PACKAGES, cpu_environment
-from serval_sglang.launch import EngineOptions, engine_environment, main, parse_options, sglang_arguments
+from serval_sglang.launch import engine_environment, main, parse_options, sglang_arguments
+from serval_sglang.options import EngineOptions
 from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
 
@@ -39,12 +40,11 @@ def test_defaults_are_loopback_with_streaming_of_deltas_and_metrics(model: Path)
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--model=/nonexistent"], "config.json"),
         (["--tp=2", "--ep=3"], "--ep must divide --tp"),
-        (["--tp=0"], "--ep must divide --tp"),
+        (["--tp=0"], "--tp: must be at least 1, not 0"),
         (["--device=tpu"], "invalid choice"),
         (["--ngram-tables=disk"], "invalid choice"),
-        (["--moe-overlap-tokens=-1"], "--moe-overlap-tokens must be at least 0"),
+        (["--moe-overlap-tokens=-1"], "--moe-overlap-tokens: must be at least 0, not -1"),
         (["--unheard-of"], "unrecognized arguments"),
     ],
 )
@@ -55,6 +55,16 @@ def test_wrong_use_ends_with_2(
         parse_options([f"--model={model}", "--device=cpu", *extra])
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_parse_options_folder_without_config_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_options(["--model=/nonexistent", "--device=cpu"])
+    assert exit_.value.code == 1
+    message = (
+        "serval engine: error: --model '/nonexistent' is not a checkpoint folder: it holds no config.json"
+    )
+    assert capsys.readouterr().err == f"{message}\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="expects a machine without a GPU")

@@ -1,9 +1,13 @@
 """The exception tree and its mapping to the wire."""
 
+import ast
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from serval import errors
 from serval.errors import ApiError, MethodNotAllowedError, error_object
 
 
@@ -27,3 +31,18 @@ def test_every_error_has_a_status_a_type_and_a_code(kind: type[ApiError]) -> Non
 def test_codes_tell_errors_of_one_status_apart() -> None:
     kinds = list(leaves(ApiError))
     assert len({kind.default_code for kind in kinds}) == len(kinds)
+
+
+def test_tree_names_every_error() -> None:
+    modules = Path(errors.__file__).parent.rglob("*.py")
+    defined = [
+        (node.name, {base.id for base in node.bases if isinstance(base, ast.Name)})
+        for module in modules
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    tree = {"ServalError"}
+    # A class may stand before its base in this list: one round for each level of the tree.
+    for _ in range(5):
+        tree |= {name for name, bases in defined if bases & tree}
+    assert tree == set(re.findall(r"\b\w+Error\b", errors.__doc__ or ""))

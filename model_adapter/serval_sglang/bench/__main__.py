@@ -18,7 +18,8 @@ from serval_sglang.bench.server import Server, ServerFailed, running_server
 from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
 from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import LITE, TINY
-from serval_sglang.launch import EngineOptions, engine_environment, sglang_arguments
+from serval_sglang.launch import engine_environment, sglang_arguments
+from serval_sglang.options import EngineOptions
 from serval_sglang.settings import available_cpus, inherited_environment
 
 _OVERLAP_ALL = 1 << 20

@@ -25,8 +25,8 @@ from serval.auth.authenticator import Authenticator
 from serval.auth.directory import KeyDirectory
 from serval.caller.identity import ADMIN, INFERENCE, SCOPES
 from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
-from serval.errors import InvalidRequestError, NotFoundError
-from serval.store.key_store import KeyRecord, UnknownKeyError
+from serval.errors import InvalidRequestError, NotFoundError, UnknownKeyError
+from serval.store.key_store import KeyRecord
 from serval.telemetry.metrics import Metrics
 from serval.wire.decode import decode_json
 

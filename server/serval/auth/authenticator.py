@@ -18,35 +18,40 @@ class Authenticator:
 
     def __init__(
         self,
-        fixed: ApiKeys,
+        operator_keys: ApiKeys,
         directory: "KeyDirectory | None",
         tokens: "TokenVerifier | None" = None,
         *,
         scopes: frozenset[str],
         open_without_keys: bool,
     ) -> None:
-        """`fixed` keys have `scopes`, for all models. `open_without_keys`: with nothing configured, so has
-        everyone; else nobody."""
+        """Give `scopes`, for all models, to the operator's keys.
+
+        `open_without_keys`: with no key, database or identity provider, give them to everyone.
+        """
         self._directory = directory
         self._tokens = tokens
         self._scopes = scopes
-        self.replace_keys(fixed)
-        self._open = open_without_keys and not fixed.required and directory is None and tokens is None
+        self.replace_keys(operator_keys)
+        self._open = open_without_keys and not operator_keys.required and directory is None and tokens is None
 
-    def replace_keys(self, fixed: ApiKeys) -> None:
+    def replace_keys(self, operator_keys: ApiKeys) -> None:
         """Accept these from now on, in place of the fixed keys so far."""
-        self._fixed = fixed
+        self._operator_keys = operator_keys
         # At least one: who comes without a key where none is needed.
-        self._operators = [Identity(scopes=self._scopes, place=place) for place in range(max(1, fixed.count))]
+        self._operator_identities = [
+            Identity(scopes=self._scopes, operator_index=index)
+            for index in range(max(1, operator_keys.count))
+        ]
 
     async def identify(self, authorization: str | None) -> Identity:
         """Whose header it is. Raises `AuthenticationError` or `AuthUnavailableError`."""
         if self._open:
-            return self._operators[0]
+            return self._operator_identities[0]
         key = bearer_key(authorization)
-        place = self._fixed.place_of(key)
-        if place is not None:
-            return self._operators[place]
+        index = self._operator_keys.index_of(key)
+        if index is not None:
+            return self._operator_identities[index]
         if self._tokens is not None and looks_like_token(key):
             return await self._tokens.identify(key)
         if self._directory is None:

@@ -17,7 +17,7 @@ from serval.store.key_store import KeyRecord, KeyStore, public_id
 
 logger = logging.getLogger(__name__)
 
-_NOBODY = bytes(32)
+_NO_DIGEST = bytes(32)
 _MAX_REMEMBERED = 4096
 
 
@@ -85,7 +85,7 @@ class KeyDirectory:
         mark = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), key=self._secret).digest()
         known = snapshot.remembered.get(mark)
         if known is None:
-            known = self._checked(key, snapshot)
+            known = self._verify(key, snapshot)
             if len(snapshot.remembered) >= _MAX_REMEMBERED:
                 snapshot.remembered.clear()
             snapshot.remembered[mark] = known
@@ -96,10 +96,10 @@ class KeyDirectory:
             )
         return identity
 
-    def _checked(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
+    def _verify(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
         known = snapshot.keys.get(public_id(key) or "")
         # Also without a record something is compared, so that the time says nothing about which ids exist.
-        stored = _NOBODY if known is None else known[0].digest
+        stored = _NO_DIGEST if known is None else known[0].digest
         matches = hmac.compare_digest(self.store.digest(key), stored)
         if known is None or not matches:
             raise AuthenticationError(

@@ -15,11 +15,11 @@ from serval.errors import AuthenticationError, AuthUnavailableError
 logger = logging.getLogger(__name__)
 
 _MAX_DOCUMENT_BYTES: Final = 1 << 20
-_FETCH_S: Final = 5.0
+_FETCH_TIMEOUT_S: Final = 5.0
 # Tokens with invented key ids make us ask the issuer no more often than this.
-_ASK_AGAIN_S: Final = 5.0
+_MIN_FETCH_INTERVAL_S: Final = 5.0
 # Requests that wait for an answer of the issuer; others are told to come again.
-_MAX_WAITING: Final = 256
+_MAX_WAITERS: Final = 256
 
 
 class IssuerKeys:
@@ -44,9 +44,9 @@ class IssuerKeys:
         self._keys: dict[str | None, IssuerKey] = {}
         self._document = b""
         self._fresh_at = float("-inf")
-        self._asked_at = float("-inf")
-        self._asking: asyncio.Task[None] | None = None
-        self._waiting = 0
+        self._fetch_started_at = float("-inf")
+        self._fetch_task: asyncio.Task[None] | None = None
+        self._waiters = 0
         # Counts the changes: what was checked with the keys of another generation has to be checked again.
         self.generation = 0
 
@@ -61,8 +61,10 @@ class IssuerKeys:
     async def watch(self) -> None:
         """Ask the issuer again and again, until cancelled."""
         while True:
-            await self._ask()
-            await asyncio.sleep(min(self._refresh_s, _FETCH_S) if self._is_stale() else self._refresh_s)
+            await self._fetch_once()
+            await asyncio.sleep(
+                min(self._refresh_s, _FETCH_TIMEOUT_S) if self._is_stale() else self._refresh_s
+            )
 
     async def find(self, key_id: str | None) -> IssuerKey:
         """The key that signs as `key_id`; a token without one is good if the issuer has a single key.
@@ -70,8 +72,8 @@ class IssuerKeys:
         Raises `AuthenticationError`, or `AuthUnavailableError` while the issuer's keys are not known.
         """
         key = self._lookup(key_id)
-        if key is None and self._may_ask():
-            await self._wait_for_answer()
+        if key is None and self._may_fetch():
+            await self._wait_for_fetch()
             key = self._lookup(key_id)
         if self._is_stale():
             raise AuthUnavailableError(
@@ -93,39 +95,42 @@ class IssuerKeys:
     def _is_stale(self) -> bool:
         return self._monotonic() - self._fresh_at > self._max_stale_s
 
-    def _may_ask(self) -> bool:
-        return self._asking is not None or self._monotonic() - self._asked_at >= _ASK_AGAIN_S
+    def _may_fetch(self) -> bool:
+        return (
+            self._fetch_task is not None
+            or self._monotonic() - self._fetch_started_at >= _MIN_FETCH_INTERVAL_S
+        )
 
-    async def _wait_for_answer(self) -> None:
-        if self._waiting >= _MAX_WAITING:
+    async def _wait_for_fetch(self) -> None:
+        if self._waiters >= _MAX_WAITERS:
             raise AuthUnavailableError(
                 "Tokens cannot be checked at the moment. Try again shortly.", retry_after_s=2
             )
-        self._waiting += 1
+        self._waiters += 1
         try:
-            await self._ask()
+            await self._fetch_once()
         finally:
-            self._waiting -= 1
+            self._waiters -= 1
 
-    async def _ask(self) -> None:
-        if self._asking is None:
-            self._asked_at = self._monotonic()
-            self._asking = asyncio.create_task(self._take_new())
+    async def _fetch_once(self) -> None:
+        if self._fetch_task is None:
+            self._fetch_started_at = self._monotonic()
+            self._fetch_task = asyncio.create_task(self._fetch())
         # The task is everyone's: one who goes away must not cancel it.
-        await asyncio.wait({self._asking})
+        await asyncio.wait({self._fetch_task})
 
-    async def _take_new(self) -> None:
+    async def _fetch(self) -> None:
         try:
             self.load(await self._read())
         except (JwksError, aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.warning("the issuer's keys cannot be read: %s: %s", type(error).__name__, error)
         finally:
-            self._asking = None
+            self._fetch_task = None
 
     async def _read(self) -> bytes:
         if isinstance(self._source, Path):
             return await asyncio.to_thread(self._source.read_bytes)
-        timeout = aiohttp.ClientTimeout(total=_FETCH_S)
+        timeout = aiohttp.ClientTimeout(total=_FETCH_TIMEOUT_S)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.get(self._source, allow_redirects=False) as response,

@@ -36,9 +36,9 @@ class ApiKeys:
 
     def accepts(self, key: str) -> bool:
         """Whether `key` is one of them."""
-        return self.place_of(key) is not None
+        return self.index_of(key) is not None
 
-    def place_of(self, key: str) -> int | None:
+    def index_of(self, key: str) -> int | None:
         """Which of them `key` is, in the order they were given; None: none of them."""
         if not self._digests:
             return None

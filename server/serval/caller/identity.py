@@ -30,12 +30,12 @@ class Identity:
     models: frozenset[str] | None = None
     limits: KeyLimits = DEFAULT_LIMITS
     # Which of the operator's own keys it is.
-    place: int = 0
+    operator_index: int = 0
 
     @property
     def subject(self) -> str:
         """Under which name the caller's use is counted."""
-        return self.key_id or f"operator-{self.place}"
+        return self.key_id or f"operator-{self.operator_index}"
 
     def require_scope(self, scope: str) -> None:
         """Raise `PermissionDeniedError` unless the key has the scope."""

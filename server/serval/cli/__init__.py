@@ -17,19 +17,19 @@ from serval.errors import ServalError
 # name -> (module, one line of help). Modules are imported only when their command runs or prints its help.
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serval.cli.serve", "start the engine and the gateway together"),
-    "engine": ("serval.cli.engine", "start the SGLang engine with Serval's model adapter"),
+    "engine": ("serval_sglang.launch", "start the SGLang engine with Serval's model adapter"),
     "gateway": ("serval.cli.gateway", "start the OpenAI-compatible gateway in front of a running engine"),
     "keys": ("serval.cli.keys", "make, list, change, rotate and revoke API keys"),
     "config": ("serval.cli.config", "show every setting and what it is now"),
     "doctor": ("serval.cli.doctor", "check that everything the gateway and the engine need is there"),
     "tools": ("serval.cli.tools", "parse tool calls out of model text"),
     "chat": ("serval.cli.chat", "render conversations as the model sees them"),
-}
-
-# The same for commands of the engine's package, which get their arguments as they are, --help included.
-ENGINE_COMMANDS: dict[str, tuple[str, str]] = {
     "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect, verify and pin checkpoints"),
     "plan": ("serval_sglang.cli.plan", "say whether a model fits on given GPUs"),
+}
+# Commands of the engine's package get their arguments as they are, --help included.
+ENGINE_COMMANDS = {
+    name: command for name, command in COMMANDS.items() if command[0].startswith("serval_sglang.")
 }
 
 
@@ -59,10 +59,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(
             name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if name == chosen:
+        if name == chosen and name not in ENGINE_COMMANDS:
             command = importlib.import_module(module)
             command.configure(subparser)
             subparser.set_defaults(run=command.run)
-    for name, (_, summary) in ENGINE_COMMANDS.items():
-        subparsers.add_parser(name, help=summary)
     return parser

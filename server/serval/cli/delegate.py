@@ -1,11 +1,11 @@
-"""Commands of the engine's package, run in this process's place: the gateway's own imports hold no torch."""
+"""Commands of the engine's package, run in place of this process, which never imports torch."""
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from serval.process.options import engine_package_directory
+from serval.process.child import python_command
+from serval.process.engine_package import require_engine
 
 
 def run_engine_module(module: str, arguments: Sequence[str]) -> NoReturn:
@@ -14,7 +14,6 @@ def run_engine_module(module: str, arguments: Sequence[str]) -> NoReturn:
     Raises:
         EngineMissingError: the engine's packages are not installed.
     """
-    engine_package_directory()
-    # -P keeps the working directory off the import path: it may be an untrusted checkpoint with code in it.
-    command = [sys.executable, "-P", "-m", module, *arguments]
+    require_engine()
+    command = python_command(module, *arguments)
     os.execv(command[0], command)  # noqa: S606  # no shell is wanted: the arguments are passed as they are

@@ -5,7 +5,7 @@ import json
 
 from serval.cli.config import without_passwords
 from serval.doctor import Finding, findings
-from serval.settings import load_settings
+from serval.settings import default_text, load_settings
 
 _EXAMPLE = """
 Exit code 1 if a check fails; a warning is no failure. Settings are read as `serval gateway` reads them.
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `serval doctor`."""
     parser.epilog = _EXAMPLE
     add = parser.add_argument
-    add("--engine-url", metavar="URL", help="the SGLang engine (default http://127.0.0.1:30000)")
+    add("--engine-url", metavar="URL", help=f"the SGLang engine (default {default_text('engine_url')})")
     add("--before-start", action="store_true", help="do not ask the engine: it does not run yet")
     add("--json", action="store_true", help="one JSON array of {check, state, says}")
 

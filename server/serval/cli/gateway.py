@@ -6,7 +6,7 @@ from typing import Any
 
 from serval.auth.keys import ensure_key
 from serval.process.startup import print_progress
-from serval.settings import Settings, load_settings
+from serval.settings import Settings, default_text, load_settings
 from serval.telemetry.logs import configure_logging
 
 _EXAMPLE = """
@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `serval gateway`. Every option wins over its variable, SERVAL_<NAME>."""
     parser.epilog = _EXAMPLE
     add = parser.add_argument
-    add("--engine-url", metavar="URL", help="the SGLang engine (default http://127.0.0.1:30000)")
+    add("--engine-url", metavar="URL", help=f"the SGLang engine (default {default_text('engine_url')})")
     add(
         "--model", type=Path, metavar="DIR", help="folder with tokenizer and template (default: the engine's)"
     )
@@ -30,9 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that `serval serve` shares."""
     add = parser.add_argument
-    add("--host", help="address the gateway listens on (default 127.0.0.1)")
-    add("--port", type=int, help="port the gateway listens on; 0 picks a free one (default 8000)")
-    add("--workers", type=int, metavar="N", help="processes that serve (default 1)")
+    add("--host", help=f"address the gateway listens on (default {default_text('host')})")
+    port_help = f"port the gateway listens on; 0 picks a free one (default {default_text('port')})"
+    add("--port", type=int, help=port_help)
+    add("--workers", type=int, metavar="N", help=f"processes that serve (default {default_text('workers')})")
     add(
         "--settings-file",
         type=Path,
@@ -50,7 +51,7 @@ def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
         dest="engine_timeout_s",
         type=float,
         metavar="SECONDS",
-        help="how long to wait for the engine to load (default 3600)",
+        help=f"how long to wait for the engine to load (default {default_text('engine_timeout_s')})",
     )
 
 

@@ -3,14 +3,13 @@
 import argparse
 import asyncio
 import socket
-import sys
 
 import aiohttp
 
 from serval.auth.keys import ensure_key
 from serval.cli.gateway import add_gateway_arguments, gateway_settings
-from serval.process.child import ProcessSpec
-from serval.process.options import (
+from serval.process.child import ProcessSpec, python_command
+from serval.process.engine_package import (
     EngineOptions,
     add_model_arguments,
     add_sglang_flags,
@@ -76,7 +75,7 @@ def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
         engine_start_timeout_s=settings.engine_timeout_s,
         gateway=ProcessSpec(
             name="gateway",
-            argv=[sys.executable, "-P", "-m", "serval", "gateway"],
+            argv=python_command("serval", "gateway"),
             environment=child_environment(settings),
         ),
         gateway_ready_url=f"{settings.public_url}/readyz",

@@ -1,1 +1,1 @@
-"""How much a key may use: reserved before a request goes to the engine, settled with what it really used."""
+"""Limits of keys: reserved before a request goes to the engine, settled with its real use."""

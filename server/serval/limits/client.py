@@ -1,4 +1,4 @@
-"""A worker's way to the authority of its host."""
+"""A worker's client of the limit service in the parent process."""
 
 import asyncio
 import logging
@@ -9,68 +9,68 @@ from typing import Final, cast
 
 from serval.limits.codec import (
     Close,
-    Decided,
-    FromWorker,
     MessageReader,
     Renew,
     Reserve,
+    ReserveReply,
     Settle,
-    frame,
-    from_host,
+    WorkerMessage,
+    encode,
+    reply_decoder,
 )
-from serval.limits.limiter import AuthorityAwayError
-from serval.limits.messages import Ask, Decision
+from serval.limits.limiter import LedgerUnreachableError
+from serval.limits.messages import Decision, ReservationRequest
 
 logger = logging.getLogger(__name__)
 
-# The host answers in microseconds; one that needs this long does not work.
+# The service answers in microseconds; after this time it is considered broken.
 _ANSWER_TIMEOUT_S: Final = 2.0
 _CONNECT_TIMEOUT_S: Final = 5.0
 _RECONNECT_EVERY_S: Final = 0.1
 
 
-class RemoteLimiter:
-    """A `Limiter` that asks over a Unix socket. Any number of questions are under way at once.
+class LimiterClient:
+    """A `Limiter` over a Unix socket, with any number of reservations in flight.
 
-    A connection that is lost takes its reservations with it; the host counts them as abandoned.
+    When a connection is lost, the service abandons the reservations made over it.
     """
 
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = socket_path
-        self._link: _Link | None = None
+        self._connection: _Connection | None = None
         self._connected = asyncio.Event()
 
-    async def reserve(self, ask: Ask) -> Decision:
-        """See `Limiter`. Raises `AuthorityAwayError`."""
-        link = self._link
-        if link is None:
-            raise AuthorityAwayError
+    async def reserve(self, request: ReservationRequest) -> Decision:
+        """See `Limiter`. Raises `LedgerUnreachableError`."""
+        connection = self._connection
+        if connection is None:
+            raise LedgerUnreachableError
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                return await link.ask(ask)
+                return await connection.reserve(request)
         except BaseException as error:
-            # Nobody will hear the answer; the host must not keep what it may have reserved.
-            link.send(Close(ask.id))
+            # The reply will be dropped; the service must not keep what it may have reserved.
+            connection.send(Close(request.id))
             if isinstance(error, TimeoutError):
-                raise AuthorityAwayError from None
+                raise LedgerUnreachableError from None
             raise
 
-    def settle(self, ask: Ask, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, tokens: int) -> None:
         """See `Limiter`."""
-        self._send(Settle(ask.id, tokens))
+        self._send(Settle(request.id, tokens))
 
-    def close(self, ask: Ask) -> None:
+    def close(self, request: ReservationRequest) -> None:
         """See `Limiter`."""
-        self._send(Close(ask.id))
+        self._send(Close(request.id))
 
-    def renew(self, asks: Sequence[Ask]) -> None:
+    def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
-        if asks:
-            self._send(Renew([ask.id for ask in asks]))
+        if requests:
+            self._send(Renew([request.id for request in requests]))
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Keep a connection. Waits for the first one, but not for long."""
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Stay connected while entered. Waits briefly for the first connection."""
         connecting = asyncio.create_task(self._stay_connected())
         with suppress(TimeoutError):
             await asyncio.wait_for(self._connected.wait(), _CONNECT_TIMEOUT_S)
@@ -78,19 +78,19 @@ class RemoteLimiter:
             yield
         finally:
             connecting.cancel()
-            if self._link is not None:
-                self._link.hang_up()
+            if self._connection is not None:
+                self._connection.close()
 
-    def _send(self, message: FromWorker) -> None:
-        if self._link is not None:
-            self._link.send(message)
+    def _send(self, message: WorkerMessage) -> None:
+        if self._connection is not None:
+            self._connection.send(message)
 
     async def _stay_connected(self) -> None:
         loop = asyncio.get_running_loop()
         reported = False
         while True:
             try:
-                _, link = await loop.create_unix_connection(_Link, str(self._socket_path))
+                _, connection = await loop.create_unix_connection(_Connection, str(self._socket_path))
             except OSError as error:
                 if not reported:
                     logger.warning("the host's limits cannot be reached: %s", error)
@@ -98,58 +98,58 @@ class RemoteLimiter:
                 await asyncio.sleep(_RECONNECT_EVERY_S)
                 continue
             reported = False
-            self._link = link
+            self._connection = connection
             self._connected.set()
-            await link.lost.wait()
-            self._link = None
+            await connection.lost.wait()
+            self._connection = None
 
 
-class _Link(asyncio.Protocol):
-    """One connection, and who waits for an answer on it."""
+class _Connection(asyncio.Protocol):
+    """A connection and its outstanding replies."""
 
     def __init__(self) -> None:
         self.lost = asyncio.Event()
-        self._reader = MessageReader[Decided](from_host)
-        self._waiting: dict[int, asyncio.Future[Decision]] = {}
-        self._asked = 0
+        self._reader = MessageReader[ReserveReply](reply_decoder)
+        self._replies: dict[int, asyncio.Future[Decision]] = {}
+        self._last_number = 0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none by their class.
+        # uvloop's transports do not inherit from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         for answer in self._reader.feed(data):
-            waiting = self._waiting.pop(answer.number, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(answer.decision)
+            reply = self._replies.pop(answer.number, None)
+            if reply is not None and not reply.done():
+                reply.set_result(answer.decision)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(AuthorityAwayError())
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(LedgerUnreachableError())
 
-    async def ask(self, ask: Ask) -> Decision:
-        """The host's decision. Raises `AuthorityAwayError` when the connection is lost."""
+    async def reserve(self, request: ReservationRequest) -> Decision:
+        """The service's decision. Raises `LedgerUnreachableError` when the connection is lost."""
         if self.lost.is_set():
-            raise AuthorityAwayError
-        self._asked += 1
-        number = self._asked
-        waiting: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = waiting
+            raise LedgerUnreachableError
+        self._last_number += 1
+        number = self._last_number
+        reply: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._replies[number] = reply
         try:
-            self.send(Reserve(number, ask))
-            return await waiting
+            self.send(Reserve(number, request))
+            return await reply
         finally:
-            self._waiting.pop(number, None)
+            self._replies.pop(number, None)
 
-    def send(self, message: FromWorker) -> None:
-        """Send without waiting; on a lost connection nothing happens."""
+    def send(self, message: WorkerMessage) -> None:
+        """Send without waiting; a lost connection is ignored."""
         if self._transport is not None and not self.lost.is_set():
-            self._transport.write(frame(message))
+            self._transport.write(encode(message))
 
-    def hang_up(self) -> None:
-        """Close the connection when all is sent."""
+    def close(self) -> None:
+        """Close the connection after everything has been sent."""
         if self._transport is not None:
             self._transport.close()

@@ -1,4 +1,4 @@
-"""The wire between a worker and the authority of its host: messages in msgpack, each behind its length."""
+"""Messages between a worker and the limit service: msgpack, each with its length in front."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, Generic, TypeVar
@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from serval.limits.messages import Ask, Decision
+from serval.limits.messages import Decision, ReservationRequest
 
 T = TypeVar("T")
 
@@ -14,60 +14,60 @@ _LENGTH_BYTES: Final = 4
 
 
 class Reserve(Struct, frozen=True, array_like=True, tag="reserve"):
-    """Asks for a reservation; the answer names `number`."""
+    """Request for a reservation; the reply has the same `number`."""
 
     number: int
-    ask: Ask
+    request: ReservationRequest
 
 
 class Settle(Struct, frozen=True, array_like=True, tag="settle"):
-    """Ends a reservation with what was used. Without an answer, like the rest."""
+    """End of a reservation with its use. No reply, as for the messages below."""
 
     id: str
     tokens: int
 
 
 class Close(Struct, frozen=True, array_like=True, tag="close"):
-    """Ends a reservation as if it had never been."""
+    """End of a reservation as if it had never been made."""
 
     id: str
 
 
 class Renew(Struct, frozen=True, array_like=True, tag="renew"):
-    """Says that the requests of these reservations still run."""
+    """Renewal of the leases of these reservations."""
 
     ids: Sequence[str]
 
 
-class Decided(Struct, frozen=True, array_like=True, tag="decided"):
-    """The answer to the `Reserve` of this number."""
+class ReserveReply(Struct, frozen=True, array_like=True, tag="reserve_reply"):
+    """The reply to the `Reserve` of the same number."""
 
     number: int
     decision: Decision
 
 
-FromWorker = Reserve | Settle | Close | Renew
+WorkerMessage = Reserve | Settle | Close | Renew
 
 _encoder = msgspec.msgpack.Encoder()
-from_worker: Final = msgspec.msgpack.Decoder(FromWorker)
-from_host: Final = msgspec.msgpack.Decoder(Decided)
+worker_message_decoder: Final = msgspec.msgpack.Decoder(WorkerMessage)
+reply_decoder: Final = msgspec.msgpack.Decoder(ReserveReply)
 
 
-def frame(message: FromWorker | Decided) -> bytes:
-    """The message as it is sent."""
+def encode(message: WorkerMessage | ReserveReply) -> bytes:
+    """Encode a message with its length."""
     body = _encoder.encode(message)
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
 
 class MessageReader(Generic[T]):
-    """Puts messages together from what arrives in pieces."""
+    """Decoder of messages that arrive in pieces."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[T]) -> None:
         self._decoder = decoder
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[T]:
-        """The messages that are whole by now. Raises msgspec's errors for what is no message."""
+        """The messages that are complete now. Raises msgspec's errors for an invalid message."""
         self._buffer += data
         start = 0
         while len(self._buffer) - start >= _LENGTH_BYTES:

@@ -1,4 +1,4 @@
-"""Tokens by key and UTC day: in memory, with what nobody else knows of yet."""
+"""Tokens by key and UTC day, in memory, and the part of them that is not saved yet."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from typing import Final
 
 DAY_S: Final = 86_400
 
-# Subject and day, counted from 1970.
+# Tokens by subject and day; days are counted from 1970.
 Use = Mapping[tuple[str, int], int]
 
 
 class DailyUse:
-    """What every key used on every day that matters.
+    """Tokens used by every key on the current days.
 
-    A day's use is found again when the clock is set back to it, so setting the clock gives no budget twice.
+    A day's use is still there when the clock is set back to it, so setting the clock grants no budget twice.
     """
 
     def __init__(self) -> None:
@@ -21,32 +21,32 @@ class DailyUse:
         self._unsaved: defaultdict[tuple[str, int], int] = defaultdict(int)
 
     def used(self, subject: str, day: int) -> int:
-        """Tokens used on `day`, those reserved included."""
+        """Tokens used on `day`, including those reserved."""
         return self._used.get((subject, day), 0)
 
-    def add(self, subject: str, day: int, tokens: int) -> None:
-        """Count tokens; negative: give them back."""
+    def record(self, subject: str, day: int, tokens: int) -> None:
+        """Count tokens; a negative number refunds them."""
         self._used[subject, day] += tokens
         self._unsaved[subject, day] += tokens
 
-    def take_unsaved(self) -> dict[tuple[str, int], int]:
-        """What was added since this was last called, for the one who saves it."""
+    def pop_unsaved(self) -> dict[tuple[str, int], int]:
+        """Take the use recorded since the last call, to save it."""
         unsaved = {use: tokens for use, tokens in self._unsaved.items() if tokens}
         self._unsaved.clear()
         return unsaved
 
-    def put_back(self, unsaved: Use) -> None:
-        """What was taken could not be saved."""
+    def restore_unsaved(self, unsaved: Use) -> None:
+        """Take back use that could not be saved."""
         for use, tokens in unsaved.items():
             self._unsaved[use] += tokens
 
-    def set_saved(self, totals: Use) -> None:
-        """What is saved by now, this process's part and others'."""
+    def merge_saved(self, totals: Use) -> None:
+        """Set the use to the saved totals of all processes plus this one's unsaved part."""
         for use, total in totals.items():
             self._used[use] = total + self._unsaved.get(use, 0)
 
-    def keep_days(self, first: int, last: int) -> None:
-        """Forget other days' use, except what is not saved."""
+    def drop_other_days(self, first: int, last: int) -> None:
+        """Forget the use of days outside this range, except unsaved use."""
         for subject, day in list(self._used):
             if not first <= day <= last and (subject, day) not in self._unsaved:
                 del self._used[subject, day]

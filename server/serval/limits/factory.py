@@ -1,4 +1,4 @@
-"""Which authority over limits the settings name."""
+"""Factories of the gate and the ledger that the settings describe."""
 
 import importlib.util
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from serval.caller.limits import default_limits
 from serval.errors import SettingsError
-from serval.limits.client import RemoteLimiter
+from serval.limits.client import LimiterClient
 from serval.limits.daily_use import DailyUse
 from serval.limits.fallback import FallbackLimiter
 from serval.limits.gate import Gate
@@ -19,11 +19,11 @@ from serval.settings import Settings
 if TYPE_CHECKING:
     from serval.store.key_store import KeyStore
 
-Keeping = Callable[[], AbstractAsyncContextManager[None]]
+Persistence = Callable[[], AbstractAsyncContextManager[None]]
 
 
 def open_gate(settings: Settings, store: "KeyStore | None") -> Gate:
-    """The gate of one worker. `store`, the key database, also keeps daily use. Raises `SettingsError`."""
+    """The gate of one worker. `store`, the key database, also saves daily use. Raises `SettingsError`."""
     return Gate(
         _limiter(settings, store),
         defaults=default_limits(settings),
@@ -37,10 +37,10 @@ def _limiter(settings: Settings, store: "KeyStore | None") -> Limiter:
     if settings.limits_url is not None:
         shared = _redis_limiter(settings, settings.limits_url.get_secret_value())
     elif settings.limits_socket is not None:
-        shared = RemoteLimiter(settings.limits_socket)
+        shared = LimiterClient(settings.limits_socket)
     else:
-        ledger, keeping = kept_ledger(settings, store)
-        return LocalLimiter(ledger, keeping=keeping)
+        ledger, persistence = open_ledger(settings, store)
+        return LocalLimiter(ledger, persistence=persistence)
     return FallbackLimiter(
         shared,
         Ledger(DailyUse(), lease_ms=_lease_ms(settings)),
@@ -60,7 +60,7 @@ def _redis_limiter(settings: Settings, url: str) -> Limiter:
 
 
 def require_redis() -> None:
-    """Raises `SettingsError` if what `serval.limits.redis_limiter` needs is not installed."""
+    """Raise `SettingsError` unless the package that `serval.limits.redis_limiter` needs is installed."""
     if importlib.util.find_spec("redis") is None:
         raise SettingsError(
             "SERVAL_LIMITS_URL needs the package redis; install it with: pip install 'serval-llm[redis]'"
@@ -68,7 +68,7 @@ def require_redis() -> None:
 
 
 def check_daily_budget(settings: Settings) -> None:
-    """Raise `SettingsError` for a daily budget that nothing would keep."""
+    """Raise `SettingsError` for a daily budget without a place to save its use."""
     kept = settings.key_database is not None or settings.limits_url is not None
     if settings.tokens_per_day is not None and not kept:
         raise SettingsError(
@@ -77,21 +77,21 @@ def check_daily_budget(settings: Settings) -> None:
         )
 
 
-def kept_ledger(settings: Settings, store: "KeyStore | None") -> tuple[Ledger, Keeping]:
-    """New books, and what keeps their daily use in the key database. Raises `SettingsError`."""
+def open_ledger(settings: Settings, store: "KeyStore | None") -> tuple[Ledger, Persistence]:
+    """A ledger, and the persistence of its daily use in the key database. Raises `SettingsError`."""
     check_daily_budget(settings)
     daily = DailyUse()
 
-    def keeping() -> AbstractAsyncContextManager[None]:
+    def persistence() -> AbstractAsyncContextManager[None]:
         if store is None:
             return nullcontext()
         # SQLAlchemy is loaded only where there is a database.
-        from serval.limits.keeping import DailyKeeper
+        from serval.limits.persistence import DailyUsePersister
         from serval.store.daily_tokens import DailyTokens
 
-        return DailyKeeper(daily, DailyTokens(store.engine)).keeping()
+        return DailyUsePersister(daily, DailyTokens(store.engine)).lifespan()
 
-    return Ledger(daily, lease_ms=_lease_ms(settings)), keeping
+    return Ledger(daily, lease_ms=_lease_ms(settings)), persistence
 
 
 def _lease_ms(settings: Settings) -> int:

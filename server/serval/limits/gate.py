@@ -1,4 +1,4 @@
-"""Where endpoints ask whether a request may go to the engine, and say what it used."""
+"""Reservation of a request's use before it goes to the engine, and its settlement afterwards."""
 
 import asyncio
 import weakref
@@ -12,47 +12,46 @@ from serval.caller.limits import Limits, in_force
 from serval.errors import LimitsUnavailableError
 from serval.limits.headers import limit_headers, never_fits, refusal
 from serval.limits.limiter import Limiter
-from serval.limits.messages import Ask
+from serval.limits.messages import ReservationRequest
 from serval.telemetry.record import RequestRecord
 
-# A lease outlives two renewals that come to nothing.
+# A lease survives two failed renewals.
 _RENEWALS_PER_LEASE: Final = 3
 
 
 class Reservation:
-    """A request's reservation: made on entering, over on leaving at the latest.
+    """A request's reservation: made on entering, ended on leaving at the latest.
 
-    What is not settled by then never reached the engine, and all of it is given back.
+    A reservation that is not settled by then never reached the engine and is refunded.
     """
 
-    def __init__(self, gate: "Gate", ask: Ask | None, record: RequestRecord) -> None:
-        """`ask` None: nothing limits this request."""
-        # For the response, whatever becomes of the request.
+    def __init__(self, gate: "Gate", request: ReservationRequest | None, record: RequestRecord) -> None:
+        """`request` None: the key has no limits."""
+        # For the response, however the request ends.
         self.headers: Mapping[str, str] = {}
-        self.ask = ask
+        self.request = request
         self._gate = gate
         self._record = record
 
     async def __aenter__(self) -> "Reservation":
         """Raises `RateLimitError`, `InsufficientQuotaError` or `LimitsUnavailableError`."""
-        if self.ask is not None:
-            ask, self.ask = self.ask, None
-            self.headers = await self._gate.reserve(ask, self._record)
-            self.ask = ask
+        if self.request is not None:
+            request, self.request = self.request, None
+            self.headers = await self._gate.reserve(request, self._record)
+            self.request = request
             self._gate.open.add(self)
         return self
 
     def settle(self, tokens: int) -> None:
-        """The engine had the request, and `tokens` were used. Only the first call counts; it cannot be
-        cancelled."""
-        if self.ask is not None:
-            self._gate.limiter.settle(self.ask, tokens)
+        """End with the `tokens` that the engine used. Only the first call counts; it cannot be cancelled."""
+        if self.request is not None:
+            self._gate.limiter.settle(self.request, tokens)
             self._over()
 
     def close(self) -> None:
-        """The engine did not take the request: as if it had never been."""
-        if self.ask is not None:
-            self._gate.limiter.close(self.ask)
+        """End with a full refund: the request did not reach the engine."""
+        if self.request is not None:
+            self._gate.limiter.close(self.request)
             self._over()
 
     async def __aexit__(
@@ -61,25 +60,25 @@ class Reservation:
         self.close()
 
     def _over(self) -> None:
-        self.ask = None
+        self.request = None
         self._gate.open.discard(self)
 
 
 class Gate:
-    """All requests' way past the limits. Keeps the leases of those that run."""
+    """Reservations of all requests, and renewal of their leases."""
 
     def __init__(
         self, limiter: Limiter, *, defaults: Limits, lease_s: float, reserved_completion_tokens: int
     ) -> None:
-        """`defaults` hold for keys without limits of their own."""
+        """`defaults` apply to keys without limits of their own."""
         self.limiter = limiter
-        # Weak: what no request holds any more, whatever went wrong, is not renewed; so its slot becomes free.
+        # Weak: a reservation that no request holds any more is not renewed, so its slot becomes free.
         self.open: weakref.WeakSet[Reservation] = weakref.WeakSet()
         self._lease_s = lease_s
         self.replace_defaults(defaults, reserved_completion_tokens=reserved_completion_tokens)
 
     def replace_defaults(self, defaults: Limits, *, reserved_completion_tokens: int) -> None:
-        """Hold requests to these from now on. What runs keeps what it has reserved."""
+        """Apply these to requests from now on. Existing reservations stay as they are."""
         self._defaults = defaults
         self._reserved_completion_tokens = reserved_completion_tokens
 
@@ -96,8 +95,8 @@ class Gate:
         """The reservation to enter before the request goes to the engine.
 
         `completion_limit` is in tokens for each of the `completions`. Without one, a completion is counted as
-        `reserved_completion_tokens`, at most `context_room`, until it is known how long it was.
-        Raises `InvalidRequestError` if the request can never be let in.
+        `reserved_completion_tokens`, at most `context_room`, until its length is known.
+        Raises `InvalidRequestError` if the request can never fit the limits.
         """
         limits = in_force(identity.limits, self._defaults)
         if limits.unlimited:
@@ -112,25 +111,27 @@ class Gate:
         if most is not None and tokens > most:
             record.rejection = "too_large"
             raise never_fits(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, limits=limits)
-        return Reservation(self, Ask(record.request_id, identity.subject, limits, tokens), record)
+        return Reservation(
+            self, ReservationRequest(record.request_id, identity.subject, limits, tokens), record
+        )
 
-    async def reserve(self, ask: Ask, record: RequestRecord) -> Mapping[str, str]:
-        """The response's headers. Raises what `Reservation.__aenter__` does."""
+    async def reserve(self, request: ReservationRequest, record: RequestRecord) -> Mapping[str, str]:
+        """Reserve, and return the response's headers. Raises as `Reservation.__aenter__` does."""
         try:
-            decision = await self.limiter.reserve(ask)
+            decision = await self.limiter.reserve(request)
         except LimitsUnavailableError:
             record.rejection = "limits_unavailable"
             raise
-        headers = limit_headers(ask.limits, decision)
+        headers = limit_headers(request.limits, decision)
         if decision.refused is not None:
             record.rejection = decision.refused
-            raise refusal(decision, tokens=ask.tokens, limits=ask.limits, headers=headers)
+            raise refusal(decision, tokens=request.tokens, limits=request.limits, headers=headers)
         return headers
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Renew the leases of what runs."""
-        async with self.limiter.running():
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Renew the leases of running requests while entered."""
+        async with self.limiter.lifespan():
             renewer = asyncio.create_task(self._renew())
             try:
                 yield
@@ -140,4 +141,6 @@ class Gate:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
-            self.limiter.renew([reservation.ask for reservation in self.open if reservation.ask is not None])
+            self.limiter.renew(
+                [reservation.request for reservation in self.open if reservation.request is not None]
+            )

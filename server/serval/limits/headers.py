@@ -1,4 +1,4 @@
-"""Limits as a client sees them: headers of every answer, and the errors of a request that is not let in."""
+"""Limits as a client sees them: headers of every answer, and errors of refused requests."""
 
 from collections.abc import Mapping
 
@@ -11,21 +11,21 @@ _HOUR_S = 3600
 
 
 def limit_headers(limits: Limits, decision: Decision) -> dict[str, str]:
-    """OpenAI's `x-ratelimit-*`; none for a dimension without limit."""
+    """OpenAI's `x-ratelimit-*` headers; none for a dimension without limit."""
     headers = {}
     if limits.requests_per_minute is not None:
         headers["x-ratelimit-limit-requests"] = str(limits.requests_per_minute)
-        headers["x-ratelimit-remaining-requests"] = str(decision.requests_left)
+        headers["x-ratelimit-remaining-requests"] = str(decision.requests_remaining)
         headers["x-ratelimit-reset-requests"] = duration(decision.requests_reset_ms)
     if limits.tokens_per_minute is not None:
         headers["x-ratelimit-limit-tokens"] = str(limits.tokens_per_minute)
-        headers["x-ratelimit-remaining-tokens"] = str(decision.tokens_left)
+        headers["x-ratelimit-remaining-tokens"] = str(decision.tokens_remaining)
         headers["x-ratelimit-reset-tokens"] = duration(decision.tokens_reset_ms)
     return headers
 
 
 def duration(ms: int) -> str:
-    """Milliseconds as OpenAI writes times: `250ms`, `1s`, `6m0s`, `1h0m0s`. From a second on, rounded up."""
+    """Milliseconds as OpenAI writes them: `250ms`, `1s`, `6m0s`, `1h0m0s`. From a second on, rounded up."""
     if 0 < ms < 1000:
         return f"{ms}ms"
     seconds = -(-ms // 1000)
@@ -38,7 +38,7 @@ def duration(ms: int) -> str:
 def refusal(
     decision: Decision, *, tokens: int, limits: Limits, headers: Mapping[str, str]
 ) -> RateLimitError | InsufficientQuotaError:
-    """The error for a decision that lets nobody in; `tokens` were asked for."""
+    """The error for a refused request of `tokens`."""
     again = f"Try again in {duration(decision.wait_ms)}."
     if decision.refused == "budget":
         return InsufficientQuotaError(
@@ -53,7 +53,7 @@ def refusal(
     elif decision.refused == "tokens":
         what = (
             f"Rate limit reached for tokens: {limits.tokens_per_minute} tokens a minute, of which"
-            f" {decision.tokens_left} are left and this request may use {tokens}."
+            f" {decision.tokens_remaining} are left and this request may use {tokens}."
         )
     else:
         what = f"Too many requests at once: this key's limit of concurrency is {limits.concurrent_requests}."
@@ -61,7 +61,7 @@ def refusal(
 
 
 def never_fits(*, prompt_tokens: int, completion_tokens: int, limits: Limits) -> InvalidRequestError:
-    """The error for a request that waiting does not help."""
+    """The error for a request that exceeds the whole limit, so that waiting does not help."""
     per_minute = limits.tokens == limits.tokens_per_minute
     return InvalidRequestError(
         f"This request may use {prompt_tokens + completion_tokens} tokens ({prompt_tokens} of the prompt and"

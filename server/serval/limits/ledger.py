@@ -1,12 +1,12 @@
-"""The books of one authority over limits: what is reserved, by whom, and what becomes of it.
+"""The ledger of reservations: debits, concurrency slots and leases of all keys.
 
-A reservation is open until the first of these, and nothing that comes later changes it:
+A reservation is open until the first of these; later ones change nothing:
 
-settled    the request is over: what it did not use is given back, what it used beyond is charged
-closed     the request never reached the engine: all is given back, the request itself too
-abandoned  nobody renewed it, or its worker is gone: its slot is free again, its debit stays
+settled    the request is over: unused tokens are refunded, tokens used beyond the reservation are charged
+closed     the request never reached the engine: everything is refunded, the request itself too
+abandoned  its lease was not renewed, or its worker is gone: its slot is free again, its debit stays
 
-It knows neither clocks nor processes: times are passed in.
+The ledger knows neither clocks nor processes: times are passed in.
 """
 
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ from typing import Final, NamedTuple
 
 from serval.limits.bucket import Bucket
 from serval.limits.daily_use import DAY_S, DailyUse
-from serval.limits.messages import Ask, Decision, Dimension
+from serval.limits.messages import Decision, Dimension, ReservationRequest
 
-# Nobody knows when a running request ends; this is when to ask again.
+# The end of a running request is unknown; refused clients should retry after this time.
 CONCURRENCY_WAIT_MS: Final = 1000
 
 
 class Moment(NamedTuple):
-    """A time on both clocks: milliseconds that never go back, and Unix time, which may be set."""
+    """A time on both clocks: monotonic milliseconds, and Unix time, which may be set."""
 
     ms: int
     unix_s: float
@@ -36,10 +36,10 @@ class Moment(NamedTuple):
 @dataclass(slots=True)
 class _Reservation:
     account: "_Account"
-    ask: Ask
+    request: ReservationRequest
     day: int
     expires_ms: int
-    # Where in its bucket the debit is; None: it has no such limit.
+    # Marks of the debits in their buckets; None: no such limit.
     request_mark: int | None
     token_mark: int | None
 
@@ -50,62 +50,62 @@ class _Account:
     tokens: Bucket
     open: dict[str, _Reservation] = field(default_factory=dict)
     # No reservation expires before this.
-    none_expires_before_ms: int = 0
+    next_expiry_ms: int = 0
 
 
 class Ledger:
-    """The reference for all authorities; the one in the process and the one of the host are this object."""
+    """The reservations of all keys. The scripts in Redis follow this class line by line."""
 
     def __init__(self, daily: DailyUse, *, lease_ms: int) -> None:
-        """`lease_ms` is how long a reservation lives without being renewed."""
+        """`lease_ms` is the life of a reservation that is not renewed."""
         self._daily = daily
         self._lease_ms = lease_ms
         self._accounts: dict[str, _Account] = {}
         self._open: dict[str, _Reservation] = {}
 
     @property
-    def subjects(self) -> int:
-        """Of how many keys something is known."""
+    def subject_count(self) -> int:
+        """Number of keys with an account."""
         return len(self._accounts)
 
-    def reserve(self, ask: Ask, now: Moment) -> Decision:
-        """All of it or nothing."""
-        account = self._accounts.get(ask.subject)
+    def reserve(self, request: ReservationRequest, now: Moment) -> Decision:
+        """Reserve everything requested, or nothing."""
+        account = self._accounts.get(request.subject)
         if account is None:
-            account = self._accounts[ask.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
-        refused, wait_ms = self._obstacle(account, ask, now)
+            account = self._accounts[request.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
+        refused, wait_ms = self._refusal(account, request, now)
         if refused is None:
-            self._debit(account, ask, now)
-        limits, decision = ask.limits, [0, 0, 0, 0]
+            self._debit(account, request, now)
+        limits, decision = request.limits, [0, 0, 0, 0]
         if limits.requests_per_minute is not None:
-            decision[:2] = account.requests.left(), account.requests.reset_ms()
+            decision[:2] = account.requests.remaining(), account.requests.reset_ms()
         if limits.tokens_per_minute is not None:
-            decision[2:] = account.tokens.left(), account.tokens.reset_ms()
+            decision[2:] = account.tokens.remaining(), account.tokens.reset_ms()
         return Decision(refused, wait_ms, *decision)
 
     def settle(self, reservation_id: str, tokens: int, now: Moment) -> None:
-        """The request is over and used `tokens`."""
+        """End a reservation: the request is over and used `tokens`."""
         self._end(reservation_id, requests=1, tokens=tokens, now=now)
 
     def close(self, reservation_id: str, now: Moment) -> None:
-        """The request never reached the engine."""
+        """End a reservation: the request never reached the engine."""
         self._end(reservation_id, requests=0, tokens=0, now=now)
 
     def abandon(self, reservation_id: str) -> None:
-        """Nobody will say what it used."""
+        """End a reservation whose use will stay unknown: free its slot, keep its debit."""
         reservation = self._open.pop(reservation_id, None)
         if reservation is not None:
             del reservation.account.open[reservation_id]
 
     def renew(self, reservation_ids: Iterable[str], now: Moment) -> None:
-        """Their requests are still running."""
+        """Renew the leases of reservations whose requests still run."""
         for reservation_id in reservation_ids:
             reservation = self._open.get(reservation_id)
             if reservation is not None and reservation.expires_ms > now.ms:
                 reservation.expires_ms = now.ms + self._lease_ms
 
     def sweep(self, now: Moment) -> None:
-        """Abandon what nobody renewed, and forget those of whom nothing is left to know."""
+        """Abandon reservations that were not renewed, and drop accounts that are empty."""
         for subject, account in list(self._accounts.items()):
             self._expire(account, now.ms)
             account.requests.drain(now.ms)
@@ -113,9 +113,11 @@ class Ledger:
             if not account.open and account.requests.level == account.tokens.level == 0:
                 del self._accounts[subject]
 
-    def _obstacle(self, account: _Account, ask: Ask, now: Moment) -> tuple[Dimension | None, int]:
-        """What is in the way, and for how many milliseconds at least: of several, the longest."""
-        limits = ask.limits
+    def _refusal(
+        self, account: _Account, request: ReservationRequest, now: Moment
+    ) -> tuple[Dimension | None, int]:
+        """The limit that refuses the request, and for how many milliseconds; of several, the longest."""
+        limits = request.limits
         refused: Dimension | None = None
         wait_ms = 0
         if limits.requests_per_minute is not None:
@@ -123,29 +125,29 @@ class Ledger:
             if wait > wait_ms:
                 refused, wait_ms = "requests", wait
         if limits.tokens_per_minute is not None:
-            wait = _wait_ms(account.tokens, ask.tokens, limits.tokens_per_minute, now.ms)
+            wait = _wait_ms(account.tokens, request.tokens, limits.tokens_per_minute, now.ms)
             if wait > wait_ms:
                 refused, wait_ms = "tokens", wait
         if wait_ms < CONCURRENCY_WAIT_MS and self._is_full(account, limits.concurrent_requests, now.ms):
             refused, wait_ms = "concurrency", CONCURRENCY_WAIT_MS
         budget = limits.tokens_per_day
-        if budget is not None and self._daily.used(ask.subject, now.day) + ask.tokens > budget:
+        if budget is not None and self._daily.used(request.subject, now.day) + request.tokens > budget:
             refused, wait_ms = "budget", int(((now.day + 1) * DAY_S - now.unix_s) * 1000) + 1
         return refused, wait_ms
 
-    def _debit(self, account: _Account, ask: Ask, now: Moment) -> None:
-        limits = ask.limits
+    def _debit(self, account: _Account, request: ReservationRequest, now: Moment) -> None:
+        limits = request.limits
         if limits.tokens_per_day is not None:
-            self._daily.add(ask.subject, now.day, ask.tokens)
+            self._daily.record(request.subject, now.day, request.tokens)
         reservation = _Reservation(
             account,
-            ask,
+            request,
             now.day,
             now.ms + self._lease_ms,
             None if limits.requests_per_minute is None else account.requests.debit(1),
-            None if limits.tokens_per_minute is None else account.tokens.debit(ask.tokens),
+            None if limits.tokens_per_minute is None else account.tokens.debit(request.tokens),
         )
-        self._open[ask.id] = account.open[ask.id] = reservation
+        self._open[request.id] = account.open[request.id] = reservation
 
     def _end(self, reservation_id: str, *, requests: int, tokens: int, now: Moment) -> None:
         reservation = self._open.get(reservation_id)
@@ -154,15 +156,15 @@ class Ledger:
         self.abandon(reservation_id)
         if reservation.expires_ms <= now.ms:
             return
-        account, ask = reservation.account, reservation.ask
+        account, request = reservation.account, reservation.request
         if reservation.request_mark is not None:
             account.requests.drain(now.ms)
             account.requests.correct(1, requests, reservation.request_mark)
         if reservation.token_mark is not None:
             account.tokens.drain(now.ms)
-            account.tokens.correct(ask.tokens, tokens, reservation.token_mark)
-        if ask.limits.tokens_per_day is not None:
-            self._daily.add(ask.subject, reservation.day, tokens - ask.tokens)
+            account.tokens.correct(request.tokens, tokens, reservation.token_mark)
+        if request.limits.tokens_per_day is not None:
+            self._daily.record(request.subject, reservation.day, tokens - request.tokens)
 
     def _is_full(self, account: _Account, limit: int | None, now_ms: int) -> bool:
         if limit is None or len(account.open) < limit:
@@ -171,12 +173,12 @@ class Ledger:
         return len(account.open) >= limit
 
     def _expire(self, account: _Account, now_ms: int) -> None:
-        if now_ms < account.none_expires_before_ms:
+        if now_ms < account.next_expiry_ms:
             return
         for reservation_id, reservation in list(account.open.items()):
             if reservation.expires_ms <= now_ms:
                 self.abandon(reservation_id)
-        account.none_expires_before_ms = min(
+        account.next_expiry_ms = min(
             (reservation.expires_ms for reservation in account.open.values()),
             default=now_ms + self._lease_ms,
         )

@@ -1,31 +1,33 @@
-"""What every authority over limits can do, wherever it keeps its books."""
+"""The interface of limiters, wherever their ledger is."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from serval.limits.messages import Ask, Decision
+from serval.limits.messages import Decision, ReservationRequest
 
 
-class AuthorityAwayError(Exception):
-    """The books are elsewhere and cannot be asked at the moment."""
+class LedgerUnreachableError(Exception):
+    """The ledger is in another process, which does not answer at the moment."""
 
 
 class Limiter(Protocol):
-    """Only `reserve` waits for an answer: what ends a reservation cannot be cancelled."""
+    """Reservations in a ledger. Only `reserve` waits for an answer: ending one cannot be cancelled."""
 
-    async def reserve(self, ask: Ask) -> Decision:
-        """Reserve all that is asked for, or nothing. Raises `LimitsUnavailableError`, or `AuthorityAwayError`
-        if it has nothing to fall back on."""
+    async def reserve(self, request: ReservationRequest) -> Decision:
+        """Reserve everything requested, or nothing.
 
-    def settle(self, ask: Ask, tokens: int) -> None:
-        """The request used `tokens`. Only the first end of a reservation counts."""
+        Raises `LimitsUnavailableError`, or `LedgerUnreachableError` if there is no fallback.
+        """
 
-    def close(self, ask: Ask) -> None:
-        """The request never reached the engine."""
+    def settle(self, request: ReservationRequest, tokens: int) -> None:
+        """End a reservation: its request used `tokens`. Only the first end counts."""
 
-    def renew(self, asks: Sequence[Ask]) -> None:
-        """Their requests are still running."""
+    def close(self, request: ReservationRequest) -> None:
+        """End a reservation: its request never reached the engine."""
 
-    def running(self) -> AbstractAsyncContextManager[None]:
-        """What it does beside answering; to be entered before the first request."""
+    def renew(self, requests: Sequence[ReservationRequest]) -> None:
+        """Renew the leases of all running requests."""
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """Background work; entered before the first request and left after the last."""

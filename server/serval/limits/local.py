@@ -1,51 +1,51 @@
-"""The authority of a gateway that is a single process: the books are in its memory."""
+"""The limiter of a gateway that is a single process, with the ledger in its memory."""
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from serval.limits.ledger import Ledger, Moment
-from serval.limits.messages import Ask, Decision
+from serval.limits.messages import Decision, ReservationRequest
 
 
 def clock_moment() -> Moment:
-    """Now. What drains goes by a clock that nobody sets; only days go by the one that is set."""
+    """The current time. Buckets drain by the monotonic clock; only days follow the clock that may be set."""
     return Moment(time.monotonic_ns() // 1_000_000, time.time())
 
 
 class LocalLimiter:
-    """A `Limiter` over a ledger of its own. Nothing here waits."""
+    """A `Limiter` over its own ledger, which answers without waiting."""
 
     def __init__(
         self,
         ledger: Ledger,
         *,
-        keeping: Callable[[], AbstractAsyncContextManager[None]],
+        persistence: Callable[[], AbstractAsyncContextManager[None]],
         now: Callable[[], Moment] = clock_moment,
     ) -> None:
-        """`keeping` is what keeps the daily use beyond this process."""
+        """`persistence` saves the daily use while it is entered."""
         self._ledger = ledger
-        self._keeping = keeping
+        self._persistence = persistence
         self._now = now
 
-    async def reserve(self, ask: Ask) -> Decision:
+    async def reserve(self, request: ReservationRequest) -> Decision:
         """See `Limiter`."""
-        return self._ledger.reserve(ask, self._now())
+        return self._ledger.reserve(request, self._now())
 
-    def settle(self, ask: Ask, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, tokens: int) -> None:
         """See `Limiter`."""
-        self._ledger.settle(ask.id, tokens, self._now())
+        self._ledger.settle(request.id, tokens, self._now())
 
-    def close(self, ask: Ask) -> None:
+    def close(self, request: ReservationRequest) -> None:
         """See `Limiter`."""
-        self._ledger.close(ask.id, self._now())
+        self._ledger.close(request.id, self._now())
 
-    def renew(self, asks: Sequence[Ask]) -> None:
+    def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
         now = self._now()
-        self._ledger.renew([ask.id for ask in asks], now)
+        self._ledger.renew([request.id for request in requests], now)
         self._ledger.sweep(now)
 
-    def running(self) -> AbstractAsyncContextManager[None]:
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
         """See `Limiter`."""
-        return self._keeping()
+        return self._persistence()

@@ -1,4 +1,4 @@
-"""What is asked of an authority over limits, and what it answers. Arrays, for the wire between processes."""
+"""Requests for a reservation and decisions on them. Encoded as arrays between processes."""
 
 from typing import Literal
 
@@ -9,28 +9,28 @@ from serval.caller.limits import Limits
 Dimension = Literal["requests", "tokens", "concurrency", "budget"]
 
 
-class Ask(Struct, frozen=True, array_like=True):
-    """One request that wants in. `id` names its reservation from then on; it is never used twice."""
+class ReservationRequest(Struct, frozen=True, array_like=True):
+    """A request for a reservation. `id` is unique and names the reservation from then on."""
 
     id: str
-    # Who is counted: a key's public id, for instance.
+    # The account to count under, such as a key's public id.
     subject: str
     limits: Limits
-    # The most it can use.
+    # Upper bound of the request's use.
     tokens: int
 
 
 class Decision(Struct, frozen=True, array_like=True):
-    """`refused` None: everything is reserved. Else nothing is, and after `wait_ms` it would be let in, if
-    nobody else came.
+    """The decision on a request. `refused` None: everything is reserved, else nothing.
 
-    What is left is meant after the reservation; a reset is the time until all of the limit is there again.
-    Of a dimension without limit both are 0.
+    A refused request would be admitted after `wait_ms` if no other came. The remaining amounts are those
+    after the reservation; a reset is the time until the whole limit is available again. For a dimension
+    without limit both are 0.
     """
 
     refused: Dimension | None = None
     wait_ms: int = 0
-    requests_left: int = 0
+    requests_remaining: int = 0
     requests_reset_ms: int = 0
-    tokens_left: int = 0
+    tokens_remaining: int = 0
     tokens_reset_ms: int = 0

@@ -1,12 +1,11 @@
-"""The authority of any number of gateways: the books are in Redis or Valkey, and scripts keep them.
+"""The limiter of any number of gateways: the ledger is in Redis or Valkey, kept by scripts.
 
-`scripts/` holds the ledger and its buckets in Lua, line by line; a script does all of a question or nothing
-of it, and time is Redis's own. All that is known of a key is in four Redis keys with one hash tag, each with
-an expiry.
+`scripts/` holds the ledger and its buckets in Lua, line by line. A script is atomic, and its time is Redis's
+own. The account of a key is four Redis keys with one hash tag, each with an expiry.
 
-Only a reservation waits for an answer, and not for long. What ends one is sent behind it, again and again
-while Redis is away; only the first end counts. One that comes later than the lease changes nothing, as in
-the ledger.
+Only a reservation waits for an answer, and not for long. The end of a reservation is queued behind it and
+retried while Redis is unreachable; only the first end counts, and one that comes after the lease changes
+nothing, as in the ledger.
 """
 
 import asyncio
@@ -19,6 +18,7 @@ from importlib.resources import files
 from itertools import islice
 from typing import Any, Final, NamedTuple, cast
 
+from msgspec.structs import astuple
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -26,18 +26,18 @@ from redis.exceptions import NoScriptError, RedisError
 
 from serval.errors import SettingsError
 from serval.limits.ledger import Moment
-from serval.limits.limiter import AuthorityAwayError
-from serval.limits.messages import Ask, Decision
+from serval.limits.limiter import LedgerUnreachableError
+from serval.limits.messages import Decision, ReservationRequest
 
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 128
-_ASK_AGAIN_EVERY_S: Final = 0.2
-_FIRST_CONTACT_S: Final = 2.0
-# Of a Redis that stays away; what is over this is abandoned, as what outlives its lease is.
-_MOST_UNSENT: Final = 100_000
+_PROBE_EVERY_S: Final = 0.2
+_FIRST_CONNECT_S: Final = 2.0
+# Bound of the queued ends while Redis is unreachable; the reservations of others expire with their lease.
+_MAX_UNSENT: Final = 100_000
 
-_AWAY: Final = (RedisError, OSError, TimeoutError)
+_CONNECTION_ERRORS: Final = (RedisError, OSError, TimeoutError)
 
 
 class _Script(NamedTuple):
@@ -47,8 +47,10 @@ class _Script(NamedTuple):
     @classmethod
     def named(cls, name: str) -> "_Script":
         folder = files("serval.limits") / "scripts"
-        text = "\n".join((folder / file).read_text(encoding="utf-8") for file in ("books.lua", f"{name}.lua"))
-        # Redis's name for it, not a matter of security.
+        text = "\n".join(
+            (folder / file).read_text(encoding="utf-8") for file in ("ledger.lua", f"{name}.lua")
+        )
+        # Redis's name for the script, not a security measure.
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -67,20 +69,20 @@ class _Call(NamedTuple):
 
     @property
     def keys_and_arguments(self) -> list[str | int]:
-        # One hash tag, so one slot of a cluster. With the letter it is never empty.
+        # One hash tag puts all keys into one slot of a cluster. The letter keeps it from being empty.
         tag = f"serval:{{k:{self.subject}}}"
         return [*(f"{tag}:{name}" for name in _KEYS), *self.arguments]
 
 
-class _Question(NamedTuple):
+class _PendingReservation(NamedTuple):
     call: _Call
     answer: asyncio.Future[list[Any]]
 
 
 def open_redis(url: str, *, timeout_s: float) -> Redis:
-    """A client that tries everything once and gives up after `timeout_s`. Connects when it is first used.
+    """A client that never retries and gives up after `timeout_s`. Connects on first use.
 
-    Raises `SettingsError` for what is no URL of Redis; no part of the URL is in the message.
+    Raises `SettingsError` for an invalid URL, whose text is no part of the message.
     """
     try:
         pool = ConnectionPool.from_url(
@@ -91,7 +93,7 @@ def open_redis(url: str, *, timeout_s: float) -> Redis:
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )
-        # Options that it does not know.
+        # Raises for unknown options in the URL.
         pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError):
         raise SettingsError(
@@ -102,11 +104,11 @@ def open_redis(url: str, *, timeout_s: float) -> Redis:
 
 
 async def probe_url(url: str, *, timeout_s: float) -> str | None:
-    """What keeps the Redis at `url` from being used; None: nothing. Raises `SettingsError`."""
+    """The problem with the Redis at `url`; None if it is usable. Raises `SettingsError`."""
     redis = open_redis(url, timeout_s=timeout_s)
     try:
         await _probe(redis)
-    except _AWAY as error:
+    except _CONNECTION_ERRORS as error:
         return f"{type(error).__name__}: {error}"
     finally:
         await redis.aclose()
@@ -114,73 +116,67 @@ async def probe_url(url: str, *, timeout_s: float) -> str | None:
 
 
 async def _probe(redis: Redis) -> None:
-    """A write, which a full Redis and a replica refuse too. Raises one of `_AWAY`."""
+    """Write a key: a full Redis and a replica refuse that. Raises one of `_CONNECTION_ERRORS`."""
     await redis.set("serval:probe", 1, px=1000)
 
 
 class RedisLimiter:
-    """A `Limiter` over Redis. When it does not answer it is away, for all requests, until it does again.
+    """A `Limiter` over Redis. A timeout makes it unreachable for all requests until it answers a probe.
 
-    One task sends all that is to be said in batches, one batch after the other.
+    A single task sends everything in batches, one after the other.
     """
 
     def __init__(
         self, redis: Redis, *, lease_ms: int, timeout_s: float, now: Callable[[], Moment] | None = None
     ) -> None:
-        """A batch that takes `timeout_s` ends the waiting for all of them. `now` None: Redis's clock; tests
-        have another."""
+        """`timeout_s` bounds a batch. `now` replaces Redis's clock in tests."""
         self._redis = redis
         self._lease_ms = lease_ms
         self._timeout_s = timeout_s
         self._now = now
-        self._away = True
+        self._unreachable = True
         self._reported = False
         self._stopping = False
-        self._contact = asyncio.Event()
-        # What to send, and that there is some, or that Redis must be asked whether it is back.
-        self._asked: deque[_Question] = deque()
+        self._connected = asyncio.Event()
+        # Outgoing queues; `_work` is set when one is non-empty or a probe is due.
+        self._pending: deque[_PendingReservation] = deque()
         self._renewals: list[_Call] = []
-        self._ends: deque[_Call] = deque()
+        self._endings: deque[_Call] = deque()
         self._work = asyncio.Event()
 
-    async def reserve(self, ask: Ask) -> Decision:
-        """See `Limiter`. Raises `AuthorityAwayError`."""
-        if self._away:
-            raise AuthorityAwayError
-        limits = ask.limits
-        each = (
-            limits.requests_per_minute,
-            limits.tokens_per_minute,
-            limits.concurrent_requests,
-            limits.tokens_per_day,
-        )
-        arguments = [ask.id, ask.tokens, *("" if limit is None else limit for limit in each), self._lease_ms]
-        call = _Call(_RESERVE, ask.subject, [*arguments, *self._moment()])
-        question = _Question(call, asyncio.get_running_loop().create_future())
-        self._asked.append(question)
+    async def reserve(self, request: ReservationRequest) -> Decision:
+        """See `Limiter`. Raises `LedgerUnreachableError`."""
+        if self._unreachable:
+            raise LedgerUnreachableError
+        # The order of the fields is that of the script's arguments.
+        limits = ["" if limit is None else limit for limit in astuple(request.limits)]
+        arguments = [request.id, request.tokens, *limits, self._lease_ms]
+        call = _Call(_RESERVE, request.subject, [*arguments, *self._moment()])
+        reservation = _PendingReservation(call, asyncio.get_running_loop().create_future())
+        self._pending.append(reservation)
         self._work.set()
         try:
-            refused, *numbers = await question.answer
+            refused, *numbers = await reservation.answer
         except BaseException:
-            # Nobody hears the answer; Redis must not keep what it may have reserved.
-            self.close(ask)
+            # The answer will be dropped; Redis must not keep what it may have reserved.
+            self.close(request)
             raise
         return Decision(refused or None, *numbers)
 
-    def settle(self, ask: Ask, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, tokens: int) -> None:
         """See `Limiter`."""
-        self._end(ask, requests=1, tokens=tokens)
+        self._end(request, requests=1, tokens=tokens)
 
-    def close(self, ask: Ask) -> None:
+    def close(self, request: ReservationRequest) -> None:
         """See `Limiter`."""
-        self._end(ask, requests=0, tokens=0)
+        self._end(request, requests=0, tokens=0)
 
-    def renew(self, asks: Sequence[Ask]) -> None:
+    def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
         by_subject: defaultdict[str, list[str]] = defaultdict(list)
-        for ask in asks:
-            by_subject[ask.subject].append(ask.id)
-        # They take the place of older ones: what is not among these is over.
+        for request in requests:
+            by_subject[request.subject].append(request.id)
+        # They replace older renewals: requests that are missing here have ended.
         self._renewals = [
             _Call(_RENEW, subject, [self._lease_ms, *self._moment(), *ids[start : start + _BATCH]])
             for subject, ids in by_subject.items()
@@ -189,30 +185,30 @@ class RedisLimiter:
         self._work.set()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Keep in contact. Waits for the first answer, but not for long; at the end, sends what is left."""
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Send while entered. Waits briefly for the first answer, and at the end sends the queued ends."""
         self._work.set()
-        working = asyncio.create_task(self._keep_in_contact())
+        working = asyncio.create_task(self._send_batches())
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._contact.wait(), _FIRST_CONTACT_S)
+            await asyncio.wait_for(self._connected.wait(), _FIRST_CONNECT_S)
         try:
             yield
         finally:
-            # Not cancelled: `wait_for`, which redis uses, may swallow that before Python 3.12.
+            # Not cancelled: before Python 3.12 `wait_for`, which redis uses, may swallow a cancellation.
             self._stopping = True
             self._work.set()
             await asyncio.wait([working])
-            if not self._away:
-                with suppress(*_AWAY):
-                    async with asyncio.timeout(_FIRST_CONTACT_S):
-                        while self._ends:
-                            await self._send_some()
+            if not self._unreachable:
+                with suppress(*_CONNECTION_ERRORS):
+                    async with asyncio.timeout(_FIRST_CONNECT_S):
+                        while self._endings:
+                            await self._send_batch()
             await self._redis.aclose()
 
-    def _end(self, ask: Ask, *, requests: int, tokens: int) -> None:
-        if len(self._ends) < _MOST_UNSENT:
-            arguments = [ask.id, requests, tokens, self._lease_ms, *self._moment()]
-            self._ends.append(_Call(_END, ask.subject, arguments))
+    def _end(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+        if len(self._endings) < _MAX_UNSENT:
+            arguments = [request.id, requests, tokens, self._lease_ms, *self._moment()]
+            self._endings.append(_Call(_END, request.subject, arguments))
             self._work.set()
 
     def _moment(self) -> Sequence[str | int]:
@@ -221,56 +217,58 @@ class RedisLimiter:
         now = self._now()
         return now.ms, int(now.unix_s * 1000)
 
-    async def _keep_in_contact(self) -> None:
+    async def _send_batches(self) -> None:
         while not self._stopping:
             await self._work.wait()
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    if self._away:
+                    if self._unreachable:
                         await _probe(self._redis)
-                        self._is_back()
-                    await self._send_some()
-            except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
-                self._is_away(error)
-                await asyncio.sleep(_ASK_AGAIN_EVERY_S)
+                        self._mark_reachable()
+                    await self._send_batch()
+            except Exception as error:  # noqa: BLE001  # waiting requests must fail on any error
+                self._mark_unreachable(error)
+                await asyncio.sleep(_PROBE_EVERY_S)
 
-    async def _send_some(self) -> None:
-        """Send a batch. Raises one of `_AWAY`; then its questions have that for an answer, and the rest of it
-        is sent again."""
-        questions = [self._asked.popleft() for _ in range(min(_BATCH, len(self._asked)))]
-        # Whoever does not wait any more has closed what he asked for.
-        questions = [question for question in questions if not question.answer.done()]
+    async def _send_batch(self) -> None:
+        """Send a batch.
+
+        Raises one of `_CONNECTION_ERRORS`: its reservations have then failed, and the rest is sent again.
+        """
+        pending = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
+        # A cancelled request has closed its reservation.
+        pending = [reservation for reservation in pending if not reservation.answer.done()]
         renewals = self._renewals
         renewing = renewals[:_BATCH]
-        ends = list(islice(self._ends, _BATCH))
+        endings = list(islice(self._endings, _BATCH))
         self._work.clear()
         try:
-            # Ends first: the next request of a client may count on the slot of its last one.
-            answers = await self._run([*ends, *renewing, *(question.call for question in questions)])
+            # Ends first: the next request of a client may need the slot of its last one.
+            answers = await self._run([*endings, *renewing, *(reservation.call for reservation in pending)])
         except BaseException:
-            _give_up(questions)
+            _fail(pending)
             raise
-        # Newer renewals may have taken the place of these meanwhile; ends only come behind.
+        # Newer renewals may have replaced these meanwhile; ends are only appended.
         del renewals[: len(renewing)]
-        for _ in ends:
-            self._ends.popleft()
-        for question, answer in zip(questions, answers[len(ends) + len(renewing) :], strict=True):
+        for _ in endings:
+            self._endings.popleft()
+        for reservation, answer in zip(pending, answers[len(endings) + len(renewing) :], strict=True):
             self._reported = False
-            if not question.answer.done():
-                question.answer.set_result(answer)
-        if self._asked or self._renewals or self._ends:
+            if not reservation.answer.done():
+                reservation.answer.set_result(answer)
+        if self._pending or self._renewals or self._endings:
             self._work.set()
 
     async def _run(self, calls: Sequence[_Call]) -> list[Any]:
         answers = await self._run_once(calls)
-        unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
-            # A new Redis, or one whose scripts were flushed.
+            # A restarted Redis, or one whose scripts were flushed.
             for script in (_RESERVE, _END, _RENEW):
                 await self._redis.script_load(script.text)
-            again = await self._run_once([calls[place] for place in unknown])
-            for place, answer in zip(unknown, again, strict=True):
-                answers[place] = answer
+            again = await self._run_once([calls[index] for index in unknown])
+            for index, answer in zip(unknown, again, strict=True):
+                answers[index] = answer
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
@@ -282,21 +280,21 @@ class RedisLimiter:
             pipeline.evalsha(call.script.sha, len(_KEYS), *cast("list[str]", call.keys_and_arguments))
         return await pipeline.execute(raise_on_error=False)
 
-    def _is_away(self, error: BaseException) -> None:
+    def _mark_unreachable(self, error: BaseException) -> None:
         if not self._reported:
             self._reported = True
             logger.warning("Redis cannot keep the limits: %s: %s", type(error).__name__, error)
-        self._away = True
-        _give_up(self._asked)
-        self._asked.clear()
+        self._unreachable = True
+        _fail(self._pending)
+        self._pending.clear()
         self._work.set()
 
-    def _is_back(self) -> None:
-        self._away = False
-        self._contact.set()
+    def _mark_reachable(self) -> None:
+        self._unreachable = False
+        self._connected.set()
 
 
-def _give_up(questions: Iterable[_Question]) -> None:
-    for question in questions:
-        if not question.answer.done():
-            question.answer.set_exception(AuthorityAwayError())
+def _fail(pending: Iterable[_PendingReservation]) -> None:
+    for reservation in pending:
+        if not reservation.answer.done():
+            reservation.answer.set_exception(LedgerUnreachableError())

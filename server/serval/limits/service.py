@@ -1,7 +1,7 @@
-"""The authority over limits of one host: a ledger behind a Unix socket, for any number of workers.
+"""The limit service: a ledger behind a Unix socket, for any number of workers.
 
-The parent of the workers serves it. A worker that ends, however it ends, closes its connection: its slots are
-free at once, and what its requests had reserved stays used.
+The parent of the workers runs it. A worker that ends, in whatever way, closes its connection: its slots are
+free at once, and the debits of its requests stay.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ import msgspec
 
 from serval.limits.codec import (
     Close,
-    Decided,
-    FromWorker,
     MessageReader,
     Renew,
     Reserve,
+    ReserveReply,
     Settle,
-    frame,
-    from_worker,
+    WorkerMessage,
+    encode,
+    worker_message_decoder,
 )
-from serval.limits.factory import kept_ledger
+from serval.limits.factory import open_ledger
 from serval.limits.ledger import Ledger, Moment
 from serval.limits.local import clock_moment
 from serval.settings import Settings
@@ -36,25 +36,25 @@ _SWEEP_EVERY_S: Final = 20.0
 
 
 @asynccontextmanager
-async def serving_host_limits(socket_path: Path, settings: Settings) -> AsyncIterator[None]:
-    """Serve the books at `socket_path` to workers whose `limits_socket` that is.
+async def serve_limits(socket_path: Path, settings: Settings) -> AsyncIterator[None]:
+    """Serve a ledger at `socket_path`, the `limits_socket` of the workers.
 
     Raises `SettingsError` if the key database cannot be used.
     """
     store = None if settings.key_database is None else await asyncio.to_thread(open_store, settings)
-    ledger, keeping = kept_ledger(settings, store)
-    async with keeping(), serving_ledger(socket_path, ledger):
+    ledger, persistence = open_ledger(settings, store)
+    async with persistence(), serve_ledger(socket_path, ledger):
         yield
 
 
 @asynccontextmanager
-async def serving_ledger(
+async def serve_ledger(
     socket_path: Path, ledger: Ledger, *, now: Callable[[], Moment] = clock_moment
 ) -> AsyncIterator[None]:
-    """Serve `ledger` at `socket_path`."""
-    connections: set[_Connection] = set()
+    """Serve `ledger` at `socket_path` while entered."""
+    connections: set[_WorkerConnection] = set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_unix_server(lambda: _Connection(ledger, now, connections), socket_path)
+    server = await loop.create_unix_server(lambda: _WorkerConnection(ledger, now, connections), socket_path)
     sweeper = asyncio.create_task(_sweep(ledger, now))
     try:
         yield
@@ -72,19 +72,21 @@ async def _sweep(ledger: Ledger, now: Callable[[], Moment]) -> None:
         ledger.sweep(now())
 
 
-class _Connection(asyncio.Protocol):
-    """One worker. What it asks is done in the order it asks."""
+class _WorkerConnection(asyncio.Protocol):
+    """The connection of a worker. Its messages are processed in order."""
 
-    def __init__(self, ledger: Ledger, now: Callable[[], Moment], connections: "set[_Connection]") -> None:
+    def __init__(
+        self, ledger: Ledger, now: Callable[[], Moment], connections: "set[_WorkerConnection]"
+    ) -> None:
         self._ledger = ledger
         self._now = now
         self._connections = connections
-        self._reader = MessageReader[FromWorker](from_worker)
+        self._reader = MessageReader[WorkerMessage](worker_message_decoder)
         self._open: set[str] = set()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none by their class.
+        # uvloop's transports do not inherit from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._connections.add(self)
 
@@ -111,15 +113,15 @@ class _Connection(asyncio.Protocol):
             self._ledger.abandon(reservation_id)
 
     def drop(self) -> None:
-        """Close the connection; the worker makes another."""
+        """Close the connection; the worker reconnects."""
         if self._transport is not None:
             self._transport.abort()
 
     def _reserve(self, message: Reserve, now: Moment) -> bytes:
-        decision = self._ledger.reserve(message.ask, now)
+        decision = self._ledger.reserve(message.request, now)
         if decision.refused is None:
-            self._open.add(message.ask.id)
-        return frame(Decided(message.number, decision))
+            self._open.add(message.request.id)
+        return encode(ReserveReply(message.number, decision))
 
     def _note(self, message: Settle | Close | Renew, now: Moment) -> None:
         if isinstance(message, Renew):

@@ -11,10 +11,10 @@ from serval.settings import Settings
 
 
 @contextlib.asynccontextmanager
-async def serving_admin(
+async def admin_server(
     apps: Applications, settings: Settings, *, progress: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """Serve the admin API meanwhile; nothing if there is none. Raises `SettingsError`."""
+    """Serve the admin API while entered; does nothing if there is none. Raises `SettingsError`."""
     if apps.admin is None or settings.admin_port is None:
         yield
         return

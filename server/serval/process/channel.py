@@ -1,8 +1,8 @@
-"""What a worker and its parent tell each other, one line each.
+"""The line protocol between a worker and its parent.
 
-The worker is told the `live` settings, says `loaded`, is told to `go`, and says `serving MODEL`; or it says
-`failed REASON` and ends. All workers open the port together, so that nobody meets a gateway of which only a
-part serves. Whenever the live settings change the worker is told them again.
+The parent sends `live SETTINGS`, the worker `loaded`, the parent `go`, the worker `serving MODEL`. A worker
+that cannot start sends `failed REASON` and ends. All workers open the port together, so that no client meets
+a gateway of which only a part serves. The parent sends `live SETTINGS` again whenever they change.
 """
 
 import asyncio
@@ -22,18 +22,18 @@ _MAX_LINE_BYTES: Final = 1 << 24
 
 
 class ChannelClosedError(Exception):
-    """The other side has ended."""
+    """The other end of the channel is closed."""
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One side of the connection between a worker and its parent."""
+    """One end of the connection between a worker and its parent."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     def send(self, word: str, rest: str = "") -> None:
-        """Send one line. Nothing happens if the other side has ended."""
+        """Send one line; a closed connection is ignored."""
         self.writer.write(f"{word} {' '.join(rest.split())}\n".encode())
 
     async def receive(self) -> tuple[str, str]:
@@ -48,16 +48,16 @@ class Channel:
         return word, rest
 
     def close(self) -> None:
-        """End our side."""
+        """Close this end."""
         self.writer.close()
 
     async def finish(self) -> None:
-        """End our side when all that was said is on its way."""
+        """Close this end after everything has been sent."""
         self.writer.close()
         with contextlib.suppress(OSError):
             await self.writer.wait_closed()
 
 
 async def channel_over(connection: socket.socket) -> Channel:
-    """A channel over one end of a socket pair, which it owns from now on."""
+    """A channel over one end of a socket pair, which it takes over."""
     return Channel(*await asyncio.open_connection(sock=connection, limit=_MAX_LINE_BYTES))

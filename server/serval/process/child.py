@@ -1,7 +1,4 @@
-"""One child process: started in its own group, its output relayed line by line, stopped without leftovers.
-
-Knows nothing about engines or gateways.
-"""
+"""A child process in its own group: its output is relayed line by line, a stop ends the whole group."""
 
 import asyncio
 import contextlib
@@ -21,9 +18,9 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSpec:
-    """What to run: `name` prefixes its relayed output; `environment` is the child's whole environment.
+    """The process to run: `name` prefixes its relayed output; `environment` is its whole environment.
 
-    `relay` False: its output goes where ours goes. `descriptors` stay open in the child.
+    `relay` False: it writes to this process's own output. `descriptors` stay open in the child.
     """
 
     name: str
@@ -35,7 +32,7 @@ class ProcessSpec:
 
 @dataclass
 class ChildProcess:
-    """A running child. `tail` holds its last lines of output, so that its end can be explained."""
+    """A running child. `tail` holds its last lines of output, to explain its end."""
 
     spec: ProcessSpec
     process: asyncio.subprocess.Process
@@ -70,16 +67,22 @@ class ChildProcess:
             self.process.send_signal(number)
 
     def kill_group(self) -> None:
-        """Kill whatever is left of the process group (the child is its leader)."""
+        """Kill the rest of the process group, which the child leads."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module in this interpreter's environment."""
+    # -P keeps the working directory off the import path: it may be an untrusted checkpoint with code in it.
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 async def start(spec: ProcessSpec) -> ChildProcess:
-    """Start `spec`, and relay its output to our standard error, each line prefixed with its name."""
+    """Start the process, and relay its output to standard error, each line prefixed with its name."""
     if not spec.relay:
         return ChildProcess(spec, await _run(spec, output=None))
-    # Our own pipe, not asyncio's: `Process.wait` would not return while a grandchild holds asyncio's open.
+    # A pipe of ours: with asyncio's, `Process.wait` would not return while a grandchild holds it open.
     read_end, write_end = os.pipe()
     try:
         process = await _run(spec, output=write_end)
@@ -101,7 +104,7 @@ async def _run(spec: ProcessSpec, *, output: int | None) -> asyncio.subprocess.P
         stdout=output,
         stderr=output,
         pass_fds=spec.descriptors,
-        # A group of its own: Ctrl-C in the terminal reaches us only, and we stop the children in order.
+        # Ctrl-C in the terminal must not reach the group: the parent stops the children in order.
         start_new_session=True,
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
@@ -128,5 +131,5 @@ async def _relay_output(child: ChildProcess, read_end: int) -> None:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child before exec: if we are killed outright, the kernel terminates it too."""
+    """Have the kernel terminate the child if the parent is killed. Runs in the child, before exec."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

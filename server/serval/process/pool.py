@@ -1,10 +1,9 @@
-"""The parent of the workers: it keeps the port, starts the workers, and replaces those that end."""
+"""The parent of the workers: reserves the port, starts the workers, and replaces those that end."""
 
 import asyncio
 import contextlib
 import logging
 import socket
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from pathlib import Path
 import uvloop
 
 from serval.engine.client import connect_engine
-from serval.errors import ServalError
+from serval.errors import WorkerError
 from serval.http.sockets import bind, reserve, url_of
-from serval.limits.service import serving_host_limits
+from serval.limits.service import serve_limits
 from serval.live_settings import LiveSettings, to_line
 from serval.process.channel import (
     FAILED,
@@ -27,25 +26,21 @@ from serval.process.channel import (
     ChannelClosedError,
     channel_over,
 )
-from serval.process.child import ChildProcess, ProcessSpec, start
+from serval.process.child import ChildProcess, ProcessSpec, python_command, start
 from serval.process.reloading import settings_changes
-from serval.process.signals import stopped_by_signal
-from serval.process.startup import Progress, first_live_settings, print_progress, wait_for_engine
+from serval.process.signals import stop_on_signals
+from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
 from serval.settings import Settings, child_environment
 from serval.telemetry.shared import forget_live_values
 
 logger = logging.getLogger(__name__)
 
-# A worker that ends is started again after the first pause; each that ends soon doubles it.
+# Pause before a worker is replaced; it doubles each time one ends within _SHORT_LIFE_S.
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
-_SOON_S = 30.0
+_SHORT_LIFE_S = 30.0
 _STOP_MARGIN_S = 5.0
-_LAST_WORDS_S = 1.0
-
-
-class WorkerError(ServalError):
-    """A worker ended before the gateway had begun to serve."""
+_FINAL_MESSAGES_S = 1.0
 
 
 def run_workers(settings: Settings, *, progress: Progress = print_progress) -> None:
@@ -56,7 +51,7 @@ def run_workers(settings: Settings, *, progress: Progress = print_progress) -> N
 
     async def main() -> None:
         reread = asyncio.Event()
-        stop = stopped_by_signal(on_hangup=reread.set)
+        stop = stop_on_signals(on_hangup=reread.set)
         await _Pool(settings, stop, reread, progress).run()
 
     uvloop.run(main())
@@ -64,25 +59,25 @@ def run_workers(settings: Settings, *, progress: Progress = print_progress) -> N
 
 @dataclass
 class _Pool:
-    """The workers. Until all are loaded none listens, and one that ends is an error; then it is replaced."""
+    """All workers. They listen once all are loaded. One that ends is an error before that, later replaced."""
 
     settings: Settings
     stop: asyncio.Event
-    # Set: read keys and limits again at once.
+    # Set to read keys and limits again at once.
     reread: asyncio.Event
     progress: Progress
     _loaded: set[int] = field(default_factory=set)
     _serving: set[int] = field(default_factory=set)
     _all_loaded: asyncio.Event = field(default_factory=asyncio.Event)
-    # The live settings in force, and whom to tell of others.
+    # The live settings in force, and the channels that receive later ones.
     _live: str = ""
     _channels: dict[int, Channel] = field(default_factory=dict)
     _url: str = ""
 
     async def run(self) -> None:
-        """Returns when `stop` was set and all workers have ended. Raises a `ServalError`."""
+        """Run until `stop` is set and all workers have ended. Raises a `ServalError`."""
         settings = self.settings
-        live = first_live_settings(settings, progress=self.progress)
+        live = initial_live_settings(settings, progress=self.progress)
         self._live = to_line(live)
         with (
             contextlib.closing(reserve(settings.host, settings.port, "--port")) as port,
@@ -96,24 +91,24 @@ class _Pool:
                 "port": port.getsockname()[1],
                 "metrics_directory": Path(directory),
                 "limits_socket": Path(directory) / "limits.sock",
-                # Only the parent reads it: what a worker has does not depend on when it was started.
+                # Only the parent reads it, so that all workers have the same whenever they were started.
                 "settings_file": None,
             }
-            # Redis counts for all hosts.
+            # Redis counts for all gateways.
             counting = (
                 contextlib.nullcontext()
                 if settings.limits_url is not None
-                else serving_host_limits(update["limits_socket"], settings)
+                else serve_limits(update["limits_socket"], settings)
             )
             async with counting:
-                telling = asyncio.create_task(self._tell_changes(live))
+                sender = asyncio.create_task(self._send_changes(live))
                 try:
                     await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
                 finally:
-                    telling.cancel()
+                    sender.cancel()
 
-    async def _tell_changes(self, live: LiveSettings) -> None:
-        async for changed in settings_changes(self.settings, live, asked=self.reread):
+    async def _send_changes(self, live: LiveSettings) -> None:
+        async for changed in settings_changes(self.settings, live, requested=self.reread):
             self._live = to_line(changed)
             for channel in self._channels.values():
                 channel.send(LIVE, self._live)
@@ -122,56 +117,56 @@ class _Pool:
         try:
             async with asyncio.TaskGroup() as group:
                 for index in range(settings.workers):
-                    group.create_task(self._keep(index, settings))
+                    group.create_task(self._keep_running(index, settings))
         except ExceptionGroup as errors:
-            # All of them usually say the same.
+            # They usually have the same cause.
             raise errors.exceptions[0] from None
 
-    async def _keep(self, index: int, settings: Settings) -> None:
-        """Keep worker `index` running until the stop."""
+    async def _keep_running(self, index: int, settings: Settings) -> None:
+        """Keep worker `index` running until the stop. Raises `WorkerError` if it ends before all serve."""
         pause_s = _FIRST_PAUSE_S
         loop = asyncio.get_running_loop()
-        again = False
+        replacement = False
         while not self.stop.is_set():
             started = loop.time()
-            async with _started_worker(index, settings, again=again) as (worker, channel):
-                reason = await self._follow(index, worker, channel)
+            async with _started_worker(index, settings, replacement=replacement) as (worker, channel):
+                reason = await self._supervise(index, worker, channel)
             if self.stop.is_set():
                 return
             if settings.metrics_directory is not None:
                 forget_live_values(index, settings.metrics_directory)
             if len(self._serving) < settings.workers:
                 raise WorkerError(reason)
-            pause_s = _FIRST_PAUSE_S if loop.time() - started > _SOON_S else pause_s
+            pause_s = _FIRST_PAUSE_S if loop.time() - started > _SHORT_LIFE_S else pause_s
             logger.error("worker ended", extra={"fields": {"worker": index, "reason": reason}})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-            again = True
+            replacement = True
 
-    async def _follow(self, index: int, worker: ChildProcess, channel: Channel) -> str:
-        """Until the worker ends or the stop comes, which it passes on; returns why it ended."""
-        talk = asyncio.create_task(self._talk(index, channel))
+    async def _supervise(self, index: int, worker: ChildProcess, channel: Channel) -> str:
+        """Wait until the worker ends, or stop it when `stop` is set; return why it ended."""
+        receiver = asyncio.create_task(self._receive(index, channel))
         end = asyncio.create_task(worker.wait())
         stop = asyncio.create_task(self.stop.wait())
         try:
             await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done():
-                # Only now: a worker that waits to go must not take the end of the channel for ours.
+                # Not earlier: a worker that waits for GO takes a closed channel for the parent's end.
                 channel.close()
                 await worker.stop(grace_s=self.settings.shutdown_grace_s + _STOP_MARGIN_S)
                 return "stopped"
-            await asyncio.wait({talk}, timeout=_LAST_WORDS_S)
-            said = talk.result() if talk.done() else None
-            return said or f"worker {index} ended with status {end.result()}; its output is above"
+            await asyncio.wait({receiver}, timeout=_FINAL_MESSAGES_S)
+            failure = receiver.result() if receiver.done() else None
+            return failure or f"worker {index} ended with status {end.result()}; its output is above"
         finally:
-            for task in (talk, end, stop):
+            for task in (receiver, end, stop):
                 task.cancel()
-            await asyncio.gather(talk, end, stop, return_exceptions=True)
+            await asyncio.gather(receiver, end, stop, return_exceptions=True)
 
-    async def _talk(self, index: int, channel: Channel) -> str | None:
-        """Lead the worker through its start; returns what it says has failed."""
-        with self._telling(index, channel), contextlib.suppress(ChannelClosedError):
+    async def _receive(self, index: int, channel: Channel) -> str | None:
+        """Receive and answer the worker's messages; return the failure it reports, or None when it closes."""
+        with self._subscribed(index, channel), contextlib.suppress(ChannelClosedError):
             while True:
                 word, rest = await channel.receive()
                 if word == LOADED:
@@ -181,14 +176,14 @@ class _Pool:
                     await self._all_loaded.wait()
                     channel.send(GO)
                 elif word == SERVING:
-                    self._note_serving(index, model=rest)
+                    self._mark_serving(index, model=rest)
                 elif word == FAILED:
                     return rest
         return None
 
     @contextlib.contextmanager
-    def _telling(self, index: int, channel: Channel) -> Iterator[None]:
-        """Tell the worker the live settings, now and whenever they change."""
+    def _subscribed(self, index: int, channel: Channel) -> Iterator[None]:
+        """Send the worker the live settings, now and whenever they change."""
         channel.send(LIVE, self._live)
         self._channels[index] = channel
         try:
@@ -196,17 +191,17 @@ class _Pool:
         finally:
             del self._channels[index]
 
-    def _note_serving(self, index: int, *, model: str) -> None:
-        again = len(self._serving) == self.settings.workers
+    def _mark_serving(self, index: int, *, model: str) -> None:
+        restarted = len(self._serving) == self.settings.workers
         self._serving.add(index)
-        if again:
+        if restarted:
             logger.info("worker serves again", extra={"fields": {"worker": index}})
         elif len(self._serving) == self.settings.workers:
             self.progress(f"serving {model} with {self.settings.workers} workers on {self._url}")
 
 
 def _admin_port(settings: Settings) -> dict[str, int]:
-    """The port of the admin API if any free one will do: it stays the same when its worker is replaced."""
+    """A fixed port for the admin API where the settings ask for any free one: a replaced worker keeps it."""
     if settings.admin_port != 0:
         return {}
     with bind(settings.admin_host, 0, "SERVAL_ADMIN_PORT") as probe:
@@ -215,20 +210,20 @@ def _admin_port(settings: Settings) -> dict[str, int]:
 
 @contextlib.asynccontextmanager
 async def _started_worker(
-    index: int, settings: Settings, *, again: bool
+    index: int, settings: Settings, *, replacement: bool
 ) -> AsyncIterator[tuple[ChildProcess, Channel]]:
-    """Worker `index` and the channel to it; it has ended when this is left."""
+    """Start worker `index` and open the channel to it; stop it on exit."""
     if index > 0:
-        # One process has the admin API.
+        # The first worker alone has the admin API.
         settings = settings.model_copy(update={"admin_port": None})
     ours, theirs = socket.socketpair()
     with _closing_on_error(ours), theirs:
-        argv = [sys.executable, "-P", "-m", "serval.process.worker", "--index", str(index)]
-        if again:
-            argv.append("--again")
+        arguments = ["--index", str(index), "--channel", str(theirs.fileno())]
+        if replacement:
+            arguments.append("--replacement")
         spec = ProcessSpec(
             name=f"worker {index}",
-            argv=[*argv, "--channel", str(theirs.fileno())],
+            argv=python_command("serval.process.worker", *arguments),
             environment=child_environment(settings),
             relay=False,
             descriptors=[theirs.fileno()],

@@ -1,6 +1,6 @@
-"""Noticing that the key file or the settings file has changed, and taking over what they say now.
+"""Reload of the key file and the settings file when they change.
 
-A file that cannot be used changes nothing but a line in the log.
+A file that cannot be used is reported in the log and changes nothing.
 """
 
 import asyncio
@@ -16,50 +16,50 @@ from serval.settings import REREAD, Settings, read_settings_file
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S: Final = 1.0
-# What tells a file from what it was: a new one in its place, another length, another time.
+POLL_S: Final = 1.0
+# Inode, size and modification time; None for a missing file.
 Stamp = tuple[int, int, int] | None
 
 
 async def settings_changes(
-    settings: Settings, live: LiveSettings, *, asked: asyncio.Event, look_every_s: float = LOOK_EVERY_S
+    settings: Settings, live: LiveSettings, *, requested: asyncio.Event, poll_s: float = POLL_S
 ) -> AsyncIterator[LiveSettings]:
-    """What is in force from now on, each time that is something else; `live` is so far.
+    """Yield the new live settings whenever they differ from `live`.
 
-    The files are read when one has changed and then stayed as it is until the next look, so that none is read
-    while it is being written, and at once when `asked` is set, which is cleared.
+    A changed file is read once it has stayed the same for one poll, so that none is read while it is being
+    written. Setting `requested` reads the files at once and clears the event.
     """
     files = [file for file in (settings.settings_file, settings.api_key_file) if file is not None]
-    said: Mapping[str, Any] | None = None
+    values: Mapping[str, Any] | None = None
     read: list[Stamp] = []
     seen: list[Stamp] = []
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asked.wait(), look_every_s)
+            await asyncio.wait_for(requested.wait(), poll_s)
         now = await asyncio.to_thread(lambda: [stamp(file) for file in files])
         settled, seen = now == seen, now
-        if not asked.is_set() and (now == read or not settled):
+        if not requested.is_set() and (now == read or not settled):
             continue
-        told, read = asked.is_set(), now
-        asked.clear()
+        on_request, read = requested.is_set(), now
+        requested.clear()
         try:
             fresh = await asyncio.to_thread(read_live_settings, settings, before=live)
-            said_before, said = said, _file_values(settings)
+            previous_values, values = values, _file_values(settings)
         except SettingsError as error:
             logger.error(
                 "settings cannot be taken over; the old ones stay in force",
                 extra={"fields": {"reason": str(error)}},
             )
             continue
-        waiting = [] if said_before is None else _changed(said, said_before)
-        if told or fresh != live or waiting:
-            _log(fresh, live, waiting=waiting)
+        need_restart = [] if previous_values is None else _changed_names(values, previous_values)
+        if on_request or fresh != live or need_restart:
+            _log(fresh, live, need_restart=need_restart)
         if fresh != live:
             live = fresh
             yield live
 
 
-def _log(fresh: LiveSettings, live: LiveSettings, *, waiting: list[str]) -> None:
+def _log(fresh: LiveSettings, live: LiveSettings, *, need_restart: list[str]) -> None:
     fields: dict[str, Any] = {
         "keys": len([key for key in fresh.keys if key]),
         "new_keys": len(set(fresh.keys) - set(live.keys) - {""}),
@@ -67,16 +67,16 @@ def _log(fresh: LiveSettings, live: LiveSettings, *, waiting: list[str]) -> None
         "reserved_completion_tokens": fresh.reserved_completion_tokens,
         **{name: getattr(fresh.limits, name) for name in fresh.limits.__struct_fields__},
     }
-    if waiting:
-        # The names alone: a value may be a secret.
-        fields["need_a_restart"] = waiting
+    if need_restart:
+        # Only the names: a value may be a secret.
+        fields["need_a_restart"] = need_restart
     logger.info("settings read again", extra={"fields": fields})
 
 
-def _changed(said: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """The settings of the file that are others now and are read at the start only."""
-    names = said.keys() | before.keys()
-    return sorted(name for name in names - set(REREAD) if said.get(name) != before.get(name))
+def _changed_names(values: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Names of changed settings that are read at start-up only."""
+    names = values.keys() | before.keys()
+    return sorted(name for name in names - set(REREAD) if values.get(name) != before.get(name))
 
 
 def _file_values(settings: Settings) -> Mapping[str, Any]:
@@ -84,7 +84,7 @@ def _file_values(settings: Settings) -> Mapping[str, Any]:
 
 
 def stamp(file: Path) -> Stamp:
-    """What is compared between two looks; None: the file is not there."""
+    """The stamp of the file as it is now."""
     try:
         status = file.stat()
     except OSError:

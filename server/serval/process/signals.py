@@ -1,4 +1,4 @@
-"""What a program of ours does when it is told to stop or to read its settings again."""
+"""Signals: SIGINT and SIGTERM stop a program, SIGHUP has it read its settings again."""
 
 import asyncio
 import os
@@ -6,11 +6,11 @@ import signal
 from collections.abc import Callable
 
 
-def stopped_by_signal(*, on_hangup: Callable[[], None]) -> asyncio.Event:
-    """An event that SIGINT and SIGTERM set. SIGHUP calls `on_hangup`, as it does in daemons.
+def stop_on_signals(*, on_hangup: Callable[[], None]) -> asyncio.Event:
+    """An event that SIGINT and SIGTERM set. SIGHUP calls `on_hangup`, as in daemons.
 
-    The system also sends SIGHUP when a terminal is closed: then what was started there stops, as it would
-    without us, unless it was started with nohup.
+    The system also sends SIGHUP when a terminal is closed. A program started there then stops, as it would
+    by default, unless it was started with nohup.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -29,7 +29,7 @@ def stopped_by_signal(*, on_hangup: Callable[[], None]) -> asyncio.Event:
 
 
 def _has_terminal() -> bool:
-    """Whether the process has a controlling terminal that is still there."""
+    """True if the process has a controlling terminal that is still open."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:

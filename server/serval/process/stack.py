@@ -7,22 +7,18 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from serval.errors import ServalError
+from serval.errors import StackError
 from serval.process.child import ChildProcess, ProcessSpec, start
-from serval.process.signals import stopped_by_signal
+from serval.process.signals import stop_on_signals
 
 _POLL_INTERVAL_S = 0.25
 _PROBE_TIMEOUT_S = 30.0
 _ENGINE_GRACE_S = 15.0
 
 
-class StackError(ServalError):
-    """The engine or the gateway could not start, or ended while it was needed."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class StackSpec:
-    """Both halves and where each answers once it is ready. Times are in seconds."""
+    """The engine, the gateway, and the URLs that answer once each is ready. Times are in seconds."""
 
     engine: ProcessSpec
     engine_ready_url: str
@@ -37,17 +33,17 @@ async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]])
     """Run engine and gateway until a signal (returns 0) or until one of them ends (raises `StackError`).
 
     `on_ready` is awaited once, when both answer. SIGINT and SIGTERM stop the gateway first, so that it drains
-    while the engine still answers, then the engine. SIGHUP is passed on to the gateway.
+    while the engine still answers, then the engine. SIGHUP is forwarded to the gateway.
     """
     children: list[tuple[ChildProcess, float]] = []
     ready_to_reread = False
 
     def hangup() -> None:
-        # A gateway that is starting reads its settings anyway, and might end of it.
+        # A starting gateway may have no handler yet and would end; it reads its settings anyway.
         if ready_to_reread:
             children[-1][0].signal(signal.SIGHUP)
 
-    stop_requested = stopped_by_signal(on_hangup=hangup)
+    stop_requested = stop_on_signals(on_hangup=hangup)
     try:
         for process, ready_url, timeout_s, grace_s in (
             (spec.engine, spec.engine_ready_url, spec.engine_start_timeout_s, _ENGINE_GRACE_S),
@@ -71,7 +67,7 @@ async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]])
 async def _finish_unless_stopped(
     work: Awaitable[object], children: list[ChildProcess], stop_requested: asyncio.Event
 ) -> bool:
-    """Await `work`; False if a stop was requested first. Raises `StackError` if a child ends before that."""
+    """Await `work`; False if a stop was requested first. Raises `StackError` if a child ends first."""
     task = asyncio.ensure_future(work)
     stop = asyncio.ensure_future(stop_requested.wait())
     ends = {asyncio.ensure_future(child.wait()): child for child in children}
@@ -101,16 +97,16 @@ async def _wait_until_ready(child: ChildProcess, url: str, *, timeout_s: float) 
                     if response.status == 200:
                         return
             except (aiohttp.ClientError, TimeoutError):
-                pass  # not listening yet; the process itself is watched by the caller
+                pass  # Not listening yet; the caller watches the process itself.
             await asyncio.sleep(_POLL_INTERVAL_S)
     raise StackError(
         f"the {child.spec.name} was not ready after {timeout_s:.0f} s ({url} did not answer 200). "
-        "Its output is above; a large model on slow storage may need a longer --start-timeout."
+        "Its output is above; a large model on slow storage may need a longer --engine-timeout."
     )
 
 
 def describe_end(child: ChildProcess) -> str:
-    """Say that the child ended, and why: its last line that names an error, else its last line."""
+    """Describe the child's end by its last line that names an error, else by its last line."""
     status = child.returncode or 0
     killed = status < 0
     how = f"was killed by signal {-status}" if killed else f"exited with code {status}"

@@ -1,4 +1,4 @@
-"""What a gateway does before it can serve, in one process or in the parent of several."""
+"""Start-up of a gateway before it serves, in a single process or in the parent of workers."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ _PROGRESS_EVERY_S = 10.0
 
 
 def print_progress(line: str) -> None:
-    """The default progress: a line on standard error."""
+    """Print a line of progress on standard error."""
     # A full disk under the log must not keep the gateway from starting.
     with contextlib.suppress(OSError):
         print(f"serval gateway: {line}", file=sys.stderr, flush=True)
 
 
-def first_live_settings(settings: Settings, *, progress: Progress) -> LiveSettings:
-    """The keys and limits to begin with.
+def initial_live_settings(settings: Settings, *, progress: Progress) -> LiveSettings:
+    """The keys and limits to start with.
 
     Raises `SettingsError` for mistakes in the settings of keys, before the engine takes minutes to load.
     """
@@ -40,7 +40,7 @@ def first_live_settings(settings: Settings, *, progress: Progress) -> LiveSettin
 async def wait_for_engine(
     engine: ManagedEngine, settings: Settings, *, stop: asyncio.Event, progress: Progress
 ) -> EngineInfo | None:
-    """What the engine serves, once it is ready; None if `stop` was set first.
+    """Wait until the engine is ready and return its description; None if `stop` was set first.
 
     Raises `EngineUnavailableError` after `settings.engine_timeout_s`.
     """
@@ -53,8 +53,7 @@ async def wait_for_engine(
         if waited_s >= settings.engine_timeout_s:
             raise EngineUnavailableError(
                 f"the engine at {settings.engine_url} was not ready within {settings.engine_timeout_s:g} s;"
-                " check that"
-                " it runs and that --engine-url is right, or allow more time with --engine-timeout"
+                " check that it runs and that --engine-url is right, or allow more time with --engine-timeout"
             )
         if waited_s >= next_progress_s:
             progress(f"waiting for the engine at {settings.engine_url} ({waited_s:.0f} s)")

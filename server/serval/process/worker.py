@@ -1,4 +1,4 @@
-"""`python -m serval.process.worker`: one worker. The pool starts it, its settings are in the environment."""
+"""`python -m serval.process.worker`: a worker, started by the pool with its settings in the environment."""
 
 import argparse
 import asyncio
@@ -23,8 +23,8 @@ from serval.process.channel import (
     ChannelClosedError,
     channel_over,
 )
-from serval.process.gateway import Announcements, serve_on
-from serval.process.signals import stopped_by_signal
+from serval.process.gateway import Lifecycle, serve
+from serval.process.signals import stop_on_signals
 from serval.settings import Settings, load_settings
 from serval.telemetry.logs import configure_logging
 from serval.telemetry.shared import share_metrics
@@ -35,20 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="serval gateway worker")
     parser.add_argument("--index", type=int, required=True, help="which of the workers this is, from 0")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the channel to the parent")
-    parser.add_argument("--again", action="store_true", help="it replaces a worker that ended")
+    parser.add_argument("--replacement", action="store_true", help="it replaces a worker that ended")
     args = parser.parse_args(argv)
     raise_file_limit()
-    return uvloop.run(_run(args.index, socket.socket(fileno=args.channel), again=args.again))
+    return uvloop.run(_run(args.index, socket.socket(fileno=args.channel), replacement=args.replacement))
 
 
-async def _run(index: int, connection: socket.socket, *, again: bool) -> int:
+async def _run(index: int, connection: socket.socket, *, replacement: bool) -> int:
     channel = await channel_over(connection)
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
         if settings.metrics_directory is not None:
             share_metrics(index)
-        await _serve(settings, channel, again=again)
+        await _serve(settings, channel, replacement=replacement)
     except ServalError as error:
         channel.send(FAILED, str(error))
         return 1
@@ -59,38 +59,36 @@ async def _run(index: int, connection: socket.socket, *, again: bool) -> int:
     return 0
 
 
-async def _serve(settings: Settings, channel: Channel, *, again: bool) -> None:
+async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> None:
     word, first = await channel.receive()
     assert word == LIVE
-    parent = _Parent(channel)
+    parent = _ParentMessages(channel)
 
     async def loaded() -> None:
         channel.send(LOADED)
         await parent.wait_for_go()
 
-    announcements = Announcements(
-        progress=lambda _: None, loaded=loaded, serving=lambda model: channel.send(SERVING, model)
+    lifecycle = Lifecycle(
+        # The parent handles SIGHUP for all workers.
+        stop=stop_on_signals(on_hangup=lambda: None),
+        live=from_line(first),
+        changes=parent.changes(),
+        progress=lambda _: None,
+        loaded=loaded,
+        serving=lambda model: channel.send(SERVING, model),
+        replaces_worker=replacement,
     )
-    # A socket for each worker, not one for all: the kernel then deals connections out evenly, while workers
-    # that accept from one socket race, and a burst of streams ends up with the fastest of them.
+    # A socket for each worker: the kernel then spreads connections evenly. Workers that accept from one
+    # socket race, and a burst of streams ends up with the fastest of them.
     with (
         contextlib.closing(bind(settings.host, settings.port, "--port", shared=True)) as listener,
-        parent.listening(),
+        parent.receiving(),
     ):
-        await serve_on(
-            listener,
-            settings,
-            # The parent reads the settings again.
-            stop=stopped_by_signal(on_hangup=lambda: None),
-            announcements=announcements,
-            live=from_line(first),
-            changes=parent.changes(),
-            again=again,
-        )
+        await serve(listener, settings, lifecycle)
 
 
-class _Parent:
-    """What the parent says after its first word."""
+class _ParentMessages:
+    """The parent's messages after the first."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -99,21 +97,21 @@ class _Parent:
         self._ended = False
 
     async def wait_for_go(self) -> None:
-        """Wait for it. Raises `ChannelClosedError` if the parent ends before."""
+        """Wait for GO. Raises `ChannelClosedError` if the parent ends first."""
         await self._go.wait()
         if self._ended:
             raise ChannelClosedError
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Hear what it says meanwhile."""
-        task = asyncio.create_task(self._listen())
+    def receiving(self) -> Iterator[None]:
+        """Receive messages while entered."""
+        task = asyncio.create_task(self._receive())
         try:
             yield
         finally:
             task.cancel()
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
         try:
             while True:
                 word, rest = await self._channel.receive()
@@ -126,7 +124,7 @@ class _Parent:
             self._go.set()
 
     async def changes(self) -> AsyncIterator[LiveSettings]:
-        """The live settings, whenever they are others."""
+        """Yield the live settings whenever they change."""
         while True:
             yield await self._changes.get()
 

@@ -26,7 +26,7 @@ class DailyTokens:
             rows = connection.execute(asked).all()
         return {(row.subject, row.day): row.tokens for row in rows}
 
-    def add(self, use: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+    def increment(self, use: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
         """Add to what is there, all or nothing; what is there then."""
         totals = {}
         with self._engine.begin() as connection:

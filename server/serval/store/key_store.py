@@ -12,14 +12,10 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from serval.caller.limits import DEFAULT_LIMITS, LIMIT_NAMES, KeyLimits
-from serval.errors import ServalError, SettingsError
+from serval.errors import SettingsError, UnknownKeyError
 from serval.store.tables import api_keys, key_store
 
 PREFIX = "sk-serval-"
-
-
-class UnknownKeyError(ServalError):
-    """No key has this public id."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
 
+from serval.caller.limits import LIMIT_NAMES
+
 metadata = MetaData()
 
 api_keys = Table(
@@ -16,10 +18,7 @@ api_keys = Table(
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     # Limits: null: the gateway's default; 0: none.
-    Column("requests_per_minute", BigInteger),
-    Column("tokens_per_minute", BigInteger),
-    Column("concurrent_requests", BigInteger),
-    Column("tokens_per_day", BigInteger),
+    *(Column(name, BigInteger) for name in LIMIT_NAMES),
 )
 
 daily_tokens = Table(

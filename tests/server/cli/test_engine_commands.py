@@ -23,6 +23,7 @@ def serval(*arguments: str, directory: Path | None = None) -> subprocess.Complet
         (("checkpoint", "--help"), "usage: serval checkpoint [-h] COMMAND ..."),
         (("checkpoint", "tiny", "--help"), "--emb-neighbor-num"),
         (("plan", "-h"), "--gpu-memory-gib"),
+        (("engine", "--help"), "usage: serval engine [-h] [--model DIR]"),
     ],
 )
 def test_help_is_that_of_the_command(arguments: tuple[str, ...], shown: str) -> None:
@@ -92,6 +93,26 @@ def test_a_missing_engine_is_told(
     for command in ENGINE_COMMANDS:
         assert main([command, "--help"]) == 1
         assert f"serval {command}: error: the engine is not installed here" in capsys.readouterr().err
+
+
+def test_serve_missing_engine_package_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "serval_sglang.options", None)
+    assert main(["serve", "--help"]) == 1
+    assert "serval serve: error: the engine is not installed here" in capsys.readouterr().err
+
+
+def test_serve_help_loads_neither_torch_nor_sglang() -> None:
+    program = (
+        "import sys; from serval.cli import main\n"
+        "try: main(['serve', '--help'])\n"
+        "except SystemExit: assert 'serval_sglang.options' in sys.modules\n"
+        "sys.exit(bool({'torch', 'sglang', 'transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--ngram-tables" in done.stdout
 
 
 def test_the_commands_are_listed() -> None:

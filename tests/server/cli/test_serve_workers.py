@@ -34,7 +34,10 @@ def with_stand_in(folder: Path) -> dict[str, str]:
     """An environment in which the engine's package is one that starts a stand-in."""
     package = folder / "serval_sglang"
     package.mkdir()
-    (package / "__init__.py").write_text("")
+    # All but the launcher is the real package's.
+    (package / "__init__.py").write_text(
+        "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
+    )
     (package / "launch.py").write_text(ENGINE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
     return environment | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests/support'}"}

@@ -18,17 +18,17 @@ def test_the_wait_is_exact_to_the_millisecond() -> None:
     assert bucket.wait_ms(2) == 1
     bucket.drain(wait_ms)
     assert bucket.wait_ms(2) == 0
-    assert bucket.left() == 2
+    assert bucket.remaining() == 2
 
 
 def test_what_is_left_and_when_all_is_there_again() -> None:
     bucket = bucket_of(60)
     bucket.debit(10)
-    assert (bucket.left(), bucket.reset_ms()) == (50, 10_000)
+    assert (bucket.remaining(), bucket.reset_ms()) == (50, 10_000)
     bucket.drain(9_999)
-    assert (bucket.left(), bucket.reset_ms()) == (59, 1)
+    assert (bucket.remaining(), bucket.reset_ms()) == (59, 1)
     bucket.drain(10_000)
-    assert (bucket.left(), bucket.reset_ms()) == (60, 0)
+    assert (bucket.remaining(), bucket.reset_ms()) == (60, 0)
 
 
 def test_a_refund_is_exact() -> None:
@@ -45,20 +45,20 @@ def test_a_refund_gives_back_nothing_that_has_drained() -> None:
     bucket.debit(100)
     # The first debit has left the bucket; giving it back would let 200 in at once.
     bucket.correct(100, 0, mark)
-    assert bucket.left() == 0
+    assert bucket.remaining() == 0
 
 
 def test_what_was_used_beyond_the_debit_is_charged_and_waited_for() -> None:
     bucket = bucket_of(60)
     mark = bucket.debit(10)
     bucket.correct(10, 130, mark)
-    assert (bucket.left(), bucket.wait_ms(1)) == (0, 71_000)
+    assert (bucket.remaining(), bucket.wait_ms(1)) == (0, 71_000)
 
 
 def test_a_new_limit_goes_on_from_the_same_use() -> None:
     bucket = bucket_of(10)
     bucket.debit(10)
     bucket.limit = 30
-    assert bucket.left() == 20
+    assert bucket.remaining() == 20
     bucket.limit = 5
-    assert (bucket.left(), bucket.wait_ms(1)) == (0, 72_000)
+    assert (bucket.remaining(), bucket.wait_ms(1)) == (0, 72_000)

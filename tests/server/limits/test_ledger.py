@@ -7,7 +7,7 @@ import pytest
 from serval.caller.limits import Limits
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.ledger import Ledger, Moment
-from serval.limits.messages import Ask, Decision
+from serval.limits.messages import Decision, ReservationRequest
 
 LEASE_MS = 60_000
 NOON = 20_000 * DAY_S + DAY_S // 2
@@ -19,8 +19,8 @@ def later(ms: int) -> Moment:
     return Moment(ms, NOON + ms / 1000)
 
 
-def ask(limits: Limits, tokens: int = 1, subject: str = "a") -> Ask:
-    return Ask(f"id-{next(NUMBERS)}", subject, limits, tokens)
+def request(limits: Limits, tokens: int = 1, subject: str = "a") -> ReservationRequest:
+    return ReservationRequest(f"id-{next(NUMBERS)}", subject, limits, tokens)
 
 
 @pytest.fixture
@@ -30,91 +30,91 @@ def ledger() -> Ledger:
 
 def test_a_rejected_request_consumes_nothing(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100, concurrent_requests=5, tokens_per_day=1000)
-    assert ledger.reserve(ask(limits, 60), T0).refused is None
+    assert ledger.reserve(request(limits, 60), T0).refused is None
     for _ in range(50):
-        decision = ledger.reserve(ask(limits, 60), T0)
-        assert (decision.refused, decision.requests_left, decision.tokens_left) == ("tokens", 9, 40)
+        decision = ledger.reserve(request(limits, 60), T0)
+        assert (decision.refused, decision.requests_remaining, decision.tokens_remaining) == ("tokens", 9, 40)
     # Neither requests, nor slots, nor the day's budget were touched: the small ones all fit.
     for _ in range(4):
-        assert ledger.reserve(ask(limits, 10), T0).refused is None
-    assert ledger.reserve(ask(limits, 0), T0).refused == "concurrency"
+        assert ledger.reserve(request(limits, 10), T0).refused is None
+    assert ledger.reserve(request(limits, 0), T0).refused == "concurrency"
 
 
 def test_tokens_of_requests_that_run_at_once_count_together(ledger: Ledger) -> None:
     limits = Limits(tokens_per_minute=100)
-    decisions = [ledger.reserve(ask(limits, 30), T0) for _ in range(20)]
+    decisions = [ledger.reserve(request(limits, 30), T0) for _ in range(20)]
     assert [decision.refused for decision in decisions] == [None] * 3 + ["tokens"] * 17
 
 
 def test_of_several_obstacles_the_longest_wait_counts(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=1, tokens_per_minute=100, concurrent_requests=1)
-    ledger.reserve(ask(limits, 100), T0)
-    decision = ledger.reserve(ask(limits, 50), T0)
+    ledger.reserve(request(limits, 100), T0)
+    decision = ledger.reserve(request(limits, 50), T0)
     assert (decision.refused, decision.wait_ms) == ("requests", 60_000)
 
 
 def test_only_the_first_end_of_a_reservation_counts(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100)
-    one = ask(limits, 50)
+    one = request(limits, 50)
     ledger.reserve(one, T0)
     ledger.settle(one.id, 20, T0)
     ledger.settle(one.id, 0, T0)
     ledger.close(one.id, T0)
-    assert left(ledger, limits) == (8, 80)  # what asks for what is left is a request too
+    assert remaining(ledger, limits) == (8, 80)  # what asks for what is left is a request too
 
 
-def left(ledger: Ledger, limits: Limits, now: Moment = T0) -> tuple[int, int]:
-    decision = ledger.reserve(ask(limits, 0), now)
+def remaining(ledger: Ledger, limits: Limits, now: Moment = T0) -> tuple[int, int]:
+    decision = ledger.reserve(request(limits, 0), now)
     assert decision.refused is None
-    return decision.requests_left, decision.tokens_left
+    return decision.requests_remaining, decision.tokens_remaining
 
 
 def test_a_closed_reservation_was_never_there(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100, concurrent_requests=1, tokens_per_day=100)
     for _ in range(30):
-        one = ask(limits, 100)
+        one = request(limits, 100)
         assert ledger.reserve(one, T0).refused is None
         ledger.close(one.id, T0)
-    assert left(ledger, limits) == (9, 100)
+    assert remaining(ledger, limits) == (9, 100)
 
 
 def test_a_slot_nobody_renews_is_free_again_and_its_debit_stays(ledger: Ledger) -> None:
     limits = Limits(concurrent_requests=1, tokens_per_day=100)
-    one = ask(limits, 60)
+    one = request(limits, 60)
     ledger.reserve(one, T0)
-    assert ledger.reserve(ask(limits), later(LEASE_MS - 1)).refused == "concurrency"
-    assert ledger.reserve(ask(limits), later(LEASE_MS)).refused is None
+    assert ledger.reserve(request(limits), later(LEASE_MS - 1)).refused == "concurrency"
+    assert ledger.reserve(request(limits), later(LEASE_MS)).refused is None
     # Abandoned is an end too: it cannot be settled any more.
     ledger.settle(one.id, 0, later(LEASE_MS))
-    assert ledger.reserve(ask(limits, 40), later(3 * LEASE_MS)).refused == "budget"
-    assert ledger.reserve(ask(limits, 39), later(3 * LEASE_MS)).refused is None
+    assert ledger.reserve(request(limits, 40), later(3 * LEASE_MS)).refused == "budget"
+    assert ledger.reserve(request(limits, 39), later(3 * LEASE_MS)).refused is None
 
 
 def test_a_renewed_slot_stays_taken(ledger: Ledger) -> None:
     limits = Limits(concurrent_requests=1)
-    one = ask(limits)
+    one = request(limits)
     ledger.reserve(one, T0)
     for step in range(1, 20):
         ledger.renew([one.id], later(step * LEASE_MS // 2))
-        assert ledger.reserve(ask(limits), later(step * LEASE_MS // 2)).refused == "concurrency"
+        assert ledger.reserve(request(limits), later(step * LEASE_MS // 2)).refused == "concurrency"
     ledger.settle(one.id, 1, later(10 * LEASE_MS))
-    assert ledger.reserve(ask(limits), later(10 * LEASE_MS)).refused is None
+    assert ledger.reserve(request(limits), later(10 * LEASE_MS)).refused is None
 
 
 def test_the_budget_is_the_days_in_utc(ledger: Ledger) -> None:
     limits = Limits(tokens_per_day=100)
-    one = ask(limits, 100)
+    one = request(limits, 100)
     assert ledger.reserve(one, T0).refused is None
-    decision = ledger.reserve(ask(limits, 1), T0)
+    decision = ledger.reserve(request(limits, 1), T0)
     assert decision.refused == "budget"
     assert 0 <= decision.wait_ms - DAY_S // 2 * 1000 <= 1
-    assert ledger.reserve(ask(limits, 100), later(decision.wait_ms)).refused is None
+    assert ledger.reserve(request(limits, 100), later(decision.wait_ms)).refused is None
 
 
 def test_what_ends_after_midnight_is_settled_in_the_day_it_began() -> None:
     daily = DailyUse()
     ledger = Ledger(daily, lease_ms=LEASE_MS)
-    one = ask(Limits(tokens_per_day=100), 70)
+    one = request(Limits(tokens_per_day=100), 70)
     day = 20_000
     ledger.reserve(one, Moment(0, (day + 1) * DAY_S - 1))
     ledger.settle(one.id, 25, Moment(2000, (day + 1) * DAY_S + 1))
@@ -124,30 +124,30 @@ def test_what_ends_after_midnight_is_settled_in_the_day_it_began() -> None:
 @pytest.mark.parametrize("step_s", [-3600, 3600, -86_400, 86_400])
 def test_setting_the_clock_gives_no_limit_twice(ledger: Ledger, step_s: int) -> None:
     limits = Limits(requests_per_minute=1, concurrent_requests=1, tokens_per_day=100)
-    one = ask(limits, 100)
+    one = request(limits, 100)
     ledger.reserve(one, T0)
     stepped = Moment(1000, NOON + 1 + step_s)
-    assert ledger.reserve(ask(limits, 1), stepped).refused in ("requests", "budget")
-    assert ledger.reserve(ask(Limits(concurrent_requests=1)), stepped).refused == "concurrency"
+    assert ledger.reserve(request(limits, 1), stepped).refused in ("requests", "budget")
+    assert ledger.reserve(request(Limits(concurrent_requests=1)), stepped).refused == "concurrency"
     ledger.settle(one.id, 100, stepped)
     # Set right again, the day's budget is as used as it was.
-    assert ledger.reserve(ask(limits, 1), later(120_000)).refused == "budget"
+    assert ledger.reserve(request(limits, 1), later(120_000)).refused == "budget"
 
 
 def test_of_a_key_that_is_quiet_nothing_is_kept(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100)
-    asks = [ask(limits, 50, subject=f"s{number}") for number in range(100)]
-    for one in asks:
+    requests = [request(limits, 50, subject=f"s{number}") for number in range(100)]
+    for one in requests:
         ledger.reserve(one, T0)
     ledger.sweep(later(1000))
-    assert ledger.subjects == 100
-    for one in asks[1:]:
+    assert ledger.subject_count == 100
+    for one in requests[1:]:
         ledger.settle(one.id, 50, later(1000))
     ledger.sweep(later(LEASE_MS - 1))
-    assert ledger.subjects == 1
+    assert ledger.subject_count == 1
     ledger.sweep(later(LEASE_MS))
-    assert ledger.subjects == 0
+    assert ledger.subject_count == 0
 
 
 def test_a_dimension_without_limit_says_nothing(ledger: Ledger) -> None:
-    assert ledger.reserve(ask(Limits(concurrent_requests=1)), T0) == Decision()
+    assert ledger.reserve(request(Limits(concurrent_requests=1)), T0) == Decision()

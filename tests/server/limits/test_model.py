@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from serval.caller.limits import Limits
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.ledger import Ledger, Moment
-from serval.limits.messages import Ask
+from serval.limits.messages import ReservationRequest
 
 MINUTE_MS = 60_000
 # Longer than a bucket takes to drain, so that what has drained is settled too.
@@ -27,7 +27,7 @@ NOON = 20_000 * DAY_S + DAY_S // 2
 class Entry:
     """A request that was let in. `counts` and `tokens` are what it weighs: reserved, then used."""
 
-    ask: Ask
+    request: ReservationRequest
     at_ms: int
     day: int
     expires_ms: int
@@ -55,23 +55,23 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @rule(tokens=st.one_of(st.integers(0, 100), st.just(100)))
     def reserve(self, tokens: int) -> None:
-        ask = Ask(f"id-{next(self.numbers)}", "a", LIMITS, tokens)
+        request = ReservationRequest(f"id-{next(self.numbers)}", "a", LIMITS, tokens)
         before = copy.deepcopy(self.ledger)
-        decision = self.ledger.reserve(ask, self.now)
+        decision = self.ledger.reserve(request, self.now)
         if decision.refused is None:
-            self.entries.append(Entry(ask, self.ms, self.now.day, self.ms + LEASE_MS, tokens))
+            self.entries.append(Entry(request, self.ms, self.now.day, self.ms + LEASE_MS, tokens))
         elif decision.refused in ("requests", "tokens"):
-            self.check_wait(before, ask, decision.wait_ms, decision.refused)
+            self.check_wait(before, request, decision.wait_ms, decision.refused)
         elif decision.refused == "concurrency":
             assert len(self.running) >= 4
         else:
             used = sum(entry.tokens for entry in self.entries if entry.day == self.now.day)
             assert used + tokens > 400
 
-    def check_wait(self, before: Ledger, ask: Ask, wait_ms: int, refused: str) -> None:
+    def check_wait(self, before: Ledger, request: ReservationRequest, wait_ms: int, refused: str) -> None:
         """One millisecond less is too little, and all of it is enough."""
         early, in_time = (
-            copy.deepcopy(before).reserve(ask, Moment(self.ms + ms, self.unix_s + ms / 1000))
+            copy.deepcopy(before).reserve(request, Moment(self.ms + ms, self.unix_s + ms / 1000))
             for ms in (wait_ms - 1, wait_ms)
         )
         assert early.refused is not None
@@ -86,9 +86,9 @@ class LimitsMachine(RuleBasedStateMachine):
 
     def end_with(self, entry: Entry, used: int | None) -> None:
         if used is None:
-            self.ledger.close(entry.ask.id, self.now)
+            self.ledger.close(entry.request.id, self.now)
         else:
-            self.ledger.settle(entry.ask.id, used, self.now)
+            self.ledger.settle(entry.request.id, used, self.now)
         entry.open = False
         entry.tokens, entry.counts = (0, 0) if used is None else (used, 1)
 
@@ -106,13 +106,13 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def end_again(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from([entry for entry in self.entries if not entry.open]))
-        self.ledger.settle(entry.ask.id, 0, self.now)
-        self.ledger.close(entry.ask.id, self.now)
+        self.ledger.settle(entry.request.id, 0, self.now)
+        self.ledger.close(entry.request.id, self.now)
 
     @rule(data=st.data())
     def renew_some(self, data: st.DataObject) -> None:
         chosen = [entry for entry in self.running if data.draw(st.booleans())]
-        self.ledger.renew([entry.ask.id for entry in chosen], self.now)
+        self.ledger.renew([entry.request.id for entry in chosen], self.now)
         for entry in chosen:
             entry.expires_ms = self.ms + LEASE_MS
 
@@ -152,10 +152,10 @@ class LimitsMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When all is over nothing is left: no slot, no debt, no account."""
         for entry in self.running:
-            self.ledger.settle(entry.ask.id, 0, self.now)
+            self.ledger.settle(entry.request.id, 0, self.now)
         self.ms += MINUTE_MS
         self.ledger.sweep(self.now)
-        assert self.ledger.subjects == 0
+        assert self.ledger.subject_count == 0
 
 
 TestLimits = LimitsMachine.TestCase

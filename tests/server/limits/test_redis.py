@@ -18,8 +18,8 @@ from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.factory import open_gate
 from serval.limits.fallback import FallbackLimiter
 from serval.limits.ledger import Ledger, Moment
-from serval.limits.limiter import AuthorityAwayError, Limiter
-from serval.limits.messages import Ask, Decision
+from serval.limits.limiter import LedgerUnreachableError, Limiter
+from serval.limits.messages import Decision, ReservationRequest
 from serval.limits.redis_limiter import RedisLimiter, open_redis
 from serval.settings import Settings
 from serval_testkit.redis_server import RedisServer, running_redis
@@ -35,8 +35,8 @@ def server() -> Iterator[RedisServer]:
         yield running
 
 
-def ask(limits: Limits, tokens: int = 1, subject: str = "a") -> Ask:
-    return Ask(f"id-{next(NUMBERS)}", subject, limits, tokens)
+def request(limits: Limits, tokens: int = 1, subject: str = "a") -> ReservationRequest:
+    return ReservationRequest(f"id-{next(NUMBERS)}", subject, limits, tokens)
 
 
 def frozen() -> Moment:
@@ -61,7 +61,7 @@ async def gateways_of(
             for _ in range(number)
         ]
         for limiter in limiters:
-            await stack.enter_async_context(limiter.running())
+            await stack.enter_async_context(limiter.lifespan())
         yield limiters
 
 
@@ -70,14 +70,14 @@ async def until_back(limiter: Limiter, limits: Limits) -> Decision:
     async with asyncio.timeout(60):
         while True:
             try:
-                return await limiter.reserve(ask(limits))
-            except AuthorityAwayError:
+                return await limiter.reserve(request(limits))
+            except LedgerUnreachableError:
                 await asyncio.sleep(0.01)
 
 
 async def until_let_in(limiter: Limiter, limits: Limits, tokens: int = 1) -> None:
     async with asyncio.timeout(60):
-        while (await limiter.reserve(ask(limits, tokens))).refused is not None:
+        while (await limiter.reserve(request(limits, tokens))).refused is not None:
             pass
 
 
@@ -86,8 +86,8 @@ async def away(limiter: Limiter, limits: Limits) -> None:
     async with asyncio.timeout(60):
         while True:
             try:
-                await limiter.reserve(ask(limits))
-            except AuthorityAwayError:
+                await limiter.reserve(request(limits))
+            except LedgerUnreachableError:
                 return
 
 
@@ -105,12 +105,12 @@ class Twins:
         # An eighth of a second is exact in both number formats.
         return Moment(self.ms, NOON + self.day * DAY_S + self.ms // 125 / 8)
 
-    async def reserve(self, one: Ask) -> Decision:
+    async def reserve(self, one: ReservationRequest) -> Decision:
         decision = await self.limiter.reserve(one)
         assert decision == self.ledger.reserve(one, self.now)
         return decision
 
-    async def end(self, one: Ask, tokens: int | None) -> None:
+    async def end(self, one: ReservationRequest, tokens: int | None) -> None:
         if tokens is None:
             self.limiter.close(one)
             self.ledger.close(one.id, self.now)
@@ -119,17 +119,17 @@ class Twins:
             self.ledger.settle(one.id, tokens, self.now)
         await self.sent()
 
-    async def renew(self, some: list[Ask]) -> None:
+    async def renew(self, some: list[ReservationRequest]) -> None:
         self.limiter.renew(some)
         self.ledger.renew([one.id for one in some], self.now)
         await self.sent()
 
     async def sent(self) -> None:
         """What is asked is answered after all that was said before."""
-        await self.limiter.reserve(ask(Limits(), subject="nobody"))
+        await self.limiter.reserve(request(Limits(), subject="nobody"))
 
 
-async def do_something(twins: Twins, asks: list[Ask], choose: random.Random) -> str:
+async def do_something(twins: Twins, requests: list[ReservationRequest], choose: random.Random) -> str:
     """One step; its name, or what the decision was."""
     limits = choose.choice(
         [
@@ -145,17 +145,17 @@ async def do_something(twins: Twins, asks: list[Ask], choose: random.Random) -> 
     step = choose.choice([*["reserve"] * 5, "end", "end", "renew", "time", "time", "day"])
     if step == "reserve":
         largest = choose.choice([100, 1000]) if limits.tokens_per_minute == 10**9 else 100
-        one = ask(limits, choose.randint(0, largest), choose.choice("ab"))
-        asks.append(one)
+        one = request(limits, choose.randint(0, largest), choose.choice("ab"))
+        requests.append(one)
         return (await twins.reserve(one)).refused or "let in"
-    if step == "end" and asks:
+    if step == "end" and requests:
         # Of the last ones, some of which have ended before or were refused.
-        one = choose.choice(asks[-8:])
+        one = choose.choice(requests[-8:])
         await twins.end(one, choose.choice([None, 0, one.tokens, one.tokens // 2, one.tokens + 50]))
-    elif step == "renew" and asks:
+    elif step == "renew" and requests:
         # Sometimes too late.
         twins.ms += choose.choice([0, 0, LEASE_MS])
-        await twins.renew(choose.sample(asks[-8:], min(3, len(asks))))
+        await twins.renew(choose.sample(requests[-8:], min(3, len(requests))))
     elif step == "time":
         twins.ms += choose.choice([0, 1, choose.randint(0, 3000), choose.randint(0, 30_000), LEASE_MS])
     elif step == "day" and choose.random() < 0.2:
@@ -166,7 +166,7 @@ async def do_something(twins: Twins, asks: list[Ask], choose: random.Random) -> 
 @pytest.mark.parametrize("seed", range(4))
 async def test_it_decides_as_the_ledger_does(server: RedisServer, seed: int) -> None:
     choose = random.Random(seed)
-    asks: list[Ask] = []
+    requests: list[ReservationRequest] = []
     seen = set()
     async with AsyncExitStack() as stack:
         (limiter,) = await stack.enter_async_context(gateways_of(server, now=lambda: twins.now))
@@ -178,7 +178,7 @@ async def test_it_decides_as_the_ledger_does(server: RedisServer, seed: int) -> 
                 names = {"requests.gone": near, "tokens.gone": near, "requests.at": 0, "tokens.at": 0}
                 server.admin().hset(f"serval:{{k:{subject}}}:buckets", mapping=names)
         for _ in range(500):
-            seen.add(await do_something(twins, asks, choose))
+            seen.add(await do_something(twins, requests, choose))
         if seed % 2:
             assert int(server.admin().hget("serval:{k:a}:buckets", "tokens.gone") or near) < near
     assert seen >= {"let in", "requests", "tokens", "concurrency", "budget", "end", "renew", "time", "day"}
@@ -188,7 +188,7 @@ async def test_any_number_of_gateways_share_one_limit(server: RedisServer) -> No
     limits = Limits(requests_per_minute=100, tokens_per_minute=10**6)
     async with gateways_of(server, 4) as gateways:
         decisions = await asyncio.gather(
-            *(gateway.reserve(ask(limits)) for _ in range(100) for gateway in gateways)
+            *(gateway.reserve(request(limits)) for _ in range(100) for gateway in gateways)
         )
     assert sum(decision.refused is None for decision in decisions) == 100
 
@@ -197,8 +197,8 @@ async def test_time_is_rediss_own(server: RedisServer) -> None:
     first_day = int(time.time() // DAY_S)
     limits = Limits(requests_per_minute=6000, tokens_per_minute=1000, tokens_per_day=10**6)
     async with gateways_of(server, now=None) as (gateway,):
-        assert (await gateway.reserve(ask(limits, 1000))).refused is None
-        assert (await gateway.reserve(ask(limits, 1000))).refused == "tokens"
+        assert (await gateway.reserve(request(limits, 1000))).refused is None
+        assert (await gateway.reserve(request(limits, 1000))).refused == "tokens"
         # 17 tokens a second come back.
         await until_let_in(gateway, limits, 10)
     (day,) = server.admin().hkeys("serval:{k:a}:days")
@@ -209,7 +209,7 @@ async def test_time_is_rediss_own(server: RedisServer) -> None:
 async def test_all_keys_of_a_subject_expire_and_are_in_one_slot(server: RedisServer, subject: str) -> None:
     limits = Limits(10, 100, 3, 1000)
     async with gateways_of(server) as (gateway,):
-        one, two = ask(limits, 5, subject), ask(limits, 5, subject)
+        one, two = request(limits, 5, subject), request(limits, 5, subject)
         await gateway.reserve(one)
         await gateway.reserve(two)
         gateway.renew([two])
@@ -229,7 +229,7 @@ async def test_only_the_days_around_today_are_kept(server: RedisServer) -> None:
     async with gateways_of(server, now=lambda: moment) as (gateway,):
         for day in (0, 1, 2, 3):
             moment = Moment(1000, float(NOON + day * DAY_S))
-            old = ask(Limits(tokens_per_day=10), 7)
+            old = request(Limits(tokens_per_day=10), 7)
             assert (await gateway.reserve(old)).refused is None
     assert sorted(server.admin().hkeys("serval:{k:a}:days")) == ["20002", "20003"]
 
@@ -238,37 +238,37 @@ async def test_an_answer_nobody_waits_for_reserves_nothing(server: RedisServer) 
     limits = Limits(requests_per_minute=3, concurrent_requests=1)
     async with gateways_of(server) as (gateway,):
         for pauses in range(10):
-            asking = asyncio.create_task(gateway.reserve(ask(limits)))
+            asking = asyncio.create_task(gateway.reserve(request(limits)))
             for _ in range(pauses):
                 await asyncio.sleep(0)
             await cancel_and_wait(asking)
         await until_let_in(gateway, limits)
-        assert (await gateway.reserve(ask(limits))).requests_left == 2
+        assert (await gateway.reserve(request(limits))).requests_remaining == 2
 
 
 async def test_a_burst_is_answered_and_nobody_thinks_redis_is_away(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=500)
     async with gateways_of(server) as (gateway,):
-        decisions = await asyncio.gather(*(gateway.reserve(ask(limits)) for _ in range(1000)))
+        decisions = await asyncio.gather(*(gateway.reserve(request(limits)) for _ in range(1000)))
     assert sum(decision.refused is None for decision in decisions) == 500
 
 
 async def test_flushed_scripts_are_sent_again(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=10, concurrent_requests=1)
     async with gateways_of(server) as (gateway,):
-        one = ask(limits)
+        one = request(limits)
         await gateway.reserve(one)
         server.admin().script_flush()
-        assert (await gateway.reserve(ask(limits))).refused == "concurrency"
+        assert (await gateway.reserve(request(limits))).refused == "concurrency"
         server.admin().script_flush()
         gateway.settle(one, 1)
-        assert (await gateway.reserve(ask(limits))).requests_left == 8
+        assert (await gateway.reserve(request(limits))).requests_remaining == 8
 
 
 async def test_a_redis_that_was_killed_is_found_again(server: RedisServer) -> None:
     limits = Limits(concurrent_requests=10**6)
     async with gateways_of(server) as (gateway,):
-        await gateway.reserve(ask(limits))
+        await gateway.reserve(request(limits))
         server.kill()
         await away(gateway, limits)
         server.start()
@@ -280,16 +280,16 @@ async def test_a_redis_that_hangs_is_away_and_what_it_reserved_unheard_is_given_
 ) -> None:
     limits = Limits(requests_per_minute=100, concurrent_requests=2)
     async with gateways_of(server, timeout_s=1) as (gateway,):
-        running = ask(limits)
+        running = request(limits)
         assert (await gateway.reserve(running)).refused is None
         server.freeze()
-        unheard = ask(limits)
-        with pytest.raises(AuthorityAwayError):
+        unheard = request(limits)
+        with pytest.raises(LedgerUnreachableError):
             await gateway.reserve(unheard)
         # Nobody else waits for it.
         for _ in range(100):
-            with pytest.raises(AuthorityAwayError):
-                await gateway.reserve(ask(limits))
+            with pytest.raises(LedgerUnreachableError):
+                await gateway.reserve(request(limits))
         gateway.settle(running, 1)
         server.thaw()
         await until_back(gateway, limits)
@@ -310,18 +310,18 @@ async def test_a_redis_that_cannot_be_written_to_is_away(
 ) -> None:
     limits = Limits(requests_per_minute=10**6)
     async with gateways_of(server) as (gateway,):
-        assert (await gateway.reserve(ask(limits))).requests_left == 10**6 - 1
+        assert (await gateway.reserve(request(limits))).requests_remaining == 10**6 - 1
         server.admin().execute_command(*broken)
         with caplog.at_level(logging.WARNING):
             await away(gateway, limits)
             for _ in range(10):
                 await asyncio.sleep(0.05)
-                with pytest.raises(AuthorityAwayError):
-                    await gateway.reserve(ask(limits))
+                with pytest.raises(LedgerUnreachableError):
+                    await gateway.reserve(request(limits))
         assert len([record for record in caplog.records if "Redis cannot keep" in record.message]) == 1
         server.admin().execute_command(*mended)
         # All or nothing: what was not answered was not counted, or was given back.
-        assert (await until_back(gateway, limits)).requests_left == 10**6 - 2
+        assert (await until_back(gateway, limits)).requests_remaining == 10**6 - 2
 
 
 class Clock:
@@ -351,17 +351,17 @@ async def test_without_redis_a_gateway_allows_its_share_and_budgets_for_a_while_
             now=clock.moment,
             monotonic=clock,
         )
-        assert (await limiter.reserve(ask(rate))).requests_left == 9
+        assert (await limiter.reserve(request(rate))).requests_remaining == 9
         server.kill()
         await away(gateway, rate)
-        assert [(await limiter.reserve(ask(rate))).refused for _ in range(6)] == [None] * 5 + ["requests"]
-        assert (await limiter.reserve(ask(budget))).refused is None
+        assert [(await limiter.reserve(request(rate))).refused for _ in range(6)] == [None] * 5 + ["requests"]
+        assert (await limiter.reserve(request(budget))).refused is None
         clock.s += 61
         with pytest.raises(LimitsUnavailableError):
-            await limiter.reserve(ask(budget))
+            await limiter.reserve(request(budget))
         server.start()
         await until_back(gateway, Limits())
-        assert (await limiter.reserve(ask(budget))).refused is None
+        assert (await limiter.reserve(request(budget))).refused is None
 
 
 SECRET = "p4ssw0rd"

@@ -11,21 +11,21 @@ import pytest
 from serval.api.http import cancel_and_wait
 from serval.caller.limits import Limits
 from serval.errors import LimitsUnavailableError
-from serval.limits.client import RemoteLimiter
-from serval.limits.codec import Settle, frame
+from serval.limits.client import LimiterClient
+from serval.limits.codec import Settle, encode
 from serval.limits.daily_use import DailyUse
 from serval.limits.fallback import FallbackLimiter
 from serval.limits.ledger import Ledger, Moment
-from serval.limits.limiter import AuthorityAwayError
-from serval.limits.messages import Ask
-from serval.limits.service import serving_host_limits, serving_ledger
+from serval.limits.limiter import LedgerUnreachableError
+from serval.limits.messages import ReservationRequest
+from serval.limits.service import serve_ledger, serve_limits
 from serval.settings import Settings
 
 NUMBERS = count()
 
 
-def ask(limits: Limits, tokens: int = 1) -> Ask:
-    return Ask(f"id-{next(NUMBERS)}", "a", limits, tokens)
+def request(limits: Limits, tokens: int = 1) -> ReservationRequest:
+    return ReservationRequest(f"id-{next(NUMBERS)}", "a", limits, tokens)
 
 
 def frozen() -> Moment:
@@ -39,11 +39,11 @@ def socket(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def workers_of(socket: Path, number: int) -> AsyncIterator[list[RemoteLimiter]]:
+async def workers_of(socket: Path, number: int) -> AsyncIterator[list[LimiterClient]]:
     async with AsyncExitStack() as stack:
-        workers = [RemoteLimiter(socket) for _ in range(number)]
+        workers = [LimiterClient(socket) for _ in range(number)]
         for worker in workers:
-            await stack.enter_async_context(worker.running())
+            await stack.enter_async_context(worker.lifespan())
         yield workers
 
 
@@ -51,49 +51,49 @@ def ledger() -> Ledger:
     return Ledger(DailyUse(), lease_ms=60_000)
 
 
-async def refused_until(worker: RemoteLimiter, limits: Limits, tokens: int = 1) -> None:
+async def refused_until(worker: LimiterClient, limits: Limits, tokens: int = 1) -> None:
     """Ask until it is let in: what a worker says without waiting arrives a little later."""
     async with asyncio.timeout(60):
-        while (await worker.reserve(ask(limits, tokens))).refused is not None:
+        while (await worker.reserve(request(limits, tokens))).refused is not None:
             pass
 
 
 async def test_any_number_of_workers_share_one_limit(socket: Path) -> None:
     limits = Limits(requests_per_minute=100, tokens_per_minute=10**6)
-    async with serving_ledger(socket, ledger(), now=frozen), workers_of(socket, 4) as workers:
+    async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 4) as workers:
         decisions = await asyncio.gather(
-            *(worker.reserve(ask(limits)) for _ in range(100) for worker in workers)
+            *(worker.reserve(request(limits)) for _ in range(100) for worker in workers)
         )
     assert sum(decision.refused is None for decision in decisions) == 100
 
 
 async def test_what_is_settled_by_one_is_there_for_the_others(socket: Path) -> None:
     limits = Limits(tokens_per_minute=100, concurrent_requests=1)
-    async with serving_ledger(socket, ledger(), now=frozen), workers_of(socket, 2) as (one, two):
-        first = ask(limits, 100)
+    async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 2) as (one, two):
+        first = request(limits, 100)
         assert (await one.reserve(first)).refused is None
-        assert (await two.reserve(ask(limits))).refused == "concurrency"
+        assert (await two.reserve(request(limits))).refused == "concurrency"
         one.settle(first, 30)
         await refused_until(two, limits, 70)
 
 
 async def test_a_worker_that_dies_frees_its_slots_and_its_debits_stay(socket: Path) -> None:
     limits = Limits(tokens_per_minute=1000, concurrent_requests=8)
-    async with serving_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (survivor,):
+    async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (survivor,):
         async with workers_of(socket, 1) as (victim,):
             for _ in range(8):
-                await victim.reserve(ask(limits, 100))
-            assert (await survivor.reserve(ask(limits))).refused == "concurrency"
+                await victim.reserve(request(limits, 100))
+            assert (await survivor.reserve(request(limits))).refused == "concurrency"
         await refused_until(survivor, limits, 0)
-        decision = await survivor.reserve(ask(limits, 0))
-        assert (decision.refused, decision.tokens_left) == (None, 200)
+        decision = await survivor.reserve(request(limits, 0))
+        assert (decision.refused, decision.tokens_remaining) == (None, 200)
 
 
 async def test_an_answer_nobody_waits_for_reserves_nothing(socket: Path) -> None:
     limits = Limits(concurrent_requests=1)
-    async with serving_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
+    async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
         for _ in range(10):
-            asking = asyncio.create_task(worker.reserve(ask(limits)))
+            asking = asyncio.create_task(worker.reserve(request(limits)))
             await asyncio.sleep(0)
             await cancel_and_wait(asking)
         await refused_until(worker, limits)
@@ -102,28 +102,28 @@ async def test_an_answer_nobody_waits_for_reserves_nothing(socket: Path) -> None
 async def test_a_worker_finds_a_host_that_was_away(socket: Path) -> None:
     limits = Limits(concurrent_requests=1)
     async with AsyncExitStack() as stack:
-        async with serving_ledger(socket, ledger(), now=frozen):
+        async with serve_ledger(socket, ledger(), now=frozen):
             (worker,) = await stack.enter_async_context(workers_of(socket, 1))
-            assert (await worker.reserve(ask(limits))).refused is None
+            assert (await worker.reserve(request(limits))).refused is None
         async with asyncio.timeout(60):
             await away(worker, limits)
-        async with serving_ledger(socket, ledger(), now=frozen), asyncio.timeout(60):
+        async with serve_ledger(socket, ledger(), now=frozen), asyncio.timeout(60):
             await back(worker, limits)
 
 
-async def away(worker: RemoteLimiter, limits: Limits) -> None:
+async def away(worker: LimiterClient, limits: Limits) -> None:
     while True:
         try:
-            await worker.reserve(ask(limits))
-        except AuthorityAwayError:
+            await worker.reserve(request(limits))
+        except LedgerUnreachableError:
             return
 
 
-async def back(worker: RemoteLimiter, limits: Limits) -> None:
+async def back(worker: LimiterClient, limits: Limits) -> None:
     while True:
         try:
-            await worker.reserve(ask(limits))
-        except AuthorityAwayError:
+            await worker.reserve(request(limits))
+        except LedgerUnreachableError:
             await asyncio.sleep(0.01)
         else:
             return
@@ -131,20 +131,20 @@ async def back(worker: RemoteLimiter, limits: Limits) -> None:
 
 async def test_what_is_no_message_costs_its_sender_the_connection_alone(socket: Path) -> None:
     limits = Limits(requests_per_minute=10)
-    async with serving_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
+    async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
         reader, writer = await asyncio.open_unix_connection(str(socket))
-        writer.write(frame(Settle("nothing", 1))[:-3] + b"\xff\xff\xff" + b"\0\0\0\1\xc1")
+        writer.write(encode(Settle("nothing", 1))[:-3] + b"\xff\xff\xff" + b"\0\0\0\1\xc1")
         assert await reader.read() == b""
         writer.close()
-        assert (await worker.reserve(ask(limits))).refused is None
+        assert (await worker.reserve(request(limits))).refused is None
 
 
 async def test_the_days_use_outlives_the_host(socket: Path, tmp_path: Path) -> None:
     settings = Settings(key_database=str(tmp_path / "keys.db"), tokens_per_day=100)
     limits = Limits(tokens_per_day=100)
     for expected in (None, "budget"):
-        async with serving_host_limits(socket, settings), workers_of(socket, 1) as (worker,):
-            assert (await worker.reserve(ask(limits, 60))).refused == expected
+        async with serve_limits(socket, settings), workers_of(socket, 1) as (worker,):
+            assert (await worker.reserve(request(limits, 60))).refused == expected
 
 
 class Clock:
@@ -160,53 +160,57 @@ class Clock:
         return self.s
 
 
-def fallback_of(worker: RemoteLimiter, clock: Clock) -> FallbackLimiter:
+def fallback_of(worker: LimiterClient, clock: Clock) -> FallbackLimiter:
     return FallbackLimiter(worker, ledger(), share=0.5, grace_s=60, now=clock.moment, monotonic=clock)
 
 
 async def test_while_the_host_is_away_a_worker_allows_its_share(socket: Path) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100, concurrent_requests=4)
-    limiter = fallback_of(RemoteLimiter(socket), Clock())
-    asks = [ask(limits, 10) for _ in range(4)]
-    assert [(await limiter.reserve(one)).refused for one in asks] == [
+    limiter = fallback_of(LimiterClient(socket), Clock())
+    requests = [request(limits, 10) for _ in range(4)]
+    assert [(await limiter.reserve(one)).refused for one in requests] == [
         None,
         None,
         "concurrency",
         "concurrency",
     ]
-    for one in asks[:2]:
+    for one in requests[:2]:
         limiter.settle(one, 10)
     # Larger than the share, but not than the limit.
-    assert (await limiter.reserve(ask(limits, 80))).refused == "tokens"
-    large = ask(Limits(tokens_per_minute=100), 80)
-    assert (await fallback_of(RemoteLimiter(socket), Clock()).reserve(large)).refused is None
+    assert (await limiter.reserve(request(limits, 80))).refused == "tokens"
+    large = request(Limits(tokens_per_minute=100), 80)
+    assert (await fallback_of(LimiterClient(socket), Clock()).reserve(large)).refused is None
 
 
 async def test_while_the_host_is_away_budgets_are_open_for_a_while_and_then_closed(socket: Path) -> None:
     clock = Clock()
     limits = Limits(tokens_per_day=100)
-    limiter = fallback_of(RemoteLimiter(socket), clock)
-    assert (await limiter.reserve(ask(limits))).refused is None
+    limiter = fallback_of(LimiterClient(socket), clock)
+    assert (await limiter.reserve(request(limits))).refused is None
     clock.s += 60
-    assert (await limiter.reserve(ask(limits))).refused is None
+    assert (await limiter.reserve(request(limits))).refused is None
     clock.s += 1
     with pytest.raises(LimitsUnavailableError) as caught:
-        await limiter.reserve(ask(limits))
+        await limiter.reserve(request(limits))
     assert caught.value.headers["retry-after"] == "2"
     # Keys without a budget are served on.
-    assert (await limiter.reserve(ask(Limits(requests_per_minute=10)))).refused is None
+    assert (await limiter.reserve(request(Limits(requests_per_minute=10)))).refused is None
 
 
 async def test_when_the_host_is_back_it_counts_again(socket: Path) -> None:
     clock = Clock()
     limits = Limits(concurrent_requests=2, tokens_per_day=100)
-    worker = RemoteLimiter(socket)
+    worker = LimiterClient(socket)
     limiter = fallback_of(worker, clock)
-    begun_alone = ask(limits)
+    begun_alone = request(limits)
     await limiter.reserve(begun_alone)
     clock.s += 100
-    async with serving_ledger(socket, ledger(), now=frozen), limiter.running():
-        assert [(await limiter.reserve(ask(limits))).refused for _ in range(3)] == [None, None, "concurrency"]
+    async with serve_ledger(socket, ledger(), now=frozen), limiter.lifespan():
+        assert [(await limiter.reserve(request(limits))).refused for _ in range(3)] == [
+            None,
+            None,
+            "concurrency",
+        ]
         # What was let in alone is settled alone.
         limiter.settle(begun_alone, 1)
-        assert (await limiter.reserve(ask(limits))).refused == "concurrency"
+        assert (await limiter.reserve(request(limits))).refused == "concurrency"

@@ -18,11 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from serval.api.http import cancel_and_wait
 from serval.caller.limits import Limits
-from serval.limits.client import RemoteLimiter
+from serval.limits.client import LimiterClient
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.ledger import Ledger, Moment
-from serval.limits.messages import Ask, Decision
-from serval.limits.service import serving_ledger
+from serval.limits.messages import Decision, ReservationRequest
+from serval.limits.service import serve_ledger
 
 MINUTE_MS = 60_000
 LEASE_MS = 90_000
@@ -39,12 +39,12 @@ class HostLedger(Ledger):
 
     def __init__(self) -> None:
         super().__init__(DailyUse(), lease_ms=LEASE_MS)
-        self.asked: list[Ask] = []
+        self.asked: list[ReservationRequest] = []
         self.abandoned: set[str] = set()
 
-    def reserve(self, ask: Ask, now: Moment) -> Decision:
-        self.asked.append(ask)
-        return super().reserve(ask, now)
+    def reserve(self, request: ReservationRequest, now: Moment) -> Decision:
+        self.asked.append(request)
+        return super().reserve(request, now)
 
     def abandon(self, reservation_id: str) -> None:
         self.abandoned.add(reservation_id)
@@ -55,12 +55,12 @@ class Worker:
     """A worker's connection, and what its requests hold."""
 
     def __init__(self, socket: Path) -> None:
-        self.limiter = RemoteLimiter(socket)
-        self.open: dict[str, Ask] = {}
+        self.limiter = LimiterClient(socket)
+        self.open: dict[str, ReservationRequest] = {}
         self.stack = AsyncExitStack()
 
     async def start(self) -> "Worker":
-        await self.stack.enter_async_context(self.limiter.running())
+        await self.stack.enter_async_context(self.limiter.lifespan())
         return self
 
     async def die(self, host: HostLedger) -> None:
@@ -70,7 +70,7 @@ class Worker:
 
     async def heard(self) -> None:
         """Wait until the host has done all that it was told: it answers in order."""
-        nothing = Ask(f"nothing-{next(NUMBERS)}", "nobody", Limits(), 0)
+        nothing = ReservationRequest(f"nothing-{next(NUMBERS)}", "nobody", Limits(), 0)
         await self.limiter.reserve(nothing)
         self.limiter.close(nothing)
 
@@ -94,45 +94,47 @@ class HostMachine(RuleBasedStateMachine):
         self.direct = Ledger(DailyUse(), lease_ms=LEASE_MS)
         self.serving = AsyncExitStack()
         self.workers: list[Worker] = []
-        self.ended: list[tuple[int, Ask]] = []
+        self.ended: list[tuple[int, ReservationRequest]] = []
         self.loop.run_until_complete(self.start())
 
     async def start(self) -> None:
-        await self.serving.enter_async_context(serving_ledger(self.socket, self.host, now=lambda: self.now))
+        await self.serving.enter_async_context(serve_ledger(self.socket, self.host, now=lambda: self.now))
         self.workers = [await Worker(self.socket).start() for _ in range(3)]
 
     @property
     def now(self) -> Moment:
         return Moment(self.ms, NOON + self.ms / 1000)
 
-    def ask(self, subject: str, tokens: int) -> Ask:
-        return Ask(f"id-{next(NUMBERS)}", subject, LIMITS, tokens)
+    def request(self, subject: str, tokens: int) -> ReservationRequest:
+        return ReservationRequest(f"id-{next(NUMBERS)}", subject, LIMITS, tokens)
 
-    @rule(asks=st.lists(st.tuples(WORKERS, SUBJECTS, TOKENS), min_size=1, max_size=12))
-    def reserve_at_once(self, asks: Sequence[tuple[int, str, int]]) -> None:
-        asked = [(self.workers[worker], self.ask(subject, tokens)) for worker, subject, tokens in asks]
+    @rule(requests=st.lists(st.tuples(WORKERS, SUBJECTS, TOKENS), min_size=1, max_size=12))
+    def reserve_at_once(self, requests: Sequence[tuple[int, str, int]]) -> None:
+        asked = [
+            (self.workers[worker], self.request(subject, tokens)) for worker, subject, tokens in requests
+        ]
 
         async def all_of_them() -> list[Decision]:
-            return await asyncio.gather(*(worker.limiter.reserve(ask) for worker, ask in asked))
+            return await asyncio.gather(*(worker.limiter.reserve(request) for worker, request in asked))
 
         self.host.asked.clear()
         decisions = self.loop.run_until_complete(all_of_them())
-        by_id = {ask.id: decision for (_, ask), decision in zip(asked, decisions, strict=True)}
-        assert {ask.id for ask in self.host.asked} == by_id.keys()
+        by_id = {request.id: decision for (_, request), decision in zip(asked, decisions, strict=True)}
+        assert {request.id for request in self.host.asked} == by_id.keys()
         assert len(self.host.asked) == len(by_id)
         # Workers take turns as they please; each one's own questions are in order.
-        for ask in self.host.asked:
-            assert self.direct.reserve(ask, self.now) == by_id[ask.id]
-        for worker, ask in asked:
-            if by_id[ask.id].refused is None:
-                worker.open[ask.id] = ask
+        for request in self.host.asked:
+            assert self.direct.reserve(request, self.now) == by_id[request.id]
+        for worker, request in asked:
+            if by_id[request.id].refused is None:
+                worker.open[request.id] = request
 
     @rule(worker=WORKERS, subject=SUBJECTS, tokens=TOKENS, turns=st.integers(0, 4))
     def a_client_leaves_while_it_is_asked(self, worker: int, subject: str, tokens: int, turns: int) -> None:
-        asking, ask = self.workers[worker], self.ask(subject, tokens)
+        asking, request = self.workers[worker], self.request(subject, tokens)
 
         async def give_up() -> Decision | None:
-            task = asyncio.create_task(asking.limiter.reserve(ask))
+            task = asyncio.create_task(asking.limiter.reserve(request))
             for _ in range(turns):
                 await asyncio.sleep(0)
             if task.done():
@@ -142,37 +144,39 @@ class HostMachine(RuleBasedStateMachine):
             return None
 
         decision = self.loop.run_until_complete(give_up())
-        expected = self.direct.reserve(ask, self.now) if ask in self.host.asked else None
+        expected = self.direct.reserve(request, self.now) if request in self.host.asked else None
         if decision is None:
-            self.direct.close(ask.id, self.now)
+            self.direct.close(request.id, self.now)
         else:
             assert decision == expected
             if decision.refused is None:
-                asking.open[ask.id] = ask
+                asking.open[request.id] = request
 
     @precondition(lambda self: any(worker.open for worker in self.workers))
     @rule(data=st.data(), used=st.one_of(st.none(), st.integers(0, 150)))
     def end(self, data: st.DataObject, used: int | None) -> None:
-        running = [(place, ask) for place, worker in enumerate(self.workers) for ask in worker.open.values()]
-        place, ask = data.draw(st.sampled_from(running))
+        running = [
+            (place, request) for place, worker in enumerate(self.workers) for request in worker.open.values()
+        ]
+        place, request = data.draw(st.sampled_from(running))
         worker = self.workers[place]
-        del worker.open[ask.id]
-        self.ended.append((place, ask))
+        del worker.open[request.id]
+        self.ended.append((place, request))
         if used is None:
-            worker.limiter.close(ask)
-            self.direct.close(ask.id, self.now)
+            worker.limiter.close(request)
+            self.direct.close(request.id, self.now)
         else:
-            worker.limiter.settle(ask, used)
-            self.direct.settle(ask.id, used, self.now)
+            worker.limiter.settle(request, used)
+            self.direct.settle(request.id, used, self.now)
         self.loop.run_until_complete(worker.heard())
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data())
     def end_again(self, data: st.DataObject) -> None:
-        place, ask = data.draw(st.sampled_from(self.ended))
+        place, request = data.draw(st.sampled_from(self.ended))
         worker = self.workers[place]
-        worker.limiter.settle(ask, 0)
-        worker.limiter.close(ask)
+        worker.limiter.settle(request, 0)
+        worker.limiter.close(request)
         self.loop.run_until_complete(worker.heard())
 
     @rule(worker=WORKERS)
@@ -186,7 +190,7 @@ class HostMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(replace())
         for reservation_id in dead.open:
             self.direct.abandon(reservation_id)
-        self.ended += [(worker, ask) for ask in dead.open.values()]
+        self.ended += [(worker, request) for request in dead.open.values()]
 
     @rule(worker=WORKERS)
     def renew(self, worker: int) -> None:
@@ -222,7 +226,7 @@ class HostMachine(RuleBasedStateMachine):
         # Requests may use more than they reserved.
         self.ms += 60 * MINUTE_MS
         self.host.sweep(self.now)
-        assert self.host.subjects == 0
+        assert self.host.subject_count == 0
 
 
 TestHost = HostMachine.TestCase

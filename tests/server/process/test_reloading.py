@@ -62,7 +62,7 @@ async def test_a_change_is_taken_over_and_what_is_wrong_is_logged_and_changes_no
 ) -> None:
     caplog.set_level(logging.INFO, logger="serval.process.reloading")
     live = read_live_settings(settings)
-    changes = settings_changes(settings, live, asked=asyncio.Event(), look_every_s=0.02)
+    changes = settings_changes(settings, live, requested=asyncio.Event(), poll_s=0.02)
     for keys, file, expected in [
         ("one\n", None, (("one", ""), None)),
         (None, "requests_per_minute = 7\nport = 1", (("one", ""), 7)),
@@ -73,7 +73,7 @@ async def test_a_change_is_taken_over_and_what_is_wrong_is_logged_and_changes_no
         assert (live.keys, live.limits.requests_per_minute) == expected
     assert caplog.records[-1].__dict__["fields"]["need_a_restart"] == ["port"]
 
-    waiting = asyncio.ensure_future(anext(changes))
+    next_change = asyncio.ensure_future(anext(changes))
     for number, (wrong, reason) in enumerate(
         [
             ({"keys": "# none"}, "holds no key"),
@@ -87,9 +87,9 @@ async def test_a_change_is_taken_over_and_what_is_wrong_is_logged_and_changes_no
         await wait_until(lambda: bool(caplog.records))
         assert caplog.records[0].levelname == "ERROR"
         assert reason in caplog.records[0].__dict__["fields"]["reason"], number
-        assert not waiting.done()
+        assert not next_change.done()
     write(settings, file="requests_per_minute = 8")
-    assert (await asyncio.wait_for(waiting, 60)).limits == Limits(requests_per_minute=8)
+    assert (await asyncio.wait_for(next_change, 60)).limits == Limits(requests_per_minute=8)
 
 
 async def test_a_file_that_is_being_written_is_not_read(
@@ -105,18 +105,18 @@ async def test_a_file_that_is_being_written_is_not_read(
 
     monkeypatch.setattr(reloading, "stamp", stamp_while_it_grows)
     live = read_live_settings(settings)
-    changes = settings_changes(settings, live, asked=asyncio.Event(), look_every_s=0.01)
+    changes = settings_changes(settings, live, requested=asyncio.Event(), poll_s=0.01)
     assert len((await asyncio.wait_for(anext(changes), 60)).keys) == 2 + 6
 
 
 async def test_when_it_is_told_to_it_reads_at_once(settings: Settings) -> None:
-    asked = asyncio.Event()
-    changes = settings_changes(settings, read_live_settings(settings), asked=asked, look_every_s=3600)
+    requested = asyncio.Event()
+    changes = settings_changes(settings, read_live_settings(settings), requested=requested, poll_s=3600)
     changing = asyncio.ensure_future(anext(changes))
     write(settings, keys="two")
-    asked.set()
+    requested.set()
     assert (await asyncio.wait_for(changing, 60)).keys == ("", "two")
-    assert not asked.is_set()
+    assert not requested.is_set()
 
 
 @pytest_asyncio.fixture

@@ -8,10 +8,10 @@ from subprocess import PIPE, Popen
 
 PROGRAM = """
 import asyncio
-from serval.process.signals import stopped_by_signal
+from serval.process.signals import stop_on_signals
 
 async def main():
-    stop = stopped_by_signal(on_hangup=lambda: print("read again", flush=True))
+    stop = stop_on_signals(on_hangup=lambda: print("read again", flush=True))
     print("ready", flush=True)
     await stop.wait()
     print("stopped", flush=True)

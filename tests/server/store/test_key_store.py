@@ -11,10 +11,10 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from serval.errors import SettingsError
+from serval.errors import SettingsError, UnknownKeyError
 from serval.store import migrations
 from serval.store.database import open_database
-from serval.store.key_store import KeyStore, UnknownKeyError, public_id
+from serval.store.key_store import KeyStore, public_id
 
 
 class Clock:

@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from serval.auth.factory import open_directory, open_tokens
+from serval.app import create_apps
 from serval.engine.client import connect_engine
 from serval.live_settings import read_live_settings
-from serval.process.gateway import build_apps
+from serval.process.gateway import load_backend, open_callers
 from serval.settings import Settings
 from serval_testkit.running_app import running_app
 from serval_testkit.stand_in_engine import StandInEngine
@@ -76,14 +76,8 @@ async def running_gateway(
         async with connect_engine(configured.model_copy(update={"engine_url": engine.url})) as probe:
             info = await probe.info()
         async with connect_engine(configured) as client:
-            apps = build_apps(
-                configured,
-                engine=client,
-                info=info,
-                live=read_live_settings(configured),
-                directory=open_directory(configured),
-                tokens=open_tokens(configured),
-            )
+            callers = open_callers(configured, read_live_settings(configured))
+            apps = create_apps(configured, load_backend(configured, client, info), callers)
             async with AsyncExitStack() as stack:
                 url = await stack.enter_async_context(
                     running_app(apps.api, configured, refused=apps.metrics.request_refused)

@@ -25,7 +25,7 @@ if request_mark ~= '-' or token_mark ~= '-' then
   end
   write_buckets(requests, tokens, lease_ms)
 end
--- A day that is forgotten does not come back as a credit.
+-- An expired day must not come back as a credit.
 if day ~= '-' and redis.call('HEXISTS', DAYS, day) == 1 then
   add_to_day(tonumber(day), used_tokens - cost)
 end

@@ -1,4 +1,4 @@
--- Ledger.renew: the requests of these reservations still run.
+-- Ledger.renew: renew the leases of these reservations.
 local lease_ms = tonumber(ARGV[1])
 local now = moment(ARGV[2], ARGV[3])
 
@@ -9,7 +9,7 @@ for number = 4, #ARGV do
   end
 end
 keep_reservations(lease_ms)
--- Not sooner than it would have gone.
+-- Never shorten its life.
 if redis.call('PTTL', BUCKETS) < lease_ms + KEPT_MS then
   redis.call('PEXPIRE', BUCKETS, whole(lease_ms + KEPT_MS))
 end

@@ -1,4 +1,4 @@
--- Ledger.reserve: all of it or nothing.
+-- Ledger.reserve: reserve everything requested, or nothing.
 local id, cost = ARGV[1], tonumber(ARGV[2])
 -- Empty: no such limit.
 local per_minute, tokens_per_minute = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -7,7 +7,7 @@ local lease_ms = tonumber(ARGV[7])
 local now, unix_ms = moment(ARGV[8], ARGV[9])
 local day = math.floor(unix_ms / DAY_MS)
 
--- Abandon what nobody renewed.
+-- Abandon reservations that were not renewed.
 repeat
   local expired = redis.call('ZRANGEBYSCORE', OPEN, '-inf', whole(now), 'LIMIT', 0, 1000)
   if #expired > 0 then
@@ -46,7 +46,7 @@ if refused == '' then
   if tokens_per_day then
     counted_day = whole(day)
     if redis.call('HEXISTS', DAYS, counted_day) == 0 then
-      -- A day begins. Those around it stay, because the clock may be set.
+      -- A new day: keep those around it, because the clock may be set.
       for _, other in ipairs(redis.call('HKEYS', DAYS)) do
         if math.abs(tonumber(other) - day) > 1 then
           redis.call('HDEL', DAYS, other)

@@ -1,7 +1,7 @@
-"""Keeps daily use in the key database, so that a restart forgets nothing.
+"""Daily use in the key database, so that a restart forgets nothing.
 
-What is lost if the process is killed is the use of the last `SAVE_EVERY_S`. Requests that ran then stay
-counted with all they had reserved. Processes that share the database see each other's use that much later.
+A killed process loses the use of the last `SAVE_EVERY_S`; requests that ran then stay counted with everything
+they had reserved. Processes that share the database see each other's use with the same delay.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 SAVE_EVERY_S: Final = 1.0
 
 
-class DailyKeeper:
-    """Moves use from memory to the database and back. A database that is away is asked again and again."""
+class DailyUsePersister:
+    """Synchronises daily use between memory and the database. A failed save is retried."""
 
     def __init__(self, daily: DailyUse, table: DailyTokens, *, now: Callable[[], float] = time.time) -> None:
         self._daily = daily
@@ -31,29 +31,29 @@ class DailyKeeper:
         self._loaded_day: int | None = None
 
     async def load(self) -> None:
-        """Read what was used. The days around today too: the clock may be set."""
+        """Load the use of today and of the days around it, as the clock may be set."""
         today = int(self._now() // DAY_S)
         first, last = today - 1, today + 1
-        self._daily.set_saved(await asyncio.to_thread(self._table.load, first, last))
-        self._daily.keep_days(first, last)
+        self._daily.merge_saved(await asyncio.to_thread(self._table.load, first, last))
+        self._daily.drop_other_days(first, last)
         self._loaded_day = today
 
     async def save(self) -> None:
-        """Write what is new, and read it back with what others added; on another day, read all."""
-        unsaved = self._daily.take_unsaved()
+        """Save unsaved use, and take over the totals with the use of others; on a new day, load all."""
+        unsaved = self._daily.pop_unsaved()
         if unsaved:
             try:
-                totals = await asyncio.to_thread(self._table.add, unsaved)
+                totals = await asyncio.to_thread(self._table.increment, unsaved)
             except BaseException:
-                self._daily.put_back(unsaved)
+                self._daily.restore_unsaved(unsaved)
                 raise
-            self._daily.set_saved(totals)
+            self._daily.merge_saved(totals)
         if int(self._now() // DAY_S) != self._loaded_day:
             await self.load()
 
     @asynccontextmanager
-    async def keeping(self) -> AsyncIterator[None]:
-        """Load, then save every second, and once more at the end. Raises SQLAlchemy's errors at the start."""
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Load, save every second while entered, and once at the end. The load raises SQLAlchemy's errors."""
         await self.load()
         stop = asyncio.Event()
         saver = asyncio.create_task(self._save_until(stop))

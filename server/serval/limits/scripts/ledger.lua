@@ -1,4 +1,5 @@
--- What the scripts share: bucket.py line by line, and the books of one key. The other files come behind this one.
+-- Functions shared by the scripts: bucket.py line by line, and the account of one key. The other files are
+-- appended to this one.
 -- Lua's numbers are doubles; every number here is whole and below 2^53, and a quotient of two such numbers is
 -- rounded to a whole number only if it is one, so ceil and floor are exact.
 
@@ -7,10 +8,10 @@ local BUCKETS, OPEN, RESERVATIONS, DAYS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local UNIT = 60000
 local DAY_MS = 86400000
 local CONCURRENCY_WAIT_MS = 1000
--- What is kept longer than it is needed, so that no key lives for ever and none goes too early.
+-- Margin of the expiries: no key lives for ever, and none expires too early.
 local KEPT_MS = 60000
 local DAYS_KEPT_MS = 3 * DAY_MS
--- `gone` only grows, in Python without bound; here it goes round this circle.
+-- `gone` only grows: in Python without bound, here modulo this number.
 local CIRCLE = 2 ^ 52
 
 local function whole(number)
@@ -29,7 +30,7 @@ end
 
 local function drain(bucket, now)
   if bucket.level > 0 then
-    -- Redis has no clock that never goes back. While it does nothing drains.
+    -- Redis has no monotonic clock. While its clock is behind, nothing drains.
     local drained = bucket.limit * math.max(0, now - bucket.at)
     drained = math.min(drained, bucket.level)
     bucket.level = bucket.level - drained
@@ -96,7 +97,7 @@ local function read_buckets(now)
   return bucket(1), bucket(5)
 end
 
--- They outlive what is in them, and every reservation, whose mark means nothing in a new bucket.
+-- Buckets outlive their content and every reservation, whose mark would mean nothing in a new bucket.
 local function write_buckets(requests, tokens, lease_ms)
   local fields = {}
   for name, bucket in pairs({requests = requests, tokens = tokens}) do

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from serval.limits.daily_use import DAY_S, DailyUse
-from serval.limits.keeping import DailyKeeper
+from serval.limits.persistence import DailyUsePersister
 from serval.store.daily_tokens import DailyTokens
 from serval.store.database import open_database
 
@@ -21,18 +21,18 @@ class Clock:
         return self.now
 
 
-async def keeper_of(location: str, clock: Clock) -> tuple[DailyUse, DailyKeeper]:
+async def keeper_of(location: str, clock: Clock) -> tuple[DailyUse, DailyUsePersister]:
     daily = DailyUse()
-    keeper = DailyKeeper(daily, DailyTokens(open_database(location)), now=clock)
+    keeper = DailyUsePersister(daily, DailyTokens(open_database(location)), now=clock)
     await keeper.load()
     return daily, keeper
 
 
 async def test_another_process_finds_what_was_used(key_database: str) -> None:
     daily, keeper = await keeper_of(key_database, Clock())
-    daily.add("a", DAY, 100)
-    daily.add("a", DAY, -30)
-    daily.add("b", DAY - 1, 5)
+    daily.record("a", DAY, 100)
+    daily.record("a", DAY, -30)
+    daily.record("b", DAY - 1, 5)
     await keeper.save()
     other, _ = await keeper_of(key_database, Clock())
     assert (other.used("a", DAY), other.used("b", DAY - 1), other.used("b", DAY)) == (70, 5, 0)
@@ -42,8 +42,8 @@ async def test_processes_on_one_database_add_up(key_database: str) -> None:
     one, keeper_of_one = await keeper_of(key_database, Clock())
     two, keeper_of_two = await keeper_of(key_database, Clock())
     for _ in range(3):
-        one.add("a", DAY, 10)
-        two.add("a", DAY, 1)
+        one.record("a", DAY, 10)
+        two.record("a", DAY, 1)
         await keeper_of_one.save()
         await keeper_of_two.save()
     assert (one.used("a", DAY), two.used("a", DAY)) == (32, 33)
@@ -57,11 +57,11 @@ async def test_a_locked_database_delays_saving_and_loses_nothing(
     daily, keeper = await keeper_of(location, Clock())
     lock = sqlite3.connect(location)
     lock.execute("BEGIN EXCLUSIVE")
-    daily.add("a", DAY, 10)
+    daily.record("a", DAY, 10)
     with pytest.raises(OperationalError):
         await keeper.save()
     # Counting goes on meanwhile.
-    daily.add("a", DAY, 1)
+    daily.record("a", DAY, 1)
     assert daily.used("a", DAY) == 11
     lock.close()
     await keeper.save()
@@ -71,7 +71,7 @@ async def test_a_locked_database_delays_saving_and_loses_nothing(
 async def test_the_use_of_a_day_is_found_again_after_the_clock_was_set(tmp_path: Path) -> None:
     clock = Clock()
     daily, keeper = await keeper_of(str(tmp_path / "keys.db"), clock)
-    daily.add("a", DAY, 10)
+    daily.record("a", DAY, 10)
     await keeper.save()
     for step_s in (3600, -3600, 10 * 365 * DAY_S):
         clock.now += step_s
@@ -84,6 +84,6 @@ async def test_the_use_of_a_day_is_found_again_after_the_clock_was_set(tmp_path:
 async def test_what_is_used_until_the_end_is_saved_at_the_end(tmp_path: Path) -> None:
     location = str(tmp_path / "keys.db")
     daily, keeper = await keeper_of(location, Clock())
-    async with keeper.keeping():
-        daily.add("a", DAY, 10)
+    async with keeper.lifespan():
+        daily.record("a", DAY, 10)
     assert (await keeper_of(location, Clock()))[0].used("a", DAY) == 10

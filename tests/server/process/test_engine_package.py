@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from serval.process.options import add_model_arguments, add_sglang_flags, engine_command, engine_options
+from serval.process.engine_package import (
+    add_model_arguments,
+    add_sglang_flags,
+    engine_command,
+    engine_options,
+)
 
 
 @pytest.fixture

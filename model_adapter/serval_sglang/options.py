@@ -1,0 +1,146 @@
+"""The engine's options, declared once for ``serval engine`` and ``serval serve``.
+
+`serval` loads this module by name to put the engine's flags on its own command line, so nothing here imports
+torch or SGLang.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+from serval_sglang.settings import TablePlace
+
+Device = Literal["cpu", "cuda"]
+
+DEMO_MODEL = Path(__file__).parent / "demo" / "checkpoint"
+DEMO_MODEL_NAME = "longcat-flash-lite-demo"
+
+
+class ModelFolderError(ValueError):
+    """``--model`` names no checkpoint folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """The model to serve and how it is split; ``device`` None takes a GPU if there is one.
+
+    A new option is a field here, an argument in `add_model_arguments`, and its use in `serval_sglang.launch`.
+    """
+
+    model: Path
+    served_model_name: str | None = None
+    tp: int = 1
+    ep: int = 1
+    device: Device | None = None
+    ngram_tables: TablePlace | None = None
+    moe_overlap_tokens: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 30000
+    sglang_flags: Sequence[str] = ()
+
+
+_DEFAULTS = EngineOptions(model=DEMO_MODEL)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is served and on which devices."""
+    add = parser.add_argument
+    add("--model", type=Path, metavar="DIR", help="checkpoint folder (default: the demo model)")
+    add("--served-model-name", metavar="NAME", help="model id that clients ask for (default: DIR's name)")
+    add(
+        "--tp",
+        type=positive_int,
+        default=_DEFAULTS.tp,
+        metavar="N",
+        help="tensor-parallel size (default %(default)s)",
+    )
+    add(
+        "--ep",
+        type=positive_int,
+        default=_DEFAULTS.ep,
+        metavar="N",
+        help="expert-parallel size (default %(default)s)",
+    )
+    add("--device", choices=get_args(Device), help="default: cuda if there is a GPU, else cpu")
+    add(
+        "--ngram-tables",
+        choices=get_args(TablePlace),
+        help="where the n-gram tables are: the device's memory (default), or pinned memory of the host",
+    )
+    add(
+        "--moe-overlap-tokens",
+        type=token_count,
+        metavar="N",
+        help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
+    )
+
+
+def add_sglang_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags after ``--``, which go to SGLang as they are."""
+    parser.add_argument("sglang_flags", nargs="*", metavar="-- SGLANG_FLAG", help="any flags of SGLang")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add all flags of ``serval engine``."""
+    add_model_arguments(parser)
+    add = parser.add_argument
+    add("--host", default=_DEFAULTS.host, help="address to listen on (default %(default)s)")
+    add("--port", type=tcp_port, default=_DEFAULTS.port, help="port to listen on (default %(default)s)")
+    add_sglang_flags(parser)
+
+
+def engine_options(args: argparse.Namespace, *, host: str, port: int) -> EngineOptions:
+    """The options of parsed flags, for an engine at ``host`` and ``port``.
+
+    Raises:
+        ModelFolderError: ``--model`` is not a folder with a config.json.
+    """
+    model = DEMO_MODEL if args.model is None else args.model.resolve()
+    if not (model / "config.json").is_file():
+        raise ModelFolderError(
+            f"--model {str(args.model)!r} is not a checkpoint folder: it holds no config.json"
+        )
+    default_name = DEMO_MODEL_NAME if args.model is None else model.name
+    names = {field.name for field in fields(EngineOptions)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    given |= {"model": model, "served_model_name": args.served_model_name or default_name}
+    given |= {"host": host, "port": port}
+    return EngineOptions(**given)
+
+
+def command_line(options: EngineOptions) -> list[str]:
+    """The flags from which `engine_options` makes ``options`` again."""
+    flags: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name != "sglang_flags" and value is not None:
+            flags += [f"--{field.name.replace('_', '-')}", str(value)]
+    return [*flags, "--", *options.sglang_flags]
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def token_count(text: str) -> int:
+    """An argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    return value
+
+
+def tcp_port(text: str) -> int:
+    """An argparse type: a TCP port."""
+    value = int(text)
+    if not 0 < value < 65536:
+        raise argparse.ArgumentTypeError(f"must be between 1 and 65535, not {text}")
+    return value
