@@ -29,7 +29,7 @@ from serval.errors import (
     TooManyConnectionsError,
     error_object,
 )
-from serval.http.asgi import ANSWER, CONNECTION
+from serval.http.asgi import CONNECTION, DIRECT_WRITES
 from serval.http.exchange import STATUS_LINES, Exchange
 
 # How long a refused client may take to read why, before the connection is cut.
@@ -123,14 +123,14 @@ class HttpProtocol(asyncio.Protocol):
 
     # What an endpoint asks for, by `scope[CONNECTION]`.
 
-    def call_when_lost(self, callback: Callable[[], None]) -> None:
+    def add_disconnect_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when the client has gone."""
         if self._lost:
             self._loop.call_soon(callback)
         else:
             self._when_lost.add(callback)
 
-    def forget(self, callback: Callable[[], None]) -> None:
+    def remove_disconnect_callback(self, callback: Callable[[], None]) -> None:
         """Do not call it any more."""
         self._when_lost.discard(callback)
 
@@ -288,7 +288,7 @@ class HttpProtocol(asyncio.Protocol):
             "headers": self._fields,
             "state": self._app_state.copy(),
         }
-        exchange = self._receiving = scope[ANSWER] = Exchange(
+        exchange = self._receiving = scope[DIRECT_WRITES] = Exchange(
             self,
             method=scope["method"],
             http_version=version,

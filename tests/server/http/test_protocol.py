@@ -46,9 +46,9 @@ class App:
         self.asked.set()
         try:
             if scope["path"] == "/wait":
-                await while_connected(scope, asyncio.sleep(3600))
+                await while_connected(scope, receive, asyncio.sleep(3600))
             elif scope["path"] == "/large":
-                await while_connected(scope, self._large(send))
+                await while_connected(scope, receive, self._large(send))
             else:
                 await send_json(send, b"{}")
         except ClientGoneError:
