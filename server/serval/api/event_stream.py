@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,7 @@ from serval.api.http import ClientGoneError, send_message
 from serval.errors import ApiError, InternalError
 from serval.http.asgi import DirectWrites
 from serval.telemetry.record import RequestRecord
+from serval.telemetry.stopwatch import Phase
 from serval.wire.chat_response import PING, error_event
 
 logger = logging.getLogger(__name__)
@@ -83,8 +85,15 @@ class EventStream:
         return False
 
     async def ready(self) -> None:
-        """Wait until the client takes more, and has been sent what was written."""
-        began = self._loop.time()
+        """Wait until the client has taken what was written, and can take more."""
+        clock = self._record.clock
+        clock.enter(Phase.CLIENT, time.perf_counter())
+        try:
+            await self._flush()
+        finally:
+            clock.enter(Phase.GATEWAY, time.perf_counter())
+
+    async def _flush(self) -> None:
         async with self._lock:
             if self._held and not self._started:
                 await self._send_message(
@@ -97,7 +106,6 @@ class EventStream:
                 await self._send_message({"type": "http.response.body", "body": body, "more_body": True})
                 del self._held[:count]
         self._last_sent = self._loop.time()
-        self._record.client_s += self._last_sent - began
 
     def _as_api_error(self, error: Exception) -> ApiError:
         if not isinstance(error, ApiError):
@@ -122,9 +130,10 @@ class EventStream:
         self._look_again_in(self._ping_interval_s)
 
     async def _send_ping(self) -> None:
-        # A server may report a disconnect here; whoever writes next, or waits for the client, is told too.
+        # The request goes on meanwhile, so this is not time spent in the phase CLIENT. A server may report a
+        # disconnect here; it reports it again to the next write of an event.
         with suppress(ClientGoneError):
-            await self.ready()
+            await self._flush()
 
     def _stop_pings(self) -> None:
         if self._opening is not None:

@@ -12,6 +12,7 @@ from serval.caller.identity import Identity
 from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, error_object
 from serval.http.asgi import connection_of
 from serval.telemetry.record import RequestRecord
+from serval.telemetry.stopwatch import Phase
 
 T = TypeVar("T")
 
@@ -67,13 +68,13 @@ async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> b
     announced = header(scope, b"content-length") or ""
     if announced.isdigit() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
-    record = record_of(scope)
+    clock = record_of(scope).clock
     chunks: list[bytes] = []
     size = 0
     while True:
-        asked = time.perf_counter()
+        clock.enter(Phase.CLIENT, time.perf_counter())
         message = await receive()
-        record.client_s += time.perf_counter() - asked
+        clock.enter(Phase.GATEWAY, time.perf_counter())
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         chunk = message.get("body", b"")
