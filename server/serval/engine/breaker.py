@@ -10,10 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 class CircuitBreaker:
-    """Opens after `failures` failures in a row. After `open_s`, one trial is let through; its success closes it.
+    """Opens after `failures` failures in a row. After `open_s` one trial may pass; its success closes it.
 
-    Call `enter` before a request, then `record_success`, `record_failure` or `abandon_trial`. The caller decides
-    what counts as a failure.
+    Call `enter` before a request, then `record_success`, `record_failure` or `abandon_trial`. The caller
+    decides what counts as a failure.
     """
 
     def __init__(self, *, failures: int, open_s: float, now: Callable[[], float] = time.monotonic) -> None:

@@ -99,12 +99,12 @@ class Connection(asyncio.Protocol):
                       |                          |
                       +--- fail --> FAILED <-----+
 
-    `end` returns to IDLE from every phase; an exchange that was not complete takes the connection with it. The
-    connection is closed too when the engine asks for that, or sends data that belongs to no exchange.
+    `end` returns to IDLE from every phase; an exchange that was not complete takes the connection with it.
+    The connection is closed too when the engine asks for that, or sends data that belongs to no exchange.
 
-    While a caller waits in `answered` or `read`, `data_received` hands data to its `on_data`; otherwise data is
-    buffered. The caller wakes only at the end of the body, under backpressure, and on failure. Data buffered
-    before a failure is read first.
+    While a caller waits in `answered` or `read`, `data_received` hands data to its `on_data`; otherwise data
+    is buffered. The caller wakes only at the end of the body, under backpressure, and on failure. Data
+    buffered before a failure is read first.
     """
 
     def __init__(self, stall_timeout_s: float) -> None:
