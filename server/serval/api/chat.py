@@ -91,9 +91,9 @@ class ChatCompletions:
             job = self._job(request, prompt, reservation, tenant=identity.subject, priority=priority)
             if request.stream:
                 write = partial(self._write_events, job, record)
-                await send_events(write, scope, send, settings=settings, headers=reservation.headers)
+                await send_events(write, scope, receive, send, settings=settings, headers=reservation.headers)
             else:
-                await send_body(self._whole(job, record), scope, send, headers=reservation.headers)
+                await send_body(self._whole(job, record), scope, receive, send, headers=reservation.headers)
 
     async def _prompt(self, request: ChatRequest, grammar: str | None, *, size: int) -> _Prompt:
         context = self._context

@@ -119,9 +119,9 @@ class Completions:
             )
             if request.stream:
                 write = partial(self._write_events, job, record)
-                await send_events(write, scope, send, settings=settings, headers=reservation.headers)
+                await send_events(write, scope, receive, send, settings=settings, headers=reservation.headers)
             else:
-                await send_body(self._whole(job, record), scope, send, headers=reservation.headers)
+                await send_body(self._whole(job, record), scope, receive, send, headers=reservation.headers)
 
     async def _encode(self, request: CompletionRequest, *, size: int) -> list[list[int]]:
         tokenizer, prompts = self._context.chat.tokenizer, prompts_of(request)

@@ -2,13 +2,18 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
 
 from starlette.types import Send
 
+from serval.api.http import ClientGoneError, send_message
 from serval.errors import ApiError, InternalError
-from serval.http.asgi import StreamedBody
+from serval.http.asgi import DirectWrites
 from serval.telemetry.record import RequestRecord
+from serval.telemetry.stopwatch import Phase
 from serval.wire.chat_response import PING, error_event
 
 logger = logging.getLogger(__name__)
@@ -31,7 +36,7 @@ class EventStream:
     def __init__(
         self,
         send: Send,
-        answer: StreamedBody,
+        direct: DirectWrites,
         *,
         record: RequestRecord,
         first_byte_s: float,
@@ -39,8 +44,8 @@ class EventStream:
         headers: Mapping[str, str],
     ) -> None:
         """`headers` are sent beside those of every stream."""
-        self._send = send
-        self._answer = answer
+        self._send_message = partial(send_message, send)
+        self._direct = direct
         self._record = record
         self._headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
         self._first_byte_s = first_byte_s
@@ -60,6 +65,8 @@ class EventStream:
         try:
             try:
                 await write(self)
+            except ClientGoneError:
+                raise
             except Exception as error:
                 if not self._started and not self._held:
                     raise
@@ -67,30 +74,38 @@ class EventStream:
             await self.ready()
         finally:
             self._stop_pings()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send_message({"type": "http.response.body", "body": b"", "more_body": False})
 
     def write(self, events: bytes) -> bool:
         """Send `events` now if that can be done without waiting. False: the caller has to await `ready`."""
-        if self._started and not self._held and self._answer.write_chunk(events):
+        if self._started and not self._held and self._direct.write_chunk(events):
             self._last_sent = self._loop.time()
             return True
         self._held.append(events)
         return False
 
     async def ready(self) -> None:
-        """Wait until the client takes more, and has been sent what was written."""
-        began = self._loop.time()
+        """Wait until the client has taken what was written, and can take more."""
+        clock = self._record.clock
+        clock.enter(Phase.CLIENT, time.perf_counter())
+        try:
+            await self._flush()
+        finally:
+            clock.enter(Phase.GATEWAY, time.perf_counter())
+
+    async def _flush(self) -> None:
         async with self._lock:
             if self._held and not self._started:
-                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+                await self._send_message(
+                    {"type": "http.response.start", "status": 200, "headers": self._headers}
+                )
                 self._started = True
             while self._held:
                 # It is held until it is sent: what is written meanwhile must not overtake it.
                 count, body = len(self._held), b"".join(self._held)
-                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                await self._send_message({"type": "http.response.body", "body": body, "more_body": True})
                 del self._held[:count]
         self._last_sent = self._loop.time()
-        self._record.client_s += self._last_sent - began
 
     def _as_api_error(self, error: Exception) -> ApiError:
         if not isinstance(error, ApiError):
@@ -111,8 +126,14 @@ class EventStream:
             return
         # A client that has not taken what came before needs no ping.
         if not self._held and not self.write(PING):
-            self._opening = self._loop.create_task(self.ready())
+            self._opening = self._loop.create_task(self._send_ping())
         self._look_again_in(self._ping_interval_s)
+
+    async def _send_ping(self) -> None:
+        # The request goes on meanwhile, so this is not time spent in the phase CLIENT. A server may report a
+        # disconnect here; it reports it again to the next write of an event.
+        with suppress(ClientGoneError):
+            await self._flush()
 
     def _stop_pings(self) -> None:
         if self._opening is not None:

@@ -12,6 +12,7 @@ from serval.errors import ApiError, ContextLengthError, EngineStreamBrokenError
 from serval.limits.gate import Reservation
 from serval.scheduling.engine import ScheduledEngine
 from serval.telemetry.record import RequestRecord
+from serval.telemetry.stopwatch import Phase
 from serval.wire.chat_response import Usage
 
 # Takes the delta of a request, named by its place; whether there may be more at once.
@@ -53,7 +54,7 @@ class Generation:
         requests = self.requests
         if record.traceparent is not None:
             requests = [replace(request, traceparent=record.traceparent) for request in requests]
-        record.engine_since = time.perf_counter()
+        record.clock.enter(Phase.ENGINE, time.perf_counter())
         try:
             await all_of(
                 [
@@ -71,7 +72,7 @@ class Generation:
                 self._reservation.close()
             raise
         finally:
-            record.engine_waited_for(time.perf_counter())
+            record.clock.enter(Phase.GATEWAY, time.perf_counter())
             usage = self.usage()
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
@@ -112,18 +113,18 @@ class _RequestSink:
     def send(self, delta: GenerationDelta) -> bool:
         """See `DeltaSink`."""
         record, now = self._record, time.perf_counter()
-        record.engine_waited_for(now)
-        record.saw_token(now)
+        record.clock.enter(Phase.GATEWAY, now)
+        record.add_tokens(now)
         self._last[self._place] = delta
         if self._receive(self._place, delta):
-            record.engine_since = time.perf_counter()
+            record.clock.enter(Phase.ENGINE, time.perf_counter())
             return True
         return False
 
     async def ready(self) -> None:
         """See `DeltaSink`."""
         await self._ready()
-        self._record.engine_since = time.perf_counter()
+        self._record.clock.enter(Phase.ENGINE, time.perf_counter())
 
 
 def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, param: str) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serval.caller.identity import Identity
 from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, error_object
-from serval.http.asgi import ANSWER, CONNECTION, ClientConnection, StreamedBody
+from serval.http.asgi import connection_of
 from serval.telemetry.record import RequestRecord
+from serval.telemetry.stopwatch import Phase
 
 T = TypeVar("T")
 
@@ -53,12 +54,6 @@ def identity_of(scope: Scope) -> Identity:
     return identity
 
 
-def answer_of(scope: Scope) -> StreamedBody:
-    """The body of this request's answer."""
-    answer: StreamedBody = scope[ANSWER]
-    return answer
-
-
 async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
     """The request's body. Raises `BodyTooLargeError`, `InvalidRequestError` or `ClientGoneError`."""
     content_type = header(scope, b"content-type")
@@ -73,13 +68,13 @@ async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> b
     announced = header(scope, b"content-length") or ""
     if announced.isdigit() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
-    record = record_of(scope)
+    clock = record_of(scope).clock
     chunks: list[bytes] = []
     size = 0
     while True:
-        asked = time.perf_counter()
+        clock.enter(Phase.CLIENT, time.perf_counter())
         message = await receive()
-        record.client_s += time.perf_counter() - asked
+        clock.enter(Phase.GATEWAY, time.perf_counter())
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         chunk = message.get("body", b"")
@@ -97,6 +92,14 @@ def _too_large(max_bytes: int) -> BodyTooLargeError:
     )
 
 
+async def send_message(send: Send, message: Message) -> None:
+    """Send an ASGI message. Raises `ClientGoneError` where the server reports a disconnect with `OSError`."""
+    try:
+        await send(message)
+    except OSError as error:
+        raise ClientGoneError from error
+
+
 async def send_json(
     send: Send, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> None:
@@ -110,8 +113,8 @@ async def send_whole(
     """A response of known length."""
     fields = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
     fields += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})
+    await send_message(send, {"type": "http.response.start", "status": status, "headers": fields})
+    await send_message(send, {"type": "http.response.body", "body": body})
 
 
 async def send_error(send: Send, error: ApiError) -> None:
@@ -123,13 +126,13 @@ async def send_error(send: Send, error: ApiError) -> None:
     await send_json(send, msgspec.json.encode(error_object(error)), status=error.status, headers=headers)
 
 
-async def while_connected(scope: Scope, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client goes away. Raises `ClientGoneError` then.
+async def while_connected(scope: Scope, receive: Receive, work: Awaitable[T]) -> T:
+    """Return the result of `work`, or cancel it and raise `ClientGoneError` when the client disconnects.
 
-    It runs in the caller's own task, and the connection tells of its end: a task that waits for that would
-    cost as much as all the rest of a small request.
+    `work` runs in the caller's own task, and our HTTP server calls back on a disconnect: a task that waits
+    for one costs as much as everything else about a small request.
     """
-    connection: ClientConnection = scope[CONNECTION]
+    connection = connection_of(scope, receive)
     task = asyncio.current_task()
     assert task is not None
     cancelling = task.cancelling()
@@ -140,7 +143,7 @@ async def while_connected(scope: Scope, work: Awaitable[T]) -> T:
         gone = True
         task.cancel()
 
-    connection.call_when_lost(cancel)
+    connection.add_disconnect_callback(cancel)
     try:
         return await work
     except asyncio.CancelledError:
@@ -149,7 +152,7 @@ async def while_connected(scope: Scope, work: Awaitable[T]) -> T:
             raise ClientGoneError from None
         raise
     finally:
-        connection.forget(cancel)
+        connection.remove_disconnect_callback(cancel)
 
 
 async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:

@@ -3,26 +3,33 @@
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from serval.api.event_stream import EventStream
-from serval.api.http import answer_of, record_of, send_json, while_connected
+from serval.api.http import record_of, send_json, while_connected
+from serval.http.asgi import direct_writes_of
 from serval.settings import Settings
 
 
 async def send_body(
-    body: Coroutine[Any, Any, bytes], scope: Scope, send: Send, *, headers: Mapping[str, str]
+    body: Coroutine[Any, Any, bytes],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    headers: Mapping[str, str],
 ) -> None:
     """Send a JSON body when it is whole, with `headers` beside the usual ones.
 
     Raises `ClientGoneError`, and the errors of `body`.
     """
-    await send_json(send, await while_connected(scope, body), headers=headers)
+    await send_json(send, await while_connected(scope, receive, body), headers=headers)
 
 
 async def send_events(
     write: Callable[[EventStream], Awaitable[None]],
     scope: Scope,
+    receive: Receive,
     send: Send,
     *,
     settings: Settings,
@@ -34,10 +41,10 @@ async def send_events(
     """
     stream = EventStream(
         send,
-        answer_of(scope),
+        direct_writes_of(scope),
         record=record_of(scope),
         first_byte_s=settings.first_byte_s,
         ping_interval_s=settings.ping_interval_s,
         headers=headers,
     )
-    await while_connected(scope, stream.run(write))
+    await while_connected(scope, receive, stream.run(write))

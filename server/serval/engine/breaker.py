@@ -10,9 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 class CircuitBreaker:
-    """Opens after `failures` failures in a row. After `open_s` one request may try; its success closes it.
+    """Opens after `failures` failures in a row. After `open_s` one trial may pass; its success closes it.
 
-    What counts is the caller's business. It says `admit` first, then `succeeded`, `failed` or `withdrawn`.
+    Call `enter` before a request, then `record_success`, `record_failure` or `abandon_trial`. The caller
+    decides what counts as a failure.
     """
 
     def __init__(self, *, failures: int, open_s: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -20,48 +21,48 @@ class CircuitBreaker:
         self._open_s = open_s
         self._now = now
         self._failures = 0
-        # Told True when requests begin to fail at once, and False when they no longer do.
-        self.tell: Callable[[bool], None] = lambda _: None
-        # None: closed.
+        # Called with True when the breaker opens, and with False when it closes.
+        self.on_change: Callable[[bool], None] = lambda _: None
+        # None while closed.
         self._open_until: float | None = None
-        self._trying = False
+        self._trial_running = False
 
     @property
     def is_open(self) -> bool:
-        """Whether requests are refused; not when the next one may try."""
+        """True while requests are refused; False when a trial is due."""
         return self._open_until is not None and self._now() < self._open_until
 
-    def admit(self) -> bool:
-        """Let a request through; True if it is the one that tries. Raises `EngineUnavailableError`."""
+    def enter(self) -> bool:
+        """Let a request through; True if it is the trial. Raises `EngineUnavailableError` while open."""
         if self._open_until is None:
             return False
         wait_s = self._open_until - self._now()
-        if wait_s > 0 or self._trying:
+        if wait_s > 0 or self._trial_running:
             raise EngineUnavailableError(
                 "The engine fails at the moment. Try again shortly.", retry_after_s=max(1, round(wait_s))
             )
-        self._trying = True
+        self._trial_running = True
         return True
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """The engine answers."""
         if self._open_until is not None:
             logger.warning("the engine answers again")
-            self.tell(False)
+            self.on_change(False)
         self._open_until = None
         self._failures = 0
-        self._trying = False
+        self._trial_running = False
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         """The engine could not be reached, was silent for too long, or reported a failure of its own."""
         self._failures += 1
         if self._failures >= self._limit:
             if self._open_until is None:
                 logger.warning("the engine failed %d times in a row", self._failures)
-                self.tell(True)
+                self.on_change(True)
             self._open_until = self._now() + self._open_s
-            self._trying = False
+            self._trial_running = False
 
-    def withdrawn(self) -> None:
-        """The request that tried ended without a result; another one may try."""
-        self._trying = False
+    def abandon_trial(self) -> None:
+        """The trial ended without a result; let another one through."""
+        self._trial_running = False

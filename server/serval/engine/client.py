@@ -122,43 +122,43 @@ async def _all_of(answer: Connection) -> bytes:
     """The body of an error, as far as it can matter."""
     body = b""
 
-    def take(data: bytes) -> bool:
+    def on_data(data: bytes) -> bool:
         nonlocal body
         body += data
         return len(body) < _MAX_ERROR_BYTES
 
-    await answer.read(take)
+    await answer.read(on_data)
     return body
 
 
-class _Intake:
-    """What comes of one answer, on its way to `sink`."""
+class _AnswerReader:
+    """Turns the body of one answer into deltas for `sink`."""
 
-    __slots__ = ("_breaker", "_sink", "over", "reader")
+    __slots__ = ("_breaker", "_sink", "engine_done", "events")
 
     def __init__(self, sink: DeltaSink, breaker: CircuitBreaker) -> None:
-        # Until it is known that the engine answers.
+        # None once the breaker knows that the engine answers.
         self._breaker: CircuitBreaker | None = breaker
-        self.reader = EventReader()
-        # Whether the engine works on it no more.
-        self.over = False
+        self.events = EventReader()
+        # The engine has ended the request, so that there is nothing to abort.
+        self.engine_done = False
         self._sink = sink
 
-    def take(self, data: bytes) -> bool:
-        """Whether there may be more at once. Raises what the engine reports, and what the sink raises."""
+    def on_data(self, data: bytes) -> bool:
+        """See `OnData`. Raises the error that the engine reports, and what the sink raises."""
         if self._breaker is not None:
-            self._breaker.succeeded()
+            self._breaker.record_success()
             self._breaker = None
-        reader = self.reader
-        delta = reader.feed(data)
+        events = self.events
+        delta = events.feed(data)
         go_on = True
         if delta is not None:
-            self.over = reader.finished
+            self.engine_done = events.finished
             go_on = self._sink.send(delta)
-        if reader.error is not None:
-            # What the engine itself reports as failed is over there.
-            self.over = not isinstance(reader.error, EngineProtocolError)
-            raise reader.error
+        if events.error is not None:
+            # The engine has ended a request whose failure it reports.
+            self.engine_done = not isinstance(events.error, EngineProtocolError)
+            raise events.error
         return go_on
 
 
@@ -181,44 +181,44 @@ class SglangEngine:
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
         """See `Engine.generate`."""
-        intake = _Intake(sink, self._breaker)
+        reader = _AnswerReader(sink, self._breaker)
         answer = None
-        trying = self._breaker.admit()
+        is_trial = self._breaker.enter()
         try:
             try:
-                answer = await self._connections.post(self._body(request), intake.take)
+                answer = await self._connections.post(self._body(request), reader.on_data)
             except NotReachedError:
                 # Nothing was answered: once more, by another name, should the engine know this one.
                 request = replace(request, request_id=_renamed(request.request_id))
-                answer = await self._connections.post(self._body(request), intake.take, fresh=True)
+                answer = await self._connections.post(self._body(request), reader.on_data, fresh=True)
             self._note_status(answer.status)
             if answer.status != OK:
-                intake.over = True
+                reader.engine_done = True
                 raise engine_error(answer.status, error_message(await _all_of(answer)))
-            while await answer.read(intake.take):
+            while await answer.read(reader.on_data):
                 await sink.ready()
-            if not intake.reader.finished:
+            if not reader.events.finished:
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except EngineUnavailableError:
-            intake.over = True
+            reader.engine_done = True
             raise
         except (NotReachedError, StalledError, BrokenAnswerError) as error:
-            intake.over |= isinstance(error, NotReachedError)
+            reader.engine_done |= isinstance(error, NotReachedError)
             raise self._as_api_error(error) from error
         finally:
-            if trying:
-                self._breaker.withdrawn()
+            if is_trial:
+                self._breaker.abandon_trial()
             if answer is not None:
                 self._connections.release(answer)
             # The consumer has gone, or the answer went wrong: nobody reads what would still be generated.
-            if not intake.over:
+            if not reader.engine_done:
                 self._abort_soon(request.request_id)
 
     def _as_api_error(self, error: NotReachedError | StalledError | BrokenAnswerError) -> ApiError:
         if isinstance(error, BrokenAnswerError):
             logger.warning("engine stream broke: %s", error)
             return EngineStreamBrokenError("The engine's answer ended before it was complete.")
-        self._breaker.failed()
+        self._breaker.record_failure()
         if isinstance(error, StalledError):
             return EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.")
         return self._unavailable(error)
@@ -226,9 +226,9 @@ class SglangEngine:
     def _note_status(self, status: int) -> None:
         # A 503 is an engine that lives and has too much to do; anything below 500 is the request's own fault.
         if status < 500:
-            self._breaker.succeeded()
+            self._breaker.record_success()
         elif status != 503:
-            self._breaker.failed()
+            self._breaker.record_failure()
 
     def _body(self, request: GenerateRequest) -> bytes:
         if request.tenant is None or self._share_cache:
@@ -291,7 +291,7 @@ class SglangEngine:
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`."""
-        self._breaker.tell = note
+        self._breaker.on_change = note
 
     def interrupt(self) -> None:
         """See `ManagedEngine.interrupt`."""

@@ -5,6 +5,7 @@ several times more on handing such an event over than the gateway spends on all 
 """
 
 import asyncio
+import enum
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -77,39 +78,68 @@ def peer_of(url: str, *, api_key: str | None, connect_timeout_s: float, stall_ti
     )
 
 
+class Phase(enum.Enum):
+    """Progress of the exchange on a connection. See `Connection`."""
+
+    IDLE = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    FAILED = enum.auto()
+
+
+# Called with each piece of a body. False applies backpressure: there must be no further call for now.
+OnData = Callable[[bytes], bool]
+
+
 class Connection(asyncio.Protocol):
-    """One connection, one exchange at a time: `begin`, `answered`, then `read` while it returns True."""
+    """One connection, one exchange at a time: `begin`, `answered`, then `read` while it returns True.
+
+             begin          status and headers         end of the body
+        IDLE ------> HEAD --------------------> BODY -------------------> IDLE
+                      |                          |
+                      +--- fail --> FAILED <-----+
+
+    `end` returns to IDLE from every phase; an exchange that was not complete takes the connection with it.
+    The connection is closed too when the engine asks for that, or sends data that belongs to no exchange.
+
+    While a caller waits in `answered` or `read`, `data_received` hands data to its `on_data`; otherwise data
+    is buffered. The caller wakes only at the end of the body, under backpressure, and on failure. Data
+    buffered before a failure is read first.
+    """
 
     def __init__(self, stall_timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._stall_timeout_s = stall_timeout_s
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        # Of who waits in `answered` or `read`; what it is set to is whether `read` may go on.
-        self._waiter: asyncio.Future[bool] | None = None
-        self._take: Callable[[bytes], bool] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._failure: Exception | None = None
-        self._body: list[bytes] = []
-        self._buffered = 0
-        self._paused = False
-        # Of the answer; 0 before it has begun.
+        self._phase = Phase.IDLE
+        # HTTP status of the response; 0 in the phase HEAD.
         self.status = 0
-        # What was taken last wants to be waited for before there is more.
-        self._wait_first = False
-        self._complete = True
+        # Set in the phase FAILED.
+        self._failure: Exception | None = None
+        # Awaited by `answered` and `read`; its result is False under backpressure.
+        self._wakeup: asyncio.Future[bool] | None = None
+        # Set while a caller waits for `_wakeup`.
+        self._on_data: OnData | None = None
+        # `on_data` applied backpressure in `answered`; the next `read` has to report it.
+        self._backpressure = False
+        # Pieces of the body that have not been handed over.
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
+        self._reading_paused = False
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._last_data = 0.0
         self.idle_since = 0.0
 
-    # What the event loop calls.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are of no common class.
+        # uvloop's transports have no common class.
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._complete:
-            # Nothing was asked: what this is cannot be known.
+        if self._phase is Phase.IDLE:
+            # It belongs to no exchange.
             self.close()
             return
         self._last_data = self._loop.time()
@@ -118,96 +148,94 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             broken = BrokenAnswerError(f"not HTTP: {error}")
-        if self._take is not None and self.status == OK:
-            self._hand_over(self._take)
+        if self._on_data is not None and self.status == OK:
+            self._hand_over(self._on_data)
         else:
             self._wake()
         if broken is not None:
             self.fail(broken)
-        if self._buffered > BUFFER_BYTES and not self._paused and self._transport is not None:
-            self._paused = True
+        if self._buffered_bytes > BUFFER_BYTES and not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._complete:
-            kind = BrokenAnswerError if self.status else NotReachedError
-            self.fail(kind(f"the connection ended: {exc or 'closed by the engine'}"))
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        reason = f"the connection ended: {exc or 'closed by the engine'}"
+        if self._phase is Phase.HEAD:
+            self.fail(NotReachedError(reason))
+        elif self._phase is Phase.BODY:
+            self.fail(BrokenAnswerError(reason))
 
-    # What the parser calls.
+    # Called by the parser.
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        self._phase = Phase.BODY
 
     def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-        self._buffered += len(body)
+        self._buffer.append(body)
+        self._buffered_bytes += len(body)
 
     def on_message_complete(self) -> None:
-        self._complete = True
+        self._phase = Phase.IDLE
         if not self._parser.should_keep_alive():
             self.close()
 
-    # What the client calls.
+    # Called by the client.
 
     @property
     def reusable(self) -> bool:
-        """Whether another exchange may begin."""
-        return self._transport is not None and not self._transport.is_closing() and self._complete
+        """True if another exchange may begin."""
+        return self._transport is not None and not self._transport.is_closing() and self._phase is Phase.IDLE
 
     def begin(self, request: bytes) -> None:
-        """Send a request. Only when the exchange before it is complete."""
+        """Send a request. Only on a `reusable` connection."""
         assert self._transport is not None
-        self.status, self._complete, self._failure = 0, False, None
-        self._wait_first = False
-        self._body.clear()
-        self._buffered = 0
+        self._phase = Phase.HEAD
+        self.status = 0
+        self._failure = None
+        self._backpressure = False
+        self._buffer.clear()
+        self._buffered_bytes = 0
         self._last_data = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._stall_timeout_s, self._check_stall)
+        if self._stall_timer is None:
+            self._stall_timer = self._loop.call_later(self._stall_timeout_s, self._check_stall)
         self._transport.write(request)
 
-    async def answered(self, take: Callable[[bytes], bool]) -> None:
-        """Wait for the answer's `status`. If that is 200, `take` gets what comes of the body as in `read`,
-        until this returns, which may be when all has come.
+    async def answered(self, on_data: OnData) -> None:
+        """Wait for the response's `status`.
 
-        Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`, and what `take` raises.
+        If it is 200, `on_data` gets what arrives of the body until this returns, which may be all of it.
+
+        Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`, and what `on_data` raises.
         """
-        self._take = take
-        try:
-            while not self.status:
-                self._wait_first = not await self._wait()
-        finally:
-            self._take = None
+        while not self.status:
+            self._backpressure = not await self._wait(on_data)
 
-    async def read(self, take: Callable[[bytes], bool]) -> bool:
-        """Call `take` with what comes of the body, as it comes, until it returns False or the body ends.
+    async def read(self, on_data: OnData) -> bool:
+        """Call `on_data` with each piece of the body until it applies backpressure (True) or the body ends
+        (False).
 
-        False: it has ended. Raises `BrokenAnswerError` or `StalledError`, and what `take` raises.
+        Raises `BrokenAnswerError` or `StalledError`, and what `on_data` raises.
         """
         while True:
-            if self._wait_first:
-                self._wait_first = False
+            if self._backpressure:
+                self._backpressure = False
                 return True
-            if self._body:
-                if not take(self._taken()):
+            if self._buffer:
+                if not on_data(self._take_buffer()):
                     return True
-            elif self._complete:
+            elif self._phase is Phase.IDLE:
                 return False
-            else:
-                self._take = take
-                try:
-                    if not await self._wait():
-                        return True
-                finally:
-                    self._take = None
+            elif not await self._wait(on_data):
+                return True
 
     def end(self) -> None:
-        """The exchange is over for the client; a connection with more to come is closed."""
-        if not self._complete:
-            self._complete = True
+        """End the exchange. The connection is closed if the response is not complete."""
+        if self._phase is not Phase.IDLE:
+            self._phase = Phase.IDLE
             self.close()
 
     def close(self) -> None:
@@ -215,57 +243,61 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def _hand_over(self, take: Callable[[bytes], bool]) -> None:
-        """Let whoever waits in `read` have what came, and wake it only if it has something to do."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            # It has failed or was cancelled, and does not know yet.
-            return
-        try:
-            go_on = not self._body or take(self._taken())
-        except Exception as error:  # noqa: BLE001  # handed to whoever waits, which raises it
-            waiter.set_exception(error)
-        else:
-            if self._complete or not go_on:
-                waiter.set_result(go_on)
-
-    def _taken(self) -> bytes:
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-        return data
-
-    async def _wait(self) -> bool:
-        if self._failure is not None:
-            raise self._failure
-        self._waiter = self._loop.create_future()
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(True)
-
     def fail(self, error: Exception) -> None:
-        """Let the exchange end with `error`."""
+        """End the exchange with `error`. The first error counts."""
         self._failure = self._failure or error
+        if self._phase is not Phase.IDLE:
+            self._phase = Phase.FAILED
         if self._transport is not None:
             self._transport.abort()
         self._wake()
 
-    def _check_stall(self) -> None:
-        # One timer for all events, and for exchanges that follow each other: it looks when one would be due.
-        self._timer = None
-        if self._complete:
+    def _hand_over(self, on_data: OnData) -> None:
+        """Call `on_data` with the buffer, and wake its caller only if that has something to do."""
+        wakeup = self._wakeup
+        if wakeup is None or wakeup.done():
+            # The caller has failed or was cancelled, and has not run since.
             return
-        quiet_s = 0.0 if self._paused else self._loop.time() - self._last_data
+        try:
+            go_on = not self._buffer or on_data(self._take_buffer())
+        except Exception as error:  # noqa: BLE001  # the caller raises it
+            wakeup.set_exception(error)
+        else:
+            if self._phase is Phase.IDLE or not go_on:
+                wakeup.set_result(go_on)
+
+    def _take_buffer(self) -> bytes:
+        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+        self._buffer.clear()
+        self._buffered_bytes = 0
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def _wait(self, on_data: OnData) -> bool:
+        """Wait with `on_data` in place; False if it applied backpressure."""
+        if self._failure is not None:
+            raise self._failure
+        self._on_data = on_data
+        self._wakeup = self._loop.create_future()
+        try:
+            return await self._wakeup
+        finally:
+            self._wakeup = self._on_data = None
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(True)
+
+    def _check_stall(self) -> None:
+        # One timer for all events and exchanges: it fires when a stall would be due.
+        self._stall_timer = None
+        if self._phase is Phase.IDLE:
+            return
+        quiet_s = 0.0 if self._reading_paused else self._loop.time() - self._last_data
         if quiet_s < self._stall_timeout_s:
-            self._timer = self._loop.call_later(self._stall_timeout_s - quiet_s, self._check_stall)
+            self._stall_timer = self._loop.call_later(self._stall_timeout_s - quiet_s, self._check_stall)
         else:
             self.fail(StalledError())
 
@@ -279,10 +311,10 @@ class ConnectionPool:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
 
-    async def post(self, body: bytes, take: Callable[[bytes], bool], *, fresh: bool = False) -> Connection:
+    async def post(self, body: bytes, on_data: OnData, *, fresh: bool = False) -> Connection:
         """A connection whose answer to `body` has begun; `release` it. `fresh`: on none that was used before.
 
-        `take` is as in `Connection.answered`, and so is what is raised.
+        `on_data` is as in `Connection.answered`, and so is what is raised.
         """
         await self._slots.acquire()
         connection = None
@@ -290,7 +322,7 @@ class ConnectionPool:
             connection = (None if fresh else self._take_idle()) or await self._connect()
             self._busy.add(connection)
             connection.begin(b"%b%d\r\n\r\n%b" % (self._peer.request_head, len(body), body))
-            await connection.answered(take)
+            await connection.answered(on_data)
         except BaseException:
             if connection is None:
                 self._slots.release()

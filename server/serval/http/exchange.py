@@ -1,4 +1,4 @@
-"""One request and its answer, as ASGI has them, on a connection that may carry others after it."""
+"""ASGI's `receive` and `send` for one request on a connection that may carry others after it."""
 
 import asyncio
 import logging
@@ -10,134 +10,140 @@ from starlette.types import ASGIApp, Message, Scope
 
 logger = logging.getLogger(__name__)
 
-# What of a body may wait to be read before the client has to wait too.
+# Pause reading from the client above this many buffered body bytes.
 BUFFER_BYTES = 64 << 10
 
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 }
 _BODILESS = frozenset({204, 304})
-# Line ends separate fields; no field may hold one, nor what else is not text.
+# Control characters, which no field may hold: line ends would begin another field.
 _NOT_IN_A_FIELD = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Wire(Protocol):
-    """The connection, as far as an exchange may know it. `serval.http.protocol` is one."""
+class HttpConnection(Protocol):
+    """The connection, as seen by an exchange. `HttpProtocol` implements it."""
 
     @property
     def transport(self) -> asyncio.Transport:
-        """Where the answer is written."""
+        """Transport that responses are written to."""
         ...
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """Fields of every answer."""
+        """Fields of every response."""
         ...
 
     @property
     def write_paused(self) -> bool:
-        """Whether the client does not take what was written before."""
+        """True while the client does not take what was written before."""
         ...
 
     async def drained(self) -> None:
-        """Wait until the client takes more, or has gone."""
+        """Wait until the client takes more, or has disconnected."""
         ...
 
     def resume_reading(self) -> None:
-        """Read on, if that was paused."""
+        """Resume reading if it was paused."""
         ...
 
-    def answered(self, exchange: "Exchange") -> None:
-        """The answer is written; the connection is there for the next one."""
+    def response_ended(self, exchange: "Exchange") -> None:
+        """Note that the response is written, and the connection free for the next one."""
         ...
 
 
 class Exchange:
     """An ASGI application's `receive` and `send` for one request.
 
-    The head of an answer is written together with what comes first of the body: a write wakes the client's
-    side, and for a small answer that costs as much as a tenth of the rest.
+    The head of a response is written together with the first piece of its body: a write wakes the client's
+    side, which for a small response costs a tenth of everything else.
     """
 
     __slots__ = (
         "_bodiless",
         "_body",
+        "_bytes_left",
         "_chunked",
+        "_connection",
         "_expects_continue",
         "_head",
         "_is_head",
-        "_left",
-        "_news",
+        "_receiver",
+        "_unreported",
         "_version",
-        "_waiter",
-        "_wire",
-        "complete",
-        "gone",
+        "disconnected",
         "keep_alive",
-        "started",
-        "whole",
+        "request_complete",
+        "response_complete",
+        "response_started",
     )
 
     def __init__(
-        self, wire: Wire, *, method: str, http_version: str, keep_alive: bool, expects_continue: bool
+        self,
+        connection: HttpConnection,
+        *,
+        method: str,
+        http_version: str,
+        keep_alive: bool,
+        expects_continue: bool,
     ) -> None:
-        """`keep_alive`: whether the client lets the connection be used again."""
+        """`keep_alive`: the client lets the connection be used again."""
         self.keep_alive = keep_alive
-        # The client has gone, or the connection was refused: nobody is told anything any more.
-        self.gone = False
-        # Of the request: all of it is here.
-        self.whole = False
-        # Of the answer: the head is under way, and all of it is.
-        self.started = False
-        self.complete = False
-        self._wire = wire
+        # The client has disconnected, or the connection was refused: nothing is written any more.
+        self.disconnected = False
+        # The whole request has been received.
+        self.request_complete = False
+        # The application has sent the response's head; all of the response.
+        self.response_started = False
+        self.response_complete = False
+        self._connection = connection
         self._version = http_version
         self._is_head = method == "HEAD"
         self._expects_continue = expects_continue
         self._body: list[bytes] = []
-        # Whether there is something that `receive` has not told yet.
-        self._news = False
-        self._waiter: asyncio.Future[None] | None = None
-        # Of the answer: what waits for the body's first piece, how the body is framed, what it lacks.
+        # Something arrived that `receive` has not returned yet.
+        self._unreported = False
+        self._receiver: asyncio.Future[None] | None = None
+        # The response's head until it is written, the framing of its body, and what is missing of its length.
         self._head = b""
         self._chunked = False
         self._bodiless = False
-        self._left = 0
+        self._bytes_left = 0
 
-    # What the connection calls.
+    # Called by the connection.
 
-    def feed(self, body: bytes) -> bool:
-        """Take a piece of the request's body. False: so much waits that no more should be read."""
+    def add_body(self, body: bytes) -> bool:
+        """Add a piece of the request's body. Return False if reading should pause."""
         self._body.append(body)
-        self._news = True
+        self._unreported = True
         self._wake()
         return sum(map(len, self._body)) <= BUFFER_BYTES
 
-    def end_of_request(self) -> None:
-        """The request is whole."""
-        self.whole = self._news = True
+    def end_body(self) -> None:
+        """Note the end of the request."""
+        self.request_complete = self._unreported = True
         self._wake()
 
-    def lose(self) -> None:
-        """The client has gone."""
-        self.gone = True
+    def disconnect(self) -> None:
+        """Note that the client has disconnected."""
+        self.disconnected = True
         self._wake()
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
-        """Have `app` answer. What it raises is logged, and answered for if nothing was sent."""
+        """Call `app`. Log what it raises, and respond with a 500 if it has not responded."""
         try:
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self._wire.transport.abort()
+            self._connection.transport.abort()
             raise
         except Exception:
             logger.exception("the application failed")
-        if self.complete or self.gone:
+        if self.response_complete or self.disconnected:
             return
-        if self.started:
-            # All that a client understands of an answer that cannot be completed.
-            self._wire.transport.close()
+        if self.response_started:
+            # The only way to tell a client that a response is not complete.
+            self._connection.transport.close()
             return
         self.keep_alive = False
         await self.send(
@@ -145,58 +151,58 @@ class Exchange:
         )
         await self.send({"type": "http.response.body"})
 
-    # What the application calls.
+    # Called by the application.
 
     async def receive(self) -> Message:
-        """ASGI's."""
+        """See ASGI."""
         if self._expects_continue:
             self._expects_continue = False
-            if not self.started and not self.gone:
-                self._wire.transport.write(_CONTINUE)
-        if not self._news and not self.gone and not self.complete:
-            self._wire.resume_reading()
-            self._waiter = asyncio.get_running_loop().create_future()
+            if not self.response_started and not self.disconnected:
+                self._connection.transport.write(_CONTINUE)
+        if not self._unreported and not self.disconnected and not self.response_complete:
+            self._connection.resume_reading()
+            self._receiver = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await self._receiver
             finally:
-                self._waiter = None
-        if self.gone or self.complete:
+                self._receiver = None
+        if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
-        self._news = False
+        self._unreported = False
         body = self._body
         if len(body) == 1:
             piece = body.pop()
         else:
             piece = b"".join(body)
             body.clear()
-        return {"type": "http.request", "body": piece, "more_body": not self.whole}
+        return {"type": "http.request", "body": piece, "more_body": not self.request_complete}
 
     async def send(self, message: Message) -> None:
-        """ASGI's. Raises `RuntimeError` for an answer that is none."""
-        if self._wire.write_paused and not self.gone:
-            await self._wire.drained()
-        if self.gone:
+        """See ASGI. Raises `RuntimeError` on an invalid sequence of messages."""
+        if self._connection.write_paused and not self.disconnected:
+            await self._connection.drained()
+        if self.disconnected:
             return
         if message["type"] == "http.response.start":
             self._start(message)
-        elif message["type"] == "http.response.body" and self.started:
+        elif message["type"] == "http.response.body" and self.response_started:
             self._write_body(message.get("body", b""), more=message.get("more_body", False))
         else:
             raise RuntimeError(f"the message {message['type']!r} has no place here")
 
     def write_chunk(self, data: bytes) -> bool:
-        """See `serval.api.http.StreamedBody`."""
-        if self._wire.write_paused:
+        """See `DirectWrites`."""
+        if self._connection.write_paused:
             return False
-        if not self.gone and not self._bodiless:
+        if not self.disconnected and not self._bodiless:
             self._write(_chunk(data) if self._chunked else data)
         return True
 
     def _start(self, message: Message) -> None:
-        if self.started:
+        if self.response_started:
             raise RuntimeError("the answer has begun")
         status: int = message["status"]
-        fields = [*self._wire.default_headers, *message.get("headers", ())]
+        fields = [*self._connection.default_headers, *message.get("headers", ())]
         length: int | None = None
         says_close = False
         for name, value in fields:
@@ -209,7 +215,7 @@ class Exchange:
         if chunked:
             fields.append((b"transfer-encoding", b"chunked"))
         elif length is None and not bodiless:
-            # For a client that knows no chunks, the body ends with the connection.
+            # A client that does not know chunks takes the connection's end for the body's.
             self.keep_alive = False
         if says_close:
             self.keep_alive = False
@@ -221,11 +227,11 @@ class Exchange:
         self._head = STATUS_LINES[status] + b"\r\n".join([*lines, b"", b""])
         self._bodiless = bodiless
         self._chunked = chunked
-        self._left = -1 if length is None else length
-        self.started = True
+        self._bytes_left = -1 if length is None else length
+        self.response_started = True
 
     def _write_body(self, data: bytes, *, more: bool) -> None:
-        if self.complete:
+        if self.response_complete:
             raise RuntimeError("the answer is complete")
         if self._bodiless:
             data = b""
@@ -233,27 +239,27 @@ class Exchange:
             data = _chunk(data) if data else b""
             if not more:
                 data += b"0\r\n\r\n"
-        elif self._left >= 0:
-            self._left -= len(data)
-            if self._left < 0 or (self._left and not more):
+        elif self._bytes_left >= 0:
+            self._bytes_left -= len(data)
+            if self._bytes_left < 0 or (self._bytes_left and not more):
                 raise RuntimeError("the answer is not as long as its content-length says")
         self._write(data)
         if not more:
-            self.complete = True
+            self.response_complete = True
             self._wake()
-            self._wire.answered(self)
+            self._connection.response_ended(self)
 
     def _write(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
         if data:
-            self._wire.transport.write(data)
+            self._connection.transport.write(data)
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_result(None)
 
 
 def _chunk(data: bytes) -> bytes:
-    """`data`, which is not empty, as HTTP frames a piece of a body whose length is not known."""
+    """Return `data`, which must not be empty, as one chunk of HTTP's chunked encoding."""
     return b"%x\r\n%b\r\n" % (len(data), data)

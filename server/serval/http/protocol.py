@@ -1,17 +1,15 @@
 """HTTP/1.1 with clients that cannot be trusted: one connection, its limits and its deadlines.
 
-In place of uvicorn's own protocol, which bounds neither the head of a request nor the time that head and body
-may take, tells an application that waits for something else nothing of a client that has gone, and costs
-a small request a seventh of all it costs. httptools parses; uvicorn's server accepts connections, and asks of
-a protocol what `HttpProtocol` has: to enter `connections` and `tasks` of its state, and `shutdown`.
+It replaces uvicorn's own protocol, which limits neither the head of a request nor the time that head and body
+may take, and reports a disconnect only to an application that waits for one. loadtests/HTTP_SERVERS.md has
+the comparison with it and with granian. httptools parses. server/UPSTREAM.md lists what is relied on in
+uvicorn and httptools.
 """
 
 import asyncio
-import enum
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -29,42 +27,21 @@ from serval.errors import (
     TooManyConnectionsError,
     error_object,
 )
-from serval.http.asgi import ANSWER, CONNECTION
+from serval.http.asgi import CONNECTION, DIRECT_WRITES
+from serval.http.deadlines import Deadlines, Part
 from serval.http.exchange import STATUS_LINES, Exchange
+from serval.http.head import RequestHead
+from serval.http.limits import HttpLimits
 
-# How long a refused client may take to read why, before the connection is cut.
+# Time for a refused client to read the reason, before the connection is cut.
 _LINGER_S = 2.0
-# Requests that may wait behind one that is being answered. While nothing is read, a client that goes away is
-# not noticed, so the first few do not stop it.
-_MOST_AHEAD = 16
-
-
-@dataclass(frozen=True)
-class HttpLimits:
-    """What one client may take. Times are in seconds, sizes in bytes.
-
-    `stalled_client_s`: how long nothing that was sent need be taken. `connections`: of this process.
-    """
-
-    head_timeout_s: float
-    body_timeout_s: float
-    idle_s: float
-    stalled_client_s: float
-    connections: int
-    head_bytes: int = 64 << 10
-    head_fields: int = 100
-
-
-class _Reading(enum.Enum):
-    """What of a request is being received."""
-
-    NOTHING = enum.auto()
-    HEAD = enum.auto()
-    BODY = enum.auto()
+# Requests that may wait behind the one being answered before reading pauses. While it is paused a disconnect
+# goes unnoticed, so the first few do not pause it.
+_MAX_PIPELINED = 16
 
 
 class HttpProtocol(asyncio.Protocol):
-    """One connection. Requests that are sent ahead are answered one after the other."""
+    """One connection. Pipelined requests are answered one after the other."""
 
     def __init__(
         self,
@@ -76,8 +53,8 @@ class HttpProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """`refused` is told the code of each request that never reached the application; the rest is
-        uvicorn's, by its names."""
+        """`refused` is called with the error code of each request that never reaches the application. The
+        other arguments are uvicorn's, by its names."""
         self.transport: asyncio.Transport
         self.write_paused = False
         self._app = config.loaded_app
@@ -87,103 +64,92 @@ class HttpProtocol(asyncio.Protocol):
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._limits = limits
-        self._tell_refused = refused
-        self._parser: Any = httptools.HttpRequestParser(self)
-        # What comes behind a request that says `connection: close` is not read as part of it, nor answered.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        # Where the application gets to know who asks: the same for all requests of the connection.
-        self._about_connection: Scope = {}
-        # The request that is being received, if its head is here; those that wait; the one that is answered.
+        self._on_refused = refused
+        self._parser = _new_parser(self)
+        # Part of the scope that is the same for all requests of the connection.
+        self._scope_base: Scope = {}
+        # The request being received, from the end of its head on; those that wait; the one being answered.
         self._receiving: Exchange | None = None
-        self._ahead: deque[tuple[Exchange, Scope]] = deque()
+        self._pipelined: deque[tuple[Exchange, Scope]] = deque()
         self._answering: Exchange | None = None
-        self._reading = _Reading.NOTHING
-        self._heads = 0
-        self._target = b""
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._expects_continue = False
-        self._head_bytes = 0
-        # Of the head, as far as it came in pieces of which it was not the end.
-        self._unfinished_bytes = 0
+        self._part = Part.NOTHING
+        self._request_count = 0
+        self._head = RequestHead(limits)
+        self._deadlines = Deadlines(
+            self._loop, limits, on_late=self._refuse_late, on_idle=self._close_if_idle
+        )
         self._refusal: ApiError | None = None
-        # Nothing more is read: the connection was refused, or its client speaks something else from here on.
-        self._deaf = False
+        # Input is dropped: the connection was refused, or its client speaks another protocol from here on.
+        self._input_closed = False
         self._read_paused = False
-        # Who waits for the client to take what was written.
-        self._drains: set[asyncio.Future[None]] = set()
-        # The deadline that runs, and for which part of which request.
-        self._deadline: asyncio.TimerHandle | None = None
-        self._deadline_of: tuple[_Reading, int] = (_Reading.NOTHING, 0)
-        # One timer for all times between requests: it looks when the connection would have been idle for too
-        # long.
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._idle_since = 0.0
+        # Awaited by those that want to write while writing is paused.
+        self._drain_waiters: set[asyncio.Future[None]] = set()
         self._lost = False
-        self._when_lost: set[Callable[[], None]] = set()
+        self._disconnect_callbacks: set[Callable[[], None]] = set()
 
-    # What an endpoint asks for, by `scope[CONNECTION]`.
+    # Called by endpoints, by `scope[CONNECTION]`.
 
-    def call_when_lost(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the client has gone."""
+    def add_disconnect_callback(self, callback: Callable[[], None]) -> None:
+        """See `ClientConnection`."""
         if self._lost:
             self._loop.call_soon(callback)
         else:
-            self._when_lost.add(callback)
+            self._disconnect_callbacks.add(callback)
 
-    def forget(self, callback: Callable[[], None]) -> None:
-        """Do not call it any more."""
-        self._when_lost.discard(callback)
+    def remove_disconnect_callback(self, callback: Callable[[], None]) -> None:
+        """See `ClientConnection`."""
+        self._disconnect_callbacks.discard(callback)
 
-    # What an exchange asks for.
+    # Called by exchanges. See `HttpConnection`.
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """Fields of every answer."""
+        """Fields of every response."""
         return self._state.default_headers
 
     async def drained(self) -> None:
-        """Wait until the client takes more, or has gone."""
+        """Wait until the client takes more, or has disconnected."""
         while self.write_paused and not self._lost:
             waiter: asyncio.Future[None] = self._loop.create_future()
-            self._drains.add(waiter)
+            self._drain_waiters.add(waiter)
             try:
                 await waiter
             finally:
-                self._drains.discard(waiter)
+                self._drain_waiters.discard(waiter)
 
     def resume_reading(self) -> None:
-        """Read on, if that was paused."""
-        if self._read_paused and len(self._ahead) <= _MOST_AHEAD and not self._lost:
+        """Resume reading if it was paused."""
+        if self._read_paused and len(self._pipelined) <= _MAX_PIPELINED and not self._lost:
             self._read_paused = False
             self.transport.resume_reading()
 
-    def answered(self, exchange: Exchange) -> None:
-        """Close, or go on with the next request."""
+    def response_ended(self, exchange: Exchange) -> None:
+        """Close the connection, or go on with the next request."""
         self._state.total_requests += 1
         self._answering = None
-        self._idle_since = self._loop.time()
+        self._deadlines.request_ended()
         if not exchange.keep_alive:
             self.transport.close()
-        elif self._ahead and not self._lost:
-            self._answer(*self._ahead.popleft())
+        elif self._pipelined and not self._lost:
+            self._answer(*self._pipelined.popleft())
         self.resume_reading()
 
-    # What uvicorn's server calls.
+    # Called by uvicorn's server.
 
     def shutdown(self) -> None:
-        """Close, after the answer that is under way if there is one."""
+        """Close the connection, after the response in progress if there is one."""
         if self._answering is None:
             self.transport.close()
         else:
             self._answering.keep_alive = False
 
-    # What the event loop calls.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are of no common class.
+        # uvloop's transports have no common class.
         self.transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
-        self._about_connection = {
+        self._scope_base = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "server": _address(transport.get_extra_info("sockname")),
@@ -194,139 +160,138 @@ class HttpProtocol(asyncio.Protocol):
         }
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # A client that takes nothing of what was sent is cut off by the kernel, which knows.
+            # The kernel knows what a client has acknowledged, and cuts off one that takes nothing.
             stalled_ms = int(self._limits.stalled_client_s * 1000)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled_ms)
-        self._idle_since = self._loop.time()
         if len(self._connections) > self._limits.connections:
             self._refuse(TooManyConnectionsError("This server has too many connections.", retry_after_s=1))
         else:
-            self._idle_timer = self._loop.call_later(self._limits.idle_s, self._close_if_idle)
+            self._deadlines.watch_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         self._connections.discard(self)
-        self._end_timers()
+        self._deadlines.cancel()
         if self._answering is not None:
-            self._answering.lose()
-        self._ahead.clear()
-        # They refer to this, which refers to them.
+            self._answering.disconnect()
+        self._pipelined.clear()
+        # These refer to this protocol, which refers to them.
         self._parser = None
-        self._about_connection = {}
+        self._scope_base = {}
         self.resume_writing()
-        for callback in self._when_lost:
+        for callback in self._disconnect_callbacks:
             callback()
-        self._when_lost.clear()
+        self._disconnect_callbacks.clear()
 
     def pause_writing(self) -> None:
         self.write_paused = True
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        for waiter in self._drains:
+        for waiter in self._drain_waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._input_closed:
             return
-        if self._reading is _Reading.HEAD:
-            self._unfinished_bytes += len(data)
+        head = self._head
+        if self._part is Part.HEAD:
+            head.unfinished_bytes += len(data)
+        self._parse(data)
+        if head.too_large or (self._part is Part.HEAD and head.unfinished_bytes > self._limits.head_bytes):
+            self._refusal = HeadTooLargeError(
+                f"The request's headers are larger than {self._limits.head_bytes} bytes or more than"
+                f" {self._limits.head_fields}."
+            )
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+        elif self._deadlines.running or self._part is not Part.NOTHING:
+            self._deadlines.set_part(self._part, self._request_count)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # No other protocol is spoken here, so the client is answered in this one, for the last time.
-            self._deaf = True
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._head.offers_upgrade:
+                self._decline_upgrade(data[upgrade.args[0] :])
+                return
+            # CONNECT: the client is answered in HTTP, for the last time.
+            self._input_closed = True
             if self._receiving is not None:
                 self._receiving.keep_alive = False
         except httptools.HttpParserError:
-            self._refusal = self._refusal or MalformedRequestError("This is not a valid HTTP request.")
-        if self._unfinished_bytes > self._limits.head_bytes and self._reading is _Reading.HEAD:
-            self._refusal = self._too_large()
-        if self._refusal is not None:
-            self._refuse(self._refusal)
-        elif self._deadline is not None or self._reading is not _Reading.NOTHING:
-            self._set_deadline()
+            self._refusal = MalformedRequestError("This is not a valid HTTP request.")
 
-    # What the parser calls.
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Parse the head again without the offer of another protocol, and then `rest`.
+
+        httptools takes everything behind such a head for the other protocol, the request's body too.
+        """
+        method, version = self._parser.get_method(), self._parser.get_http_version()
+        self._parser = _new_parser(self)
+        self._parse(self._head.without_upgrade(method, version.encode()) + rest)
+
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
-        self._reading = _Reading.HEAD
+        self._part = Part.HEAD
         self._receiving = None
-        self._heads += 1
-        self._head_bytes = self._unfinished_bytes = 0
-        self._target = b""
-        self._fields = []
-        self._expects_continue = False
+        self._request_count += 1
+        self._head.begin()
 
     def on_url(self, url: bytes) -> None:
-        if self._has_room(len(url)):
-            self._target += url
+        self._head.add_target(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # As it is sent: with a colon, a space and the end of the line.
-        if self._has_room(len(name) + len(value) + 4):
-            name = name.lower()
-            if name == b"expect" and value.lower() == b"100-continue":
-                self._expects_continue = True
-            self._fields.append((name, value))
+        self._head.add_field(name, value)
 
     def on_headers_complete(self) -> None:
-        self._reading = _Reading.BODY
-        if self._refusal is not None:
+        self._part = Part.BODY
+        head, parser = self._head, self._parser
+        head.complete = True
+        if head.too_large:
             return
-        parser = self._parser
+        method = parser.get_method().decode("ascii")
+        if parser.should_upgrade() and method != "CONNECT":
+            head.offers_upgrade = True
+            return
         version = parser.get_http_version()
-        path, raw_path, query = _parts_of(self._target)
+        path, raw_path, query = _parts_of(head.target)
         scope: Scope = {
-            **self._about_connection,
+            **self._scope_base,
             "http_version": version,
-            "method": parser.get_method().decode("ascii"),
+            "method": method,
             "path": path,
             "raw_path": raw_path,
             "query_string": query,
-            "headers": self._fields,
+            "headers": head.fields,
             "state": self._app_state.copy(),
         }
-        exchange = self._receiving = scope[ANSWER] = Exchange(
+        exchange = self._receiving = scope[DIRECT_WRITES] = Exchange(
             self,
-            method=scope["method"],
+            method=method,
             http_version=version,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
-            expects_continue=self._expects_continue,
+            expects_continue=head.expects_continue,
         )
         if self._answering is None:
             self._answer(exchange, scope)
         else:
-            self._ahead.append((exchange, scope))
-            if len(self._ahead) > _MOST_AHEAD:
+            self._pipelined.append((exchange, scope))
+            if len(self._pipelined) > _MAX_PIPELINED:
                 self._pause_reading()
 
     def on_body(self, body: bytes) -> None:
         exchange = self._receiving
-        # What comes behind a complete answer is read and dropped.
-        if exchange is not None and not exchange.complete and not exchange.feed(body):
+        # A body whose response is complete is read and dropped.
+        if exchange is not None and not exchange.response_complete and not exchange.add_body(body):
             self._pause_reading()
 
     def on_message_complete(self) -> None:
-        self._reading = _Reading.NOTHING
+        self._part = Part.NOTHING
         if self._receiving is not None:
-            self._receiving.end_of_request()
-
-    def _has_room(self, size: int) -> bool:
-        self._head_bytes += size
-        limits = self._limits
-        if self._head_bytes > limits.head_bytes or len(self._fields) >= limits.head_fields:
-            self._refusal = self._too_large()
-        return self._refusal is None
-
-    def _too_large(self) -> ApiError:
-        return HeadTooLargeError(
-            f"The request's headers are larger than {self._limits.head_bytes} bytes or more than"
-            f" {self._limits.head_fields}."
-        )
-
-    # Answering.
+            self._receiving.end_body()
 
     def _answer(self, exchange: Exchange, scope: Scope) -> None:
         self._answering = exchange
@@ -336,75 +301,58 @@ class HttpProtocol(asyncio.Protocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Answer in the application's place, and close."""
-        self._deaf = True
-        self._end_timers()
+        self._input_closed = True
+        self._deadlines.cancel()
         self._receiving = None
         assert error.code is not None
-        self._tell_refused(error.code)
+        self._on_refused(error.code)
         exchange = self._answering
         if exchange is not None:
-            if exchange.started or exchange.whole:
-                # What is written now would be read as part of another answer.
+            if exchange.response_started or exchange.request_complete:
+                # Anything written now would be read as part of another response.
                 self.transport.abort()
                 return
-            exchange.lose()
+            exchange.disconnect()
         body = msgspec.json.encode(error_object(error))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
         for name, value in error.headers.items():
             head += f"{name}: {value}\r\n".encode()
         self.transport.write(STATUS_LINES[error.status] + head + b"\r\n" + body)
-        # A connection closed with data that was not read is reset, and the answer may be lost with it.
+        # A connection closed with unread data is reset, which may lose the response.
         self.transport.write_eof()
-        self._deadline = self._loop.call_later(_LINGER_S, self.transport.abort)
+        self._deadlines.linger(_LINGER_S, self.transport.abort)
+
+    def _refuse_late(self, part: str) -> None:
+        self._refuse(RequestTimeoutError(f"The request's {part} took too long to arrive."))
+
+    def _close_if_idle(self) -> bool:
+        if self._answering is not None or self._part is not Part.NOTHING:
+            return False
+        self.transport.close()
+        return True
 
     def _pause_reading(self) -> None:
         if not self._read_paused:
             self._read_paused = True
             self.transport.pause_reading()
 
-    # Deadlines.
 
-    def _set_deadline(self) -> None:
-        now = (self._reading, self._heads)
-        if now == self._deadline_of:
-            return
-        self._deadline_of = now
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        if self._reading is _Reading.HEAD:
-            self._deadline = self._loop.call_later(self._limits.head_timeout_s, self._late, "headers")
-        elif self._reading is _Reading.BODY:
-            self._deadline = self._loop.call_later(self._limits.body_timeout_s, self._late, "body")
-
-    def _late(self, part: str) -> None:
-        self._refuse(RequestTimeoutError(f"The request's {part} took too long to arrive."))
-
-    def _close_if_idle(self) -> None:
-        wait_s = self._idle_since + self._limits.idle_s - self._loop.time()
-        if self._answering is not None or self._reading is not _Reading.NOTHING:
-            wait_s = self._limits.idle_s
-        if wait_s > 0:
-            self._idle_timer = self._loop.call_later(wait_s, self._close_if_idle)
-        else:
-            self.transport.close()
-
-    def _end_timers(self) -> None:
-        for timer in (self._deadline, self._idle_timer):
-            if timer is not None:
-                timer.cancel()
-        self._deadline = self._idle_timer = None
+def _new_parser(protocol: HttpProtocol) -> Any:
+    parser = httptools.HttpRequestParser(protocol)
+    # Data behind a request with `connection: close` is neither read as part of it nor answered.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
 
 
 def _address(name: Any) -> tuple[str, int] | None:
-    """Host and port of a socket's name; None: it is no internet address."""
+    """Host and port of a socket's name; None if it is not an internet address."""
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
 
 
 def _parts_of(target: bytes) -> tuple[str, bytes, bytes]:
-    """The path as text and as it was sent, and the query.
+    """Return the path as text, the path as sent, and the query.
 
-    Raises `httptools.HttpParserError` or `UnicodeDecodeError`, which the parser makes an error of its own.
+    Raises `httptools.HttpParserError` or `UnicodeDecodeError`, which the parser turns into its own error.
     """
     if target.startswith(b"/"):
         raw_path, _, query = target.partition(b"?")

@@ -10,7 +10,8 @@ from typing import Final, Literal
 import uvicorn
 from starlette.types import ASGIApp
 
-from serval.http.protocol import HttpLimits, HttpProtocol
+from serval.http.limits import HttpLimits
+from serval.http.protocol import HttpProtocol
 from serval.settings import Settings
 
 # New connections that one turn of the event loop takes. libuv accepts one from each descriptor it listens on,
@@ -72,7 +73,7 @@ def server_config(
         log_config=None,
         access_log=False,
         server_header=False,
-        # Client addresses are not used; headers that name them are nobody's word.
+        # Ignore X-Forwarded-For: it is untrusted and unused.
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s if grace_s is None else grace_s),
     )

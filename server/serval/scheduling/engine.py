@@ -8,6 +8,7 @@ from serval.scheduling.slots import EngineSlots
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
+from serval.telemetry.stopwatch import Phase
 
 # An answer without a limit, for the shares of keys.
 _USUAL_ANSWER_TOKENS = 512
@@ -33,15 +34,15 @@ class ScheduledEngine:
             slots.give_back()
 
     async def _wait(self, request: GenerateRequest, record: RequestRecord) -> None:
-        started = time.perf_counter()
+        # Other requests of a call may wait while its first one is with the engine.
+        if request.request_id != record.engine_request_id:
+            await self.slots.wait(request.tenant, request.priority, _tokens(request))
+            return
+        record.clock.enter(Phase.QUEUE, time.perf_counter())
         try:
             await self.slots.wait(request.tenant, request.priority, _tokens(request))
         finally:
-            # While other requests of a call wait, its first one is with the engine.
-            if request.request_id == record.engine_request_id:
-                record.queue_s = time.perf_counter() - started
-                # Whoever waits for a delta takes this for time of the engine.
-                record.engine_s -= record.queue_s
+            record.clock.enter(Phase.ENGINE, time.perf_counter())
 
     async def is_ready(self) -> bool:
         """See `Engine.is_ready`."""

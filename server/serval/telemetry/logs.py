@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from serval.telemetry.record import RequestRecord
+from serval.telemetry.stopwatch import Phase
 
 _requests = logging.getLogger("serval.requests")
 
@@ -147,11 +148,11 @@ class RequestEntry(logging.LogRecord):
         now = time.time()
         self.__dict__ = {**_ENTRY, "created": now, "msecs": int(now % 1 * 1000)}
         self._record = record
-        self._took_s = record.elapsed_s()
+        self._elapsed_s = record.elapsed_s()
 
     def line(self, when: str) -> "_RequestLine":
         """What is written about the request."""
-        record = self._record
+        record, elapsed_s = self._record, self._elapsed_s
         return _RequestLine(
             time=when,
             level="info",
@@ -167,10 +168,10 @@ class RequestEntry(logging.LogRecord):
             client_gone=record.client_gone,
             stream=record.stream,
             model=record.model,
-            duration_ms=_ms(self._took_s),
-            queue_ms=_ms(record.queue_s),
+            duration_ms=_ms(elapsed_s),
+            queue_ms=_ms(record.clock.queue_s(elapsed_s)),
             first_token_ms=_ms(record.first_token_s),
-            gateway_ms=_ms(record.gateway_s(self._took_s)),
+            gateway_ms=_ms(record.clock.seconds_in(Phase.GATEWAY, elapsed_s)),
             prompt_tokens=record.prompt_tokens,
             completion_tokens=record.completion_tokens,
             cached_tokens=record.cached_tokens,

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from serval.caller.priority import PRIORITIES
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
+from serval.telemetry.stopwatch import Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -238,11 +239,13 @@ class Metrics:
             children = self._duration.labels(record.route), self._overhead.labels(record.route)
             self._timed[record.route] = children
         duration, overhead = children
+        clock = record.clock
         elapsed_s = record.elapsed_s()
         _observe(duration, elapsed_s)
-        _observe(overhead, record.gateway_s(elapsed_s))
-        if record.queue_s is not None:
-            _observe(self._queue_wait, record.queue_s)
+        _observe(overhead, clock.seconds_in(Phase.GATEWAY, elapsed_s))
+        queue_s = clock.queue_s(elapsed_s)
+        if queue_s is not None:
+            _observe(self._queue_wait, queue_s)
 
     def loop_was_late(self, seconds: float) -> None:
         """Count a timer of the event loop that was late by so much, and the loop's tasks."""

@@ -1,10 +1,11 @@
 """What is known about one request when it is over. Never holds a prompt, an answer or a key."""
 
-import time
 from bisect import bisect_left
 from typing import Final, Literal
 
 from msgspec import Struct, field
+
+from serval.telemetry.stopwatch import Stopwatch
 
 # Why a good request was not let in. A closed set: it is a label.
 Rejection = Literal["requests", "tokens", "concurrency", "budget", "too_large", "limits_unavailable"]
@@ -19,7 +20,7 @@ TOKEN_GAP_BOUNDS: Final = (
 class RequestRecord(Struct, kw_only=True):
     """Filled in while the request walks through; read once, by metrics, log and trace, when it is over.
 
-    Times are in seconds, and `started` is `time.perf_counter`'s.
+    Times are in seconds; points in time are `time.perf_counter`'s.
     """
 
     request_id: str
@@ -30,21 +31,14 @@ class RequestRecord(Struct, kw_only=True):
     traceparent: str | None = None
     engine_request_id: str | None = None
     key_id: str | None = None
-    started: float = field(default_factory=time.perf_counter)
+    clock: Stopwatch = field(default_factory=Stopwatch)
     status: int = 0
     stream: bool = False
     model: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    # How long the request waited to be let through to the engine; None: it was not made to wait.
-    queue_s: float | None = None
     first_token_s: float | None = None
-    # How long the gateway waited for the engine's answer, and for the client to send or take something.
-    engine_s: float = 0.0
-    client_s: float = 0.0
-    # Since when the engine is being waited for, of `time.perf_counter`; None: it is not.
-    engine_since: float | None = None
     finish_reason: str | None = None
     error_code: str | None = None
     rejection: Rejection | None = None
@@ -58,23 +52,13 @@ class RequestRecord(Struct, kw_only=True):
     last_token: float = 0.0
 
     def elapsed_s(self) -> float:
-        """Seconds since the request came in."""
-        return time.perf_counter() - self.started
+        """Time since the request came in."""
+        return self.clock.elapsed_s()
 
-    def gateway_s(self, elapsed_s: float) -> float:
-        """Seconds, of `elapsed_s` in all, in which neither the engine nor the client was waited for."""
-        return max(0.0, elapsed_s - self.engine_s - self.client_s - (self.queue_s or 0.0))
-
-    def engine_waited_for(self, now: float) -> None:
-        """Note that the engine is waited for no longer, from `now` on, of `time.perf_counter`."""
-        if self.engine_since is not None:
-            self.engine_s += now - self.engine_since
-            self.engine_since = None
-
-    def saw_token(self, now: float) -> None:
-        """Note that a token, or some at once, came at `now`, of `time.perf_counter`."""
+    def add_tokens(self, now: float) -> None:
+        """Note the arrival of one token, or of several together, at `now`."""
         if self.first_token_s is None:
-            self.first_token_s = now - self.started
+            self.first_token_s = now - self.clock.started
             if self.stream:
                 self.token_gaps = [0] * (len(TOKEN_GAP_BOUNDS) + 1)
         elif self.token_gaps is not None:

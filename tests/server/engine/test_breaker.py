@@ -17,18 +17,18 @@ class Clock:
 def opened(clock: Clock) -> CircuitBreaker:
     breaker = CircuitBreaker(failures=3, open_s=2.0, now=clock)
     for _ in range(3):
-        breaker.admit()
-        breaker.failed()
+        breaker.enter()
+        breaker.record_failure()
     return breaker
 
 
 def test_it_opens_after_failures_in_a_row_only() -> None:
     breaker = CircuitBreaker(failures=3, open_s=2.0, now=Clock())
     for _ in range(10):
-        breaker.failed()
-        breaker.failed()
-        breaker.succeeded()
-    assert not breaker.admit()
+        breaker.record_failure()
+        breaker.record_failure()
+        breaker.record_success()
+    assert not breaker.enter()
     assert not breaker.is_open
 
 
@@ -36,7 +36,7 @@ def test_while_it_is_open_requests_fail_with_retry_after() -> None:
     breaker = opened(Clock())
     assert breaker.is_open
     with pytest.raises(EngineUnavailableError) as refused:
-        breaker.admit()
+        breaker.enter()
     assert refused.value.headers["retry-after"] == "2"
 
 
@@ -45,25 +45,25 @@ def test_then_one_may_try_and_its_success_closes_it() -> None:
     breaker = opened(clock)
     clock.now = 2.1
     assert not breaker.is_open
-    assert breaker.admit()
+    assert breaker.enter()
     with pytest.raises(EngineUnavailableError):
-        breaker.admit()
-    breaker.succeeded()
-    assert not breaker.admit()
+        breaker.enter()
+    breaker.record_success()
+    assert not breaker.enter()
 
 
 def test_who_asked_is_told_when_it_opens_and_when_it_closes() -> None:
     clock, told = Clock(), list[bool]()
     breaker = CircuitBreaker(failures=2, open_s=2.0, now=clock)
-    breaker.tell = told.append
-    breaker.succeeded()
+    breaker.on_change = told.append
+    breaker.record_success()
     for _ in range(5):
-        breaker.failed()
+        breaker.record_failure()
     assert told == [True]
     clock.now = 2.1
-    breaker.admit()
-    breaker.succeeded()
-    breaker.succeeded()
+    breaker.enter()
+    breaker.record_success()
+    breaker.record_success()
     assert told == [True, False]
 
 
@@ -71,17 +71,17 @@ def test_its_failure_opens_it_again() -> None:
     clock = Clock()
     breaker = opened(clock)
     clock.now = 2.1
-    breaker.admit()
-    breaker.failed()
+    breaker.enter()
+    breaker.record_failure()
     assert breaker.is_open
     clock.now = 4.2
-    assert breaker.admit()
+    assert breaker.enter()
 
 
 def test_another_may_try_if_the_one_that_tried_left() -> None:
     clock = Clock()
     breaker = opened(clock)
     clock.now = 2.1
-    breaker.admit()
-    breaker.withdrawn()
-    assert breaker.admit()
+    breaker.enter()
+    breaker.abandon_trial()
+    assert breaker.enter()

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from serval.api.http import ANSWER
+from serval.http.asgi import DIRECT_WRITES
 from serval.http.server import server_config
 from serval.settings import Settings
 
@@ -101,7 +101,7 @@ async def whole(scope: Scope, send: Send) -> None:
 async def streamed(scope: Scope, send: Send) -> None:
     await send(start())
     await send(body(b"0123456789abcdef", more=True))
-    assert scope[ANSWER].write_chunk(b"x")
+    assert scope[DIRECT_WRITES].write_chunk(b"x")
     await send(body())
 
 
@@ -252,7 +252,7 @@ async def test_a_client_that_takes_nothing_is_not_written_to() -> None:
     await turns()
     assert client.transport.writes[-1] == b"0\r\n\r\n"
     client.protocol.pause_writing()
-    assert not client.scope[ANSWER].write_chunk(b"x")
+    assert not client.scope[DIRECT_WRITES].write_chunk(b"x")
 
 
 async def test_nothing_is_written_for_a_client_that_has_gone() -> None:

@@ -46,9 +46,9 @@ class App:
         self.asked.set()
         try:
             if scope["path"] == "/wait":
-                await while_connected(scope, asyncio.sleep(3600))
+                await while_connected(scope, receive, asyncio.sleep(3600))
             elif scope["path"] == "/large":
-                await while_connected(scope, self._large(send))
+                await while_connected(scope, receive, self._large(send))
             else:
                 await send_json(send, b"{}")
         except ClientGoneError:
@@ -271,6 +271,65 @@ async def test_also_if_it_has_asked_again_before_the_answer() -> None:
         writer.transport.abort()
         await asyncio.wait_for(app.left.wait(), 10)
         assert len(app.seen) == 1
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+BODIES = {
+    "length": [b"Content-Length: 12\r\n\r\n", b'{"a": "bcd"}'],
+    "chunked": [b"Transfer-Encoding: chunked\r\n\r\n", b'6\r\n{"a": \r\n6\r\n"bcd"}\r\n0\r\n\r\n'],
+}
+
+
+@pytest.mark.parametrize("coding", BODIES)
+@pytest.mark.parametrize("offered", [OFFER, b"Upgrade: websocket\r\nConnection: upgrade\r\n"])
+@pytest.mark.parametrize("cut", ["whole", "head first", "everywhere"])
+async def test_protocol_declines_an_upgrade_and_keeps_the_body(coding: str, offered: bytes, cut: str) -> None:
+    app = App()
+    fields, body = BODIES[coding]
+    head = POST + offered + fields
+    pieces = {
+        "whole": [head + body + GET + b"\r\n"],
+        "head first": [head, body],
+        "everywhere": [head[:50], head[50:-1], head[-1:] + body[:4], body[4:]],
+    }[cut]
+    async with served(app) as port:
+        answer = await exchange(port, *pieces)
+        assert answer.startswith(OK)
+        # The client may take the answer's end for the other protocol's beginning.
+        assert answer.count(b"HTTP/1.1 ") == 1
+        await assert_serving(port)
+    path, _, received = app.seen[0]
+    assert (path, received) == ("/", b'{"a": "bcd"}')
+
+
+async def test_protocol_keeps_its_limits_for_a_request_that_offers_an_upgrade() -> None:
+    app = App()
+    async with served(app, request_body_timeout_s=0.2) as port:
+        assert_refused(
+            await exchange(port, POST + OFFER + b"Content-Length: 5\r\n\r\n{"), 408, "request_timeout"
+        )
+        twice = POST + OFFER + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        assert_refused(await exchange(port, twice), 400, "malformed_request")
+    assert app.seen == []
+
+
+async def test_protocol_drops_trailer_fields() -> None:
+    app = App()
+    trailer = b"Authorization: Bearer k\r\n\r\n"
+    async with served(app) as port:
+        for pieces in ([b"0\r\n" + trailer], [b"0\r\n", trailer]):
+            request = POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+            assert (await exchange(port, request + pieces[0], *pieces[1:])).startswith(OK)
+    assert app.seen == [("/", 3, b"{}")] * 2
+
+
+async def test_protocol_limits_the_size_of_a_trailer() -> None:
+    app = App()
+    request = POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    async with served(app) as port:
+        fields = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 8000) for number in range(10))
+        assert_refused(await exchange(port, request, fields), 431, "headers_too_large")
+    assert app.seen == []
 
 
 async def test_requests_sent_ahead_are_answered_in_order() -> None:
