@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-import serval.doctor
+import serval.doctor.gateway
+import serval.doctor.packages
 from serval.cli import main
+from serval.doctor import Finding
 from serval.settings import Settings
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.redis_server import running_redis
@@ -23,6 +25,8 @@ CHECKS = [
     "sglang",
     "plugin",
     "gpu",
+    "flashinfer",
+    "cuda compiler",
     "keys",
     "key database",
     "limits",
@@ -113,27 +117,17 @@ def test_what_is_wrong_is_named(
 
 def test_another_sglang_is_a_failure_and_none_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.5.22")
-    assert serval.doctor.sglang() == serval.doctor.Finding(
+    assert serval.doctor.packages.sglang() == Finding(
         "sglang", "failed", "0.5.22 is installed, 0.5.23 is needed"
     )
-
-
-def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'H100 80GB, 81559 MiB'\n")
-    program.chmod(0o755)
-    monkeypatch.setattr("shutil.which", lambda name: str(program))
-    assert serval.doctor.gpu().says == "H100 80GB, 81559 MiB"
-    program.write_text("#!/bin/sh\nexit 9\n")
-    assert serval.doctor.gpu().state == "failed"
 
 
 def test_a_redis_is_written_to() -> None:
     with running_redis() as server:
         settings = Settings(limits_url=SecretStr(server.url), limits_timeout_s=5)
-        assert serval.doctor.limits(settings).state == "ok"
+        assert serval.doctor.gateway.limits(settings).state == "ok"
         server.kill()
-        assert serval.doctor.limits(settings).state == "failed"
+        assert serval.doctor.gateway.limits(settings).state == "failed"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])

@@ -1,0 +1,16 @@
+"""The result of one check of `serval doctor`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+# `warning`: it works, but perhaps not as it was meant to.
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check. `says` is for people."""
+
+    check: str
+    state: State
+    says: str

@@ -1,0 +1,121 @@
+"""Checks of what an engine needs on a GPU.
+
+The names of backends are the defaults of SGLang 0.5.23 for models with latent attention:
+`get_default_attn_backend` (srt/arg_groups/model_override_base.py:277) and `_sampling_backend_default`
+(srt/arg_groups/overrides.py:1018). tests/server/doctor/test_gpus.py compares them.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serval.doctor.finding import Finding, State
+from serval.doctor.packages import installed_version, pinned_version
+
+_FLASHINFER = "flashinfer-python"
+_DEFAULT_CUDA_HOME = Path("/usr/local/cuda")
+# Attention backend by the major number of the GPU's compute capability; Triton for all others.
+_ATTENTION_BACKENDS = {9: "fa3", 10: "flashinfer"}
+_OTHER_ATTENTION_BACKEND = "triton"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU. `capability` is its compute capability, such as "9.0"."""
+
+    name: str
+    capability: str
+
+    @property
+    def attention_backend(self) -> str:
+        """Backend that SGLang chooses for LongCat-Flash-Lite on this GPU."""
+        major = self.capability.partition(".")[0]
+        return _ATTENTION_BACKENDS.get(int(major) if major.isdecimal() else 0, _OTHER_ATTENTION_BACKEND)
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs of this machine. `problem` says why there is none to use."""
+
+    found: tuple[Gpu, ...] = ()
+    state: State = "ok"
+    problem: str = ""
+
+
+def find_gpus() -> Gpus:
+    """Ask the NVIDIA driver for its GPUs."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Gpus(
+            state="warning", problem="no NVIDIA driver: engines run on the CPU, for tests and the demo"
+        )
+    query = [program, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return Gpus(state="failed", problem=f"nvidia-smi does not work: {error}")
+    found = tuple(_gpu(line) for line in listed.splitlines() if line.strip())
+    if not found:
+        return Gpus(state="warning", problem="the driver knows no GPU")
+    return Gpus(found)
+
+
+def _gpu(line: str) -> Gpu:
+    name, _, capability = line.rpartition(",")
+    return Gpu(name.strip(), capability.strip())
+
+
+def gpu(gpus: Gpus) -> Finding:
+    """List the GPUs that the driver knows."""
+    return Finding("gpu", gpus.state, gpus.problem or "; ".join(gpu.name for gpu in gpus.found))
+
+
+def flashinfer(gpus: Gpus) -> Finding:
+    """Check that flashinfer is installed as SGLang needs it, and say what it is used for on these GPUs."""
+    installed = installed_version(_FLASHINFER)
+    if not gpus.found:
+        return Finding("flashinfer", "ok", "not needed without a GPU: engines on a CPU leave it out")
+    if installed_version("sglang") is None:
+        return Finding("flashinfer", "ok", "not needed: no engine is installed here")
+    backends = sorted({gpu.attention_backend for gpu in gpus.found})
+    use = f"attention: {', '.join(backends)}; sampling: flashinfer"
+    pinned = pinned_version("sglang", _FLASHINFER)
+    if installed == pinned:
+        return Finding("flashinfer", "ok", f"{installed} ({use})")
+    said = "it is not installed" if installed is None else f"{installed} is installed"
+    return Finding("flashinfer", "failed", f"{said}, SGLang needs {pinned} ({use})")
+
+
+def cuda_compiler(gpus: Gpus, environment: Mapping[str, str]) -> Finding:
+    """Check that the programs are there with which SGLang compiles CUDA kernels when they are first used."""
+    check = "cuda compiler"
+    if not gpus.found:
+        return Finding(check, "ok", "not needed without a GPU")
+    if installed_version("sglang") is None:
+        return Finding(check, "ok", "not needed: no engine is installed here")
+    programs = {
+        "nvcc": _find_nvcc(environment),
+        "c++": shutil.which(environment.get("CXX", "c++")),
+        "ninja": shutil.which("ninja"),
+    }
+    missing = [name for name, path in programs.items() if path is None]
+    if not missing:
+        return Finding(check, "ok", ", ".join(str(path) for path in programs.values()))
+    return Finding(
+        check,
+        "failed",
+        f"not found: {', '.join(missing)}; SGLang compiles kernels when they are first used. Install the CUDA"
+        " toolkit 13 (or set CUDA_HOME), a C++ compiler and ninja",
+    )
+
+
+def _find_nvcc(environment: Mapping[str, str]) -> str | None:
+    """Look where tvm-ffi and flashinfer look: CUDA_HOME, CUDA_PATH, PATH, then the usual folder."""
+    home = environment.get("CUDA_HOME") or environment.get("CUDA_PATH")
+    on_path = None if home else shutil.which("nvcc")
+    if on_path is not None:
+        return on_path
+    nvcc = (Path(home) if home else _DEFAULT_CUDA_HOME) / "bin" / "nvcc"
+    return str(nvcc) if nvcc.is_file() else None

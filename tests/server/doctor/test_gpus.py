@@ -1,0 +1,133 @@
+"""Checks of GPUs, flashinfer and compilers."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+from serval.doctor import gpus as checks
+from serval.doctor.gpus import Gpu, Gpus, cuda_compiler, find_gpus, flashinfer, gpu
+from serval.doctor.packages import pinned_version
+
+HOPPER = Gpus((Gpu("NVIDIA H200, 143771 MiB", "9.0"),))
+SGLANG = Path(str(importlib.metadata.distribution("sglang").locate_file("sglang")))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Let only these distributions be installed; underscores in names are hyphens."""
+    found = {name.replace("_", "-"): version for name, version in versions.items()}
+    monkeypatch.setattr(checks, "installed_version", found.get)
+
+
+def programs(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let only these programs be on the PATH."""
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name in names else None)
+
+
+def test_gpu_lists_what_the_driver_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'H100 80GB, 81559 MiB, 9.0'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(program))
+    assert find_gpus().found == (Gpu("H100 80GB, 81559 MiB", "9.0"),)
+    assert gpu(find_gpus()).says == "H100 80GB, 81559 MiB"
+    program.write_text("#!/bin/sh\n")
+    assert gpu(find_gpus()).state == "warning"
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert gpu(find_gpus()).state == "failed"
+
+
+def test_gpu_warns_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs(monkeypatch)
+    finding = gpu(find_gpus())
+    assert finding.state == "warning"
+    assert "no NVIDIA driver" in finding.says
+
+
+@pytest.mark.parametrize(
+    ("capability", "backend"),
+    [
+        ("9.0", "fa3"),
+        ("10.0", "flashinfer"),
+        ("10.3", "flashinfer"),
+        ("8.0", "triton"),
+        ("12.0", "triton"),
+        ("[N/A]", "triton"),
+    ],
+)
+def test_flashinfer_names_the_attention_backend_of_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: str, backend: str
+) -> None:
+    install(monkeypatch, sglang="0.5.23", flashinfer_python=pinned_version("sglang", "flashinfer-python"))
+    finding = flashinfer(Gpus((Gpu("a GPU", capability),)))
+    assert finding.state == "ok"
+    assert f"attention: {backend}; sampling: flashinfer" in finding.says
+
+
+def test_flashinfer_of_another_version_or_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = pinned_version("sglang", "flashinfer-python")
+    install(monkeypatch, sglang="0.5.23", flashinfer_python="0.1.0")
+    assert flashinfer(HOPPER).state == "failed"
+    assert f"0.1.0 is installed, SGLang needs {pinned}" in flashinfer(HOPPER).says
+    install(monkeypatch, sglang="0.5.23")
+    assert flashinfer(HOPPER).state == "failed"
+    assert "not installed" in flashinfer(HOPPER).says
+
+
+def test_flashinfer_and_compiler_are_not_needed_without_gpu_or_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    programs(monkeypatch)
+    install(monkeypatch, sglang="0.5.23")
+    assert (flashinfer(Gpus()).state, cuda_compiler(Gpus(), {}).state) == ("ok", "ok")
+    install(monkeypatch)
+    assert (flashinfer(HOPPER).state, cuda_compiler(HOPPER, {}).state) == ("ok", "ok")
+
+
+def test_cuda_compiler_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, sglang="0.5.23")
+    monkeypatch.setattr(checks, "_DEFAULT_CUDA_HOME", tmp_path)
+    programs(monkeypatch, "c++")
+    finding = cuda_compiler(HOPPER, {})
+    assert finding.state == "failed"
+    assert "not found: nvcc, ninja;" in finding.says
+    programs(monkeypatch, "nvcc", "c++", "ninja")
+    assert cuda_compiler(HOPPER, {}).says == "/usr/bin/nvcc, /usr/bin/c++, /usr/bin/ninja"
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH", None])
+def test_cuda_compiler_finds_nvcc_in_the_toolkit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str | None
+) -> None:
+    install(monkeypatch, sglang="0.5.23")
+    programs(monkeypatch, "c++", "ninja")
+    toolkit, elsewhere = tmp_path / "toolkit", tmp_path / "elsewhere"
+    monkeypatch.setattr(checks, "_DEFAULT_CUDA_HOME", elsewhere if variable else toolkit)
+    (toolkit / "bin").mkdir(parents=True)
+    (toolkit / "bin" / "nvcc").touch()
+    assert cuda_compiler(HOPPER, {variable: str(toolkit)} if variable else {}).state == "ok"
+    # A CUDA_HOME without a compiler is not made up for by one on the PATH: SGLang's compilers do the same.
+    programs(monkeypatch, "c++", "ninja", "nvcc")
+    assert cuda_compiler(HOPPER, {"CUDA_HOME": str(elsewhere)}).state == "failed"
+
+
+def test_cuda_compiler_takes_the_compiler_that_cxx_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, sglang="0.5.23")
+    programs(monkeypatch, "nvcc", "g++-13", "ninja")
+    assert cuda_compiler(HOPPER, {"CXX": "g++-13"}).state == "ok"
+
+
+def test_backends_are_those_that_sglang_chooses() -> None:
+    """Contract with the lines named in serval/doctor/gpus.py."""
+    source = (SGLANG / "srt/arg_groups/model_override_base.py").read_text()
+    function = source.split("def get_default_attn_backend(")[1].split("\ndef ")[0]
+    chosen = function.split("# MLA architecture")[1]
+    by_gpu = re.findall(r'if get_platform\(\)\.(\w+):\s+return "(\w+)"', chosen)
+    assert by_gpu == [("is_hopper_with_cuda_12_3", "fa3"), ("is_sm100", "flashinfer")]
+    assert re.search(r'else:\s+return "triton"\s+$', chosen)
+    majors = (SGLANG / "srt/utils/common.py").read_text()
+    assert re.search(r"is_hopper_with_cuda_12_3 = .{,120}majors=\[9\]", majors, re.DOTALL)
+    assert re.search(r"is_sm100_supported = .{,120}majors=\[10\]", majors, re.DOTALL)
+    overrides = (SGLANG / "srt/arg_groups/overrides.py").read_text()
+    assert '"flashinfer" if get_platform().has_flashinfer else "pytorch"' in overrides
