@@ -101,13 +101,13 @@ def read_stream(raw: Raw) -> Answer:
         for line in lines:
             # Sizes of HTTP chunks stand on lines of their own between events.
             if line.startswith(_DATA):
-                _event(answer, line[len(_DATA) :].rstrip(), at - raw.sent_at)
+                _apply_event(answer, line[len(_DATA) :].rstrip(), at - raw.sent_at)
     if chunked and not raw.data.endswith(b"0\r\n\r\n") and not answer.error:
         answer.error = "the connection closed in the middle of the answer"
     return answer
 
 
-def _event(answer: Answer, payload: bytes, at_s: float) -> None:
+def _apply_event(answer: Answer, payload: bytes, at_s: float) -> None:
     if payload == b"[DONE]":
         answer.done = True
         return
@@ -120,13 +120,13 @@ def _event(answer: Answer, payload: bytes, at_s: float) -> None:
         answer.cached_tokens = (chunk.usage.prompt_tokens_details or {}).get("cached_tokens") or 0
     for choice in chunk.choices:
         answer.finish = choice.finish_reason or answer.finish
-        if _piece(answer, choice.delta):
+        if _apply_delta(answer, choice.delta):
             answer.times_s.append(at_s)
             if answer.first_s is None:
                 answer.first_s = at_s
 
 
-def _piece(answer: Answer, delta: _Delta) -> bool:
+def _apply_delta(answer: Answer, delta: _Delta) -> bool:
     text = delta.content or delta.reasoning_content
     if text:
         answer.text += text

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 
-def described(*, gateways: Path | None = None) -> str:
+def describe(*, gateways: Path | None = None) -> str:
     """One line: date, processor, cores, load, Python. `gateways`: the one that they run on, if another."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

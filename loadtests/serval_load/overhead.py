@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serval_load.answers import Answer, read_stream
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import Running, cpu_s, family
+from serval_load.programs import Program, cpu_s, process_tree
 from serval_load.statistics import percentile
 from serval_load.trace import token_times
 
@@ -33,15 +33,15 @@ _RESAMPLES = 2000
 class Servers:
     """The engine's program and address, and the gateway's in front of it."""
 
-    engine: Running
+    engine: Program
     engine_peer: Peer
-    gateway: Running
+    gateway: Program
     gateway_peer: Peer
     model: str
 
     def front_cpu_s(self) -> float:
         """CPU time of what speaks HTTP: the gateway, and the engine without its scheduler and detokenizer."""
-        engine = [pid for pid in family(self.engine.pid) if not _is_behind_http(pid)]
+        engine = [pid for pid in process_tree(self.engine.pid) if not _is_behind_http(pid)]
         return self.gateway.cpu_s() + sum(cpu_s(pid) for pid in engine)
 
 
@@ -61,8 +61,8 @@ class Measured:
     cpu_s: list[float] = field(default_factory=list)
 
 
-async def contest(
-    servers: Servers, *, rounds: int, tokens: int, say: Callable[[str], None]
+async def measure_ways(
+    servers: Servers, *, rounds: int, tokens: int, log: Callable[[str], None]
 ) -> dict[str, Measured]:
     """Each round asks one question in all ways, in random order. All prompts have been sent before, so that
     the prefix cache has them for each way.
@@ -91,7 +91,7 @@ async def contest(
         if len(set(lengths.values())) > 1:
             raise RuntimeError(f"{question!r} was answered with different numbers of tokens: {lengths}")
         if number % 10 == 9:
-            say(f"{number + 1} of {rounds} rounds")
+            log(f"{number + 1} of {rounds} rounds")
     return found
 
 

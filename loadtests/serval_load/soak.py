@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from serval_load.client import Peer, get
-from serval_load.processes import Running
+from serval_load.programs import Program
 from serval_load.workloads.arrivals import poisson
 from serval_load.workloads.driver import Request, drive
 from serval_load.workloads.sessions import MIXED
@@ -30,7 +30,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Soaked:
+class SoakResult:
     """What a soak found. Slopes are of the last third: caches are full, the largest requests have met."""
 
     seconds: float
@@ -65,7 +65,7 @@ def slope_per_hour(points: Sequence[tuple[float, float]]) -> float:
 
 
 async def soak(
-    gateway: Running,
+    gateway: Program,
     peer: Peer,
     engine: Peer,
     *,
@@ -74,8 +74,8 @@ async def soak(
     every_s: float,
     kinds: Sequence[tuple[str, float]] = MIXED,
     held_elsewhere: Callable[[], Mapping[str, float]] = dict,
-    say: Callable[[str], None],
-) -> Soaked:
+    log: Callable[[str], None],
+) -> SoakResult:
     """Mixed tenants, a tenth of whose clients leave early, for `seconds`; a sample `every_s`.
 
     The gateway must have answered a request before: tasks are compared with those of then.
@@ -87,21 +87,21 @@ async def soak(
         (at, source.choices(names, shares)[0]) for at in poisson(source, per_s=per_s, seconds=seconds)
     ]
     samples: list[Sample] = []
-    before = await _looked_at(gateway, peer)
-    sampling = asyncio.create_task(_sample(gateway, peer, samples, every_s, say))
+    baseline = await _measure_baseline(gateway, peer)
+    sampling = asyncio.create_task(_sample(gateway, peer, samples, every_s, log))
     try:
-        requests = await drive(peer, sessions, model="stand-in", seed=7, vanish=0.1, say=lambda _: None)
+        requests = await drive(peer, sessions, model="stand-in", seed=7, vanish=0.1, log=lambda _: None)
     finally:
         sampling.cancel()
-    held, counts = await _held(gateway, peer, engine, before, held_elsewhere)
-    return _soaked(samples, requests, held, counts)
+    held, counts = await _wait_until_free(gateway, peer, engine, baseline, held_elsewhere)
+    return _result(samples, requests, held, counts)
 
 
-def _soaked(
+def _result(
     samples: Sequence[Sample], requests: Sequence[Request], held: dict[str, float], counts: dict[str, int]
-) -> Soaked:
+) -> SoakResult:
     settled = samples[len(samples) * 2 // 3 :]
-    return Soaked(
+    return SoakResult(
         seconds=max(request.at + request.end_s for request in requests),
         requests=len(requests),
         failed=sum(not request.complete and not request.vanished for request in requests),
@@ -118,7 +118,7 @@ def _soaked(
 
 
 async def _sample(
-    gateway: Running, peer: Peer, samples: list[Sample], every_s: float, say: Callable[[str], None]
+    gateway: Program, peer: Peer, samples: list[Sample], every_s: float, log: Callable[[str], None]
 ) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -131,7 +131,7 @@ async def _sample(
         )
         samples.append(one)
         if number % 10 == 0:
-            say(
+            log(
                 f"{one.at_s:.0f} s: {one.memory_mb:.1f} MB, {one.open_files} files, {one.tasks:.0f} tasks,"
                 f" {in_flight:.0f} in flight"
             )
@@ -153,19 +153,19 @@ _MOST_KEPT_FILES = 300
 
 
 @dataclass(frozen=True)
-class _Before:
+class _Baseline:
     """What the gateway had open before the load."""
 
     files: int
     tasks: float
 
 
-async def _looked_at(gateway: Running, peer: Peer) -> _Before:
+async def _measure_baseline(gateway: Program, peer: Peer) -> _Baseline:
     most = 0.0
     for _ in range(_LOOKS):
         await asyncio.sleep(_LOOK_EVERY_S)
         most = max(most, await _tasks(peer))
-    return _Before(gateway.open_files(), most)
+    return _Baseline(gateway.open_files(), most)
 
 
 async def _tasks(peer: Peer) -> float:
@@ -183,11 +183,11 @@ async def held_now(peer: Peer, engine: Peer) -> tuple[dict[str, float], dict[str
     return {name: value for name, value in held.items() if value}, told["stand_in"]
 
 
-async def _held(
-    gateway: Running,
+async def _wait_until_free(
+    gateway: Program,
     peer: Peer,
     engine: Peer,
-    before: _Before,
+    baseline: _Baseline,
     held_elsewhere: Callable[[], Mapping[str, float]],
 ) -> tuple[dict[str, float], dict[str, int]]:
     loop = asyncio.get_running_loop()
@@ -195,8 +195,8 @@ async def _held(
     while True:
         held, counts = await held_now(peer, engine)
         more = {
-            "files": gateway.open_files() - before.files - _MOST_KEPT_FILES,
-            "tasks": await _tasks(peer) - before.tasks,
+            "files": gateway.open_files() - baseline.files - _MOST_KEPT_FILES,
+            "tasks": await _tasks(peer) - baseline.tasks,
             **held_elsewhere(),
         }
         held |= {name: count for name, count in more.items() if count > 0}

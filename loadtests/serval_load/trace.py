@@ -65,7 +65,7 @@ async def record(
     vocabulary: int,
     tokens: int = 48,
     repeats: int = 5,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Trace:
     """Ask the engine at `peer`, which nothing else may use. Prompts are random: no cache finds them."""
     source_of_ids = random.Random(time.time_ns())
@@ -82,12 +82,12 @@ async def record(
     for length in lengths:
         firsts = [(await ask(length, 1))[0][0] for _ in range(repeats)]
         trace.prefills.append(Prefill(length, statistics.median(firsts)))
-        say(f"prompt of {length}: first token after {trace.prefills[-1].seconds * 1e3:.1f} ms")
+        log(f"prompt of {length}: first token after {trace.prefills[-1].seconds * 1e3:.1f} ms")
     for batch in batches:
         # The median of several: a machine that is disturbed is so for seconds.
         gaps = [_gap(await asyncio.gather(*(ask(16, tokens) for _ in range(batch)))) for _ in range(repeats)]
         trace.decodes.append(Decode(batch, statistics.median(gaps)))
-        say(f"batch of {batch}: a token every {trace.decodes[-1].seconds * 1e3:.1f} ms")
+        log(f"batch of {batch}: a token every {trace.decodes[-1].seconds * 1e3:.1f} ms")
     return trace
 
 

@@ -9,7 +9,7 @@ from serval_load.compare.measure import Result, Streams
 from serval_load.compare.table import markdown
 from serval_load.compare.wrk import Rate
 from serval_load.report.comparison import picture
-from serval_load.report.document import placed
+from serval_load.report.sections import replace_section
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADTESTS = ROOT / "loadtests"
@@ -23,9 +23,11 @@ def stored() -> Comparison:
 
 def test_table_ratios_and_picture_are_those_of_the_stored_figures(stored: Comparison) -> None:
     results = (LOADTESTS / "RESULTS.md").read_text()
-    assert placed(results, "comparison", markdown(stored.results, machine=stored.machine)) == results, AGAIN
+    assert (
+        replace_section(results, "comparison", markdown(stored.results, machine=stored.machine)) == results
+    ), AGAIN
     readme = (ROOT / "README.md").read_text()
-    assert placed(readme, "ratios", ratios(stored.results)) == readme, AGAIN
+    assert replace_section(readme, "ratios", ratios(stored.results)) == readme, AGAIN
     assert picture(stored.results) == (LOADTESTS / "plots/comparison.svg").read_text(), AGAIN
 
 
@@ -60,4 +62,4 @@ def test_a_machine_that_stalls_by_itself_is_named() -> None:
 
 def test_a_document_without_the_markers_is_left_alone() -> None:
     with pytest.raises(ValueError, match="ratios: begin"):
-        placed("# Title\n", "ratios", "- a line\n")
+        replace_section("# Title\n", "ratios", "- a line\n")

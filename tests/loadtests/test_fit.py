@@ -7,8 +7,8 @@ import pytest
 
 from serval_load.client import Peer
 from serval_load.fit import errors, fit, read_trace, replay, table
-from serval_load.processes import QUICK, running_stand_in
-from serval_load.report.document import placed
+from serval_load.programs import QUICK, running_stand_in
+from serval_load.report.sections import replace_section
 from serval_load.stand_in.costs import FITTED, Costs, read_costs
 from serval_load.trace import Decode, Prefill, Trace, record
 
@@ -31,7 +31,7 @@ def test_the_stand_in_repeats_the_real_engines_trace_in_model_time() -> None:
 def test_the_table_in_the_results_is_of_the_stored_trace() -> None:
     trace = read_trace(FITTED)
     results = (ROOT / "loadtests/RESULTS.md").read_text()
-    again = placed(results, "fit", table(trace, replay(trace, read_costs())))
+    again = replace_section(results, "fit", table(trace, replay(trace, read_costs())))
     assert again == results, "python -m serval_load fit --into loadtests/RESULTS.md writes both"
 
 
@@ -44,7 +44,7 @@ async def test_a_trace_of_a_running_engine_has_all_that_was_asked_for() -> None:
             batches=(1, 3),
             vocabulary=1000,
             repeats=2,
-            say=print,
+            log=print,
         )
     assert [one.tokens for one in trace.prefills] == [16, 64]
     assert [one.batch for one in trace.decodes] == [1, 3]

@@ -2,14 +2,14 @@
 
 import pytest
 
-from serval_load.overhead import NATIVE, SERVAL, SGLANG, Measured, Servers, contest, interval, table
+from serval_load.overhead import NATIVE, SERVAL, SGLANG, Measured, Servers, interval, measure_ways, table
 from serval_testkit.load_stack import load_stack
 
 
 async def test_each_way_is_asked_in_each_round_and_its_processor_time_is_counted() -> None:
     async with load_stack() as stack:
         servers = Servers(stack.engine, stack.engine_peer, stack.gateway, stack.peer, "stand-in")
-        found = await contest(servers, rounds=6, tokens=5, say=print)
+        found = await measure_ways(servers, rounds=6, tokens=5, log=print)
         await stack.all_free()
         # Questions and the first answers to them included.
         assert (await stack.engine_load())["counts"]["finished"] == (6 + 5) * 3

@@ -27,7 +27,7 @@ def test_a_step_costs_its_base_and_a_share_for_each_request_in_it() -> None:
     assert second is not None
     assert first.seconds == COSTS.prefill_s(30)
     assert second.seconds == COSTS.decode_s(3)
-    assert len(second.gave) == 3
+    assert len(second.advanced) == 3
     assert scheduler.step() is None
     assert scheduler.clock == first.seconds + second.seconds
 
@@ -36,7 +36,7 @@ def test_a_long_prompt_takes_several_steps_and_gives_its_token_with_the_last() -
     scheduler = Scheduler(COSTS)
     scheduler.add(Job("long", prompt(250), tokens=1))
     steps = [scheduler.step() for _ in range(3)]
-    assert [len(step.gave) for step in steps if step] == [0, 0, 1]
+    assert [len(step.advanced) for step in steps if step] == [0, 0, 1]
     assert scheduler.clock == 2 * COSTS.prefill_s(100) + COSTS.prefill_s(50)
 
 
@@ -54,18 +54,18 @@ def test_a_prefix_that_was_computed_is_found_in_whole_blocks() -> None:
 
 def test_the_last_token_of_a_known_prompt_is_computed_all_the_same() -> None:
     cache = PrefixCache(block_tokens=10)
-    cache.keep(prompt(20))
-    assert cache.found(prompt(20)) == 10
-    assert cache.found(prompt(21)) == 20
+    cache.insert(prompt(20))
+    assert cache.match(prompt(20)) == 10
+    assert cache.match(prompt(21)) == 20
 
 
 def test_the_oldest_prefix_is_forgotten_first() -> None:
     cache = PrefixCache(block_tokens=10)
-    cache.keep(prompt(20))
-    cache.keep(prompt(20, 500))
-    cache.shrink(20)
-    assert cache.found(prompt(30)) == 0
-    assert cache.found(prompt(30, 500)) == 20
+    cache.insert(prompt(20))
+    cache.insert(prompt(20, 500))
+    cache.evict(20)
+    assert cache.match(prompt(30)) == 0
+    assert cache.match(prompt(30, 500)) == 20
 
 
 def test_requests_beyond_the_largest_batch_wait() -> None:
@@ -84,7 +84,7 @@ def test_without_memory_the_newest_goes_back_and_both_finish() -> None:
     for job in jobs:
         scheduler.add(job)
     run(scheduler)
-    assert [job.given for job in jobs] == [50, 50]
+    assert [job.generated for job in jobs] == [50, 50]
     assert [job.retractions for job in jobs] == [0, 1]
     assert scheduler.used_tokens == 0
 

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from serval_load.client import exchange
-from serval_load.soak import Soaked, held_now, soak
+from serval_load.soak import SoakResult, held_now, soak
 from serval_testkit.load_stack import LoadStack, load_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -19,7 +19,7 @@ async def stack() -> AsyncIterator[LoadStack]:
         yield running
 
 
-async def soaked(stack: LoadStack) -> Soaked:
+async def soaked(stack: LoadStack) -> SoakResult:
     return await soak(
         stack.gateway,
         stack.peer,
@@ -28,7 +28,7 @@ async def soaked(stack: LoadStack) -> Soaked:
         per_s=5,
         every_s=0.5,
         kinds=(("chat", 0.7), ("short", 0.3)),
-        say=print,
+        log=print,
     )
 
 

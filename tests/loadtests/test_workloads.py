@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 
 from serval_load.answers import read_stream
 from serval_load.client import Raw
-from serval_load.processes import DEMO_MODEL
+from serval_load.programs import DEMO_MODEL
 from serval_load.report.page import page, picture, table
 from serval_load.report.summary import Objective, summarise
 from serval_load.soak import slope_per_hour
 from serval_load.statistics import percentile
-from serval_load.workloads.arrivals import bursts, poisson, replayed
+from serval_load.workloads.arrivals import bursts, poisson, read_arrivals
 from serval_load.workloads.driver import Request
-from serval_load.workloads.sessions import CONVERSATIONS, Answered, Sink, kind_of, words
+from serval_load.workloads.sessions import CONVERSATIONS, LastAnswer, kind_of, words
 
 
 def request(**given: Any) -> Request:
@@ -36,11 +36,11 @@ def test_a_word_is_a_token() -> None:
 
 
 def test_an_agents_prompt_grows_from_4k_to_64k_and_holds_every_call() -> None:
-    sink = Sink()
+    previous = LastAnswer()
     bodies = []
-    for turn in CONVERSATIONS["agent"](random.Random(1), sink):
+    for turn in CONVERSATIONS["agent"](random.Random(1), previous):
         bodies.append(turn.body)
-        sink.answered = Answered("", [["read_file", '{"path": "b.py"}']])
+        previous.calls = [["read_file", '{"path": "b.py"}']]
     lengths = [
         sum(len((message.get("content") or "").split()) for message in body["messages"]) for body in bodies
     ]
@@ -58,7 +58,8 @@ def test_an_agents_prompt_grows_from_4k_to_64k_and_holds_every_call() -> None:
 
 def test_a_repository_is_asked_about_twice_with_the_same_beginning() -> None:
     first, second = (
-        turn.body["messages"][0]["content"] for turn in CONVERSATIONS["repository"](random.Random(1), Sink())
+        turn.body["messages"][0]["content"]
+        for turn in CONVERSATIONS["repository"](random.Random(1), LastAnswer())
     )
     shared = len(first.partition("\n")[0].split())
     assert 100_000 <= shared <= 256_000
@@ -78,10 +79,10 @@ def test_poisson_arrivals_have_their_rate_and_bursts_come_together() -> None:
 def test_a_trace_is_replayed_and_a_bad_line_is_named(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text('{"at": 2, "kind": "short"}\n\n{"at": 1.5, "kind": "chat"}\n')
-    assert replayed(trace) == [(1.5, "chat"), (2.0, "short")]
+    assert read_arrivals(trace) == [(1.5, "chat"), (2.0, "short")]
     trace.write_text('{"at": 2, "kind": "short"}\n{"kind": "chat"}\n')
     with pytest.raises(ValueError, match=r"trace.jsonl:2: .*wanted"):
-        replayed(trace)
+        read_arrivals(trace)
 
 
 def test_a_mixed_load_has_all_its_tenants() -> None:

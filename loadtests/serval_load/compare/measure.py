@@ -10,7 +10,7 @@ from serval_load.answers import read_stream
 from serval_load.client import Peer, exchange, get, prepared
 from serval_load.compare.systems import System
 from serval_load.compare.wrk import Rate, rate
-from serval_load.stand_in.wire import TOKEN_TEXT
+from serval_load.stand_in.protocol import TOKEN_TEXT
 from serval_load.statistics import percentile
 
 PACE_S = 0.02
@@ -75,7 +75,7 @@ def request(*, tokens: int, stream: bool, orders: Sequence[str] = (), prompt: st
     return json.dumps(body).encode()
 
 
-async def measure(system: System, *, engine: Peer, plan: Plan, say: Callable[[str], None]) -> Result:
+async def measure(system: System, *, engine: Peer, plan: Plan, log: Callable[[str], None]) -> Result:
     """All figures of `system`; `engine` is the stand-in behind it."""
     result = Result(system.name, system.version)
     if system.program is not None:
@@ -90,21 +90,21 @@ async def measure(system: System, *, engine: Peer, plan: Plan, say: Callable[[st
         )
         result.cpu_us_per_request = (_cpu_s(system) - before) / max(found.per_s * plan.seconds, 1) * 1e6
         result.rates.append(found)
-        say(
+        log(
             f"{system.name}: {connections} connections, {found.per_s:.0f} requests/s,"
             f" p50 {found.p50_ms:.2f} ms"
         )
     for count in plan.streams:
         held = await _streams(system, count=count, frames=plan.frames)
         result.streams.append(held)
-        say(
+        log(
             f"{system.name}: {count} streams, {held.frames_per_s:.0f} frames/s, {held.stall_free} stall-free,"
             f" {held.cpu_ms_per_1000:.1f} ms CPU per 1,000 frames"
         )
         if held.stall_free < count:
             break
     result.freed_s = await _freed_s(system.peer, engine)
-    say(f"{system.name}: slot free {result.freed_s} s after the client vanished")
+    log(f"{system.name}: slot free {result.freed_s} s after the client vanished")
     return result
 
 

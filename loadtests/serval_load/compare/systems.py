@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import SERVER, Running, free_port, running, running_gateway
+from serval_load.programs import SERVER, Program, free_port, running_gateway, running_program
 
 # LiteLLM takes 40 s of CPU to import.
 _READY_TIMEOUT_S = 300
@@ -38,7 +38,7 @@ class System:
     name: str
     version: str
     peer: Peer
-    program: Running | None
+    program: Program | None
 
 
 @asynccontextmanager
@@ -68,9 +68,9 @@ async def sglang_router(engine_url: str, cores: str, python: Path) -> AsyncItera
     port, key = free_port(), f"sk-{secrets.token_hex(8)}"
     command = [str(python), "-m", "sglang_router.launch_router", "--host=127.0.0.1", f"--port={port}"]
     command += [f"--prometheus-port={free_port()}", "--worker-urls", engine_url, "--api-key", key]
-    async with running("sglang-router", command, cores=cores) as program:
+    async with running_program("sglang-router", command, cores=cores) as program:
         peer = Peer("127.0.0.1", port, key)
-        await _answers(peer, program)
+        await _wait_until_ready(peer, program)
         yield System("sglang-router", installed_version(python, "sglang-router"), peer, program)
 
 
@@ -95,9 +95,9 @@ async def litellm(engine_url: str, cores: str, python: Path) -> AsyncIterator[Sy
         file.flush()
         command = [str(python.with_name("litellm")), "--config", file.name, "--host", "127.0.0.1"]
         command += ["--port", str(port), "--num_workers", "1"]
-        async with running("litellm", command, environment=environment, cores=cores) as program:
+        async with running_program("litellm", command, environment=environment, cores=cores) as program:
             peer = Peer("127.0.0.1", port, key)
-            await _answers(peer, program)
+            await _wait_until_ready(peer, program)
             yield System("litellm", installed_version(python, "litellm"), peer, program)
 
 
@@ -116,7 +116,7 @@ def installed_version(python: Path, package: str) -> str:
     return found.stdout.strip()
 
 
-async def _answers(peer: Peer, program: Running) -> None:
+async def _wait_until_ready(peer: Peer, program: Program) -> None:
     """Wait until a small request gets an answer. Raises `RuntimeError`."""
     body = json.dumps({"model": "stand-in", "max_tokens": 1, "messages": [{"role": "user", "content": "?"}]})
     loop = asyncio.get_running_loop()

@@ -24,7 +24,7 @@ class PrefixCache:
             chain.append(so_far)
         return chain
 
-    def found(self, tokens: Sequence[int]) -> int:
+    def match(self, tokens: Sequence[int]) -> int:
         """How many tokens at the start of `tokens` are kept; never all, the last one is always computed."""
         count = 0
         for block in self._chain(tokens[:-1]):
@@ -34,14 +34,14 @@ class PrefixCache:
             count += self._block_tokens
         return count
 
-    def keep(self, tokens: Sequence[int]) -> None:
+    def insert(self, tokens: Sequence[int]) -> None:
         """Keep the whole blocks of `tokens`."""
         # The end of a chain is of no use without its start, so the start must be the newer.
         for block in reversed(self._chain(tokens)):
             self._blocks[block] = None
             self._blocks.move_to_end(block)
 
-    def shrink(self, tokens: int) -> None:
+    def evict(self, tokens: int) -> None:
         """Forget the oldest blocks until at most `tokens` are kept."""
         while self._blocks and self.tokens > max(tokens, 0):
             self._blocks.popitem(last=False)

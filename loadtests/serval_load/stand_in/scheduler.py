@@ -21,7 +21,7 @@ class Job:
     prompt: Sequence[int]
     tokens: int
     # Tokens given so far; prompt tokens that are computed; those that the prefix cache had at first.
-    given: int = 0
+    generated: int = 0
     computed: int = 0
     cached: int = 0
     retractions: int = 0
@@ -29,7 +29,7 @@ class Job:
     @property
     def length(self) -> int:
         """Tokens of its sequence so far."""
-        return len(self.prompt) + self.given
+        return len(self.prompt) + self.generated
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Step:
     """One step: how long it took, who got a token by it, and who cannot go on for want of memory."""
 
     seconds: float
-    gave: tuple[Job, ...] = ()
+    advanced: tuple[Job, ...] = ()
     failed: tuple[Job, ...] = ()
 
 
@@ -77,7 +77,7 @@ class Scheduler:
         """Forget a request, wherever it is. What it computed stays in the prefix cache."""
         if job in self.running:
             self.running.remove(job)
-            self._cache.keep(job.prompt)
+            self._cache.insert(job.prompt)
         elif job is self._partial:
             self._partial = None
         elif job in self.waiting:
@@ -90,7 +90,7 @@ class Scheduler:
             done = self._decode()
         if done is not None:
             self.clock += done.seconds
-            self._cache.shrink(self.costs.kv_tokens - self.used_tokens)
+            self._cache.evict(self.costs.kv_tokens - self.used_tokens)
         return done
 
     def _prefill(self) -> Step | None:
@@ -119,17 +119,17 @@ class Scheduler:
                 break
             self._partial = None
             self.running.append(job)
-            self._cache.keep(job.prompt)
+            self._cache.insert(job.prompt)
             started.append(job)
         if not taken:
             return None
         for job in started:
-            self._give(job)
-        return Step(self.costs.prefill_s(taken), gave=tuple(started))
+            self._advance(job)
+        return Step(self.costs.prefill_s(taken), advanced=tuple(started))
 
     def _admit(self, job: Job) -> None:
-        job.computed = self._cache.found(job.prompt)
-        if not job.given:
+        job.computed = self._cache.match(job.prompt)
+        if not job.generated:
             job.cached = job.computed
 
     def _decode(self) -> Step | None:
@@ -148,10 +148,10 @@ class Scheduler:
         batch = tuple(self.running)
         seconds = self.costs.decode_s(len(batch))
         for job in batch:
-            self._give(job)
-        return Step(seconds, gave=batch, failed=tuple(failed))
+            self._advance(job)
+        return Step(seconds, advanced=batch, failed=tuple(failed))
 
-    def _give(self, job: Job) -> None:
-        job.given += 1
-        if job.given >= job.tokens:
+    def _advance(self, job: Job) -> None:
+        job.generated += 1
+        if job.generated >= job.tokens:
             self.remove(job)

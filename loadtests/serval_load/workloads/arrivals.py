@@ -22,7 +22,7 @@ def bursts(source: random.Random, *, per_s: float, seconds: float, every_s: floa
         start += every_s
 
 
-def replayed(trace: Path) -> list[tuple[float, str]]:
+def read_arrivals(trace: Path) -> list[tuple[float, str]]:
     """Times and kinds of a trace: one JSON object a line, {"at": seconds, "kind": "chat"}.
 
     Raises `ValueError` with the line that cannot be read.

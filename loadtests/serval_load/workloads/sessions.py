@@ -7,7 +7,7 @@ production; lengths are in words.
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # One token each in the demo model's tokenizer, and in any that was trained on English.
@@ -37,27 +37,16 @@ class Turn:
     pause_s: float = 0.0
 
 
-# A session gives turns and is sent the text and the calls of each answer.
-Session = Iterator[Turn]
+@dataclass
+class LastAnswer:
+    """Calls of the latest answer: the driver sets them, the session reads them before its next turn."""
 
-
-@dataclass(frozen=True)
-class Answered:
-    """What a session sees of an answer."""
-
-    text: str
     # Name and arguments of each call.
-    calls: list[list[str]]
+    calls: list[list[str]] = field(default_factory=list)
 
 
-Conversation = Callable[[random.Random, "Sink"], Session]
-
-
-class Sink:
-    """Where the driver puts the last answer for the session to read."""
-
-    def __init__(self) -> None:
-        self.answered = Answered("", [])
+Session = Iterator[Turn]
+Conversation = Callable[[random.Random, LastAnswer], Session]
 
 
 def words(source: random.Random, count: int) -> str:
@@ -65,13 +54,13 @@ def words(source: random.Random, count: int) -> str:
     return " ".join(source.choices(_WORDS, k=count))
 
 
-def chat(source: random.Random, sink: Sink, *, prompt: int = 512, answer: int = 128) -> Session:
+def chat(source: random.Random, previous: LastAnswer, *, prompt: int = 512, answer: int = 128) -> Session:
     """One question, one answer: 512 tokens in, 128 out."""
     yield Turn({"messages": [_user(words(source, prompt))], "max_tokens": answer})
 
 
 def agent(
-    source: random.Random, sink: Sink, *, first: int = 4096, last: int = 65_536, turns: int = 8
+    source: random.Random, previous: LastAnswer, *, first: int = 4096, last: int = 65_536, turns: int = 8
 ) -> Session:
     """An agent that reads files: each turn asks for a call whose result makes the prompt longer."""
     messages: list[dict[str, Any]] = [
@@ -86,7 +75,7 @@ def agent(
         yield Turn(body, pause_s=0.0 if turn == 0 else source.uniform(0.0, 0.2))
         if not asks_call:
             return
-        call = sink.answered.calls[0] if sink.answered.calls else ["read_file", "{}"]
+        call = previous.calls[0] if previous.calls else ["read_file", "{}"]
         name = f"call_{turn:08d}"
         function = {"name": call[0], "arguments": call[1] or json.dumps({"path": "a.py"})}
         messages.append(
@@ -96,7 +85,7 @@ def agent(
 
 
 def repository(
-    source: random.Random, sink: Sink, *, shortest: int = 100_000, longest: int = 256_000
+    source: random.Random, previous: LastAnswer, *, shortest: int = 100_000, longest: int = 256_000
 ) -> Session:
     """Questions about one code base: 100K to 256K tokens that the second question shares with the first."""
     code = words(source, source.randint(shortest, longest))
@@ -104,7 +93,7 @@ def repository(
         yield Turn({"messages": [_user(f"{code}\n{words(source, 30)}")], "max_tokens": 256})
 
 
-def short(source: random.Random, sink: Sink) -> Session:
+def short(source: random.Random, previous: LastAnswer) -> Session:
     """A small question, as monitors and autocompletion ask."""
     yield Turn({"messages": [_user(words(source, 32))], "max_tokens": 16})
 

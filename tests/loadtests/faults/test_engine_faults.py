@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from serval_load.processes import QUICK, running_stand_in
+from serval_load.programs import QUICK, running_stand_in
 from serval_testkit.load_stack import LoadStack, load_stack
 from serval_testkit.recovery import Recoveries
 

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import family
+from serval_load.programs import process_tree
 from serval_testkit.load_stack import KEY, LoadStack, load_stack, status_and_body
 from serval_testkit.postgres import make_database, running_postgres
 from serval_testkit.recovery import Recoveries
@@ -63,7 +63,7 @@ def postmasters(server: str) -> list[int]:
     """The server's process and its children: those that name its folder."""
     folder = server.rpartition("host=")[2]
     first = int((Path(folder) / "data/postmaster.pid").read_text().split()[0])
-    return family(first)
+    return process_tree(first)
 
 
 async def test_a_frozen_database_is_outlived_for_a_while_and_taken_up_again(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from serval_load.processes import family
+from serval_load.programs import process_tree
 from serval_testkit.load_stack import LoadStack, load_stack
 from serval_testkit.recovery import Recoveries
 
@@ -42,7 +42,7 @@ async def test_killed_workers_slots_are_free_at_once(recovery: Recoveries) -> No
         streams = [asyncio.create_task(stack.ask(tokens=20_000)) for _ in range(SLOTS)]
         await stack.generating(SLOTS)
         assert await stack.served_at_once(2 * SLOTS) == 0
-        for pid in family(stack.gateway.pid)[1:]:
+        for pid in process_tree(stack.gateway.pid)[1:]:
             os.kill(pid, signal.SIGKILL)
         assert not any(answer.complete for answer in await asyncio.gather(*streams))
         with recovery("both gateway workers killed: replaced, every slot free"):

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from serval_load.client import Peer, exchange
 from serval_load.compare.systems import new_key
-from serval_load.processes import family, running_gateway
+from serval_load.programs import process_tree, running_gateway
 from serval_testkit.load_stack import KEY, LoadStack, load_stack
 from serval_testkit.recovery import Recoveries
 from serval_testkit.redis_server import RedisServer, running_redis
@@ -151,7 +151,7 @@ async def test_a_parent_that_hangs_leaves_each_worker_its_share_and_a_killed_one
             await until_exact(stack)
         await stack.all_free()
 
-        workers = family(stack.gateway.pid)[1:]
+        workers = process_tree(stack.gateway.pid)[1:]
         streams = [asyncio.create_task(stack.ask(tokens=400)) for _ in range(SLOTS)]
         await stack.generating(SLOTS)
         stack.gateway.process.kill()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import DEMO_MODEL, QUICK, family, running, running_stand_in
+from serval_load.programs import DEMO_MODEL, QUICK, process_tree, running_program, running_stand_in
 from serval_testkit.load_stack import KEY, load_stack
 from serval_testkit.processes import free_port
 
@@ -56,7 +56,7 @@ async def test_a_killed_worker_loses_its_own_streams_only_and_is_replaced() -> N
 def _workers(gateway: int) -> list[int]:
     """The processes below the gateway that answer requests; multiprocessing has helpers of its own."""
     found = []
-    for pid in family(gateway):
+    for pid in process_tree(gateway):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
@@ -72,7 +72,7 @@ async def test_a_full_disk_under_the_log_costs_lines_not_answers() -> None:
     async with running_stand_in(*QUICK) as (_, engine_url):
         # Every write to this device fails as on a full disk.
         shell = ["sh", "-c", f"{command} --engine-url {engine_url} --model {DEMO_MODEL} 2>/dev/full"]
-        async with running("gateway", shell, environment={"SERVAL_API_KEY": KEY}) as gateway:
+        async with running_program("gateway", shell, environment={"SERVAL_API_KEY": KEY}) as gateway:
             peer = Peer("127.0.0.1", port, KEY)
             body = b'{"model":"stand-in","max_tokens":5,"messages":[{"role":"user","content":"?"}]}'
             statuses = []

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from redis import Redis
 
-from serval_load.processes import running
+from serval_load.programs import running_program
 
 
 @dataclass(frozen=True)
-class RedisBooks:
+class LimitsRedis:
     """A Redis and its URL."""
 
     url: str
@@ -29,7 +29,7 @@ class RedisBooks:
             ),
         }
 
-    def described(self) -> str:
+    def describe(self) -> str:
         """All that is in it, for people."""
         keys = sorted(str(key) for key in self.client.scan_iter())
         kinds = sorted({key.rpartition(":")[2] for key in keys})
@@ -37,11 +37,11 @@ class RedisBooks:
 
 
 @asynccontextmanager
-async def running_redis() -> AsyncIterator[RedisBooks]:
+async def running_redis() -> AsyncIterator[LimitsRedis]:
     """`redis-server` on a socket in a temporary folder, without persistence. Raises `RuntimeError`."""
     with tempfile.TemporaryDirectory(prefix="serval-load-") as folder:
         socket = Path(folder) / "redis.sock"
         command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", ""]
-        async with running("redis", command) as program:
-            await program.printed("eady to accept connections")
-            yield RedisBooks(f"unix://{socket}", Redis(unix_socket_path=str(socket), decode_responses=True))
+        async with running_program("redis", command) as program:
+            await program.wait_for_line("eady to accept connections")
+            yield LimitsRedis(f"unix://{socket}", Redis(unix_socket_path=str(socket), decode_responses=True))

@@ -34,7 +34,7 @@ _STOP_TIMEOUT_S = 40
 
 
 @dataclass(frozen=True)
-class Running:
+class Program:
     """A started program; `output` is a file with all that it printed."""
 
     process: "subprocess.Popen[bytes]"
@@ -47,17 +47,17 @@ class Running:
 
     def cpu_s(self) -> float:
         """User and system time of the program and its living children so far."""
-        return sum(cpu_s(pid) for pid in family(self.pid))
+        return sum(cpu_s(pid) for pid in process_tree(self.pid))
 
     def memory_mb(self) -> float:
         """Memory of the program and its children; what they share is counted once."""
-        return sum(_proportional_mb(pid) for pid in family(self.pid))
+        return sum(_proportional_mb(pid) for pid in process_tree(self.pid))
 
     def open_files(self) -> int:
         """File descriptors of the program and its children."""
-        return sum(len(_listed(f"/proc/{pid}/fd")) for pid in family(self.pid))
+        return sum(len(_listed(f"/proc/{pid}/fd")) for pid in process_tree(self.pid))
 
-    async def printed(self, wanted: str) -> str:
+    async def wait_for_line(self, wanted: str) -> str:
         """The first line that holds `wanted`. Raises `RuntimeError` if the program ends or takes too long."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -68,7 +68,7 @@ class Running:
         raise RuntimeError(f"{self.name} did not start:\n{self.output.read_text(errors='replace')[-4000:]}")
 
 
-def family(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
     """The process and all below it."""
     found = [pid]
     for parent in found:
@@ -113,13 +113,13 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running(
+async def running_program(
     name: str,
     command: Sequence[str],
     *,
     environment: Mapping[str, str] | None = None,
     cores: str | None = None,
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[Program]:
     """The program, on the cores `cores` (as taskset takes them) if given; stopped at the end."""
     pinned = ["taskset", "-c", cores, *command] if cores else list(command)
     with tempfile.NamedTemporaryFile(prefix=f"serval-load-{name}-", suffix=".log") as log:
@@ -131,7 +131,7 @@ async def running(
             stderr=log,
         )
         try:
-            yield Running(process, Path(log.name), name)
+            yield Program(process, Path(log.name), name)
         finally:
             process.terminate()
             try:
@@ -142,11 +142,11 @@ async def running(
 
 
 @asynccontextmanager
-async def running_stand_in(*options: str, cores: str | None = None) -> AsyncIterator[tuple[Running, str]]:
+async def running_stand_in(*options: str, cores: str | None = None) -> AsyncIterator[tuple[Program, str]]:
     """`python -m serval_load engine OPTIONS` on a free port; also its URL."""
     command = [sys.executable, "-m", "serval_load", "engine", "--port=0", *options]
-    async with running("stand-in", command, cores=cores) as program:
-        line = await program.printed(" on http://")
+    async with running_program("stand-in", command, cores=cores) as program:
+        line = await program.wait_for_line(" on http://")
         yield program, line.rpartition(" on ")[2]
 
 
@@ -157,7 +157,7 @@ async def running_gateway(
     environment: Mapping[str, str],
     cores: str | None = None,
     python: Path | None = None,
-) -> AsyncIterator[tuple[Running, str]]:
+) -> AsyncIterator[tuple[Program, str]]:
     """`serval gateway OPTIONS` on a free port, with the demo model's tokenizer; also its URL.
 
     `python`: of another environment.
@@ -171,6 +171,6 @@ async def running_gateway(
         "--port=0",
     ]
     command += [f"--model={DEMO_MODEL}", "--served-model-name=stand-in", *options]
-    async with running("gateway", command, environment=environment, cores=cores) as program:
-        line = await program.printed(" on http://127.0.0.1:")
+    async with running_program("gateway", command, environment=environment, cores=cores) as program:
+        line = await program.wait_for_line(" on http://127.0.0.1:")
         yield program, line.rpartition(" on ")[2]

@@ -1,7 +1,7 @@
 """Documents that hold figures: each between two markers, so that a command can put new ones there."""
 
 
-def placed(text: str, name: str, figures: str) -> str:
+def replace_section(text: str, name: str, figures: str) -> str:
     """`text` with `figures` between the markers of `name`, in place of what was. Raises `ValueError`."""
     first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, begin, rest = text.partition(first)

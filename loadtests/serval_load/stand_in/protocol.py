@@ -60,7 +60,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedRequest:
     """A request, whichever endpoint it came to. `orders` are its stop strings of the form `stand-in:...`."""
 
     dialect: Dialect
@@ -104,11 +104,11 @@ def _tags(form: Any) -> Iterator[dict[str, Any]]:
             yield from _tags(part)
 
 
-def read_native(body: bytes, *, rid: str) -> Asked:
+def read_native(body: bytes, *, rid: str) -> ParsedRequest:
     """`rid` is for a request without one. Raises `msgspec.MsgspecError`."""
     given = _native.decode(body)
     sampling = given.sampling_params
-    return Asked(
+    return ParsedRequest(
         dialect="native",
         rid=given.rid or rid,
         prompt=given.input_ids if given.input_ids is not None else [ord(char) for char in given.text],
@@ -120,11 +120,11 @@ def read_native(body: bytes, *, rid: str) -> Asked:
     )
 
 
-def read_openai(body: bytes, *, rid: str) -> Asked:
+def read_openai(body: bytes, *, rid: str) -> ParsedRequest:
     """A token for every four bytes of the messages. Raises `msgspec.MsgspecError`."""
     given = _openai.decode(body)
     text = bytes(given.messages)
-    return Asked(
+    return ParsedRequest(
         dialect="openai",
         rid=rid,
         prompt=[hash(text[place : place + 4]) for place in range(0, len(text), 4)],
