@@ -22,6 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from serval.chat import load_chat
 from serval.chat.render import ChatRenderer
+from serval_load.report.chart import Series, chart
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEMO: Final = ROOT / "model_adapter/serval_sglang/demo/checkpoint"
@@ -128,39 +129,8 @@ def best(folder: Path, *, tokens: int, repeats: int, cache_bytes: int) -> list[t
 
 def drawing(plain: list[tuple[int, float]], cached: list[tuple[int, float]]) -> str:
     """Both curves as an SVG."""
-    width, height, left, bottom = 640, 320, 60, 40
-    most_tokens, most_ms = plain[-1][0], max(took for _, took in plain)
-
-    def line(turns: list[tuple[int, float]], colour: str) -> str:
-        points = " ".join(
-            f"{left + tokens / most_tokens * (width - left - 90):.1f},"
-            f"{height - bottom - took / most_ms * (height - bottom - 20):.1f}"
-            for tokens, took in turns
-        )
-        return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>'
-
-    def label(x: float, y: float, text: str, colour: str = "#333", anchor: str = "start") -> str:
-        return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}">{text}</text>'
-
-    last = height - bottom - cached[-1][1] / most_ms * (height - bottom - 20)
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"'
-            ' font-size="12">',
-            f'<rect width="{width}" height="{height}" fill="white"/>',
-            f'<path d="M{left} 10V{height - bottom}H{width - 80}" fill="none" stroke="#999"/>',
-            line(plain, "#c0392b"),
-            line(cached, "#2471a3"),
-            label(width - 85, 24, "no cache", "#c0392b"),
-            label(width - 85, last + 4, "segment cache", "#2471a3"),
-            label(left - 8, 24, f"{most_ms:.0f} ms", anchor="end"),
-            label(left - 8, height - bottom, "0", anchor="end"),
-            label(left, height - 20, "0"),
-            label(width - 90, height - 20, f"{most_tokens:,} tokens of prompt", anchor="end"),
-            label(left + 8, 24, "CPU time to render and tokenise one turn"),
-            "</svg>\n",
-        ]
-    )
+    series = [Series("no cache", plain), Series("segment cache", cached)]
+    return chart(series, title="CPU time to render and tokenise one turn", x="tokens of prompt", y="ms")
 
 
 def main() -> None:
