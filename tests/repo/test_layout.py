@@ -2,13 +2,13 @@
 
 import ast
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from serval_testkit.repository import ROOT, tracked_files
+
 PACKAGES = {
     "serval": ROOT / "server" / "serval",
     "serval_sglang": ROOT / "model_adapter" / "serval_sglang",
@@ -31,14 +31,6 @@ ALLOWED_IMPORTS = {
 }
 MAX_MODULE_LINES = 450
 MAX_FUNCTION_LINES = 70
-
-
-def tracked_files(*patterns: str) -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
 
 
 def modules(package: str) -> list[Path]:
