@@ -1,4 +1,4 @@
-"""A Redis that counts limits, and what its books hold: the rows of requests that are over must be gone."""
+"""Redis for the gateway's limits, and the entries that finished requests must not leave in it."""
 
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -13,13 +13,13 @@ from serval_load.programs import running_program
 
 @dataclass(frozen=True)
 class LimitsRedis:
-    """A Redis and its URL."""
+    """A running Redis and its URL."""
 
     url: str
     client: Redis
 
     def held(self) -> Mapping[str, float]:
-        """Leases of requests and what was reserved for them, by name."""
+        """Numbers of leases and reservations of requests, by name."""
         return {
             "redis leases": sum(
                 int(self.client.zcard(key)) for key in self.client.scan_iter("serval:*:open")
@@ -30,7 +30,7 @@ class LimitsRedis:
         }
 
     def describe(self) -> str:
-        """All that is in it, for people."""
+        """One line on the keys and the memory in use."""
         keys = sorted(str(key) for key in self.client.scan_iter())
         kinds = sorted({key.rpartition(":")[2] for key in keys})
         return f"{len(keys)} keys ({', '.join(kinds)}), {int(self.client.info()['used_memory'])} bytes"
@@ -38,7 +38,7 @@ class LimitsRedis:
 
 @asynccontextmanager
 async def running_redis() -> AsyncIterator[LimitsRedis]:
-    """`redis-server` on a socket in a temporary folder, without persistence. Raises `RuntimeError`."""
+    """Run `redis-server` on a socket in a temporary folder, without persistence. Raises `RuntimeError`."""
     with tempfile.TemporaryDirectory(prefix="serval-load-") as folder:
         socket = Path(folder) / "redis.sock"
         command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", ""]

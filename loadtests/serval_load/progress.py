@@ -1,4 +1,4 @@
-"""Progress of what takes long, on standard error."""
+"""Progress messages on standard error."""
 
 import sys
 import time

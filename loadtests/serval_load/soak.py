@@ -1,4 +1,4 @@
-"""A long even load, and what grows meanwhile: memory, file descriptors, tasks, slots."""
+"""Soak: a long steady load, and the growth of memory, file descriptors, tasks and slots under it."""
 
 import asyncio
 import itertools
@@ -14,13 +14,13 @@ from serval_load.workloads.driver import Request, drive
 from serval_load.workloads.sessions import MIXED
 
 _SETTLE_TIMEOUT_S = 60.0
-# The gateway counts its tasks four times a second, and has one less while a watcher does what it waited for.
+# The gateway counts its tasks four times a second, and may count one less while a watcher is at work.
 _LOOKS, _LOOK_EVERY_S = 12, 0.25
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The gateway at one moment of the run."""
+    """State of the gateway at one moment of the run."""
 
     at_s: float
     memory_mb: float
@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SoakResult:
-    """What a soak found. Slopes are of the last third: caches are full, the largest requests have met."""
+    """Result of a soak. Slopes cover the last third, when caches are full and large requests have met."""
 
     seconds: float
     requests: int
@@ -42,19 +42,19 @@ class SoakResult:
     tasks_per_hour: float
     memory_first_mb: float
     memory_last_mb: float
-    # After the last request: what is still held, by name. Empty if all is free.
+    # Resources still held after the last request, by name. Empty if all are free.
     held: dict[str, float]
-    # The engine: how many requests ended in which way.
+    # Number of requests in the engine by the way they ended.
     engine: dict[str, int]
     samples: Sequence[Sample]
 
     def as_object(self) -> dict[str, object]:
-        """For JSON: all but the samples."""
+        """JSON object of the result without the samples."""
         return {name: value for name, value in asdict(self).items() if name != "samples"}
 
 
 def slope_per_hour(points: Sequence[tuple[float, float]]) -> float:
-    """Least squares through (seconds, value); 0 for fewer than two points."""
+    """Slope per hour by least squares through (seconds, value); 0 for fewer than two points."""
     if len(points) < 2:
         return 0.0
     mean_x = sum(x for x, _ in points) / len(points)
@@ -76,10 +76,10 @@ async def soak(
     held_elsewhere: Callable[[], Mapping[str, float]] = dict,
     log: Callable[[str], None],
 ) -> SoakResult:
-    """Mixed tenants, a tenth of whose clients leave early, for `seconds`; a sample `every_s`.
+    """Run mixed tenants, a tenth of whose clients leave early, for `seconds`; take a sample `every_s`.
 
-    The gateway must have answered a request before: tasks are compared with those of then.
-    `held_elsewhere`: what is held beside gateway and engine, by name.
+    The gateway must have answered a request before, because its tasks before the load are the baseline.
+    `held_elsewhere` returns resources held outside gateway and engine, by name.
     """
     source = random.Random(7)
     names, shares = [kind for kind, _ in kinds], [share for _, share in kinds]
@@ -124,7 +124,7 @@ async def _sample(
     started = loop.time()
     for number in itertools.count():
         metrics = await gauges(peer)
-        # The question itself is a request.
+        # This request itself is in flight.
         in_flight = metrics["serval_requests_in_flight"] - 1
         one = Sample(
             loop.time() - started, gateway.memory_mb(), gateway.open_files(), metrics[TASKS], in_flight
@@ -139,22 +139,22 @@ async def _sample(
 
 
 async def gauges(peer: Peer) -> dict[str, float]:
-    """The gateway's metrics by name and labels, as they are written. Its own request is in flight."""
+    """Values of the gateway's metrics by their text (name and labels). This request itself is in flight."""
     text = (await get(peer, "/metrics")).decode()
     lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
 
 
-# Gauges that count what requests hold: the gateway's own and its queue.
+# Gauges of resources that requests hold.
 HELD = ("serval_requests_in_flight", "serval_queue_depth")
 TASKS = "serval_event_loop_tasks"
-# Connections to the engine stay open for the next requests; nothing else does.
+# Connections to the engine, which stay open for the next requests; nothing else does.
 _MOST_KEPT_FILES = 300
 
 
 @dataclass(frozen=True)
 class _Baseline:
-    """What the gateway had open before the load."""
+    """Open files and tasks of the gateway before the load."""
 
     files: int
     tasks: float
@@ -173,12 +173,12 @@ async def _tasks(peer: Peer) -> float:
 
 
 async def held_now(peer: Peer, engine: Peer) -> tuple[dict[str, float], dict[str, int]]:
-    """What gateway and engine hold, by name, and the engine's counts of how requests ended."""
+    """Resources that gateway and engine hold, by name, and the engine's counts of ended requests."""
     told = json.loads(await get(engine, "/v1/loads"))
     load, metrics = told["loads"][0], await gauges(peer)
     held = {name: load[name] for name in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")}
     held |= {name: value for name, value in metrics.items() if name.startswith(HELD)}
-    # The question itself is a request.
+    # This request itself is in flight.
     held["serval_requests_in_flight"] -= 1
     return {name: value for name, value in held.items() if value}, told["stand_in"]
 

@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record, fit, write, and print how near the fit is."""
+    """Record a trace, fit the costs, write both, and print how close the fit is."""
     trace = uvloop.run(
         record(
             Peer.of(args.url),

@@ -1,6 +1,6 @@
 """Put a workload on a running server and write a report: JSON, an HTML page and an SVG.
 
-Sessions begin when the arrivals say so, whatever the server does. Several rates give a curve.
+Sessions begin at their arrival times, however slow the server is. Several rates give a curve.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 1 if a request failed."""
+    """Run the workload at each rate and write the reports; return 1 if a request failed."""
     objective = Objective(args.good_first, args.good_gap)
     runs = uvloop.run(_drive_rates(args))
     summaries = [
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _drive_rates(args: argparse.Namespace) -> list[list[Request]]:
-    """The requests of each rate, one run after the other."""
+    """Run the workload once for each rate; return the requests of each run."""
     runs = []
     async with AsyncExitStack() as stack:
         peer = Peer.of(args.url, args.key)
@@ -101,7 +101,7 @@ async def _drive_rates(args: argparse.Namespace) -> list[list[Request]]:
                 peer,
                 _sessions(args, rate),
                 model=args.model,
-                # Other texts for each rate, or the cache of the run before would help.
+                # Texts differ between rates, or the cache of the previous run would help.
                 seed=args.seed * 1000 + number,
                 vanish=args.vanish,
                 log=log,

@@ -1,6 +1,6 @@
 """Ask one real engine in three ways in turn: natively, by SGLang's own OpenAI server, through the gateway.
 
-Starts the engine (the demo model unless told otherwise) and the gateway, as `serval serve` does.
+Starts the engine (by default with the demo model) and the gateway, as `serval serve` does.
 """
 
 import argparse

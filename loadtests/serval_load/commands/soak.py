@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run and print the figures."""
+    """Run the soak and print its figures; return 1 if a request failed or anything is still held."""
     found = uvloop.run(_run_soak(args))
     print(describe())
     print(json.dumps(found.as_object(), indent=1))
@@ -68,7 +68,7 @@ async def _run_soak(args: argparse.Namespace) -> SoakResult:
         started = running_gateway(engine_url, f"--workers={args.workers}", environment=environment)
         gateway, url = await stack.enter_async_context(started)
         peer = Peer.of(url, key)
-        # What is loaded with the first request is no leak.
+        # Modules loaded by the first request are no leak.
         await exchange(peer, prepared(peer, request(tokens=2, stream=True)))
         found = await soak(
             gateway,

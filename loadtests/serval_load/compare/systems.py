@@ -1,4 +1,4 @@
-"""What is compared: how each gateway is started, as its own documentation says, and where it listens."""
+"""Systems under comparison: each gateway is started as its own documentation says."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ UNREACHED_LIMITS = dict.fromkeys(
 
 @dataclass(frozen=True)
 class System:
-    """A gateway that runs; `program` is None for the stand-in asked directly."""
+    """A running gateway; `program` is None where clients use the stand-in directly."""
 
     name: str
     version: str
@@ -43,15 +43,15 @@ class System:
 
 @asynccontextmanager
 async def direct(engine_url: str, cores: str) -> AsyncIterator[System]:
-    """No gateway: what the stand-in and the clients can do."""
+    """No gateway: the limit of the stand-in and the clients themselves."""
     yield System("direct", "", Peer.of(engine_url), None)
 
 
 @asynccontextmanager
 async def serval(engine_url: str, cores: str, python: Path) -> AsyncIterator[System]:
-    """One worker with all features on: keys in a database, checks, limits' accounting, metrics and log.
+    """Serval with one worker and all features on: keys in a database, checks, limits, metrics and log.
 
-    `python` is of an environment with the gateway's packages; the gateway is that of this checkout.
+    `python` belongs to an environment with the gateway's packages; the gateway is that of this checkout.
     """
     with tempfile.TemporaryDirectory(prefix="serval-load-") as folder:
         database = f"{folder}/keys.db"
@@ -102,7 +102,7 @@ async def litellm(engine_url: str, cores: str, python: Path) -> AsyncIterator[Sy
 
 
 def new_key(database: str, *options: str) -> str:
-    """A fresh key in a database of Serval's; `options` are of `serval keys create`."""
+    """Create a key in a Serval database with `options` of `serval keys create`."""
     command = [sys.executable, "-m", "serval", "keys", "create", "--name=load", "--json", *options]
     made = subprocess.run([*command, f"--database={database}"], capture_output=True, check=True)
     key: str = json.loads(made.stdout)["key"]
@@ -110,7 +110,7 @@ def new_key(database: str, *options: str) -> str:
 
 
 def installed_version(python: Path, package: str) -> str:
-    """The version of `package` in another environment."""
+    """Version of `package` in the environment of `python`."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     return found.stdout.strip()

@@ -1,6 +1,6 @@
-"""The fast stand-in: frames encoded beforehand, sent at a fixed pace or all at once.
+"""Fast stand-in: frames encoded beforehand and sent at a fixed pace or all at once.
 
-It models nothing, so that whatever stands in front of it is the bottleneck.
+It models nothing, so that the program in front of it is the bottleneck.
 """
 
 import asyncio
@@ -21,18 +21,19 @@ from serval_load.stand_in.protocol import (
 )
 from serval_load.stand_in.routes import EngineInfo, Load, Routes
 
-# Streams that began within one slot of the pace are served together, whole slots apart.
+# Parts of a pace. Streams that began in the same part send their frames together.
 _SLOTS = 20
 _DEFAULT_TOKENS = 16
-# The order of a request that wants its whole answer in one write.
+# Order for a whole answer in one write.
 AT_ONCE = "at-once"
-# How long SGLang takes to see that the client of a whole answer has gone (SGLANG_REQUEST_STATE_WAIT_TIMEOUT).
+# SGLang's delay before it sees that the client of a whole answer has gone
+# (SGLANG_REQUEST_STATE_WAIT_TIMEOUT).
 WHOLE_ANSWER_POLL_S = 4.0
 
 
 @lru_cache(maxsize=4096)
 def _frames(dialect: Dialect, tokens: int, interval: int) -> tuple[bytes, ...]:
-    """All events of an answer, the first with what goes before it, the last with the end of the stream."""
+    """Events of an answer; the first includes any preamble, the last the end of the stream."""
     frames = []
     for first in range(0, tokens, interval):
         last = min(first + interval, tokens)
@@ -80,7 +81,7 @@ class _Stream:
 
 
 class BareEngine:
-    """See the module. `pace_s` 0: the whole answer in one write."""
+    """Engine without a model. With `pace_s` 0 an answer is a single write."""
 
     def __init__(self, info: EngineInfo, *, pace_s: float) -> None:
         self._info = info
@@ -102,7 +103,7 @@ class BareEngine:
             await asyncio.Event().wait()
         due = loop.time()
         while True:
-            # Whoever falls behind by more than a pace goes on from now: a burst would count as frames/s.
+            # After a delay of more than one pace, go on from now: catching up would inflate frames/s.
             due = max(due + self._pace_s / _SLOTS, loop.time() - self._pace_s)
             await asyncio.sleep(due - loop.time())
             self._slot = (self._slot + 1) % _SLOTS

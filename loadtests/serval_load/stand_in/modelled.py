@@ -1,8 +1,8 @@
-"""The stand-in that behaves like an engine: batches, memory, a queue, a prefix cache, and faults to order.
+"""Stand-in that behaves like an engine: batches, memory, a queue, a prefix cache, and faults on request.
 
-A request orders a fault with a stop string, the one field that every gateway passes on as it is:
-`stand-in:cut=5` closes the connection after five tokens, `stall` sends nothing more, `garbage` sends
-what is no JSON, `error` an error event, `oom` ends the answer for want of memory, `refuse` answers 503.
+A request orders a fault with a stop string, the one field that every gateway passes on unchanged:
+`stand-in:cut=5` closes the connection after five tokens, `stall` sends nothing more, `garbage` sends invalid
+JSON, `error` an error event, `oom` ends the answer for lack of memory, `refuse` answers 503.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ class _Request:
     exchange: Exchange
     parsed: ParsedRequest
     job: Job
-    # A fault and after how many tokens.
+    # Fault to inject, and the number of tokens before it.
     fault: str = ""
     fault_after: int = 0
-    # Tokens in the engine's hands that the client has not been sent.
+    # Generated tokens that have not been sent.
     unsent: int = 0
     stalled: bool = False
 
     @property
     def text(self) -> str:
-        """What the next event says."""
+        """Text of the next event."""
         call = self.parsed.call
         if call is None:
             return TOKEN_TEXT * self.unsent
@@ -57,12 +57,12 @@ class _Request:
 
     @property
     def finish(self) -> dict[str, Any]:
-        """Why the answer ends."""
+        """Finish reason of the answer."""
         return STOP if self.parsed.call else {"type": "length", "length": self.job.tokens}
 
 
 class ModelledEngine:
-    """See the module."""
+    """Engine that takes the time of its scheduler's steps."""
 
     def __init__(self, info: EngineInfo, costs: Costs) -> None:
         self._info = info
@@ -82,7 +82,7 @@ class ModelledEngine:
         )
 
     async def run(self) -> None:
-        """Step after step until cancelled."""
+        """Run scheduler steps until cancelled."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
@@ -92,13 +92,13 @@ class ModelledEngine:
                 await self._work.wait()
                 due = loop.time()
                 continue
-            # Against an absolute time, so that what the stand-in itself costs does not add up.
+            # Sleep until an absolute time, so that the stand-in's own costs do not add up.
             due = max(due + step.seconds, loop.time() - 1.0)
             await asyncio.sleep(max(due - loop.time(), 0.0))
             for job in step.failed:
                 self._fail(self._requests[job.rid], OUT_OF_MEMORY, 500)
             for job in step.advanced:
-                # It may have been aborted during the step.
+                # A request may have been aborted during the step.
                 if (request := self._requests.get(job.rid)) is not None:
                     self._deliver(request)
 
@@ -172,10 +172,10 @@ class ModelledEngine:
         return response(body)
 
     def _inject_fault(self, request: _Request) -> None:
-        """The fault that the request ordered."""
+        """Inject the fault that the request ordered."""
         fault = request.fault
         if fault == "stall":
-            # It keeps its slot, as in a hung engine, and says nothing.
+            # As in a hung engine, the request keeps its slot and receives nothing.
             self._scheduler.remove(request.job)
             self._stalled += 1
             request.stalled = True
@@ -218,7 +218,7 @@ class ModelledEngine:
 
 
 def _aborted(request: _Request, *, message: str = "Aborted", status: int | None = None) -> bytes:
-    """The end of a stream that was aborted."""
+    """End of an aborted stream."""
     job = request.job
     frame = aborted_frame(
         job.rid, tokens=job.generated, prompt=len(job.prompt), message=message, status=status

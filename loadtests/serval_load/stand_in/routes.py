@@ -1,4 +1,4 @@
-"""The routes that both speeds of the stand-in share: what SGLang says about itself, and its load."""
+"""Routes shared by both stand-ins: SGLang's information endpoints and its load."""
 
 import json
 import time
@@ -16,19 +16,20 @@ Counts = Counter[str]
 
 @dataclass
 class EngineInfo:
-    """What the stand-in says it is. `model_path` is the folder a gateway reads its tokenizer from."""
+    """Self-description of the stand-in. A gateway reads its tokenizer from the folder `model_path`."""
 
     model_path: str
     context_length: int
     max_total_num_tokens: int
     max_running_requests: int
-    # started, finished, aborted (asked to), gone (the client closed), failed (by order or out of memory).
+    # Requests by outcome: started, finished, aborted, gone (client closed), failed (ordered or out of
+    # memory).
     counts: Counts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is being worked on now."""
+    """Current load of the engine."""
 
     running: int
     waiting: int
@@ -36,7 +37,7 @@ class Load:
 
 
 class Routes:
-    """Hands each request to its answer. `start` generates; `abort` ends the request of an id."""
+    """Dispatches each request: `start` generates an answer, `abort` ends the request with an id."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class Routes:
             "max_running_requests": self._info.max_running_requests,
             "token_usage": load.used_tokens / max(self._info.max_total_num_tokens, 1),
         }
-        # Beside SGLang's own keys: what became of all requests so far.
+        # `stand_in` is beside SGLang's own keys: requests so far by outcome.
         return {"version": "0.5.23", "loads": [one], "stand_in": dict(self._info.counts)}
 
     def _metrics(self) -> bytes:

@@ -1,8 +1,8 @@
-"""The modelled engine: which requests run, what each step takes and gives. Time is counted, not waited for.
+"""Scheduler of the modelled engine, which counts time instead of waiting.
 
-After SGLang's scheduler: new prompts first, in chunks; otherwise one token for each running request; when
-memory runs out the newest request goes back to the queue, its cache is lost, and its prompt with all it had
-said so far is computed again.
+It follows SGLang's: new prompts run first, in chunks; otherwise each running request gets one token. When
+memory runs out, the newest request is retracted to the queue without its cache, and its prompt and all tokens
+generated so far are computed again.
 """
 
 from collections import deque
@@ -15,12 +15,12 @@ from serval_load.stand_in.prefix_cache import PrefixCache
 
 @dataclass(eq=False)
 class Job:
-    """One request in the engine."""
+    """A request in the engine."""
 
     rid: str
     prompt: Sequence[int]
     tokens: int
-    # Tokens given so far; prompt tokens that are computed; those that the prefix cache had at first.
+    # Tokens generated so far, prompt tokens computed, and prompt tokens found in the prefix cache at first.
     generated: int = 0
     computed: int = 0
     cached: int = 0
@@ -28,13 +28,13 @@ class Job:
 
     @property
     def length(self) -> int:
-        """Tokens of its sequence so far."""
+        """Tokens of the sequence so far."""
         return len(self.prompt) + self.generated
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: how long it took, who got a token by it, and who cannot go on for want of memory."""
+    """Result of a step: its duration, the jobs that got a token, and those that ran out of memory."""
 
     seconds: float
     advanced: tuple[Job, ...] = ()
@@ -43,7 +43,7 @@ class Step:
 
 @dataclass
 class Scheduler:
-    """See the module. `clock` is the sum of all steps so far."""
+    """Queue and running batch; `clock` is the sum of all steps so far."""
 
     costs: Costs
     clock: float = 0.0
@@ -52,29 +52,29 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self._cache = PrefixCache(block_tokens=self.costs.block_tokens)
-        # The job whose prompt is being computed in chunks.
+        # Job whose prompt is being computed in chunks.
         self._partial: Job | None = None
 
     @property
     def used_tokens(self) -> int:
-        """Memory that running requests hold; what the prefix cache keeps beside them can be had any time."""
+        """Tokens of memory held by running requests, without the prefix cache, which can be evicted."""
         partial = 0 if self._partial is None else self._partial.computed
         return sum(job.length for job in self.running) + partial
 
     @property
     def waiting_count(self) -> int:
-        """Requests that have no token yet."""
+        """Number of requests without a token yet."""
         return len(self.waiting) + (self._partial is not None)
 
     def add(self, job: Job) -> bool:
-        """Queue a request; False if the queue is full."""
+        """Queue a request; return False if the queue is full."""
         if len(self.waiting) >= self.costs.max_waiting:
             return False
         self.waiting.append(job)
         return True
 
     def remove(self, job: Job) -> None:
-        """Forget a request, wherever it is. What it computed stays in the prefix cache."""
+        """Remove a request, waiting or running. Its prompt stays in the prefix cache once computed."""
         if job in self.running:
             self.running.remove(job)
             self._cache.insert(job.prompt)
@@ -84,7 +84,7 @@ class Scheduler:
             self.waiting.remove(job)
 
     def step(self) -> Step | None:
-        """Do the next step; None if there is nothing to do."""
+        """Run the next step; return None if there is nothing to do."""
         done = self._prefill()
         if done is None:
             done = self._decode()
@@ -105,7 +105,7 @@ class Scheduler:
                 if job.length + 1 > self.costs.kv_tokens:
                     self.waiting.popleft()
                     return Step(0.0, failed=(job,))
-                # Room for the whole prompt and its first token, or it waits.
+                # Wait until there is room for the whole prompt and its first token.
                 if self.used_tokens + job.length + 1 > self.costs.kv_tokens:
                     break
                 self.waiting.popleft()
@@ -138,7 +138,7 @@ class Scheduler:
             job = self.running.pop()
             job.computed = 0
             job.retractions += 1
-            # Alone and still too long: it would come back for ever.
+            # A job that is alone and still too long would be retracted for ever.
             if self.running:
                 self.waiting.appendleft(job)
             else:

@@ -1,4 +1,4 @@
-"""Runs sessions against a server that speaks OpenAI's API, and keeps what each request took."""
+"""Driver of sessions against a server with OpenAI's API; records the times of each request."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ _PROGRESS_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Request:
-    """One request of a session, and how it went. Times are in seconds, `at` after the start of the run."""
+    """A request of a session and its outcome. Times are in seconds; `at` counts from the start of the run."""
 
     kind: str
     session: int
@@ -52,7 +52,7 @@ async def drive(
     vanish: float = 0.0,
     log: Callable[[str], None],
 ) -> list[Request]:
-    """Begin each session at its time, whatever the server does (an open loop), and wait for all to end.
+    """Begin each session at its time (an open loop), and wait for all to end.
 
     `vanish` is the share of requests whose client leaves before the answer is complete.
     """
