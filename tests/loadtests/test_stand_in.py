@@ -1,4 +1,4 @@
-"""The stand-in speaks SGLang's protocol: asked by the gateway's own client, and by OpenAI's."""
+"""Engine stand-in: SGLang's protocol, read by the gateway's own client and by OpenAI's."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ def generate_request(
 
 
 class RecordingSink:
-    """Takes an answer's deltas and keeps them."""
+    """Sink that records the deltas of an answer."""
 
     def __init__(self) -> None:
         self.deltas: list[GenerationDelta] = []
@@ -93,7 +93,7 @@ async def all_of(engine: SglangEngine, request: GenerateRequest) -> list[Generat
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["modelled", "bare"])
-async def test_the_gateways_client_reads_an_answer_token_by_token(bare: bool) -> None:
+async def test_engine_client_reads_an_answer_token_by_token(bare: bool) -> None:
     async with served(bare=bare, pace_s=0.002) as stand_in:
         deltas = await all_of(stand_in.client, generate_request(5))
         assert "".join(delta.text for delta in deltas) == " token" * 5
@@ -104,7 +104,7 @@ async def test_the_gateways_client_reads_an_answer_token_by_token(bare: bool) ->
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["modelled", "bare"])
-async def test_tokens_come_in_batches_when_asked_to(bare: bool) -> None:
+async def test_stream_interval_batches_tokens(bare: bool) -> None:
     async with served(bare=bare, pace_s=0.05) as stand_in:
         deltas = await all_of(stand_in.client, generate_request(9, stream_interval=4))
         assert len(deltas) <= 4
@@ -121,7 +121,7 @@ async def test_tokens_come_in_batches_when_asked_to(bare: bool) -> None:
         ({"type": "integer"}, ""),
     ],
 )
-async def test_a_call_that_is_required_is_written_from_the_first_token_to_the_last(
+async def test_required_call_is_written_from_the_first_token_to_the_last(
     schema: dict[str, str], argument: str
 ) -> None:
     parameters = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
@@ -135,7 +135,7 @@ async def test_a_call_that_is_required_is_written_from_the_first_token_to_the_la
     assert deltas[-1].finish == "stop"
 
 
-async def test_it_says_what_the_gateway_asks_at_start_up() -> None:
+async def test_stand_in_describes_itself_at_start_up() -> None:
     async with served() as stand_in:
         assert await stand_in.client.is_ready()
         info = await stand_in.client.info()
@@ -144,7 +144,7 @@ async def test_it_says_what_the_gateway_asks_at_start_up() -> None:
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["modelled", "bare"])
-async def test_an_abort_frees_the_slot(bare: bool) -> None:
+async def test_abort_frees_the_slot(bare: bool) -> None:
     async with served(bare=bare, pace_s=0.01) as stand_in:
         sink = RecordingSink()
         answer = asyncio.create_task(stand_in.client.generate(generate_request(500), sink))
@@ -169,23 +169,23 @@ async def test_an_abort_frees_the_slot(bare: bool) -> None:
         ("refuse", EngineOverloadedError),
     ],
 )
-async def test_a_fault_is_what_was_ordered_and_leaves_nothing(order: str, error: type[ApiError]) -> None:
+async def test_ordered_fault_is_raised_and_leaves_nothing_behind(order: str, error: type[ApiError]) -> None:
     async with served() as stand_in:
         with pytest.raises(ApiError) as raised:
             await all_of(stand_in.client, generate_request(20, order))
         assert isinstance(raised.value, error), repr(raised.value)
         assert (await stand_in.idle())["num_used_tokens"] == 0
-        # A name of its own: the abort of the first may still be under way.
+        # Another id, because the abort of the first may still be under way.
         assert (await all_of(stand_in.client, generate_request(2, rid="another")))[-1].completion_tokens == 2
 
 
-async def test_a_second_request_finds_the_first_ones_prefix() -> None:
+async def test_second_request_finds_the_prefix_of_the_first() -> None:
     async with served() as stand_in:
         await all_of(stand_in.client, generate_request(2, prompt=40))
         assert (await all_of(stand_in.client, generate_request(2, prompt=50)))[-1].cached_tokens == 40
 
 
-async def test_openais_client_reads_it_whole_and_streamed() -> None:
+async def test_openai_client_reads_whole_and_streamed_answers() -> None:
     async with served() as stand_in:
         client = AsyncOpenAI(base_url=f"{stand_in.url}/v1", api_key="none")
         said: dict[str, Any] = {"model": "stand-in", "messages": [{"role": "user", "content": "hello"}]}
@@ -198,14 +198,14 @@ async def test_openais_client_reads_it_whole_and_streamed() -> None:
         await client.close()
 
 
-async def test_its_metrics_carry_sglangs_names() -> None:
+async def test_metrics_have_sglang_names() -> None:
     async with served() as stand_in:
         await all_of(stand_in.client, generate_request(2))
         text = (await get(Peer.of(stand_in.url), "/metrics")).decode()
         assert 'sglang:num_requests_total{model_name="stand-in"} 1\n' in text
 
 
-async def test_what_it_cannot_read_or_does_not_have_is_refused() -> None:
+async def test_invalid_body_and_unknown_path_are_refused() -> None:
     async with served() as stand_in:
         peer = Peer.of(stand_in.url)
         bad = await exchange(peer, prepared(peer, b"{", path="/generate"))
@@ -213,7 +213,7 @@ async def test_what_it_cannot_read_or_does_not_have_is_refused() -> None:
         assert (await exchange(peer, prepared(peer, b"", path="/x"))).data.startswith(b"HTTP/1.1 404")
 
 
-async def test_a_body_in_chunks_is_read() -> None:
+async def test_chunked_body_is_read() -> None:
     async with served() as stand_in:
         peer = Peer.of(stand_in.url)
         body = json.dumps({"input_ids": [1], "sampling_params": {"max_new_tokens": 1}}).encode()
@@ -223,7 +223,7 @@ async def test_a_body_in_chunks_is_read() -> None:
         assert raw.data.startswith(b"HTTP/1.1 200")
 
 
-async def test_its_banner_says_what_it_is() -> None:
+async def test_banner_names_the_stand_in() -> None:
     async with running_stand_in("--bare") as (program, url):
         assert "STAND-IN" in program.output.read_text()
         info = json.loads(await get(Peer.of(url), "/server_info"))
