@@ -1,4 +1,4 @@
-"""Draws the dashboards as SVG from a running Prometheus, where no Grafana is at hand.
+"""Draw the dashboards as SVG from a running Prometheus, without Grafana.
 
 python deploy/grafana/draw_dashboards.py http://127.0.0.1:9090 FOLDER [MINUTES]
 
@@ -29,7 +29,7 @@ MAX_NAMES = 8
 
 @dataclass(frozen=True)
 class Window:
-    """The time that is drawn, in seconds, and the shortest interval over which a rate is taken."""
+    """Time range of the drawing, in seconds, and the shortest interval of a rate."""
 
     start: float
     end: float
@@ -37,7 +37,7 @@ class Window:
 
 
 def lines_of(url: str, panel: dict[str, Any], window: Window) -> list[Series]:
-    """What Prometheus answers to the panel's queries."""
+    """Series that Prometheus returns for the queries of a panel."""
     found = []
     for target in panel["targets"]:
         query = target["expr"].replace("$__rate_interval", window.rate_interval)
@@ -61,12 +61,12 @@ def lines_of(url: str, panel: dict[str, Any], window: Window) -> list[Series]:
 
 
 def legend(pattern: str, labels: dict[str, str]) -> str:
-    """The legend with its labels filled in."""
+    """Replace the label placeholders of a legend."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), pattern).strip()
 
 
 def number(value: float, unit: str) -> str:
-    """A value as people read it."""
+    """Format a value with its unit."""
     if unit == "percentunit":
         return f"{value * 100:.3g} %"
     if unit in ("bytes", "Bps"):
@@ -80,7 +80,7 @@ def number(value: float, unit: str) -> str:
 
 
 def stacked(lines: list[Series]) -> list[Series]:
-    """Each line on top of those before it."""
+    """Add to each line the values of those before it."""
     below: dict[float, float] = {}
     piled = []
     for line in lines:
@@ -91,7 +91,7 @@ def stacked(lines: list[Series]) -> list[Series]:
 
 
 def draw_panel(panel: dict[str, Any], lines: list[Series], window: Window) -> list[str]:
-    """The SVG of one panel at its place on the grid."""
+    """Draw a panel at its place on the grid."""
     grid = panel["gridPos"]
     x, y = grid["x"] * CELL_W, grid["y"] * CELL_H
     w, h = grid["w"] * CELL_W - GAP, grid["h"] * CELL_H - GAP
@@ -114,7 +114,7 @@ def draw_panel(panel: dict[str, Any], lines: list[Series], window: Window) -> li
 
 
 def draw_graph(panel: dict[str, Any], lines: list[Series], size: tuple[int, int], window: Window) -> str:
-    """Curves over the minutes before now, stacked where the dashboard stacks them."""
+    """Draw curves over the minutes before now, stacked where the dashboard stacks them."""
     defaults = panel["fieldConfig"]["defaults"]
     piled = "stacking" in defaults.get("custom", {})
     series = [
@@ -137,7 +137,7 @@ def draw_graph(panel: dict[str, Any], lines: list[Series], size: tuple[int, int]
 
 
 def draw(url: str, dashboard: dict[str, Any], window: Window) -> str:
-    """A dashboard as SVG."""
+    """Draw a dashboard as SVG."""
     panels = dashboard["panels"]
     width = max((p["gridPos"]["x"] + p["gridPos"]["w"]) * CELL_W for p in panels)
     height = max((p["gridPos"]["y"] + p["gridPos"]["h"]) * CELL_H for p in panels)
@@ -152,7 +152,7 @@ def draw(url: str, dashboard: dict[str, Any], window: Window) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """See the module."""
+    """Draw every dashboard into a folder."""
     if len(arguments) not in (2, 3):
         sys.exit(__doc__)
     url, folder, *minutes = arguments
