@@ -1,5 +1,5 @@
-# The engine: SGLang with Serval's plugin, installed by the same script that CI runs. 12 GB: the CUDA libraries come with
-# the locked packages, the driver from the machine (NVIDIA container toolkit). Build from the repository's root:
+# The engine: SGLang with Serval's plugin, installed by the same script as in CI. The image has 12 GB: CUDA libraries come
+# with the locked packages, the driver from the machine (NVIDIA container toolkit). Build from the repository's root:
 #   docker build -f docker/engine.Dockerfile -t serval-engine:0.1.0 .
 # Pin the base by digest in production: --build-arg BASE=docker.io/library/python@sha256:...
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
@@ -16,7 +16,7 @@ RUN apt-get update \
     && mkdir -p /var/cache/serval && chown 10001:10001 /var/cache/serval
 WORKDIR /opt/serval
 COPY . .
-# The cache folder holds the packages for good; uv's own cache inside it is only of use while it installs.
+# The cache folder keeps the packages; uv's own cache inside it is needed only during installation.
 ENV SERVAL_CACHE_DIR=/opt/serval-packages
 RUN deploy/setup/setup.sh \
     && rm -rf /opt/serval-packages/uv \

@@ -2,17 +2,17 @@
 #   docker build -f docker/gateway.Dockerfile -t serval-gateway:0.1.0 .
 # Pin the base by digest in production: --build-arg BASE=docker.io/library/python@sha256:...
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
-# What it is built on; needs venv and pip beside Python.
+# Base of the build stage; needs venv and pip besides Python.
 ARG BUILD_BASE=${BASE}
 
 FROM ${BUILD_BASE} AS build
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY docker/subset_of_lock.py docker/
-# For `strip`. Downloads from the Hub (hf-xet), which a gateway never makes, and debugging symbols are a tenth of the image.
+# binutils for `strip`. Debugging symbols and hf-xet, whose downloads a gateway never makes, are a tenth of the image.
 # hadolint ignore=DL3008
 RUN command -v strip || { apt-get update && apt-get install --yes --no-install-recommends binutils; }
-# The packages that the gateway needs, with those of its optional parts, out of the lock: same versions, same hashes.
+# Packages of the gateway and its extras, with the versions and hashes of the lock.
 RUN python3 -m venv /build \
     && python3 docker/subset_of_lock.py requirements.lock uv > uv.lock \
     && /build/bin/python -m pip install --quiet --no-deps --require-hashes -r uv.lock \
@@ -33,7 +33,7 @@ RUN python3 -m venv /build \
 COPY server server
 COPY model_adapter model_adapter
 COPY kernels kernels
-# Of the demo model the gateway needs tokenizer and template; the weights are in the engine's image.
+# Tokenizer and template of the demo model; its weights are in the engine's image.
 RUN /build/bin/python -m hatchling build -t wheel -d /wheels \
     && /build/bin/uv pip install --quiet --no-deps --compile-bytecode --python /opt/serval/bin/python /wheels/*.whl \
     && demo=$(/opt/serval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/serval_sglang/demo/checkpoint \
@@ -46,7 +46,7 @@ COPY --from=build /opt/serval /opt/serval
 ENV PATH=/opt/serval/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 SERVAL_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8000
-# Alive; whether the engine is ready is another question (/readyz).
+# Liveness only; /readyz also checks the engine.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
 ENTRYPOINT ["serval"]

@@ -1,4 +1,4 @@
-"""Prints the entries of some packages out of requirements.lock, hashes included; fails if one is missing.
+"""Print the entries of some packages in requirements.lock with their hashes; fail if one is missing.
 
 python3 docker/subset_of_lock.py requirements.lock uv
 python3 docker/subset_of_lock.py requirements.lock --names gateway.txt   (lines `name==version`)
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def entries(lock: str) -> dict[str, str]:
-    """The text of each package in a lock, by name."""
+    """Text of each package in a lock, by name."""
     found = {}
     for entry in re.split(r"\n(?=[a-zA-Z0-9])", lock):
         name = re.match(r"([a-zA-Z0-9._-]+)(\[[^]]*\])?==", entry)
@@ -20,7 +20,7 @@ def entries(lock: str) -> dict[str, str]:
 
 
 def subset(lock: str, wanted: list[str]) -> str:
-    """The entries of `wanted`: names, or `name==version`. Raises `SystemExit` if the lock says otherwise."""
+    """Entries of `wanted`, names or `name==version`. Raises `SystemExit` for what the lock does not have."""
     locked = entries(lock)
     chosen = []
     for want in wanted:
@@ -34,12 +34,12 @@ def subset(lock: str, wanted: list[str]) -> str:
 
 
 def normalized(name: str) -> str:
-    """A package's name as indexes compare it."""
+    """Normalised name of a package, as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main(arguments: list[str]) -> None:
-    """See the module."""
+    """Print the entries for the arguments."""
     lock, *wanted = arguments
     if wanted[0] == "--names":
         lines = Path(wanted[1]).read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""What the scripts that compare checkouts of the gateway share: how they start one, and in which order."""
+"""Shared parts of the scripts that compare checkouts of the gateway: starting one, and the order of runs."""
 
 import argparse
 import asyncio
@@ -30,7 +30,7 @@ _LIMITS = dict.fromkeys(
     ),
     "1000000000",
 )
-# What a stand-in for the engine answers to the gateway's questions.
+# Answers of the engine stand-in to the gateway's requests at start-up.
 ABOUT = {
     "/model_info": {"model_path": str(MODEL)},
     "/server_info": {"max_req_input_len": 8000, "incremental_streaming_output": True},
@@ -40,7 +40,7 @@ M = TypeVar("M")
 
 
 def event(rid: str, number: int, *, last: bool) -> bytes:
-    """One event as SGLang 0.5.23 sends it for one token."""
+    """Server-sent event of one token, as SGLang 0.5.23 writes it."""
     meta = {
         "id": rid,
         "finish_reason": {"type": "stop", "matched": 2} if last else None,
@@ -64,14 +64,14 @@ def chunk(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that serves on `port` and takes `key`."""
+    """A running gateway that serves on `port` and accepts `key`."""
 
     pid: int
     port: int
     key: str
 
     def resident_mb(self) -> float:
-        """Memory the process holds."""
+        """Resident memory of the process."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
@@ -83,8 +83,10 @@ class Gateway:
 
 @asynccontextmanager
 async def running_gateway(tree: Path, engine_port: int, *, limits: bool) -> AsyncIterator[Gateway]:
-    """The gateway of `tree` before an engine on `engine_port`; with `limits` its key is in a database and has
-    all four."""
+    """Run the gateway of `tree` in front of an engine on `engine_port`.
+
+    With `limits` the key is in a database and has all four limits.
+    """
     command = [sys.executable, "-m", "serval", "gateway", f"--engine-url=http://127.0.0.1:{engine_port}"]
     command += [f"--model={MODEL}", "--served-model-name=m", "--port=0"]
     environment = {**os.environ, "PYTHONPATH": str(tree / "server")}
@@ -110,7 +112,7 @@ def _new_key(environment: dict[str, str]) -> str:
 
 
 async def _listening_port(gateway: "subprocess.Popen[bytes]", log: IO[bytes]) -> int:
-    """The port from the gateway's own line, `serving ... on http://127.0.0.1:PORT`."""
+    """Port in the gateway's line `serving ... on http://127.0.0.1:PORT`."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and gateway.poll() is None:
         log.seek(0)
@@ -123,7 +125,7 @@ async def _listening_port(gateway: "subprocess.Popen[bytes]", log: IO[bytes]) ->
 
 
 def comparison_parser(description: str | None) -> argparse.ArgumentParser:
-    """Options of a comparison of checkouts: `--tree`, which may be given again, `--rounds` and `--limits`."""
+    """Parser with the options of a comparison: `--tree` (repeatable), `--rounds` and `--limits`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -145,8 +147,10 @@ def compare(
     cost: Callable[[M], float],
     line: Callable[[M], str],
 ) -> None:
-    """Measure the trees of `options` in turn, round after round; print each, then the medians of `cost`, in
-    microseconds, and how they compare with the first tree's."""
+    """Measure the trees of `options` in turn, round after round, and print each result.
+
+    Then print each tree's median `cost` in microseconds and its ratio to the first tree's.
+    """
     trees: list[Path] = options.tree or [ROOT]
     found: dict[Path, list[M]] = {tree: [] for tree in trees}
     for number in range(options.rounds):

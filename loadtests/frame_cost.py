@@ -3,11 +3,11 @@
     python loadtests/frame_cost.py                                 this checkout
     python loadtests/frame_cost.py --tree /tmp/before --tree .     two checkouts, alternately, and their ratio
 
-Beside the gateway run, in this process, an engine stand-in that sends one frame of SGLang's size and shape
-every `--pace` seconds on each stream, and the clients. Only the gateway's own CPU time is counted (user and
-system, from /proc). Streams start one after the other and drift apart, as real ones do; frames that the
-gateway happens to find together count one by one. Beside other work on the same core the figures are higher
-(cold caches); only those of one run compare.
+The clients and an engine stand-in run in this process. On each stream the stand-in sends one frame of
+SGLang's size and shape every `--pace` seconds. Only the gateway's own CPU time is counted (user and system,
+from /proc). Streams start one after the other and drift apart, as real ones do; frames that the gateway reads
+together count one by one. Other work on the same core raises the figures (cold caches), so compare only
+figures of one run.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from checkouts import ABOUT, Gateway, chunk, compare, comparison_parser, event, 
 
 
 class Engine:
-    """The stand-in: what the gateway asks at start-up, and `/generate`."""
+    """Engine stand-in: the endpoints the gateway reads at start-up, and `/generate`."""
 
     def __init__(self, *, frames: int, pace_s: float) -> None:
         self._frames = frames
         self._pace_s = pace_s
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, request after request."""
+        """Serve one connection, request after request."""
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -66,7 +66,7 @@ class Engine:
 
 
 async def stream(gateway: Gateway) -> int:
-    """Ask for one streamed answer and read it to its end; the number of its content frames."""
+    """Read one streamed answer to its end; return the number of its content frames."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     request = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "What is Serval?"}]}
     body = json.dumps(request).encode()
@@ -84,7 +84,7 @@ async def stream(gateway: Gateway) -> int:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Microseconds of the gateway's CPU for each frame; `resident_mb` at the end."""
+    """CPU time of the gateway for each frame, in microseconds, and its memory at the end."""
 
     per_frame_us: float
     resident_mb: float
@@ -112,7 +112,7 @@ async def measure(tree: Path, options: argparse.Namespace) -> Measurement:
 
 
 def line(result: Measurement) -> str:
-    """The measurement in words."""
+    """Format the measurement as one line."""
     return f"{result.per_frame_us:.1f} us a frame, {result.resident_mb:.0f} MB"
 
 

@@ -3,8 +3,8 @@
     .venv/bin/python -m uv pip install --target FOLDER atheris==3.0.0
     PYTHONPATH=FOLDER .venv/bin/python loadtests/fuzz_parser.py -max_total_time=600
 
-Atheris is in no lock, because nothing else needs it. For any bytes: no exception, the same message whole and
-cut anywhere, and arguments that are a JSON object.
+Atheris is in no lock, because nothing else needs it. For any input the parser must not raise, must give the
+same message for the whole text and for pieces of it, and must give arguments that are a JSON object.
 """
 
 import json
@@ -42,7 +42,7 @@ TOOLS: list[dict[str, Any]] = [
 
 
 def text_of(data: atheris.FuzzedDataProvider) -> str:
-    """Words of the format and arbitrary text in any order: random bytes hardly ever make a marker."""
+    """Mix tokens of the format with arbitrary text: random bytes hardly ever form a marker."""
     parts = []
     while data.remaining_bytes() and len(parts) < 200:
         choice = data.ConsumeIntInRange(0, len(WORDS) + 4)
@@ -57,7 +57,7 @@ def read(pieces: list[str], *, thinking: bool) -> Any:
 
 
 def check(raw: bytes) -> None:
-    """What atheris calls with each input; whatever it raises is a finding."""
+    """Fuzz target: any exception it raises is a finding."""
     data = atheris.FuzzedDataProvider(raw)
     thinking, size = data.ConsumeBool(), data.ConsumeIntInRange(1, 30)
     text = text_of(data)

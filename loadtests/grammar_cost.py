@@ -1,11 +1,11 @@
-"""What holding an answer to a schema costs: making the grammar, compiling it, and the mask of each token.
+"""Cost of constraining an answer to a schema: building the grammar, compiling it, and masking each token.
 
     python loadtests/grammar_cost.py [--repeats 5]
 
-The gateway makes the grammar, once a request; SGLang compiles it, once for as long as its cache holds it.
-Compiling and masking depend on the size of the vocabulary: measured with one of LongCat-Flash-Lite's size
-made of random pieces of text, because the model's own is not in this repository. The best of the repeats
-counts, because the machine may be busy.
+The gateway builds the grammar once a request; SGLang compiles it once and caches it. Compiling and masking
+depend on the size of the vocabulary. The vocabulary here has LongCat-Flash-Lite's size and random pieces of
+text, because the model's own is not in this repository. The best of the repeats counts, because the machine
+may be busy.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _WEATHER: Final[dict[str, Any]] = {
 
 
 def nested(depth: int) -> dict[str, Any]:
-    """An object of scalars and of the same again, `depth` levels deep."""
+    """Schema of an object with scalars and an object of the same kind, `depth` levels deep."""
     properties: dict[str, Any] = {
         "name": {"type": "string"},
         "kind": {"enum": ["a", "b", "c", None]},
@@ -70,7 +70,7 @@ def grammar_of(tools: list[dict[str, Any]]) -> str:
 
 
 def compiler() -> xgrammar.GrammarCompiler:
-    """A compiler on one thread and without a cache, for a vocabulary of bytes and random words."""
+    """Single-threaded compiler without a cache, for a vocabulary of bytes and random words."""
     rng = random.Random(0)
     letters = 'etaoinshrdlucmfwypvbgkjqxz    \n"<>{}[]:,._-0123456789éß北京'
     pieces = {bytes([byte]) for byte in range(256)}
@@ -84,7 +84,7 @@ def compiler() -> xgrammar.GrammarCompiler:
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """The best of `repeats`, in milliseconds of this process's CPU time."""
+    """Least CPU time of `repeats` calls, in milliseconds."""
     best = float("inf")
     for _ in range(repeats):
         start = time.process_time()
@@ -94,7 +94,7 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def mask_microseconds(grammar: xgrammar.CompiledGrammar, repeats: int) -> float:
-    """The cost of the masks of a short call, per token."""
+    """Cost of the masks of a short tool call, per token."""
     mask = torch.zeros((1, (VOCABULARY_SIZE + 31) // 32), dtype=torch.int32)
     steps = 40
 

@@ -1,4 +1,4 @@
-"""What a request's limits cost the gateway: reserve and settle in the process, headers included.
+"""Cost of a request's limits in the gateway: reserve and settle in the process, headers included.
 
     python loadtests/limit_cost.py
 

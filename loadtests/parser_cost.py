@@ -1,10 +1,10 @@
-"""What reading one streamed token costs: Serval's tool-call parser beside SGLang's for GLM, in one process.
+"""Cost of parsing one streamed token: Serval's tool-call parser beside SGLang's for GLM, in one process.
 
     python loadtests/parser_cost.py [--repeats 7]
 
-GLM-4.x writes calls in the same form with other tag names, so both parsers read the same text, each with its
-own tags, in the same pieces (words and tags, about what tokens are). The best of the repeats counts, because
-the machine may be busy.
+GLM-4.x writes calls in the same form with other tag names. Both parsers read the same text with their own
+tags, cut into the same pieces (words and tags, roughly tokens). The best of the repeats counts, because the
+machine may be busy.
 """
 
 import argparse
@@ -58,7 +58,7 @@ TEXTS: Final = {
 
 
 def in_longcat_tags(text: str) -> str:
-    """`text` with LongCat's names for the same tags."""
+    """Replace GLM's tags in `text` with LongCat's."""
     for tag in _TAGS:
         text = text.replace(f"<{tag}>", f"<longcat_{tag}>").replace(f"</{tag}>", f"</longcat_{tag}>")
     return text
@@ -82,7 +82,7 @@ def read_with_sglang(make: Callable[[], BaseFormatDetector], pieces: list[str]) 
 
 
 def microseconds_per_piece(read: Callable[[list[str]], int], pieces: list[str], repeats: int) -> float:
-    """The best of `repeats` readings, in microseconds of this process's CPU time."""
+    """Least CPU time of `repeats` readings, in microseconds per piece."""
     best = min(_cpu_time_s(read, pieces) for _ in range(repeats))
     return best / len(pieces) * 1e6
 

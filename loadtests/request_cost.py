@@ -1,13 +1,13 @@
-"""What the gateway adds to one whole (not streamed) answer: CPU time, requests a second, latency.
+"""Cost the gateway adds to one whole (not streamed) answer: CPU time, requests a second, latency.
 
     python loadtests/request_cost.py                                 this checkout
     python loadtests/request_cost.py --tree /tmp/before --tree .     two, alternately, and their ratio
     python loadtests/request_cost.py --limits                        with a key in a database and all limits
 
-Beside the gateway run, in this process, an engine stand-in that answers at once and clients that ask again as
-soon as they have their answer: 32 of them for requests a second, then one for latency. Both write bytes
-prepared beforehand, so that nearly all of the time is the gateway's. `direct` is the latency of the same
-exchange without a gateway. Only figures of one run compare.
+The clients and an engine stand-in run in this process. The stand-in answers at once; clients send the next
+request as soon as they have their answer: 32 of them for requests a second, then one for latency. Both write
+prepared bytes, so that nearly all of the time is the gateway's. `direct` is the latency of the same exchange
+without a gateway. Compare only figures of one run.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _ANSWER = (
 
 
 class Engine(asyncio.Protocol):
-    """The stand-in: one event with the whole answer for every `/generate`."""
+    """Engine stand-in: one event with the whole answer for every `/generate`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -59,7 +59,7 @@ class Engine(asyncio.Protocol):
 
 
 class Client(asyncio.Protocol):
-    """Asks `count` times, one after the other; `times` are the seconds each answer took."""
+    """Client that sends `count` requests in sequence; `times` are the seconds each answer took."""
 
     def __init__(self, request: bytes, count: int, end: bytes) -> None:
         self._request = request
@@ -97,7 +97,7 @@ class Client(asyncio.Protocol):
 
 
 async def ask(port: int, *, key: str, clients: int, count: int, path: str, end: bytes) -> list[float]:
-    """`clients` that ask `count` times each, at once; the seconds of every answer."""
+    """Run `clients` of `count` requests each at once; return the seconds of every answer."""
     body = json.dumps(
         {"model": "m", "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 16}
     ).encode()
@@ -117,7 +117,7 @@ async def ask(port: int, *, key: str, clients: int, count: int, path: str, end: 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one gateway: requests a second and CPU microseconds each with 32 clients, latency in ms with one."""
+    """Requests a second and CPU microseconds a request with 32 clients, latency in ms with one."""
 
     per_s: float
     cpu_us: float
@@ -160,7 +160,7 @@ async def measure(tree: Path, options: argparse.Namespace) -> Measurement:
 
 
 def line(result: Measurement) -> str:
-    """The measurement in words."""
+    """Format the measurement as one line."""
     return (
         f"{result.per_s:.0f} requests/s, {result.cpu_us:.0f} us CPU each; alone p50 {result.p50_ms:.3f} ms,"
         f" p99 {result.p99_ms:.3f} ms (direct p50 {result.direct_p50_ms:.3f} ms); {result.resident_mb:.0f} MB"

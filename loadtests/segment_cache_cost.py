@@ -1,11 +1,11 @@
-"""What rendering and tokenising turn k of a long conversation costs, with and without the segment cache.
+"""Cost of rendering and tokenising turn k of a long conversation, with and without the segment cache.
 
     python loadtests/segment_cache_cost.py [--tokens 100000] [--repeats 3] [--svg loadtests/segment_cache.svg]
 
-The conversation is an agent's: each turn a call and a tool's result of 700 words. LongCat-Flash-Lite's own
-tokenizer is not in this repository. Measured with one as large (131,072 pieces) of the same kind (byte-level
-BPE, control tokens as added tokens), trained on made-up words, with the demo model's chat template. CPU time
-of this process, the best of the repeats.
+The conversation is an agent's: each turn has a call and a tool result of 700 words. LongCat-Flash-Lite's own
+tokenizer is not in this repository, so the script trains one of the same size (131,072 pieces) and kind
+(byte-level BPE, control tokens as added tokens) on made-up words, and uses the demo model's chat template.
+Figures are CPU time of this process, the best of the repeats.
 """
 
 import argparse
@@ -22,11 +22,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from serval.chat import load_chat
 from serval.chat.render import ChatRenderer
+from serval_load.report.chart import Series, chart
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEMO: Final = ROOT / "model_adapter/serval_sglang/demo/checkpoint"
 VOCABULARY_SIZE: Final = 131_072
-# Words with at most one sign or space before them, numbers by three digits, runs of signs, white space.
+# Words with at most one sign or space before them, groups of three digits, runs of signs, white space.
 _WORDS: Final = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SYLLABLES: Final = (
     "ka",
@@ -60,7 +61,7 @@ def made_up_words(rng: random.Random, count: int) -> list[str]:
 
 
 def write_model(folder: Path) -> None:
-    """A model folder with a tokenizer of realistic size."""
+    """Write a model folder with a tokenizer of realistic size."""
     definition = json.loads((DEMO / "tokenizer.json").read_text())
     control = [entry["content"] for entry in definition["added_tokens"]]
     tokenizer = Tokenizer(models.BPE())
@@ -84,7 +85,7 @@ def write_model(folder: Path) -> None:
 
 
 def conversation() -> Iterator[list[dict[str, Any]]]:
-    """The same conversation again and again, each time one turn longer."""
+    """Yield the same conversation, each time one turn longer."""
     rng = random.Random(1)
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": "You are an agent."},
@@ -106,7 +107,7 @@ def conversation() -> Iterator[list[dict[str, Any]]]:
 
 
 def milliseconds_by_turn(chat: ChatRenderer, tokens: int) -> list[tuple[int, float]]:
-    """Prompt tokens and CPU time of every turn, up to `tokens`."""
+    """Prompt tokens and CPU milliseconds of every turn, up to `tokens`."""
     turns: list[tuple[int, float]] = []
     for messages in conversation():
         start = time.process_time()
@@ -118,7 +119,7 @@ def milliseconds_by_turn(chat: ChatRenderer, tokens: int) -> list[tuple[int, flo
 
 
 def best(folder: Path, *, tokens: int, repeats: int, cache_bytes: int) -> list[tuple[int, float]]:
-    """The best of the repeats for each turn; each begins with an empty cache."""
+    """Least time of each turn over the repeats, each of which begins with an empty cache."""
     rounds = [
         milliseconds_by_turn(load_chat(folder, segment_cache_bytes=cache_bytes), tokens)
         for _ in range(repeats)
@@ -127,40 +128,9 @@ def best(folder: Path, *, tokens: int, repeats: int, cache_bytes: int) -> list[t
 
 
 def drawing(plain: list[tuple[int, float]], cached: list[tuple[int, float]]) -> str:
-    """Both curves as an SVG."""
-    width, height, left, bottom = 640, 320, 60, 40
-    most_tokens, most_ms = plain[-1][0], max(took for _, took in plain)
-
-    def line(turns: list[tuple[int, float]], colour: str) -> str:
-        points = " ".join(
-            f"{left + tokens / most_tokens * (width - left - 90):.1f},"
-            f"{height - bottom - took / most_ms * (height - bottom - 20):.1f}"
-            for tokens, took in turns
-        )
-        return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>'
-
-    def label(x: float, y: float, text: str, colour: str = "#333", anchor: str = "start") -> str:
-        return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}">{text}</text>'
-
-    last = height - bottom - cached[-1][1] / most_ms * (height - bottom - 20)
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"'
-            ' font-size="12">',
-            f'<rect width="{width}" height="{height}" fill="white"/>',
-            f'<path d="M{left} 10V{height - bottom}H{width - 80}" fill="none" stroke="#999"/>',
-            line(plain, "#c0392b"),
-            line(cached, "#2471a3"),
-            label(width - 85, 24, "no cache", "#c0392b"),
-            label(width - 85, last + 4, "segment cache", "#2471a3"),
-            label(left - 8, 24, f"{most_ms:.0f} ms", anchor="end"),
-            label(left - 8, height - bottom, "0", anchor="end"),
-            label(left, height - 20, "0"),
-            label(width - 90, height - 20, f"{most_tokens:,} tokens of prompt", anchor="end"),
-            label(left + 8, 24, "CPU time to render and tokenise one turn"),
-            "</svg>\n",
-        ]
-    )
+    """Draw both curves as SVG."""
+    series = [Series("no cache", plain), Series("segment cache", cached)]
+    return chart(series, title="CPU time to render and tokenise one turn", x="tokens of prompt", y="ms")
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What to read before a release: bill of materials, licences, credentials in the tree, known vulnerabilities.
+# Checks before a release: bill of materials, licences, credentials in the tree, known vulnerabilities.
 #
 #   deploy/audit/audit.sh [FOLDER]     writes sbom.json and licences.tsv there (default dist/audit)
 #
-# The last step asks public advisory databases. Where they cannot be reached it fails, because silence is no finding.
+# The last step asks public advisory databases and fails where it cannot reach them.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

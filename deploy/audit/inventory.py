@@ -1,4 +1,4 @@
-"""Bill of materials and licences of the locked packages, from what is installed: no network.
+"""Bill of materials and licences of the locked packages, read from the installed packages without a network.
 
 python deploy/audit/inventory.py sbom       CycloneDX 1.5 JSON
 python deploy/audit/inventory.py licences   package, version, licence; exit code 1 if one needs a decision
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
-# Copyleft that reaches beyond its own files. A person decides, and the decision is noted below.
+# Copyleft that reaches beyond its own files. A person decides, and records the decision below.
 NEEDS_A_DECISION = re.compile(r"\bA?GPL|GNU (Affero )?General|SSPL|BUSL|Commons Clause", re.IGNORECASE)
 DECIDED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Package:
-    """One package of the lock. `licence` is what its metadata says, or empty."""
+    """A package of the lock. `licence` is that of its metadata, or empty."""
 
     name: str
     version: str
@@ -30,7 +30,7 @@ class Package:
 
 
 def packages(lock: str) -> Iterator[Package]:
-    """The packages of a lock that are installed here, with their licences."""
+    """Installed packages of a lock with their licences."""
     for entry in re.split(r"\n(?=[a-zA-Z0-9])", lock):
         head = re.match(r"([a-zA-Z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\\n]+)", entry)
         if head:
@@ -39,10 +39,10 @@ def packages(lock: str) -> Iterator[Package]:
 
 
 def licence_of(name: str) -> str:
-    """From the metadata: the expression, else the classifiers, else the first line of the free text."""
+    """Licence expression of the metadata, else its classifiers, else the first line of its free text."""
     try:
         metadata = importlib.metadata.metadata(name)
-    except importlib.metadata.PackageNotFoundError:  # of another platform or Python
+    except importlib.metadata.PackageNotFoundError:  # for another platform or Python
         return ""
     if "License-Expression" in metadata:
         return str(metadata["License-Expression"])
@@ -55,7 +55,7 @@ def licence_of(name: str) -> str:
 
 
 def sbom(found: list[Package]) -> dict[str, Any]:
-    """CycloneDX. The order is the lock's and there is no time stamp, so that equal locks give equal files."""
+    """CycloneDX document in the order of the lock and without a timestamp: equal locks give equal files."""
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
@@ -77,12 +77,12 @@ def sbom(found: list[Package]) -> dict[str, Any]:
 
 
 def undecided(found: list[Package]) -> list[Package]:
-    """Packages whose licence somebody has to look at."""
+    """Packages whose licence needs a decision."""
     return [p for p in found if NEEDS_A_DECISION.search(p.licence) and p.name not in DECIDED]
 
 
 def main(arguments: list[str]) -> int:
-    """See the module."""
+    """Print the bill of materials or the licences; exit with 1 if a licence needs a decision."""
     if arguments not in (["sbom"], ["licences"]):
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
-"""Looks for credentials in tracked files: `python deploy/audit/secrets.py`; exit code 1 if it finds one.
+"""Search tracked files for credentials: `python deploy/audit/secrets.py`; exit code 1 if it finds one.
 
-Names the file, the line and the kind, never the text. A line may say `not-a-secret` and why.
+Prints the file, the line and the kind, never the text. A line is exempt if it says `not-a-secret` and why.
 """
 
 import re
@@ -20,7 +20,7 @@ KINDS = {
     "AWS key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     "Google key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b"),
     "Slack token": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}\b"),
-    # Not the words that stand for one in help texts.
+    # Excludes placeholders in help texts.
     "password in an address": re.compile(
         r"\b[a-z][a-z0-9+]*://[^\s/:@\"'<>{}$]+:(?!(?i:password)@|\*+@)[^\s/@\"'<>{}$]+@"
     ),
@@ -28,7 +28,7 @@ KINDS = {
 
 
 def findings(text: str) -> Iterator[tuple[int, str]]:
-    """Line number and kind of each credential in `text`."""
+    """Yield line number and kind of each credential in `text`."""
     for number, line in enumerate(text.splitlines(), start=1):
         if ALLOWED not in line:
             yield from ((number, kind) for kind, pattern in KINDS.items() if pattern.search(line))
@@ -43,7 +43,7 @@ def tracked_files() -> list[Path]:
 
 
 def main() -> int:
-    """See the module."""
+    """Print the findings; exit with 1 if there are any."""
     found = 0
     for path in tracked_files():
         content = path.read_bytes()

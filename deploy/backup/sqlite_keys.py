@@ -1,4 +1,4 @@
-"""Backs up and restores a key database in SQLite while gateways use it. Only the standard library.
+"""Back up and restore a key database in SQLite while gateways use it. Needs only the standard library.
 
 python3 deploy/backup/sqlite_keys.py backup /var/lib/serval/keys.db keys-backup.db
 python3 deploy/backup/sqlite_keys.py restore keys-backup.db /var/lib/serval/keys.db
@@ -14,9 +14,9 @@ WAIT_S = 30
 
 
 def copy(source: Path, target: Path) -> None:
-    """Make `target`'s content that of `source`, whole or not at all.
+    """Replace the content of `target` with that of `source`, completely or not at all.
 
-    Raises `SystemExit` if `source` is no key database.
+    Raises `SystemExit` if `source` is not a key database.
     """
     if not source.is_file():
         sys.exit(f"{source} does not exist")
@@ -25,14 +25,14 @@ def copy(source: Path, target: Path) -> None:
             reader.execute("SELECT version FROM key_store").fetchone()
         except sqlite3.DatabaseError as error:
             sys.exit(f"{source} is no key database: {error}")
-        # Hashes of keys are nobody else's business.
+        # Only the owner may read hashes of keys.
         os.close(os.open(target, os.O_CREAT | os.O_RDWR, 0o600))
         with closing(sqlite3.connect(target, timeout=WAIT_S)) as writer:
             reader.backup(writer)
 
 
 def main(arguments: list[str]) -> None:
-    """See the module."""
+    """Back up or restore, as the arguments say."""
     if len(arguments) != 3 or arguments[0] not in ("backup", "restore"):
         sys.exit(__doc__)
     action, source, target = arguments

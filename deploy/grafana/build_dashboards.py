@@ -1,6 +1,6 @@
-"""Writes Grafana's dashboards from dashboards.yaml: `python deploy/grafana/build_dashboards.py`.
+"""Write Grafana's dashboards from dashboards.yaml: `python deploy/grafana/build_dashboards.py`.
 
-What all panels have in common (grid, ids, data source) is decided here once. A test compares the files.
+It adds the common parts of all panels (grid, ids, data source). A test compares the files.
 """
 
 import json
@@ -17,13 +17,13 @@ CHOSEN = 'namespace=~"$namespace"'
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
-    """Every dashboard by its uid, as Grafana imports it."""
+    """Dashboards by uid, as Grafana imports them."""
     described = yaml.safe_load((HERE / "dashboards.yaml").read_text(encoding="utf-8"))
     return {uid: dashboard(uid, spec) for uid, spec in described.items()}
 
 
 def dashboard(uid: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """One dashboard."""
+    """Dashboard in Grafana's JSON model."""
     variables: list[dict[str, Any]] = [
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
         query_variable("namespace", 'label_values(up{job=~"serval-.*"}, namespace)'),
@@ -47,7 +47,7 @@ def dashboard(uid: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def query_variable(name: str, query: str) -> dict[str, Any]:
-    """A variable filled from Prometheus. `All` is `.*`, which also matches where the label is missing."""
+    """Variable filled from Prometheus. `All` is `.*`, which also matches series without the label."""
     return {
         "name": name,
         "label": name.capitalize(),
@@ -82,7 +82,7 @@ def panels(spec: dict[str, Any]) -> list[dict[str, Any]]:
 def panel(
     described: dict[str, Any], *, number: int, grid: dict[str, int], by_instance: bool
 ) -> dict[str, Any]:
-    """One panel; its queries are lettered A, B, C."""
+    """Panel with its queries lettered A, B, C."""
     kind = described.get("kind", "timeseries")
     defaults: dict[str, Any] = {"unit": described["unit"], "min": 0}
     if described.get("stacked"):
@@ -110,7 +110,7 @@ def panel(
 
 
 def queries(described: dict[str, Any]) -> dict[str, str]:
-    """PromQL by legend."""
+    """PromQL queries by legend."""
     if "queries" in described:
         return dict(described["queries"])
     buckets = f"sum by (le) (rate({described['quantiles']}[$__rate_interval]))"
@@ -118,7 +118,7 @@ def queries(described: dict[str, Any]) -> dict[str, str]:
 
 
 def with_selectors(expr: str, *, by_instance: bool) -> str:
-    """`expr` with the label matchers that its placeholders stand for."""
+    """Replace the placeholders in `expr` with label matchers."""
     chosen = f'{CHOSEN},instance=~"$instance"' if by_instance else CHOSEN
     return expr.replace("{GATEWAY", f'{{job="serval-gateway",{chosen}').replace(
         "{ENGINE", f'{{job="serval-engine",{chosen}'
@@ -126,7 +126,7 @@ def with_selectors(expr: str, *, by_instance: bool) -> str:
 
 
 def file_text(made: dict[str, Any]) -> str:
-    """The content of a dashboard's file."""
+    """Content of a dashboard's file."""
     return json.dumps(made, indent=1) + "\n"
 
 

@@ -35,7 +35,7 @@ install_debian_packages() {
     (
         cd "$debs"
         if ! "${apt[@]}" download "${packages[@]}" 2>/dev/null; then
-            # The box has no package lists, or old ones. Lists of our own need no root.
+            # Package lists are missing or old. Our own lists need no root.
             mkdir -p lists/partial
             apt+=(-o "Dir::State::lists=$debs/lists")
             "${apt[@]}" update && "${apt[@]}" download "${packages[@]}"
@@ -64,7 +64,7 @@ if [ ! -e "$tools/.complete" ]; then
     fi
     exec 9>&-
 fi
-# The only place where Debian's Alertmanager looks for its templates.
+# Debian's Alertmanager looks for its templates only here.
 templates=/usr/share/prometheus/alertmanager
 if [ ! -e "$templates/email.tmpl" ] && [ "$(id -u)" = 0 ]; then
     mkdir -p "$templates"

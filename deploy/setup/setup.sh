@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Prepares the Python environment of this checkout and prints nothing but progress.
+# Prepares the Python environment of this checkout and prints its progress.
 #
 #   deploy/setup/setup.sh                    set up (idempotent; seconds when nothing changed)
 #   deploy/setup/setup.sh --print-venv       print the folder whose bin/ holds `serval` and `python`
-#   deploy/setup/setup.sh --examples         also set up what server/examples/ needs; print that folder
-#   deploy/setup/setup.sh --clients          also set up the clients that tests try the server with; print that folder
+#   deploy/setup/setup.sh --examples         also set up the packages of server/examples/; print that folder
+#   deploy/setup/setup.sh --clients          also set up the clients that tests run; print that folder
 #
-# Two layers. The locked third-party packages (11 GB, SGLang and torch among them) live once per lock in a cache
-# folder that all checkouts share. `.venv` in the checkout is a thin venv on top that adds this checkout's own
-# packages, so that two checkouts never run each other's code.
+# There are two layers. The locked third-party packages (11 GB, SGLang and torch among them) are installed once per lock
+# into a cache folder that all checkouts share. `.venv` in the checkout is a thin venv on top that adds this checkout's
+# own packages, so that two checkouts never run each other's code.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -46,14 +46,14 @@ build_base() {
     rm -rf "$base"
     "$python" -m venv "$base"
     "$base/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
-    # uv hard-links from its own cache: a changed lock costs only what differs, not another 11 GB.
+    # uv hard-links from its own cache: a changed lock costs only the difference, not another 11 GB.
     UV_CACHE_DIR=$cache/uv VIRTUAL_ENV=$base \
         "$base/bin/uv" pip sync --require-hashes "$root/requirements.lock" 2>&1 | { grep -v '^ [-+] ' || :; } >&2
     touch "$base/.complete"
 }
 
 if [ ! -e "$base/.complete" ]; then
-    # Two checkouts may arrive here together: the second waits and finds the work done.
+    # If two checkouts arrive here together, the second waits and finds the work done.
     exec 9>"$base.lock"
     command -v flock >/dev/null 2>&1 && flock 9
     [ -e "$base/.complete" ] || build_base
@@ -75,7 +75,7 @@ build_checkout_venv() {
     echo "$checkout_key" > "$venv/.serval-key"
 }
 
-# A small environment of its own, for packages that want other versions than SGLang pins. Prints its folder.
+# Builds a small separate environment for packages that need other versions than SGLang pins; prints its folder.
 small_environment() {
     local name=$1 lock=$2 key folder
     key=$({ "$python" --version; cat "$lock"; } | sha256sum | cut -c1-12)

@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# Installs what tests run beside the server, if it is missing and this may install packages (root on a Debian): PostgreSQL,
-# Redis, a clock that can be set (libfaketime), Node for OpenAI's other client; with --rehearsal also what brings
-# compose.yaml up: a Docker Engine and what makes images without an image registry. Never fails: tests that need what is
-# missing are skipped and say so.
+# Installs the services of the tests if they are missing and packages may be installed (root on a Debian): PostgreSQL,
+# Redis, a settable clock (libfaketime), Node for OpenAI's other client; with --rehearsal also a Docker Engine and tools
+# that make images without an image registry. Never fails: tests of missing services are skipped and say so.
 set -uo pipefail
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
 prepare() {
-    # The tests start servers of their own; the packages shall not make and start others.
+    # Tests start their own servers; the packages must not create and start others.
     mkdir -p /etc/postgresql-common
     [ -e /etc/postgresql-common/createcluster.conf ] ||
         echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf
-    # Debian asks this program whether a package may start its service; where there is one, it stays.
+    # Debian asks this program if a package may start its service; an existing one stays.
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         trap 'rm -f /usr/sbin/policy-rc.d' EXIT
         printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Compares Serval's gateway with sglang-router and LiteLLM's proxy in front of the same stand-in, on this machine, and
-# writes what it found: the table in loadtests/RESULTS.md, the ratios in README.md, loadtests/comparison/figures.json and
-# loadtests/plots/comparison.svg. Ten minutes on two quiet cores.
+# Compares Serval's gateway with sglang-router and LiteLLM's proxy in front of the same stand-in, on this machine. Writes
+# the table in loadtests/RESULTS.md, the ratios in README.md, loadtests/comparison/figures.json and
+# loadtests/plots/comparison.svg. Takes ten minutes on two quiet cores.
 # Needs Debian's wrk. The first run installs all three (800 MB) into the cache folder that `make` uses.
 #
-# Serval and LiteLLM run on the same interpreter, the system's if there is one: distributions and the image of the gateway have
-# Python built with profile-guided optimisation. Built without it, as pyenv does by default, it is a fifth slower. PYTHON=... names
-# another.
+# Serval and LiteLLM run on the same interpreter, by default the system's: distributions and the gateway's image have
+# Python built with profile-guided optimisation. Without it, as pyenv builds by default, Python is a fifth slower.
+# PYTHON=... names another interpreter.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -29,7 +29,7 @@ find_interpreter() {
 }
 interpreter=$(find_interpreter)
 
-# The gateway's packages out of the lock, as docker/gateway.Dockerfile takes them.
+# Prints the lock entries of the gateway's packages, as docker/gateway.Dockerfile does.
 gateway_lock() {
     local names
     names=$(mktemp)
@@ -39,7 +39,7 @@ gateway_lock() {
     rm -f "$names"
 }
 
-# The folder with the packages of one lock file, installed once.
+# Installs the packages of a lock file once; prints their folder.
 environment() {
     local lock=$2
     local folder
@@ -48,7 +48,7 @@ environment() {
         say "installing $1 into $folder"
         rm -rf "$folder"
         "$python" -m uv venv --quiet --python "$interpreter" "$folder"
-        # Compiled now: LiteLLM's first import would take minutes of a measurement.
+        # Compile now: LiteLLM's first import would take minutes of a measurement.
         UV_CACHE_DIR=$cache/uv "$python" -m uv pip sync --quiet --compile-bytecode --require-hashes \
             --python "$folder/bin/python" "$lock" >&2
         touch "$folder/.complete"

@@ -1,4 +1,4 @@
-"""Reads what `serval_load.client` kept: status, content, and when each piece of it came."""
+"""Parse the raw answers of `serval_load.client`: status, content, and the arrival time of each piece."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -50,11 +50,11 @@ _decoder = msgspec.json.Decoder(_Chunk)
 
 @dataclass
 class Answer:
-    """One streamed answer. Times are seconds after the request was sent; None: it never came."""
+    """One streamed answer. Times are seconds after the request was sent, None for what never arrived."""
 
     status: int
     first_s: float | None = None
-    # Time of each event that carried text or a piece of a call.
+    # Arrival of each event with text or a piece of a call.
     times_s: list[float] = field(default_factory=list)
     end_s: float = 0.0
     text: str = ""
@@ -70,17 +70,17 @@ class Answer:
 
     @property
     def complete(self) -> bool:
-        """Whether the client got all of it."""
+        """True if the client received all of it."""
         return self.status == 200 and self.done and self.finish is not None and not self.error
 
     @property
     def gaps_s(self) -> list[float]:
-        """Between one piece and the next."""
+        """Seconds between one piece and the next."""
         return [later - earlier for earlier, later in itertools.pairwise(self.times_s)]
 
 
 def read_stream(raw: Raw) -> Answer:
-    """The answer in `raw`, as far as it came. A body that is no event stream is an error's text."""
+    """Parse as much of the answer as arrived. A body that is no event stream becomes the error text."""
     head, found, _ = raw.data.partition(b"\r\n\r\n")
     if not found:
         return Answer(
@@ -95,19 +95,19 @@ def read_stream(raw: Raw) -> Answer:
     body = b""
     for at, piece in raw.pieces:
         if skip:
-            piece, skip = piece[skip:], max(skip - len(piece), 0)  # noqa: PLW2901  # the rest of the headers
+            piece, skip = piece[skip:], max(skip - len(piece), 0)  # noqa: PLW2901  # skip the headers
         body += piece
         *lines, body = body.split(b"\n")
         for line in lines:
-            # Sizes of HTTP chunks stand on lines of their own between events.
+            # Lines between events are sizes of HTTP chunks.
             if line.startswith(_DATA):
-                _event(answer, line[len(_DATA) :].rstrip(), at - raw.sent_at)
+                _apply_event(answer, line[len(_DATA) :].rstrip(), at - raw.sent_at)
     if chunked and not raw.data.endswith(b"0\r\n\r\n") and not answer.error:
         answer.error = "the connection closed in the middle of the answer"
     return answer
 
 
-def _event(answer: Answer, payload: bytes, at_s: float) -> None:
+def _apply_event(answer: Answer, payload: bytes, at_s: float) -> None:
     if payload == b"[DONE]":
         answer.done = True
         return
@@ -120,13 +120,13 @@ def _event(answer: Answer, payload: bytes, at_s: float) -> None:
         answer.cached_tokens = (chunk.usage.prompt_tokens_details or {}).get("cached_tokens") or 0
     for choice in chunk.choices:
         answer.finish = choice.finish_reason or answer.finish
-        if _piece(answer, choice.delta):
+        if _apply_delta(answer, choice.delta):
             answer.times_s.append(at_s)
             if answer.first_s is None:
                 answer.first_s = at_s
 
 
-def _piece(answer: Answer, delta: _Delta) -> bool:
+def _apply_delta(answer: Answer, delta: _Delta) -> bool:
     text = delta.content or delta.reasoning_content
     if text:
         answer.text += text

@@ -1,4 +1,4 @@
-"""`python -m serval_load`: the commands."""
+"""Command line of `python -m serval_load`."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m serval_load", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in _COMMANDS.items():

@@ -1,6 +1,6 @@
-"""A client that costs little: prepared requests, answers kept as bytes with the time of each piece.
+"""Cheap HTTP client: requests are prepared beforehand, answers are kept as bytes with their arrival times.
 
-Reading an answer (what is in it, how long it took) happens afterwards, in `serval_load.answers`.
+Parsing an answer happens afterwards, in `serval_load.answers`, so that it costs no time during a run.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Peer:
-    """Where requests go, and with which key."""
+    """Server to send requests to, and the API key."""
 
     host: str
     port: int
@@ -20,13 +20,13 @@ class Peer:
 
     @staticmethod
     def of(url: str, key: str = "") -> "Peer":
-        """The server of a base URL such as http://127.0.0.1:8000."""
+        """Peer of a base URL such as http://127.0.0.1:8000."""
         parts = urlsplit(url)
         return Peer(parts.hostname or "127.0.0.1", parts.port or 80, key)
 
 
 def prepared(peer: Peer, body: bytes, *, path: str = "/v1/chat/completions", method: str = "POST") -> bytes:
-    """The request with all its headers. The server closes the connection after the answer."""
+    """Request bytes with all headers, which ask the server to close the connection after the answer."""
     authorization = f"Authorization: Bearer {peer.key}\r\n" if peer.key else ""
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: {peer.host}:{peer.port}\r\n{authorization}"
@@ -37,8 +37,10 @@ def prepared(peer: Peer, body: bytes, *, path: str = "/v1/chat/completions", met
 
 @dataclass
 class Raw:
-    """What came back. Times are of `time.monotonic`, because uvloop's clock counts milliseconds; `failure` is
-    what the connection died of."""
+    """Raw answer: bytes with their arrival times, and the error that ended the connection, if any.
+
+    Times are of `time.monotonic`, because uvloop's clock counts milliseconds.
+    """
 
     sent_at: float
     pieces: list[tuple[float, bytes]] = field(default_factory=list)

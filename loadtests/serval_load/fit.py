@@ -1,4 +1,4 @@
-"""Fits the modelled engine's times to a trace, and replays a trace on the model, in model time."""
+"""Fit of the modelled engine's costs to a trace, and replay of a trace on the model in model time."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ from serval_load.trace import Decode, Prefill, Trace
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Intercept and slope by least squares of the relative error: small times count as much as long ones."""
+    """Intercept and slope by least squares of the relative error, so that short times weigh as much."""
     weights = [1 / y**2 for _, y in points]
     total = sum(weights)
     mean_x = sum(w * x for w, (x, _) in zip(weights, points, strict=True)) / total
@@ -24,7 +24,7 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def fit(trace: Trace, **sizes: int) -> Costs:
-    """The costs whose steps come nearest to the trace; `sizes` are what no trace shows."""
+    """Fit the costs of steps to the trace; `sizes` are the fields of `Costs` that no trace shows."""
     decode_base, decode_request = _line([(one.batch, one.seconds) for one in trace.decodes])
     prefill_base, prefill_token = _line([(one.tokens, one.seconds) for one in trace.prefills])
     return Costs(
@@ -37,7 +37,7 @@ def fit(trace: Trace, **sizes: int) -> Costs:
 
 
 def replay(trace: Trace, costs: Costs) -> Trace:
-    """The same requests on the modelled engine; its clock is counted, so the result is exact."""
+    """Replay the trace's requests on the modelled engine, whose clock is counted and so exact."""
     result = Trace("stand-in, model time")
     for number, asked in enumerate(trace.prefills):
         scheduler = Scheduler(costs)
@@ -59,12 +59,12 @@ def replay(trace: Trace, costs: Costs) -> Trace:
 
 
 def errors(trace: Trace, model: Trace) -> list[float]:
-    """By how much of the measured time the model is off, for each prompt and each batch."""
+    """Relative error of the model for each prompt and each batch."""
     return [abs(b / a - 1) for a, b in zip(_seconds(trace), _seconds(model), strict=True)]
 
 
 def table(trace: Trace, model: Trace) -> str:
-    """Both in Markdown, with where and when the trace was taken and by how much the model is off."""
+    """Markdown table of trace and model, with the source of the trace and the model's error."""
     rows = zip(_rows(trace), _seconds(model), strict=True)
     off = errors(trace, model)
     return "\n".join(
@@ -91,12 +91,12 @@ def _seconds(trace: Trace) -> list[float]:
 
 
 def write(path: Path, trace: Trace, costs: Costs) -> None:
-    """Store trace and costs together, so that the one can be checked against the other."""
+    """Write trace and costs to one file, so that a test can compare them."""
     path.write_text(json.dumps({"costs": asdict(costs), "trace": asdict(trace)}, indent=1) + "\n")
 
 
 def read_trace(path: Path) -> Trace:
-    """The trace in such a file. Raises `OSError` or `ValueError`."""
+    """Read the trace from a file of `write`. Raises `OSError` or `ValueError`."""
     stored = json.loads(path.read_text())["trace"]
     return Trace(
         stored["source"],

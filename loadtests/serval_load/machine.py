@@ -1,4 +1,4 @@
-"""Which machine the figures are of."""
+"""Description of the machine that figures were measured on."""
 
 import os
 import platform
@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 
-def described(*, gateways: Path | None = None) -> str:
-    """One line: date, processor, cores, load, Python. `gateways`: the one that they run on, if another."""
+def describe(*, gateways: Path | None = None) -> str:
+    """One line: date, processor, cores, load, Python. `gateways` is their interpreter if it is another."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     model = models[0] if models else platform.processor()
@@ -20,7 +20,7 @@ def described(*, gateways: Path | None = None) -> str:
 
 
 def version_of(python: Path) -> str:
-    """Its version and build, as `sys.version` says: `3.11.2 (main, Apr 28 2025, 14:11:48)`."""
+    """Version and build as in `sys.version`: `3.11.2 (main, Apr 28 2025, 14:11:48)`."""
     said = subprocess.run(
         [python, "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=True
     )

@@ -1,7 +1,7 @@
-"""Three ways to the same answer of one real engine, in turn: what each adds to its time, and what it costs.
+"""Overhead of three ways to the same answer of one real engine: added time and CPU cost.
 
-Straight to SGLang's native endpoint with token ids; to SGLang's own OpenAI server, with messages; and through
-Serval's gateway, with the same messages.
+The ways are SGLang's native endpoint with token ids, SGLang's own OpenAI server with messages, and Serval's
+gateway with the same messages.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serval_load.answers import Answer, read_stream
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import Running, cpu_s, family
+from serval_load.programs import Program, cpu_s, process_tree
 from serval_load.statistics import percentile
 from serval_load.trace import token_times
 
@@ -31,43 +31,43 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Servers:
-    """The engine's program and address, and the gateway's in front of it."""
+    """Engine and gateway with their addresses."""
 
-    engine: Running
+    engine: Program
     engine_peer: Peer
-    gateway: Running
+    gateway: Program
     gateway_peer: Peer
     model: str
 
     def front_cpu_s(self) -> float:
-        """CPU time of what speaks HTTP: the gateway, and the engine without its scheduler and detokenizer."""
-        engine = [pid for pid in family(self.engine.pid) if not _is_behind_http(pid)]
+        """CPU time of HTTP processes: the gateway, and the engine without scheduler and detokenizer."""
+        engine = [pid for pid in process_tree(self.engine.pid) if not _is_behind_http(pid)]
         return self.gateway.cpu_s() + sum(cpu_s(pid) for pid in engine)
 
 
 def _is_behind_http(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sglang::")
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return False
 
 
 @dataclass
 class Measured:
-    """All answers of one way. Times in seconds; `cpu_s` is of the processes that speak HTTP."""
+    """All answers of one way. Times are in seconds; `cpu_s` covers the processes that speak HTTP."""
 
     first_s: list[float] = field(default_factory=list)
     end_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
 
 
-async def contest(
-    servers: Servers, *, rounds: int, tokens: int, say: Callable[[str], None]
+async def measure_ways(
+    servers: Servers, *, rounds: int, tokens: int, log: Callable[[str], None]
 ) -> dict[str, Measured]:
-    """Each round asks one question in all ways, in random order. All prompts have been sent before, so that
-    the prefix cache has them for each way.
+    """Ask one question a round in all ways, in random order.
 
-    Raises `RuntimeError` if an answer fails or has another length than the others.
+    Every prompt is sent once before, so that the prefix cache has it for each way. Raises `RuntimeError` if
+    an answer fails or answers differ in length.
     """
     order = random.Random(0)
     found = {way: Measured() for way in WAYS}
@@ -81,7 +81,7 @@ async def contest(
         for way in order.sample(WAYS, len(WAYS)):
             before = servers.front_cpu_s()
             answer = await _ask(servers, way, question, ids[question], tokens)
-            # What is left to do after the last byte (log lines, metrics) belongs to the request.
+            # Work after the last byte (log lines, metrics) belongs to the request.
             await asyncio.sleep(0.02)
             found[way].cpu_s.append(servers.front_cpu_s() - before)
             assert answer.first_s is not None
@@ -91,12 +91,12 @@ async def contest(
         if len(set(lengths.values())) > 1:
             raise RuntimeError(f"{question!r} was answered with different numbers of tokens: {lengths}")
         if number % 10 == 9:
-            say(f"{number + 1} of {rounds} rounds")
+            log(f"{number + 1} of {rounds} rounds")
     return found
 
 
 async def _ids(servers: Servers, question: str) -> list[int]:
-    """The prompt as the gateway sends it to the engine."""
+    """Token ids of the prompt as the gateway sends it to the engine."""
     body = {"model": servers.model, "messages": [{"role": "user", "content": question}]}
     request = prepared(servers.gateway_peer, json.dumps(body).encode(), path="/tokenize")
     raw = await exchange(servers.gateway_peer, request)
@@ -136,19 +136,19 @@ async def _native(peer: Peer, ids: Sequence[int], tokens: int) -> Answer:
 
 
 def ratios(found: Measured, base: Measured) -> list[float]:
-    """Of the whole times, round by round."""
+    """Ratios of the times of whole answers, round by round."""
     return [one / other for one, other in zip(found.end_s, base.end_s, strict=True)]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The middle 95 % of the medians of resampled values."""
+    """Bootstrap interval of the median: the middle 95 % of medians of resampled values."""
     source = random.Random(0)
     medians = [percentile(source.choices(values, k=len(values)), 50) for _ in range(_RESAMPLES)]
     return percentile(medians, 2.5), percentile(medians, 97.5)
 
 
 def table(found: dict[str, Measured], *, machine: str) -> str:
-    """A row for each way, as Markdown."""
+    """Markdown table with a row for each way."""
     names = {
         NATIVE: "token ids to SGLang's `/generate`",
         SGLANG: "SGLang's own OpenAI server",

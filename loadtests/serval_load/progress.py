@@ -1,9 +1,9 @@
-"""Progress of what takes long, on standard error."""
+"""Progress messages on standard error."""
 
 import sys
 import time
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Print one line with the time of day."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
-"""Percentiles, once."""
+"""Percentiles by nearest rank."""
 
 import math
 from collections.abc import Sequence
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that `percent` of `values` do not exceed (nearest rank); NaN of nothing."""
+    """Smallest value that at least `percent` of `values` do not exceed; NaN without values."""
     if not values:
         return math.nan
     ordered = sorted(values)

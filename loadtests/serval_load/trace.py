@@ -1,4 +1,4 @@
-"""A trace of a real engine: lone prompts of several lengths, then batches of several sizes."""
+"""Trace of a real engine: single prompts of several lengths, then batches of several sizes."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ from serval_load.client import Peer, Raw, exchange, prepared
 
 @dataclass(frozen=True)
 class Prefill:
-    """A lone prompt: new tokens, and seconds to its first token."""
+    """A single prompt: its tokens, and seconds to its first token."""
 
     tokens: int
     seconds: float
@@ -23,7 +23,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Decode:
-    """A batch: how many requests ran together, and the median seconds between two tokens of one of them."""
+    """A batch: number of concurrent requests, and median seconds between two tokens of one request."""
 
     batch: int
     seconds: float
@@ -31,7 +31,7 @@ class Decode:
 
 @dataclass
 class Trace:
-    """What was measured; `source` says of what."""
+    """Measurements of one engine, which `source` describes."""
 
     source: str
     prefills: list[Prefill] = field(default_factory=list)
@@ -44,7 +44,7 @@ def _body(prompt: Sequence[int], tokens: int) -> bytes:
 
 
 def token_times(raw: Raw) -> list[tuple[float, int]]:
-    """When each event came, and the tokens so far, of a stream of `/generate`. Raises `RuntimeError`."""
+    """Arrival and total tokens of each event of a `/generate` stream. Raises `RuntimeError`."""
     if not raw.data.startswith(b"HTTP/1.1 200"):
         raise RuntimeError(f"the engine did not answer: {raw.failure} {raw.data[:500]!r}")
     times = []
@@ -65,9 +65,9 @@ async def record(
     vocabulary: int,
     tokens: int = 48,
     repeats: int = 5,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Trace:
-    """Ask the engine at `peer`, which nothing else may use. Prompts are random: no cache finds them."""
+    """Measure the engine at `peer`, which must be idle. Prompts are random, so that no cache finds them."""
     source_of_ids = random.Random(time.time_ns())
     trace = Trace(source)
 
@@ -82,18 +82,18 @@ async def record(
     for length in lengths:
         firsts = [(await ask(length, 1))[0][0] for _ in range(repeats)]
         trace.prefills.append(Prefill(length, statistics.median(firsts)))
-        say(f"prompt of {length}: first token after {trace.prefills[-1].seconds * 1e3:.1f} ms")
+        log(f"prompt of {length}: first token after {trace.prefills[-1].seconds * 1e3:.1f} ms")
     for batch in batches:
-        # The median of several: a machine that is disturbed is so for seconds.
+        # Take the median of several runs, because disturbances of a machine last for seconds.
         gaps = [_gap(await asyncio.gather(*(ask(16, tokens) for _ in range(batch)))) for _ in range(repeats)]
         trace.decodes.append(Decode(batch, statistics.median(gaps)))
-        say(f"batch of {batch}: a token every {trace.decodes[-1].seconds * 1e3:.1f} ms")
+        log(f"batch of {batch}: a token every {trace.decodes[-1].seconds * 1e3:.1f} ms")
     return trace
 
 
 def _gap(answers: Sequence[Sequence[tuple[float, int]]]) -> float:
-    """The median time between two tokens while all of `answers` run."""
-    # After the last first token and before the first last one.
+    """Median time between two tokens while all of `answers` run."""
+    # From the latest first token to the earliest last token.
     begin = max(answer[0][0] for answer in answers)
     end = min(answer[-1][0] for answer in answers)
     gaps = []

@@ -1,4 +1,4 @@
-"""What tests of the deployment share: the operators' programs."""
+"""Fixture of the deployment tests: the operators' programs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From a gateway that lost its engine to the pager: real Prometheus, real rules, real Alertmanager."""
+"""Delivery of an alert from a gateway without an engine to the pager, by real Prometheus and Alertmanager."""
 
 import asyncio
 import os
@@ -17,13 +17,13 @@ from serval_testkit.operator_tools import OperatorTools
 from serval_testkit.processes import free_port, running
 from serval_testkit.prometheus import answered, running_prometheus
 
-# Put there by deploy/setup/operator-tools.sh, which only root can.
+# Installed by deploy/setup/operator-tools.sh if it runs as root.
 TEMPLATE = Path("/usr/share/prometheus/alertmanager/email.tmpl")
 
 
 @asynccontextmanager
 async def pager() -> AsyncIterator[tuple[str, "asyncio.Queue[dict[str, Any]]"]]:
-    """Takes Alertmanager's webhooks."""
+    """Receive Alertmanager's webhooks."""
     received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def take(request: web.Request) -> web.Response:
@@ -43,7 +43,7 @@ async def pager() -> AsyncIterator[tuple[str, "asyncio.Queue[dict[str, Any]]"]]:
 
 
 def alertmanager_config(pager_url: str, path: Path) -> Path:
-    """The repository's configuration with another address and no waiting."""
+    """Repository's configuration with the pager's address and no waiting."""
     config = yaml.safe_load((DEPLOY / "alertmanager/alertmanager.yml").read_text())
     for receiver in config["receivers"]:
         if receiver["name"] == "pager":
@@ -58,7 +58,7 @@ def alertmanager_config(pager_url: str, path: Path) -> Path:
     os.geteuid() != 0 and not TEMPLATE.exists(),
     reason=f"Debian's Alertmanager needs {TEMPLATE}: run as root, or apt-get install prometheus-alertmanager",
 )
-async def test_a_lost_engine_pages_somebody(tools: OperatorTools, tmp_path: Path) -> None:
+async def test_lost_engine_pages_the_operator(tools: OperatorTools, tmp_path: Path) -> None:
     async with pager() as (url, received), running_gateway() as gateway:
         gateway.engine.ready = False
         address = f"127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""Every alert fires when it should and is silent when it should be: the real rules, evaluated by promtool."""
+"""Alerts: the real rules, evaluated by promtool, fire when they should and are silent otherwise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ ENGINE = 'job="serval-engine",instance="e"'
 
 @dataclass(frozen=True)
 class Case:
-    """Series as promtool writes them (a value each `step`), and whether `alert` fires `at` that time."""
+    """Series in promtool's notation (a value each `step`), and the expected state of `alert` at time `at`."""
 
     alert: str
     about: str
@@ -56,7 +56,7 @@ def rejections(reason: str, refused: str, all_of_them: str) -> dict[str, str]:
 
 
 def histogram(metric: str, bounds: tuple[str, str], fast: str, all_of_them: str) -> dict[str, str]:
-    """A gateway's histogram with all but the fast ones between the two bounds."""
+    """Histogram of a gateway whose slow observations lie between the two bounds."""
     return {
         f'{metric}_bucket{{{GATEWAY},le="{bounds[0]}"}}': fast,
         f'{metric}_bucket{{{GATEWAY},le="{bounds[1]}"}}': all_of_them,
@@ -314,14 +314,14 @@ CASES = [
 
 
 def rules_behind(alert: str) -> list[dict[str, Any]]:
-    """The alert, after the recording rules that it reads: one group, so that promtool keeps the order."""
+    """Recording rules of an alert and the alert, in one group, so that promtool keeps the order."""
     rule = alerts()[alert]
     needed = metrics_of(rule["expr"])
     return [recorded for recorded in rules() if recorded.get("record") in needed] + [rule]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.about}")
-def test_alert(case: Case, tools: OperatorTools, tmp_path: Path) -> None:
+def test_alert_fires_or_is_silent(case: Case, tools: OperatorTools, tmp_path: Path) -> None:
     firing = f'count(ALERTS{{alertname="{case.alert}",alertstate="firing"}}) or vector(0)'
     rule_file = tmp_path / "rules.yml"
     rule_file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules_behind(case.alert)}]}))
@@ -348,12 +348,12 @@ def test_alert(case: Case, tools: OperatorTools, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fires", [True, False])
-def test_every_alert_has_a_case(fires: bool) -> None:
+def test_alerts_have_a_case_that_fires_and_one_that_does_not(fires: bool) -> None:
     assert {case.alert for case in CASES if case.fires is fires} == set(alerts())
 
 
 @pytest.mark.parametrize("name", alerts())
-def test_every_alert_is_complete_and_has_a_runbook(name: str) -> None:
+def test_alert_is_complete_and_has_a_runbook(name: str) -> None:
     alert = alerts()[name]
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert alert["labels"]["component"] in {"gateway", "engine"}
@@ -363,5 +363,5 @@ def test_every_alert_is_complete_and_has_a_runbook(name: str) -> None:
     assert runbook.read_text().startswith(f"# {name}\n")
 
 
-def test_no_runbook_is_left_over() -> None:
+def test_runbooks_belong_to_alerts() -> None:
     assert {path.stem for path in (DEPLOY / "runbooks").glob("*.md")} == set(alerts())

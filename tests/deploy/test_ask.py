@@ -1,4 +1,4 @@
-"""What `helm test` runs in the cluster, run here."""
+"""Script of `helm test`, run against a local gateway."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from serval_testkit.gateway import API_KEY, MODEL, running_gateway
 
 
 @pytest.mark.parametrize(("key", "code"), [(API_KEY, 0), ("wrong", 1)])
-async def test_asks_for_one_token_with_the_first_key(key: str, code: int, tmp_path: Path) -> None:
+async def test_ask_requests_one_token_with_the_first_key(key: str, code: int, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"# of the operator\n\n{key}\nsk-another\n")
     async with running_gateway() as gateway:

@@ -1,4 +1,4 @@
-"""Bill of materials, licences and the search for credentials."""
+"""Audit: bill of materials, licences, and the search for credentials."""
 
 import importlib.util
 import re
@@ -14,7 +14,7 @@ def audit_module(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up by name.
+    # dataclasses look up their module by name.
     import sys
 
     sys.modules[spec.name] = module
@@ -26,7 +26,7 @@ inventory = audit_module("inventory")
 secrets = audit_module("secrets")
 
 
-def test_every_locked_package_is_in_the_bill_of_materials() -> None:
+def test_sbom_has_every_locked_package() -> None:
     lock = inventory.LOCK.read_text()
     bill = inventory.sbom(list(inventory.packages(lock)))
     names = set(re.findall(r"^([a-zA-Z0-9._-]+)(?:\[.*\])?==", lock, re.MULTILINE))
@@ -35,24 +35,24 @@ def test_every_locked_package_is_in_the_bill_of_materials() -> None:
     assert len({component["bom-ref"] for component in bill["components"]}) == len(names)
 
 
-def test_no_locked_package_has_a_licence_that_nobody_decided_on() -> None:
+def test_undecided_finds_no_locked_package() -> None:
     assert inventory.undecided(list(inventory.packages(inventory.LOCK.read_text()))) == []
 
 
 @pytest.mark.parametrize(
     "licence", ["GPL-3.0-only", "AGPL-3.0", "GNU General Public License v2 (GPLv2)", "SSPL-1.0"]
 )
-def test_licences_that_need_a_decision(licence: str) -> None:
+def test_undecided_finds_strong_copyleft(licence: str) -> None:
     package = inventory.Package("x", "1", (), licence)
     assert inventory.undecided([package]) == [package]
 
 
 @pytest.mark.parametrize("licence", ["MIT", "LGPL-2.1-only", "Apache-2.0", ""])
-def test_licences_that_need_none(licence: str) -> None:
+def test_undecided_accepts_permissive_licences(licence: str) -> None:
     assert inventory.undecided([inventory.Package("x", "1", (), licence)]) == []
 
 
-def test_the_tree_holds_no_credential() -> None:
+def test_secrets_finds_no_credential_in_the_tree() -> None:
     run_and_show([ROOT / ".venv/bin/python", ROOT / "deploy/audit/secrets.py"])
 
 
@@ -66,6 +66,6 @@ def test_the_tree_holds_no_credential() -> None:
         ("postgresql://user:" + "pass@host/db", "password in an address"),
     ],
 )
-def test_credentials_are_found(line: str, kind: str) -> None:
+def test_secrets_finds_credentials_unless_exempt(line: str, kind: str) -> None:
     assert list(secrets.findings(f"harmless\n{line}\n")) == [(2, kind)]
     assert list(secrets.findings(f"{line}  # not-a-secret: made up")) == []

@@ -1,4 +1,4 @@
-"""Backup and restore of the key database, with the commands of deploy/backup.md, while a gateway uses it."""
+"""Backup and restore of the key database by the commands of deploy/backup.md, while a gateway uses it."""
 
 import re
 import shlex
@@ -25,14 +25,14 @@ SQLITE = ROOT / "deploy/backup/sqlite_keys.py"
 
 
 def command_of(program: str) -> list[str]:
-    """The words of the page's command that runs `program`, from there on and without redirections."""
+    """Words of the page's command from `program` on, without redirections."""
     (line,) = re.findall(rf"^.*\b{re.escape(program)}\b.*$", PAGE, re.MULTILINE)
     words = shlex.split(re.split(r" [<>] ", line)[0])
     return words[next(place for place, word in enumerate(words) if word.endswith(program)) :]
 
 
 def is_accepted(directory: KeyDirectory, key: str) -> bool:
-    """Whether a gateway accepts the key after its next look at the database."""
+    """True if a gateway accepts the key after it reads the database again."""
     directory.refresh()
     try:
         directory.identify(key)
@@ -42,7 +42,7 @@ def is_accepted(directory: KeyDirectory, key: str) -> bool:
 
 
 def lose_and_restore(location: str, backup: Callable[[], object], restore: Callable[[], object]) -> None:
-    """A key revoked since the backup is back, one made since is gone; no gateway restarts."""
+    """Check that a restore undoes a later revocation and a later key, without a restart of the gateway."""
     store = KeyStore(open_database(location), pepper=None)
     gateway = KeyDirectory(KeyStore(open_database(location), pepper=None), poll_s=0.1, max_stale_s=600.0)
     old, old_key = store.create(name="old", scopes=["inference"], models=None, expires_in_s=None)
@@ -52,7 +52,7 @@ def lose_and_restore(location: str, backup: Callable[[], object], restore: Calla
     assert [is_accepted(gateway, key) for key in (old_key, new_key)] == [False, True]
     restore()
     assert [is_accepted(gateway, key) for key in (old_key, new_key)] == [True, False]
-    # And it goes on from there.
+    # Changes after the restore are seen too.
     store.revoke(old.id)
     assert not is_accepted(gateway, old_key)
 
@@ -62,7 +62,7 @@ def run_sqlite(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_sqlite(tmp_path: Path) -> None:
+def test_sqlite_backup_is_restored_while_a_gateway_runs(tmp_path: Path) -> None:
     database, backup = tmp_path / "keys.db", tmp_path / "keys-backup.db"
     words = re.findall(r"^python3 deploy/backup/sqlite_keys.py (\w+) \S+ \S+$", PAGE, re.MULTILINE)
     assert words == ["backup", "restore"]
@@ -79,7 +79,7 @@ def test_sqlite(tmp_path: Path) -> None:
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
 
 
-def test_sqlite_refuses_what_would_lose_something(tmp_path: Path) -> None:
+def test_sqlite_refuses_to_overwrite_data(tmp_path: Path) -> None:
     database, other = tmp_path / "keys.db", tmp_path / "other.db"
     open_database(str(database))
     other.write_bytes(b"no database at all")
@@ -89,7 +89,7 @@ def test_sqlite_refuses_what_would_lose_something(tmp_path: Path) -> None:
     assert KeyStore(open_database(str(database)), pepper=None).version() >= 0
 
 
-def test_postgresql(tmp_path: Path) -> None:
+def test_postgresql_backup_is_restored_while_a_gateway_runs(tmp_path: Path) -> None:
     dump = tmp_path / "keys.dump"
     with running_postgres() as server:
         location = make_database(server, "serval")
@@ -109,7 +109,7 @@ def test_postgresql(tmp_path: Path) -> None:
         )
 
 
-def test_an_older_release_refuses_a_newer_schema(tmp_path: Path) -> None:
+def test_older_release_refuses_a_newer_schema(tmp_path: Path) -> None:
     database = str(tmp_path / "keys.db")
     with open_database(database).begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'of-the-future'"))
@@ -117,10 +117,10 @@ def test_an_older_release_refuses_a_newer_schema(tmp_path: Path) -> None:
         open_database(database)
 
 
-def test_the_page_names_every_schema(tmp_path: Path) -> None:
+def test_backup_page_names_every_schema_and_its_downgrade_works(tmp_path: Path) -> None:
     revisions = re.findall(r"^\| (\d{4}) \|", PAGE, re.MULTILINE)
     assert revisions == sorted(path.name[:4] for path in MIGRATIONS.glob("0*.py"))
-    # And the command that goes back to one is right.
+    # The documented downgrade command works.
     open_database(str(tmp_path / "keys.db")).dispose()
     (words,) = re.findall(r"^serval (keys downgrade --to \d{4})$", PAGE, re.MULTILINE)
     assert main([*words.split(), f"--database={tmp_path / 'keys.db'}"]) == 0

@@ -1,4 +1,4 @@
-"""The figures of deploy/capacity.md are what `serval plan` computes for the presets."""
+"""Figures of deploy/capacity.md against `serval plan` for the presets."""
 
 import json
 import re
@@ -16,7 +16,7 @@ ROWS = re.findall(
     (ROOT / "deploy/capacity.md").read_text(),
     re.MULTILINE,
 )
-# What a preset does not say: memory of its GPU, and the numbers' form.
+# Facts that presets lack: GPU memory and dtype.
 MACHINES = {
     "values-2xh100.yaml": ["--gpu-memory-gib=79.6"],
     "values-8xh100.yaml": ["--gpu-memory-gib=79.6"],
@@ -24,12 +24,12 @@ MACHINES = {
 }
 
 
-def test_every_preset_with_gpus_has_a_row() -> None:
+def test_presets_with_gpus_have_a_row() -> None:
     assert {row[0] for row in ROWS} == set(MACHINES)
 
 
 @pytest.mark.parametrize(("name", "tokens", "short", "long"), ROWS, ids=[row[0] for row in ROWS])
-def test_figures_are_those_of_the_plan(name: str, tokens: str, short: str, long: str) -> None:
+def test_figures_match_the_plan(name: str, tokens: str, short: str, long: str) -> None:
     engine = yaml.safe_load((CHART / name).read_text())["engine"]
     command = [
         sys.executable, "-m", "serval", "plan", "--json", *MACHINES[name],

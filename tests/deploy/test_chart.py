@@ -1,4 +1,4 @@
-"""The Helm chart: Helm accepts it, the Kubernetes API would, and the programs understand what it says."""
+"""Helm chart: Helm and the Kubernetes API accept it, and the programs accept its options and settings."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ from serval_testkit.kubernetes_api import check_against_api
 from serval_testkit.metric_names import DASHBOARD_FILES, RULE_FILES, rules
 from serval_testkit.operator_tools import OperatorTools, run_and_show
 
-# Their schemas are no part of the Kubernetes API.
+# Kinds whose schemas are not part of the Kubernetes API.
 CUSTOM_KINDS = KINDS | {"LeaderWorkerSet"}
 EVERYTHING = (
     "--set", "ingress.enabled=true,ingress.host=llm.example.org,ingress.tlsSecret=tls",
@@ -64,7 +64,7 @@ def test_kubernetes_accepts_every_preset(name: str, tools: OperatorTools, tmp_pa
     check_against_api(tools, path)
 
 
-def test_the_api_check_finds_mistakes(tools: OperatorTools, tmp_path: Path) -> None:
+def test_api_check_finds_an_unknown_field(tools: OperatorTools, tmp_path: Path) -> None:
     service = named(preset(tools, "values-2xh100.yaml"), "Service", "serval")
     service["spec"]["prots"] = service["spec"].pop("ports")
     path = tmp_path / "manifests.yaml"
@@ -73,14 +73,14 @@ def test_the_api_check_finds_mistakes(tools: OperatorTools, tmp_path: Path) -> N
         check_against_api(tools, path)
 
 
-def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
+def test_values_and_schema_have_the_same_fields() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
     compare(values, schema, "")
 
 
 def compare(values: dict[str, Any], schema: dict[str, Any], where: str) -> None:
-    """Objects that the schema lists are the same in values.yaml, level by level."""
+    """Check that values.yaml and schema have the same fields, level by level."""
     assert schema["additionalProperties"] is False, where
     assert set(values) == set(schema["properties"]) - {"global"}, where
     for name, value in values.items():
@@ -105,7 +105,7 @@ def compare(values: dict[str, Any], schema: dict[str, Any], where: str) -> None:
         ("model.download.enabled=true", "revision"),
     ],
 )
-def test_schema_refuses(setting: str, message: str, tools: OperatorTools) -> None:
+def test_schema_refuses_an_invalid_value(setting: str, message: str, tools: OperatorTools) -> None:
     assert message in refusal(tools, setting)
 
 
@@ -131,11 +131,11 @@ def test_schema_refuses(setting: str, message: str, tools: OperatorTools) -> Non
         (["ingress.enabled=true"], "ingress.host"),
     ],
 )
-def test_template_refuses(settings: list[str], message: str, tools: OperatorTools) -> None:
+def test_template_refuses_conflicting_values(settings: list[str], message: str, tools: OperatorTools) -> None:
     assert message in refusal(tools, *settings)
 
 
-def test_keys_are_asked_for(tools: OperatorTools) -> None:
+def test_template_requires_keys(tools: OperatorTools) -> None:
     assert "set exactly one of auth.existingSecret" in refusal(tools, keys=False)
 
 
@@ -151,7 +151,7 @@ def test_gateway_gets_only_settings_that_it_reads(name: str, tools: OperatorTool
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_each_gateway_asks_its_own_engine(name: str, tools: OperatorTools) -> None:
+def test_gateways_use_their_own_engine(name: str, tools: OperatorTools) -> None:
     manifests = preset(tools, name)
     (engine,) = of_kind(manifests, "StatefulSet")
     gateways = of_kind(manifests, "Deployment")
@@ -221,7 +221,7 @@ def test_probes_wait_for_a_slow_load_and_generate_nothing(name: str, tools: Oper
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_stop_leaves_time_to_drain(name: str, tools: OperatorTools) -> None:
+def test_stop_leaves_time_to_drain(name: str, tools: OperatorTools) -> None:
     for pod_name, pod in pod_specs(preset(tools, name)).items():
         if "-gateway-" in pod_name:
             pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -254,7 +254,7 @@ def test_engine_arguments_are_those_of_the_command_line(tools: OperatorTools) ->
 def test_presets_fit_their_gpus(
     name: str, gpu_memory_gib: float, more: list[str], tools: OperatorTools
 ) -> None:
-    """`serval plan` says so, and the preset's memory fraction is the one it recommends."""
+    """`serval plan` accepts the preset and recommends its memory fraction."""
     arguments = pod_specs(preset(tools, name))["serval-engine"]["containers"][0]["args"]
     flags = dict(argument.removeprefix("--").split("=") for argument in arguments if "=" in argument)
     plan = subprocess.run(
@@ -308,7 +308,7 @@ def container_variables(deployment: dict[str, Any]) -> list[dict[str, Any]]:
         ("replicas=2,gateway.autoscaling.enabled=true,gateway.autoscaling.maxReplicas=6", 12),
     ],
 )
-def test_shares_of_all_gateways_are_never_more_than_the_limit(
+def test_shares_of_all_gateways_stay_within_the_limit(
     settings: str, gateways: int, tools: OperatorTools
 ) -> None:
     manifests = rendered(tools, "--set", f"limits.existingSecret=redis,{settings}")
@@ -341,14 +341,14 @@ def test_gateways_reach_the_databases_and_nothing_else(tools: OperatorTools) -> 
     assert engine["ports"] == [{"port": 30000}]
 
 
-def test_autoscaling_leaves_the_number_to_the_autoscaler(tools: OperatorTools) -> None:
+def test_autoscaled_gateways_have_no_fixed_replicas(tools: OperatorTools) -> None:
     manifests = preset(tools, "values-8xh100.yaml")
     assert all("replicas" not in deployment["spec"] for deployment in of_kind(manifests, "Deployment"))
     targets = {hpa["spec"]["scaleTargetRef"]["name"] for hpa in of_kind(manifests, "HorizontalPodAutoscaler")}
     assert targets == {deployment["metadata"]["name"] for deployment in of_kind(manifests, "Deployment")}
 
 
-def test_inline_keys_are_a_secret_and_change_the_pods(tools: OperatorTools) -> None:
+def test_inline_keys_become_a_secret_and_restart_the_pods(tools: OperatorTools) -> None:
     manifests = rendered(tools)
     (secret,) = of_kind(manifests, "Secret")
     assert secret["stringData"] == {"keys": "sk-serval-chart-test"}
@@ -361,7 +361,7 @@ def test_inline_keys_are_a_secret_and_change_the_pods(tools: OperatorTools) -> N
     assert len(checksums) == 2
 
 
-def test_a_secret_of_the_operator_is_only_referred_to(tools: OperatorTools) -> None:
+def test_existing_secret_is_only_referenced(tools: OperatorTools) -> None:
     manifests = rendered(tools, "--set", "auth.existingSecret=mine", keys=False)
     assert of_kind(manifests, "Secret") == []
     assert all(
@@ -371,7 +371,7 @@ def test_a_secret_of_the_operator_is_only_referred_to(tools: OperatorTools) -> N
     )
 
 
-def test_external_secret_makes_the_secret_that_is_mounted(tools: OperatorTools) -> None:
+def test_external_secret_creates_the_mounted_secret(tools: OperatorTools) -> None:
     settings = (
         "auth.externalSecret.enabled=true,auth.externalSecret.storeName=vault,auth.externalSecret.remoteKey=k"
     )
@@ -383,7 +383,7 @@ def test_external_secret_makes_the_secret_that_is_mounted(tools: OperatorTools) 
 
 
 @pytest.mark.parametrize("source", ["pvc", "hostPath", "image"])
-def test_the_checkpoint_is_mounted_read_only(source: str, tools: OperatorTools) -> None:
+def test_checkpoint_is_mounted_read_only(source: str, tools: OperatorTools) -> None:
     place = {"pvc": "claimName=c", "hostPath": "path=/data", "image": "reference=r@sha256:1"}[source]
     settings = f"model.source={source},model.path=lite,model.{source}.{place}"
     for name, pod in pod_specs(rendered(tools, "--set", settings)).items():
@@ -402,7 +402,7 @@ def test_rules_and_dashboards_are_those_of_deploy(tools: OperatorTools) -> None:
     assert len(RULE_FILES) == len(list((CHART / "files/rules").glob("*.yml")))
 
 
-def test_runbooks_get_the_address_of_the_operator(tools: OperatorTools) -> None:
+def test_runbook_urls_have_the_base_of_the_operator(tools: OperatorTools) -> None:
     url = "https://wiki.example.org/serval/"
     manifests = preset(
         tools, "values-2xh100.yaml", "--set", f"monitoring.prometheusRule.runbookBaseUrl={url}"
@@ -414,7 +414,7 @@ def test_runbooks_get_the_address_of_the_operator(tools: OperatorTools) -> None:
     assert all(a["runbook_url"].startswith(url + "Serval") and "runbook" not in a for a in annotations)
 
 
-def test_targets_get_the_job_names_of_the_rules(tools: OperatorTools) -> None:
+def test_service_monitors_have_the_job_names_of_the_rules(tools: OperatorTools) -> None:
     manifests = preset(tools, "values-2xh100.yaml")
     for monitor in of_kind(manifests, "ServiceMonitor"):
         selector = monitor["spec"]["selector"]["matchLabels"]
@@ -434,7 +434,7 @@ def test_streams_are_not_buffered_by_the_ingress(tools: OperatorTools) -> None:
     assert [path["path"] for path in ingress["spec"]["rules"][0]["http"]["paths"]] == ["/v1"]
 
 
-def test_download_is_a_command_that_the_engine_image_has(tools: OperatorTools) -> None:
+def test_download_command_exists_in_the_engine_image(tools: OperatorTools) -> None:
     pod = pod_specs(preset(tools, "values-2xh100.yaml", *EVERYTHING))["serval-engine"]
     download, verify = pod["initContainers"]
     assert download["command"][2:5] == ["python", "-m", "huggingface_hub.cli.hf"]

@@ -1,4 +1,4 @@
-"""The chart on a cluster: engines over several machines, autoscaling by Prometheus, custom kinds."""
+"""Helm chart on a cluster: engines over several machines, autoscaling by Prometheus, custom kinds."""
 
 import argparse
 from pathlib import Path
@@ -34,7 +34,7 @@ def two_machines(tools: OperatorTools) -> list[dict[str, Any]]:
     return preset(tools, "values-2xh100.yaml", *TWO_MACHINES)
 
 
-def test_kubernetes_accepts_the_pods_of_both_roles(
+def test_leader_and_worker_pods_are_valid_for_kubernetes(
     two_machines: list[dict[str, Any]], tools: OperatorTools, tmp_path: Path
 ) -> None:
     (group,) = of_kind(two_machines, "LeaderWorkerSet")
@@ -48,11 +48,11 @@ def test_kubernetes_accepts_the_pods_of_both_roles(
     check_against_api(tools, path)
 
 
-def test_the_group_is_replaced_as_a_whole_and_without_spare_gpus(two_machines: list[dict[str, Any]]) -> None:
+def test_group_is_replaced_as_a_whole_without_spare_gpus(two_machines: list[dict[str, Any]]) -> None:
     (group,) = of_kind(two_machines, "LeaderWorkerSet")
     assert of_kind(two_machines, "StatefulSet") == []
     spec = group["spec"]
-    # The fields that the API of LeaderWorkerSet v1 has here, and no others.
+    # All fields of the API of LeaderWorkerSet v1 at this level.
     assert set(spec) == {"replicas", "rolloutStrategy", "leaderWorkerTemplate"}
     assert spec["rolloutStrategy"] == {
         "type": "RollingUpdate",
@@ -79,16 +79,16 @@ def test_ranks_of_all_machines_find_one_another(two_machines: list[dict[str, Any
         ]
 
 
-def test_only_the_first_machine_is_asked(two_machines: list[dict[str, Any]]) -> None:
+def test_service_selects_only_the_first_machine(two_machines: list[dict[str, Any]]) -> None:
     (group,) = of_kind(two_machines, "LeaderWorkerSet")
     parts = group["spec"]["leaderWorkerTemplate"]
     labels = {part: parts[part]["metadata"]["labels"] for part in ("leaderTemplate", "workerTemplate")}
     service = named(two_machines, "Service", "serval-engine")
     assert selected({"matchLabels": service["spec"]["selector"]}, labels) == {"leaderTemplate"}
-    # LeaderWorkerSet takes the Service of its name as it is; ranks must be found before they are ready.
+    # LeaderWorkerSet uses the existing Service of its name; ranks must be found before they are ready.
     assert service["metadata"]["name"] == group["metadata"]["name"]
     assert service["spec"]["publishNotReadyAddresses"] is True
-    # Further machines have no /ready: SGLang answers /health there, and with 200 only.
+    # Further machines have no /ready; SGLang answers /health there, always with 200.
     worker = pod_specs(two_machines)["serval-engine-worker"]["containers"][0]
     probes = {name: probe for name, probe in worker.items() if name.endswith("Probe")}
     assert {probe["httpGet"]["path"] for probe in probes.values()} == {"/health"}
@@ -112,7 +112,7 @@ def test_machines_of_an_engine_reach_one_another(two_machines: list[dict[str, An
         assert selected(selector, labels) == set(labels)
 
 
-def test_keda_takes_the_place_of_the_autoscaler(tools: OperatorTools) -> None:
+def test_keda_replaces_the_autoscaler(tools: OperatorTools) -> None:
     manifests = preset(tools, "values-8xh100.yaml", *KEDA)
     assert of_kind(manifests, "HorizontalPodAutoscaler") == []
     scaled = of_kind(manifests, "ScaledObject")
@@ -135,13 +135,13 @@ def checked_or_skipped(tools: OperatorTools, manifests: list[dict[str, Any]]) ->
         pytest.skip(f"the schemas of other projects need node and npm with its registry: {error}")
 
 
-def test_other_projects_accept_their_kinds(tools: OperatorTools) -> None:
+def test_custom_kinds_are_valid_for_their_projects(tools: OperatorTools) -> None:
     manifests = preset(tools, "values-2xh100.yaml", *OTHERS, *KEDA)
     manifests += rendered(tools, *EXTERNAL_SECRET, keys=False)
     assert checked_or_skipped(tools, manifests) == KINDS
 
 
-def test_the_check_of_other_kinds_finds_mistakes(tools: OperatorTools) -> None:
+def test_custom_kinds_check_finds_a_wrong_type(tools: OperatorTools) -> None:
     (scaled,) = of_kind(preset(tools, "values-2xh100.yaml", *KEDA), "ScaledObject")
     scaled["spec"]["maxReplicaCount"] = "four"
     with pytest.raises(AssertionError, match="maxReplicaCount"):

@@ -1,4 +1,4 @@
-"""compose.yaml and the Dockerfiles: Compose and hadolint accept them, and what they say fits the programs."""
+"""compose.yaml and Dockerfiles: Compose and hadolint accept them, and programs accept their options."""
 
 import argparse
 import importlib.util
@@ -24,7 +24,7 @@ GRACE_UNITS = {"m": 60, "s": 1}
 
 @pytest.fixture(params=PROFILES)
 def services(request: pytest.FixtureRequest, tools: OperatorTools) -> dict[str, Any]:
-    """The services of a profile and of monitoring as Compose reads them, with the example's variables."""
+    """Services of a profile and of monitoring as Compose reads them, with the example's variables."""
     printed = tools.run(
         "docker-compose", "--file", DOCKER / "compose.yaml", "--env-file", DOCKER / ".env.example",
         "--profile", request.param, "--profile", "monitoring", "config", "--format", "json",
@@ -40,13 +40,13 @@ def engine_and_gateway(services: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     return engine, gateway
 
 
-def test_every_variable_is_in_the_example_and_the_other_way_round() -> None:
+def test_example_has_exactly_the_variables_of_compose() -> None:
     used = set(re.findall(r"\$\{([A-Z_]+)", (DOCKER / "compose.yaml").read_text()))
     example = set(re.findall(r"^([A-Z_]+)=", (DOCKER / ".env.example").read_text(), re.MULTILINE))
     assert used | {"COMPOSE_PROFILES"} == example
 
 
-def test_defaults_are_those_of_the_example() -> None:
+def test_defaults_match_the_example() -> None:
     example = dict(re.findall(r"^([A-Z_]+)=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE))
     for name, default in re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", (DOCKER / "compose.yaml").read_text()):
         assert example[name] == default, name
@@ -57,13 +57,13 @@ def test_gateway_gets_only_settings_that_it_reads(services: dict[str, Any]) -> N
     fields = {
         name.removeprefix("SERVAL_").lower(): value
         for name, value in gateway["environment"].items()
-        if name != "PGPASSWORD"  # libpq's
+        if name != "PGPASSWORD"  # read by libpq
     }
     assert set(fields) <= set(Settings.model_fields)
     Settings(**fields)
 
 
-def test_engine_command_is_one_that_it_takes(services: dict[str, Any]) -> None:
+def test_engine_command_is_valid(services: dict[str, Any]) -> None:
     engine, gateway = engine_and_gateway(services)
     parser = argparse.ArgumentParser()
     configure_engine(parser)
@@ -79,7 +79,7 @@ def test_engine_command_is_one_that_it_takes(services: dict[str, Any]) -> None:
     assert str(given.model) == gateway["environment"]["SERVAL_MODEL"]
 
 
-def test_names_that_are_asked_for_are_there(services: dict[str, Any]) -> None:
+def test_addressed_hosts_are_services(services: dict[str, Any]) -> None:
     names = set(services)
     for service in services.values():
         for network in service["networks"].values():
@@ -97,7 +97,7 @@ def test_names_that_are_asked_for_are_there(services: dict[str, Any]) -> None:
     assert "engine" in names
 
 
-def test_the_key_database_is_the_one_that_runs_beside_it(services: dict[str, Any]) -> None:
+def test_key_database_is_the_postgres_service(services: dict[str, Any]) -> None:
     _, gateway = engine_and_gateway(services)
     made = services["postgres"]["environment"]
     address = urlsplit(gateway["environment"]["SERVAL_KEY_DATABASE"])
@@ -109,27 +109,27 @@ def test_the_key_database_is_the_one_that_runs_beside_it(services: dict[str, Any
     assert gateway["depends_on"]["postgres"]["condition"] == "service_healthy"
 
 
-def test_limits_are_counted_in_the_redis_that_runs_beside_it(services: dict[str, Any]) -> None:
+def test_limits_are_counted_in_the_redis_service(services: dict[str, Any]) -> None:
     _, gateway = engine_and_gateway(services)
     address = urlsplit(gateway["environment"]["SERVAL_LIMITS_URL"])
     assert (address.scheme, address.hostname, address.port) == ("redis", "redis", 6379)
     assert gateway["depends_on"]["redis"]["condition"] == "service_healthy"
     options = " ".join(services["redis"]["command"])
-    # What the day's tokens need: kept over a restart, never evicted, and room before the container's end.
+    # The day's tokens must survive a restart, never be evicted, and fit in the container.
     assert "--appendonly yes" in options
     assert "--maxmemory-policy noeviction" in options
     assert "--maxmemory 256mb" in options
     assert int(services["redis"]["deploy"]["resources"]["limits"]["memory"]) == 512 * 2**20
 
 
-def test_only_the_gateway_is_on_the_network_of_the_databases(services: dict[str, Any]) -> None:
+def test_database_network_has_only_the_gateway_and_the_databases(services: dict[str, Any]) -> None:
     on_it = {name for name, service in services.items() if "data" in service["networks"]}
     (gateway,) = [name for name in services if name.startswith("gateway")]
     assert on_it == {gateway, "postgres", "redis"}
     assert all(set(services[name]["networks"]) == {"data"} for name in ("postgres", "redis"))
 
 
-def test_only_proxy_and_grafana_are_published_and_only_here(services: dict[str, Any]) -> None:
+def test_published_ports_are_those_of_proxy_and_grafana_on_loopback(services: dict[str, Any]) -> None:
     published = {name for name, service in services.items() if service.get("ports")}
     assert published == {"proxy", "grafana"}
     for name in published:
@@ -139,12 +139,12 @@ def test_only_proxy_and_grafana_are_published_and_only_here(services: dict[str, 
     assert set(gateway["networks"]) == {"inner", "data"}
 
 
-def test_networks_of_engine_and_databases_have_no_way_out() -> None:
+def test_networks_of_engine_and_databases_are_internal() -> None:
     networks = yaml.safe_load((DOCKER / "compose.yaml").read_text())["networks"]
     assert networks["inner"] == networks["data"] == {"internal": True}
 
 
-def test_every_service_is_limited_restarted_watched_and_hardened(services: dict[str, Any]) -> None:
+def test_services_are_limited_restarted_probed_and_hardened(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert service["deploy"]["resources"]["limits"]["memory"], name
         assert service["restart"] == "unless-stopped", name
@@ -155,7 +155,7 @@ def test_every_service_is_limited_restarted_watched_and_hardened(services: dict[
         assert not service["image"].endswith(":latest"), name
 
 
-def test_a_stop_leaves_time_to_drain(services: dict[str, Any]) -> None:
+def test_stop_leaves_time_to_drain(services: dict[str, Any]) -> None:
     _, gateway = engine_and_gateway(services)
     grace = float(gateway["environment"]["SERVAL_SHUTDOWN_GRACE_S"])
     assert seconds(gateway["stop_grace_period"]) > grace
@@ -176,12 +176,12 @@ def test_checkpoints_are_mounted_read_only_and_mounted_files_exist(services: dic
 
 
 @pytest.mark.parametrize("name", ["gateway.Dockerfile", "engine.Dockerfile"])
-def test_hadolint_accepts(name: str, tools: OperatorTools) -> None:
+def test_dockerfile_passes_hadolint(name: str, tools: OperatorTools) -> None:
     tools.run("hadolint", DOCKER / name)
 
 
 @pytest.mark.parametrize("name", ["gateway.Dockerfile", "engine.Dockerfile"])
-def test_image_runs_as_a_user_and_on_a_base_of_choice(name: str) -> None:
+def test_dockerfile_has_a_user_and_a_configurable_base(name: str) -> None:
     text = (DOCKER / name).read_text()
     assert "\nUSER 10001:10001\n" in text
     assert text.count("\nFROM ${") == text.count("\nFROM ")
@@ -200,7 +200,7 @@ def subset_module() -> ModuleType:
     return module
 
 
-def test_subset_of_the_lock_has_its_hashes() -> None:
+def test_subset_keeps_the_hashes_of_the_lock() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     entry = subset_module().subset(lock, ["Typing_Extensions"])
     assert re.match(r"typing-extensions==[^ ]+ \\\n    --hash=sha256:[0-9a-f]{64}", entry)
@@ -209,6 +209,6 @@ def test_subset_of_the_lock_has_its_hashes() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["no-such-package", "aiohttp==0.0.1"])
-def test_subset_refuses_what_is_not_locked(wanted: str) -> None:
+def test_subset_refuses_an_unlocked_package(wanted: str) -> None:
     with pytest.raises(SystemExit, match="make lock"):
         subset_module().subset((ROOT / "requirements.lock").read_text(), [wanted])

@@ -1,4 +1,4 @@
-"""What operators read: links lead somewhere, and settings and variables that are named exist."""
+"""Operators' documents: links have targets, and named settings and variables exist."""
 
 import re
 from pathlib import Path
@@ -12,13 +12,13 @@ DOCUMENTS = sorted(path for folder in ("deploy", "docker", "helm") for path in (
 
 
 def headings(path: Path) -> set[str]:
-    """Anchors as GitHub makes them."""
+    """Anchors of a document's headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_have_targets(path: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         if not link.startswith("http"):
             file, _, anchor = link.partition("#")
@@ -28,7 +28,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_variables_that_are_named_exist(path: Path) -> None:
+def test_named_variables_exist(path: Path) -> None:
     compose = set(re.findall(r"^([A-Z_]+)=", (ROOT / "docker/.env.example").read_text(), re.MULTILINE))
     known = compose | {f"SERVAL_{name.upper()}" for name in Settings.model_fields} | {"SERVAL_CACHE_DIR"}
     assert set(re.findall(r"\bSERVAL_[A-Z_]+\b", path.read_text())) <= known

@@ -1,4 +1,4 @@
-"""A gateway that is told to stop, as Compose and Kubernetes do it, while fifty clients read their answers."""
+"""Stop of a gateway by SIGTERM, as from Compose and Kubernetes, while fifty clients read their answers."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ from serval_testkit.processes import is_running
 from serval_testkit.stand_in_engine import StandInEngine
 
 STREAMS = 50
-# Between an answer's two pieces: all streams are open by then, on a machine that is not overloaded.
+# Pause between the two pieces of an answer, in which all streams open unless the machine is overloaded.
 PAUSE_S = 4.0
 
 
@@ -38,7 +38,7 @@ async def test_sigterm_loses_none_of_fifty_streams(workers: int) -> None:
 
 
 async def until_text(response: aiohttp.ClientResponse, wanted: bytes) -> bytes:
-    """What comes until `wanted` has come."""
+    """Read until `wanted` has arrived."""
     received = b""
     while wanted not in received:
         received += await asyncio.wait_for(response.content.readany(), 60)

@@ -1,4 +1,4 @@
-"""Files of Prometheus, Alertmanager and Grafana: their own checkers accept them; what they name exists."""
+"""Files of Prometheus, Alertmanager and Grafana: their own checkers accept them, and their names exist."""
 
 import importlib.metadata
 import importlib.util
@@ -45,7 +45,7 @@ def test_amtool_accepts_the_routes(tools: OperatorTools) -> None:
 
 
 @pytest.mark.parametrize(("severity", "receiver"), [("critical", "pager"), ("warning", "tickets")])
-def test_alerts_go_where_their_severity_says(severity: str, receiver: str, tools: OperatorTools) -> None:
+def test_alerts_are_routed_by_severity(severity: str, receiver: str, tools: OperatorTools) -> None:
     config = DEPLOY / "alertmanager/alertmanager.yml"
     tools.run(
         "amtool", "config", "routes", "test", f"--config.file={config}", f"--verify.receivers={receiver}",
@@ -73,24 +73,24 @@ def test_jobs_of_rules_and_dashboards_are_scraped() -> None:
 
 
 def adapter_metrics() -> set[str]:
-    """What the engine's plugin declares beside SGLang's; tests/e2e/test_monitoring.py scrapes them."""
+    """Metrics of the engine's plugin beside SGLang's; tests/e2e/test_monitoring.py scrapes them."""
     sources = (DEPLOY.parent / "model_adapter/serval_sglang").rglob("*.py")
     return {name for path in sources for name in re.findall(r'"(serval_engine_\w+)"', path.read_text())}
 
 
-async def test_gateway_metrics_that_are_read_exist_in_a_scrape() -> None:
+async def test_used_gateway_metrics_exist_in_a_scrape() -> None:
     async with running_gateway() as gateway:
         page = await (await gateway.get("/metrics")).text()
     declared = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
     wanted = {name for name in scraped_metrics_needed() if name.startswith("serval_")} - adapter_metrics()
     assert wanted
     for name in wanted:
-        # A series with labels appears with its first event; its declaration is always there.
+        # A series with labels appears with its first event, its declaration from the start.
         assert {name, re.sub(r"_(bucket|sum|count)$", "", name)} & declared, name
 
 
-def test_engine_metrics_that_are_read_exist_in_sglang() -> None:
-    """The quick check, against SGLang's source; tests/e2e/test_monitoring.py asks a running engine."""
+def test_used_engine_metrics_exist_in_sglang() -> None:
+    """Quick check against SGLang's source; tests/e2e/test_monitoring.py asks a running engine."""
     folder = Path(str(importlib.metadata.distribution("sglang").locate_file("sglang/srt/observability")))
     source = "".join(path.read_text() for path in folder.glob("*.py"))
     declared = set(re.findall(r"sglang:[a-z_A-Z0-9]+", source))
@@ -100,18 +100,18 @@ def test_engine_metrics_that_are_read_exist_in_sglang() -> None:
         assert {name, re.sub(r"_(bucket|sum|count)$", "", name)} & declared, name
 
 
-def test_recorded_series_that_are_read_are_recorded() -> None:
+def test_used_recorded_series_are_recorded() -> None:
     assert not {name for name in scraped_metrics_needed() if name.startswith("serval:")}
 
 
-def test_every_recorded_series_is_read() -> None:
+def test_recorded_series_are_used() -> None:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     expressions = [rule["expr"] for rule in rules()] + [query for _, query in dashboard_queries()]
     assert recorded == {name for expression in expressions for name in metrics_of(expression)} & recorded
 
 
-def test_a_first_token_bucket_is_the_objective() -> None:
-    """The slow ratio needs a bucket that ends where the objective does."""
+def test_first_token_buckets_include_the_objective() -> None:
+    """The ratio of slow first tokens needs a bucket that ends at the objective."""
     from serval.telemetry.metrics import Metrics
 
     page = Metrics().exposition(engine_up=True).decode()
@@ -136,7 +136,7 @@ def test_dashboard_queries_are_promql(tools: OperatorTools, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("path", DASHBOARD_FILES, ids=lambda path: path.stem)
-def test_dashboard_is_sound(path: Path) -> None:
+def test_dashboard_has_descriptions_and_no_overlapping_panels(path: Path) -> None:
     dashboard: dict[str, Any] = json.loads(path.read_text())
     assert dashboard["uid"] == path.stem
     names = {variable["name"] for variable in dashboard["templating"]["list"]}
@@ -144,7 +144,7 @@ def test_dashboard_is_sound(path: Path) -> None:
     for panel in dashboard["panels"]:
         assert panel["description"]
         for target in panel["targets"]:
-            # A data source of one installation shows "No data" everywhere else.
+            # A fixed data source would show "No data" in other installations.
             assert target["datasource"]["uid"] == "${datasource}"
             assert set(re.findall(r"\$([a-z]+)", target["expr"])) <= names
     for one, other in combinations(dashboard["panels"], 2):
@@ -160,5 +160,5 @@ def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
     )
 
 
-def test_panels_stay_on_the_grid() -> None:
+def test_panels_are_inside_the_grid() -> None:
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for _, panel in panels())

@@ -1,4 +1,4 @@
-"""The drawings of the dashboards, made from a real Prometheus that scrapes a gateway."""
+"""Drawings of the dashboards from a real Prometheus that scrapes a gateway."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 async def draw_all(prometheus: Prometheus, folder: Path) -> None:
-    """Run the script on what Prometheus has seen in the last minute."""
+    """Draw the last minute of Prometheus with the script."""
     script = DEPLOY / "grafana/draw_dashboards.py"
     process = await asyncio.create_subprocess_exec(sys.executable, script, prometheus.url, folder, "1")
     assert await asyncio.wait_for(process.wait(), 120) == 0
@@ -24,7 +24,7 @@ async def draw_all(prometheus: Prometheus, folder: Path) -> None:
 
 @pytest.fixture
 async def pictures(tools: OperatorTools, tmp_path: Path) -> dict[str, ElementTree.Element]:
-    """The drawings by name, of a gateway that was asked a few times and has no engine that is scraped."""
+    """Drawings by name, after a few requests to a gateway; no engine is scraped."""
     async with running_gateway() as gateway:
         targets = {"serval-gateway": gateway.url.removeprefix("http://")}
         with running_prometheus(tools, tmp_path / "p", targets=targets) as prometheus:
@@ -43,10 +43,10 @@ def parsed(folder: Path) -> dict[str, ElementTree.Element]:
     }
 
 
-async def test_every_dashboard_is_drawn(pictures: dict[str, ElementTree.Element]) -> None:
+async def test_dashboards_are_drawn(pictures: dict[str, ElementTree.Element]) -> None:
     assert set(pictures) == {path.stem for path in DASHBOARD_FILES}
     texts = {text.text for text in pictures["serval-gateway"].iter(f"{SVG}text")}
     assert {"Requests by route", "In flight", "Engine ready"} <= texts
     assert len(list(pictures["serval-gateway"].iter(f"{SVG}polyline"))) > 5
-    # There is no engine to scrape here.
+    # No engine is scraped here.
     assert not list(pictures["serval-engine"].iter(f"{SVG}polyline"))

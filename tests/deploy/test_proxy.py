@@ -1,4 +1,4 @@
-"""The reverse proxy of compose.yaml, run for real: streams come through unbuffered, and only /v1 does."""
+"""Reverse proxy of compose.yaml: it passes streams unbuffered, and only /v1."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,11 +20,11 @@ HEADERS = {
 
 @asynccontextmanager
 async def proxied(tools: OperatorTools, folder: Path) -> AsyncIterator[tuple[RunningGateway, str]]:
-    """A gateway, and the address of a proxy in front of it."""
+    """Gateway, and the address of a proxy in front of it."""
     async with running_gateway() as gateway:
         url = f"http://127.0.0.1:{free_port()}"
         caddyfile = folder / "Caddyfile"
-        # Its administration would listen on a fixed port.
+        # Caddy's administration API would listen on a fixed port.
         caddyfile.write_text("{\n\tadmin off\n}\n" + (ROOT / "docker/Caddyfile").read_text())
         environment = {
             "SERVAL_HOSTNAME": url,
@@ -41,7 +41,7 @@ async def proxied(tools: OperatorTools, folder: Path) -> AsyncIterator[tuple[Run
             yield gateway, url
 
 
-async def test_a_stream_arrives_while_it_is_being_written(tools: OperatorTools, tmp_path: Path) -> None:
+async def test_proxy_passes_a_stream_on_unbuffered(tools: OperatorTools, tmp_path: Path) -> None:
     async with proxied(tools, tmp_path) as (gateway, url), aiohttp.ClientSession(headers=HEADERS) as client:
         gateway.engine.will_say("first", " second", fault="stall")  # the answer never ends
         body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -51,11 +51,11 @@ async def test_a_stream_arrives_while_it_is_being_written(tools: OperatorTools, 
                 received += await asyncio.wait_for(response.content.readany(), 60)
         assert b"first" in received
         assert response.headers["content-type"].startswith("text/event-stream")
-        # The client is gone: the engine hears of it through the proxy.
+        # The disconnect of the client reaches the engine through the proxy.
         await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
 
 
-async def test_only_the_api_is_published(tools: OperatorTools, tmp_path: Path) -> None:
+async def test_proxy_publishes_only_the_api(tools: OperatorTools, tmp_path: Path) -> None:
     async with proxied(tools, tmp_path) as (_, url), aiohttp.ClientSession(headers=HEADERS) as client:
         statuses = {}
         for path in ("/v1/models", "/metrics", "/readyz", "/healthz", "/openapi.json", "/"):

@@ -1,4 +1,4 @@
-"""compose.yaml brought up for real, engine and all: start, tool call, keys, scraping, drain, alert."""
+"""Rehearsal of compose.yaml with the real engine: start, tool call, keys, scraping, drain, alert."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from serval_testkit.processes import descendants, is_running, running
 
 CANNOT = 77
 SCRIPT = "tests/deploy/rehearsal/run.sh"
-# Far less than the script takes.
+# Far less than the script takes to the end.
 WAIT_S = 100
 
 pytestmark = [
@@ -29,8 +29,8 @@ pytestmark = [
 
 @pytest.mark.engine(alone=True)
 @pytest.mark.timeout(1500)
-def test_the_stack_comes_up_serves_and_stops() -> None:
-    # Without us the script stops too, and clears up.
+def test_stack_starts_serves_and_stops() -> None:
+    # If this process dies, the script stops too and clears up.
     with running(["setpriv", "--pdeathsig", "TERM", SCRIPT], cwd=ROOT, environment=os.environ) as rehearsal:
         status = rehearsal.wait(timeout_s=1400)
     print(rehearsal.output)
@@ -39,15 +39,15 @@ def test_the_stack_comes_up_serves_and_stops() -> None:
     assert status == 0, rehearsal.lines[-1]
 
 
-def test_all_that_was_started_ends_with_the_script() -> None:
+def test_script_takes_all_its_processes_with_it() -> None:
     left = stopped_midway(signal.SIGKILL)
     stopped_midway(signal.SIGTERM)
-    # What the killed one had no time to remove, the next has.
+    # The next run removes the leftovers of the killed one.
     assert not left.exists()
 
 
 def stopped_midway(number: signal.Signals) -> Path:
-    """Stop the script when its Docker Engine runs, and see all that it started go. Its working folder."""
+    """Signal the script once its Docker Engine runs, check that all ends, and return its working folder."""
     with running([SCRIPT], cwd=ROOT, environment=os.environ) as rehearsal:
         pid = rehearsal.process.pid
         until(lambda: rehearsal.process.poll() is not None or folders_of_docker(pid))
@@ -63,10 +63,10 @@ def stopped_midway(number: signal.Signals) -> Path:
 
 
 def folders_of_docker(pid: int) -> list[Path]:
-    """Where the Docker Engines below a process keep their data."""
+    """Data folders of the Docker Engines below a process."""
     found = []
     for below in descendants(pid):
-        with suppress(OSError):  # it ended while we looked
+        with suppress(OSError):  # the process has ended
             line = Path(f"/proc/{below}/cmdline").read_text().split("\0")
             if line[0] == "dockerd":
                 found.append(Path(line[line.index("--data-root") + 1]))
@@ -74,7 +74,7 @@ def folders_of_docker(pid: int) -> list[Path]:
 
 
 def until(question: Callable[[], object]) -> None:
-    """Wait until it answers yes."""
+    """Wait until `question` is true."""
     deadline = time.monotonic() + WAIT_S
     while not question():
         assert time.monotonic() < deadline

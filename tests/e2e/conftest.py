@@ -1,4 +1,4 @@
-"""One real server for all end-to-end tests: `make serve`, as a stranger would start it."""
+"""One real server for all end-to-end tests, started with `make serve`."""
 
 import os
 import re
@@ -17,7 +17,7 @@ OTHER_KEY = "sk-serval-e2e1-0123456789abcdef0123456789abcdef"
 
 @dataclass(frozen=True)
 class LiveServer:
-    """The running server: `base_url` ends in `/v1`. `other_key` is good too, and another client's."""
+    """Running server. `base_url` ends in `/v1`; `other_key` is the valid key of a second client."""
 
     program: Program
     ready_line: str

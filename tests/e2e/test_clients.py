@@ -1,4 +1,4 @@
-"""The clients people use, unchanged (tests/e2e/clients), against the real server."""
+"""Popular clients, unmodified (tests/e2e/clients), against the real server."""
 
 import json
 import os
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def ends(server: Any) -> dict[str, Future[subprocess.CompletedProcess[str]]]:
-    """How each program ended. They run at once: the engine serves all of them in about the time of one."""
+    """Results of the client programs, which run at once because the engine batches their requests."""
     environment = {**os.environ, "SERVAL_API_KEY": server.api_key, "SERVAL_BASE_URL": server.base_url}
 
     def run(command: list[Any]) -> subprocess.CompletedProcess[str]:
@@ -26,7 +26,7 @@ def ends(server: Any) -> dict[str, Future[subprocess.CompletedProcess[str]]]:
 
 
 def commands() -> dict[str, list[Any]]:
-    """What can be run here; the others' tests say why not."""
+    """Commands that can run here; the tests of the others are skipped with the reason."""
     found = {}
     for program in PROGRAMS:
         try:
@@ -37,7 +37,7 @@ def commands() -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_client_gets_everything_an_agent_needs(
+def test_client_gets_everything_an_agent_needs(
     ends: dict[str, Future[subprocess.CompletedProcess[str]]], program: str
 ) -> None:
     command_of(program)

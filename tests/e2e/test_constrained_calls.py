@@ -1,4 +1,4 @@
-"""Calls that are held to their schema are valid, however wildly they are sampled. Real engine, demo model."""
+"""Constrained calls are valid even at a high temperature. Real engine, demo model."""
 
 import asyncio
 import json
@@ -16,8 +16,8 @@ from serval_testkit.bounded_schemas import random_parameters
 pytestmark = pytest.mark.engine
 
 CALLS = 200
-AT_ONCE = 32  # as many as the demo engine works on: more would wait for it, and not for longer than a minute
-# The schemas admit some 150 tokens; only a call that is not held to its schema could reach this.
+AT_ONCE = 32  # the demo engine's batch: further requests would wait, and time out after a minute
+# The schemas allow about 150 tokens; only an unconstrained call could reach this.
 MAX_TOKENS = 1000
 WILD: dict[str, Any] = {"temperature": 1.5, "top_p": 1, "extra_body": {"top_k": -1}, "max_tokens": MAX_TOKENS}
 
@@ -27,7 +27,7 @@ def strict_tool(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def enforceable_schemas(count: int) -> list[dict[str, Any]]:
-    """Random schemas, always the same, without those that the gateway answers with a 400."""
+    """Random schemas from a fixed seed, without those that the gateway refuses with a 400."""
     rng = random.Random(0)
     found: list[dict[str, Any]] = []
     while len(found) < count:
@@ -41,7 +41,7 @@ def enforceable_schemas(count: int) -> list[dict[str, Any]]:
 
 
 async def complaint(client: openai.AsyncOpenAI, model: str, seed: int, parameters: dict[str, Any]) -> str:
-    """What is wrong with the call that the model is made to write for `parameters`; empty if nothing is."""
+    """Error in the call that the model is forced to write for `parameters`, or an empty string."""
     answer = await client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": "Call f."}],
@@ -65,7 +65,7 @@ async def complaint(client: openai.AsyncOpenAI, model: str, seed: int, parameter
     return "" if calls[0].function.name == "f" else f"wrong name: {seen}"
 
 
-async def test_200_random_schemas_at_temperature_1_5_give_200_valid_calls(server: Any) -> None:
+async def test_constrained_calls_are_valid_for_200_random_schemas(server: Any) -> None:
     schemas = enforceable_schemas(CALLS)
     assert len({json.dumps(parameters) for parameters in schemas}) > 0.9 * CALLS
     gate = asyncio.Semaphore(AT_ONCE)
@@ -83,7 +83,7 @@ async def test_200_random_schemas_at_temperature_1_5_give_200_valid_calls(server
     assert [text for text in complaints if text] == []
 
 
-async def test_json_schema_response_at_temperature_1_5(server: Any) -> None:
+async def test_json_schema_response_is_valid_at_temperature_1_5(server: Any) -> None:
     schema = {
         "type": "object",
         "properties": {

@@ -1,4 +1,4 @@
-"""What is found in the prefix cache: a client's own turns, whole; nothing of another client's."""
+"""Prefix cache: a client finds all of its own turns, and nothing of another client."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ RESULT = json.dumps({"city": "Tokyo", "forecast": "rainy", "temp_c": 12})
 
 
 def with_next_turn(messages: list[Any], message: Any) -> list[Any]:
-    """The conversation after the model's `message`: a result for each of its calls, or else thanks."""
+    """Add the model's `message` and a reply to it: a result for each call, else thanks."""
     calls = message.tool_calls or ()
     results: list[Any] = [{"role": "tool", "tool_call_id": call.id, "content": RESULT} for call in calls]
     thanks = [{"role": "user", "content": "Thanks!"}]
@@ -23,10 +23,10 @@ def with_next_turn(messages: list[Any], message: Any) -> list[Any]:
 
 
 def assert_covers(later: Any, earlier: Any) -> None:
-    """`later` reused prompt and answer of `earlier`, and nothing that `earlier` did not have.
+    """Check that `later` reused exactly the prompt and the answer of `earlier`.
 
-    The token that ends a turn is sampled last; whether it went through the model once more, and so into the
-    cache, is up to the engine's scheduling.
+    The token that ends a turn is sampled last. It is in the cache only if the engine's scheduling put it
+    through the model once more.
     """
     turn = earlier.prompt_tokens + earlier.completion_tokens
     assert later.prompt_tokens > turn
@@ -37,8 +37,8 @@ def client_of(server: Any, key: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.base_url, api_key=key, max_retries=0, timeout=300)
 
 
-def test_each_turn_finds_the_one_before_in_the_cache(server: Any) -> None:
-    """History renders as the tokens that the model wrote."""
+def test_turn_finds_the_previous_one_in_the_cache(server: Any) -> None:
+    """The history must render as the tokens that the model wrote."""
     client = client_of(server, server.api_key)
     model = client.models.list().data[0].id
 
@@ -47,7 +47,7 @@ def test_each_turn_finds_the_one_before_in_the_cache(server: Any) -> None:
             model=model, messages=messages, tools=TOOLS, temperature=0, max_tokens=400, **options
         )
 
-    # No other test asks this, so what is cached comes from this conversation.
+    # No other test asks this, so cached tokens come from this conversation.
     messages: list[Any] = [
         {"role": "user", "content": "Compare the weather in Tokyo and Madrid for the next 4 days."}
     ]
@@ -62,8 +62,8 @@ def test_each_turn_finds_the_one_before_in_the_cache(server: Any) -> None:
     assert_covers(ask(messages).usage, answer.usage)
 
 
-def test_another_clients_prompt_is_not_found_in_the_cache(server: Any) -> None:
-    # No other test says this.
+def test_prompt_of_another_client_is_not_found_in_the_cache(server: Any) -> None:
+    # No other test sends this prompt.
     messages: list[Any] = [{"role": "user", "content": "Say: nobody else has ever said this to a serval"}]
 
     def usage(key: str) -> Any:
@@ -75,8 +75,8 @@ def test_another_clients_prompt_is_not_found_in_the_cache(server: Any) -> None:
         return int(usage(key).prompt_tokens_details.cached_tokens)
 
     prompt_tokens = usage(server.api_key).prompt_tokens
-    # Its last token goes through the model in any case.
+    # The last token of a prompt is always computed.
     assert cached_tokens(server.api_key) == prompt_tokens - 1
-    # Not even what all prompts begin with: this client has never asked before.
+    # Not even the common beginning of prompts: this client has sent no request before.
     assert cached_tokens(server.other_key) == 0
     assert cached_tokens(server.other_key) == prompt_tokens - 1

@@ -1,4 +1,4 @@
-"""The agents in server/examples run as they stand there."""
+"""Agents in server/examples, run unmodified."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def test_openai_agent_calls_two_tools(server: Any) -> None:
     assert lines[-1].startswith("answer: ")
 
 
-def test_pydantic_ai_agent(server: Any) -> None:
+def test_pydantic_ai_agent_calls_a_tool_and_answers(server: Any) -> None:
     environment = subprocess.run(
         [ROOT / "deploy/setup/setup.sh", "--examples"], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real server under load: every query of the dashboards finds data."""
+"""Dashboards and alerts on a real Prometheus that scrapes the real server under load."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from serval_testkit.weather_tool import WEATHER_TOOL
 pytestmark = pytest.mark.engine
 
 WAIT_S = 150
-# An engine without a GPU leaves its own page little time.
+# An engine without a GPU leaves little CPU time for its metrics page.
 SCRAPE_INTERVAL_S = 5
 QUESTIONS = ["What is Serval?", "Hello", "What is the weather in Paris for the next 3 days?"]
 
@@ -44,11 +44,11 @@ def prometheus(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def engine_address(serve_pid: int) -> str:
-    """Where the engine listens, from its command line: `serval serve` picks a free port."""
+    """Address of the engine from its command line, because `serval serve` picks a free port."""
     for pid in descendants(serve_pid):
         try:
             arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        except OSError:  # it ended while we looked
+        except OSError:  # the process has ended
             continue
         if "serval_sglang.launch" in arguments:
             return f"127.0.0.1:{arguments[arguments.index('--port') + 1]}"
@@ -57,7 +57,7 @@ def engine_address(serve_pid: int) -> str:
 
 @asynccontextmanager
 async def load(server: Any) -> AsyncIterator[None]:
-    """Streamed answers, tool calls and mistakes, one after another, until the block ends."""
+    """Send streamed requests, tool calls and invalid requests in turn until the block ends."""
 
     async def ask_on_and_on() -> None:
         headers = {"authorization": f"Bearer {server.api_key}"}
@@ -71,7 +71,7 @@ async def load(server: Any) -> AsyncIterator[None]:
                         "tools": [WEATHER_TOOL],
                         "stream": True,
                         "temperature": 0,
-                        # Shown a tool that a question does not ask for, the demo model may ramble.
+                        # The demo model may ramble if it is shown a tool that the question does not need.
                         "max_completion_tokens": 48,
                     }
                     response = await client.post("/chat/completions", json=body)
@@ -91,7 +91,7 @@ async def load(server: Any) -> AsyncIterator[None]:
 
 
 async def ask_without_http(url: str) -> None:
-    """Send what no HTTP server can read."""
+    """Send bytes that are not HTTP."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(b"not HTTP\r\n\r\n")
@@ -99,19 +99,19 @@ async def ask_without_http(url: str) -> None:
     writer.close()
 
 
-async def test_every_metric_and_query_finds_data(server: Any, prometheus: Prometheus) -> None:
+async def test_metrics_and_queries_find_data(server: Any, prometheus: Prometheus) -> None:
     async with load(server):
         missing = await missing_under_load(prometheus, wait_s=WAIT_S)
     assert not missing, (missing, prometheus.scrape_errors())
 
 
-async def test_no_alert_fires_on_a_healthy_server(server: Any, prometheus: Prometheus) -> None:
+async def test_alerts_are_silent_on_a_healthy_server(server: Any, prometheus: Prometheus) -> None:
     assert prometheus.query("serval:requests:error_ratio_5m")
-    # On a small CPU tokens may come late, and so may timers.
+    # On a small CPU tokens and timers may be late.
     late = {name for name in alerts() if re.search("FirstToken|InterToken|EventLoop", name)}
     deadline = time.monotonic() + WAIT_S
     async with load(server):
-        # Here alerts fire at once, so one may until the engine's counters have moved between two scrapes.
+        # Alerts fire at once here, so one may fire until the engine's counters change between two scrapes.
         while unexpected := (firing(prometheus) & set(alerts())) - late:
             assert time.monotonic() < deadline, unexpected
             await asyncio.sleep(SCRAPE_INTERVAL_S)

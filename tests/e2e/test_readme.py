@@ -1,4 +1,4 @@
-"""The README's examples print what the README says they print."""
+"""README examples print the output that the README shows."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def here(example: str, server: Any) -> str:
 
 
 def without_what_changes(completion: dict[str, Any]) -> dict[str, Any]:
-    """Without id and time, and without what depends on whether the prompt was asked before."""
+    """Remove id and time, and the cached tokens, which depend on earlier requests."""
     kept = {key: value for key, value in completion.items() if key not in {"id", "created"}}
     kept["usage"].pop("prompt_tokens_details")
     return kept

@@ -1,4 +1,4 @@
-"""What only the real engine shows of the sampling fields: where it stops, what it counts, what it frees."""
+"""Sampling fields on the real engine: stop strings, log-probabilities, usage, and aborted requests."""
 
 import re
 import time
@@ -31,7 +31,7 @@ def ask(client: openai.OpenAI, model: str, **options: Any) -> Any:
 
 
 def engine_url(server: Any) -> str:
-    """The address of the engine behind the gateway, from its command line."""
+    """Address of the engine behind the gateway, from its command line."""
     for pid in sorted(descendants(server.program.process.pid)):
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if b"serval_sglang.engine_process" in command:
@@ -67,7 +67,7 @@ def test_logprobs_spell_the_answer_whole_and_streamed(client: openai.OpenAI, mod
     for entry in entries:
         assert entry.logprob <= 0
         assert len(entry.top_logprobs) == 3
-        # Greedy: the chosen token is the most likely one.
+        # Greedy sampling chooses the most likely token.
         assert entry.token == entry.top_logprobs[0].token
     chunks = list(ask(client, model, logprobs=True, top_logprobs=3, stream=True))
     streamed = [entry for chunk in chunks if (found := chunk.choices[0].logprobs) for entry in found.content]
@@ -100,7 +100,7 @@ def test_logit_bias_bans_a_token(server: Any, client: openai.OpenAI, model: str)
     assert banned != full[: len(banned)]
 
 
-def test_plain_completion_of_the_same_ids_is_the_same_answer(
+def test_completion_of_the_same_ids_is_the_same_answer(
     server: Any, client: openai.OpenAI, model: str
 ) -> None:
     chat = ask(client, model).choices[0].message.content
@@ -118,9 +118,9 @@ def test_plain_completion_of_the_same_ids_is_the_same_answer(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_frees_the_engine(server: Any, model: str, *, stream: bool) -> None:
+def test_vanished_client_frees_the_engine(server: Any, model: str, *, stream: bool) -> None:
     before = aborted_requests(server)
-    # Banning the end of the turn keeps the model talking to the end of its context.
+    # Without the end-of-turn token the model writes to the end of its context.
     headers = {"authorization": f"Bearer {server.api_key}"}
     body = {"model": model, "tokens": [2]}
     assert (
@@ -131,7 +131,7 @@ def test_a_client_that_goes_away_frees_the_engine(server: Any, model: str, *, st
     url = f"{server.base_url}/chat/completions"
     if stream:
         with httpx.stream("POST", url, json=request, headers=headers, timeout=60) as response:
-            # The headers may come before the engine has begun.
+            # Headers may arrive before the engine begins, so wait for text.
             next(line for line in response.iter_lines() if '"content":"' in line and '"role"' not in line)
     else:
         with pytest.raises(httpx.ReadTimeout):

@@ -1,4 +1,4 @@
-"""What a stranger does: `make serve`, then the stock `openai` client. Real engine, no stand-ins."""
+"""First use of the server: `make serve`, then the stock `openai` client. Real engine, no stand-ins."""
 
 import json
 import signal
@@ -67,7 +67,7 @@ def test_ready_line_says_url_model_device_and_key(server: Any, model: str) -> No
     assert fields["url"] == server.base_url
     assert fields["model"] == model
     assert fields["device"] in {"cpu", "cuda"}
-    # A key that the operator chose is named, not repeated into a log.
+    # The operator's own key is named by its variable, not printed into a log.
     assert fields["key"] == "$SERVAL_API_KEY"
     assert server.api_key not in server.program.output
 
@@ -109,7 +109,7 @@ def test_streamed_tool_call_and_the_answer_from_its_result(client: openai.OpenAI
         assert expected in answer.message.content
 
 
-def test_two_parallel_calls_are_two_calls(client: openai.OpenAI, model: str) -> None:
+def test_parallel_calls_are_two_calls(client: openai.OpenAI, model: str) -> None:
     question = "Compare the weather in Paris and Rome for the next 2 days."
     options = {"tools": [WEATHER_TOOL]}
     choice = ask(client, model, [{"role": "user", "content": question}], **options).choices[0]
@@ -168,14 +168,14 @@ def test_server_goes_on_after_errors(client: openai.OpenAI, model: str) -> None:
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_health_and_metrics(server: Any) -> None:
+def test_health_and_metrics_are_served(server: Any) -> None:
     assert httpx.get(f"{server.root_url}/healthz").status_code == 200
     assert httpx.get(f"{server.root_url}/readyz").status_code == 200
     assert "serval_" in httpx.get(f"{server.root_url}/metrics").text
 
 
 def test_sigterm_stops_everything_cleanly(server: Any) -> None:
-    """Last in this file and this session: it ends the shared server."""
+    """Must be the last test of the session, because it ends the shared server."""
     started = descendants(server.program.process.pid)
     serve_pid = min(started)
     server.program.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The comparison's figures are stored once; table, picture and the README's ratios are made of them."""
+"""Stored figures of the comparison, from which table, picture and the README's ratios are made."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from serval_load.compare.measure import Result, Streams
 from serval_load.compare.table import markdown
 from serval_load.compare.wrk import Rate
 from serval_load.report.comparison import picture
-from serval_load.report.document import placed
+from serval_load.report.sections import replace_section
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADTESTS = ROOT / "loadtests"
@@ -21,11 +21,13 @@ def stored() -> Comparison:
     return read_comparison(LOADTESTS / "comparison/figures.json")
 
 
-def test_table_ratios_and_picture_are_those_of_the_stored_figures(stored: Comparison) -> None:
+def test_table_ratios_and_picture_match_the_stored_figures(stored: Comparison) -> None:
     results = (LOADTESTS / "RESULTS.md").read_text()
-    assert placed(results, "comparison", markdown(stored.results, machine=stored.machine)) == results, AGAIN
+    assert (
+        replace_section(results, "comparison", markdown(stored.results, machine=stored.machine)) == results
+    ), AGAIN
     readme = (ROOT / "README.md").read_text()
-    assert placed(readme, "ratios", ratios(stored.results)) == readme, AGAIN
+    assert replace_section(readme, "ratios", ratios(stored.results)) == readme, AGAIN
     assert picture(stored.results) == (LOADTESTS / "plots/comparison.svg").read_text(), AGAIN
 
 
@@ -38,7 +40,7 @@ def system(name: str, *, cpu: float, per_s: float, frame: float, held: int) -> R
     return Result(name, "1.0", rates=[Rate(32, per_s, 1.0, 2.0, 0)], cpu_us_per_request=cpu, streams=streams)
 
 
-def test_ratios_say_what_is_more_and_what_is_less() -> None:
+def test_ratios_tell_more_from_less() -> None:
     own = system("serval", cpu=300, per_s=1000, frame=150, held=300)
     other = system("other", cpu=100, per_s=2000, frame=50, held=600)
     slow = system("slow", cpu=9000, per_s=50, frame=3000, held=100)
@@ -50,7 +52,7 @@ def test_ratios_say_what_is_more_and_what_is_less() -> None:
     ]
 
 
-def test_a_machine_that_stalls_by_itself_is_named() -> None:
+def test_ratios_name_the_limit_of_the_machine() -> None:
     own = system("serval", cpu=300, per_s=1000, frame=150, held=300)
     other = system("other", cpu=100, per_s=2000, frame=50, held=200)
     for held, said in ((200, " (and 200 without a gateway)"), (400, "")):
@@ -58,6 +60,6 @@ def test_a_machine_that_stalls_by_itself_is_named() -> None:
         assert ratios([direct, own, other]).endswith(f"300 stall-free streams to its 200{said}\n")
 
 
-def test_a_document_without_the_markers_is_left_alone() -> None:
+def test_replace_section_refuses_a_document_without_markers() -> None:
     with pytest.raises(ValueError, match="ratios: begin"):
-        placed("# Title\n", "ratios", "- a line\n")
+        replace_section("# Title\n", "ratios", "- a line\n")

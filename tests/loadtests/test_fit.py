@@ -1,4 +1,4 @@
-"""The stand-in's times against the trace of the real engine that they were fitted to."""
+"""Fit of the stand-in's costs to the stored trace of a real engine."""
 
 import statistics
 from pathlib import Path
@@ -7,18 +7,18 @@ import pytest
 
 from serval_load.client import Peer
 from serval_load.fit import errors, fit, read_trace, replay, table
-from serval_load.processes import QUICK, running_stand_in
-from serval_load.report.document import placed
+from serval_load.programs import QUICK, running_stand_in
+from serval_load.report.sections import replace_section
 from serval_load.stand_in.costs import FITTED, Costs, read_costs
 from serval_load.trace import Decode, Prefill, Trace, record
 
 ROOT = Path(__file__).resolve().parents[2]
-# A straight line through what a shared machine measured.
+# A straight line through measurements of a shared machine.
 TOLERANCE = 0.2
 MEDIAN_TOLERANCE = 0.1
 
 
-def test_the_stand_in_repeats_the_real_engines_trace_in_model_time() -> None:
+def test_replay_matches_the_trace_of_the_real_engine() -> None:
     trace = read_trace(FITTED)
     modelled = replay(trace, read_costs())
     assert len(trace.prefills) >= 4
@@ -28,14 +28,14 @@ def test_the_stand_in_repeats_the_real_engines_trace_in_model_time() -> None:
     assert statistics.median(off) < MEDIAN_TOLERANCE, off
 
 
-def test_the_table_in_the_results_is_of_the_stored_trace() -> None:
+def test_results_table_matches_the_stored_trace() -> None:
     trace = read_trace(FITTED)
     results = (ROOT / "loadtests/RESULTS.md").read_text()
-    again = placed(results, "fit", table(trace, replay(trace, read_costs())))
+    again = replace_section(results, "fit", table(trace, replay(trace, read_costs())))
     assert again == results, "python -m serval_load fit --into loadtests/RESULTS.md writes both"
 
 
-async def test_a_trace_of_a_running_engine_has_all_that_was_asked_for() -> None:
+async def test_record_measures_all_lengths_and_batches() -> None:
     async with running_stand_in(*QUICK) as (_, url):
         trace = await record(
             Peer.of(url),
@@ -44,14 +44,14 @@ async def test_a_trace_of_a_running_engine_has_all_that_was_asked_for() -> None:
             batches=(1, 3),
             vocabulary=1000,
             repeats=2,
-            say=print,
+            log=print,
         )
     assert [one.tokens for one in trace.prefills] == [16, 64]
     assert [one.batch for one in trace.decodes] == [1, 3]
     assert all(one.seconds > 0 for one in (*trace.prefills, *trace.decodes))
 
 
-def test_a_trace_made_by_the_model_gives_its_own_costs_back() -> None:
+def test_fit_recovers_the_costs_behind_a_trace() -> None:
     costs = Costs(decode_base_s=0.02, decode_request_s=0.001, prefill_base_s=0.03, prefill_token_s=2e-5)
     asked = Trace(
         "made",

@@ -1,4 +1,4 @@
-"""The commands for GPUs cannot be run here, but their options can be looked up."""
+"""Options of the commands in GPU.md, which cannot run without a GPU but can be looked up."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ GUIDE = ROOT / "loadtests/GPU.md"
 SGLANG = Path(str(distribution("sglang").locate_file("sglang")))
 BENCHMARK = "python -m sglang.benchmark.serving"
 
-# Programs of this repository, by the words that start them: their own --help says what they take.
+# Programs of this repository, by their first words; their --help lists the options.
 OWN = (
     "serval plan",
     "serval serve",
@@ -27,13 +27,13 @@ OWN = (
     "python -m serval_load overhead",
     "python -m serval_sglang.bench",
 )
-# Not in this environment: their options were read in the releases that the guide names.
+# Programs outside this environment; their options were checked by hand in the releases that the guide names.
 ELSEWHERE = ("sgl-eval run", "lm-eval run", "bfcl generate", "bfcl evaluate")
 SHELL = ("export", "for", "done")
 
 
 def commands() -> Iterator[list[str]]:
-    """The words of each command in the guide's blocks, without variables before it and `&` behind it."""
+    """Yield the words of each command in the guide, without leading variables and trailing `&`."""
     for block in re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -44,7 +44,7 @@ def commands() -> Iterator[list[str]]:
                 words = ["serval", "serve", *shlex.split(flags.removeprefix("ARGS="))]
             words = [word for word in words if word != "&"]
             if words[:4] == ["python", "-m", "serval_load", "overhead"]:
-                # What is behind its -- are options of the engine that it starts.
+                # Options behind -- are those of the engine that it starts.
                 end = words.index("--")
                 yield ["serval", "engine", *words[end + 1 :]]
                 words = words[:end]
@@ -53,25 +53,25 @@ def commands() -> Iterator[list[str]]:
 
 
 def flags(words: list[str]) -> tuple[list[str], list[str]]:
-    """The command's own and, behind `--`, the engine's."""
+    """Flags of the command itself, and those behind `--` for the engine."""
     end = words.index("--") if "--" in words else len(words)
     own, engine = words[:end], words[end + 1 :]
     return [word for word in own if word.startswith("--")], [word for word in engine if word.startswith("--")]
 
 
 def program(words: list[str]) -> str:
-    """The words that start it. Raises `StopIteration` for one that is not known."""
+    """Known program that the command starts. Raises `StopIteration` for an unknown one."""
     line = " ".join(words)
     return next(known for known in (*OWN, BENCHMARK, *ELSEWHERE) if f"{line} ".startswith(f"{known} "))
 
 
-def test_each_command_is_of_a_known_program() -> None:
+def test_guide_commands_are_those_of_known_programs() -> None:
     found = {program(words) for words in commands()}
     assert found == {*OWN, BENCHMARK, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_options_of_our_own_programs_are_in_their_help(name: str) -> None:
+def test_guide_options_of_own_programs_are_in_their_help(name: str) -> None:
     words = [word for word in name.split() if word != "python"]
     start = [sys.executable, *words] if words[0] == "-m" else [sys.executable, "-m", *words]
     told = subprocess.run([*start, "--help"], capture_output=True, text=True, check=True).stdout
@@ -80,15 +80,15 @@ def test_options_of_our_own_programs_are_in_their_help(name: str) -> None:
     assert asked <= offered
 
 
-def test_options_of_sglangs_benchmark_are_its_own() -> None:
-    # Its --help takes half a minute to come.
+def test_guide_options_of_sglang_benchmark_are_in_its_source() -> None:
+    # Read the source: --help takes half a minute.
     offered = set(_added_options(SGLANG / "benchmark/serving.py"))
     asked = {flag for words in commands() if program(words) == BENCHMARK for flag in flags(words)[0]}
     assert asked
     assert asked <= offered
 
 
-def test_options_behind_two_dashes_are_the_engines() -> None:
+def test_guide_options_behind_two_dashes_are_engine_arguments() -> None:
     tree = [ast.parse(path.read_text()) for path in (SGLANG / "srt/arg_groups").rglob("*.py")]
     fields = {
         node.target.id

@@ -1,4 +1,4 @@
-"""`python -m serval_load load` against a gateway: bursts, a trace, and a report of each."""
+"""Command `serval_load load` against a gateway: bursts, a trace, and their reports."""
 
 import asyncio
 import json
@@ -25,9 +25,9 @@ async def load(stack: LoadStack, *arguments: str) -> int:
     return await asyncio.to_thread(main, ["load", *arguments, f"--url={url}", f"--key={KEY}"])
 
 
-async def test_a_burst_comes_at_once_and_each_of_it_is_served(stack: LoadStack, tmp_path: Path) -> None:
+async def test_load_serves_every_session_of_a_burst(stack: LoadStack, tmp_path: Path) -> None:
     out = tmp_path / "burst"
-    # Ten seconds' sessions, all within a tenth of one; nothing begins after that.
+    # A burst has the sessions of ten seconds; the next one would begin after the end.
     assert await load(stack, "burst", "--rate=1.2", "--seconds=1", f"--out={out}") == 0
     found = json.loads(out.with_suffix(".json").read_text())
     asked = found["requests"]
@@ -39,7 +39,7 @@ async def test_a_burst_comes_at_once_and_each_of_it_is_served(stack: LoadStack, 
     await stack.all_free()
 
 
-async def test_a_trace_is_replayed_in_its_order_and_at_its_times(stack: LoadStack, tmp_path: Path) -> None:
+async def test_load_replays_a_trace_at_its_times(stack: LoadStack, tmp_path: Path) -> None:
     trace, out = tmp_path / "trace.jsonl", tmp_path / "replayed"
     sessions = [(0.0, "short"), (0.3, "chat"), (0.9, "short")]
     trace.write_text("".join(json.dumps({"at": at, "kind": kind}) + "\n" for at, kind in reversed(sessions)))
@@ -47,19 +47,19 @@ async def test_a_trace_is_replayed_in_its_order_and_at_its_times(stack: LoadStac
     asked = json.loads(out.with_suffix(".json").read_text())["requests"]
     assert [one["kind"] for one in asked] == ["short", "chat", "short"]
     assert all(one["complete"] for one in asked)
-    # The event loop's clock counts milliseconds.
+    # uvloop's clock has a resolution of a millisecond.
     assert all(one["at"] > at - 0.01 for one, (at, _) in zip(asked, sessions, strict=True))
     await stack.all_free()
 
 
-async def test_a_trace_with_an_unknown_kind_says_which_are_known(stack: LoadStack, tmp_path: Path) -> None:
+async def test_load_refuses_a_trace_with_an_unknown_kind(stack: LoadStack, tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text('{"at": 0, "kind": "poem"}\n')
     with pytest.raises(SystemExit, match=r"poem.*agent"):
         await load(stack, "chat", f"--trace={trace}")
 
 
-async def test_requests_that_fail_are_the_exit_code(stack: LoadStack, tmp_path: Path) -> None:
+async def test_load_exits_with_1_after_failed_requests(stack: LoadStack, tmp_path: Path) -> None:
     url = f"http://{stack.peer.host}:{stack.peer.port}"
     out = tmp_path / "refused"
     arguments = ["load", "burst", "--rate=0.2", "--seconds=1", f"--url={url}", "--key=wrong", f"--out={out}"]
@@ -69,7 +69,7 @@ async def test_requests_that_fail_are_the_exit_code(stack: LoadStack, tmp_path: 
     assert any(reason.startswith("401") for reason in summary["errors"])
 
 
-async def test_several_rates_before_a_stand_in_of_its_own_give_a_curve(tmp_path: Path) -> None:
+async def test_load_with_several_rates_draws_a_curve_and_writes_a_table(tmp_path: Path) -> None:
     svg, document = tmp_path / "curve.svg", tmp_path / "results.md"
     document.write_text("before\n<!-- load-burst: begin -->\nold\n<!-- load-burst: end -->\nafter\n")
     arguments = ["burst", "--stand-in", "--rate", "0.2", "0.5", "--seconds=1"]

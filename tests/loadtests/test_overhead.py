@@ -1,17 +1,17 @@
-"""Three ways to one engine, with the stand-in for the engine: what is kept of each, and what is refused."""
+"""Overhead of the three ways to one engine, measured with the stand-in as the engine."""
 
 import pytest
 
-from serval_load.overhead import NATIVE, SERVAL, SGLANG, Measured, Servers, contest, interval, table
+from serval_load.overhead import NATIVE, SERVAL, SGLANG, Measured, Servers, interval, measure_ways, table
 from serval_testkit.load_stack import load_stack
 
 
-async def test_each_way_is_asked_in_each_round_and_its_processor_time_is_counted() -> None:
+async def test_measure_ways_asks_each_way_once_a_round() -> None:
     async with load_stack() as stack:
         servers = Servers(stack.engine, stack.engine_peer, stack.gateway, stack.peer, "stand-in")
-        found = await contest(servers, rounds=6, tokens=5, say=print)
+        found = await measure_ways(servers, rounds=6, tokens=5, log=print)
         await stack.all_free()
-        # Questions and the first answers to them included.
+        # Each way also warms up with five questions.
         assert (await stack.engine_load())["counts"]["finished"] == (6 + 5) * 3
     assert set(found) == {NATIVE, SGLANG, SERVAL}
     for one in found.values():
@@ -20,7 +20,7 @@ async def test_each_way_is_asked_in_each_round_and_its_processor_time_is_counted
         assert all(spent > 0 for spent in one.cpu_s)
 
 
-def test_the_table_tells_what_a_way_adds() -> None:
+def test_table_shows_the_overhead_of_each_way() -> None:
     found = {
         NATIVE: Measured([0.1] * 9, [1.0] * 9, [0.001] * 9),
         SGLANG: Measured([0.2] * 9, [1.5] * 9, [0.002] * 9),
@@ -34,7 +34,7 @@ def test_the_table_tells_what_a_way_adds() -> None:
     ]
 
 
-def test_an_interval_is_as_wide_as_its_values_are_apart() -> None:
+def test_interval_contains_the_median_of_its_values() -> None:
     low, high = interval([0.9, 1.0, 1.1] * 20)
     assert low <= 1.0 <= high
     assert interval([2.0] * 5) == (2.0, 2.0)

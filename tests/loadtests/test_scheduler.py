@@ -1,4 +1,4 @@
-"""The modelled engine, in model time."""
+"""Scheduler and prefix cache of the modelled engine, in model time."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ def run(scheduler: Scheduler) -> None:
         pass
 
 
-def test_a_step_costs_its_base_and_a_share_for_each_request_in_it() -> None:
+def test_step_costs_a_base_and_a_share_for_each_request() -> None:
     scheduler = Scheduler(COSTS)
     for number in range(3):
         scheduler.add(Job(str(number), prompt(10, number * 1000), tokens=2))
@@ -27,20 +27,20 @@ def test_a_step_costs_its_base_and_a_share_for_each_request_in_it() -> None:
     assert second is not None
     assert first.seconds == COSTS.prefill_s(30)
     assert second.seconds == COSTS.decode_s(3)
-    assert len(second.gave) == 3
+    assert len(second.advanced) == 3
     assert scheduler.step() is None
     assert scheduler.clock == first.seconds + second.seconds
 
 
-def test_a_long_prompt_takes_several_steps_and_gives_its_token_with_the_last() -> None:
+def test_long_prompt_takes_several_steps_and_gets_a_token_in_the_last() -> None:
     scheduler = Scheduler(COSTS)
     scheduler.add(Job("long", prompt(250), tokens=1))
     steps = [scheduler.step() for _ in range(3)]
-    assert [len(step.gave) for step in steps if step] == [0, 0, 1]
+    assert [len(step.advanced) for step in steps if step] == [0, 0, 1]
     assert scheduler.clock == 2 * COSTS.prefill_s(100) + COSTS.prefill_s(50)
 
 
-def test_a_prefix_that_was_computed_is_found_in_whole_blocks() -> None:
+def test_prefix_is_reused_in_whole_blocks() -> None:
     scheduler = Scheduler(COSTS)
     scheduler.add(Job("first", prompt(35), tokens=1))
     run(scheduler)
@@ -52,20 +52,20 @@ def test_a_prefix_that_was_computed_is_found_in_whole_blocks() -> None:
     assert scheduler.clock - before == COSTS.prefill_s(15)
 
 
-def test_the_last_token_of_a_known_prompt_is_computed_all_the_same() -> None:
+def test_prefix_cache_never_matches_the_last_token() -> None:
     cache = PrefixCache(block_tokens=10)
-    cache.keep(prompt(20))
-    assert cache.found(prompt(20)) == 10
-    assert cache.found(prompt(21)) == 20
+    cache.insert(prompt(20))
+    assert cache.match(prompt(20)) == 10
+    assert cache.match(prompt(21)) == 20
 
 
-def test_the_oldest_prefix_is_forgotten_first() -> None:
+def test_prefix_cache_evicts_the_oldest_prefix_first() -> None:
     cache = PrefixCache(block_tokens=10)
-    cache.keep(prompt(20))
-    cache.keep(prompt(20, 500))
-    cache.shrink(20)
-    assert cache.found(prompt(30)) == 0
-    assert cache.found(prompt(30, 500)) == 20
+    cache.insert(prompt(20))
+    cache.insert(prompt(20, 500))
+    cache.evict(20)
+    assert cache.match(prompt(30)) == 0
+    assert cache.match(prompt(30, 500)) == 20
 
 
 def test_requests_beyond_the_largest_batch_wait() -> None:
@@ -78,18 +78,18 @@ def test_requests_beyond_the_largest_batch_wait() -> None:
     assert (len(scheduler.running), scheduler.waiting_count, scheduler.used_tokens) == (0, 0, 0)
 
 
-def test_without_memory_the_newest_goes_back_and_both_finish() -> None:
+def test_newest_request_is_retracted_without_memory_and_both_finish() -> None:
     scheduler = Scheduler(replace(COSTS, kv_tokens=220, chunk_tokens=400))
     jobs = [Job(str(number), prompt(100, number * 1000), tokens=50) for number in range(2)]
     for job in jobs:
         scheduler.add(job)
     run(scheduler)
-    assert [job.given for job in jobs] == [50, 50]
+    assert [job.generated for job in jobs] == [50, 50]
     assert [job.retractions for job in jobs] == [0, 1]
     assert scheduler.used_tokens == 0
 
 
-def test_what_can_never_fit_fails() -> None:
+def test_request_larger_than_the_memory_fails() -> None:
     scheduler = Scheduler(COSTS)
     big, grows = Job("big", prompt(1000), tokens=5), Job("grows", prompt(990), tokens=50)
     scheduler.add(big)
@@ -104,13 +104,13 @@ def test_what_can_never_fit_fails() -> None:
     assert scheduler.used_tokens == 0
 
 
-def test_a_full_queue_refuses() -> None:
+def test_full_queue_refuses_a_request() -> None:
     scheduler = Scheduler(replace(COSTS, max_waiting=1))
     assert scheduler.add(Job("one", prompt(1), tokens=1))
     assert not scheduler.add(Job("two", prompt(1), tokens=1))
 
 
-def test_removing_frees_wherever_the_request_is() -> None:
+def test_remove_frees_running_partial_and_waiting_requests() -> None:
     scheduler = Scheduler(replace(COSTS, max_running=1))
     running, partial, waiting = (Job(name, prompt(250, i * 1000), tokens=9) for i, name in enumerate("abc"))
     scheduler.add(running)

@@ -1,4 +1,4 @@
-"""A short soak, as CI runs it, and a leak that it must find."""
+"""A short soak as in CI, and a leak that it must find."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from serval_load.client import exchange
-from serval_load.soak import Soaked, held_now, soak
+from serval_load.soak import SoakResult, held_now, soak
 from serval_testkit.load_stack import LoadStack, load_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -19,7 +19,7 @@ async def stack() -> AsyncIterator[LoadStack]:
         yield running
 
 
-async def soaked(stack: LoadStack) -> Soaked:
+async def soaked(stack: LoadStack) -> SoakResult:
     return await soak(
         stack.gateway,
         stack.peer,
@@ -28,11 +28,11 @@ async def soaked(stack: LoadStack) -> Soaked:
         per_s=5,
         every_s=0.5,
         kinds=(("chat", 0.7), ("short", 0.3)),
-        say=print,
+        log=print,
     )
 
 
-async def test_nothing_is_left_after_a_short_soak(stack: LoadStack) -> None:
+async def test_short_soak_leaves_nothing_behind(stack: LoadStack) -> None:
     await stack.ask()
     found = await soaked(stack)
     print(found)
@@ -43,7 +43,7 @@ async def test_nothing_is_left_after_a_short_soak(stack: LoadStack) -> None:
     assert found.engine["started"] == sum(found.engine.get(how, 0) for how in ("finished", "aborted", "gone"))
 
 
-async def test_a_slot_that_is_held_is_found(stack: LoadStack) -> None:
+async def test_held_now_finds_a_held_slot(stack: LoadStack) -> None:
     holding = asyncio.create_task(exchange(stack.peer, stack.request(tokens=20_000)))
     await stack.generating(1)
     held, _ = await held_now(stack.peer, stack.engine_peer)

@@ -1,4 +1,4 @@
-"""The stand-in speaks SGLang's protocol: asked by the gateway's own client, and by OpenAI's."""
+"""Engine stand-in: SGLang's protocol, read by the gateway's own client and by OpenAI's."""
 
 import asyncio
 import json
@@ -23,11 +23,11 @@ from serval.errors import (
 from serval.grammar.answer_grammar import answer_grammar
 from serval.settings import Settings
 from serval_load.client import Peer, exchange, get, prepared
-from serval_load.processes import running_stand_in
+from serval_load.programs import running_stand_in
 from serval_load.stand_in.bare import BareEngine
 from serval_load.stand_in.costs import ROUND
 from serval_load.stand_in.modelled import ModelledEngine
-from serval_load.stand_in.routes import About
+from serval_load.stand_in.routes import EngineInfo
 from serval_load.stand_in.serving import serving
 
 COSTS = replace(ROUND, kv_tokens=1000, decode_base_s=0.001, prefill_base_s=0.001, block_tokens=4)
@@ -53,8 +53,8 @@ class Served:
 
 @asynccontextmanager
 async def served(*, bare: bool = False, pace_s: float = 0.0) -> AsyncIterator[Served]:
-    about = About("folder", context_length=2000, max_total_num_tokens=1000, max_running_requests=8)
-    engine: Any = BareEngine(about, pace_s=pace_s) if bare else ModelledEngine(about, COSTS)
+    info = EngineInfo("folder", context_length=2000, max_total_num_tokens=1000, max_running_requests=8)
+    engine: Any = BareEngine(info, pace_s=pace_s) if bare else ModelledEngine(info, COSTS)
     async with serving(engine) as url, connect_engine(_settings(url)) as client:
         yield Served(url, client)
 
@@ -63,13 +63,15 @@ def _settings(url: str) -> Settings:
     return Settings(engine_url=url, engine_stall_timeout_s=1)
 
 
-def asks(tokens: int, *orders: str, prompt: int = 8, rid: str = "r" * 8, **sampling: Any) -> GenerateRequest:
+def generate_request(
+    tokens: int, *orders: str, prompt: int = 8, rid: str = "r" * 8, **sampling: Any
+) -> GenerateRequest:
     stop = {"stop": [f"stand-in:{order}" for order in orders]} if orders else {}
     return GenerateRequest(rid, list(range(prompt)), {"max_new_tokens": tokens, **stop, **sampling})
 
 
-class Kept:
-    """Takes an answer's deltas and keeps them."""
+class RecordingSink:
+    """Sink that records the deltas of an answer."""
 
     def __init__(self) -> None:
         self.deltas: list[GenerationDelta] = []
@@ -85,15 +87,15 @@ class Kept:
 
 
 async def all_of(engine: SglangEngine, request: GenerateRequest) -> list[GenerationDelta]:
-    kept = Kept()
-    await engine.generate(request, kept)
-    return kept.deltas
+    sink = RecordingSink()
+    await engine.generate(request, sink)
+    return sink.deltas
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["modelled", "bare"])
-async def test_the_gateways_client_reads_an_answer_token_by_token(bare: bool) -> None:
+async def test_engine_client_reads_an_answer_token_by_token(bare: bool) -> None:
     async with served(bare=bare, pace_s=0.002) as stand_in:
-        deltas = await all_of(stand_in.client, asks(5))
+        deltas = await all_of(stand_in.client, generate_request(5))
         assert "".join(delta.text for delta in deltas) == " token" * 5
         assert [delta.completion_tokens for delta in deltas][-1] == 5
         assert len(deltas) > 1
@@ -102,9 +104,9 @@ async def test_the_gateways_client_reads_an_answer_token_by_token(bare: bool) ->
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["modelled", "bare"])
-async def test_tokens_come_in_batches_when_asked_to(bare: bool) -> None:
+async def test_stream_interval_batches_tokens(bare: bool) -> None:
     async with served(bare=bare, pace_s=0.05) as stand_in:
-        deltas = await all_of(stand_in.client, asks(9, stream_interval=4))
+        deltas = await all_of(stand_in.client, generate_request(9, stream_interval=4))
         assert len(deltas) <= 4
         assert deltas[-1].completion_tokens == 9
 
@@ -119,21 +121,21 @@ async def test_tokens_come_in_batches_when_asked_to(bare: bool) -> None:
         ({"type": "integer"}, ""),
     ],
 )
-async def test_a_call_that_is_required_is_written_from_the_first_token_to_the_last(
+async def test_required_call_is_written_from_the_first_token_to_the_last(
     schema: dict[str, str], argument: str
 ) -> None:
     parameters = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
     tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in "fg"]
     tag = answer_grammar(tools, tool_choice="required", parallel_tool_calls=False)
     async with served() as stand_in:
-        deltas = await all_of(stand_in.client, asks(5, structural_tag=tag))
+        deltas = await all_of(stand_in.client, generate_request(5, structural_tag=tag))
     assert deltas[0].text.startswith("<longcat_tool_call>f\n")
     whole = f"<longcat_tool_call>f\n{argument.format(' token' * 5)}</longcat_tool_call>"
     assert "".join(delta.text for delta in deltas) == whole
     assert deltas[-1].finish == "stop"
 
 
-async def test_it_says_what_the_gateway_asks_at_start_up() -> None:
+async def test_stand_in_describes_itself_at_start_up() -> None:
     async with served() as stand_in:
         assert await stand_in.client.is_ready()
         info = await stand_in.client.info()
@@ -142,11 +144,11 @@ async def test_it_says_what_the_gateway_asks_at_start_up() -> None:
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["modelled", "bare"])
-async def test_an_abort_frees_the_slot(bare: bool) -> None:
+async def test_abort_frees_the_slot(bare: bool) -> None:
     async with served(bare=bare, pace_s=0.01) as stand_in:
-        kept = Kept()
-        answer = asyncio.create_task(stand_in.client.generate(asks(500), kept))
-        await kept.begun.wait()
+        sink = RecordingSink()
+        answer = asyncio.create_task(stand_in.client.generate(generate_request(500), sink))
+        await sink.begun.wait()
         assert (await stand_in.load())["num_running_reqs"] == 1
         answer.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -167,23 +169,23 @@ async def test_an_abort_frees_the_slot(bare: bool) -> None:
         ("refuse", EngineOverloadedError),
     ],
 )
-async def test_a_fault_is_what_was_ordered_and_leaves_nothing(order: str, error: type[ApiError]) -> None:
+async def test_ordered_fault_is_raised_and_leaves_nothing_behind(order: str, error: type[ApiError]) -> None:
     async with served() as stand_in:
         with pytest.raises(ApiError) as raised:
-            await all_of(stand_in.client, asks(20, order))
+            await all_of(stand_in.client, generate_request(20, order))
         assert isinstance(raised.value, error), repr(raised.value)
         assert (await stand_in.idle())["num_used_tokens"] == 0
-        # A name of its own: the abort of the first may still be under way.
-        assert (await all_of(stand_in.client, asks(2, rid="another")))[-1].completion_tokens == 2
+        # Another id, because the abort of the first may still be under way.
+        assert (await all_of(stand_in.client, generate_request(2, rid="another")))[-1].completion_tokens == 2
 
 
-async def test_a_second_request_finds_the_first_ones_prefix() -> None:
+async def test_second_request_finds_the_prefix_of_the_first() -> None:
     async with served() as stand_in:
-        await all_of(stand_in.client, asks(2, prompt=40))
-        assert (await all_of(stand_in.client, asks(2, prompt=50)))[-1].cached_tokens == 40
+        await all_of(stand_in.client, generate_request(2, prompt=40))
+        assert (await all_of(stand_in.client, generate_request(2, prompt=50)))[-1].cached_tokens == 40
 
 
-async def test_openais_client_reads_it_whole_and_streamed() -> None:
+async def test_openai_client_reads_whole_and_streamed_answers() -> None:
     async with served() as stand_in:
         client = AsyncOpenAI(base_url=f"{stand_in.url}/v1", api_key="none")
         said: dict[str, Any] = {"model": "stand-in", "messages": [{"role": "user", "content": "hello"}]}
@@ -196,14 +198,14 @@ async def test_openais_client_reads_it_whole_and_streamed() -> None:
         await client.close()
 
 
-async def test_its_metrics_carry_sglangs_names() -> None:
+async def test_metrics_have_sglang_names() -> None:
     async with served() as stand_in:
-        await all_of(stand_in.client, asks(2))
+        await all_of(stand_in.client, generate_request(2))
         text = (await get(Peer.of(stand_in.url), "/metrics")).decode()
         assert 'sglang:num_requests_total{model_name="stand-in"} 1\n' in text
 
 
-async def test_what_it_cannot_read_or_does_not_have_is_refused() -> None:
+async def test_invalid_body_and_unknown_path_are_refused() -> None:
     async with served() as stand_in:
         peer = Peer.of(stand_in.url)
         bad = await exchange(peer, prepared(peer, b"{", path="/generate"))
@@ -211,7 +213,7 @@ async def test_what_it_cannot_read_or_does_not_have_is_refused() -> None:
         assert (await exchange(peer, prepared(peer, b"", path="/x"))).data.startswith(b"HTTP/1.1 404")
 
 
-async def test_a_body_in_chunks_is_read() -> None:
+async def test_chunked_body_is_read() -> None:
     async with served() as stand_in:
         peer = Peer.of(stand_in.url)
         body = json.dumps({"input_ids": [1], "sampling_params": {"max_new_tokens": 1}}).encode()
@@ -221,8 +223,8 @@ async def test_a_body_in_chunks_is_read() -> None:
         assert raw.data.startswith(b"HTTP/1.1 200")
 
 
-async def test_its_banner_says_what_it_is() -> None:
+async def test_banner_names_the_stand_in() -> None:
     async with running_stand_in("--bare") as (program, url):
         assert "STAND-IN" in program.output.read_text()
-        about = json.loads(await get(Peer.of(url), "/server_info"))
-        assert "not SGLang" in about["stand_in"]
+        info = json.loads(await get(Peer.of(url), "/server_info"))
+        assert "not SGLang" in info["stand_in"]

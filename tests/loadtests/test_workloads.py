@@ -1,4 +1,4 @@
-"""What the workloads ask, when, and what a run comes down to."""
+"""Workloads: their requests and arrivals, and the summary of a run."""
 
 import itertools
 import random
@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 
 from serval_load.answers import read_stream
 from serval_load.client import Raw
-from serval_load.processes import DEMO_MODEL
+from serval_load.programs import DEMO_MODEL
 from serval_load.report.page import page, picture, table
 from serval_load.report.summary import Objective, summarise
 from serval_load.soak import slope_per_hour
 from serval_load.statistics import percentile
-from serval_load.workloads.arrivals import bursts, poisson, replayed
+from serval_load.workloads.arrivals import bursts, poisson, read_arrivals
 from serval_load.workloads.driver import Request
-from serval_load.workloads.sessions import CONVERSATIONS, Answered, Sink, kind_of, words
+from serval_load.workloads.sessions import CONVERSATIONS, LastAnswer, kind_of, words
 
 
 def request(**given: Any) -> Request:
@@ -30,17 +30,17 @@ def request(**given: Any) -> Request:
     return Request(**{**values, **given})
 
 
-def test_a_word_is_a_token() -> None:
+def test_words_are_one_token_each() -> None:
     tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
     assert len(tokenizer.encode(words(random.Random(3), 500)).ids) == pytest.approx(500, abs=2)
 
 
-def test_an_agents_prompt_grows_from_4k_to_64k_and_holds_every_call() -> None:
-    sink = Sink()
+def test_agent_prompt_grows_from_4k_to_64k_and_holds_every_call() -> None:
+    previous = LastAnswer()
     bodies = []
-    for turn in CONVERSATIONS["agent"](random.Random(1), sink):
+    for turn in CONVERSATIONS["agent"](random.Random(1), previous):
         bodies.append(turn.body)
-        sink.answered = Answered("", [["read_file", '{"path": "b.py"}']])
+        previous.calls = [["read_file", '{"path": "b.py"}']]
     lengths = [
         sum(len((message.get("content") or "").split()) for message in body["messages"]) for body in bodies
     ]
@@ -48,17 +48,18 @@ def test_an_agents_prompt_grows_from_4k_to_64k_and_holds_every_call() -> None:
     assert 65_000 < lengths[-1] < 66_000
     assert lengths == sorted(lengths)
     assert [body["tool_choice"] for body in bodies] == ["required"] * 7 + ["auto"]
-    # Each prompt begins with the whole one before it: that is what a prefix cache finds. With "none" the
-    # model's template would leave the tools out, at the beginning, and nothing would be found.
+    # Each prompt begins with the whole previous one, so that the prefix cache finds it. With tool_choice
+    # "none" the model's template would omit the tools at the beginning, and nothing would be found.
     for before, after in itertools.pairwise(bodies):
         assert after["messages"][: len(before["messages"])] == before["messages"]
     calls = [message for message in bodies[-1]["messages"] if "tool_calls" in message]
     assert {call["tool_calls"][0]["function"]["arguments"] for call in calls} == {'{"path": "b.py"}'}
 
 
-def test_a_repository_is_asked_about_twice_with_the_same_beginning() -> None:
+def test_repository_questions_share_their_beginning() -> None:
     first, second = (
-        turn.body["messages"][0]["content"] for turn in CONVERSATIONS["repository"](random.Random(1), Sink())
+        turn.body["messages"][0]["content"]
+        for turn in CONVERSATIONS["repository"](random.Random(1), LastAnswer())
     )
     shared = len(first.partition("\n")[0].split())
     assert 100_000 <= shared <= 256_000
@@ -75,23 +76,23 @@ def test_poisson_arrivals_have_their_rate_and_bursts_come_together() -> None:
     assert min(together[20:]) >= 10
 
 
-def test_a_trace_is_replayed_and_a_bad_line_is_named(tmp_path: Path) -> None:
+def test_read_arrivals_sorts_sessions_and_names_a_bad_line(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text('{"at": 2, "kind": "short"}\n\n{"at": 1.5, "kind": "chat"}\n')
-    assert replayed(trace) == [(1.5, "chat"), (2.0, "short")]
+    assert read_arrivals(trace) == [(1.5, "chat"), (2.0, "short")]
     trace.write_text('{"at": 2, "kind": "short"}\n{"kind": "chat"}\n')
     with pytest.raises(ValueError, match=r"trace.jsonl:2: .*wanted"):
-        replayed(trace)
+        read_arrivals(trace)
 
 
-def test_a_mixed_load_has_all_its_tenants() -> None:
+def test_mixed_workload_has_all_its_tenants() -> None:
     source = random.Random(1)
     kinds = [kind_of("mixed", source) for _ in range(2000)]
     assert set(kinds) == {"chat", "short", "agent", "repository"}
     assert kinds.count("chat") > 1200
 
 
-def test_goodput_counts_what_was_complete_and_quick() -> None:
+def test_goodput_counts_complete_and_fast_requests() -> None:
     requests = [
         request(),
         request(first_s=3.0),
@@ -112,13 +113,13 @@ def test_percentiles_are_measured_values() -> None:
     assert percentile([7.0], 99) == 7.0
 
 
-def test_a_slope_is_per_hour() -> None:
+def test_slope_is_per_hour() -> None:
     assert slope_per_hour([(0, 1.0), (1800, 2.0), (3600, 3.0)]) == pytest.approx(2.0)
     assert slope_per_hour([(0, 1.0)]) == 0.0
 
 
 @pytest.mark.parametrize("rates", [1, 3])
-def test_reports_show_what_was_measured(rates: int) -> None:
+def test_reports_escape_text_and_have_a_row_for_each_rate(rates: int) -> None:
     requests = [request(at=number / 10, error="<b>") for number in range(30)]
     failed = request(complete=False, status=500, error="<script>")
     found = [
@@ -133,7 +134,7 @@ def test_reports_show_what_was_measured(rates: int) -> None:
     assert "a &lt;title&gt;" in whole
 
 
-def test_an_answer_cut_anywhere_is_read_the_same() -> None:
+def test_read_stream_gives_the_same_answer_for_any_cut() -> None:
     data = (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         b'5f\r\ndata: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'

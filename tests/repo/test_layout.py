@@ -1,19 +1,19 @@
-"""The shape of the repository: one package a folder, arrows one way, small modules."""
+"""Layout of the repository: one package per folder, imports in one direction, small modules."""
 
 import ast
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from serval_testkit.repository import ROOT, tracked_files
+
 PACKAGES = {
     "serval": ROOT / "server" / "serval",
     "serval_sglang": ROOT / "model_adapter" / "serval_sglang",
     "serval_kernels": ROOT / "kernels" / "serval_kernels",
-    # Of the checkout only: never in the wheel.
+    # Never in the wheel.
     "serval_load": ROOT / "loadtests" / "serval_load",
 }
 SHIPPED = [package for package in PACKAGES if package != "serval_load"]
@@ -33,14 +33,6 @@ MAX_MODULE_LINES = 450
 MAX_FUNCTION_LINES = 70
 
 
-def tracked_files(*patterns: str) -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
-
-
 def modules(package: str) -> list[Path]:
     return sorted(PACKAGES[package].rglob("*.py"))
 
@@ -58,7 +50,7 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", SHIPPED)
-def test_each_code_folder_exposes_only_its_package(package: str) -> None:
+def test_code_folder_exposes_only_its_package(package: str) -> None:
     folder = PACKAGES[package].parent
     # Anything importable beside the package would become a top-level module of every installation.
     strays = {path for path in tracked_files(f"{folder.name}/*.py") if path.parent == folder}
@@ -68,7 +60,7 @@ def test_each_code_folder_exposes_only_its_package(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_imports_point_one_way(package: str) -> None:
+def test_imports_point_in_one_direction(package: str) -> None:
     for path in modules(package):
         for name in imported_names(ast.parse(path.read_text())):
             where = path.relative_to(PACKAGES[package].parent).as_posix()
@@ -78,7 +70,7 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 @pytest.mark.parametrize("path", all_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_environment_is_read_only_in_settings(path: Path) -> None:
+def test_environment_is_read_in_settings_only(path: Path) -> None:
     if path.name == "settings.py":
         return
     reads = [
@@ -93,7 +85,7 @@ def test_environment_is_read_only_in_settings(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", all_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_modules_and_functions_stay_small(path: Path) -> None:
+def test_modules_and_functions_are_small(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= MAX_MODULE_LINES
     for node in ast.walk(ast.parse(text)):
@@ -102,8 +94,8 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
             assert lines <= MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
 
 
-def test_no_placeholder_or_path_of_one_machine_is_committed() -> None:
-    # Spelled in pieces, so that this file does not find itself.
+def test_files_hold_no_placeholder_or_path_of_one_machine() -> None:
+    # Built from pieces, so that this file does not match.
     pieces = [("/ro", "ot/"), ("/wo", "rk/"), ("TO", "DO"), ("FIX", "ME"), ("your", "username")]
     forbidden = re.compile("|".join("".join(pair) for pair in pieces))
     for path in tracked_files("*.py", "*.md", "*.toml", "*.sh", "*.yaml", "*.yml", "Makefile", ".ci/run"):

@@ -1,4 +1,4 @@
-"""Asks Serval for one token and prints the answer. Only the standard library."""
+"""Ask Serval for one token and print the answer. Needs only the standard library."""
 
 import json
 import os

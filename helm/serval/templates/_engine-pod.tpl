@@ -1,10 +1,10 @@
-{{- /* The pod of an engine: of all of it, or of one machine of it. Takes root, and leader: whether it answers requests. */}}
+{{- /* Pod of an engine, or of one machine of it. Parameters: root, and leader (true if it answers requests). */}}
 {{- define "serval.enginePod" -}}
 {{- $leader := .leader -}}
 {{- with .root -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
-# SIGTERM makes the engine not ready, so its gateways leave the Service; it ends when its last request has.
+# After SIGTERM the engine is not ready, so its gateways leave the Service; it ends after its last request.
 terminationGracePeriodSeconds: {{ add .Values.engine.drainSeconds 30 }}
 securityContext:
   {{- include "serval.podSecurity" . | nindent 2 }}
@@ -32,7 +32,7 @@ initContainers:
   - name: download
     image: {{ include "serval.image" (dict "root" . "which" "engine") }}
     imagePullPolicy: {{ .Values.image.engine.pullPolicy }}
-    # Files that are complete are not fetched again; engines that start together wait for one another.
+    # Complete files are not fetched again; engines that start together wait for one another.
     command: [flock, /models/.download.lock, python, -m, huggingface_hub.cli.hf, download]
     args:
       - {{ .Values.model.download.repository }}
@@ -89,7 +89,7 @@ containers:
       - --ep={{ .Values.engine.ep }}
       - --
       {{- if gt (int .Values.engine.nodes) 1 }}
-      # The variables are LeaderWorkerSet's; the first machine is the one that answers.
+      # Variables of LeaderWorkerSet; the first machine answers requests.
       - --nnodes=$(LWS_GROUP_SIZE)
       - --node-rank=$(LWS_WORKER_INDEX)
       - --dist-init-addr=$(LWS_LEADER_ADDRESS):20000
@@ -104,13 +104,13 @@ containers:
       - {{ . | quote }}
       {{- end }}
     env:
-      # Where compiled kernels go; the root may be read-only.
+      # Compiled kernels; the root file system may be read-only.
       - {name: HOME, value: /var/cache/serval}
       {{- with .Values.engine.env }}{{ toYaml . | nindent 6 }}{{ end }}
     ports:
       - {name: http, containerPort: 30000}
     {{- if $leader }}
-    # /ready generates nothing, /health generates a token and takes a second at least: too slow for a probe.
+    # /ready generates nothing; /health generates a token, which takes at least a second: too slow for a probe.
     startupProbe:
       httpGet: {path: /ready, port: http}
       periodSeconds: 10
@@ -122,13 +122,13 @@ containers:
       timeoutSeconds: 5
       failureThreshold: 2
     livenessProbe:
-      # That HTTP answers at all. A hanging batch is ended by SGLang's own watchdog, however long the queue is.
+      # Checks only that HTTP answers. SGLang's own watchdog ends a hanging batch, however long the queue is.
       httpGet: {path: /model_info, port: http}
       periodSeconds: 30
       timeoutSeconds: 10
       failureThreshold: 4
     {{- else }}
-    # The further machines' ranks end with the first one's; SGLang answers there once they are up, and with 200 only.
+    # Ranks of further machines end with those of the first. Once they are up, SGLang answers there, always with 200.
     startupProbe:
       httpGet: {path: /health, port: http}
       periodSeconds: 10
@@ -155,7 +155,7 @@ containers:
       - {name: tmp, mountPath: /tmp}
       {{- include "serval.modelMount" . | nindent 6 }}
 volumes:
-  # Ranks exchange data here; the default of 64 MB is too small for more than one. Counts as memory.
+  # Shared memory of the ranks; the default of 64 MB is too small for more than one. Counts as memory.
   - name: shm
     emptyDir: {medium: Memory, sizeLimit: {{ .Values.engine.sharedMemory }}}
   - name: cache

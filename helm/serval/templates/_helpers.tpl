@@ -8,7 +8,7 @@ app.kubernetes.io/name: serval
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- /* Selects every pod of the engines: those that answer, and further machines'. */}}
+{{- /* Selector of every pod of the engines, further machines included. */}}
 {{- define "serval.enginePods" -}}
 matchLabels:
   {{- include "serval.selector" . | nindent 2 }}
@@ -33,7 +33,7 @@ runAsNonRoot: true
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
-# Without this the kubelet would change the owner of every file of the checkpoint at each start.
+# Otherwise the kubelet changes the owner of every file of the checkpoint at each start.
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
@@ -43,12 +43,12 @@ allowPrivilegeEscalation: false
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* The tensor-parallel size: the ranks of all machines. */}}
+{{- /* Tensor-parallel size: the ranks of all machines. */}}
 {{- define "serval.ranks" -}}
 {{- mul (max 1 (int .Values.engine.gpus)) (int .Values.engine.nodes) }}
 {{- end }}
 
-{{- /* One of all gateways that there may be, as a fraction; rounded down. */}}
+{{- /* Share of one gateway among the most that may run, rounded down. */}}
 {{- define "serval.gatewayShare" -}}
 {{- $each := .Values.gateway.replicas }}
 {{- if .Values.gateway.autoscaling.enabled }}{{ $each = max $each .Values.gateway.autoscaling.maxReplicas }}{{ end }}

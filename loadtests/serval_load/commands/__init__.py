@@ -1,1 +1,1 @@
-"""One module a command: `configure` adds its options, `run` does it."""
+"""One module per command: `configure` adds its options, `run` executes it."""

@@ -17,11 +17,11 @@ from serval_load.compare import systems
 from serval_load.compare.figures import Comparison, ratios, read_comparison
 from serval_load.compare.measure import PACE_S, Plan, Result, measure
 from serval_load.compare.table import markdown
-from serval_load.machine import described
-from serval_load.processes import running_stand_in
-from serval_load.progress import say
+from serval_load.machine import describe
+from serval_load.programs import running_stand_in
+from serval_load.progress import log
 from serval_load.report.comparison import picture
-from serval_load.report.document import placed
+from serval_load.report.sections import replace_section
 
 _EXAMPLE = """
 example:
@@ -60,23 +60,23 @@ def run(args: argparse.Namespace) -> int:
     if args.figures:
         compared = read_comparison(args.figures)
     else:
-        results = uvloop.run(_measured(args))
-        compared = Comparison(described(gateways=args.serval_python), results)
+        results = uvloop.run(_measure(args))
+        compared = Comparison(describe(gateways=args.serval_python), results)
     table = markdown(compared.results, machine=compared.machine)
     print(table)
     if args.json:
         args.json.write_text(json.dumps(asdict(compared), indent=1) + "\n")
     if args.into:
-        args.into.write_text(placed(args.into.read_text(), "comparison", table))
+        args.into.write_text(replace_section(args.into.read_text(), "comparison", table))
     if args.ratios_into:
         told = ratios(compared.results)
-        args.ratios_into.write_text(placed(args.ratios_into.read_text(), "ratios", told))
+        args.ratios_into.write_text(replace_section(args.ratios_into.read_text(), "ratios", told))
     if args.svg:
         args.svg.write_text(picture(compared.results))
     return 0
 
 
-async def _measured(args: argparse.Namespace) -> list[Result]:
+async def _measure(args: argparse.Namespace) -> list[Result]:
     plan = Plan(seconds=args.seconds, frames=args.frames, client_cores=args.client_cores)
     cores: str = args.gateway_cores
     python: Path = args.serval_python or Path(sys.executable)
@@ -91,8 +91,8 @@ async def _measured(args: argparse.Namespace) -> list[Result]:
         if args.litellm_python:
             starts["litellm"] = lambda: systems.litellm(url, cores, args.litellm_python)
         for name in args.only or starts:
-            say(f"starting {name}")
+            log(f"starting {name}")
             async with AsyncExitStack() as stack:
                 system = await stack.enter_async_context(starts[name]())
-                results.append(await measure(system, engine=Peer.of(url), plan=plan, say=say))
+                results.append(await measure(system, engine=Peer.of(url), plan=plan, log=log))
     return results

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import uvloop
 
-from serval_load.processes import DEMO_MODEL
+from serval_load.programs import DEMO_MODEL
 from serval_load.stand_in.bare import BareEngine
 from serval_load.stand_in.costs import read_costs
 from serval_load.stand_in.modelled import ModelledEngine
-from serval_load.stand_in.routes import About
+from serval_load.stand_in.routes import EngineInfo
 from serval_load.stand_in.serving import StandIn, serve
 
 _EXAMPLE = """
@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
     costs = read_costs()
     given = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
     costs = replace(costs, **given)
-    about = About(
+    info = EngineInfo(
         model_path=str(DEMO_MODEL),
         context_length=args.context_length,
         max_total_num_tokens=costs.kv_tokens,
         max_running_requests=costs.max_running,
     )
-    engine: StandIn = ModelledEngine(about, costs)
+    engine: StandIn = ModelledEngine(info, costs)
     if args.bare:
-        engine = BareEngine(about, pace_s=args.pace)
+        engine = BareEngine(info, pace_s=args.pace)
     uvloop.run(serve(engine, port=args.port))
     return 0

@@ -10,9 +10,9 @@ import uvloop
 
 from serval_load.client import Peer
 from serval_load.fit import fit, replay, table, write
-from serval_load.machine import described
-from serval_load.progress import say
-from serval_load.report.document import placed
+from serval_load.machine import describe
+from serval_load.progress import log
+from serval_load.report.sections import replace_section
 from serval_load.stand_in.costs import FITTED
 from serval_load.trace import record
 
@@ -37,15 +37,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record, fit, write, and print how near the fit is."""
+    """Record a trace, fit the costs, write both, and print how close the fit is."""
     trace = uvloop.run(
         record(
             Peer.of(args.url),
-            source=f"{args.name}; {described()}",
+            source=f"{args.name}; {describe()}",
             lengths=args.lengths,
             batches=args.batches,
             vocabulary=args.vocabulary,
-            say=say,
+            log=log,
         )
     )
     costs = fit(trace)
@@ -53,5 +53,5 @@ def run(args: argparse.Namespace) -> int:
     figures = table(trace, replay(trace, costs))
     print(figures, end="")
     if args.into:
-        args.into.write_text(placed(args.into.read_text(), "fit", figures))
+        args.into.write_text(replace_section(args.into.read_text(), "fit", figures))
     return 0

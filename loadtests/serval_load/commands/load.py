@@ -1,6 +1,6 @@
 """Put a workload on a running server and write a report: JSON, an HTML page and an SVG.
 
-Sessions begin when the arrivals say so, whatever the server does. Several rates give a curve.
+Sessions begin at their arrival times, however slow the server is. Several rates give a curve.
 """
 
 import argparse
@@ -13,13 +13,13 @@ from pathlib import Path
 import uvloop
 
 from serval_load.client import Peer
-from serval_load.machine import described
-from serval_load.processes import ROOMY, running_gateway, running_stand_in
-from serval_load.progress import say
-from serval_load.report.document import placed
+from serval_load.machine import describe
+from serval_load.programs import ROOMY, running_gateway, running_stand_in
+from serval_load.progress import log
 from serval_load.report.page import page, picture, table
+from serval_load.report.sections import replace_section
 from serval_load.report.summary import Objective, summarise
-from serval_load.workloads.arrivals import bursts, poisson, replayed
+from serval_load.workloads.arrivals import bursts, poisson, read_arrivals
 from serval_load.workloads.driver import Request, drive
 from serval_load.workloads.sessions import CONVERSATIONS, WORKLOADS, kind_of
 
@@ -56,21 +56,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 1 if a request failed."""
+    """Run the workload at each rate and write the reports; return 1 if a request failed."""
     objective = Objective(args.good_first, args.good_gap)
-    runs = uvloop.run(_driven(args))
+    runs = uvloop.run(_drive_rates(args))
     summaries = [
         summarise(requests, offered_per_s=rate, objective=objective)
         for rate, requests in zip(args.rate, runs, strict=True)
     ]
     requests = runs[-1]
-    machine = described()
+    machine = describe()
     print(table(summaries), end="")
     if args.svg:
         args.svg.write_text(picture(summaries, requests))
     if args.into:
         figures = f"{machine}\n\n{table(summaries)}"
-        args.into.write_text(placed(args.into.read_text(), f"load-{args.workload}", figures))
+        args.into.write_text(replace_section(args.into.read_text(), f"load-{args.workload}", figures))
     if args.out:
         title = f"{args.workload}, {machine}"
         told = {
@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
     return int(any(one.failed for one in summaries))
 
 
-async def _driven(args: argparse.Namespace) -> list[list[Request]]:
-    """The requests of each rate, one run after the other."""
+async def _drive_rates(args: argparse.Namespace) -> list[list[Request]]:
+    """Run the workload once for each rate; return the requests of each run."""
     runs = []
     async with AsyncExitStack() as stack:
         peer = Peer.of(args.url, args.key)
@@ -96,15 +96,15 @@ async def _driven(args: argparse.Namespace) -> list[list[Request]]:
             _, url = await stack.enter_async_context(started)
             peer = Peer.of(url, environment["SERVAL_API_KEY"])
         for number, rate in enumerate(args.rate):
-            say(f"{args.workload}: {rate:g} sessions a second for {args.seconds:g} s")
+            log(f"{args.workload}: {rate:g} sessions a second for {args.seconds:g} s")
             run = drive(
                 peer,
                 _sessions(args, rate),
                 model=args.model,
-                # Other texts for each rate, or the cache of the run before would help.
+                # Texts differ between rates, or the cache of the previous run would help.
                 seed=args.seed * 1000 + number,
                 vanish=args.vanish,
-                say=say,
+                log=log,
             )
             runs.append(await run)
     return runs
@@ -112,7 +112,7 @@ async def _driven(args: argparse.Namespace) -> list[list[Request]]:
 
 def _sessions(args: argparse.Namespace, rate: float) -> list[tuple[float, str]]:
     if args.trace:
-        entries = replayed(args.trace)
+        entries = read_arrivals(args.trace)
         unknown = {kind for _, kind in entries} - set(CONVERSATIONS)
         if unknown:
             raise SystemExit(

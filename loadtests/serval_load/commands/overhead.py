@@ -1,6 +1,6 @@
 """Ask one real engine in three ways in turn: natively, by SGLang's own OpenAI server, through the gateway.
 
-Starts the engine (the demo model unless told otherwise) and the gateway, as `serval serve` does.
+Starts the engine (by default with the demo model) and the gateway, as `serval serve` does.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from pathlib import Path
 import uvloop
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.machine import described
-from serval_load.overhead import Measured, Servers, contest, table
-from serval_load.processes import Running, free_port, running, running_gateway
-from serval_load.progress import say
-from serval_load.report.document import placed
+from serval_load.machine import describe
+from serval_load.overhead import Measured, Servers, measure_ways, table
+from serval_load.programs import Program, free_port, running_gateway, running_program
+from serval_load.progress import log
+from serval_load.report.sections import replace_section
 
 _EXAMPLE = """
 example:
@@ -49,34 +49,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the table."""
-    found = uvloop.run(_measured(args))
-    figures = table(found, machine=described())
+    found = uvloop.run(_measure(args))
+    figures = table(found, machine=describe())
     print(figures, end="")
     if args.json:
         args.json.write_text(json.dumps({way: asdict(one) for way, one in found.items()}, indent=1) + "\n")
     if args.into:
-        args.into.write_text(placed(args.into.read_text(), "overhead", figures))
+        args.into.write_text(replace_section(args.into.read_text(), "overhead", figures))
     return 0
 
 
-async def _measured(args: argparse.Namespace) -> dict[str, Measured]:
+async def _measure(args: argparse.Namespace) -> dict[str, Measured]:
     port, key = free_port(), f"sk-{secrets.token_hex(8)}"
     engine_url = f"http://127.0.0.1:{port}"
     model = () if args.model is None else (f"--model={args.model}",)
     async with AsyncExitStack() as stack:
         command = [sys.executable, "-m", "serval", "engine", f"--port={port}", *model, *args.engine_options]
-        engine = await stack.enter_async_context(running("engine", command, cores=args.engine_cores))
-        await _answers(engine, Peer.of(engine_url))
-        say("the engine is ready")
+        engine = await stack.enter_async_context(running_program("engine", command, cores=args.engine_cores))
+        await _wait_until_ready(engine, Peer.of(engine_url))
+        log("the engine is ready")
         environment = {"SERVAL_API_KEY": key}
         started = running_gateway(engine_url, *model, environment=environment, cores=args.gateway_cores)
         gateway, url = await stack.enter_async_context(started)
         peer = Peer.of(url, key)
         servers = Servers(engine, Peer.of(engine_url), gateway, peer, "stand-in")
-        return await contest(servers, rounds=args.rounds, tokens=args.tokens, say=say)
+        return await measure_ways(servers, rounds=args.rounds, tokens=args.tokens, log=log)
 
 
-async def _answers(engine: Running, peer: Peer) -> None:
+async def _wait_until_ready(engine: Program, peer: Peer) -> None:
     """Wait until the engine takes requests. Raises `RuntimeError`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _START_TIMEOUT_S

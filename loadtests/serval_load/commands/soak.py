@@ -16,12 +16,12 @@ import uvloop
 from serval_load.client import Peer, exchange, prepared
 from serval_load.compare.measure import request
 from serval_load.compare.systems import UNREACHED_LIMITS, new_key
-from serval_load.machine import described
-from serval_load.processes import ROOMY, running_gateway, running_stand_in
-from serval_load.progress import say
-from serval_load.redis_books import running_redis
+from serval_load.limits_redis import running_redis
+from serval_load.machine import describe
+from serval_load.programs import ROOMY, running_gateway, running_stand_in
+from serval_load.progress import log
 from serval_load.report.soak import picture
-from serval_load.soak import Soaked, soak
+from serval_load.soak import SoakResult, soak
 
 _EXAMPLE = """
 example:
@@ -44,9 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run and print the figures."""
-    found = uvloop.run(_soaked(args))
-    print(described())
+    """Run the soak and print its figures; return 1 if a request failed or anything is still held."""
+    found = uvloop.run(_run_soak(args))
+    print(describe())
     print(json.dumps(found.as_object(), indent=1))
     if args.json:
         args.json.write_text(json.dumps(found.as_object(), indent=1) + "\n")
@@ -55,20 +55,20 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(found.failed or found.held))
 
 
-async def _soaked(args: argparse.Namespace) -> Soaked:
+async def _run_soak(args: argparse.Namespace) -> SoakResult:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="serval-load-"))
         database = f"{folder}/keys.db"
         key = await asyncio.to_thread(new_key, database)
         _, engine_url = await stack.enter_async_context(running_stand_in(*ROOMY))
         environment = {"SERVAL_KEY_DATABASE": database, **UNREACHED_LIMITS}
-        books = await stack.enter_async_context(running_redis()) if args.redis else None
-        if books is not None:
-            environment["SERVAL_LIMITS_URL"] = books.url
+        redis = await stack.enter_async_context(running_redis()) if args.redis else None
+        if redis is not None:
+            environment["SERVAL_LIMITS_URL"] = redis.url
         started = running_gateway(engine_url, f"--workers={args.workers}", environment=environment)
         gateway, url = await stack.enter_async_context(started)
         peer = Peer.of(url, key)
-        # What is loaded with the first request is no leak.
+        # Modules loaded by the first request are no leak.
         await exchange(peer, prepared(peer, request(tokens=2, stream=True)))
         found = await soak(
             gateway,
@@ -77,9 +77,9 @@ async def _soaked(args: argparse.Namespace) -> Soaked:
             seconds=60 * args.minutes,
             per_s=args.rate,
             every_s=args.sample,
-            held_elsewhere=dict if books is None else books.held,
-            say=say,
+            held_elsewhere=dict if redis is None else redis.held,
+            log=log,
         )
-        if books is not None:
-            say(f"Redis holds {books.described()}")
+        if redis is not None:
+            log(f"Redis holds {redis.describe()}")
         return found

@@ -1,1 +1,1 @@
-"""Serval's gateway beside others, in front of the same stand-in, in one run on one machine."""
+"""Comparison of Serval's gateway with others, in front of the same stand-in, in one run on one machine."""

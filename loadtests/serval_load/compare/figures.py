@@ -1,4 +1,4 @@
-"""A comparison's figures as a file, and what they come down to."""
+"""Figures of a comparison: their file, and the ratios drawn from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,39 +8,39 @@ import msgspec
 
 from serval_load.compare.measure import Result, Streams
 
-# Connections and streams of the ratios: many enough to keep a gateway busy, few enough for all to answer.
+# Connections and streams of the ratios: enough to keep a gateway busy, few enough for all to answer.
 _CONNECTIONS = 32
 _STREAMS = 50
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All systems of one run; `machine` says where and when."""
+    """Results of all systems of one run; `machine` says where and when it ran."""
 
     machine: str
     results: list[Result]
 
 
 def read_comparison(path: Path) -> Comparison:
-    """What `python -m serval_load compare --json` wrote. Raises `OSError` or `msgspec.MsgspecError`."""
+    """Read the output of `python -m serval_load compare --json`. Raises `OSError`, `msgspec.MsgspecError`."""
     return msgspec.json.decode(path.read_bytes(), type=Comparison)
 
 
 def streams_at(result: Result, count: int) -> Streams | None:
-    """The run with `count` streams; None: it did not come to that."""
+    """Run with `count` streams, or None if the system failed before."""
     return next((one for one in result.streams if one.count == count), None)
 
 
 def most_stall_free(result: Result) -> int:
-    """The most streams of a run in which none stalled."""
+    """Largest number of streams in a run without a stall."""
     return max((one.count for one in result.streams if one.stall_free == one.count), default=0)
 
 
 def ratios(results: Sequence[Result]) -> str:
-    """A line for each system beside Serval, as Markdown. Ratios hold elsewhere, times do not."""
+    """Markdown list with a line for each other system. Ratios carry over to other machines, times do not."""
     own = next(result for result in results if result.name == "serval")
     direct = next((most_stall_free(result) for result in results if result.name == "direct"), None)
-    # More than went through without a gateway: what stalled was the machine.
+    # The number without a gateway is the machine's limit; name it where the gateway reaches it.
     limit = "" if direct is None or direct > most_stall_free(own) else f" (and {direct} without a gateway)"
     lines = []
     for other in results:

@@ -1,4 +1,4 @@
-"""What is measured of each system, one after the other: whole answers, streams, clients that vanish."""
+"""Measurements of one system, in turn: whole answers, streams, a client that vanishes."""
 
 import asyncio
 import json
@@ -10,19 +10,19 @@ from serval_load.answers import read_stream
 from serval_load.client import Peer, exchange, get, prepared
 from serval_load.compare.systems import System
 from serval_load.compare.wrk import Rate, rate
-from serval_load.stand_in.wire import TOKEN_TEXT
+from serval_load.stand_in.protocol import TOKEN_TEXT
 from serval_load.statistics import percentile
 
 PACE_S = 0.02
 _VANISH_AFTER_S = 0.5
 _FREE_TIMEOUT_S = 10.0
-# A bytes-long prompt like those of the published comparisons: about 1.2 KB.
+# About 1.2 KB, like the prompts of published comparisons.
 _PROMPT = "Explain how a cache works, with an example from everyday life. " * 18
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how much. `streams` are tried in order until one is not held."""
+    """Durations and loads of a run. Numbers of `streams` are tried in order until one stalls."""
 
     connections: Sequence[int] = (1, 32, 128)
     seconds: float = 5.0
@@ -33,11 +33,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Streams:
-    """`count` streams at once, each asked for 50 frames a second. Frames are the engine's: one a token."""
+    """Result of `count` streams at once, 50 frames a second each. The engine sends one frame a token."""
 
     count: int
     frames_per_s: float
-    # CPU time of the gateway: milliseconds for 1,000 frames.
+    # CPU time of the gateway for 1,000 frames, in milliseconds.
     cpu_ms_per_1000: float
     # Streams without a gap over twice the pace + 20 ms.
     stall_free: int
@@ -58,12 +58,12 @@ class Result:
     # CPU time of the gateway for a whole answer, at the most connections.
     cpu_us_per_request: float = 0.0
     streams: list[Streams] = field(default_factory=list)
-    # Seconds from a client's vanishing to a free slot in the engine; None: not within ten seconds.
+    # Seconds from a client's disconnect to a free slot in the engine, or None if that took over ten.
     freed_s: float | None = None
 
 
 def request(*, tokens: int, stream: bool, orders: Sequence[str] = (), prompt: str = _PROMPT) -> bytes:
-    """The body that every system gets; `orders` are for the stand-in (`serval_load.stand_in.modelled`)."""
+    """Request body for every system; `orders` are for the stand-in (`serval_load.stand_in.modelled`)."""
     body: dict[str, Any] = {
         "model": "stand-in",
         "messages": [{"role": "user", "content": prompt}],
@@ -75,13 +75,13 @@ def request(*, tokens: int, stream: bool, orders: Sequence[str] = (), prompt: st
     return json.dumps(body).encode()
 
 
-async def measure(system: System, *, engine: Peer, plan: Plan, say: Callable[[str], None]) -> Result:
-    """All figures of `system`; `engine` is the stand-in behind it."""
+async def measure(system: System, *, engine: Peer, plan: Plan, log: Callable[[str], None]) -> Result:
+    """Take all measurements of `system`; `engine` is the stand-in behind it."""
     result = Result(system.name, system.version)
     if system.program is not None:
         result.idle_mb = system.program.memory_mb()
     whole = request(tokens=16, stream=False, orders=["at-once"])
-    # What is imported or compiled with the first requests is not measured.
+    # Warm-up: imports and compilation by the first requests are not measured.
     await rate(system.peer, whole, connections=8, seconds=plan.seconds, cores=plan.client_cores)
     for connections in plan.connections:
         before = _cpu_s(system)
@@ -90,21 +90,21 @@ async def measure(system: System, *, engine: Peer, plan: Plan, say: Callable[[st
         )
         result.cpu_us_per_request = (_cpu_s(system) - before) / max(found.per_s * plan.seconds, 1) * 1e6
         result.rates.append(found)
-        say(
+        log(
             f"{system.name}: {connections} connections, {found.per_s:.0f} requests/s,"
             f" p50 {found.p50_ms:.2f} ms"
         )
     for count in plan.streams:
         held = await _streams(system, count=count, frames=plan.frames)
         result.streams.append(held)
-        say(
+        log(
             f"{system.name}: {count} streams, {held.frames_per_s:.0f} frames/s, {held.stall_free} stall-free,"
             f" {held.cpu_ms_per_1000:.1f} ms CPU per 1,000 frames"
         )
         if held.stall_free < count:
             break
     result.freed_s = await _freed_s(system.peer, engine)
-    say(f"{system.name}: slot free {result.freed_s} s after the client vanished")
+    log(f"{system.name}: slot free {result.freed_s} s after the client vanished")
     return result
 
 
@@ -116,7 +116,7 @@ async def _streams(system: System, *, count: int, frames: int) -> Streams:
     body = prepared(system.peer, request(tokens=frames, stream=True))
     before = _cpu_s(system)
     running = []
-    # Real clients do not arrive in one instant; all of them run together for most of the time.
+    # Stagger the starts, as real clients do; all streams still run together for most of the time.
     for _ in range(count):
         running.append(asyncio.create_task(exchange(system.peer, body)))
         await asyncio.sleep(min(0.005, 1.0 / count))
@@ -125,10 +125,10 @@ async def _streams(system: System, *, count: int, frames: int) -> Streams:
     raws = await asyncio.gather(*running)
     spent_s = _cpu_s(system) - before
     answers = [read_stream(raw) for raw in raws]
-    # Timestamps are of pieces of the stream; frames that came in one piece have a gap of zero.
+    # Timestamps are those of received pieces; frames in one piece have a gap of zero.
     gaps = [gap for answer in answers for gap in answer.gaps_s]
     took_s = max(raw.closed_at for raw in raws) - min(raw.sent_at for raw in raws)
-    # Of the engine: a gateway that falls behind may pass on as one what came together.
+    # Count the engine's frames: a gateway that falls behind may merge several into one.
     received = sum(len(answer.text) // len(TOKEN_TEXT) for answer in answers)
     limit_s = 2 * PACE_S + 0.02
     smooth = [a for a in answers if a.complete and max(a.gaps_s, default=0.0) <= limit_s]

@@ -1,4 +1,4 @@
-"""What is compared: how each gateway is started, as its own documentation says, and where it listens."""
+"""Systems under comparison: each gateway is started as its own documentation says."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import SERVER, Running, free_port, running, running_gateway
+from serval_load.programs import SERVER, Program, free_port, running_gateway, running_program
 
 # LiteLLM takes 40 s of CPU to import.
 _READY_TIMEOUT_S = 300
@@ -33,25 +33,25 @@ UNREACHED_LIMITS = dict.fromkeys(
 
 @dataclass(frozen=True)
 class System:
-    """A gateway that runs; `program` is None for the stand-in asked directly."""
+    """A running gateway; `program` is None where clients use the stand-in directly."""
 
     name: str
     version: str
     peer: Peer
-    program: Running | None
+    program: Program | None
 
 
 @asynccontextmanager
 async def direct(engine_url: str, cores: str) -> AsyncIterator[System]:
-    """No gateway: what the stand-in and the clients can do."""
+    """No gateway: the limit of the stand-in and the clients themselves."""
     yield System("direct", "", Peer.of(engine_url), None)
 
 
 @asynccontextmanager
 async def serval(engine_url: str, cores: str, python: Path) -> AsyncIterator[System]:
-    """One worker with all features on: keys in a database, checks, limits' accounting, metrics and log.
+    """Serval with one worker and all features on: keys in a database, checks, limits, metrics and log.
 
-    `python` is of an environment with the gateway's packages; the gateway is that of this checkout.
+    `python` belongs to an environment with the gateway's packages; the gateway is that of this checkout.
     """
     with tempfile.TemporaryDirectory(prefix="serval-load-") as folder:
         database = f"{folder}/keys.db"
@@ -68,9 +68,9 @@ async def sglang_router(engine_url: str, cores: str, python: Path) -> AsyncItera
     port, key = free_port(), f"sk-{secrets.token_hex(8)}"
     command = [str(python), "-m", "sglang_router.launch_router", "--host=127.0.0.1", f"--port={port}"]
     command += [f"--prometheus-port={free_port()}", "--worker-urls", engine_url, "--api-key", key]
-    async with running("sglang-router", command, cores=cores) as program:
+    async with running_program("sglang-router", command, cores=cores) as program:
         peer = Peer("127.0.0.1", port, key)
-        await _answers(peer, program)
+        await _wait_until_ready(peer, program)
         yield System("sglang-router", installed_version(python, "sglang-router"), peer, program)
 
 
@@ -95,14 +95,14 @@ async def litellm(engine_url: str, cores: str, python: Path) -> AsyncIterator[Sy
         file.flush()
         command = [str(python.with_name("litellm")), "--config", file.name, "--host", "127.0.0.1"]
         command += ["--port", str(port), "--num_workers", "1"]
-        async with running("litellm", command, environment=environment, cores=cores) as program:
+        async with running_program("litellm", command, environment=environment, cores=cores) as program:
             peer = Peer("127.0.0.1", port, key)
-            await _answers(peer, program)
+            await _wait_until_ready(peer, program)
             yield System("litellm", installed_version(python, "litellm"), peer, program)
 
 
 def new_key(database: str, *options: str) -> str:
-    """A fresh key in a database of Serval's; `options` are of `serval keys create`."""
+    """Create a key in a Serval database with `options` of `serval keys create`."""
     command = [sys.executable, "-m", "serval", "keys", "create", "--name=load", "--json", *options]
     made = subprocess.run([*command, f"--database={database}"], capture_output=True, check=True)
     key: str = json.loads(made.stdout)["key"]
@@ -110,13 +110,13 @@ def new_key(database: str, *options: str) -> str:
 
 
 def installed_version(python: Path, package: str) -> str:
-    """The version of `package` in another environment."""
+    """Version of `package` in the environment of `python`."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     return found.stdout.strip()
 
 
-async def _answers(peer: Peer, program: Running) -> None:
+async def _wait_until_ready(peer: Peer, program: Program) -> None:
     """Wait until a small request gets an answer. Raises `RuntimeError`."""
     body = json.dumps({"model": "stand-in", "max_tokens": 1, "messages": [{"role": "user", "content": "?"}]})
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""The comparison as Markdown."""
+"""Comparison tables in Markdown."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from serval_load.compare.measure import Result
 
 
 def markdown(results: Sequence[Result], *, machine: str) -> str:
-    """Tables of whole answers and of streams. Added latency is through a gateway minus direct."""
+    """Tables of whole answers and of streams. Added latency is latency through the gateway minus direct."""
     base = next((result for result in results if result.name == "direct"), None)
     return f"{machine}\n\n{_whole(results, base)}\n\n{_streamed(results)}\n"
 

@@ -1,4 +1,4 @@
-"""wrk, the usual load generator for whole answers: requests/s and latencies of one prepared request."""
+"""Runs of wrk, the usual load generator, for requests/s and latencies of whole answers."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serval_load.client import Peer
 
-# What wrk itself counts, as JSON; latencies in microseconds.
+# Prints wrk's own counts as JSON; latencies are in microseconds.
 _DONE = """
 done = function(summary, latency, requests)
   local e = summary.errors
@@ -21,18 +21,18 @@ end
 
 @dataclass(frozen=True)
 class Rate:
-    """One run at a fixed number of connections, each asking again as soon as it is answered."""
+    """One run with a closed loop of `connections`: each sends its next request once it has an answer."""
 
     connections: int
     per_s: float
     p50_ms: float
     p99_ms: float
-    # Answers other than 2xx, and requests that got none.
+    # Answers other than 2xx, and requests without an answer.
     bad: int
 
 
 async def rate(peer: Peer, body: bytes, *, connections: int, seconds: float, cores: str) -> Rate:
-    """Ask `connections` at a time for `seconds`. Raises `RuntimeError` if wrk fails."""
+    """Run wrk with `connections` for `seconds`. Raises `RuntimeError` if it fails."""
     authorization = f'wrk.headers["Authorization"] = "Bearer {peer.key}"\n' if peer.key else ""
     script = (
         f'wrk.method = "POST"\nwrk.body = {json.dumps(body.decode())}\n'

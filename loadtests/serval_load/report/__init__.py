@@ -1,1 +1,1 @@
-"""Figures and pictures of a run."""
+"""Tables and pictures of a run."""

@@ -1,4 +1,4 @@
-"""A comparison as a picture."""
+"""Picture of a comparison."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from serval_load.report.chart import Series, document, panel
 
 
 def picture(results: Sequence[Result]) -> str:
-    """Requests/s and CPU by connections, stall-free streams by streams asked for, as SVG."""
+    """SVG of requests/s by connections, and of stall-free streams by streams requested."""
     gateways = [result for result in results if result.name != "direct"]
     return document(
         [

@@ -1,4 +1,4 @@
-"""The report of a run: Markdown table, SVG, and one HTML page with both."""
+"""Report of a run: a Markdown table, an SVG, and an HTML page with both."""
 
 import html
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from serval_load.workloads.driver import Request
 
 
 def table(summaries: Sequence[Summary]) -> str:
-    """A row for each rate, as Markdown."""
+    """Markdown table with a row for each rate."""
     shown = " / ".join(f"p{percent}" for percent in PERCENTS)
     lines = [
         f"| sessions/s | requests (failed) | first token {shown}, ms | gap {shown}, ms | whole {shown}, s"
@@ -33,7 +33,7 @@ def table(summaries: Sequence[Summary]) -> str:
 
 
 def picture(summaries: Sequence[Summary], requests: Sequence[Request]) -> str:
-    """Latency over throughput and goodput if there are several rates; else the distributions of the one."""
+    """SVG of latency and goodput by rate; for a single rate, of its distributions."""
     if len(summaries) < 2:
         return document(_distributions(requests))
     rates = [one.offered_per_s for one in summaries]
@@ -90,7 +90,7 @@ def _distributions(requests: Sequence[Request]) -> list[str]:
 def page(
     summaries: Sequence[Summary], requests: Sequence[Request], *, title: str, objective: Objective
 ) -> str:
-    """One HTML page with no parts elsewhere."""
+    """Self-contained HTML page."""
     rows = [line.strip("|").split("|") for line in table(summaries).splitlines() if "---" not in line]
     cells = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell.strip())}</td>" for cell in row) + "</tr>" for row in rows

@@ -1,16 +1,16 @@
-"""A soak as a picture: what must not grow, over time."""
+"""Picture of a soak: the figures that must not grow, over time."""
 
 from collections.abc import Callable, Sequence
 
 from serval_load.report.chart import Series, document, panel
 from serval_load.soak import Sample
 
-# More would make the picture large, not clearer.
+# More points would make the picture larger, not clearer.
 _MOST_POINTS = 100
 
 
 def picture(samples: Sequence[Sample]) -> str:
-    """Memory, file descriptors, tasks and requests in flight of the gateway, as SVG."""
+    """SVG of the gateway's memory, file descriptors, tasks and requests in flight."""
     every = -(-len(samples) // _MOST_POINTS)
     shown = samples[::every]
 

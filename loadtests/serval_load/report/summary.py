@@ -1,4 +1,4 @@
-"""What a run comes down to: percentiles, rates, and how much of it met an objective."""
+"""Summary of a run: percentiles, rates, and the share that met an objective."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,13 +12,13 @@ PERCENTS = (50, 90, 99)
 
 @dataclass(frozen=True)
 class Objective:
-    """What a user finds good: first token and the mean gap between tokens, in seconds."""
+    """Bounds for a good request: first token and mean gap between tokens, in seconds."""
 
     first_s: float = 2.0
     gap_s: float = 0.1
 
     def met(self, request: Request) -> bool:
-        """Whether the request was complete and quick enough."""
+        """True if the request was complete and fast enough."""
         if not request.complete or request.first_s is None or request.first_s > self.first_s:
             return False
         gaps = request.gaps_s
@@ -27,7 +27,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of one run at one rate. Percentiles are those of `PERCENTS`, in seconds."""
+    """Figures of one run at one rate. Tuples hold the percentiles of `PERCENTS`, in seconds."""
 
     offered_per_s: float
     seconds: float
@@ -40,19 +40,19 @@ class Summary:
     end_s: tuple[float, ...]
     requests_per_s: float
     output_tokens_per_s: float
-    # Requests a second that met the objective.
+    # Requests per second that met the objective.
     goodput_per_s: float
     # Share of prompt tokens that the engine had in its cache.
     cached_share: float
     errors: dict[str, int]
 
     def as_object(self) -> dict[str, Any]:
-        """For JSON."""
+        """JSON object of the summary."""
         return asdict(self)
 
 
 def summarise(requests: Sequence[Request], *, offered_per_s: float, objective: Objective) -> Summary:
-    """Raises `ValueError` of no requests."""
+    """Compute the figures of a run. Raises `ValueError` without requests."""
     if not requests:
         raise ValueError("no request was made: raise --rate or --seconds")
     seconds = max(request.at + request.end_s for request in requests)

@@ -1,1 +1,1 @@
-"""The engine stand-in: SGLang's protocol without a model. For tests of the gateway only."""
+"""Engine stand-in: SGLang's protocol without a model, for tests of the gateway."""

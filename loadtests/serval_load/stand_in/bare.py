@@ -1,6 +1,6 @@
-"""The fast stand-in: frames encoded beforehand, sent at a fixed pace or all at once.
+"""Fast stand-in: frames encoded beforehand and sent at a fixed pace or all at once.
 
-It models nothing, so that whatever stands in front of it is the bottleneck.
+It models nothing, so that the program in front of it is the bottleneck.
 """
 
 import asyncio
@@ -8,31 +8,32 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from serval_load.stand_in.http import END_OF_STREAM, STREAM_HEAD, Exchange, event, response
-from serval_load.stand_in.routes import About, Load, Routes
-from serval_load.stand_in.wire import (
+from serval_load.stand_in.protocol import (
     DONE,
     STOP,
     TOKEN_TEXT,
-    Asked,
     Dialect,
+    ParsedRequest,
     aborted_frame,
     native_frame,
     openai_answer,
     openai_chunk,
 )
+from serval_load.stand_in.routes import EngineInfo, Load, Routes
 
-# Streams that began within one slot of the pace are served together, whole slots apart.
+# Parts of a pace. Streams that began in the same part send their frames together.
 _SLOTS = 20
 _DEFAULT_TOKENS = 16
-# The order of a request that wants its whole answer in one write.
+# Order for a whole answer in one write.
 AT_ONCE = "at-once"
-# How long SGLang takes to see that the client of a whole answer has gone (SGLANG_REQUEST_STATE_WAIT_TIMEOUT).
+# SGLang's delay before it sees that the client of a whole answer has gone
+# (SGLANG_REQUEST_STATE_WAIT_TIMEOUT).
 WHOLE_ANSWER_POLL_S = 4.0
 
 
 @lru_cache(maxsize=4096)
 def _frames(dialect: Dialect, tokens: int, interval: int) -> tuple[bytes, ...]:
-    """All events of an answer, the first with what goes before it, the last with the end of the stream."""
+    """Events of an answer; the first includes any preamble, the last the end of the stream."""
     frames = []
     for first in range(0, tokens, interval):
         last = min(first + interval, tokens)
@@ -80,16 +81,16 @@ class _Stream:
 
 
 class BareEngine:
-    """See the module. `pace_s` 0: the whole answer in one write."""
+    """Engine without a model. With `pace_s` 0 an answer is a single write."""
 
-    def __init__(self, about: About, *, pace_s: float) -> None:
-        self._about = about
+    def __init__(self, info: EngineInfo, *, pace_s: float) -> None:
+        self._info = info
         self._pace_s = pace_s
         self._slots: list[set[_Stream]] = [set() for _ in range(_SLOTS)]
         self._streams: dict[str, _Stream] = {}
         self._slot = 0
         self.handle = Routes(
-            about,
+            info,
             start=self._start,
             abort=self._abort,
             load=lambda: Load(running=len(self._streams), waiting=0, used_tokens=0),
@@ -102,44 +103,44 @@ class BareEngine:
             await asyncio.Event().wait()
         due = loop.time()
         while True:
-            # Whoever falls behind by more than a pace goes on from now: a burst would count as frames/s.
+            # After a delay of more than one pace, go on from now: catching up would inflate frames/s.
             due = max(due + self._pace_s / _SLOTS, loop.time() - self._pace_s)
             await asyncio.sleep(due - loop.time())
             self._slot = (self._slot + 1) % _SLOTS
             for stream in list(self._slots[self._slot]):
                 self._send(stream)
 
-    def _start(self, exchange: Exchange, asked: Asked) -> None:
-        tokens = asked.max_tokens or _DEFAULT_TOKENS
-        self._about.counts["started"] += 1
-        at_once = self._pace_s == 0 or AT_ONCE in asked.orders
-        if at_once and not asked.stream:
-            self._about.counts["finished"] += 1
-            exchange.finish(_whole(asked.dialect, tokens))
+    def _start(self, exchange: Exchange, request: ParsedRequest) -> None:
+        tokens = request.max_tokens or _DEFAULT_TOKENS
+        self._info.counts["started"] += 1
+        at_once = self._pace_s == 0 or AT_ONCE in request.orders
+        if at_once and not request.stream:
+            self._info.counts["finished"] += 1
+            exchange.finish(_whole(request.dialect, tokens))
             return
-        if not asked.stream:
-            self._start_whole(exchange, asked, tokens)
+        if not request.stream:
+            self._start_whole(exchange, request, tokens)
             return
-        frames = _frames(asked.dialect, tokens, asked.stream_interval)
+        frames = _frames(request.dialect, tokens, request.stream_interval)
         if at_once:
-            self._about.counts["finished"] += 1
+            self._info.counts["finished"] += 1
             exchange.finish(STREAM_HEAD + b"".join(frames))
             return
-        stream = _Stream(exchange, asked.rid, frames)
+        stream = _Stream(exchange, request.rid, frames)
         self._streams[stream.rid] = stream
         exchange.on_gone = lambda: self._end(stream, "gone")
         self._slots[self._slot].add(stream)
         exchange.write(STREAM_HEAD)
         self._send(stream)
 
-    def _start_whole(self, exchange: Exchange, asked: Asked, tokens: int) -> None:
-        stream = _Stream(exchange, asked.rid, ())
+    def _start_whole(self, exchange: Exchange, request: ParsedRequest, tokens: int) -> None:
+        stream = _Stream(exchange, request.rid, ())
         self._streams[stream.rid] = stream
         loop = asyncio.get_running_loop()
 
         def finish() -> None:
             self._end(stream, "finished")
-            exchange.finish(_whole(asked.dialect, tokens))
+            exchange.finish(_whole(request.dialect, tokens))
 
         timer = loop.call_later(tokens * self._pace_s, finish)
 
@@ -169,4 +170,4 @@ class BareEngine:
         self._streams.pop(stream.rid, None)
         for slot in self._slots:
             slot.discard(stream)
-        self._about.counts[how] += 1
+        self._info.counts[how] += 1

@@ -1,4 +1,4 @@
-"""What the modelled engine costs: times of its steps, and its memory."""
+"""Costs of the modelled engine: times of its steps, and its memory."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ FITTED = Path(__file__).with_name("fitted.json")
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one step of the scheduler, and the sizes that bound it.
+    """Seconds of one scheduler step, and the sizes that bound it.
 
     A prefill of n new tokens takes `prefill_base_s + n * prefill_token_s`; a decode step of b requests, one
     token for each, takes `decode_base_s + b * decode_request_s`.
@@ -21,26 +21,26 @@ class Costs:
     prefill_token_s: float
     kv_tokens: int = 65_536
     max_running: int = 256
-    # Most new prompt tokens in one step; a longer prompt takes several, and decoding waits meanwhile.
+    # Most new prompt tokens in a step; longer prompts take several, during which decoding waits.
     chunk_tokens: int = 4_096
-    # The prefix cache keeps whole blocks of this many tokens.
+    # Block size of the prefix cache, which keeps whole blocks only.
     block_tokens: int = 64
-    # Requests that may wait; more are refused, as SGLang does with --max-queued-requests.
+    # Length of the queue; further requests are refused, as with SGLang's --max-queued-requests.
     max_waiting: int = 100_000
 
     def prefill_s(self, tokens: int) -> float:
-        """One step that computes `tokens` new tokens of prompts."""
+        """Seconds of a step that computes `tokens` new tokens of prompts."""
         return self.prefill_base_s + tokens * self.prefill_token_s
 
     def decode_s(self, batch: int) -> float:
-        """One step that gives each of `batch` requests a token."""
+        """Seconds of a step that generates a token for each of `batch` requests."""
         return self.decode_base_s + batch * self.decode_request_s
 
 
-# Figures of no machine: for tests that want quick, round times.
+# Short, round times of no real machine, for tests.
 ROUND = Costs(decode_base_s=0.01, decode_request_s=0.0005, prefill_base_s=0.005, prefill_token_s=0.00001)
 
 
 def read_costs(path: Path = FITTED) -> Costs:
-    """The costs in a file that `python -m serval_load fit` wrote. Raises `OSError` or `ValueError`."""
+    """Read costs from a file of `python -m serval_load fit`. Raises `OSError` or `ValueError`."""
     return Costs(**json.loads(path.read_text())["costs"])

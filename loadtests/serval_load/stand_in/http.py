@@ -1,4 +1,4 @@
-"""HTTP/1.1 of the stand-in, straight on asyncio's transports: the thing measured must be slower than this."""
+"""HTTP/1.1 server on plain asyncio transports, because it must be faster than the programs it measures."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def event(payload: bytes) -> bytes:
 
 
 def response(body: bytes, *, status: int = 200, content_type: bytes = b"application/json") -> bytes:
-    """A whole answer."""
+    """Response with a Content-Length."""
     return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
         status, _REASONS[status], content_type, len(body), body,
     )  # fmt: skip
@@ -32,21 +32,21 @@ def response(body: bytes, *, status: int = 200, content_type: bytes = b"applicat
 
 @dataclass(eq=False)
 class Exchange:
-    """One request and the way to answer it."""
+    """A request and its answer on one connection."""
 
     path: str
     body: bytes
     connection: "Connection"
-    # Called once if the client closes the connection before the answer is over.
+    # Called once if the client closes the connection before the end of the answer.
     on_gone: Callable[[], None] | None = field(default=None)
 
     def write(self, data: bytes) -> None:
-        """Send `data` as it is; nothing happens if the client has gone."""
+        """Send `data` as it is, unless the client has gone."""
         if not self.connection.gone:
             self.connection.transport.write(data)
 
     def finish(self, data: bytes) -> None:
-        """Send the last of the answer; the connection is free for the next request."""
+        """Send the end of the answer and free the connection for the next request."""
         self.write(data)
         self.on_gone = None
         self.connection.answered()
@@ -61,7 +61,7 @@ Handler = Callable[[Exchange], None]
 
 
 class Connection(asyncio.Protocol):
-    """One connection: requests one after the other, with Content-Length or chunked bodies."""
+    """Connection with one request at a time, whose body has a Content-Length or is chunked."""
 
     transport: asyncio.Transport
 
@@ -70,29 +70,29 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._head: bytes | None = None
         self._exchange: Exchange | None = None
-        # The client asked for the connection to be closed after this answer.
+        # The client asked to close the connection after this answer.
         self._last = False
         self.gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio's: the connection is open."""
+        """asyncio callback: the connection is open."""
         # uvloop's transports do not inherit asyncio's classes.
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio's: the connection is closed, by whomever."""
+        """asyncio callback: the connection is closed by either side."""
         self.gone = True
         if self._exchange is not None and self._exchange.on_gone is not None:
             self._exchange.on_gone()
 
     def data_received(self, data: bytes) -> None:
-        """asyncio's: bytes came in."""
+        """asyncio callback: bytes have arrived."""
         self._buffer += data
         if self._exchange is None:
             self._next()
 
     def answered(self) -> None:
-        """The answer is out: look for a request that came in meanwhile."""
+        """Start the next request after an answer, if it has arrived meanwhile."""
         self._exchange = None
         if self._last:
             self.transport.close()

@@ -1,8 +1,8 @@
-"""The stand-in that behaves like an engine: batches, memory, a queue, a prefix cache, and faults to order.
+"""Stand-in that behaves like an engine: batches, memory, a queue, a prefix cache, and faults on request.
 
-A request orders a fault with a stop string, the one field that every gateway passes on as it is:
-`stand-in:cut=5` closes the connection after five tokens, `stall` sends nothing more, `garbage` sends
-what is no JSON, `error` an error event, `oom` ends the answer for want of memory, `refuse` answers 503.
+A request orders a fault with a stop string, the one field that every gateway passes on unchanged:
+`stand-in:cut=5` closes the connection after five tokens, `stall` sends nothing more, `garbage` sends invalid
+JSON, `error` an error event, `oom` ends the answer for lack of memory, `refuse` answers 503.
 """
 
 import asyncio
@@ -12,13 +12,11 @@ from typing import Any
 from serval_load.stand_in.bare import WHOLE_ANSWER_POLL_S
 from serval_load.stand_in.costs import Costs
 from serval_load.stand_in.http import END_OF_STREAM, STREAM_HEAD, Exchange, event, response
-from serval_load.stand_in.routes import About, Load, Routes
-from serval_load.stand_in.scheduler import Job, Scheduler
-from serval_load.stand_in.wire import (
+from serval_load.stand_in.protocol import (
     DONE,
     STOP,
     TOKEN_TEXT,
-    Asked,
+    ParsedRequest,
     aborted_frame,
     error_body,
     native_frame,
@@ -26,6 +24,8 @@ from serval_load.stand_in.wire import (
     openai_chunk,
     openai_usage_chunk,
 )
+from serval_load.stand_in.routes import EngineInfo, Load, Routes
+from serval_load.stand_in.scheduler import Job, Scheduler
 
 OUT_OF_MEMORY = "Out of memory. The request needs more tokens than the KV cache holds."
 QUEUE_FULL = "The request queue is full."
@@ -35,43 +35,43 @@ _FAULTS = ("cut", "stall", "garbage", "error", "oom", "refuse")
 @dataclass(eq=False)
 class _Request:
     exchange: Exchange
-    asked: Asked
+    parsed: ParsedRequest
     job: Job
-    # A fault and after how many tokens.
+    # Fault to inject, and the number of tokens before it.
     fault: str = ""
     fault_after: int = 0
-    # Tokens in the engine's hands that the client has not been sent.
+    # Generated tokens that have not been sent.
     unsent: int = 0
     stalled: bool = False
 
     @property
     def text(self) -> str:
-        """What the next event says."""
-        call = self.asked.call
+        """Text of the next event."""
+        call = self.parsed.call
         if call is None:
             return TOKEN_TEXT * self.unsent
         text = call.token * self.unsent
-        if self.job.given == self.unsent:
+        if self.job.generated == self.unsent:
             text = call.opening + text
-        return text + call.closing if self.job.given >= self.job.tokens else text
+        return text + call.closing if self.job.generated >= self.job.tokens else text
 
     @property
     def finish(self) -> dict[str, Any]:
-        """Why the answer ends."""
-        return STOP if self.asked.call else {"type": "length", "length": self.job.tokens}
+        """Finish reason of the answer."""
+        return STOP if self.parsed.call else {"type": "length", "length": self.job.tokens}
 
 
 class ModelledEngine:
-    """See the module."""
+    """Engine that takes the time of its scheduler's steps."""
 
-    def __init__(self, about: About, costs: Costs) -> None:
-        self._about = about
+    def __init__(self, info: EngineInfo, costs: Costs) -> None:
+        self._info = info
         self._scheduler = Scheduler(costs)
         self._requests: dict[str, _Request] = {}
         self._work = asyncio.Event()
         self._stalled = 0
         self.handle = Routes(
-            about,
+            info,
             start=self._start,
             abort=self._abort,
             load=lambda: Load(
@@ -82,7 +82,7 @@ class ModelledEngine:
         )
 
     async def run(self) -> None:
-        """Step after step until cancelled."""
+        """Run scheduler steps until cancelled."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
@@ -92,64 +92,64 @@ class ModelledEngine:
                 await self._work.wait()
                 due = loop.time()
                 continue
-            # Against an absolute time, so that what the stand-in itself costs does not add up.
+            # Sleep until an absolute time, so that the stand-in's own costs do not add up.
             due = max(due + step.seconds, loop.time() - 1.0)
             await asyncio.sleep(max(due - loop.time(), 0.0))
             for job in step.failed:
                 self._fail(self._requests[job.rid], OUT_OF_MEMORY, 500)
-            for job in step.gave:
-                # It may have been aborted during the step.
+            for job in step.advanced:
+                # A request may have been aborted during the step.
                 if (request := self._requests.get(job.rid)) is not None:
-                    self._give(request)
+                    self._deliver(request)
 
-    def _start(self, exchange: Exchange, asked: Asked) -> None:
-        room = self._about.context_length - len(asked.prompt)
-        job = Job(rid=asked.rid, prompt=asked.prompt, tokens=min(asked.max_tokens or room, room))
-        request = _Request(exchange, asked, job)
-        for order in asked.orders:
+    def _start(self, exchange: Exchange, parsed: ParsedRequest) -> None:
+        room = self._info.context_length - len(parsed.prompt)
+        job = Job(rid=parsed.rid, prompt=parsed.prompt, tokens=min(parsed.max_tokens or room, room))
+        request = _Request(exchange, parsed, job)
+        for order in parsed.orders:
             fault, _, after = order.partition("=")
             if fault in _FAULTS:
                 request.fault, request.fault_after = fault, int(after or 1)
-        self._about.counts["started"] += 1
+        self._info.counts["started"] += 1
         if request.fault == "refuse" or not self._scheduler.add(job):
-            self._about.counts["failed"] += 1
+            self._info.counts["failed"] += 1
             exchange.finish(response(error_body(QUEUE_FULL, 503), status=503))
             return
         self._requests[job.rid] = request
         exchange.on_gone = lambda: self._gone(request)
-        if asked.stream:
+        if parsed.stream:
             exchange.write(STREAM_HEAD)
-            if asked.dialect == "openai":
-                exchange.write(event(openai_chunk(asked.rid, text="", role="assistant")))
+            if parsed.dialect == "openai":
+                exchange.write(event(openai_chunk(parsed.rid, text="", role="assistant")))
         self._work.set()
 
-    def _give(self, request: _Request) -> None:
+    def _deliver(self, request: _Request) -> None:
         job = request.job
         request.unsent += 1
-        if request.fault and job.given >= request.fault_after:
-            self._commit(request)
+        if request.fault and job.generated >= request.fault_after:
+            self._inject_fault(request)
             return
-        ends = job.given >= job.tokens
+        ends = job.generated >= job.tokens
         if ends:
             self._end(request, "finished")
-        if request.asked.stream:
-            if ends or request.unsent >= request.asked.stream_interval or job.given == 1:
+        if request.parsed.stream:
+            if ends or request.unsent >= request.parsed.stream_interval or job.generated == 1:
                 self._send(request, ends=ends)
         elif ends:
             request.exchange.finish(self._whole(request))
 
     def _send(self, request: _Request, *, ends: bool) -> None:
-        asked, job = request.asked, request.job
-        if asked.dialect == "openai":
-            out = event(openai_chunk(asked.rid, text=request.text))
+        parsed, job = request.parsed, request.job
+        if parsed.dialect == "openai":
+            out = event(openai_chunk(parsed.rid, text=request.text))
             if ends:
-                out += event(openai_chunk(asked.rid, text=None, finish="length"))
-                if asked.usage:
-                    out += event(openai_usage_chunk(asked.rid, prompt=len(job.prompt), tokens=job.given))
+                out += event(openai_chunk(parsed.rid, text=None, finish="length"))
+                if parsed.usage:
+                    out += event(openai_usage_chunk(parsed.rid, prompt=len(job.prompt), tokens=job.generated))
         else:
             frame = native_frame(
-                asked.rid, text=request.text, tokens=job.given, new=request.unsent, prompt=len(job.prompt),
-                cached=job.cached, finish=request.finish if ends else None,
+                parsed.rid, text=request.text, tokens=job.generated, new=request.unsent,
+                prompt=len(job.prompt), cached=job.cached, finish=request.finish if ends else None,
             )  # fmt: skip
             out = event(frame)
         request.unsent = 0
@@ -159,23 +159,23 @@ class ModelledEngine:
             request.exchange.write(out)
 
     def _whole(self, request: _Request) -> bytes:
-        asked, job = request.asked, request.job
-        if asked.dialect == "openai":
+        parsed, job = request.parsed, request.job
+        if parsed.dialect == "openai":
             body = openai_answer(
-                asked.rid, text=request.text, prompt=len(job.prompt), tokens=job.given, finish="length"
+                parsed.rid, text=request.text, prompt=len(job.prompt), tokens=job.generated, finish="length"
             )
         else:
             body = native_frame(
-                asked.rid, text=request.text, tokens=job.given, new=job.given, prompt=len(job.prompt),
-                cached=job.cached, finish=request.finish,
+                parsed.rid, text=request.text, tokens=job.generated, new=job.generated,
+                prompt=len(job.prompt), cached=job.cached, finish=request.finish,
             )  # fmt: skip
         return response(body)
 
-    def _commit(self, request: _Request) -> None:
-        """The fault that the request ordered."""
+    def _inject_fault(self, request: _Request) -> None:
+        """Inject the fault that the request ordered."""
         fault = request.fault
         if fault == "stall":
-            # It keeps its slot, as in a hung engine, and says nothing.
+            # As in a hung engine, the request keeps its slot and receives nothing.
             self._scheduler.remove(request.job)
             self._stalled += 1
             request.stalled = True
@@ -194,7 +194,7 @@ class ModelledEngine:
 
     def _fail(self, request: _Request, message: str, status: int) -> None:
         self._end(request, "failed")
-        if request.asked.stream:
+        if request.parsed.stream:
             request.exchange.finish(_aborted(request, message=message, status=status))
         else:
             request.exchange.finish(response(error_body(message, status), status=status))
@@ -205,7 +205,7 @@ class ModelledEngine:
             request.exchange.finish(_aborted(request))
 
     def _gone(self, request: _Request) -> None:
-        if request.asked.stream:
+        if request.parsed.stream:
             self._end(request, "gone")
         else:
             asyncio.get_running_loop().call_later(WHOLE_ANSWER_POLL_S, self._end, request, "gone")
@@ -214,11 +214,13 @@ class ModelledEngine:
         if self._requests.pop(request.job.rid, None) is not None:
             self._scheduler.remove(request.job)
             self._stalled -= request.stalled
-            self._about.counts[how] += 1
+            self._info.counts[how] += 1
 
 
 def _aborted(request: _Request, *, message: str = "Aborted", status: int | None = None) -> bytes:
-    """The end of a stream that was aborted."""
+    """End of an aborted stream."""
     job = request.job
-    frame = aborted_frame(job.rid, tokens=job.given, prompt=len(job.prompt), message=message, status=status)
+    frame = aborted_frame(
+        job.rid, tokens=job.generated, prompt=len(job.prompt), message=message, status=status
+    )
     return event(frame) + event(DONE) + END_OF_STREAM

@@ -1,11 +1,11 @@
-"""A prefix cache: whole blocks of tokens, the least recently used go first."""
+"""Prefix cache of whole blocks of tokens with least-recently-used eviction."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
 
 class PrefixCache:
-    """Remembers which prefixes were computed, as chains of hashes of blocks. Holds no values."""
+    """Set of computed prefixes, kept as chains of block hashes without values."""
 
     def __init__(self, *, block_tokens: int) -> None:
         self._block_tokens = block_tokens
@@ -13,7 +13,7 @@ class PrefixCache:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are kept."""
+        """Number of cached tokens."""
         return len(self._blocks) * self._block_tokens
 
     def _chain(self, tokens: Sequence[int]) -> list[int]:
@@ -24,8 +24,8 @@ class PrefixCache:
             chain.append(so_far)
         return chain
 
-    def found(self, tokens: Sequence[int]) -> int:
-        """How many tokens at the start of `tokens` are kept; never all, the last one is always computed."""
+    def match(self, tokens: Sequence[int]) -> int:
+        """Number of leading tokens that are cached. The last token is always computed and never counted."""
         count = 0
         for block in self._chain(tokens[:-1]):
             if block not in self._blocks:
@@ -34,14 +34,14 @@ class PrefixCache:
             count += self._block_tokens
         return count
 
-    def keep(self, tokens: Sequence[int]) -> None:
-        """Keep the whole blocks of `tokens`."""
-        # The end of a chain is of no use without its start, so the start must be the newer.
+    def insert(self, tokens: Sequence[int]) -> None:
+        """Add the whole blocks of `tokens`."""
+        # The end of a chain is useless without its start, so the start must be the more recent.
         for block in reversed(self._chain(tokens)):
             self._blocks[block] = None
             self._blocks.move_to_end(block)
 
-    def shrink(self, tokens: int) -> None:
-        """Forget the oldest blocks until at most `tokens` are kept."""
+    def evict(self, tokens: int) -> None:
+        """Remove the oldest blocks until at most `tokens` tokens are cached."""
         while self._blocks and self.tokens > max(tokens, 0):
             self._blocks.popitem(last=False)

@@ -1,4 +1,4 @@
-"""The routes that both speeds of the stand-in share: what SGLang says about itself, and its load."""
+"""Routes shared by both stand-ins: SGLang's information endpoints and its load."""
 
 import json
 import time
@@ -9,26 +9,27 @@ from dataclasses import dataclass, field
 import msgspec
 
 from serval_load.stand_in.http import Exchange, response
-from serval_load.stand_in.wire import MODEL, Asked, error_body, read_native, read_openai
+from serval_load.stand_in.protocol import MODEL, ParsedRequest, error_body, read_native, read_openai
 
 Counts = Counter[str]
 
 
 @dataclass
-class About:
-    """What the stand-in says it is. `model_path` is the folder a gateway reads its tokenizer from."""
+class EngineInfo:
+    """Self-description of the stand-in. A gateway reads its tokenizer from the folder `model_path`."""
 
     model_path: str
     context_length: int
     max_total_num_tokens: int
     max_running_requests: int
-    # started, finished, aborted (asked to), gone (the client closed), failed (by order or out of memory).
+    # Requests by outcome: started, finished, aborted, gone (client closed), failed (ordered or out of
+    # memory).
     counts: Counts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is being worked on now."""
+    """Current load of the engine."""
 
     running: int
     waiting: int
@@ -36,22 +37,22 @@ class Load:
 
 
 class Routes:
-    """Hands each request to its answer. `start` generates; `abort` ends the request of an id."""
+    """Dispatches each request: `start` generates an answer, `abort` ends the request with an id."""
 
     def __init__(
         self,
-        about: About,
+        info: EngineInfo,
         *,
-        start: Callable[[Exchange, Asked], None],
+        start: Callable[[Exchange, ParsedRequest], None],
         abort: Callable[[str], None],
         load: Callable[[], Load],
     ) -> None:
-        self._about = about
+        self._info = info
         self._start = start
         self._abort = abort
         self._load = load
         self._number = 0
-        self._fixed = {path: response(json.dumps(body).encode()) for path, body in _described(about).items()}
+        self._fixed = {path: response(json.dumps(body).encode()) for path, body in _described(info).items()}
         empty = response(b"")
         self._fixed |= dict.fromkeys(("/ready", "/health", "/health_generate", "/flush_cache"), empty)
 
@@ -90,19 +91,19 @@ class Routes:
             "num_waiting_reqs": load.waiting,
             "num_used_tokens": load.used_tokens,
             "num_total_tokens": load.used_tokens,
-            "max_total_num_tokens": self._about.max_total_num_tokens,
-            "max_running_requests": self._about.max_running_requests,
-            "token_usage": load.used_tokens / max(self._about.max_total_num_tokens, 1),
+            "max_total_num_tokens": self._info.max_total_num_tokens,
+            "max_running_requests": self._info.max_running_requests,
+            "token_usage": load.used_tokens / max(self._info.max_total_num_tokens, 1),
         }
-        # Beside SGLang's own keys: what became of all requests so far.
-        return {"version": "0.5.23", "loads": [one], "stand_in": dict(self._about.counts)}
+        # `stand_in` is beside SGLang's own keys: requests so far by outcome.
+        return {"version": "0.5.23", "loads": [one], "stand_in": dict(self._info.counts)}
 
     def _metrics(self) -> bytes:
-        load, counts = self._load(), self._about.counts
+        load, counts = self._load(), self._info.counts
         values = {
             "num_running_reqs": load.running,
             "num_queue_reqs": load.waiting,
-            "token_usage": load.used_tokens / max(self._about.max_total_num_tokens, 1),
+            "token_usage": load.used_tokens / max(self._info.max_total_num_tokens, 1),
             "num_requests_total": counts["started"],
             "num_aborted_requests_total": counts["aborted"] + counts["gone"],
         }
@@ -110,24 +111,24 @@ class Routes:
         return "".join(f"sglang:{name}{labels} {value}\n" for name, value in values.items()).encode()
 
 
-def _described(about: About) -> dict[str, dict[str, object]]:
+def _described(info: EngineInfo) -> dict[str, dict[str, object]]:
     model = {
-        "model_path": about.model_path, "served_model_name": MODEL, "tokenizer_path": about.model_path,
+        "model_path": info.model_path, "served_model_name": MODEL, "tokenizer_path": info.model_path,
         "is_generation": True, "weight_version": "default",
     }  # fmt: skip
     server = {
         "stand_in": "this is Serval's engine stand-in, not SGLang: it computes nothing",
-        "model_path": about.model_path,
+        "model_path": info.model_path,
         "served_model_name": MODEL,
-        "max_req_input_len": min(about.context_length, about.max_total_num_tokens) - 6,
+        "max_req_input_len": min(info.context_length, info.max_total_num_tokens) - 6,
         "incremental_streaming_output": True,
-        "max_total_num_tokens": about.max_total_num_tokens,
+        "max_total_num_tokens": info.max_total_num_tokens,
         "version": "0.5.23",
         "internal_states": [],
     }
     card = {
         "id": MODEL, "object": "model", "created": 1767225600, "owned_by": "stand-in", "root": MODEL,
-        "parent": None, "max_model_len": about.context_length,
+        "parent": None, "max_model_len": info.context_length,
     }  # fmt: skip
     return {
         "/model_info": model,

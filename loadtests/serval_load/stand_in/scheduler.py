@@ -1,8 +1,8 @@
-"""The modelled engine: which requests run, what each step takes and gives. Time is counted, not waited for.
+"""Scheduler of the modelled engine, which counts time instead of waiting.
 
-After SGLang's scheduler: new prompts first, in chunks; otherwise one token for each running request; when
-memory runs out the newest request goes back to the queue, its cache is lost, and its prompt with all it had
-said so far is computed again.
+It follows SGLang's: new prompts run first, in chunks; otherwise each running request gets one token. When
+memory runs out, the newest request is retracted to the queue without its cache, and its prompt and all tokens
+generated so far are computed again.
 """
 
 from collections import deque
@@ -15,35 +15,35 @@ from serval_load.stand_in.prefix_cache import PrefixCache
 
 @dataclass(eq=False)
 class Job:
-    """One request in the engine."""
+    """A request in the engine."""
 
     rid: str
     prompt: Sequence[int]
     tokens: int
-    # Tokens given so far; prompt tokens that are computed; those that the prefix cache had at first.
-    given: int = 0
+    # Tokens generated so far, prompt tokens computed, and prompt tokens found in the prefix cache at first.
+    generated: int = 0
     computed: int = 0
     cached: int = 0
     retractions: int = 0
 
     @property
     def length(self) -> int:
-        """Tokens of its sequence so far."""
-        return len(self.prompt) + self.given
+        """Tokens of the sequence so far."""
+        return len(self.prompt) + self.generated
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: how long it took, who got a token by it, and who cannot go on for want of memory."""
+    """Result of a step: its duration, the jobs that got a token, and those that ran out of memory."""
 
     seconds: float
-    gave: tuple[Job, ...] = ()
+    advanced: tuple[Job, ...] = ()
     failed: tuple[Job, ...] = ()
 
 
 @dataclass
 class Scheduler:
-    """See the module. `clock` is the sum of all steps so far."""
+    """Queue and running batch; `clock` is the sum of all steps so far."""
 
     costs: Costs
     clock: float = 0.0
@@ -52,45 +52,45 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self._cache = PrefixCache(block_tokens=self.costs.block_tokens)
-        # The job whose prompt is being computed in chunks.
+        # Job whose prompt is being computed in chunks.
         self._partial: Job | None = None
 
     @property
     def used_tokens(self) -> int:
-        """Memory that running requests hold; what the prefix cache keeps beside them can be had any time."""
+        """Tokens of memory held by running requests, without the prefix cache, which can be evicted."""
         partial = 0 if self._partial is None else self._partial.computed
         return sum(job.length for job in self.running) + partial
 
     @property
     def waiting_count(self) -> int:
-        """Requests that have no token yet."""
+        """Number of requests without a token yet."""
         return len(self.waiting) + (self._partial is not None)
 
     def add(self, job: Job) -> bool:
-        """Queue a request; False if the queue is full."""
+        """Queue a request; return False if the queue is full."""
         if len(self.waiting) >= self.costs.max_waiting:
             return False
         self.waiting.append(job)
         return True
 
     def remove(self, job: Job) -> None:
-        """Forget a request, wherever it is. What it computed stays in the prefix cache."""
+        """Remove a request, waiting or running. Its prompt stays in the prefix cache once computed."""
         if job in self.running:
             self.running.remove(job)
-            self._cache.keep(job.prompt)
+            self._cache.insert(job.prompt)
         elif job is self._partial:
             self._partial = None
         elif job in self.waiting:
             self.waiting.remove(job)
 
     def step(self) -> Step | None:
-        """Do the next step; None if there is nothing to do."""
+        """Run the next step; return None if there is nothing to do."""
         done = self._prefill()
         if done is None:
             done = self._decode()
         if done is not None:
             self.clock += done.seconds
-            self._cache.shrink(self.costs.kv_tokens - self.used_tokens)
+            self._cache.evict(self.costs.kv_tokens - self.used_tokens)
         return done
 
     def _prefill(self) -> Step | None:
@@ -105,7 +105,7 @@ class Scheduler:
                 if job.length + 1 > self.costs.kv_tokens:
                     self.waiting.popleft()
                     return Step(0.0, failed=(job,))
-                # Room for the whole prompt and its first token, or it waits.
+                # Wait until there is room for the whole prompt and its first token.
                 if self.used_tokens + job.length + 1 > self.costs.kv_tokens:
                     break
                 self.waiting.popleft()
@@ -119,17 +119,17 @@ class Scheduler:
                 break
             self._partial = None
             self.running.append(job)
-            self._cache.keep(job.prompt)
+            self._cache.insert(job.prompt)
             started.append(job)
         if not taken:
             return None
         for job in started:
-            self._give(job)
-        return Step(self.costs.prefill_s(taken), gave=tuple(started))
+            self._advance(job)
+        return Step(self.costs.prefill_s(taken), advanced=tuple(started))
 
     def _admit(self, job: Job) -> None:
-        job.computed = self._cache.found(job.prompt)
-        if not job.given:
+        job.computed = self._cache.match(job.prompt)
+        if not job.generated:
             job.cached = job.computed
 
     def _decode(self) -> Step | None:
@@ -138,7 +138,7 @@ class Scheduler:
             job = self.running.pop()
             job.computed = 0
             job.retractions += 1
-            # Alone and still too long: it would come back for ever.
+            # A job that is alone and still too long would be retracted for ever.
             if self.running:
                 self.waiting.appendleft(job)
             else:
@@ -148,10 +148,10 @@ class Scheduler:
         batch = tuple(self.running)
         seconds = self.costs.decode_s(len(batch))
         for job in batch:
-            self._give(job)
-        return Step(seconds, gave=batch, failed=tuple(failed))
+            self._advance(job)
+        return Step(seconds, advanced=batch, failed=tuple(failed))
 
-    def _give(self, job: Job) -> None:
-        job.given += 1
-        if job.given >= job.tokens:
+    def _advance(self, job: Job) -> None:
+        job.generated += 1
+        if job.generated >= job.tokens:
             self.remove(job)

@@ -1,4 +1,4 @@
-"""Runs a stand-in on a port, in the loop of the caller or as a program."""
+"""Server for a stand-in, within the caller's event loop or as a program."""
 
 import asyncio
 import signal
@@ -14,11 +14,11 @@ BANNER = "serval engine STAND-IN (no model, no SGLang; for load tests of the gat
 
 
 class StandIn(Protocol):
-    """Either speed."""
+    """Common interface of both engines."""
 
     @property
     def handle(self) -> Handler:
-        """Answers a request."""
+        """Handler of requests."""
         ...
 
     async def run(self) -> None:
@@ -42,7 +42,7 @@ async def serving(engine: StandIn, *, port: int = 0) -> AsyncIterator[str]:
 
 
 async def serve(engine: StandIn, *, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; the address goes to standard error."""
+    """Serve until SIGINT or SIGTERM; print the address to standard error."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,1 +1,1 @@
-"""What is asked: conversations of several kinds, and when each begins."""
+"""Workloads: conversations of several kinds, and the times at which they begin."""

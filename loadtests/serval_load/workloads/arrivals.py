@@ -1,4 +1,4 @@
-"""When sessions begin, in seconds after the start."""
+"""Start times of sessions, in seconds after the start of the run."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def poisson(source: random.Random, *, per_s: float, seconds: float) -> Iterator[float]:
-    """Independent users: `per_s` sessions a second on average."""
+    """Arrivals of independent users: `per_s` sessions a second on average."""
     at = source.expovariate(per_s)
     while at < seconds:
         yield at
@@ -15,17 +15,17 @@ def poisson(source: random.Random, *, per_s: float, seconds: float) -> Iterator[
 
 
 def bursts(source: random.Random, *, per_s: float, seconds: float, every_s: float = 10.0) -> Iterator[float]:
-    """The same number of sessions, but all of `every_s` seconds within a tenth of a second."""
+    """The same rate in bursts: the sessions of `every_s` seconds begin within a tenth of a second."""
     start = 0.0
     while start < seconds:
         yield from sorted(start + source.uniform(0, 0.1) for _ in range(round(per_s * every_s)))
         start += every_s
 
 
-def replayed(trace: Path) -> list[tuple[float, str]]:
-    """Times and kinds of a trace: one JSON object a line, {"at": seconds, "kind": "chat"}.
+def read_arrivals(trace: Path) -> list[tuple[float, str]]:
+    """Read times and kinds of sessions, one JSON object a line: {"at": seconds, "kind": "chat"}.
 
-    Raises `ValueError` with the line that cannot be read.
+    Raises `ValueError` with the number of an invalid line.
     """
     found = []
     for number, line in enumerate(trace.read_text().splitlines(), 1):

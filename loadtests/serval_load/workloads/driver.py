@@ -1,4 +1,4 @@
-"""Runs sessions against a server that speaks OpenAI's API, and keeps what each request took."""
+"""Driver of sessions against a server with OpenAI's API; records the times of each request."""
 
 import asyncio
 import json
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from serval_load.answers import Answer, read_stream
 from serval_load.client import Peer, exchange, prepared
-from serval_load.workloads.sessions import CONVERSATIONS, Answered, Sink
+from serval_load.workloads.sessions import CONVERSATIONS, LastAnswer
 
 _PROGRESS_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request of a session, and how it went. Times are in seconds, `at` after the start of the run."""
+    """A request of a session and its outcome. Times are in seconds; `at` counts from the start of the run."""
 
     kind: str
     session: int
@@ -50,9 +50,9 @@ async def drive(
     model: str,
     seed: int,
     vanish: float = 0.0,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[Request]:
-    """Begin each session at its time, whatever the server does (an open loop), and wait for all to end.
+    """Begin each session at its time (an open loop), and wait for all to end.
 
     `vanish` is the share of requests whose client leaves before the answer is complete.
     """
@@ -60,7 +60,7 @@ async def drive(
     started = loop.time()
     progress = _Progress()
     found: list[Request] = []
-    reporter = asyncio.create_task(_report(progress, len(sessions), say))
+    reporter = asyncio.create_task(_report(progress, len(sessions), log))
     try:
         async with asyncio.TaskGroup() as group:
             for number, (at, kind) in enumerate(sessions):
@@ -86,8 +86,8 @@ async def _session(  # noqa: PLR0917  # called once
     found: list[Request],
 ) -> None:
     loop = asyncio.get_running_loop()
-    sink = Sink()
-    for turn, asked in enumerate(CONVERSATIONS[kind](source, sink)):
+    previous = LastAnswer()
+    for turn, asked in enumerate(CONVERSATIONS[kind](source, previous)):
         await asyncio.sleep(asked.pause_s)
         body = {"model": model, "stream": True, "stream_options": {"include_usage": True}, **asked.body}
         leaves_s = source.uniform(0.05, 1.0) if source.random() < vanish else None
@@ -100,7 +100,7 @@ async def _session(  # noqa: PLR0917  # called once
         left = leaves_s is not None and not answer.complete
         progress.failed += not answer.complete and not left
         found.append(_kept(answer, kind, number, turn, at, vanished=left))
-        sink.answered = Answered(answer.text, answer.calls)
+        previous.calls = answer.calls
         if not answer.complete:
             return
 
@@ -125,10 +125,10 @@ def _kept(answer: Answer, kind: str, session: int, turn: int, at: float, *, vani
     )
 
 
-async def _report(progress: _Progress, total: int, say: Callable[[str], None]) -> None:
+async def _report(progress: _Progress, total: int, log: Callable[[str], None]) -> None:
     while True:
         await asyncio.sleep(_PROGRESS_EVERY_S)
-        say(
+        log(
             f"{progress.begun} of {total} sessions begun, {progress.running} requests running,"
             f" {progress.done} done, {progress.failed} failed"
         )

@@ -1,13 +1,13 @@
-"""The kinds of load. A session is one user: requests in turn, the next made from the answer before.
+"""Kinds of sessions. A session is one user, whose next request is made from the previous answer.
 
-Text is made of random common words, one token each, so that no cache helps where none would in
-production; lengths are in words.
+Text consists of random common words of one token each, so that no cache helps where none would in production.
+Lengths are in words.
 """
 
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # One token each in the demo model's tokenizer, and in any that was trained on English.
@@ -30,34 +30,23 @@ _TOOL = {
 
 @dataclass(frozen=True)
 class Turn:
-    """One request of a session, without `model` and `stream`."""
+    """A request of a session, without `model` and `stream`."""
 
     body: dict[str, Any]
-    # Seconds the user or the tool takes before it.
+    # Seconds that the user or the tool takes before the request.
     pause_s: float = 0.0
 
 
-# A session gives turns and is sent the text and the calls of each answer.
-Session = Iterator[Turn]
+@dataclass
+class LastAnswer:
+    """Calls of the latest answer: the driver sets them, the session reads them before its next turn."""
 
-
-@dataclass(frozen=True)
-class Answered:
-    """What a session sees of an answer."""
-
-    text: str
     # Name and arguments of each call.
-    calls: list[list[str]]
+    calls: list[list[str]] = field(default_factory=list)
 
 
-Conversation = Callable[[random.Random, "Sink"], Session]
-
-
-class Sink:
-    """Where the driver puts the last answer for the session to read."""
-
-    def __init__(self) -> None:
-        self.answered = Answered("", [])
+Session = Iterator[Turn]
+Conversation = Callable[[random.Random, LastAnswer], Session]
 
 
 def words(source: random.Random, count: int) -> str:
@@ -65,15 +54,15 @@ def words(source: random.Random, count: int) -> str:
     return " ".join(source.choices(_WORDS, k=count))
 
 
-def chat(source: random.Random, sink: Sink, *, prompt: int = 512, answer: int = 128) -> Session:
-    """One question, one answer: 512 tokens in, 128 out."""
+def chat(source: random.Random, previous: LastAnswer, *, prompt: int = 512, answer: int = 128) -> Session:
+    """One question and one answer, by default 512 tokens in and 128 out."""
     yield Turn({"messages": [_user(words(source, prompt))], "max_tokens": answer})
 
 
 def agent(
-    source: random.Random, sink: Sink, *, first: int = 4096, last: int = 65_536, turns: int = 8
+    source: random.Random, previous: LastAnswer, *, first: int = 4096, last: int = 65_536, turns: int = 8
 ) -> Session:
-    """An agent that reads files: each turn asks for a call whose result makes the prompt longer."""
+    """An agent that reads files: the result of each turn's call makes the next prompt longer."""
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": f"You mend code. {words(source, first)}"},
         _user(words(source, 40)),
@@ -86,7 +75,7 @@ def agent(
         yield Turn(body, pause_s=0.0 if turn == 0 else source.uniform(0.0, 0.2))
         if not asks_call:
             return
-        call = sink.answered.calls[0] if sink.answered.calls else ["read_file", "{}"]
+        call = previous.calls[0] if previous.calls else ["read_file", "{}"]
         name = f"call_{turn:08d}"
         function = {"name": call[0], "arguments": call[1] or json.dumps({"path": "a.py"})}
         messages.append(
@@ -96,16 +85,16 @@ def agent(
 
 
 def repository(
-    source: random.Random, sink: Sink, *, shortest: int = 100_000, longest: int = 256_000
+    source: random.Random, previous: LastAnswer, *, shortest: int = 100_000, longest: int = 256_000
 ) -> Session:
-    """Questions about one code base: 100K to 256K tokens that the second question shares with the first."""
+    """Two questions about one code base, whose 100K to 256K tokens the second shares with the first."""
     code = words(source, source.randint(shortest, longest))
     for _ in range(2):
         yield Turn({"messages": [_user(f"{code}\n{words(source, 30)}")], "max_tokens": 256})
 
 
-def short(source: random.Random, sink: Sink) -> Session:
-    """A small question, as monitors and autocompletion ask."""
+def short(source: random.Random, previous: LastAnswer) -> Session:
+    """A short question, as from monitors and autocompletion."""
     yield Turn({"messages": [_user(words(source, 32))], "max_tokens": 16})
 
 
@@ -119,13 +108,13 @@ CONVERSATIONS: Mapping[str, Conversation] = {
     "repository": repository,
     "short": short,
 }
-# Tenants of a mixed load: kind, share of the sessions.
+# Tenants of a mixed load: kind and share of the sessions.
 MIXED = (("chat", 0.70), ("short", 0.22), ("agent", 0.07), ("repository", 0.01))
 WORKLOADS = ("chat", "agent", "repository", "burst", "mixed")
 
 
 def kind_of(workload: str, source: random.Random) -> str:
-    """Which conversation the next session of `workload` is."""
+    """Kind of the next session of `workload`."""
     if workload == "mixed":
         return source.choices([kind for kind, _ in MIXED], [share for _, share in MIXED])[0]
     return "chat" if workload == "burst" else workload

@@ -1,4 +1,4 @@
-"""What the rehearsal asks of the running stack: `check.py COMPOSE-COMMAND...`, beside the published ports."""
+"""Checks of the running stack in the rehearsal: `check.py COMPOSE-COMMAND...`, beside the published ports."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from serval_testkit.weather_tool import WEATHER_TOOL
 
 PROXY = "https://localhost"
 MODEL = "longcat-flash-lite-demo"
-# Nothing takes a tenth of it on two quiet cores.
+# Ten times the longest wait on two quiet cores.
 WAIT_S = 600
 STREAMS = 50
 BEGUN = time.monotonic()
@@ -33,25 +33,25 @@ NO_HTTP = (
 
 
 def command(compose: Sequence[str], *arguments: str, check: bool = True) -> str:
-    """Run Compose; what it printed."""
+    """Run Compose and return its output."""
     done = subprocess.run([*compose, *arguments], capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def inside(compose: Sequence[str], service: str, *arguments: str, check: bool = True) -> str:
-    """Run a command in a service's container; what it printed."""
+    """Run a command in a service's container and return its output."""
     return command(compose, "exec", "-T", service, *arguments, check=check)
 
 
 def on_postgres(compose: Sequence[str], program: str, *arguments: str, given: bytes = b"") -> bytes:
-    """Run one of PostgreSQL's programs beside the server, as deploy/backup.md does; what it printed."""
+    """Run one of PostgreSQL's programs beside the server, as in deploy/backup.md, and return its output."""
     argv = [*compose, "exec", "-T", "postgres", program, "--username=serval", *arguments]
     return subprocess.run(argv, input=given, capture_output=True, check=True).stdout
 
 
 async def until(what: str, question: Any) -> None:
-    """Wait until `question` answers yes."""
+    """Wait until `question` is true."""
     deadline = time.monotonic() + WAIT_S
     while not await asyncio.to_thread(question):
         assert time.monotonic() < deadline, f"not within {WAIT_S} s: {what}"
@@ -64,7 +64,7 @@ def say(what: str) -> None:
 
 
 def client(key: str) -> aiohttp.ClientSession:
-    """A client of the proxy, whose certificate is its own."""
+    """HTTP client for the proxy, whose certificate is self-signed."""
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     return aiohttp.ClientSession(
@@ -75,7 +75,7 @@ def client(key: str) -> aiohttp.ClientSession:
 
 
 async def events(response: aiohttp.ClientResponse) -> list[tuple[float, dict[str, Any]]]:
-    """The chunks of a stream, each with its time. The stream must end as OpenAI's do."""
+    """Chunks of a stream with their times. The stream must end with `[DONE]`, as OpenAI's do."""
     found = []
     last = b""
     async for line in response.content:
@@ -88,7 +88,7 @@ async def events(response: aiohttp.ClientResponse) -> list[tuple[float, dict[str
 
 
 async def ask(session: aiohttp.ClientSession, question: str, **options: Any) -> aiohttp.ClientResponse:
-    """A streamed chat completion."""
+    """Request a streamed chat completion."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": question}],
@@ -101,7 +101,7 @@ async def ask(session: aiohttp.ClientSession, question: str, **options: Any) -> 
 
 
 async def tool_call(session: aiohttp.ClientSession) -> None:
-    """A tool call through the proxy: right, and in pieces that come one after another."""
+    """Check a tool call through the proxy: correct, and in pieces that arrive one after another."""
     response = await ask(session, "What is the weather in Paris for the next 3 days?", tools=[WEATHER_TOOL])
     chunks = await events(response)
     pieces = [
@@ -119,7 +119,7 @@ async def tool_call(session: aiohttp.ClientSession) -> None:
 
 
 async def keys(compose: Sequence[str]) -> None:
-    """A key in PostgreSQL is accepted until it is revoked, and again when a backup is restored."""
+    """Check that a key in PostgreSQL is accepted until it is revoked, and again after a restore."""
 
     def serval_keys(*arguments: str) -> str:
         return inside(compose, "gateway-demo", "serval", "keys", *arguments)
@@ -147,7 +147,7 @@ async def keys(compose: Sequence[str]) -> None:
 
 
 async def limits(compose: Sequence[str]) -> None:
-    """A key's limit is counted in Redis."""
+    """Check that a key's limit is counted in Redis."""
     how = ("create", "--name=y", "--json", "--requests-per-minute=2")
     made = json.loads(inside(compose, "gateway-demo", "serval", "keys", *how))
     async with client(made["key"]) as session:
@@ -165,7 +165,7 @@ async def limits(compose: Sequence[str]) -> None:
 
 
 def hardened(compose: Sequence[str]) -> None:
-    """No service of ours can write to its root, and only the gateway reaches PostgreSQL and Redis."""
+    """Check that services cannot write to their root and only the gateway reaches PostgreSQL and Redis."""
     for service in ("postgres", "redis"):
         probe = f"import socket; socket.gethostbyname('{service}')"
         assert "gaierror" in inside(compose, "engine-demo", "python", "-c", probe, check=False)
@@ -178,14 +178,14 @@ def hardened(compose: Sequence[str]) -> None:
 
 
 async def dashboards(compose: Sequence[str], session: aiohttp.ClientSession) -> None:
-    """Under load every query of the dashboards finds data, and every metric that is read has been scraped."""
+    """Check that every query of the dashboards finds data under load, and every metric is scraped."""
     address = inside(compose, "prometheus", "hostname", "-i").split()[0]
 
     async def ask_on_and_on() -> None:
         while True:
             for question in ("What is Serval?", "What is the weather in Paris for the next 3 days?"):
                 await events(await ask(session, question, tools=[WEATHER_TOOL], max_completion_tokens=48))
-            # What only mistakes make appear.
+            # Series that appear only after errors.
             async with session.get(f"{PROXY}/v1/models", headers={"authorization": "x"}) as response:
                 assert response.status == 401
             inside(compose, "gateway-demo", "python", "-c", NO_HTTP)
@@ -204,7 +204,7 @@ async def dashboards(compose: Sequence[str], session: aiohttp.ClientSession) -> 
 
 
 async def draw(prometheus: str, folder: Path) -> None:
-    """Go on with the load for a while, then draw the dashboards."""
+    """Draw the dashboards after more time under load."""
     await asyncio.sleep(PICTURE_S)
     script = DEPLOY / "grafana/draw_dashboards.py"
     command_line = (sys.executable, script, prometheus, folder, f"{PICTURE_S / 60:g}")
@@ -214,7 +214,7 @@ async def draw(prometheus: str, folder: Path) -> None:
 
 
 async def told_to_stop(gateway: str) -> None:
-    """Wait until the gateway says that it has had its SIGTERM, or takes no new connection any more."""
+    """Wait until the gateway reports that it is stopping, or refuses connections."""
     deadline = time.monotonic() + WAIT_S
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         while True:
@@ -229,10 +229,10 @@ async def told_to_stop(gateway: str) -> None:
 
 
 async def drain(compose: Sequence[str], session: aiohttp.ClientSession) -> None:
-    """Stop the gateway in the middle of fifty answers: all end whole."""
+    """Check that a gateway stopped in the middle of fifty answers completes them all."""
     find = "import socket; print(socket.gethostbyname(socket.gethostname()))"
     gateway = f"http://{inside(compose, 'gateway-demo', 'python', '-c', find).strip()}:8000"
-    # So short that a demo engine on two cores begins the last of them before the gateway's queue gives it up.
+    # Short, so that a demo engine on two cores begins the last answer before the gateway's queue times out.
     options = {"temperature": 1.5, "max_completion_tokens": 24}
     responses = await asyncio.gather(*(ask(session, "What is Serval?", **options) for _ in range(STREAMS)))
     assert {response.status for response in responses} == {200}
@@ -250,7 +250,7 @@ async def drain(compose: Sequence[str], session: aiohttp.ClientSession) -> None:
 
 
 async def main(key: str, compose: Sequence[str]) -> None:
-    """Every check in turn; the first that fails ends it."""
+    """Run every check in turn, up to the first failure."""
     async with client(key) as session:
         await tool_call(session)
         await keys(compose)

@@ -15,10 +15,10 @@ cannot() { say "cannot run here: $*"; exit 77; }
 in_network() { nsenter --net="/proc/$(cat /run/docker/pid)/ns/net" "$@"; }
 last() { tail -n 3 "$1" | tr '\n' ' '; }
 
-# --- what this machine can do -----------------------------------------------------------------------------------------
+# --- checks of this machine -------------------------------------------------------------------------------------------
 
 start_docker() {
-    # Also hides those of a Docker Engine that may run outside.
+    # Also hides the sockets of a Docker Engine outside.
     mkdir -p /run/docker /run/containerd
     mount -t tmpfs tmpfs /run/docker
     mount -t tmpfs tmpfs /run/containerd
@@ -38,7 +38,7 @@ answers() {  # URL
     done
     return 1
 }
-probe() {  # a container as hardened as ours, that answers on a published port
+probe() {  # run a container as hardened as ours that answers on a published port
     tar -C "$tools/bin" -c caddy | docker import --message probe - probe &&
         docker network create probe &&
         docker run --detach --name probe --network probe --publish 127.0.0.1:8099:8099 --read-only --tmpfs /tmp --cap-drop ALL \
@@ -74,7 +74,7 @@ build() {  # tag, context, further arguments
         --volume "$certificates:$certificates:ro" --env "SSL_CERT_FILE=$certificates" \
         --tag "localhost/$1" "${@:3}" "$2" >/dev/null
 }
-build_online() {  # as `build`, of what downloads: once more, and where the registry has gone meanwhile it is not our fault
+build_online() {  # as `build`, with downloads: try twice; an unreachable registry is no failure of ours
     build "$@" || build "$@" || { registries; die "$1 cannot be built"; }
 }
 load() {  # tag
@@ -83,18 +83,18 @@ load() {  # tag
     rm "$work/image.tar"
 }
 
-make_base() {  # name, packages, what to leave out of it in the end
+make_base() {  # name, packages, files to remove at the end
     TMPDIR=$work/unpacked mmdebstrap --quiet --variant=minbase --include="$2" --aptopt='Acquire::Retries "3"' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/man/*' --customize-hook="cd \"\$1\" && rm -rf $3" bookworm "$work/part-$1.tar" >&2 &&
         mv "$work/part-$1.tar" "$work/$1.tar"
 }
-base_image() {  # the same; the image's name says all that it was made of
+base_image() {  # as `make_base`; prints the name of the image, which identifies its contents
     echo "localhost/serval-base-$1:$({ declare -f make_base; echo "$*"; } | sha256sum | cut -c1-12)"
 }
 is_made() { [ -e "$work/$1.tar" ] || "${storage[@]}" inspect --type image "$(base_image "$@")" >/dev/null 2>&1; }
 make_bases() {
-    # In memory, because dpkg waits for the disk after each file.
+    # A tmpfs, because dpkg waits for the disk after each file.
     mkdir "$work/unpacked" && mount -t tmpfs -o size=3g tmpfs "$work/unpacked"
     is_made "${slim[@]}" || make_base "${slim[@]}" & local slim_job=$!
     is_made "${full[@]}" || make_base "${full[@]}" & wait "$slim_job" $!
@@ -103,7 +103,7 @@ make_bases() {
 }
 
 say "bases, of Debian packages"
-# Debian's way to a merged /usr leaves all of Perl behind.
+# Debian's conversion to a merged /usr leaves Perl behind.
 slim=(slim ca-certificates,python3 "usr/share/perl usr/lib/*/perl usr/lib/*/libperl*")
 full=(full ca-certificates,python3,python3-venv,python3-pip,python3-dev,gcc,libc6-dev,libnuma1,util-linux,postgresql,redis-server
     "usr/lib/*/libLLVM*")
@@ -123,13 +123,13 @@ done
 
 say "the gateway's image"
 gateway=(--file "$root/docker/gateway.Dockerfile" --build-arg BASE=localhost/serval-base-slim:1 --build-arg BUILD_BASE=localhost/serval-base-full:1)
-# By a name of its own, so that what it was built in stays in the cache.
+# A separate name keeps the layers of the build in the cache.
 build_online serval-gateway-build:1 "$root" "${gateway[@]}" --target build
 build serval-gateway:0.1.0 "$root" "${gateway[@]}"
 
 say "the engine's image"
 read -r packages uv < <("$python" -c 'import os, torch, uv; print(os.path.dirname(os.path.dirname(torch.__file__)), uv.find_uv_bin())')
-# setup.sh finds its packages in place under the name that it would give them; they are mounted, now and when it runs.
+# The packages are mounted under the name that setup.sh gives them, during the build and at run time.
 cat > "$work/Dockerfile" <<'END'
 FROM localhost/serval-base-full:1
 COPY requirements.lock /tmp/
@@ -152,7 +152,7 @@ RUN mkdir -p /usr/share/prometheus/alertmanager && mv /usr/local/bin/*.tmpl /usr
 ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin
 END
 build serval-tools:1 "$work/tools"
-# What earlier runs have left: images of other sources, and containers of builds that were killed.
+# Leftovers of earlier runs: images of other sources, and containers of killed builds.
 "${storage[@]}" rm --all >/dev/null
 "${storage[@]}" rmi --prune --force >/dev/null
 [ "${1:-}" != --images ] || { say "images are built"; exit 0; }
@@ -165,7 +165,7 @@ say "the gateway's image has $((size / 1000000)) MB"
 
 # --- the stack --------------------------------------------------------------------------------------------------------
 
-# The repository's rules and routes; alerts do not wait, and the pager is a container.
+# The repository's rules and routes, with alerts that do not wait and a container as pager.
 mkdir "$work/monitoring"
 cp -r "$root/deploy/prometheus" "$root/deploy/alertmanager" "$work/monitoring/"
 sed -i 's/\bfor: [0-9]*m$/for: 0s/' "$work"/monitoring/prometheus/rules/*.yml

@@ -1,4 +1,4 @@
-"""Takes Alertmanager's webhooks on port 8080 and prints each alert's name and state, one a line."""
+"""Receive Alertmanager's webhooks on port 8080 and print each alert's name and state, one per line."""
 
 import json
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,7 +13,7 @@ class Pager(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Only alerts are printed."""
+        """Log no requests, so that only alerts are printed."""
 
 
 if __name__ == "__main__":

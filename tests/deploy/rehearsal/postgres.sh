@@ -1,5 +1,5 @@
 #!/bin/sh
-# In place of the entry point of PostgreSQL's own image: makes the database of POSTGRES_* at the first start.
+# Replaces the entry point of PostgreSQL's own image: creates the database of POSTGRES_* at the first start.
 set -eu
 if [ ! -e "$PGDATA/PG_VERSION" ]; then
     echo "$POSTGRES_PASSWORD" > /tmp/password

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Brings docker/compose.yaml up for real where no image registry can be reached, with the real engine, and checks it:
-# bases made of Debian packages, both images built from their Dockerfiles, a Docker Engine in namespaces of its own.
+# Starts docker/compose.yaml with the real engine where no image registry can be reached, and checks it. Base images are
+# made from Debian packages, both images are built from their Dockerfiles, a Docker Engine runs in its own namespaces.
 #
-#   tests/deploy/rehearsal/run.sh     (root, after `make setup`; leaves nothing behind but a cache, however it ends)
+#   tests/deploy/rehearsal/run.sh     (as root, after `make setup`; leaves only a cache behind, however it ends)
 #
-# --missing prints the Debian packages that are not installed; --machine ends when it is known that this machine can do it,
-# --images when the images are built; --pictures FOLDER draws the dashboards there, as they look under load.
+# --missing prints the Debian packages that are not installed; --machine ends after the checks of this machine, --images
+# after the images are built; --pictures FOLDER draws the dashboards there under load.
 #
-# Ends with 77 where a machine cannot do this, and its last line says why; that is decided before anything of ours runs.
-# Two things are not as in production: the engine's 11 GB of locked packages are mounted from the cache that `make setup`
-# filled instead of being copied into the image, and Grafana is left out, because its image cannot be made here.
+# Exits with 77 on a machine that cannot do this, before anything of ours runs; the last line says why. Two things differ
+# from production: the engine's 11 GB of locked packages are mounted from the cache of `make setup` instead of copied into
+# the image, and Grafana is left out, because its image cannot be made here.
 #
-# This file asks what takes no time and clears up; what starts anything is in inside.sh.
+# This file makes the quick checks and clears up; inside.sh starts everything.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 cache=${SERVAL_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/serval}/rehearsal
 work=$cache/running
-# Where dockerd and iptables are; not every root has it on the path.
+# Folder of dockerd and iptables, which is not on every root's path.
 export PATH=$PATH:/usr/sbin:/sbin
 # Half as much again as a run with an empty cache takes (docker/README.md).
 disk_gb=6
@@ -60,7 +60,7 @@ inside=
 clean_up() {
     trap '' TERM INT HUP
     if [ -n "$inside" ]; then
-        # The first process in there takes all others with it, and their mounts; unshare ends when all are gone.
+        # The end of the first process inside ends all others and their mounts; unshare then returns.
         kill -KILL $(cat "/proc/$inside/task/$inside/children") 2>/dev/null || kill -KILL "$inside" 2>/dev/null || true
         wait "$inside" 2>/dev/null || true
     fi
@@ -70,14 +70,14 @@ remove_leftovers() {
     rm -rf "$work"
     find /sys/fs/cgroup -depth -type d -path '*/serval-rehearsal*' -exec rmdir {} + 2>/dev/null || true
 }
-# Of a run that was killed together with this shell.
+# Leftovers of a run that was killed together with its shell.
 remove_leftovers
 trap clean_up EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 mkdir "$work"
-# Whatever ends this shell, even SIGKILL, ends all that it started.
+# The end of this shell, even by SIGKILL, ends everything it started.
 setpriv --pdeathsig KILL "${isolated[@]}" "$here/inside.sh" "$root" "$cache" "$work" "$@" 8>&- &
 inside=$!
 status=0

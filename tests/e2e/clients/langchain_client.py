@@ -1,4 +1,4 @@
-"""LangChain's `ChatOpenAI`: everything an agent does with it, told as one JSON object."""
+"""Agent's use of LangChain's `ChatOpenAI`, reported as one JSON object."""
 
 import json
 import os

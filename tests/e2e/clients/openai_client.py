@@ -1,4 +1,4 @@
-"""The newest `openai` package: everything an agent does with it, told as one JSON object."""
+"""Agent's use of the newest `openai` package, reported as one JSON object."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Times to recover, at the end of the run."""
+"""Recovery times, printed at the end of the run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Clients that vanish, do not read, or only hold connections: nothing stays behind, and others are served."""
+"""Clients that vanish, stop reading, or only hold connections: nothing leaks, and others are served."""
 
 import asyncio
 import resource
@@ -14,7 +14,7 @@ from serval_testkit.recovery import Recoveries
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 IDLE = 10_000
-# Descriptors that the test, the gateway and pytest need for other things.
+# Descriptors for everything else in the test, the gateway and pytest.
 _OWN_FILES = 500
 
 
@@ -25,13 +25,13 @@ async def stack() -> AsyncIterator[LoadStack]:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_clients_that_vanish_leave_nothing(
+async def test_vanished_clients_leave_nothing_behind(
     stack: LoadStack, stream: bool, recovery: Recoveries
 ) -> None:
     await stack.ask()
     files = stack.gateway.open_files()
     request = stack.request(tokens=5000, stream=stream)
-    # Some vanish before the answer begins, some in the middle of it.
+    # Some clients vanish before the answer begins, some in the middle of it.
     await asyncio.gather(
         *(exchange(stack.peer, request, vanish_after_s=0.01 * number) for number in range(60))
     )
@@ -40,12 +40,12 @@ async def test_clients_that_vanish_leave_nothing(
     counts = (await stack.engine_load())["counts"]
     assert counts.get("aborted", 0) + counts.get("gone", 0) > 0
     assert (await stack.ask()).complete
-    # Connections to the engine are kept for the next requests; those of the clients are gone.
+    # Connections to the engine stay open for the next requests; those of the clients are closed.
     assert stack.gateway.open_files() <= files + 60
 
 
-async def test_slow_readers_hold_back_the_engine_not_the_memory() -> None:
-    # The answer of each is 5 MB, and comes at once.
+async def test_slow_readers_pause_the_engine_and_fill_no_memory() -> None:
+    # Each answer is 5 MB and arrives at once.
     async with load_stack(engine_options=("--bare",)) as stack:
         await stack.ask()
         before = stack.gateway.memory_mb()
@@ -66,7 +66,7 @@ async def test_slow_readers_hold_back_the_engine_not_the_memory() -> None:
         await stack.all_free()
 
 
-async def test_idle_connections_cost_little_and_nobody_waits_for_them() -> None:
+async def test_idle_connections_cost_little_memory_and_delay_no_request() -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(IDLE, limit[1] - _OWN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))

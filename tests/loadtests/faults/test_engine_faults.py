@@ -1,4 +1,4 @@
-"""The engine fails: each client is told, nothing else is lost, and every slot is free afterwards."""
+"""Failures of the engine: clients get an error, nothing else is lost, and every slot is free afterwards."""
 
 import asyncio
 import signal
@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from serval_load.processes import QUICK, running_stand_in
+from serval_load.programs import QUICK, running_stand_in
 from serval_testkit.load_stack import LoadStack, load_stack
 from serval_testkit.recovery import Recoveries
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-# Longer than a busy machine takes for a step, or streams that are well would end too.
+# Longer than a step on a busy machine, or healthy streams would end too.
 STALL_S = 3.0
 
 
@@ -23,7 +23,7 @@ async def stack() -> AsyncIterator[LoadStack]:
 
 
 @pytest.mark.parametrize("order", ["cut=5", "garbage=5", "error=5", "oom=5", "stall=5"])
-async def test_a_stream_that_breaks_ends_in_an_error_and_without_done(stack: LoadStack, order: str) -> None:
+async def test_broken_stream_ends_with_an_error_and_without_done(stack: LoadStack, order: str) -> None:
     broken, *others = await asyncio.gather(
         stack.ask(order), stack.ask(tokens=60), stack.ask(tokens=60), stack.ask(tokens=60)
     )
@@ -39,7 +39,7 @@ async def test_a_stream_that_breaks_ends_in_an_error_and_without_done(stack: Loa
     ("order", "status"),
     [("cut=5", 502), ("garbage=5", 502), ("error=5", 500), ("oom=5", 500), ("stall=5", 504), ("refuse", 503)],
 )
-async def test_a_whole_answer_that_breaks_is_an_error_of_its_own(
+async def test_broken_whole_answer_has_the_status_of_its_fault(
     stack: LoadStack, order: str, status: int
 ) -> None:
     told, body = await stack.ask_whole(order)
@@ -48,13 +48,13 @@ async def test_a_whole_answer_that_breaks_is_an_error_of_its_own(
     await stack.all_free()
 
 
-async def test_before_its_first_token_a_failure_is_a_status_not_a_stream(stack: LoadStack) -> None:
+async def test_failure_before_the_first_token_is_a_status(stack: LoadStack) -> None:
     answer = await stack.ask("refuse")
     assert answer.status == 503
     await stack.all_free()
 
 
-async def test_a_frozen_engine_costs_its_requests_and_goes_on_after(
+async def test_frozen_engine_fails_its_requests_and_serves_after_thawing(
     stack: LoadStack, recovery: Recoveries
 ) -> None:
     streams = [asyncio.create_task(stack.ask(tokens=2000)) for _ in range(4)]
@@ -71,33 +71,33 @@ async def test_a_frozen_engine_costs_its_requests_and_goes_on_after(
         assert (await stack.ask()).complete
 
 
-async def test_a_killed_engine_loses_its_streams_and_another_takes_over(recovery: Recoveries) -> None:
+async def test_killed_engine_fails_its_streams_and_a_new_one_takes_over(recovery: Recoveries) -> None:
     async with load_stack() as stack:
         streams = [asyncio.create_task(stack.ask(tokens=4000)) for _ in range(8)]
         await stack.generating(8)
-        # A few tokens of most of them.
+        # Time for a few tokens of most streams.
         await asyncio.sleep(0.5)
         stack.engine.process.kill()
         answers = await asyncio.gather(*streams)
         for answer in answers:
-            # In the stream if it had begun, else as a status.
+            # The error is in the stream if that had begun, else a status.
             assert answer.error
             assert not answer.done
         assert any(answer.times_s for answer in answers)
         down = await stack.ask()
         assert down.status == 503
         assert "Try again" in down.error
-        # The same address, as a supervisor or Kubernetes would start it again. The gateway is left alone.
+        # Restart on the same address, as a supervisor or Kubernetes does; the gateway runs on.
         async with running_stand_in(*QUICK, f"--port={stack.engine_peer.port}"):
             with recovery("engine killed, another listens: served"):
                 async with asyncio.timeout(30):
-                    while not (await stack.ask()).complete:  # noqa: ASYNC110  # asking is what is tested
+                    while not (await stack.ask()).complete:  # noqa: ASYNC110  # the requests are the test
                         await asyncio.sleep(0.1)
             await stack.all_free()
 
 
-async def test_too_little_memory_delays_answers_and_loses_none() -> None:
-    # Room for about four of sixteen: they wait, and some are taken back while they run.
+async def test_small_kv_cache_delays_answers_and_loses_none() -> None:
+    # Room for about four of sixteen requests: the others wait, and some are retracted.
     async with load_stack(engine_options=(*QUICK, "--kv-tokens=600")) as stack:
         answers = await stack.many(16, tokens=120)
         assert all(answer.complete for answer in answers), [answer.error for answer in answers]
@@ -107,9 +107,9 @@ async def test_too_little_memory_delays_answers_and_loses_none() -> None:
         assert too_long[0] == 200
 
 
-async def test_a_full_engine_queue_is_a_503_for_those_beyond_it() -> None:
+async def test_full_engine_queue_refuses_further_requests_with_503() -> None:
     async with load_stack(engine_options=(*QUICK, "--max-running=2", "--max-waiting=2")) as stack:
-        # Two run before the next come: of a burst, none may be running yet when the queue is full.
+        # Let two run first: within a single burst none might run yet when the queue is full.
         running = [asyncio.create_task(stack.ask(tokens=2000)) for _ in range(2)]
         await stack.generating(2)
         beyond = await stack.many(10, tokens=100)

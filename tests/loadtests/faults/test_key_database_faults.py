@@ -1,4 +1,4 @@
-"""The key database goes away, is slow or takes no writes: known keys stay good for a while."""
+"""Failures of the key database: while it is away, slow or read-only, known keys stay valid for a time."""
 
 import asyncio
 import contextlib
@@ -16,16 +16,16 @@ import psycopg
 import pytest
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import family
+from serval_load.programs import process_tree
 from serval_testkit.load_stack import KEY, LoadStack, load_stack, status_and_body
 from serval_testkit.postgres import make_database, running_postgres
 from serval_testkit.recovery import Recoveries
 from serval_testkit.slow_link import SlowLink
 
 MAX_STALE_S = 4.0
-# Each question of the gateway takes several ways of this length.
+# Delay of each way; a query of the gateway takes several.
 SLOW_S = 0.3
-# Tokens a day: about ten requests.
+# Tokens per day, enough for about ten requests.
 BUDGET = 300
 
 
@@ -55,20 +55,18 @@ async def status(stack: LoadStack, key: str) -> int:
 async def until(stack: LoadStack, key: str, wanted: int) -> None:
     """Wait until `key` gets the status `wanted`."""
     async with asyncio.timeout(60):
-        while await status(stack, key) != wanted:  # noqa: ASYNC110  # asking is what is tested
+        while await status(stack, key) != wanted:  # noqa: ASYNC110  # the requests are the test
             await asyncio.sleep(0.05)
 
 
 def postmasters(server: str) -> list[int]:
-    """The server's process and its children: those that name its folder."""
+    """Server process and its children, found through the folder in the URL."""
     folder = server.rpartition("host=")[2]
     first = int((Path(folder) / "data/postmaster.pid").read_text().split()[0])
-    return family(first)
+    return process_tree(first)
 
 
-async def test_a_frozen_database_is_outlived_for_a_while_and_taken_up_again(
-    server: str, recovery: Recoveries
-) -> None:
+async def test_frozen_database_leaves_known_keys_valid_until_stale(server: str, recovery: Recoveries) -> None:
     database = make_database(server, "frozen")
     key = await asyncio.to_thread(new_key, database)
     settings = {"SERVAL_KEY_DATABASE": database, "SERVAL_KEY_MAX_STALE_S": str(MAX_STALE_S)}
@@ -80,7 +78,7 @@ async def test_a_frozen_database_is_outlived_for_a_while_and_taken_up_again(
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
-            # Known keys are good for as long as was allowed, and the operator's own key always.
+            # Known keys are valid up to the allowed staleness, and the operator's own key always.
             assert await status(stack, key) == 200
             await until(stack, key, 503)
             assert await status(stack, KEY) == 200
@@ -93,15 +91,13 @@ async def test_a_frozen_database_is_outlived_for_a_while_and_taken_up_again(
         await stack.all_free()
 
 
-async def test_a_database_that_restarts_is_found_again_with_new_keys_in_it(
-    server: str, recovery: Recoveries
-) -> None:
+async def test_restarted_database_is_read_again_with_its_new_keys(server: str, recovery: Recoveries) -> None:
     database = make_database(server, "cut")
     key = await asyncio.to_thread(new_key, database)
     async with load_stack(settings={"SERVAL_KEY_DATABASE": database}) as stack:
         await until(stack, key, 200)
         with psycopg.connect(server.format(database="postgres"), autocommit=True) as admin:
-            # All connections of the gateway are cut and it may open no others.
+            # Cut all connections of the gateway and refuse new ones.
             admin.execute('ALTER DATABASE "cut" ALLOW_CONNECTIONS false')
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'cut'")
             assert await status(stack, key) == 200
@@ -112,7 +108,7 @@ async def test_a_database_that_restarts_is_found_again_with_new_keys_in_it(
         await stack.all_free()
 
 
-async def test_a_lost_database_file_is_outlived_for_a_while(tmp_path: Path) -> None:
+async def test_lost_database_file_leaves_known_keys_valid_until_stale(tmp_path: Path) -> None:
     file = tmp_path / "keys.db"
     key = await asyncio.to_thread(new_key, str(file))
     settings = {"SERVAL_KEY_DATABASE": str(file), "SERVAL_KEY_MAX_STALE_S": str(MAX_STALE_S)}
@@ -125,7 +121,7 @@ async def test_a_lost_database_file_is_outlived_for_a_while(tmp_path: Path) -> N
         await stack.all_free()
 
 
-async def test_a_slow_database_delays_what_changes_and_no_request(server: str, recovery: Recoveries) -> None:
+async def test_slow_database_delays_changes_but_no_request(server: str, recovery: Recoveries) -> None:
     database = make_database(server, "slow")
     key, revoked = [await asyncio.to_thread(new_key, database) for _ in range(2)]
     folder = database.rpartition("host=")[2]
@@ -146,7 +142,7 @@ async def test_a_slow_database_delays_what_changes_and_no_request(server: str, r
 
 
 async def spend(stack: LoadStack, key: str) -> int | None:
-    """The tokens of a request; None: the day's budget has no room for it."""
+    """Send a request; return its tokens, or None if the daily budget refuses it."""
     peer = Peer(stack.peer.host, stack.peer.port, key)
     told, body = status_and_body(await exchange(peer, stack.request(stream=False, peer=peer)))
     if told == 429:
@@ -163,17 +159,17 @@ async def until_saved(saved: Callable[[], int], used: int) -> None:
 
 
 async def spend_all(stack: LoadStack, key: str) -> int:
-    """Use the day's budget up; how much that was."""
+    """Use up the daily budget; return the tokens used."""
     used = 0
     while (tokens := await spend(stack, key)) is not None:
         used += tokens
     assert BUDGET - used < 50, "it is refused because the budget is used, not before"
-    # Longer than it takes to be saved.
+    # Longer than the interval of saving.
     await asyncio.sleep(2)
     return used
 
 
-async def test_a_read_only_database_serves_keys_and_counts_their_day_on(
+async def test_read_only_database_serves_keys_and_goes_on_counting_their_day(
     server: str, recovery: Recoveries
 ) -> None:
     database = make_database(server, "readonly")
@@ -204,7 +200,7 @@ async def test_a_read_only_database_serves_keys_and_counts_their_day_on(
         await stack.all_free()
 
 
-async def test_a_day_counts_on_when_the_disk_is_full_and_is_saved_later(
+async def test_full_disk_delays_saving_the_day_and_loses_no_tokens(
     tmp_path: Path, recovery: Recoveries
 ) -> None:
     file = tmp_path / "keys.db"
@@ -219,7 +215,7 @@ async def test_a_day_counts_on_when_the_disk_is_full_and_is_saved_later(
     async with load_stack(settings=settings) as stack:
 
         def largest_file(size: int) -> None:
-            # Every write of the gateway's then fails, as on a full disk.
+            # With a limit of 0 every write of the gateway fails, as on a full disk.
             _, most = resource.prlimit(stack.gateway.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(stack.gateway.pid, resource.RLIMIT_FSIZE, (size, most))
 

@@ -1,4 +1,4 @@
-"""After every fault each slot of the limiter is free again: as many run as before, and not one more."""
+"""Slots of the limiter after a fault: exactly as many requests run at once as before."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from serval_load.processes import family
+from serval_load.programs import process_tree
 from serval_testkit.load_stack import LoadStack, load_stack
 from serval_testkit.recovery import Recoveries
 
@@ -24,25 +24,25 @@ async def stack() -> AsyncIterator[LoadStack]:
 
 
 @pytest.mark.parametrize("order", ["cut=3", "garbage=3", "error=3", "oom=3", "stall=3", "refuse"])
-async def test_a_request_that_fails_gives_its_slot_back(stack: LoadStack, order: str) -> None:
+async def test_failed_request_gives_its_slot_back(stack: LoadStack, order: str) -> None:
     failed = await asyncio.gather(*(stack.ask(order) for _ in range(SLOTS)))
     assert not any(answer.complete for answer in failed)
     assert await stack.served_at_once(2 * SLOTS) == SLOTS
     await stack.all_free()
 
 
-async def test_a_client_that_vanishes_gives_its_slot_back(stack: LoadStack) -> None:
+async def test_vanished_client_gives_its_slot_back(stack: LoadStack) -> None:
     await asyncio.gather(*(stack.ask(tokens=5000, vanish_after_s=0.3) for _ in range(SLOTS)))
     await stack.all_free()
     assert await stack.served_at_once(2 * SLOTS) == SLOTS
 
 
-async def test_killed_workers_slots_are_free_at_once(recovery: Recoveries) -> None:
+async def test_killed_workers_give_their_slots_back(recovery: Recoveries) -> None:
     async with load_stack("--workers=2", settings=LIMITED) as stack:
         streams = [asyncio.create_task(stack.ask(tokens=20_000)) for _ in range(SLOTS)]
         await stack.generating(SLOTS)
         assert await stack.served_at_once(2 * SLOTS) == 0
-        for pid in family(stack.gateway.pid)[1:]:
+        for pid in process_tree(stack.gateway.pid)[1:]:
             os.kill(pid, signal.SIGKILL)
         assert not any(answer.complete for answer in await asyncio.gather(*streams))
         with recovery("both gateway workers killed: replaced, every slot free"):
@@ -53,6 +53,6 @@ async def test_killed_workers_slots_are_free_at_once(recovery: Recoveries) -> No
 
 
 async def after_restart(stack: LoadStack) -> int:
-    """`LoadStack.served_at_once`, or fewer while workers do not listen yet."""
+    """Like `LoadStack.served_at_once`, but also counts while workers are not listening yet."""
     answers = await stack.many(2 * SLOTS, tokens=200)
     return sum(answer.complete for answer in answers)

@@ -1,4 +1,4 @@
-"""What counts the limits dies, hangs or is slow: each process allows its share, and no slot is lost."""
+"""Failures of the limits' Redis or parent: each process allows its share meanwhile, and no slot is lost."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from serval_load.client import Peer, exchange
 from serval_load.compare.systems import new_key
-from serval_load.processes import family, running_gateway
+from serval_load.programs import process_tree, running_gateway
 from serval_testkit.load_stack import KEY, LoadStack, load_stack
 from serval_testkit.recovery import Recoveries
 from serval_testkit.redis_server import RedisServer, running_redis
@@ -23,16 +23,16 @@ from serval_testkit.slow_link import SlowLink
 SLOTS = 4
 LIMITED = {
     "SERVAL_CONCURRENT_REQUESTS": str(SLOTS),
-    # What is free again is so because it was given back, not because its lease ended.
+    # Leases outlast the test, so a free slot is one that was given back.
     "SERVAL_LIMITS_LEASE_S": "3600",
 }
-# A machine that is busy is not a Redis that is away.
+# Generous, so that a busy machine does not look like a Redis that is away.
 TIMEOUT_S = 2.0
 GRACE_S = 0.5
 
 
 async def until_exact(stack: LoadStack) -> None:
-    """Wait until as many are let in as the limit says, and never more."""
+    """Wait until exactly as many requests are served as the limit allows; more is a failure."""
     async with asyncio.timeout(60):
         while (served := await stack.served_at_once(2 * SLOTS)) != SLOTS:
             assert served < SLOTS
@@ -40,16 +40,16 @@ async def until_exact(stack: LoadStack) -> None:
 
 @dataclass
 class Shared:
-    """A gateway whose limits are in a Redis behind `link`; it allows half of them by itself."""
+    """Gateway whose limits are in a Redis behind `link`; without Redis it allows half of them."""
 
     stack: LoadStack
     redis: RedisServer
     link: SlowLink
-    # With a key that has a daily budget; the operator's has none.
+    # Peer with a key that has a daily budget; the operator's has none.
     budgeted: Peer
 
     async def until_budgeted(self, wanted: int) -> None:
-        """Wait until the key with the budget gets this status."""
+        """Wait until a request with the budgeted key gets the status `wanted`."""
         async with asyncio.timeout(60):
             while (await self.stack.ask(tokens=2, peer=self.budgeted)).status != wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -82,7 +82,7 @@ async def shared() -> AsyncIterator[Shared]:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_redis_that_dies_ends_no_stream_and_comes_back_empty(
+async def test_killed_redis_ends_no_stream_and_limits_are_exact_after_restart(
     shared: Shared, recovery: Recoveries
 ) -> None:
     stack = shared.stack
@@ -91,9 +91,9 @@ async def test_a_redis_that_dies_ends_no_stream_and_comes_back_empty(
     streams = [asyncio.create_task(stack.ask(tokens=1000)) for _ in range(SLOTS)]
     await stack.generating(SLOTS)
     shared.redis.kill()
-    # Those that run are in the lost books; the gateway's own begin empty.
+    # Running requests are in the lost books; the gateway's own books begin empty.
     assert await stack.served_at_once(2 * SLOTS) == SLOTS // 2
-    # A day's budget cannot be looked up: after a while its keys are refused, and they alone.
+    # Daily budgets cannot be looked up: after a while keys that have one are refused, and no others.
     await shared.until_budgeted(503)
     assert await stack.served_at_once(2 * SLOTS) == SLOTS // 2
     assert all(answer.complete for answer in await asyncio.gather(*streams))
@@ -105,14 +105,14 @@ async def test_a_redis_that_dies_ends_no_stream_and_comes_back_empty(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_redis_that_hangs_is_not_waited_for_and_gives_back_what_it_took_unheard(
+async def test_frozen_redis_delays_no_request_and_holds_no_slot_after_thawing(
     shared: Shared, recovery: Recoveries
 ) -> None:
     stack = shared.stack
     await until_exact(stack)
     shared.redis.freeze()
     try:
-        # These wait for it; then it is away and nobody does.
+        # These requests wait for Redis; after them it counts as away and none waits.
         await stack.many(2 * SLOTS, tokens=2)
         assert await stack.served_at_once(2 * SLOTS) == SLOTS // 2
     finally:
@@ -123,7 +123,7 @@ async def test_a_redis_that_hangs_is_not_waited_for_and_gives_back_what_it_took_
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_redis_that_is_slow_counts_exactly(shared: Shared) -> None:
+async def test_slow_redis_counts_exactly(shared: Shared) -> None:
     await until_exact(shared.stack)
     shared.link.delay_s = TIMEOUT_S / 10
     passed = shared.link.passed
@@ -135,7 +135,7 @@ async def test_a_redis_that_is_slow_counts_exactly(shared: Shared) -> None:
     assert shared.link.passed > passed
 
 
-async def test_a_parent_that_hangs_leaves_each_worker_its_share_and_a_killed_one_is_a_stop(
+async def test_frozen_parent_leaves_each_worker_its_share_and_a_killed_one_stops_them(
     recovery: Recoveries,
 ) -> None:
     async with load_stack("--workers=2", settings=LIMITED) as stack:
@@ -145,13 +145,13 @@ async def test_a_parent_that_hangs_leaves_each_worker_its_share_and_a_killed_one
             served = await stack.served_at_once(4 * SLOTS)
         finally:
             stack.gateway.process.send_signal(signal.SIGCONT)
-        # Half of the limit in each, whatever the kernel dealt to which.
+        # Each worker allows half of the limit, however the kernel distributes connections.
         assert SLOTS // 2 <= served <= SLOTS
         with recovery("gateway's parent hung, goes on: limits exact"):
             await until_exact(stack)
         await stack.all_free()
 
-        workers = family(stack.gateway.pid)[1:]
+        workers = process_tree(stack.gateway.pid)[1:]
         streams = [asyncio.create_task(stack.ask(tokens=400)) for _ in range(SLOTS)]
         await stack.generating(SLOTS)
         stack.gateway.process.kill()
@@ -162,7 +162,7 @@ async def test_a_parent_that_hangs_leaves_each_worker_its_share_and_a_killed_one
         assert "Refused" in (await exchange(stack.peer, stack.request())).failure
         assert (await stack.engine_load())["num_running_reqs"] == 0
         engine = f"http://{stack.engine_peer.host}:{stack.engine_peer.port}"
-        # The same port, as a supervisor would start it again.
+        # Restart on the same port, as a supervisor does.
         again = running_gateway(engine, f"--port={stack.peer.port}", environment={"SERVAL_API_KEY": KEY})
         async with AsyncExitStack() as started:
             with recovery("gateway's parent killed, another started: served"):

@@ -1,4 +1,4 @@
-"""The gateway's own: killed workers, a stop under load, a full disk, a clock that jumps."""
+"""Faults of the gateway itself: killed workers, a stop under load, a full disk, a clock that jumps."""
 
 import asyncio
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from serval_load.client import Peer, exchange, prepared
-from serval_load.processes import DEMO_MODEL, QUICK, family, running, running_stand_in
+from serval_load.programs import DEMO_MODEL, QUICK, process_tree, running_program, running_stand_in
 from serval_testkit.load_stack import KEY, load_stack
 from serval_testkit.processes import free_port
 
 _FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 
 
-async def test_a_stop_under_load_refuses_the_new_and_finishes_the_running() -> None:
+async def test_stop_under_load_finishes_running_requests_and_refuses_new_ones() -> None:
     async with load_stack() as stack:
         streams = [asyncio.create_task(stack.ask(tokens=400)) for _ in range(16)]
         await stack.generating(16)
@@ -32,7 +32,7 @@ async def test_a_stop_under_load_refuses_the_new_and_finishes_the_running() -> N
         assert (load["num_running_reqs"], load["num_used_tokens"]) == (0, 0)
 
 
-async def test_a_killed_worker_loses_its_own_streams_only_and_is_replaced() -> None:
+async def test_killed_worker_loses_only_its_own_streams_and_is_replaced() -> None:
     async with load_stack("--workers=2") as stack:
         streams = [asyncio.create_task(stack.ask(tokens=1500)) for _ in range(24)]
         await stack.generating(24)
@@ -49,14 +49,14 @@ async def test_a_killed_worker_loses_its_own_streams_only_and_is_replaced() -> N
         assert all(answer.complete for answer in await stack.many(16, tokens=10))
         load = await stack.engine_load()
         assert (load["num_running_reqs"], load["num_used_tokens"]) == (0, 0)
-        # All it had asked the engine for was given up, not finished for nobody.
+        # The worker's requests were aborted in the engine, not finished without a client.
         assert load["counts"]["gone"] == len(lost)
 
 
 def _workers(gateway: int) -> list[int]:
-    """The processes below the gateway that answer requests; multiprocessing has helpers of its own."""
+    """Children of the gateway that answer requests, without the helpers of multiprocessing."""
     found = []
-    for pid in family(gateway):
+    for pid in process_tree(gateway):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
@@ -66,13 +66,13 @@ def _workers(gateway: int) -> list[int]:
     return found
 
 
-async def test_a_full_disk_under_the_log_costs_lines_not_answers() -> None:
+async def test_full_disk_under_the_log_loses_lines_but_no_answers() -> None:
     port = free_port()
     command = f"exec {sys.executable} -m serval gateway --port {port} --served-model-name stand-in"
     async with running_stand_in(*QUICK) as (_, engine_url):
-        # Every write to this device fails as on a full disk.
+        # Every write to /dev/full fails as on a full disk.
         shell = ["sh", "-c", f"{command} --engine-url {engine_url} --model {DEMO_MODEL} 2>/dev/full"]
-        async with running("gateway", shell, environment={"SERVAL_API_KEY": KEY}) as gateway:
+        async with running_program("gateway", shell, environment={"SERVAL_API_KEY": KEY}) as gateway:
             peer = Peer("127.0.0.1", port, KEY)
             body = b'{"model":"stand-in","max_tokens":5,"messages":[{"role":"user","content":"?"}]}'
             statuses = []
@@ -87,7 +87,7 @@ async def test_a_full_disk_under_the_log_costs_lines_not_answers() -> None:
             assert gateway.process.poll() is None
 
 
-def test_a_full_disk_under_the_key_database_is_an_error_and_keeps_what_was_there(tmp_path: Path) -> None:
+def test_full_disk_under_the_key_database_is_an_error_and_keeps_existing_keys(tmp_path: Path) -> None:
     database = tmp_path / "keys.db"
 
     def run(action: str, *options: str, limit: int | None = None) -> "subprocess.CompletedProcess[str]":
@@ -113,10 +113,10 @@ def test_a_full_disk_under_the_key_database_is_an_error_and_keeps_what_was_there
     _FAKETIME is None, reason="libfaketime is not installed (Debian: apt-get install libfaketime)"
 )
 @pytest.mark.parametrize("step", ["+3600", "-3600"], ids=["an hour forward", "an hour back"])
-async def test_a_clock_that_jumps_ends_no_stream(tmp_path: Path, step: str) -> None:
+async def test_clock_jump_ends_no_stream(tmp_path: Path, step: str) -> None:
     offset = tmp_path / "offset"
     offset.write_text("+0")
-    # The monotonic clock does not jump, as on a real machine.
+    # As on a real machine, the monotonic clock does not jump.
     clock = {
         "LD_PRELOAD": str(_FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
@@ -132,6 +132,6 @@ async def test_a_clock_that_jumps_ends_no_stream(tmp_path: Path, step: str) -> N
         assert all(answer.complete for answer in await asyncio.gather(*streams))
         status, body = await stack.ask_whole()
         assert status == 200
-        # The gateway's clock did jump.
+        # The gateway's wall clock did jump.
         assert abs(body["created"] - time.time() - int(step)) < 60
         await stack.all_free()

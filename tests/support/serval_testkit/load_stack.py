@@ -10,7 +10,7 @@ from typing import Any
 from serval_load.answers import Answer, read_stream
 from serval_load.client import Peer, Raw, exchange, get, prepared
 from serval_load.compare.measure import request
-from serval_load.processes import QUICK, Running, running_gateway, running_stand_in
+from serval_load.programs import QUICK, Program, running_gateway, running_stand_in
 from serval_load.soak import held_now
 
 KEY = "sk-load-2b71"
@@ -21,8 +21,8 @@ _SETTLE_TIMEOUT_S = 30.0
 class LoadStack:
     """Both programs, and how to reach them."""
 
-    gateway: Running
-    engine: Running
+    gateway: Program
+    engine: Program
     peer: Peer
     engine_peer: Peer
 

@@ -1,4 +1,4 @@
-"""What SGLang 0.5.23 writes, and what of a request the stand-in reads.
+"""SGLang 0.5.23's protocol: the request fields that the stand-in reads, and the answers it writes.
 
 Native `/generate` events (`managers/tokenizer_manager.py`) and chunks of `/v1/chat/completions`
 (`entrypoints/openai/protocol.py`), field by field.
@@ -52,7 +52,7 @@ _openai = msgspec.json.Decoder(_OpenAI)
 
 @dataclass(frozen=True)
 class Call:
-    """What is written for a call of a tool: before the first token's text, for each token, after the last."""
+    """Text of a tool call: before the first token, for each token, after the last."""
 
     opening: str
     token: str
@@ -60,8 +60,8 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, whichever endpoint it came to. `orders` are its stop strings of the form `stand-in:...`."""
+class ParsedRequest:
+    """A request to either endpoint. `orders` are its stop strings of the form `stand-in:...`."""
 
     dialect: Dialect
     rid: str
@@ -81,7 +81,7 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _required_call(tag: str | None) -> Call | None:
-    """Of a grammar's first tool, with its first argument if that is a free text, and no other."""
+    """Call of the grammar's first tool, with its first argument if that is free text, and no others."""
     tags = _tags(None if tag is None else msgspec.json.decode(tag))
     call = next((one for one in tags if one["begin"].startswith("<longcat_tool_call>")), None)
     if call is None:
@@ -93,7 +93,7 @@ def _required_call(tag: str | None) -> Call | None:
 
 
 def _tags(form: Any) -> Iterator[dict[str, Any]]:
-    """The outermost tags in a format of xgrammar's, in its order."""
+    """Outermost tags of an xgrammar format, in order."""
     if isinstance(form, dict):
         if form.get("type") == "tag":
             yield form
@@ -104,11 +104,11 @@ def _tags(form: Any) -> Iterator[dict[str, Any]]:
             yield from _tags(part)
 
 
-def read_native(body: bytes, *, rid: str) -> Asked:
-    """`rid` is for a request without one. Raises `msgspec.MsgspecError`."""
+def read_native(body: bytes, *, rid: str) -> ParsedRequest:
+    """Parse a body of `/generate`; `rid` is the default id. Raises `msgspec.MsgspecError`."""
     given = _native.decode(body)
     sampling = given.sampling_params
-    return Asked(
+    return ParsedRequest(
         dialect="native",
         rid=given.rid or rid,
         prompt=given.input_ids if given.input_ids is not None else [ord(char) for char in given.text],
@@ -120,11 +120,11 @@ def read_native(body: bytes, *, rid: str) -> Asked:
     )
 
 
-def read_openai(body: bytes, *, rid: str) -> Asked:
-    """A token for every four bytes of the messages. Raises `msgspec.MsgspecError`."""
+def read_openai(body: bytes, *, rid: str) -> ParsedRequest:
+    """Parse a chat request, with one token for every four bytes. Raises `msgspec.MsgspecError`."""
     given = _openai.decode(body)
     text = bytes(given.messages)
-    return Asked(
+    return ParsedRequest(
         dialect="openai",
         rid=rid,
         prompt=[hash(text[place : place + 4]) for place in range(0, len(text), 4)],
@@ -139,7 +139,7 @@ def read_openai(body: bytes, *, rid: str) -> Asked:
 def native_frame(
     rid: str, *, text: str, tokens: int, new: int, prompt: int, cached: int, finish: dict[str, Any] | None
 ) -> bytes:
-    """One event of `/generate`, or its whole answer: `new` tokens, the last of them number `tokens`."""
+    """Event or whole answer of `/generate` with `new` tokens, `tokens` in total."""
     meta = {
         "id": rid,
         "finish_reason": finish,
@@ -159,13 +159,13 @@ def native_frame(
 def aborted_frame(
     rid: str, *, tokens: int, prompt: int, message: str = "Aborted", status: int | None = None
 ) -> bytes:
-    """The event that ends an answer which was aborted, or for which there was no memory."""
+    """Last event of an answer that was aborted or ran out of memory."""
     finish = {"type": "abort", "message": message, "status_code": status, "err_type": None}
     return native_frame(rid, text="", tokens=tokens, new=0, prompt=prompt, cached=0, finish=finish)
 
 
 def openai_chunk(rid: str, *, text: str | None, finish: str | None = None, role: str | None = None) -> bytes:
-    """One event of a streamed `/v1/chat/completions`."""
+    """Event of a streamed `/v1/chat/completions`."""
     delta = {"role": role, "content": text, "reasoning_content": None}
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, "matched_stop": None}
     body = {
@@ -176,7 +176,7 @@ def openai_chunk(rid: str, *, text: str | None, finish: str | None = None, role:
 
 
 def openai_usage_chunk(rid: str, *, prompt: int, tokens: int) -> bytes:
-    """The last event of a stream whose usage was asked for."""
+    """Last event of a stream with `include_usage`."""
     body = {
         "id": rid, "object": "chat.completion.chunk", "created": 1767225600, "model": MODEL,
         "choices": [], "usage": _usage(prompt, tokens),
@@ -192,7 +192,7 @@ def _usage(prompt: int, tokens: int) -> dict[str, Any]:
 
 
 def openai_answer(rid: str, *, text: str, prompt: int, tokens: int, finish: str) -> bytes:
-    """A whole `/v1/chat/completions`."""
+    """Whole answer of `/v1/chat/completions`."""
     message = {"role": "assistant", "content": text, "reasoning_content": None, "tool_calls": None}
     choice = {
         "index": 0, "message": message, "logprobs": None, "finish_reason": finish, "matched_stop": None,
@@ -205,6 +205,6 @@ def openai_answer(rid: str, *, text: str, prompt: int, tokens: int, finish: str)
 
 
 def error_body(message: str, code: int) -> bytes:
-    """An error of SGLang's, in an event or as a whole answer."""
+    """Error object of SGLang, for an event or a whole answer."""
     error = {"message": message, "type": "invalid_request_error", "code": code, "retryable": False}
     return json.dumps({"error": error}).encode()

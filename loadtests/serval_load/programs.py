@@ -1,4 +1,4 @@
-"""Programs that are measured: start them, wait until they serve, count their CPU time and memory."""
+"""Programs under measurement: start them, wait until they serve, count their CPU time and memory."""
 
 import asyncio
 import os
@@ -16,26 +16,26 @@ from serval.settings import child_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "model_adapter/serval_sglang/demo/checkpoint"
-# The gateway of this checkout, for an interpreter where it is not installed.
+# Import path of this checkout's gateway, for an interpreter without it.
 SERVER = ROOT / "server"
-# Of a stand-in whose steps take about as long as on a GPU.
+# Options of a stand-in whose steps take about as long as on a GPU.
 QUICK = (
     "--decode-base-s=0.004",
     "--decode-request-s=0.0001",
     "--prefill-base-s=0.002",
     "--prefill-token-s=0.000005",
 )
-# As quick, with memory for several code repositories at once.
+# The same with memory for several code repositories at once.
 ROOMY = (*QUICK, "--kv-tokens=2000000")
-# Linux's number for "all time on a processor" in a clock that belongs to a process.
+# Linux's CPUCLOCK_SCHED: all CPU time, in the clock id of a process.
 _CPUCLOCK_SCHED = 2
 _START_TIMEOUT_S = 180
 _STOP_TIMEOUT_S = 40
 
 
 @dataclass(frozen=True)
-class Running:
-    """A started program; `output` is a file with all that it printed."""
+class Program:
+    """A running program; `output` is the file with its standard output and error."""
 
     process: "subprocess.Popen[bytes]"
     output: Path
@@ -46,19 +46,19 @@ class Running:
         return self.process.pid
 
     def cpu_s(self) -> float:
-        """User and system time of the program and its living children so far."""
-        return sum(cpu_s(pid) for pid in family(self.pid))
+        """CPU time so far of the program and its living descendants."""
+        return sum(cpu_s(pid) for pid in process_tree(self.pid))
 
     def memory_mb(self) -> float:
-        """Memory of the program and its children; what they share is counted once."""
-        return sum(_proportional_mb(pid) for pid in family(self.pid))
+        """Memory of the program and its descendants, counting shared pages once."""
+        return sum(_proportional_mb(pid) for pid in process_tree(self.pid))
 
     def open_files(self) -> int:
-        """File descriptors of the program and its children."""
-        return sum(len(_listed(f"/proc/{pid}/fd")) for pid in family(self.pid))
+        """File descriptors of the program and its descendants."""
+        return sum(len(_listed(f"/proc/{pid}/fd")) for pid in process_tree(self.pid))
 
-    async def printed(self, wanted: str) -> str:
-        """The first line that holds `wanted`. Raises `RuntimeError` if the program ends or takes too long."""
+    async def wait_for_line(self, wanted: str) -> str:
+        """Wait for the first line with `wanted`. Raises `RuntimeError` at the program's end or a timeout."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             for line in self.output.read_text(errors="replace").splitlines():
@@ -68,14 +68,14 @@ class Running:
         raise RuntimeError(f"{self.name} did not start:\n{self.output.read_text(errors='replace')[-4000:]}")
 
 
-def family(pid: int) -> list[int]:
-    """The process and all below it."""
+def process_tree(pid: int) -> list[int]:
+    """The process and its descendants."""
     found = [pid]
     for parent in found:
         for task in _listed(f"/proc/{parent}/task"):
             try:
                 children = Path(f"/proc/{parent}/task/{task}/children").read_text()
-            except OSError:  # it ended while we looked
+            except OSError:  # the process has ended
                 continue
             found += [int(child) for child in children.split()]
     return found
@@ -89,7 +89,7 @@ def _listed(folder: str) -> list[str]:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of a process so far, 0 if it has ended; `/proc` counts hundredths only."""
+    """CPU time of a process so far, 0 if it has ended. Finer than the hundredths of `/proc`."""
     try:
         return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
     except OSError:
@@ -105,7 +105,7 @@ def _proportional_mb(pid: int) -> float:
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+    """Port that was free a moment ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -113,14 +113,14 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running(
+async def running_program(
     name: str,
     command: Sequence[str],
     *,
     environment: Mapping[str, str] | None = None,
     cores: str | None = None,
-) -> AsyncIterator[Running]:
-    """The program, on the cores `cores` (as taskset takes them) if given; stopped at the end."""
+) -> AsyncIterator[Program]:
+    """Run a program, pinned to `cores` (a list for taskset) if given, and stop it at the end."""
     pinned = ["taskset", "-c", cores, *command] if cores else list(command)
     with tempfile.NamedTemporaryFile(prefix=f"serval-load-{name}-", suffix=".log") as log:
         process = subprocess.Popen(  # noqa: ASYNC220  # starts at once
@@ -131,7 +131,7 @@ async def running(
             stderr=log,
         )
         try:
-            yield Running(process, Path(log.name), name)
+            yield Program(process, Path(log.name), name)
         finally:
             process.terminate()
             try:
@@ -142,11 +142,11 @@ async def running(
 
 
 @asynccontextmanager
-async def running_stand_in(*options: str, cores: str | None = None) -> AsyncIterator[tuple[Running, str]]:
-    """`python -m serval_load engine OPTIONS` on a free port; also its URL."""
+async def running_stand_in(*options: str, cores: str | None = None) -> AsyncIterator[tuple[Program, str]]:
+    """Run `python -m serval_load engine OPTIONS` on a free port; yields the program and its URL."""
     command = [sys.executable, "-m", "serval_load", "engine", "--port=0", *options]
-    async with running("stand-in", command, cores=cores) as program:
-        line = await program.printed(" on http://")
+    async with running_program("stand-in", command, cores=cores) as program:
+        line = await program.wait_for_line(" on http://")
         yield program, line.rpartition(" on ")[2]
 
 
@@ -157,10 +157,10 @@ async def running_gateway(
     environment: Mapping[str, str],
     cores: str | None = None,
     python: Path | None = None,
-) -> AsyncIterator[tuple[Running, str]]:
-    """`serval gateway OPTIONS` on a free port, with the demo model's tokenizer; also its URL.
+) -> AsyncIterator[tuple[Program, str]]:
+    """Run `serval gateway OPTIONS` on a free port with the demo model's tokenizer.
 
-    `python`: of another environment.
+    Yields the program and its URL. `python` is the interpreter of another environment.
     """
     command = [
         str(python or sys.executable),
@@ -171,6 +171,6 @@ async def running_gateway(
         "--port=0",
     ]
     command += [f"--model={DEMO_MODEL}", "--served-model-name=stand-in", *options]
-    async with running("gateway", command, environment=environment, cores=cores) as program:
-        line = await program.printed(" on http://127.0.0.1:")
+    async with running_program("gateway", command, environment=environment, cores=cores) as program:
+        line = await program.wait_for_line(" on http://127.0.0.1:")
         yield program, line.rpartition(" on ")[2]

@@ -1,8 +1,8 @@
-"""Documents that hold figures: each between two markers, so that a command can put new ones there."""
+"""Generated sections of documents: the text between two markers, which a command replaces."""
 
 
-def placed(text: str, name: str, figures: str) -> str:
-    """`text` with `figures` between the markers of `name`, in place of what was. Raises `ValueError`."""
+def replace_section(text: str, name: str, figures: str) -> str:
+    """Replace the text between the markers of `name` with `figures`. Raises `ValueError` without markers."""
     first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
