@@ -1,43 +1,25 @@
 """The gateway's applications. `create_apps` builds them; nothing happens at import."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fastapi import FastAPI
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
-import serval
+from serval.api.application import create_api
 from serval.api.chat import ChatCompletions
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
-from serval.api.edge import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    DETOKENIZE,
-    HEALTHZ,
-    METRICS,
-    MODELS,
-    OPENAPI,
-    READYZ,
-    TOKENIZE,
-    RequestEdge,
-)
-from serval.api.health import Healthz, MetricsPage, Readyz
-from serval.api.models import ListModels, RetrieveModel
-from serval.api.openapi import openapi_document
-from serval.api.routing import ROUTING_ERRORS
-from serval.api.tokenize import Detokenize, Tokenize
+from serval.api.edge import RequestEdge
+from serval.api.endpoints import API, CHAT_COMPLETIONS, COMPLETIONS
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
-from serval.caller.identity import INFERENCE
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.limits.factory import open_gate
@@ -53,21 +35,6 @@ from serval.telemetry.tracing import open_tracing
 if TYPE_CHECKING:
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
-
-
-class _Application(FastAPI):
-    """FastAPI with the document of plain ASGI endpoints, which it cannot read off them.
-
-    The edge around it answers all errors, so Starlette's error page has no place.
-    """
-
-    def build_middleware_stack(self) -> ASGIApp:
-        return ExceptionMiddleware(self.router, handlers=ROUTING_ERRORS)
-
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            self.openapi_schema = openapi_document()
-        return self.openapi_schema
 
 
 @dataclass(frozen=True)
@@ -130,37 +97,26 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
 
     # Plain ASGI endpoints: FastAPI's route machinery would cost more than all they do themselves.
     hot: dict[str, ASGIApp] = {
-        CHAT_COMPLETIONS: ChatCompletions(context),
-        COMPLETIONS: Completions(context),
+        CHAT_COMPLETIONS.path: ChatCompletions(context),
+        COMPLETIONS.path: Completions(context),
     }
-    app = _application(lifespan)
-    app.router.routes.extend(_routes(context, hot))
+    app = create_api(max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
+    app.state.context = context
+    app.state.hot = hot
     authenticator = inference_authenticator(settings, live.keys, directory, tokens)
     # Around everything: each layer in between would cost every request a call, and every streamed frame too.
     api = RequestEdge(
         app,
         hot=hot,
+        endpoints=API,
         authenticator=authenticator,
-        needed_scope=INFERENCE,
         metrics=metrics,
         tracing=tracing,
     )
     apply = partial(_put_in_force, authenticator, context.gate)
     apply(live)
-    admin = _admin_app(settings, directory, metrics)
+    admin = _admin_app(settings, directory, metrics, app)
     return Applications(api, admin, backend.model, metrics, behind_slots.slots, apply)
-
-
-def _application(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> _Application:
-    return _Application(
-        title="Serval",
-        version=serval.__version__,
-        openapi_url=OPENAPI,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-    )
 
 
 def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:
@@ -183,24 +139,16 @@ async def _watching(*watched: _Watch | None) -> AsyncIterator[None]:
             watch.cancel()
 
 
-def _routes(context: ApiContext, hot: Mapping[str, ASGIApp]) -> list[Route]:
-    return [
-        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()),
-        Route(TOKENIZE, Tokenize(context), methods=["POST"]),
-        Route(DETOKENIZE, Detokenize(context), methods=["POST"]),
-        Route(MODELS, ListModels(context), methods=["GET"]),
-        Route(MODELS + "/{model_id:path}", RetrieveModel(context), methods=["GET"]),
-        Route(HEALTHZ, Healthz(), methods=["GET"]),
-        Route(READYZ, Readyz(context), methods=["GET"]),
-        Route(METRICS, MetricsPage(context), methods=["GET"]),
-    ]
-
-
-def _admin_app(settings: Settings, directory: "KeyDirectory | None", metrics: Metrics) -> ASGIApp | None:
+def _admin_app(
+    settings: Settings, directory: "KeyDirectory | None", metrics: Metrics, api: FastAPI
+) -> ASGIApp | None:
     if directory is None or settings.admin_port is None:
         return None
     from serval.api.admin import create_admin_app
 
     return create_admin_app(
-        directory, authenticator=admin_authenticator(settings, directory), metrics=metrics
+        directory,
+        authenticator=admin_authenticator(settings, directory),
+        metrics=metrics,
+        inference_document=api.openapi,
     )

@@ -1,84 +1,54 @@
-"""The admin API: keys are made, listed, changed, rotated and revoked. It has a port of its own.
-
-POST   /admin/keys                  {"name", "scopes", "models", "expires_in_s", "limits"}
-GET    /admin/keys
-PATCH  /admin/keys/{id}             {"limits"}
-POST   /admin/keys/{id}/rotate      {"grace_s"}
-DELETE /admin/keys/{id}
-"""
+"""The admin API: keys are made, listed, changed, rotated and revoked. It has a port of its own."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, field
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.types import ASGIApp
 
-from serval.api.edge import ADMIN_KEY, ADMIN_KEYS, HEALTHZ, RequestEdge
-from serval.api.health import Healthz
-from serval.api.http import read_json_body, send_json
-from serval.api.routing import ROUTING_ERRORS
+from serval.api.admin_types import CreateKey, Key, KeyList, NewKey, RotateKey, UpdateKey
+from serval.api.application import Application, document_router
+from serval.api.dependencies import admin_key
+from serval.api.docs_page import docs_router
+from serval.api.edge import RequestEdge
+from serval.api.endpoints import ADMIN_API, ADMIN_KEY, ADMIN_KEY_ROTATE, ADMIN_KEYS, ADMIN_OPENAPI
+from serval.api.health import liveness
+from serval.api.json_route import JsonRoute
+from serval.api.responses import WITH_KEY, errors, success
 from serval.auth.authenticator import Authenticator
 from serval.auth.directory import KeyDirectory
-from serval.caller.identity import ADMIN, INFERENCE, SCOPES
-from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
+from serval.caller.identity import SCOPES
+from serval.caller.limits import KeyLimits
 from serval.errors import InvalidRequestError, NotFoundError, UnknownKeyError
 from serval.store.key_store import KeyRecord
 from serval.telemetry.metrics import Metrics
-from serval.wire.decode import decode_json
 
 T = TypeVar("T")
 
-_MAX_BODY_BYTES = 1 << 16
-_Name = Annotated[str, Meta(min_length=1, max_length=200)]
-# No white space: the lists are stored as words.
-_Word = Annotated[str, Meta(pattern=r"^\S{1,200}\Z")]
-_Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | Literal["unlimited", "default"]
-_Seconds = Annotated[int, Meta(ge=0, le=10**10)]
+_MAX_BODY_BYTES: Final = 1 << 16
 
 
-class LimitChanges(Struct, forbid_unknown_fields=True):
-    """Limits to be set; what is left out stays as it is, or the default."""
-
-    requests_per_minute: _Limit | UnsetType = UNSET
-    tokens_per_minute: _Limit | UnsetType = UNSET
-    concurrent_requests: _Limit | UnsetType = UNSET
-    tokens_per_day: _Limit | UnsetType = UNSET
-
-    def given(self) -> dict[str, int | None]:
-        """Those that are to be set, as they are stored."""
-        given = {name: getattr(self, name) for name in LIMIT_NAMES}
-        return {name: limit_of(value) for name, value in given.items() if value is not UNSET}
+def _not_stored(response: Response) -> None:
+    response.headers["cache-control"] = "no-store"
 
 
-class UpdateKey(Struct, forbid_unknown_fields=True):
-    """What is to be changed of a key."""
-
-    limits: LimitChanges
-
-
-class CreateKey(Struct, forbid_unknown_fields=True):
-    """A key to be made. `models` null: all; `expires_in_s` null: never."""
-
-    name: _Name
-    scopes: Annotated[list[_Word], Meta(min_length=1)] = field(default_factory=lambda: [INFERENCE])
-    models: list[_Word] | None = None
-    expires_in_s: _Seconds | None = None
-    limits: LimitChanges = field(default_factory=LimitChanges)
+def _directory_of(request: Request) -> KeyDirectory:
+    directory: KeyDirectory = request.app.state.directory
+    return directory
 
 
-class RotateKey(Struct, forbid_unknown_fields=True):
-    """How long the old key is still accepted."""
+Directory = Annotated[KeyDirectory, Depends(_directory_of)]
 
-    grace_s: _Seconds = 0
-
-
-_create_decoder = msgspec.json.Decoder(CreateKey)
-_update_decoder = msgspec.json.Decoder(UpdateKey)
-_rotate_decoder = msgspec.json.Decoder(RotateKey)
+router = APIRouter(
+    route_class=JsonRoute,
+    dependencies=[Depends(admin_key), Depends(_not_stored)],
+    responses=WITH_KEY,
+)
+_AT_ONCE: Final = RotateKey()
+_NO_STORE: Final = {"cache-control": "no-store: answers may hold a key."}
+_OK: Final = success(headers=_NO_STORE)
+_CREATED: Final = success(201, headers=_NO_STORE)
 
 
 def check_scopes(scopes: list[str]) -> None:
@@ -90,103 +60,92 @@ def check_scopes(scopes: list[str]) -> None:
             )
 
 
-class _Keys:
-    """The endpoints over one directory. Each changes the database in a thread, then this worker's view."""
-
-    def __init__(self, directory: KeyDirectory) -> None:
-        self._directory = directory
-
-    async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json_body(scope, receive, max_bytes=_MAX_BODY_BYTES)
-        asked = decode_json(_create_decoder, body)
-        check_scopes(asked.scopes)
-        record, key = await self._changed(
-            lambda: self._directory.store.create(
+@router.post(ADMIN_KEYS.path, status_code=201, summary="Make a key", responses={**_CREATED, **errors(413)})
+async def create_key(asked: CreateKey, directory: Directory) -> NewKey:
+    check_scopes(asked.scopes)
+    limits = KeyLimits(**asked.limits.given())
+    return await _changed(
+        directory,
+        lambda: _new_key(
+            *directory.store.create(
                 name=asked.name,
                 scopes=asked.scopes,
                 models=asked.models,
                 expires_in_s=asked.expires_in_s,
-                limits=KeyLimits(**asked.limits.given()),
+                limits=limits,
             )
-        )
-        await _send_object(send, _with_key(record, key), status=201)
-
-    async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _, keys = await asyncio.to_thread(self._directory.store.load)
-        await _send_object(send, {"object": "list", "data": [key.as_object() for key in keys]})
-
-    async def update(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json_body(scope, receive, max_bytes=_MAX_BODY_BYTES)
-        changes = decode_json(_update_decoder, body).limits.given()
-        key_id = scope["path_params"]["key_id"]
-        record = await self._changed(lambda: self._directory.store.update_limits(key_id, changes))
-        await _send_object(send, record.as_object())
-
-    async def rotate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json_body(scope, receive, max_bytes=_MAX_BODY_BYTES)
-        asked = decode_json(_rotate_decoder, body or b"{}")
-        key_id = scope["path_params"]["key_id"]
-        record, key = await self._changed(lambda: self._directory.store.rotate(key_id, grace_s=asked.grace_s))
-        await _send_object(send, _with_key(record, key), status=201)
-
-    async def revoke(self, scope: Scope, receive: Receive, send: Send) -> None:
-        key_id = scope["path_params"]["key_id"]
-        record = await self._changed(lambda: self._directory.store.revoke(key_id))
-        await _send_object(send, record.as_object())
-
-    async def _changed(self, change: Callable[[], T]) -> T:
-        def work() -> T:
-            result = change()
-            self._directory.refresh()
-            return result
-
-        try:
-            return await asyncio.to_thread(work)
-        except UnknownKeyError as error:
-            raise NotFoundError(str(error), param="key_id", code="key_not_found") from None
-
-
-def _with_key(record: KeyRecord, key: str) -> dict[str, Any]:
-    return {**record.as_object(), "key": key}
-
-
-async def _send_object(send: Send, content: dict[str, Any], *, status: int = 200) -> None:
-    headers = {"cache-control": "no-store"}
-    await send_json(send, msgspec.json.encode(content), status=status, headers=headers)
-
-
-def create_admin_app(directory: KeyDirectory, *, authenticator: Authenticator, metrics: Metrics) -> ASGIApp:
-    """The ASGI application of the admin API. Only keys with the scope `admin` are let in."""
-    keys = _Keys(directory)
-    router = Router(
-        [
-            Route(ADMIN_KEYS, _ByMethod({"POST": keys.create, "GET": keys.list}), methods=["GET", "POST"]),
-            Route(ADMIN_KEY + "/rotate", _ByMethod({"POST": keys.rotate}), methods=["POST"]),
-            Route(
-                ADMIN_KEY,
-                _ByMethod({"PATCH": keys.update, "DELETE": keys.revoke}),
-                methods=["PATCH", "DELETE"],
-            ),
-            Route(HEALTHZ, Healthz(), methods=["GET"]),
-        ],
-        redirect_slashes=False,
+        ),
     )
-    handled = ExceptionMiddleware(router, handlers=ROUTING_ERRORS)
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        # Starlette's router raises its errors only where it sees an application; else it answers in text.
-        scope["app"] = app
-        await handled(scope, receive, send)
-
-    return RequestEdge(app, hot={}, authenticator=authenticator, needed_scope=ADMIN, metrics=metrics)
 
 
-class _ByMethod:
-    """An ASGI application that answers each method with its own."""
+@router.get(ADMIN_KEYS.path, summary="List the keys", responses=_OK)
+async def list_keys(directory: Directory) -> KeyList:
+    _, keys = await asyncio.to_thread(directory.store.load)
+    return KeyList(object="list", data=[_key(record) for record in keys])
 
-    def __init__(self, methods: dict[str, ASGIApp]) -> None:
-        self._methods = methods
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        await self._methods[method](scope, receive, send)
+@router.patch(ADMIN_KEY.path, summary="Change a key's limits", responses={**_OK, **errors(404, 413)})
+async def update_key(key_id: str, asked: UpdateKey, directory: Directory) -> Key:
+    changes = asked.limits.given()
+    return await _changed(directory, lambda: _key(directory.store.update_limits(key_id, changes)))
+
+
+@router.delete(ADMIN_KEY.path, summary="Revoke a key", responses={**_OK, **errors(404)})
+async def revoke_key(key_id: str, directory: Directory) -> Key:
+    return await _changed(directory, lambda: _key(directory.store.revoke(key_id)))
+
+
+@router.post(
+    ADMIN_KEY_ROTATE.path,
+    status_code=201,
+    summary="Replace a key by a new one",
+    responses={**_CREATED, **errors(404, 413)},
+)
+async def rotate_key(key_id: str, directory: Directory, asked: RotateKey = _AT_ONCE) -> NewKey:
+    return await _changed(directory, lambda: _new_key(*directory.store.rotate(key_id, grace_s=asked.grace_s)))
+
+
+def _key(record: KeyRecord) -> Key:
+    return Key.model_validate(record.as_object())
+
+
+def _new_key(record: KeyRecord, key: str) -> NewKey:
+    return NewKey.model_validate({**record.as_object(), "key": key})
+
+
+async def _changed(directory: KeyDirectory, change: Callable[[], T]) -> T:
+    """Change the database in a thread, then this worker's view. Raises `NotFoundError`."""
+
+    def work() -> T:
+        result = change()
+        directory.refresh()
+        return result
+
+    try:
+        return await asyncio.to_thread(work)
+    except UnknownKeyError as error:
+        raise NotFoundError(str(error), param="key_id", code="key_not_found") from None
+
+
+def create_admin_app(
+    directory: KeyDirectory,
+    *,
+    authenticator: Authenticator,
+    metrics: Metrics,
+    inference_document: Callable[[], dict[str, Any]],
+) -> ASGIApp:
+    """Create the admin API's application; its keys need the scope `admin`.
+
+    `/docs` shows the `inference_document` too.
+    """
+    app = Application(
+        ADMIN_API,
+        title="Serval admin API",
+        description="Keys of the inference API, in the database that all gateways share.",
+        max_body_bytes=_MAX_BODY_BYTES,
+    )
+    app.state.directory = directory
+    document = document_router(ADMIN_OPENAPI.path, responses=success())
+    for included in (router, liveness, document, docs_router(inference_document)):
+        app.include_router(included)
+    return RequestEdge(app, hot={}, endpoints=ADMIN_API, authenticator=authenticator, metrics=metrics)

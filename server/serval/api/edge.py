@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serval.api.endpoints import Endpoint, EndpointTable
 from serval.api.http import ClientGoneError, attach_identity, attach_record, header, send_error
 from serval.auth.authenticator import Authenticator
 from serval.errors import ApiError, InternalError
@@ -17,22 +18,6 @@ from serval.telemetry.record import RequestRecord
 if TYPE_CHECKING:
     from serval.telemetry.tracing import Tracing
 
-CHAT_COMPLETIONS = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-TOKENIZE = "/tokenize"
-DETOKENIZE = "/detokenize"
-MODELS = "/v1/models"
-MODEL = "/v1/models/{model_id}"
-HEALTHZ = "/healthz"
-READYZ = "/readyz"
-METRICS = "/metrics"
-OPENAPI = "/openapi.json"
-ADMIN_KEYS = "/admin/keys"
-ADMIN_KEY = "/admin/keys/{key_id}"
-
-# What may be asked without a key. Everything else, also what does not exist, needs one.
-PUBLIC = frozenset({HEALTHZ, READYZ, METRICS})
-_ROUTES = PUBLIC | {ADMIN_KEYS, CHAT_COMPLETIONS, COMPLETIONS, TOKENIZE, DETOKENIZE, MODELS, OPENAPI}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -40,7 +25,7 @@ _CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class RequestEdge:
     """ASGI application around the whole application.
 
-    `hot` are endpoints by path whose POST requests need no router and no layer in between.
+    `hot` maps the paths of hot endpoints to their ASGI applications, which need no router.
     """
 
     def __init__(
@@ -48,16 +33,16 @@ class RequestEdge:
         app: ASGIApp,
         *,
         hot: Mapping[str, ASGIApp],
+        endpoints: EndpointTable,
         authenticator: Authenticator,
-        needed_scope: str,
         metrics: Metrics,
         tracing: "Tracing | None" = None,
     ) -> None:
-        """`needed_scope` is what a key must have to be let in. Without `tracing` there are no traces."""
+        """Without `tracing` there are no traces."""
         self._app = app
         self._hot = hot
+        self._endpoints = endpoints
         self._authenticator = authenticator
-        self._needed_scope = needed_scope
         self._metrics = metrics
         self._tracing = tracing
 
@@ -67,15 +52,18 @@ class RequestEdge:
             await self._app(scope, receive, send)
             return
         scope = _without_trailing_slash(scope)
-        record = _new_record(scope)
+        endpoint = self._endpoints.find(scope["path"])
+        record = _new_record(scope, endpoint)
         attach_record(scope, record)
-        if self._tracing is None:
-            await self._serve(scope, receive, send, record)
+        if self._tracing is None or endpoint.operation is None:
+            await self._serve(endpoint, scope, receive, send, record)
         else:
-            with self._tracing.span(record, traceparent=header(scope, b"traceparent")):
-                await self._serve(scope, receive, send, record)
+            with self._tracing.span(endpoint.operation, record, traceparent=header(scope, b"traceparent")):
+                await self._serve(endpoint, scope, receive, send, record)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+    async def _serve(
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, record: RequestRecord
+    ) -> None:
         request_id_header = (b"x-request-id", record.request_id.encode())
 
         async def send_with_id(message: Message) -> None:
@@ -91,13 +79,13 @@ class RequestEdge:
 
         self._metrics.request_started()
         try:
-            if record.route not in PUBLIC:
+            if endpoint.scope is not None:
                 identity = await self._authenticator.identify(header(scope, b"authorization"))
                 record.key_id = identity.key_id
-                identity.require_scope(self._needed_scope)
+                identity.require_scope(endpoint.scope)
                 attach_identity(scope, identity)
-            endpoint = self._hot.get(record.route) if record.method == "POST" else None
-            await (endpoint or self._app)(scope, receive, send_with_id)
+            app = self._hot[endpoint.path] if endpoint.hot and record.method == "POST" else self._app
+            await app(scope, receive, send_with_id)
         except ClientGoneError:
             record.client_gone = True
         except ApiError as error:
@@ -131,20 +119,11 @@ def _without_trailing_slash(scope: Scope) -> Scope:
     return changed
 
 
-def _new_record(scope: Scope) -> RequestRecord:
-    path: str = scope["path"]
-    if path in _ROUTES:
-        route = path
-    elif path.startswith(MODELS + "/"):
-        route = MODEL
-    elif path.startswith(ADMIN_KEYS + "/"):
-        route = ADMIN_KEY
-    else:
-        route = "other"
+def _new_record(scope: Scope, endpoint: Endpoint) -> RequestRecord:
     sent_id = header(scope, b"x-client-request-id")
     return RequestRecord(
         request_id=f"req_{secrets.token_hex(16)}",
         method=scope["method"] if scope["method"] in _METHODS else "other",
-        route=route,
+        route=endpoint.label,
         client_request_id=sent_id if sent_id and _CLIENT_REQUEST_ID.fullmatch(sent_id) else None,
     )

@@ -1,44 +1,55 @@
-"""`/healthz`: alive. `/readyz`: takes requests, and so does the engine. `/metrics`: for Prometheus."""
+"""`/healthz`, `/readyz` and, for Prometheus, `/metrics`."""
 
-from starlette.types import Receive, Scope, Send
+from typing import Literal
 
-from serval.api.context import ApiContext
-from serval.api.http import send_json, send_whole
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from serval.api.dependencies import Context
+from serval.api.endpoints import HEALTHZ, METRICS, READYZ
+from serval.api.responses import success
 from serval.errors import EngineUnavailableError, ShuttingDownError
 from serval.telemetry.metrics import CONTENT_TYPE
+from serval.wire.answers import Answer
+
+# Served by both applications.
+liveness = APIRouter(responses=success())
+router = APIRouter(responses=success())
 
 
-class Healthz:
-    """Alive: says nothing about the engine, so that a slow engine does not get the gateway restarted."""
+class Alive(Answer):
+    """The gateway is alive."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await send_json(send, b'{"status":"ok"}')
+    status: Literal["ok"]
 
 
-class Readyz:
-    """Ready: asks the engine."""
+class Ready(Answer):
+    """The gateway and the engine take requests."""
 
-    def __init__(self, context: ApiContext) -> None:
-        self._engine = context.engine
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises `EngineUnavailableError` or `ShuttingDownError`."""
-        if self._engine.slots.stopping:
-            raise ShuttingDownError("This server is being stopped.")
-        if not await self._engine.is_ready():
-            raise EngineUnavailableError("The engine is not ready.", retry_after_s=2)
-        await send_json(send, b'{"status":"ready"}')
+    status: Literal["ready"]
 
 
-class MetricsPage:
-    """The metrics of this application."""
+@liveness.get(HEALTHZ.path, summary="Whether the gateway is alive")
+async def healthz() -> Alive:
+    """Says nothing about the engine, so that a slow engine does not get the gateway restarted."""
+    return Alive(status="ok")
 
-    def __init__(self, context: ApiContext) -> None:
-        self._engine = context.engine
-        self._metrics = context.metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        body = self._metrics.exposition(engine_up=await self._engine.is_ready())
-        await send_whole(send, body, status=200, content_type=CONTENT_TYPE)
+@router.get(READYZ.path, summary="Whether the engine takes requests")
+async def readyz(context: Context) -> Ready:
+    if context.engine.slots.stopping:
+        raise ShuttingDownError("This server is being stopped.")
+    if not await context.engine.is_ready():
+        raise EngineUnavailableError("The engine is not ready.", retry_after_s=2)
+    return Ready(status="ready")
+
+
+@router.get(
+    METRICS.path,
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses=success(content={"text/plain": {"schema": {"type": "string"}}}),
+)
+async def metrics(context: Context) -> Response:
+    body = context.metrics.exposition(engine_up=await context.engine.is_ready())
+    return Response(body, media_type=CONTENT_TYPE)

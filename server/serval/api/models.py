@@ -1,14 +1,35 @@
 """`GET /v1/models` and `GET /v1/models/{id}`."""
 
-from typing import Any
+from typing import Annotated, Literal
 
-import msgspec
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter, Path
 
-from serval.api.context import ApiContext, ServedModel
-from serval.api.http import identity_of, send_json
+from serval.api.context import ServedModel
+from serval.api.dependencies import Caller, Context
+from serval.api.endpoints import MODEL, MODELS
+from serval.api.responses import WITH_KEY, errors, success
 from serval.caller.identity import Identity
 from serval.errors import ModelNotFoundError
+from serval.wire.answers import Answer, UnixTime
+
+router = APIRouter(responses={**success(), **WITH_KEY})
+
+
+class ModelObject(Answer):
+    """A model; `max_model_len` counts the tokens of prompt and answer together."""
+
+    id: str
+    object: Literal["model"]
+    created: UnixTime
+    owned_by: str
+    max_model_len: int
+
+
+class ModelList(Answer):
+    """The models that the key may use."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
 
 
 def check_model(name: str, served: ServedModel, identity: Identity) -> None:
@@ -20,38 +41,28 @@ def check_model(name: str, served: ServedModel, identity: Identity) -> None:
     identity.require_model(name)
 
 
-def _model_object(model: ServedModel) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "serval",
-        "max_model_len": model.context_length,
-    }
+@router.get(MODELS.path, summary="List the models")
+async def list_models(caller: Caller, context: Context) -> ModelList:
+    """The served model, if the key may use it."""
+    visible = caller.may_use(context.model.name)
+    return ModelList(object="list", data=[_model_object(context.model)] if visible else [])
 
 
-class ListModels:
-    """The list of models: the one that is served, if the key is for it."""
-
-    def __init__(self, context: ApiContext) -> None:
-        self._model = context.model
-        self._body = msgspec.json.encode({"object": "list", "data": [_model_object(context.model)]})
-        self._empty = msgspec.json.encode({"object": "list", "data": []})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        visible = identity_of(scope).may_use(self._model.name)
-        await send_json(send, self._body if visible else self._empty)
+@router.get(MODEL.path, summary="One model", responses=errors(404))
+async def retrieve_model(
+    model_id: Annotated[str, Path(min_length=1, description="May hold slashes.")],
+    caller: Caller,
+    context: Context,
+) -> ModelObject:
+    check_model(model_id, context.model, caller)
+    return _model_object(context.model)
 
 
-class RetrieveModel:
-    """One model by its name, which may hold slashes."""
-
-    def __init__(self, context: ApiContext) -> None:
-        self._model = context.model
-        self._body = msgspec.json.encode(_model_object(context.model))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        check_model(scope["path_params"]["model_id"], self._model, identity_of(scope))
-        await send_json(send, self._body)
+def _model_object(model: ServedModel) -> ModelObject:
+    return ModelObject(
+        id=model.name,
+        object="model",
+        created=model.created,
+        owned_by="serval",
+        max_model_len=model.context_length,
+    )

@@ -1,69 +1,72 @@
-"""`POST /tokenize` and `POST /detokenize`: what a text or a conversation is to the model, and back."""
+"""`POST /tokenize` and `POST /detokenize`: from text to token ids and back."""
 
 import asyncio
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter, Request
 
 from serval.api.chat import declared_tools
 from serval.api.completions import check_token_ids
 from serval.api.context import ApiContext
-from serval.api.http import identity_of, read_json_body, record_of, send_json
+from serval.api.dependencies import Caller, Context
+from serval.api.endpoints import DETOKENIZE, TOKENIZE
+from serval.api.http import record_of
+from serval.api.json_route import JsonRoute
 from serval.api.models import check_model
+from serval.api.responses import WITH_KEY, errors, success
+from serval.caller.identity import Identity
 from serval.wire.chat_request import ChatRequest
 from serval.wire.tokenize import (
     DetokenizeAnswer,
+    DetokenizeRequest,
     TokenizeAnswer,
-    decode_detokenize_request,
-    decode_tokenize_request,
+    TokenizeRequest,
+    text_or_conversation,
 )
 
-
-class Tokenize:
-    """The ids the chat or completions endpoint would send to the engine."""
-
-    def __init__(self, context: ApiContext) -> None:
-        self._context = context
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises an `ApiError` or `ClientGoneError`."""
-        context = self._context
-        body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes)
-        model, given = decode_tokenize_request(body)
-        check_model(model, context.model, identity_of(scope))
-        record_of(scope).model = context.model.name
-        if len(body) <= context.settings.inline_render_bytes:
-            ids = self._ids(given)
-        else:
-            ids = await asyncio.get_running_loop().run_in_executor(context.render_executor, self._ids, given)
-        answer = TokenizeAnswer(tokens=ids, count=len(ids), max_model_len=context.model.context_length)
-        await send_json(send, msgspec.json.encode(answer))
-
-    def _ids(self, given: str | ChatRequest) -> list[int]:
-        chat = self._context.chat
-        if isinstance(given, str):
-            return chat.tokenizer.encode_text(given).tolist()
-        return chat.render(msgspec.to_builtins(given.messages), tools=declared_tools(given)).input_ids
+router = APIRouter(route_class=JsonRoute, responses={**success(), **WITH_KEY, **errors(404, 413)})
 
 
-class Detokenize:
+@router.post(TOKENIZE.path, summary="Token ids of a text or a conversation")
+async def tokenize(
+    asked: TokenizeRequest, request: Request, caller: Caller, context: Context
+) -> TokenizeAnswer:
+    """The ids that the chat or completions endpoint would send to the engine."""
+    given = text_or_conversation(asked)
+    _check_model(asked.model, request, caller, context)
+    if await _is_small(request, context):
+        ids = _ids(context, given)
+    else:
+        ids = await asyncio.get_running_loop().run_in_executor(context.render_executor, _ids, context, given)
+    return TokenizeAnswer(tokens=ids, count=len(ids), max_model_len=context.model.context_length)
+
+
+@router.post(DETOKENIZE.path, summary="The text of token ids")
+async def detokenize(
+    asked: DetokenizeRequest, request: Request, caller: Caller, context: Context
+) -> DetokenizeAnswer:
     """The text of token ids; control tokens appear as their names."""
+    _check_model(asked.model, request, caller, context)
+    tokenizer = context.chat.tokenizer
+    check_token_ids(asked.tokens, tokenizer, param="tokens")
+    if await _is_small(request, context):
+        text = tokenizer.decode(asked.tokens)
+    else:
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(context.render_executor, tokenizer.decode, asked.tokens)
+    return DetokenizeAnswer(prompt=text)
 
-    def __init__(self, context: ApiContext) -> None:
-        self._context = context
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises an `ApiError` or `ClientGoneError`."""
-        context = self._context
-        body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes)
-        request = decode_detokenize_request(body)
-        check_model(request.model, context.model, identity_of(scope))
-        record_of(scope).model = context.model.name
-        tokenizer = context.chat.tokenizer
-        check_token_ids(request.tokens, tokenizer, param="tokens")
-        if len(body) <= context.settings.inline_render_bytes:
-            text = tokenizer.decode(request.tokens)
-        else:
-            loop = asyncio.get_running_loop()
-            text = await loop.run_in_executor(context.render_executor, tokenizer.decode, request.tokens)
-        await send_json(send, msgspec.json.encode(DetokenizeAnswer(prompt=text)))
+def _check_model(name: str, request: Request, caller: Identity, context: ApiContext) -> None:
+    check_model(name, context.model, caller)
+    record_of(request.scope).model = name
+
+
+async def _is_small(request: Request, context: ApiContext) -> bool:
+    return len(await request.body()) <= context.settings.inline_render_bytes
+
+
+def _ids(context: ApiContext, given: str | ChatRequest) -> list[int]:
+    if isinstance(given, str):
+        return context.chat.tokenizer.encode_text(given).tolist()
+    return context.chat.render(msgspec.to_builtins(given.messages), tools=declared_tools(given)).input_ids

@@ -16,8 +16,6 @@ from serval.telemetry.record import RequestRecord
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span
 
-# By route: `gen_ai.operation.name`. Only these are traced.
-_OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
 _PROVIDER: Final = "serval"
 _FIRST_TOKEN: Final = "gen_ai.first_token"  # noqa: S105  # the name of an event
 
@@ -44,15 +42,14 @@ class Tracing:
         self._tracer = self._provider.get_tracer("serval")
 
     @contextmanager
-    def span(self, record: RequestRecord, *, traceparent: str | None) -> Iterator[None]:
-        """The span of one request, which goes on the client's trace; sets the record's `traceparent`."""
+    def span(self, operation: str, record: RequestRecord, *, traceparent: str | None) -> Iterator[None]:
+        """The span of one request, which goes on the client's trace; sets the record's `traceparent`.
+
+        `operation` is its `gen_ai.operation.name`.
+        """
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        operation = _OPERATIONS.get(record.route)
-        if operation is None:
-            yield
-            return
         propagator = TraceContextTextMapPropagator()
         parent = propagator.extract({} if traceparent is None else {"traceparent": traceparent})
         began_ns = time.time_ns()

@@ -1,7 +1,7 @@
 """JSON bodies to typed structs, with errors that name the field at fault."""
 
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,26 +30,48 @@ def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         ) from None
 
 
-def _validation_error(message: str) -> InvalidRequestError:
+def convert_field(value: Any, kind: Any, *, name: str) -> Any:
+    """Convert the JSON value of the field `name` to `kind`, or raise like `decode_json`."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _validation_error(str(error), below=name) from None
+
+
+def missing_parameter(param: str) -> InvalidRequestError:
+    """Return the error for a required field that is not there."""
+    return InvalidRequestError(
+        f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+    )
+
+
+def unknown_parameter(param: str) -> InvalidRequestError:
+    """Return the error for a field that does not exist."""
+    return InvalidRequestError(
+        f"Unrecognized request argument supplied: {param[:200]!r}. This server refuses fields it does not"
+        " know.",
+        param=param[:200],
+        code="unknown_parameter",
+    )
+
+
+def invalid_value(reason: str, path: str, *, code: str) -> InvalidRequestError:
+    """Return the error for the value at `path`."""
+    return InvalidRequestError(f"Invalid value for '{path}': {reason}.", param=path, code=code)
+
+
+def _validation_error(message: str, *, below: str = "") -> InvalidRequestError:
     located = _AT_PATH.match(message)
     reason, path = (located["reason"], located["path"]) if located else (message, "")
+    if below:
+        path = f"{below}.{path}" if path and not path.startswith("[") else f"{below}{path}"
     if missing := _MISSING.match(reason):
-        param = f"{path}.{missing['name']}" if path else missing["name"]
-        return InvalidRequestError(
-            f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
-        )
+        return missing_parameter(f"{path}.{missing['name']}" if path else missing["name"])
     if unknown := _UNKNOWN.match(reason):
-        param = f"{path}.{unknown['name']}" if path else unknown["name"]
-        return InvalidRequestError(
-            f"Unrecognized request argument supplied: {param[:200]!r}. This server refuses fields it does not"
-            " know.",
-            param=param[:200],
-            code="unknown_parameter",
-        )
+        return unknown_parameter(f"{path}.{unknown['name']}" if path else unknown["name"])
     if not path:
         return InvalidRequestError(
             f"The request body is not what was expected: {reason}.", code="invalid_type"
         )
-    reason = reason[:1].lower() + reason[1:]
     code = "invalid_type" if ", got `" in reason else "invalid_value"
-    return InvalidRequestError(f"Invalid value for '{path}': {reason}.", param=path, code=code)
+    return invalid_value(reason[:1].lower() + reason[1:], path, code=code)

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
+from pydantic import BaseModel, ConfigDict
 
 from serval.errors import InvalidRequestError
+from serval.wire.answers import Answer
 from serval.wire.chat_request import (
     MAX_TOOLS,
     ChatRequest,
@@ -14,21 +15,27 @@ from serval.wire.chat_request import (
     Tool,
     check_chat_request,
 )
-from serval.wire.decode import decode_json
 from serval.wire.legacy_functions import with_tools
+from serval.wire.struct_field import StructField
+
+_Messages = Annotated[list[Message], StructField(list[Message])]
+_Tools = Annotated[list[Tool], StructField(Annotated[list[Tool], Meta(max_length=MAX_TOOLS)])]
+_ToolChoice = Annotated[str | NamedToolChoice, StructField(str | NamedToolChoice)]
 
 
-class TokenizeRequest(Struct):
+class TokenizeRequest(BaseModel):
     """Either a text or a conversation."""
+
+    model_config = ConfigDict(strict=True)
 
     model: str
     prompt: str | None = None
-    messages: list[Message] | None = None
-    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | NamedToolChoice | None = None
+    messages: _Messages | None = None
+    tools: _Tools | None = None
+    tool_choice: _ToolChoice | None = None
 
 
-class TokenizeAnswer(Struct):
+class TokenizeAnswer(Answer):
     """The token ids, how many they are, and how many the model takes."""
 
     tokens: list[int]
@@ -36,30 +43,27 @@ class TokenizeAnswer(Struct):
     max_model_len: int
 
 
-class DetokenizeRequest(Struct):
+class DetokenizeRequest(BaseModel):
     """Token ids."""
+
+    model_config = ConfigDict(strict=True)
 
     model: str
     tokens: list[int]
 
 
-class DetokenizeAnswer(Struct):
-    """Their text."""
+class DetokenizeAnswer(Answer):
+    """Text of the token ids."""
 
     prompt: str
 
 
-_tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
-_detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
-
-
-def decode_tokenize_request(body: bytes) -> tuple[str, str | ChatRequest]:
-    """The model and either the text or the conversation. Raises `InvalidRequestError`."""
-    request = decode_json(_tokenize_decoder, body)
+def text_or_conversation(request: TokenizeRequest) -> str | ChatRequest:
+    """Return what is to be tokenized. Raises `InvalidRequestError` unless there is exactly one of the two."""
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequestError("Send either 'prompt' or 'messages'.", param="prompt")
     if request.messages is None:
-        return request.model, request.prompt or ""
+        return request.prompt or ""
     chat = with_tools(
         ChatRequest(
             model=request.model,
@@ -69,9 +73,4 @@ def decode_tokenize_request(body: bytes) -> tuple[str, str | ChatRequest]:
         )
     )
     check_chat_request(chat, max_choices=1)
-    return request.model, chat
-
-
-def decode_detokenize_request(body: bytes) -> DetokenizeRequest:
-    """Decode a request body. Raises `InvalidRequestError`."""
-    return decode_json(_detokenize_decoder, body)
+    return chat

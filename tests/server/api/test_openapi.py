@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from serval.api.openapi import openapi_document
-from serval.wire.answer_types import ChatCompletionChunk, TextCompletion
+from serval.api.application import create_api
+from serval.wire.answers import ChatCompletionChunk, TextCompletion
 from serval_testkit.gateway import MODEL, RunningGateway
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -64,7 +63,7 @@ async def asked(gateway: RunningGateway, name: str, **more: Any) -> Any:
 
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_whole_answers_are_of_their_schema(gateway: RunningGateway, name: str) -> None:
-    document = openapi_document()
+    document = create_api().openapi()
     response = await asked(gateway, name)
     described = answer_of(document, ANSWERS[name][0], "post", 200)
     validate(await response.json(), described["content"]["application/json"]["schema"], document)
@@ -73,7 +72,7 @@ async def test_whole_answers_are_of_their_schema(gateway: RunningGateway, name: 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in (CHAT, TEXT)])
 async def test_every_streamed_event_is_of_its_schema(gateway: RunningGateway, name: str) -> None:
-    document = openapi_document()
+    document = create_api().openapi()
     path = ANSWERS[name][0]
     response = await asked(gateway, name, stream=True, stream_options={"include_usage": True})
     schema = answer_of(document, path, "post", 200)["content"]["text/event-stream"]["x-event-schema"]
@@ -81,21 +80,21 @@ async def test_every_streamed_event_is_of_its_schema(gateway: RunningGateway, na
     assert len(events) >= 2
     for event in events:
         validate(json.loads(event), schema, document)
-        msgspec.json.decode(event, type=ChatCompletionChunk if path == CHAT else TextCompletion)
+        (ChatCompletionChunk if path == CHAT else TextCompletion).model_validate_json(event)
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/models", f"/v1/models/{MODEL}", "/openapi.json", "/healthz", "/readyz"]
 )
 async def test_what_is_got_is_of_its_schema(gateway: RunningGateway, path: str) -> None:
-    document = openapi_document()
+    document = create_api().openapi()
     response = await gateway.get(path)
     described = answer_of(document, path.replace(MODEL, "{model_id}"), "get", response.status)
     validate(await response.json(), described["content"]["application/json"]["schema"], document)
 
 
 async def test_errors_are_of_their_schema_and_bring_their_headers(gateway: RunningGateway) -> None:
-    document = openapi_document()
+    document = create_api().openapi()
     gateway.engine.ready = False
     for path, method, response in (
         (CHAT, "post", await gateway.post(b"{")),
@@ -115,7 +114,7 @@ def test_every_status_an_error_can_have_is_described() -> None:
 
     described = {
         int(status)
-        for methods in openapi_document()["paths"].values()
+        for methods in create_api().openapi()["paths"].values()
         for operation in methods.values()
         for status in operation["responses"]
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serval.api.openapi import openapi_document
+from serval.api.application import create_api
 from serval_testkit.clients import clients_environment
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.processes import free_port, running
@@ -35,7 +35,7 @@ async def findings(folder: Path, url: str, *options: str) -> tuple[int | None, s
 # About 40 s of CPU; more than the usual limit where much else runs.
 @pytest.mark.timeout(900)
 async def test_schemathesis_finds_nothing_unless_the_document_is_wrong(tmp_path: Path) -> None:
-    document = openapi_document()
+    document = create_api().openapi()
     answer = document["paths"]["/healthz"]["get"]["responses"]["200"]["content"]["application/json"]
     answer["schema"] = {"type": "array"}
     spoiled = tmp_path / "wrong.json"

@@ -1,18 +1,24 @@
-"""The shapes of the answers, for the OpenAPI document and for tests.
+"""Shapes of errors and of the inference endpoints' answers, for the OpenAPI document and for tests.
 
-Answers are written as bytes by `chat_response` and `completion_response`; nothing of this is on their way.
+`chat_response` and `completion_response` write the answers as bytes and use none of this.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from pydantic import BaseModel, ConfigDict, Field
 
 Finish = Literal["stop", "length", "tool_calls", "function_call"]
-Count = Annotated[int, Meta(ge=0)]
-UnixTime = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+UnixTime = Annotated[int, Field(ge=0)]
 
 
-class ErrorDetail(Struct, forbid_unknown_fields=True):
+class Answer(BaseModel):
+    """Base of answers: they have the described fields and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetail(Answer):
     """What was wrong. `param` is the path of the field at fault, such as `messages[0].content`."""
 
     message: str
@@ -21,25 +27,25 @@ class ErrorDetail(Struct, forbid_unknown_fields=True):
     code: str | None
 
 
-class ErrorAnswer(Struct, forbid_unknown_fields=True):
+class ErrorAnswer(Answer):
     """Every error, of every status."""
 
     error: ErrorDetail
 
 
-class PromptTokensDetails(Struct, forbid_unknown_fields=True):
+class PromptTokensDetails(Answer):
     """Tokens of the prompt that were found in the engine's cache."""
 
     cached_tokens: Count
 
 
-class CompletionTokensDetails(Struct, forbid_unknown_fields=True):
+class CompletionTokensDetails(Answer):
     """Tokens of the answer that are reasoning."""
 
     reasoning_tokens: Count
 
 
-class UsageAnswer(Struct, forbid_unknown_fields=True):
+class UsageAnswer(Answer):
     """Tokens as the engine counts them."""
 
     prompt_tokens: Count
@@ -49,14 +55,14 @@ class UsageAnswer(Struct, forbid_unknown_fields=True):
     completion_tokens_details: CompletionTokensDetails
 
 
-class CalledFunction(Struct, forbid_unknown_fields=True):
+class CalledFunction(Answer):
     """`arguments` is JSON in a string."""
 
     name: str
     arguments: str
 
 
-class CallAnswer(Struct, forbid_unknown_fields=True):
+class CallAnswer(Answer):
     """A call that the model makes."""
 
     id: str
@@ -64,7 +70,7 @@ class CallAnswer(Struct, forbid_unknown_fields=True):
     function: CalledFunction
 
 
-class MessageAnswer(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class MessageAnswer(Answer):
     """What the model said. `function_call` answers `functions`, the older form of tools."""
 
     role: Literal["assistant"]
@@ -75,7 +81,7 @@ class MessageAnswer(Struct, forbid_unknown_fields=True, omit_defaults=True):
     function_call: CalledFunction | None = None
 
 
-class TopLogprob(Struct, forbid_unknown_fields=True):
+class TopLogprob(Answer):
     """`bytes` is null for a part of a character."""
 
     token: str
@@ -83,20 +89,20 @@ class TopLogprob(Struct, forbid_unknown_fields=True):
     bytes: list[int] | None
 
 
-class TokenLogprobAnswer(TopLogprob, forbid_unknown_fields=True):
+class TokenLogprobAnswer(TopLogprob):
     """A token of the answer and the most likely ones in its place."""
 
     top_logprobs: list[TopLogprob]
 
 
-class LogprobsAnswer(Struct, forbid_unknown_fields=True):
+class LogprobsAnswer(Answer):
     """Log-probabilities of the content's tokens."""
 
     content: list[TokenLogprobAnswer]
     refusal: None
 
 
-class ChoiceAnswer(Struct, forbid_unknown_fields=True):
+class ChoiceAnswer(Answer):
     """One answer of `n`."""
 
     index: Count
@@ -105,10 +111,10 @@ class ChoiceAnswer(Struct, forbid_unknown_fields=True):
     finish_reason: Finish
 
 
-class ChatCompletion(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class ChatCompletion(Answer):
     """A whole answer. `service_tier` is there if the request named one."""
 
-    id: Annotated[str, Meta(pattern="^chatcmpl-")]
+    id: Annotated[str, Field(pattern="^chatcmpl-")]
     object: Literal["chat.completion"]
     created: UnixTime
     model: str
@@ -118,14 +124,14 @@ class ChatCompletion(Struct, forbid_unknown_fields=True, omit_defaults=True):
     service_tier: Literal["priority", "default", "flex"] | None = None
 
 
-class FunctionDelta(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class FunctionDelta(Answer):
     """The name comes first, then the arguments in pieces."""
 
     name: str | None = None
     arguments: str | None = None
 
 
-class CallDelta(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class CallDelta(Answer):
     """A piece of the call number `index`; its first one has `id` and `type`."""
 
     index: Count
@@ -134,7 +140,7 @@ class CallDelta(Struct, forbid_unknown_fields=True, omit_defaults=True):
     type: Literal["function"] | None = None
 
 
-class MessageDelta(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class MessageDelta(Answer):
     """What is new; the first delta of a choice has the role."""
 
     role: Literal["assistant"] | None = None
@@ -145,7 +151,7 @@ class MessageDelta(Struct, forbid_unknown_fields=True, omit_defaults=True):
     function_call: FunctionDelta | None = None
 
 
-class ChoiceDelta(Struct, forbid_unknown_fields=True):
+class ChoiceDelta(Answer):
     """A piece of one choice; `finish_reason` is null but in the last one."""
 
     index: Count
@@ -154,10 +160,10 @@ class ChoiceDelta(Struct, forbid_unknown_fields=True):
     finish_reason: Finish | None
 
 
-class ChatCompletionChunk(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class ChatCompletionChunk(Answer):
     """One event of a streamed answer. `usage` is in the last one, if it was asked for."""
 
-    id: Annotated[str, Meta(pattern="^chatcmpl-")]
+    id: Annotated[str, Field(pattern="^chatcmpl-")]
     object: Literal["chat.completion.chunk"]
     created: UnixTime
     model: str
@@ -167,7 +173,7 @@ class ChatCompletionChunk(Struct, forbid_unknown_fields=True, omit_defaults=True
     service_tier: Literal["priority", "default", "flex"] | None = None
 
 
-class TextLogprobs(Struct, forbid_unknown_fields=True):
+class TextLogprobs(Answer):
     """Lists as long as the text has tokens."""
 
     tokens: list[str]
@@ -176,7 +182,7 @@ class TextLogprobs(Struct, forbid_unknown_fields=True):
     text_offset: list[int]
 
 
-class TextChoice(Struct, forbid_unknown_fields=True):
+class TextChoice(Answer):
     """One text; in a stream, a piece of it."""
 
     index: Count
@@ -185,43 +191,13 @@ class TextChoice(Struct, forbid_unknown_fields=True):
     finish_reason: Literal["stop", "length"] | None
 
 
-class TextCompletion(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class TextCompletion(Answer):
     """A whole answer, or one event of a streamed one."""
 
-    id: Annotated[str, Meta(pattern="^cmpl-")]
+    id: Annotated[str, Field(pattern="^cmpl-")]
     object: Literal["text_completion"]
     created: UnixTime
     model: str
     choices: list[TextChoice]
     system_fingerprint: None
     usage: UsageAnswer | None = None
-
-
-class ModelObject(Struct, forbid_unknown_fields=True):
-    """A model; `max_model_len` counts the tokens of prompt and answer together."""
-
-    id: str
-    object: Literal["model"]
-    created: UnixTime
-    owned_by: str
-    max_model_len: int
-
-
-class ModelList(Struct, forbid_unknown_fields=True):
-    """The models that the key may use."""
-
-    object: Literal["list"]
-    data: list[ModelObject]
-
-
-class Health(Struct, forbid_unknown_fields=True):
-    """`ok` or `ready`."""
-
-    status: Literal["ok", "ready"]
-
-
-class Document(Struct):
-    """An OpenAPI document."""
-
-    openapi: str
-    paths: dict[str, Any]

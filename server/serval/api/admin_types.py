@@ -1,0 +1,97 @@
+"""Requests and answers of the admin API."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serval.caller.identity import INFERENCE, SCOPES
+from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, limit_of
+from serval.wire.answers import Answer, UnixTime
+
+# No white space: the lists are stored as words.
+Word = Annotated[str, Field(pattern=r"^\S{1,200}\z")]
+ScopeName = Annotated[str, Field(json_schema_extra={"enum": list(SCOPES)})]
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)] | Literal["unlimited", "default"]
+Seconds = Annotated[int, Field(ge=0, le=10**10)]
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+# For fields of which it matters whether they were sent.
+_ABSENT: Final[Any] = Field(default="default", json_schema_extra=_without_default)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class LimitChanges(_Body):
+    """Limits to be set; what is left out stays as it is, or the default."""
+
+    requests_per_minute: Limit = _ABSENT
+    tokens_per_minute: Limit = _ABSENT
+    concurrent_requests: Limit = _ABSENT
+    tokens_per_day: Limit = _ABSENT
+
+    def given(self) -> dict[str, int | None]:
+        """Return the limits that are to be set, as they are stored."""
+        return {name: limit_of(getattr(self, name)) for name in LIMIT_NAMES if name in self.model_fields_set}
+
+
+class UpdateKey(_Body):
+    """Changes of a key."""
+
+    limits: LimitChanges
+
+
+class CreateKey(_Body):
+    """A key to be made. `models` null: all; `expires_in_s` null: never."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    scopes: Annotated[list[ScopeName], Field(min_length=1)] = [INFERENCE]
+    models: list[Word] | None = None
+    expires_in_s: Seconds | None = None
+    limits: LimitChanges = Field(default_factory=LimitChanges)
+
+
+class RotateKey(_Body):
+    """Seconds for which the old key is still accepted."""
+
+    grace_s: Seconds = 0
+
+
+class Limits(Answer):
+    """Limits of a key; `default` is the limit of the settings."""
+
+    requests_per_minute: Limit
+    tokens_per_minute: Limit
+    concurrent_requests: Limit
+    tokens_per_day: Limit
+
+
+class Key(Answer):
+    """A key, without its secret. Times are Unix time in seconds; `models` null: all."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    models: list[str] | None
+    created_at: UnixTime
+    expires_at: UnixTime | None
+    revoked_at: UnixTime | None
+    limits: Limits
+
+
+class NewKey(Key):
+    """A key with its secret, which is shown this once."""
+
+    key: str
+
+
+class KeyList(Answer):
+    """All keys, in the order they were made."""
+
+    object: Literal["list"]
+    data: list[Key]

@@ -1,0 +1,132 @@
+"""FastAPI applications behind a `RequestEdge`, and their OpenAPI documents."""
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+import serval
+from serval.api import health, inference, models, tokenize
+from serval.api.dependencies import api_key
+from serval.api.endpoints import API, OPENAPI, EndpointTable
+from serval.api.exception_handlers import exception_handlers
+from serval.api.responses import COMMON_HEADERS, EVERYWHERE, WITH_KEY, success
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class Document(BaseModel):
+    """An OpenAPI document."""
+
+    openapi: str
+    paths: dict[str, Any]
+
+
+class Application(FastAPI):
+    """FastAPI that leaves errors to the edge and completes its document.
+
+    `state` holds what the routes read: `max_body_bytes`, and what the functions that create applications add.
+    """
+
+    def __init__(
+        self,
+        endpoints: EndpointTable,
+        *,
+        title: str,
+        description: str,
+        max_body_bytes: int,
+        schemas: Callable[[], Mapping[str, Any]] = dict,
+        lifespan: Lifespan | None = None,
+    ) -> None:
+        """`schemas` makes components that routes refer to and FastAPI does not know."""
+        super().__init__(
+            title=title,
+            description=description,
+            version=serval.__version__,
+            license_info={"name": "MIT", "identifier": "MIT"},
+            # The document is an endpoint of ours, with a key; its page has no assets from elsewhere.
+            openapi_url=None,
+            redirect_slashes=False,
+            strict_content_type=False,
+            generate_unique_id_function=_operation_id,
+            responses={**EVERYWHERE},
+            exception_handlers=dict(exception_handlers(endpoints)),
+            lifespan=lifespan,
+        )
+        self.state.max_body_bytes = max_body_bytes
+        self._schemas = schemas
+        self._document_lock = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # FastAPI's routes know no HEAD: it is GET, and the server leaves the body out.
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return FastAPI's document, with the components it does not know and without its own 422."""
+        with self._document_lock:
+            document = super().openapi()
+            if "headers" not in document["components"]:
+                self._complete(document)
+        return document
+
+    def _complete(self, document: dict[str, Any]) -> None:
+        components = document["components"]
+        components["headers"] = COMMON_HEADERS
+        components["schemas"] |= self._schemas()
+        for methods in document["paths"].values():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(name, None)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def document_router(path: str, **options: Any) -> APIRouter:
+    """Return the route of the application's own document; `options` are FastAPI's."""
+    router = APIRouter(**options)
+
+    # Not a coroutine: the first document takes a tenth of a second, for which other requests need not wait.
+    @router.get(path, summary="This document", response_model=Document)
+    def openapi_document(request: Request) -> JSONResponse:
+        return JSONResponse(request.app.openapi())
+
+    return router
+
+
+def create_api(*, max_body_bytes: int = 0, lifespan: Lifespan | None = None) -> Application:
+    """Create the API.
+
+    Its routes need `state.context` and `state.hot`, the hot endpoints by path; its document needs neither.
+    """
+    app = Application(
+        API,
+        title="Serval",
+        description="OpenAI-compatible inference server; server/API.md says where it differs.",
+        max_body_bytes=max_body_bytes,
+        schemas=inference.inference_schemas,
+        lifespan=lifespan,
+    )
+    document = document_router(
+        OPENAPI.path, dependencies=[Depends(api_key)], responses={**success(), **WITH_KEY}
+    )
+    for router in (
+        inference.router,
+        tokenize.router,
+        models.router,
+        document,
+        health.liveness,
+        health.router,
+    ):
+        app.include_router(router)
+    return app

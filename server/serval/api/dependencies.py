@@ -1,0 +1,35 @@
+"""FastAPI dependencies: the caller of a request, and the application's parts."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
+
+from serval.api.context import ApiContext
+from serval.api.http import identity_of
+from serval.caller.identity import Identity
+
+
+class BearerKey(SecurityBase):
+    """Dependency on the caller that `RequestEdge` has authenticated; a security scheme in the document."""
+
+    def __init__(self, description: str) -> None:
+        self.model = HTTPBearer(description=description)
+        self.scheme_name = "bearer"
+
+    async def __call__(self, request: Request) -> Identity:
+        return identity_of(request.scope)
+
+
+def context_of(request: Request) -> ApiContext:
+    """Return the parts of the application that serves this request."""
+    context: ApiContext = request.app.state.context
+    return context
+
+
+api_key = BearerKey("An API key, or a token (JWT) of the identity provider.")
+admin_key = BearerKey("A key with the scope `admin`, or SERVAL_ADMIN_KEY.")
+
+Caller = Annotated[Identity, Depends(api_key)]
+Context = Annotated[ApiContext, Depends(context_of)]

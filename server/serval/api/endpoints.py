@@ -1,0 +1,109 @@
+"""Tables of the endpoints: path, methods, metrics label, scope and trace operation, each written once.
+
+`RequestEdge` looks every request up in the table of its application; the routers take their paths from here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.routing import compile_path
+
+from serval.caller.identity import ADMIN, INFERENCE
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One path and the facts about it that are needed outside its handler."""
+
+    # As the router takes it, with parameters such as `{model_id:path}`.
+    path: str
+    methods: tuple[str, ...]
+    # Scope that the caller's key needs; None: no key is needed.
+    scope: str | None
+    # Route in metrics, logs and traces; a closed set.
+    label: str
+    # POST requests go to the endpoint directly, past the router.
+    hot: bool = False
+    # `gen_ai.operation.name` of the request's span; None: not traced.
+    operation: str | None = None
+
+
+class EndpointTable:
+    """Endpoints of one application, by path."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], *, scope: str) -> None:
+        """`scope` is required for paths that do not exist, so that only callers learn which do."""
+        self.endpoints = tuple(endpoints)
+        self._unknown = Endpoint("", (), scope, label="other")
+        self._by_path = {endpoint.path: endpoint for endpoint in self.endpoints if "{" not in endpoint.path}
+        self._patterns = [
+            (compile_path(endpoint.path)[0], endpoint)
+            for endpoint in self.endpoints
+            if endpoint.path not in self._by_path
+        ]
+
+    def find(self, path: str) -> Endpoint:
+        """Return the endpoint at `path`, or one labelled "other" that accepts no method."""
+        endpoint = self._by_path.get(path)
+        if endpoint is not None:
+            return endpoint
+        for pattern, endpoint in self._patterns:
+            if pattern.match(path):
+                return endpoint
+        return self._unknown
+
+
+def _get(path: str, scope: str | None) -> Endpoint:
+    return Endpoint(path, ("GET", "HEAD"), scope, label=path)
+
+
+CHAT_COMPLETIONS: Final = Endpoint(
+    "/v1/chat/completions", ("POST",), INFERENCE, label="/v1/chat/completions", hot=True, operation="chat"
+)
+COMPLETIONS: Final = Endpoint(
+    "/v1/completions", ("POST",), INFERENCE, label="/v1/completions", hot=True, operation="text_completion"
+)
+TOKENIZE: Final = Endpoint("/tokenize", ("POST",), INFERENCE, label="/tokenize")
+DETOKENIZE: Final = Endpoint("/detokenize", ("POST",), INFERENCE, label="/detokenize")
+MODELS: Final = _get("/v1/models", INFERENCE)
+# Names of models may hold slashes.
+MODEL: Final = Endpoint(
+    "/v1/models/{model_id:path}", ("GET", "HEAD"), INFERENCE, label="/v1/models/{model_id}"
+)
+OPENAPI: Final = _get("/openapi.json", INFERENCE)
+HEALTHZ: Final = _get("/healthz", None)
+READYZ: Final = _get("/readyz", None)
+METRICS: Final = _get("/metrics", None)
+
+API: Final = EndpointTable(
+    (
+        CHAT_COMPLETIONS,
+        COMPLETIONS,
+        TOKENIZE,
+        DETOKENIZE,
+        MODELS,
+        MODEL,
+        OPENAPI,
+        HEALTHZ,
+        READYZ,
+        METRICS,
+    ),
+    scope=INFERENCE,
+)
+
+ADMIN_KEYS: Final = Endpoint("/admin/keys", ("GET", "HEAD", "POST"), ADMIN, label="/admin/keys")
+ADMIN_KEY: Final = Endpoint("/admin/keys/{key_id}", ("DELETE", "PATCH"), ADMIN, label="/admin/keys/{key_id}")
+# Counted with the other requests about one key.
+ADMIN_KEY_ROTATE: Final = Endpoint(
+    "/admin/keys/{key_id}/rotate", ("POST",), ADMIN, label="/admin/keys/{key_id}"
+)
+# A browser that opens a page sends no key. Neither the page nor the document holds anything of this server's.
+ADMIN_DOCS: Final = _get("/docs", None)
+ADMIN_DOCS_ASSET: Final = Endpoint("/docs/{name}", ("GET", "HEAD"), None, label="/docs")
+ADMIN_OPENAPI: Final = _get("/openapi.json", None)
+
+ADMIN_API: Final = EndpointTable(
+    (ADMIN_KEYS, ADMIN_KEY, ADMIN_KEY_ROTATE, ADMIN_DOCS, ADMIN_DOCS_ASSET, ADMIN_OPENAPI, HEALTHZ),
+    scope=ADMIN,
+)

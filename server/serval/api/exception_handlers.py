@@ -1,0 +1,87 @@
+"""FastAPI exception handlers that raise an `ApiError`, which `RequestEdge` answers.
+
+Without them FastAPI would answer itself: in its own format, and a wrong body with 422.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from serval.api.endpoints import EndpointTable
+from serval.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError
+from serval.wire.decode import invalid_value, missing_parameter, unknown_parameter
+
+Handler = Callable[[Request, Exception], Coroutine[Any, Any, NoReturn]]
+
+# Kinds of pydantic errors that are about the type of a value, beside all that end with `_type`.
+_TYPE_ERRORS: Final = frozenset({"int_from_float"})
+
+
+def exception_handlers(endpoints: EndpointTable) -> Mapping[Any, Handler]:
+    """Return the handlers of an application with these `endpoints`."""
+
+    async def raise_http_error(request: Request, error: Exception) -> NoReturn:
+        assert isinstance(error, HTTPException)
+        place = f"{request.method} {request.url.path}"
+        if error.status_code == 404:
+            raise NotFoundError(f"Unknown URL ({place}). Check the path and the base URL of your client.")
+        if error.status_code == 405:
+            # The router names only the methods of the first route with this path.
+            allow = ", ".join(endpoints.find(request.url.path).methods)
+            raise MethodNotAllowedError(
+                f"This method is not allowed here ({place}). Allowed: {allow}.", allow=allow
+            )
+        raise InvalidRequestError(str(error.detail))
+
+    return {
+        HTTPException: raise_http_error,
+        RequestValidationError: _raise_validation_error,
+        # Starlette's outermost middleware would otherwise answer in plain text.
+        Exception: _raise_unchanged,
+    }
+
+
+async def _raise_unchanged(request: Request, error: Exception) -> NoReturn:
+    raise error
+
+
+async def _raise_validation_error(request: Request, error: Exception) -> NoReturn:
+    assert isinstance(error, RequestValidationError)
+    raise validation_error(error.errors(), error.body) from None
+
+
+def validation_error(errors: Sequence[Mapping[str, Any]], body: Any) -> InvalidRequestError:
+    """Translate what pydantic found wrong with `body`; only the first field at fault is named."""
+    first = errors[0]
+    path = _path_in(body, first)
+    if first["type"] == "missing":
+        return missing_parameter(path)
+    if first["type"] == "extra_forbidden":
+        return unknown_parameter(path)
+    # A union has an error for each of its types.
+    same = [error for error in errors if _path_in(body, error) == path]
+    reasons = dict.fromkeys(error["msg"][:1].lower() + error["msg"][1:] for error in same)
+    wrong_type = all(error["type"].endswith("_type") or error["type"] in _TYPE_ERRORS for error in same)
+    return invalid_value(", or ".join(reasons), path, code="invalid_type" if wrong_type else "invalid_value")
+
+
+def _path_in(body: Any, error: Mapping[str, Any]) -> str:
+    """Return the path of the field at fault, such as `models[0]`.
+
+    Locations also name the types of unions, which are no keys of the body and are left out.
+    """
+    path = ""
+    location = error["loc"][1:]
+    for step, key in enumerate(location, start=1):
+        if isinstance(key, int):
+            path += f"[{key}]"
+            body = body[key]
+        elif isinstance(body, dict) and key in body:
+            path += f".{key}" if path else str(key)
+            body = body[key]
+        elif error["type"] == "missing" and step == len(location):
+            path += f".{key}" if path else str(key)
+    return path

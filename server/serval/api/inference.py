@@ -1,0 +1,98 @@
+"""Routes of the hot endpoints, which are raw ASGI applications.
+
+`RequestEdge` calls them past the router, whose machinery would cost more than they do. FastAPI describes
+them, refuses their other methods, and calls them where there is no edge.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serval.api.dependencies import api_key
+from serval.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, Endpoint
+from serval.api.responses import LIMIT_HEADERS, WITH_KEY, Responses, errors, success
+from serval.wire.answers import ChatCompletion, ChatCompletionChunk, TextCompletion
+from serval.wire.chat_request import ChatRequest
+from serval.wire.completion_request import CompletionRequest
+from serval.wire.struct_field import COMPONENT
+
+router = APIRouter(
+    dependencies=[Depends(api_key)],
+    responses={**WITH_KEY, **errors(404, 413, 429, 502, 504)},
+    default_response_class=Response,
+)
+
+# A stream is text to OpenAPI 3.1; the schema of the data in its events stands beside it.
+_STREAM: Final = {
+    "type": "string",
+    "description": (
+        "Events `data: {...}` of this schema, comments `: ping` between, and `data: [DONE]` last."
+    ),
+}
+
+
+class RawResponse(Response):
+    """Response that a raw ASGI application sends."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__()
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def _answers(whole: type, event: type) -> Responses:
+    content = {
+        "application/json": {"schema": _reference(whole)},
+        "text/event-stream": {"schema": _STREAM, "x-event-schema": _reference(event)},
+    }
+    return success(headers=LIMIT_HEADERS, content=content)
+
+
+def _body(kind: type) -> dict[str, Any]:
+    content = {"application/json": {"schema": _reference(kind)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _reference(kind: type) -> dict[str, str]:
+    return {"$ref": COMPONENT.format(name=kind.__name__)}
+
+
+def _raw(request: Request, endpoint: Endpoint) -> Response:
+    app: ASGIApp = request.app.state.hot[endpoint.path]
+    return RawResponse(app)
+
+
+@router.post(
+    CHAT_COMPLETIONS.path,
+    summary="Answer a conversation, whole or as server-sent events",
+    responses=_answers(ChatCompletion, ChatCompletionChunk),
+    openapi_extra=_body(ChatRequest),
+)
+async def chat_completions(request: Request) -> Response:
+    return _raw(request, CHAT_COMPLETIONS)
+
+
+@router.post(
+    COMPLETIONS.path,
+    summary="Go on with a text, whole or as server-sent events",
+    responses=_answers(TextCompletion, TextCompletion),
+    openapi_extra=_body(CompletionRequest),
+)
+async def completions(request: Request) -> Response:
+    return _raw(request, COMPLETIONS)
+
+
+def inference_schemas() -> dict[str, Any]:
+    """Return the schemas that the routes above refer to, by name, and all that those refer to."""
+    _, requests = msgspec.json.schema_components([ChatRequest, CompletionRequest], ref_template=COMPONENT)
+    _, answers = models_json_schema(
+        [(kind, "serialization") for kind in (ChatCompletion, ChatCompletionChunk, TextCompletion)],
+        ref_template=COMPONENT.replace("{name}", "{model}"),
+    )
+    return {**requests, **answers["$defs"]}

@@ -1,0 +1,53 @@
+"""Routes whose JSON bodies are read within bounds before FastAPI validates them."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from serval.api.http import read_json_body
+from serval.wire.decode import decode_json
+
+# JSON as RFC 8259 has it: no NaN, no other encoding than UTF-8, a bound on nesting.
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+class JsonRequest(Request):
+    """A request whose body has been read and decoded."""
+
+    def __init__(self, scope: Scope, receive: Receive, *, body: bytes, content: dict[str, Any]) -> None:
+        super().__init__(scope, receive)
+        self._bytes = body
+        self._content = content
+
+    async def body(self) -> bytes:
+        return self._bytes
+
+    async def json(self) -> Any:
+        return self._content
+
+
+class JsonRoute(APIRoute):
+    """Route that reads at most `app.state.max_body_bytes` of the body, and decodes it strictly."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler behind one that reads the body.
+
+        The handler raises `InvalidRequestError`, `BodyTooLargeError` or `ClientGoneError`.
+        """
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+        required = self.body_field.field_info.is_required()
+
+        async def read_and_handle(request: Request) -> Response:
+            limit: int = request.app.state.max_body_bytes
+            body = await read_json_body(request.scope, request.receive, max_bytes=limit)
+            content = decode_json(_decoder, body) if body or required else {}
+            return await handle(JsonRequest(request.scope, request.receive, body=body, content=content))
+
+        return read_and_handle

@@ -1,0 +1,95 @@
+"""Responses that several endpoints share, as the `responses` of FastAPI's routes and routers."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from serval.errors import ApiError
+from serval.wire.answers import ErrorAnswer
+
+Responses = dict[int | str, dict[str, Any]]
+Headers = dict[str, dict[str, Any]]
+
+# Components of the document; every response has these headers.
+COMMON_HEADERS: Final[Headers] = {
+    "x-request-id": {
+        "description": "The request's id, which the log has too.",
+        "schema": {"type": "string", "pattern": "^req_"},
+        "required": True,
+    },
+    "openai-processing-ms": {
+        "description": "Milliseconds until the answer began.",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        "required": True,
+    },
+}
+# Responses of the inference endpoints to a key that has limits.
+LIMIT_HEADERS: Final[Mapping[str, str]] = {
+    f"x-ratelimit-{what}-{unit}": text
+    for unit in ("requests", "tokens")
+    for what, text in (
+        ("limit", f"How many {unit} a minute the key may use."),
+        ("remaining", f"How many {unit} are left now."),
+        ("reset", f"How long until all {unit} are there again, such as 250ms or 2m0s."),
+    )
+}
+_RETRY_AFTER: Final = {"retry-after": "Seconds to wait before the next try."}
+_ERROR_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
+    401: {"www-authenticate": "Bearer: send a key or a token."},
+    429: {**LIMIT_HEADERS, **_RETRY_AFTER},
+    503: _RETRY_AFTER,
+}
+
+
+def success(
+    status: int = 200,
+    *,
+    headers: Mapping[str, str] | None = None,
+    content: Mapping[str, Any] | None = None,
+) -> Responses:
+    """Describe a successful response: the common headers and `headers`, and `content` by media type."""
+    described: dict[str, Any] = {"description": "Success", "headers": _headers(headers or {})}
+    return {status: described if content is None else {**described, "content": content}}
+
+
+def errors(*statuses: int) -> Responses:
+    """Describe error responses, with the codes that each may have."""
+    return {
+        status: {
+            "model": ErrorAnswer,
+            "description": _description(status),
+            "headers": _headers(_ERROR_HEADERS.get(status, {})),
+        }
+        for status in statuses
+    }
+
+
+def _headers(described: Mapping[str, str]) -> Headers:
+    common: Headers = {name: {"$ref": f"#/components/headers/{name}"} for name in COMMON_HEADERS}
+    own: Headers = {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()
+    }
+    return common | own
+
+
+def _description(status: int) -> str:
+    codes = sorted(codes_of(status))
+    phrase = HTTPStatus(status).phrase
+    return f"{phrase}. Codes: {', '.join(codes)}." if codes else phrase
+
+
+def codes_of(status: int) -> set[str]:
+    """Return the error codes that go with the status by default."""
+    codes: set[str] = set()
+    unread: list[type[ApiError]] = [ApiError]
+    while unread:
+        kind = unread.pop()
+        unread += kind.__subclasses__()
+        if getattr(kind, "status", None) == status and kind.default_code is not None:
+            codes.add(kind.default_code)
+    return codes
+
+
+# Responses to any request; 401 and 403 where a key is needed.
+EVERYWHERE: Final = errors(400, 408, 431, 500, 503)
+WITH_KEY: Final = errors(401, 403)

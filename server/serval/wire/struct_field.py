@@ -1,0 +1,34 @@
+"""msgspec types as fields of pydantic models, so that the chat endpoint and others share one definition."""
+
+from typing import Any
+
+import msgspec
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from serval.wire.decode import convert_field
+
+COMPONENT: str = "#/components/schemas/{name}"
+
+
+class StructField:
+    """Annotation of a pydantic field whose type msgspec converts and describes.
+
+    A wrong value raises `InvalidRequestError` past pydantic. In the OpenAPI document the field refers to
+    components that `Application` adds.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def convert(value: Any, info: core_schema.ValidationInfo) -> Any:
+            return convert_field(value, self._kind, name=info.field_name or "")
+
+        return core_schema.with_info_plain_validator_function(convert)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        (described,), _ = msgspec.json.schema_components([self._kind], ref_template=COMPONENT)
+        return described
