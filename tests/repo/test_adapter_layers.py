@@ -11,6 +11,7 @@ ADAPTER = Path(__file__).resolve().parents[2] / "model_adapter" / "serval_sglang
 # From the ground floor up. A package or module may import what stands before it, never what stands behind it.
 LAYERS = (
     "settings",
+    "options",
     "config",
     "known_configs",
     "metrics",
