@@ -1,7 +1,7 @@
 """The model configuration: Meituan's config.json of LongCat-Flash-Lite as a typed, checked value.
 
-Field names are those of the file; everything that follows from them is a property. Copies re-saved by
-transformers (``model_type``, ``num_hidden_layers``, ``rope_parameters``) read to the same value.
+Fields have the names of the file; everything derived from them is a property. A copy re-saved by transformers
+(`model_type`, `num_hidden_layers`, `rope_parameters`) reads as the same value.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 ARCHITECTURE = "LongcatFlashNgramForCausalLM"
 
-# The one value of each switch that the released Lite checkpoints use and that this package computes.
+# The value of each switch that the released Lite checkpoints use, the only one that this package computes.
 _SUPPORTED_VALUES: Mapping[str, object] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -53,7 +53,7 @@ class YarnScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongcatConfig:
-    """LongCat-Flash-Lite's config.json. Dimensions have no default: a file that lacks one is an error."""
+    """LongCat-Flash-Lite's config.json. Dimensions have no defaults: a file must state them all."""
 
     vocab_size: int
     hidden_size: int
@@ -104,12 +104,12 @@ class LongcatConfig:
 
     @property
     def ngram_base(self) -> int:
-        """m, from which the moduli m + 2i + 1 count up."""
+        """m in the moduli m + 2i + 1 of the tables."""
         return int(self.ngram_vocab_size_ratio * self.vocab_size)
 
     @property
     def ngram_table_count(self) -> int:
-        """``emb_split_num`` tables for each of the orders 2..``emb_neighbor_num``."""
+        """Number of tables: `emb_split_num` for each of the orders 2..`emb_neighbor_num`."""
         return (self.emb_neighbor_num - 1) * self.emb_split_num
 
     @property
@@ -117,14 +117,14 @@ class LongcatConfig:
         return self.hidden_size // self.ngram_table_count
 
     def ngram_table_rows(self, table: int) -> int:
-        """Rows of n-gram table ``table``, which is also the modulus of its ids."""
+        """Return the number of rows of n-gram table `table`, which is also the modulus of its ids."""
         if not 0 <= table < self.ngram_table_count:
             raise IndexError(f"n-gram table must be in [0, {self.ngram_table_count}), got {table!r}.")
         return self.ngram_base + 2 * table + 1
 
     @property
     def num_experts_total(self) -> int:
-        """Routed experts first, identity experts after them: the width of the router."""
+        """Width of the router: routed experts, followed by identity experts."""
         return self.n_routed_experts + self.zero_expert_num
 
     @property
@@ -163,9 +163,8 @@ class LongcatConfig:
     def from_dict(cls, source: Mapping[str, Any]) -> Self:
         """Read Meituan's layout or a copy re-saved by transformers; other keys are ignored.
 
-        Raises:
-            ConfigError: a required field is absent, a value is out of range, two spellings of a field
-                contradict each other, or a switch is set to something this package does not compute.
+        Raises `ConfigError` if a required field is absent, a value is out of range, two spellings of a field
+        contradict each other, or a switch has a value that this package does not compute.
         """
         for key, supported in _SUPPORTED_VALUES.items():
             if source.get(key, supported) not in (supported, None):
@@ -184,7 +183,7 @@ class LongcatConfig:
 
     @classmethod
     def from_json_file(cls, path: Path | str) -> Self:
-        """Read a config.json. Raises ConfigError, naming the file, also where it is no JSON object."""
+        """Read a config.json. Raises `ConfigError`, naming the file, also if it is not a JSON object."""
         try:
             source = json.loads(Path(path).read_text(encoding="utf-8"))
             if not isinstance(source, dict):
@@ -194,14 +193,14 @@ class LongcatConfig:
             raise ConfigError(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Meituan's layout: no ``model_type`` and no ``auto_map``, so nothing asks for remote code."""
+        """Return Meituan's layout, without `model_type` and `auto_map`, which would ask for remote code."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["rope_scaling"] = None if self.rope_scaling is None else self.rope_scaling.to_dict()
         return {"architectures": [ARCHITECTURE], **_SUPPORTED_VALUES, **values}
 
 
 def _check_field_types(config: YarnScaling | LongcatConfig) -> None:
-    """Raise ConfigError for a number that is not positive (some may be 0) or not of its type."""
+    """Raise `ConfigError` for a number that is not positive (some may be 0) or not of its type."""
     for field in fields(config):
         value, expected = getattr(config, field.name), field.type
         if not isinstance(expected, type) or expected not in _ALLOWED_TYPES:
@@ -214,7 +213,7 @@ def _check_field_types(config: YarnScaling | LongcatConfig) -> None:
 
 
 def _yarn_mscale(factor: float, mscale: float) -> float:
-    """YaRN's attention temperature, 0.1 * mscale * ln(factor) + 1 (arXiv:2309.00071, section 3.4)."""
+    """Return YaRN's attention temperature, 0.1 * mscale * ln(factor) + 1 (arXiv:2309.00071, section 3.4)."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
@@ -227,7 +226,7 @@ def _halve(num_hidden_layers: int) -> int:
 
 
 def _rope_fields(source: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope_theta`` and ``rope_scaling``, also where transformers 5 nests both in ``rope_parameters``."""
+    """Read `rope_theta` and `rope_scaling`, also if transformers 5 nests both in `rope_parameters`."""
     nested = [source[key] for key in ("rope_scaling", "rope_parameters") if source.get(key)]
     thetas = [theta for rope in (source, *nested) if (theta := rope.get("rope_theta")) is not None]
     scalings = [_parse_rope_scaling(rope) for rope in nested]

@@ -15,7 +15,7 @@ _BACKEND_FLAGS = ("--attention-backend", "--decode-attention-backend", "--prefil
 
 
 def gpu_flags(model: Path, operator_flags: Sequence[str]) -> list[str]:
-    """Flags for the checkpoint in ``model``; ``operator_flags`` tell which choices are made already."""
+    """Return flags for the checkpoint in `model`, without those that `operator_flags` already decide."""
     flags = [_NO_PREFILL_GRAPHS]
     if not _names_backend(operator_flags) and _has_small_attention(model):
         # SGLang gives every model with latent attention FlashAttention 3 on Hopper, which takes a latent of

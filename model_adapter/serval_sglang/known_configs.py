@@ -1,4 +1,4 @@
-"""Configurations that are known by name."""
+"""Configurations known by name."""
 
 from dataclasses import replace
 
@@ -29,8 +29,8 @@ LITE = LongcatConfig(
 )
 
 # The structure of Lite at sizes that expose wrong code: four-gram look-back and twelve tables; a vocabulary
-# that is no power of two, so that V^d mod M differs from a shift; hidden size no multiple of 256; value heads
-# wider than the position-free part of key heads; YaRN already at position 256.
+# that is not a power of two, so that V^d mod M differs from a shift; a hidden size that is not a multiple of
+# 256; value heads wider than the position-free part of key heads; YaRN from position 256 on.
 TINY = LongcatConfig(
     vocab_size=307,
     hidden_size=96,
@@ -54,7 +54,7 @@ TINY = LongcatConfig(
     rope_scaling=YarnScaling(factor=10.0, original_max_position_embeddings=256),
 )
 
-# The same in whole blocks of 128 wherever an engine cuts or joins layers in FP8, at up to two ranks.
+# The same in whole blocks of 128 wherever an engine splits or joins FP8 layers, for up to two ranks.
 TINY_FP8 = replace(
     TINY,
     hidden_size=384,

@@ -1,4 +1,4 @@
-"""The environment of the adapter: the only module here that reads it. Everything else gets values passed."""
+"""Settings of the adapter. No other module reads the environment; everything else gets values passed."""
 
 import os
 from collections.abc import Mapping
@@ -13,12 +13,10 @@ _OVERLAP_VARIABLE = "SERVAL_MOE_OVERLAP_TOKENS"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """What an operator may choose about the model, beside SGLang's own flags.
+    """Choices about the model that SGLang has no flags for.
 
-    Attributes:
-        ngram_tables: the memory that holds the n-gram tables: the device's, or the host's.
-        moe_overlap_tokens: on a GPU, batches of up to so many tokens compute a layer's experts on a second
-            stream; 0 never.
+    `ngram_tables` names the memory that holds the n-gram tables, the device's or the host's. On a GPU,
+    batches of up to `moe_overlap_tokens` tokens compute a layer's experts on a second stream; 0 means never.
     """
 
     ngram_tables: TablePlace = "device"
@@ -26,11 +24,10 @@ class ModelSettings:
 
 
 def model_settings(environment: Mapping[str, str] | None = None) -> ModelSettings:
-    """The settings in ``environment``, by default this process's; the launcher puts its flags there, because
-    SGLang's scheduler processes inherit nothing else from it.
+    """Read the settings from `environment`, by default this process's.
 
-    Raises:
-        ValueError: a variable has a value that means nothing.
+    The launcher puts its flags there, because SGLang's scheduler processes inherit nothing else from it.
+    Raises `ValueError` if a variable has an invalid value.
     """
     given = os.environ if environment is None else environment
     place = given.get(_TABLES_VARIABLE, ModelSettings().ngram_tables)
@@ -45,16 +42,16 @@ def model_settings(environment: Mapping[str, str] | None = None) -> ModelSetting
 
 
 def model_variables(*, ngram_tables: str | None, moe_overlap_tokens: int | None) -> dict[str, str]:
-    """What to set in an environment so that `model_settings` finds these; None leaves a variable alone."""
+    """Return variables from which `model_settings` reads these values; None leaves a variable unset."""
     chosen = {_TABLES_VARIABLE: ngram_tables, _OVERLAP_VARIABLE: moe_overlap_tokens}
     return {name: str(value) for name, value in chosen.items() if value is not None}
 
 
 def inherited_environment() -> dict[str, str]:
-    """A copy of this process's environment, for the engine process to start from."""
+    """Return a copy of this process's environment, as the base of the engine process's."""
     return dict(os.environ)
 
 
 def available_cpus() -> list[int]:
-    """Ids of the CPUs this process may run on."""
+    """Return the ids of the CPUs on which this process may run."""
     return sorted(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""LongcatConfig reads every known spelling of Lite's config.json to one value, and refuses the rest."""
+"""LongcatConfig reads every known spelling of Lite's config.json as one value, and refuses others."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def without(*names: str) -> dict[str, Any]:
     return {name: value for name, value in LITE.items() if name not in names}
 
 
-def test_lite_has_the_published_size() -> None:
+def test_lite_has_published_size() -> None:
     config = LongcatConfig.from_dict(LITE)
 
     def parameters(shapes: dict[str, tuple[int, ...]]) -> int:
@@ -70,17 +70,17 @@ def test_lite_has_the_published_size() -> None:
     assert config.ngram_base == 10_223_616
     assert [shape[0] for shape in tables.values()] == list(range(10_223_617, 10_223_640, 2))
     assert parameters(tables) == pytest.approx(31.4e9, rel=1e-3)
-    # The model card says 68.5 B parameters; the MTP layer is not among them.
+    # The model card says 68.5 B parameters, without the MTP layer.
     assert parameters(tensor_shapes(config)) == pytest.approx(68.56e9, rel=1e-4)
     assert len(mtp_tensor_shapes(config)) == 17
     assert parameters(mtp_tensor_shapes(config)) == pytest.approx(0.51e9, rel=1e-2)
 
 
-def test_the_known_configuration_is_the_released_one() -> None:
+def test_lite_equals_released_config() -> None:
     assert LongcatConfig.from_dict(LITE) == KNOWN_LITE
 
 
-def test_derived_values_of_lite() -> None:
+def test_config_derives_values_of_lite() -> None:
     config = LongcatConfig.from_dict(LITE)
     mscale = 0.1 * math.log(10) + 1
     assert config.qk_head_dim == 192
@@ -121,18 +121,18 @@ RESAVED = {
         ),
     ],
 )
-def test_variants_of_the_file_read_to_the_same_value(source: dict[str, Any]) -> None:
+def test_config_reads_variants_of_the_file_alike(source: dict[str, Any]) -> None:
     assert LongcatConfig.from_dict(source) == LongcatConfig.from_dict(LITE)
 
 
 @pytest.mark.parametrize("rope_scaling", [None, {"rope_type": "default"}])
-def test_plain_rope_is_read(rope_scaling: object) -> None:
+def test_config_reads_plain_rope(rope_scaling: object) -> None:
     config = LongcatConfig.from_dict({**LITE, "rope_scaling": rope_scaling})
     assert config.rope_scaling is None
     assert config.softmax_scale == pytest.approx(1 / math.sqrt(192))
 
 
-def test_written_layout_is_meituans_and_reads_back(tmp_path: Path) -> None:
+def test_config_writes_meituans_layout_and_reads_it_back(tmp_path: Path) -> None:
     for config in (tiny_config(), tiny_config(rope_scaling=None), LongcatConfig.from_dict(LITE)):
         written = config.to_dict()
         assert written["architectures"] == ["LongcatFlashNgramForCausalLM"]
@@ -155,12 +155,12 @@ REQUIRED = [
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_an_absent_dimension_is_named(name: str) -> None:
+def test_config_names_absent_dimension(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         LongcatConfig.from_dict(without(name))
 
 
-def test_all_absent_dimensions_are_named_at_once() -> None:
+def test_config_names_all_absent_dimensions_at_once() -> None:
     with pytest.raises(ConfigError, match=r"hidden_size, .*rope_theta"):
         LongcatConfig.from_dict(without("hidden_size", "rope_theta"))
 
@@ -191,25 +191,25 @@ def test_all_absent_dimensions_are_named_at_once() -> None:
         ({"rope_parameters": {"rope_type": "default"}}, r"rope_scaling is given twice"),
     ],
 )
-def test_wrong_values_are_refused_with_the_value(changes: dict[str, Any], message: str) -> None:
+def test_config_refuses_wrong_values(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LongcatConfig.from_dict({**LITE, **changes})
 
 
-def test_an_odd_num_hidden_layers_is_refused() -> None:
+def test_config_refuses_odd_num_hidden_layers() -> None:
     with pytest.raises(ConfigError, match="must be even, got 27"):
         LongcatConfig.from_dict({**without("num_layers"), "num_hidden_layers": 27})
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps(without("hidden_size"))])
-def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+def test_config_names_broken_file(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config.json"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"config\.json: "):
         LongcatConfig.from_json_file(file)
 
 
-def test_yarn_amplitude_is_one_unless_its_two_temperatures_differ() -> None:
+def test_rope_amplitude_is_one_unless_temperatures_differ() -> None:
     uneven = YarnScaling(factor=10, original_max_position_embeddings=256, mscale=0.5)
     expected = (0.05 * math.log(10) + 1) / (0.1 * math.log(10) + 1)
     assert tiny_config(rope_scaling=uneven).rope_amplitude == pytest.approx(expected)

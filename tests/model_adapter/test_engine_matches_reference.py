@@ -1,4 +1,4 @@
-"""The real SGLang with the plugin against the reference model, in every configuration a CPU can run."""
+"""The real SGLang with the plugin against the reference model, in every configuration that a CPU can run."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.engine
 
 @dataclass(frozen=True)
 class Configuration:
-    """``chunk`` is in tokens; each engine has another, so that all are covered by few engines."""
+    """`chunk` is in tokens; each engine has another, so that all are covered by few engines."""
 
     id: str
     dtype: DType
@@ -54,7 +54,7 @@ CONFIGURATIONS = (
         "bfloat16-resaved",
         "bfloat16",
         64,
-        # What transformers adds to config.json when it saves a copy.
+        # Keys that transformers adds to config.json when it saves a copy.
         config_changes={
             "model_type": "longcat_flash_ngram",
             "num_hidden_layers": 6,
@@ -62,8 +62,8 @@ CONFIGURATIONS = (
         },
     ),
     # Chunks shorter than the look-back of three tokens, and as long; of two in test_checkpoint_verify.py.
-    # What differs in the checkpoints is loaded by rank: tables as `serval checkpoint quantize-tables` writes
-    # them, four bits as AutoRound packs them, FP8. The reference reads the same codes.
+    # Formats that each rank loads in its own way: tables as `serval checkpoint quantize-tables` writes them,
+    # four bits as AutoRound packs them, FP8. The reference reads the same codes.
     Configuration(
         "float32-tp2-chunks-of-1-mixed-packed-int8-tables",
         "float32",
@@ -120,7 +120,7 @@ def subject(
     configuration: Configuration = request.param
     directory: Path = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(directory, configuration)
-    # SGLang cannot size its memory on a CPU when chunks are off; no prompt is as long as this.
+    # SGLang cannot size its memory on a CPU without chunks; no prompt is as long as this.
     chunk = 4096 if configuration.chunk is None else configuration.chunk
     if configuration.table_codes is not None:
         written, directory = directory, tmp_path_factory.mktemp("quantised")
@@ -147,7 +147,7 @@ def write_checkpoint(directory: Path, configuration: Configuration) -> None:
     (weights,) = directory.glob("*.safetensors")
     tensors = load_file(weights)
     for name, tensor in tensors.items():
-        # Latents so small that the eps of their norms decides; what follows the norms stays as large.
+        # Latents so small that the eps of their norms matters; the norms' outputs stay as large.
         if configuration.fp8:
             break
         if name.endswith("q_a_proj.weight"):
@@ -161,7 +161,7 @@ def write_checkpoint(directory: Path, configuration: Configuration) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(verification_cases(TINY, chunk=64, mixed=True))))
-def test_every_case_of_verify(subject: Subject, number: int) -> None:
+def test_engine_agrees_with_reference(subject: Subject, number: int) -> None:
     mixed = "--enable-mixed-chunk" in subject.configuration.flags
     cases = verification_cases(TINY, chunk=subject.configuration.chunk, mixed=mixed)
     if number >= len(cases):
@@ -170,12 +170,12 @@ def test_every_case_of_verify(subject: Subject, number: int) -> None:
     subject.assert_close(case.name, run_case(subject.engine, case))
 
 
-def test_retraction_was_forced(subject: Subject) -> None:
+def test_engine_retracted_requests(subject: Subject) -> None:
     retracted = subject.engine.metric_total("sglang:num_retracted_requests_total")
     assert (retracted > 0) == ("SGLANG_TEST_RETRACT" in subject.configuration.environment)
 
 
-def test_loading_the_weights_a_second_time_changes_nothing(subject: Subject) -> None:
+def test_engine_loads_weights_twice_without_change(subject: Subject) -> None:
     """Also clears the prefix cache."""
     answer = subject.engine.post("/update_weights_from_disk", {"model_path": str(subject.checkpoint)})
     assert answer["success"], answer

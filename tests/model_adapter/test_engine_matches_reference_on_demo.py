@@ -1,4 +1,4 @@
-"""The engine on the shipped demo model against the reference: trained weights, text that the model knows."""
+"""The engine on the shipped demo model against the reference: trained weights, and text the model knows."""
 
 import json
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def reference() -> ReferenceModel:
 
 @pytest.fixture(scope="module")
 def served_prompts() -> list[list[int]]:
-    """What the gateway sends: conversations up to the assistant's turn, at last many in one long context."""
+    """Prompts as the gateway sends them: conversations up to the assistant's turn, the last one very long."""
     tokenizer = Tokenizer.from_file(str(checkpoint_directory() / "tokenizer.json"))
     prompts: list[list[int]] = []
     for conversation in islice(conversations(seed=20_000), 24):
@@ -62,8 +62,8 @@ def served_prompts() -> list[list[int]]:
     raise AssertionError("the conversations are too short for a long context")
 
 
-def test_sglangs_own_server_reads_tool_calls(engine: Engine) -> None:
-    """With the parsers that the plugin registers: the flags above would not be accepted without them."""
+def test_sglang_server_parses_tool_calls(engine: Engine) -> None:
+    """The plugin registers the parsers; without them SGLang would refuse the flags above."""
     parameters = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
     weather = {"name": "get_weather", "description": "Get the weather forecast for a city."}
     answer = engine.post(
@@ -92,7 +92,7 @@ def report(got: Difference, dtype: DType) -> None:
     print(f"{dtype}: max {got.maximum:.2e}, mean {got.mean:.2e} over {got.count} log-probabilities")
 
 
-def test_answers_to_what_the_gateway_sends(
+def test_engine_agrees_on_gateway_prompts(
     engine: Engine, served_prompts: list[list[int]], reference: ReferenceModel, dtype: DType
 ) -> None:
     got = difference([generate(engine, prompt, max_new_tokens=8) for prompt in served_prompts], reference)
@@ -100,10 +100,10 @@ def test_answers_to_what_the_gateway_sends(
     assert BOUNDS[dtype].allows(got), got
 
 
-def test_text_cut_anywhere(
+def test_engine_agrees_on_text_cut_anywhere(
     engine: Engine, served_prompts: list[list[int]], reference: ReferenceModel, dtype: DType
 ) -> None:
-    """Prompts of every length, cut out of text; one more shares a cached prefix with another."""
+    """Prompts of every length, cut from text; one of them shares a cached prefix with another."""
     text = [token for prompt in served_prompts for token in prompt]
     eos = load_config(checkpoint_directory()).eos_token_id
     prompts = [text[length : 2 * length] for length in LENGTHS]

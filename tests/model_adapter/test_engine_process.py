@@ -13,24 +13,24 @@ def arguments(**asked: bool) -> SimpleNamespace:
     return SimpleNamespace(**(dict.fromkeys(_UNSUPPORTED, False) | asked))
 
 
-def test_usual_flags_pass() -> None:
+def test_require_supported_accepts_usual_flags() -> None:
     require_supported(arguments())
 
 
 @pytest.mark.parametrize("flag", _UNSUPPORTED)
-def test_an_unsupported_flag_is_refused_by_name(flag: str) -> None:
+def test_require_supported_names_unsupported_flag(flag: str) -> None:
     with pytest.raises(
         SystemExit, match=f"serval: --{flag.replace('_', '-')} is not supported: .*Leave it out"
     ):
         require_supported(arguments(**{flag: True}))
 
 
-def test_load_balancing_of_experts_says_what_to_use_instead() -> None:
+def test_require_supported_advises_ep_instead_of_eplb() -> None:
     with pytest.raises(SystemExit, match=r"does not report; share out the experts with --ep alone"):
         require_supported(arguments(enable_eplb=True))
 
 
-def test_the_module_imports_nothing_heavy() -> None:
+def test_engine_process_imports_nothing_heavy() -> None:
     """SGLang's processes import it again."""
     program = (
         "import serval_sglang.engine_process, sys; sys.exit(bool({'torch', 'sglang'} & sys.modules.keys()))"

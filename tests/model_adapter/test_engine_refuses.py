@@ -18,7 +18,7 @@ from serval_sglang.verify.engine import EngineFailed, generate, running_engine
 
 pytestmark = pytest.mark.engine
 
-# A checkpoint, and variables of the engine that is started on it.
+# Checkpoints, with the environment variables of the engine that starts on them.
 Start = tuple[Path, dict[str, str]]
 
 
@@ -82,7 +82,7 @@ WRONG = (
 def refusals(
     checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[Callable[..., Start], Future[str]]]:
-    """What each engine says that does not start. Two at a time: to the end, most of them are one process."""
+    """Output of each engine that fails to start. Two run at a time, because most are a single process."""
     starts = {wrong: wrong(checkpoint, tmp_path_factory.mktemp("wrong")) for wrong in WRONG}
     with ThreadPoolExecutor(2) as pool:
         yield {wrong: pool.submit(refusal, *start) for wrong, start in starts.items()}
@@ -113,7 +113,7 @@ def refusal(checkpoint: Path, environment: Mapping[str, str]) -> str:
         (without_a_field, ["zero_expert_num must be given"]),
     ],
 )
-def test_an_engine_that_would_not_serve_the_model_says_why(
+def test_engine_refuses_to_serve_another_model(
     refusals: Mapping[Callable[..., Start], Future[str]], wrong: Callable[..., Start], said: list[str]
 ) -> None:
     found = refusals[wrong].result()
@@ -122,7 +122,7 @@ def test_an_engine_that_would_not_serve_the_model_says_why(
 
 @pytest.fixture
 def processes() -> Iterator[list[psutil.Process]]:
-    """Filled by the test; on the way out, none of them may be left."""
+    """A list for the test to fill; at the end none of the processes may be left."""
     watched: list[psutil.Process] = []
     yield watched
     _, alive = psutil.wait_procs(watched, timeout=60)
@@ -132,7 +132,7 @@ def processes() -> Iterator[list[psutil.Process]]:
     assert left == []
 
 
-def test_a_dead_scheduler_ends_the_engine(checkpoint: Path, processes: list[psutil.Process]) -> None:
+def test_engine_ends_with_its_scheduler(checkpoint: Path, processes: list[psutil.Process]) -> None:
     with (  # noqa: PT012
         pytest.raises(EngineFailed, match="exit code 1") as error,
         running_engine(checkpoint, dtype="float32") as engine,
@@ -144,14 +144,16 @@ def test_a_dead_scheduler_ends_the_engine(checkpoint: Path, processes: list[psut
         (scheduler,) = [p for p in processes if "scheduler" in " ".join(p.cmdline())]
         scheduler.send_signal(signal.SIGKILL)
         main_process.wait(60)
-        # Not to be stopped by us: it has to end by itself. Reaping it is left to running_engine.
+        # The engine must end by itself. running_engine reaps it.
         while launcher.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.1)
     assert "Subprocess scheduler_0" in str(error.value)
     assert "the engine has stopped" in str(error.value)
 
 
-def test_a_stopped_engine_leaves_nothing_running(checkpoint: Path, processes: list[psutil.Process]) -> None:
+def test_engine_leaves_nothing_running_when_stopped(
+    checkpoint: Path, processes: list[psutil.Process]
+) -> None:
     with running_engine(checkpoint, dtype="float32") as engine:
         launcher = psutil.Process(engine.launcher_pid)
         processes.extend([launcher, *launcher.children(recursive=True)])

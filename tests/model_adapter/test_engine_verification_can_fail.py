@@ -23,9 +23,9 @@ from serval_testkit.engine_plugins import with_plugins, write_fork_plugin, write
 
 pytestmark = pytest.mark.engine
 
-# Tables of 300 MB, of which each rank holds one half.
+# Tables of 300 MB; each rank holds one half.
 TABLE_RATIO = 2600
-# What a process takes for other things meanwhile: threads, buffers of the allocator.
+# Memory that a process needs for other things meanwhile: threads, buffers of the allocator.
 SLACK_BYTES = 24 * 2**20
 
 PLUGIN = """
@@ -119,7 +119,7 @@ class Patched:
     checkpoint: Path
 
     def judge(self, mistake: str, *, seed: int) -> CaseResult:
-        """Prompts of their own for each mistake: what an earlier one left in the prefix cache is not met."""
+        """Prompts differ for each mistake, so that none hits a prefix cached by an earlier one."""
         self.mistake_file.write_text(mistake)
         prompts = Prompts(TINY, seed)
         answers = [generate(self.engine, prompts.make(30 + i, seed=i), max_new_tokens=4) for i in range(4)]
@@ -149,7 +149,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patched]:
         yield Patched(engine, load_reference(checkpoint), mistake_file, memory_folder, checkpoint)
 
 
-def test_without_a_mistake_the_patched_engine_agrees(patched: Patched) -> None:
+def test_patched_engine_agrees_without_mistake(patched: Patched) -> None:
     assert patched.judge("none", seed=1).agrees
 
 
@@ -161,20 +161,20 @@ def test_without_a_mistake_the_patched_engine_agrees(patched: Patched) -> None:
         ("identity experts on every rank", 4),
     ],
 )
-def test_a_mistake_is_found_out_by_far(patched: Patched, mistake: str, seed: int) -> None:
+def test_verification_detects_mistake(patched: Patched, mistake: str, seed: int) -> None:
     result = patched.judge(mistake, seed=seed)
     assert not result.agrees
     assert result.difference.maximum > 100 * BOUNDS["float32"].value
     assert result.difference.mean > 2 * BOUNDS["bfloat16"].value
 
 
-def test_loading_opens_a_shard_once_and_takes_little_more_memory_than_a_rank_holds(patched: Patched) -> None:
+def test_loading_opens_shard_once_and_takes_little_memory(patched: Patched) -> None:
     reports = [json.loads(file.read_text()) for file in patched.memory_folder.iterdir()]
     print(reports)
     assert len(reports) == 2
     stored = (patched.checkpoint / "model.safetensors").stat().st_size
     for report in reports:
-        # Mapped, not read: what a rank does not copy costs no memory of its own.
+        # The file is mapped, so pages that a rank does not copy cost it no memory.
         assert report["opened"] == ["model.safetensors"]
         assert report["held"] < 0.6 * stored
         assert report["growth"] <= 1.1 * report["held"] + SLACK_BYTES

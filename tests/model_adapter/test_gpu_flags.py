@@ -37,7 +37,7 @@ def test_gpu_flags_choose_triton_for_small_attention(arguments: Arguments, confi
     assert TRITON in arguments(config)
 
 
-def test_gpu_flags_leave_the_backend_of_lite_to_sglang(arguments: Arguments) -> None:
+def test_gpu_flags_leave_backend_of_lite_to_sglang(arguments: Arguments) -> None:
     assert not any("attention-backend" in argument for argument in arguments(LITE))
 
 
@@ -51,9 +51,7 @@ def test_gpu_flags_leave_the_backend_of_lite_to_sglang(arguments: Arguments) -> 
     ],
     ids=" ".join,
 )
-def test_gpu_flags_leave_the_backend_to_an_operator_who_names_one(
-    arguments: Arguments, flags: list[str]
-) -> None:
+def test_gpu_flags_respect_operators_backend(arguments: Arguments, flags: list[str]) -> None:
     found = arguments(DEMO, *flags)
     assert TRITON not in found
     assert list(found[-len(flags) :]) == flags
@@ -65,7 +63,7 @@ def test_gpu_flags_do_not_reach_a_cpu_engine(arguments: Arguments) -> None:
     assert not any("cuda-graph" in argument for argument in found)
 
 
-def test_gpu_flags_switch_prefill_graphs_off_and_the_operator_may_switch_them_on(
+def test_gpu_flags_disable_prefill_graphs_before_operators_flags(
     arguments: Arguments,
 ) -> None:
     found = list(arguments(LITE, "--cuda-graph-backend-prefill=full"))
@@ -74,7 +72,7 @@ def test_gpu_flags_switch_prefill_graphs_off_and_the_operator_may_switch_them_on
     )
 
 
-def test_gpu_flags_tolerate_a_config_that_cannot_be_read(tmp_path: Path) -> None:
+def test_gpu_flags_tolerate_unreadable_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert TRITON not in sglang_arguments(EngineOptions(model=tmp_path, device="cuda"))
 

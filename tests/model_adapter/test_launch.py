@@ -1,4 +1,4 @@
-"""The launcher's command line, environment and exit codes; the engine itself is left out."""
+"""The launcher's command line, environment and exit codes, without an engine."""
 
 import os
 import signal
@@ -24,14 +24,14 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_flags_behind_the_dashes_come_last(model: Path) -> None:
+def test_sglang_arguments_put_operators_flags_last(model: Path) -> None:
     options = parse_options([f"--model={model}", "--device=cpu", "--", "--max-total-tokens", "99"])
     arguments = sglang_arguments(options)
     assert arguments[-2:] == ["--max-total-tokens", "99"]
     assert arguments.index("--max-total-tokens") > arguments.index("--max-total-tokens=65536")
 
 
-def test_defaults_are_loopback_with_streaming_of_deltas_and_metrics(model: Path) -> None:
+def test_sglang_arguments_default_to_loopback_streaming_and_metrics(model: Path) -> None:
     arguments = sglang_arguments(parse_options([f"--model={model}", "--device=cuda"]))
     assert {"--host=127.0.0.1", "--incremental-streaming-output", "--enable-metrics"} <= set(arguments)
     assert "--attention-backend=torch_native" not in arguments
@@ -48,7 +48,7 @@ def test_defaults_are_loopback_with_streaming_of_deltas_and_metrics(model: Path)
         (["--unheard-of"], "unrecognized arguments"),
     ],
 )
-def test_wrong_use_ends_with_2(
+def test_parse_options_exits_with_2_on_wrong_use(
     model: Path, extra: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -68,35 +68,35 @@ def test_parse_options_folder_without_config_exits_with_1(capsys: pytest.Capture
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="expects a machine without a GPU")
-def test_without_a_gpu_the_default_is_the_cpu(model: Path) -> None:
+def test_parse_options_defaults_to_cpu_without_gpu(model: Path) -> None:
     assert parse_options([f"--model={model}"]).device == "cpu"
 
 
-def test_the_launcher_itself_loads_neither_torch_nor_sglang() -> None:
+def test_launcher_imports_neither_torch_nor_sglang() -> None:
     program = "import serval_sglang.launch, sys; sys.exit(bool({'torch', 'sglang'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_nothing_of_the_cpu_engine_reaches_a_gpu_engine(model: Path) -> None:
+def test_engine_environment_adds_nothing_on_gpu(model: Path) -> None:
     options = EngineOptions(model=model, device="cuda", tp=8)
     inherited = {"A": "b", "SGLANG_EXTERNAL_MODEL_PACKAGE": "mine"}
     assert engine_environment(options, inherited, range(4)) == inherited
 
 
-def test_settings_of_the_model_travel_in_the_environment(model: Path) -> None:
+def test_engine_environment_carries_model_settings(model: Path) -> None:
     options = parse_options(
         [f"--model={model}", "--device=cuda", "--ngram-tables=host", "--moe-overlap-tokens=64"]
     )
     found = model_settings(engine_environment(options, {"SERVAL_NGRAM_TABLES": "device"}, range(4)))
     assert found == ModelSettings(ngram_tables="host", moe_overlap_tokens=64)
-    # Without the flags the operator's own variables stay.
+    # Without the flags the operator's own variables are kept.
     plain = parse_options([f"--model={model}", "--device=cuda"])
     assert model_settings(
         engine_environment(plain, {"SERVAL_NGRAM_TABLES": "host"}, range(4))
     ) == ModelSettings(ngram_tables="host")
 
 
-def test_standins_for_packages_of_a_gpu_are_found_first() -> None:
+def test_cpu_environment_puts_standin_packages_first() -> None:
     environment = cpu_environment({"PYTHONPATH": "mine"}, ranks=1, cpus=range(4))
     assert environment["PYTHONPATH"] == f"{STANDIN_PACKAGES}:mine"
     program = "import sgl_kernel\ntry: import flashinfer\nexcept ImportError as error: print(error)"
@@ -105,7 +105,7 @@ def test_standins_for_packages_of_a_gpu_are_found_first() -> None:
     assert done.stdout == "a CPU engine runs without flashinfer\n"
 
 
-def test_a_port_in_use_is_refused_before_anything_starts(model: Path) -> None:
+def test_main_refuses_port_in_use(model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(SystemExit, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
@@ -116,11 +116,11 @@ def test_a_port_in_use_is_refused_before_anything_starts(model: Path) -> None:
     ("cpus", "ranks", "shares"),
     [([0, 1], 2, "0|1"), ([0, 1, 2, 3], 2, "0,1|2,3"), ([5], 2, "5|5"), ([0, 1, 2], 2, "0|1")],
 )
-def test_ranks_share_out_the_cpus(cpus: list[int], ranks: int, shares: str) -> None:
+def test_cpu_environment_divides_cpus_among_ranks(cpus: list[int], ranks: int, shares: str) -> None:
     assert cpu_environment({}, ranks=ranks, cpus=cpus)["SGLANG_CPU_OMP_THREADS_BIND"] == shares
 
 
-def test_threads_that_wait_sleep() -> None:
+def test_cpu_environment_lets_waiting_threads_sleep() -> None:
     assert cpu_environment({}, ranks=1, cpus=range(2))["OMP_WAIT_POLICY"] == "passive"
 
 
@@ -130,7 +130,7 @@ def test_cpu_environment_hides_gpus() -> None:
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_thread_settings_of_the_user_win() -> None:
+def test_cpu_environment_keeps_users_thread_settings() -> None:
     own = {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "active", "SGLANG_CPU_OMP_THREADS_BIND": "3|4"}
     assert not own.keys() & cpu_environment(own, ranks=2, cpus=range(4)).keys()
 
@@ -144,14 +144,14 @@ def test_thread_settings_of_the_user_win() -> None:
         ("import os; os.kill(os.getpid(), 15)", 1, "SIGTERM"),
     ],
 )
-def test_how_the_engine_ended_is_said_and_returned(
+def test_supervise_reports_how_the_engine_ended(
     program: str, expected: int, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert supervise([sys.executable, "-c", program], os.environ) == expected
     assert said in capfd.readouterr().err
 
 
-# Waits for SIGTERM by sigwait: a handler would miss one that comes just before a sleep until that ends.
+# Waits for SIGTERM by sigwait: a handler would miss a signal that arrives just before a sleep until it ends.
 _WITH_CHILD = """
 import signal, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -162,7 +162,7 @@ signal.sigwait([signal.SIGTERM])
 
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_ends_the_engine_and_what_it_leaves_running(stop_signal: signal.Signals) -> None:
+def test_supervise_ends_engine_and_its_children_on_signal(stop_signal: signal.Signals) -> None:
     supervisor = subprocess.Popen(
         [
             sys.executable,
@@ -184,7 +184,7 @@ def test_a_stop_signal_ends_the_engine_and_what_it_leaves_running(stop_signal: s
 
 
 def _is_running(pid: int) -> bool:
-    """Whether the process exists and is not merely waiting for its exit code to be read."""
+    """Return True if the process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

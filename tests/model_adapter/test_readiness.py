@@ -1,4 +1,4 @@
-"""A scheduler reports ready only with proof that Serval's model is what it has loaded."""
+"""A scheduler reports ready only with proof that it has loaded Serval's model."""
 
 from typing import Any
 
@@ -33,20 +33,20 @@ class StandInPipe:
     ],
     ids=["no plugin", "built-in model", "built-in n-gram state"],
 )
-def test_without_proof_nothing_is_reported(proof: dict[str, str] | None) -> None:
+def test_readiness_gate_refuses_report_without_proof(proof: dict[str, str] | None) -> None:
     pipe = StandInPipe()
     with pytest.raises(SystemExit, match="engine refused: a scheduler has loaded"):
         ReadinessGate(pipe).send({"status": "ready", "serval": proof})
     assert pipe.sent == []
 
 
-def test_with_proof_the_report_is_passed_on_as_sglang_made_it() -> None:
+def test_readiness_gate_passes_on_proven_report() -> None:
     pipe = StandInPipe()
     ReadinessGate(pipe).send({"status": "ready", "serval": PROOF, "max_req_input_len": 9})
     assert pipe.sent == [{"status": "ready", "max_req_input_len": 9}]
 
 
-def test_it_is_a_pipe_in_every_other_way() -> None:
+def test_readiness_gate_delegates_to_pipe() -> None:
     pipe = StandInPipe()
     ReadinessGate(pipe).close()
     assert pipe.is_closed

@@ -1,15 +1,15 @@
-"""What an operator may choose about the model, from flags through the environment to the scheduler."""
+"""Settings of the model, on their way from flags through the environment to the scheduler."""
 
 import pytest
 
 from serval_sglang.settings import ModelSettings, model_settings, model_variables
 
 
-def test_defaults() -> None:
+def test_model_settings_defaults() -> None:
     assert model_settings({}) == ModelSettings(ngram_tables="device", moe_overlap_tokens=0)
 
 
-def test_what_is_written_is_read() -> None:
+def test_model_settings_read_model_variables() -> None:
     variables = model_variables(ngram_tables="host", moe_overlap_tokens=64)
     assert model_settings(variables) == ModelSettings(ngram_tables="host", moe_overlap_tokens=64)
     assert model_variables(ngram_tables=None, moe_overlap_tokens=None) == {}
@@ -24,6 +24,6 @@ def test_what_is_written_is_read() -> None:
         ("SERVAL_MOE_OVERLAP_TOKENS", "", "number of tokens"),
     ],
 )
-def test_a_value_that_means_nothing_is_refused(variable: str, value: str, message: str) -> None:
+def test_model_settings_refuse_invalid_value(variable: str, value: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model_settings({variable: value})

@@ -1,4 +1,4 @@
-"""Both halves of the pin: SGLang has the version the adapter was written for, and is as it relies on.
+"""Both halves of the pin: SGLang has the version the adapter was written for, and unchanged sources.
 
 UPSTREAM.md lists every place. After a change of version this test names the rows to look at again.
 """
@@ -33,7 +33,7 @@ def touchpoints() -> list[Touchpoint]:
     return [Touchpoint(*match.groups()) for match in found]
 
 
-def test_the_pin_names_one_version_everywhere() -> None:
+def test_pin_is_the_same_version_everywhere() -> None:
     assert version("sglang") == SUPPORTED_SGLANG
     assert f"sglang=={SUPPORTED_SGLANG}" in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     assert f"SGLang {SUPPORTED_SGLANG}" in (ADAPTER / "UPSTREAM.md").read_text(encoding="utf-8")
@@ -42,14 +42,14 @@ def test_the_pin_names_one_version_everywhere() -> None:
 @pytest.mark.parametrize(
     "touchpoint", touchpoints(), ids=lambda touchpoint: f"{touchpoint.file}:{touchpoint.name}"
 )
-def test_what_we_rely_on_is_as_it_was(touchpoint: Touchpoint) -> None:
+def test_upstream_source_is_unchanged(touchpoint: Touchpoint) -> None:
     source = find_source("sglang", touchpoint.file, touchpoint.name)
     assert (touchpoint.lines, touchpoint.digest) == (source.lines, source.digest), (
         f"{touchpoint.name} has changed: read it, then write {source.lines} and {source.digest} into its row."
     )
 
 
-def test_prefill_graphs_find_no_attention_in_this_model() -> None:
+def test_upstream_captures_no_prefill_graph_of_this_model() -> None:
     """SGLang finds no attention in a layer whose `self_attn` is a list, so it captures no prefill graph."""
     setup = pytest.importorskip(
         "sglang.srt.model_executor.model_runner_components.layer_setup", reason="needs SGLang"
@@ -64,8 +64,8 @@ def test_prefill_graphs_find_no_attention_in_this_model() -> None:
     assert setup.compute_attention_and_moe_layers(model).attention_layers == [attention.attn_mqa]
 
 
-def test_every_hook_has_a_row() -> None:
-    """A string that names something in SGLang, for HookRegistry.register, has its module in the table."""
+def test_every_hook_has_row_in_upstream_md() -> None:
+    """Every string that names an object in SGLang, for HookRegistry.register, has its module in the table."""
     targets = {
         target
         for module in ADAPTER.glob("serval_sglang/**/*.py")

@@ -1,1 +1,1 @@
-"""``python -m serval_sglang.bench``: the built-in model against Serval's in the engine, without weights."""
+"""`python -m serval_sglang.bench`: the built-in model against Serval's in the engine, without weights."""

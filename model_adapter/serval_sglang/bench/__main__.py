@@ -1,7 +1,7 @@
 """Measure the built-in model and Serval's in the real engine, on one GPU, without weights.
 
-A few layers of LongCat-Flash-Lite at full width, random weights, random prompts; one engine after another
-with one thing changed. What a layer costs is the difference between two numbers of --layers.
+A few layers of LongCat-Flash-Lite at full width, with random weights and random prompts, in one engine after
+another with one thing changed. The cost of a layer is the difference between two values of --layers.
 """
 
 import argparse
@@ -33,7 +33,7 @@ examples:
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing that is measured."""
+    """A configuration to measure."""
 
     plugin: bool = True
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -52,7 +52,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What one variant took. ``note`` says why there are no figures."""
+    """Measurements of one variant; `note` says why there are none."""
 
     variant: str
     step_s: Mapping[int, float] = dataclasses.field(default_factory=dict)  # by batch
@@ -62,7 +62,7 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 1 where a variant that could have run did not."""
+    """Print the table; return 1 if a variant that could have run did not."""
     args = _parser().parse_args(arguments)
     rows = []
     for name in args.variants:
@@ -79,7 +79,7 @@ _NEEDS_GPU = "runs on a GPU only"
 
 
 def markdown(rows: Sequence[Row], batches: Sequence[int]) -> Iterator[str]:
-    """A table with a line a variant."""
+    """Yield the lines of a table with one row per variant."""
     steps = [f"step of {batch}, ms" for batch in batches]
     head = ["variant", *steps, f"tokens/s at {batches[-1]}", "prefill tokens/s", "weights, GB", "graphs, GB"]
     yield f"| {' | '.join(head)} |"
@@ -138,7 +138,7 @@ def _measured(name: str, server: Server, args: argparse.Namespace) -> Row:
 
 
 def _write_model(folder: Path, variant: Variant, args: argparse.Namespace) -> LongcatConfig:
-    """config.json alone: that is all a model with random weights needs."""
+    """Write config.json, the only file that a model with random weights needs."""
     config = dataclasses.replace(
         TINY if args.small else LITE,
         num_layers=args.layers,

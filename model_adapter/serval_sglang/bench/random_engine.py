@@ -1,6 +1,6 @@
-"""SGLang's server with random weights, with or without the plugin; started by ``serval_sglang.bench``.
+"""SGLang's server with random weights, with or without the plugin. `serval_sglang.bench` starts it.
 
-Usage: ``python -m serval_sglang.bench.random_engine serval|built-in [SGLang's flags]``.
+Usage: `python -m serval_sglang.bench.random_engine serval|built-in [SGLang's flags]`.
 """
 
 import os
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def run_serval_scheduler(*arguments: Any, **named_arguments: Any) -> None:
-    """A scheduler that ends if the model it has built is not Serval's."""
+    """Run a scheduler that ends if the model it has built is not Serval's."""
     from serval_sglang.readiness import run_checked_scheduler
 
     _register_random_weights()
@@ -36,7 +36,7 @@ def run_serval_scheduler(*arguments: Any, **named_arguments: Any) -> None:
 
 
 def run_builtin_scheduler(*arguments: Any, **named_arguments: Any) -> None:
-    """SGLang's own scheduler; the environment keeps the plugin out."""
+    """Run SGLang's own scheduler; the environment keeps the plugin out."""
     from sglang.srt.managers.scheduler import run_scheduler_process
     from sglang.srt.plugins.hook_registry import HookRegistry
 

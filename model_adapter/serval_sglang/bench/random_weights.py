@@ -1,19 +1,19 @@
-"""Weights for a model without a checkpoint: tokens differ, and so do their experts.
+"""Weights for a model without a checkpoint that spread tokens over all experts.
 
 SGLang's dummy weights are within 1e-3 of zero, norms included, so that every token goes to the same few
-experts and a batch reads a fraction of what it reads in earnest.
+experts and a batch reads a fraction of the weights that it would read in production.
 """
 
 import torch
 from torch import Tensor, nn
 
 _STD = 0.02
-_BLOCK_ROWS = 65_537  # of tables too large to fill value by value
+_BLOCK_ROWS = 65_537  # larger tables repeat a block of random rows, which is faster to fill
 _GENERATOR_SEED = 0
 
 
 def fill_randomly(model: nn.Module, *_: object, **__: object) -> None:
-    """Replaces ``initialize_dummy_weights``: matrices normal, norms one, biases zero."""
+    """Replaces `initialize_dummy_weights`: matrices are normal, norms one, biases zero."""
     for name, tensor in model.state_dict().items():
         if tensor.dim() >= 2:
             _fill_rows(tensor)

@@ -1,4 +1,4 @@
-"""One engine under measurement: started, asked, stopped."""
+"""Starts one engine to measure, sends it requests, and stops it."""
 
 import json
 import os
@@ -30,14 +30,14 @@ class ServerFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Server:
-    """A running engine; tokens are drawn from ids 3 to ``vocab_size``."""
+    """A running engine; tokens are drawn from ids 3 to `vocab_size`."""
 
     url: str
     vocab_size: int
     random: Random
 
     def decode_step_s(self, batch: int, *, prompt_tokens: int, steps: int, repeats: int) -> float:
-        """Median time of a decode step of ``batch`` requests: what ``steps`` more of them add."""
+        """Return the median time per decode step of `batch` requests, from runs with and without `steps`."""
         prompts = [self._prompt(prompt_tokens) for _ in range(batch)]
         self._generate_s(prompts, new_tokens=2)  # leaves the prompts in the prefix cache
         added = [
@@ -47,13 +47,13 @@ class Server:
         return statistics.median(added) / steps
 
     def prefill_tokens_per_s(self, tokens: int, *, repeats: int) -> float:
-        """Median rate at which new prompts of ``tokens`` are read."""
+        """Return the median rate at which new prompts of `tokens` are processed."""
         self._generate_s([self._prompt(tokens)], new_tokens=1)
         taken = [self._generate_s([self._prompt(tokens)], new_tokens=1) for _ in range(repeats)]
         return tokens / statistics.median(taken)
 
     def memory_gb(self) -> dict[str, float]:
-        """GB of weights, KV cache and CUDA graphs on a device, as the engine reports them."""
+        """Return GB of weights, KV cache and CUDA graphs on the devices, as the engine reports them."""
         with _open(f"{self.url}/metrics") as response:
             lines = response.read().decode().splitlines()
         found = dict.fromkeys(_MEMORY_METRICS, 0.0)
@@ -83,10 +83,9 @@ class Server:
 def running_server(
     arguments: Sequence[str], environment: Mapping[str, str], *, vocab_size: int, log: Path
 ) -> Iterator[Server]:
-    """An engine with random weights on a free port of the loopback.
+    """Run an engine with random weights on a free loopback port.
 
-    Raises:
-        ServerFailed: it ended, or was not healthy in time.
+    Raises `ServerFailed` if it ends or is not healthy in time.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -128,7 +127,7 @@ def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes], log: P
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """The engine and its children, which share a process group of their own."""
+    """End the engine and its children, which have a process group of their own."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Checkpoints of LongCat-Flash-Lite: layout, reading and writing, and random ones for tests."""
+"""Checkpoints of LongCat-Flash-Lite: layout, reading, writing, and random ones for tests."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports on first use (PEP 562): some modules need torch, which takes seconds, and others do not."""
+    """Import on first use (PEP 562), because some modules need torch, which takes seconds to import."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

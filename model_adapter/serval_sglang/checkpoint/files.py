@@ -1,4 +1,4 @@
-"""The files of a checkpoint directory: what they are called, which hold weights, and config.json."""
+"""Files of a checkpoint directory: their names, the files that hold weights, and config.json."""
 
 import json
 import os
@@ -13,11 +13,11 @@ INDEX_FILE = "model.safetensors.index.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not what its config.json promises, or that cannot be read or written."""
+    """A checkpoint does not match its config.json, or cannot be read or written."""
 
 
 def load_config(directory: Path | str) -> LongcatConfig:
-    """The checkpoint's config.json. Raises CheckpointError if there is none, ConfigError if it is wrong."""
+    """Read the checkpoint's config.json. Raises `CheckpointError` if it is absent, `ConfigError` if wrong."""
     path = Path(directory) / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: the directory must be that of a checkpoint.")
@@ -25,13 +25,11 @@ def load_config(directory: Path | str) -> LongcatConfig:
 
 
 def list_files(directory: Path) -> list[str]:
-    """Every file in ``directory`` and its folders, as sorted paths with "/" within it, but hidden ones.
+    """List the files in `directory` and its folders, as sorted relative paths with "/".
 
-    Hidden are names that begin with a dot, such as what download tools note about their progress. A link to a
-    file counts as the file: caches of downloads are made of them.
-
-    Raises:
-        CheckpointError: there is a link to a directory, or something that is neither file nor directory.
+    Names that begin with a dot are skipped: download tools keep notes on their progress in such files. A link
+    to a file counts as the file, because download caches consist of links. Raises `CheckpointError` if there
+    is a link to a directory, or something that is neither file nor directory.
     """
     found = []
     for folder, subfolders, names in os.walk(directory, onerror=_raise):
@@ -52,10 +50,9 @@ def list_files(directory: Path) -> list[str]:
 
 
 def weight_files(directory: Path) -> dict[str, frozenset[str] | None]:
-    """File name -> names the index puts there; None where there is no index to disagree with.
+    """Map each file of weights to the tensor names that the index lists for it, or to None without an index.
 
-    Raises:
-        CheckpointError: there is neither a single file of weights nor a readable index.
+    Raises `CheckpointError` if there is neither a single file of weights nor a readable index.
     """
     index = directory / INDEX_FILE
     if not index.is_file():
@@ -79,7 +76,7 @@ def weight_files(directory: Path) -> dict[str, frozenset[str] | None]:
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """One object, indented, with a newline at the end."""
+    """Write one JSON object, indented, with a final newline."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

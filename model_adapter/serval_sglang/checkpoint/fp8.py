@@ -1,8 +1,8 @@
 """Block-wise FP8: linear layers as float8_e4m3fn with a float32 scale for each block of 128 x 128 weights.
 
-The form of Meituan's LongCat-Flash-Lite-FP8 (DeepSeek-V3, arXiv:2412.19437, section 3.3.2):
-weight = code · scale, the scale under the name ``weight_scale_inv``. Embeddings, n-gram tables and their
-projections, norms, router and output head stay as they are.
+This is the format of Meituan's LongCat-Flash-Lite-FP8 (DeepSeek-V3, arXiv:2412.19437, section 3.3.2):
+weight = code · scale, with the scale named `weight_scale_inv`. Embeddings, n-gram tables and their
+projections, norms, router and output head are not quantised.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ _LARGEST_CODE = torch.finfo(torch.float8_e4m3fn).max
 
 
 def is_quantized_layer(tensor_name: str) -> bool:
-    """Whether a released FP8 copy stores this tensor in 8 bit."""
+    """True if a released FP8 copy stores this tensor in 8 bit."""
     return part_of(tensor_name) in _QUANTIZED_PARTS
 
 
 def quantize_linear_layers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state_dict`` with the weights of linear layers in FP8, each followed by its scales."""
+    """Return `state_dict` with the weights of linear layers in FP8, each followed by its scales."""
     quantized = {}
     for name, tensor in state_dict.items():
         if is_quantized_layer(name):
@@ -50,7 +50,7 @@ def quantize_linear_layers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor
 def dequantize_linear_layers(
     state_dict: Mapping[str, Tensor], block: tuple[int, int] = BLOCK
 ) -> dict[str, Tensor]:
-    """The inverse, in float32: every weight that has scales is multiplied by them, and they are gone."""
+    """Return the inverse in float32: weights that have scales are multiplied by them, and scales removed."""
     weights = {name: tensor for name, tensor in state_dict.items() if not name.endswith(SCALE_SUFFIX)}
     for name in state_dict.keys() - weights.keys():
         weight_name = name.removesuffix(SCALE_SUFFIX) + ".weight"
@@ -60,25 +60,25 @@ def dequantize_linear_layers(
 
 
 def quantize_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[out, in] -> float8_e4m3fn [out, in] and float32 scales [ceil(out / 128), ceil(in / 128)]."""
+    """Map [out, in] to float8_e4m3fn [out, in] and float32 scales [ceil(out / 128), ceil(in / 128)]."""
     rows, columns = weight.shape
-    # Blocks at the edges are smaller: zeros do not change their largest magnitude.
+    # Blocks at the edges are padded with zeros, which do not change their largest magnitude.
     padded = pad(weight.float(), (0, -columns % BLOCK[1], 0, -rows % BLOCK[0]))
     largest = padded.abs().unfold(0, BLOCK[0], BLOCK[0]).unfold(1, BLOCK[1], BLOCK[1]).amax((2, 3))
     scales = largest / _LARGEST_CODE
-    # Of a block of zeros, or of numbers so small that their scale is 0 in float32, nothing is left.
+    # A block of zeros, or of numbers so small that their scale is 0 in float32, becomes zeros.
     scales = torch.where(scales > 0, scales, 1.0)
-    # torch takes a code above the largest, which a scale that was rounded down may give, for the largest.
+    # A scale that was rounded down may give a code above the largest, which torch clamps.
     codes = weight.float() / _spread(scales, weight.shape, BLOCK)
     return codes.to(torch.float8_e4m3fn), scales
 
 
 def dequantize_blocks(codes: Tensor, scales: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:
-    """The weight in float32."""
+    """Return the weight in float32."""
     return codes.float() * _spread(scales, codes.shape, block)
 
 
 def _spread(scales: Tensor, shape: torch.Size, block: tuple[int, int]) -> Tensor:
-    """Each block's scale at each of its weights."""
+    """Repeat each block's scale for each of its weights."""
     rows, columns = shape
     return scales.repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]

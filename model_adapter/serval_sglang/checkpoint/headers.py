@@ -1,4 +1,4 @@
-"""What a safetensors file says about its tensors, read without their values and without torch."""
+"""Headers of safetensors files, read without the tensors' values and without torch."""
 
 import math
 from dataclasses import dataclass
@@ -38,13 +38,12 @@ class TensorHeader:
 
 
 def read_headers(file: Path) -> list[TensorHeader]:
-    """The headers of all tensors of ``file``, ordered by name.
+    """Read the headers of all tensors of `file`, ordered by name.
 
-    Raises:
-        CheckpointError: it is not a whole safetensors file, or holds a dtype that is not known here.
+    Raises `CheckpointError` if it is not a complete safetensors file, or holds an unknown dtype.
     """
     try:
-        # "np" is the one framework that needs neither torch nor, as no value is read, numpy.
+        # "np" is the only framework that does not need torch; numpy is not needed if no value is read.
         with safe_open(file, framework="np") as tensors:
             slices = {name: tensors.get_slice(name) for name in sorted(tensors.keys())}
             headers = [

@@ -1,4 +1,4 @@
-"""What a checkpoint directory holds, from config.json and the headers of its safetensors files."""
+"""Inspection of a checkpoint directory by config.json and the headers of its safetensors files."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from serval_sglang.config import LongcatConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSize:
-    """``parameters`` are the model's, however few bits hold them; scales and packed shapes count none."""
+    """Size of one part. `parameters` counts weights in any format, but neither scales nor packed shapes."""
 
     tensors: int
     parameters: int
@@ -35,15 +35,14 @@ class PartSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What was found in a directory.
+    """Findings about a directory.
 
-    Attributes:
-        config: None where config.json is absent or wrong; ``problems`` then says so, and tensors are told
-            apart by their names alone.
-        parts: the parts that are there, in the order of ``Part``.
-        missing, unknown: names of tensors; misshapen: names with the shapes found and expected.
-        problems: what else is wrong, in sentences.
-        unsafe: files that may run code in other tools.
+    - `config`: None if config.json is absent or wrong; `problems` then says so, and tensors are assigned by
+      their names alone
+    - `parts`: the parts that are present, in the order of `Part`
+    - `missing`, `unknown`: names of tensors; `misshapen`: names with the shapes found and expected
+    - `problems`: other errors, in sentences
+    - `unsafe`: files that may run code in other tools
     """
 
     architecture: str | None
@@ -59,23 +58,22 @@ class Inspection:
 
     @property
     def is_complete(self) -> bool:
-        """Whether these are the weights that config.json asks for, and no others."""
+        """True if the weights are exactly those that config.json requires."""
         return not (self.missing or self.unknown or self.misshapen or self.problems)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Shapes by layer name: of the layers that must be there, and of all that may be."""
+    """Shapes by layer name: of required layers, and of all known ones."""
 
     required: Mapping[str, Shape]
     known: Mapping[str, Shape]
 
 
 def inspect_checkpoint(directory: Path) -> Inspection:
-    """Read config.json and the headers of all safetensors files; no weights and no code are loaded.
+    """Read config.json and the headers of all safetensors files, without loading weights or code.
 
-    Raises:
-        CheckpointError: the directory's files cannot be listed.
+    Raises `CheckpointError` if the directory's files cannot be listed.
     """
     files = list_files(directory)
     problems: list[str] = []
@@ -83,7 +81,7 @@ def inspect_checkpoint(directory: Path) -> Inspection:
     config = _parse_config(raw, problems)
     quantization = read_quantization(raw)
     tensors = _stored_tensors(directory, files, problems)
-    # Tables in eight bits bring scales even where the rest is not quantised.
+    # Eight-bit tables have scales even if the rest is not quantised.
     in_layers = quantization is not None or TABLE_DTYPE_KEY in raw
     layout = None if config is None else _layout(config, is_quantized=in_layers)
     unknown: Collection[str] = ()
@@ -129,7 +127,7 @@ def _parse_config(raw: Mapping[str, Any], problems: list[str]) -> LongcatConfig 
 
 
 def _stored_tensors(directory: Path, files: Collection[str], problems: list[str]) -> dict[str, TensorHeader]:
-    """Headers by tensor name; of what the index names, or, without a usable one, of every file there is."""
+    """Return headers by tensor name, of the files in the index or, without a usable index, of all files."""
     indexed: Mapping[str, frozenset[str] | None]
     try:
         indexed = weight_files(directory)
@@ -174,7 +172,7 @@ def _layer(tensor_name: str, *, in_layers: bool) -> str:
 
 
 def _missing(tensors: Mapping[str, TensorHeader], layout: _Layout, *, in_layers: bool) -> list[str]:
-    """Layers without values, and the scales that 8-bit floats cannot be read without."""
+    """List layers without values, and missing scales of 8-bit floats."""
     present = {_layer(name, in_layers=in_layers) for name in tensors if holds_values(name)}
     present |= {_layer(ALIASES[name], in_layers=in_layers) for name in ALIASES.keys() & tensors.keys()}
     scales = [
@@ -193,7 +191,7 @@ def _misshapen(
     *,
     in_layers: bool,
 ) -> list[str]:
-    """Weights and block scales of the wrong shape. Packed forms differ by method and are not checked."""
+    """List weights and block scales of the wrong shape. Packed layers are not checked."""
     block = None if quantization is None else quantization.block
     found = []
     for name, tensor in tensors.items():
@@ -229,7 +227,7 @@ def _part_sizes(
 
 
 def _parameters(name: str, tensors: Mapping[str, TensorHeader], layout: _Layout | None) -> int:
-    """Elements of the weight when unpacked; none for what only helps to read it, or repeats it."""
+    """Count the elements of the unpacked weight; 0 for scales and the like, and for repeated tensors."""
     if not holds_values(name) or ALIASES.get(name) in tensors:
         return 0
     shape = None if layout is None else layout.known.get(layer_name(name))

@@ -1,9 +1,9 @@
 """Checkpoints on disk: config.json beside safetensors, whole or in shards. Pickle is never read.
 
-What is read or written is checked against the layout that the configuration asks for, name by name and
-shape by shape, and all mismatches are reported at once. Block-wise FP8 and packed layers are written and
-read, n-gram tables in eight bits (quantize.py) are read; checkpoints quantised in other ways do not fit, as
-what they store beside the weights are unknown names.
+Names and shapes of all tensors read or written are checked against the layout that the configuration
+requires, and all mismatches are reported at once. Block-wise FP8 and packed layers are written and read,
+eight-bit n-gram tables (quantize.py) are read. Checkpoints quantised in other ways are rejected, because
+their additional tensors have unknown names.
 """
 
 import json
@@ -55,7 +55,7 @@ _DTYPE_NAMES = {
     torch.float16: "float16",
 }
 _NAMES_SHOWN = 20
-# Of layers packed in four bits: divides the inputs of every layer of the tiny model, and of Lite.
+# Group size of four-bit layers: it divides the inputs of every layer of the tiny model and of Lite.
 PACKED_GROUP = 16
 
 
@@ -69,22 +69,18 @@ def save_checkpoint(
     packed: Layout | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write ``state_dict`` and ``config`` in Meituan's layout.
+    """Write `state_dict` and `config` in Meituan's layout.
 
-    The router's tensors are written in float32 whatever ``dtype`` is. Tensors that together exceed
-    ``max_shard_bytes`` go into numbered shards with an index; a single tensor is never split, so a shard may
-    be larger than the limit.
+    - `state_dict`: every tensor of the model, MTP tensors optional
+    - `dtype`: float32, bfloat16 or float16, for all tensors but the router's, which are always float32
+    - `fp8`: store the linear layers in block-wise FP8 instead
+    - `packed`: store them in four bits instead, in this layout
+    - `max_shard_bytes`: tensors that together exceed it go into numbered shards with an index; a single
+      tensor is never split, so a shard may be larger
 
-    Args:
-        state_dict: every tensor of the model, MTP tensors optional.
-        dtype: float32, bfloat16 or float16, for all tensors but the router's.
-        fp8: store the linear layers in block-wise FP8 instead; ``dtype`` is then that of the rest.
-        packed: store them in four bits instead, in this layout.
-
-    Raises:
-        CheckpointError: tensors are missing, unknown or misshapen, ``dtype`` is none of the three, or the
-            directory already holds weights (they could be mixed up with the new ones).
-        ValueError: both ``fp8`` and ``packed``.
+    Raises `CheckpointError` if tensors are missing, unknown or misshapen, if `dtype` is none of the three, or
+    if the directory already holds weights, which could be mixed up with the new ones. Raises `ValueError` if
+    both `fp8` and `packed` are given.
     """
     if dtype not in _DTYPE_NAMES:
         raise CheckpointError(f"dtype must be one of {list(_DTYPE_NAMES.values())}, got {dtype!r}.")
@@ -121,14 +117,12 @@ def save_checkpoint(
 
 
 def load_state_dict(directory: Path | str) -> dict[str, Tensor]:
-    """Every tensor of the model under its canonical name, on CPU, without MTP.
+    """Load every tensor of the model under its canonical name, on CPU, without MTP.
 
-    Tensors are in their stored dtype; what is stored in block-wise FP8, and n-gram tables in eight bits, as
-    float32.
+    Tensors keep their stored dtype; block-wise FP8, packed layers and eight-bit n-gram tables become float32.
 
-    Raises:
-        CheckpointError: tensors are missing, unknown or misshapen, or a file is absent or damaged.
-        ConfigError: config.json is wrong.
+    Raises `CheckpointError` if tensors are missing, unknown or misshapen or a file is absent or damaged, and
+    `ConfigError` if config.json is wrong.
     """
     directory = Path(directory)
     config = load_config(directory)
@@ -149,10 +143,9 @@ def load_state_dict(directory: Path | str) -> dict[str, Tensor]:
 
 
 def load_reference(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> ReferenceModel:
-    """The reference model with a checkpoint's weights held in ``dtype`` (the router's in float32).
+    """Load the reference model with weights in `dtype` (the router's in float32).
 
-    Raises:
-        CheckpointError, ConfigError: as for :func:`load_state_dict`.
+    Raises as `load_state_dict` does.
     """
     config = load_config(directory)
     tensors = {name: _stored(name, tensor, dtype) for name, tensor in load_state_dict(directory).items()}
@@ -170,7 +163,7 @@ def _unpacked(tensors: dict[str, Tensor], bits: int, where: str) -> dict[str, Te
 
 
 def _expand_tables(tensors: dict[str, Tensor], config: LongcatConfig, where: str) -> None:
-    """Put float32 values in place of the tables' eight-bit codes, and remove the scales."""
+    """Replace the tables' eight-bit codes with float32 values, and remove the scales."""
     for i in range(config.ngram_table_count):
         name, scale_name = table_name(i), table_name(i, part="weight_scale")
         codes = tensors.get(name)
@@ -203,7 +196,7 @@ def _stored_bytes(name: str, tensor: Tensor, dtype: torch.dtype) -> int:
 def _shards(
     state_dict: Mapping[str, Tensor], dtype: torch.dtype, max_shard_bytes: int
 ) -> Iterator[list[str]]:
-    """Names in order, cut wherever the next tensor would exceed the limit."""
+    """Yield names in order, in shards that end before the tensor that would exceed the limit."""
     shard: list[str] = []
     size = 0
     for name, tensor in state_dict.items():

@@ -1,4 +1,4 @@
-"""Which tensors a LongCat-Flash-Lite checkpoint holds, under which names and in which shapes."""
+"""Names and shapes of the tensors in a LongCat-Flash-Lite checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -12,26 +12,26 @@ ALIASES: Mapping[str, str] = {
     "model.ngram_embeddings.word_embeddings.weight": "model.embed_tokens.weight",
 }
 
-# Kept in float32 in checkpoints of any dtype: rounding the router moves tokens between experts.
+# Stored in float32 in checkpoints of any dtype, because rounding the router moves tokens between experts.
 ROUTER_SUFFIXES = ("mlp.router.classifier.weight", "mlp.router.e_score_correction_bias")
 
 
-# In config.json where the tables are stored in eight bits: a server must know before it loads.
+# Key in config.json if the tables are stored in eight bits, which a server must know before it loads them.
 TABLE_DTYPE_KEY = "serval_ngram_table_dtype"
 
 
 def table_name(table: int, *, part: Literal["weight", "weight_scale"] = "weight") -> str:
-    """Name of an n-gram table's tensor, or of its scales (float32, a row each) where it is in eight bits."""
+    """Return the name of an n-gram table's tensor, or of an eight-bit table's scales (float32 [rows])."""
     return f"model.ngram_embeddings.embedders.{table}.{part}"
 
 
 def tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
-    """Name -> shape of every tensor the model needs, in the order they are used."""
+    """Map the name of every tensor that the model needs to its shape, in order of use."""
     return dict(_main_tensors(config))
 
 
 def mtp_tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
-    """Name -> shape of the multi-token-prediction layer, whose 17 tensors a checkpoint may leave out."""
+    """Map names to shapes for the multi-token-prediction layer, whose 17 tensors a checkpoint may omit."""
     return dict(_mtp_tensors(config))
 
 

@@ -1,6 +1,6 @@
-"""SHA-256 of every file of a checkpoint: what was tested is what is served.
+"""SHA-256 manifest of a checkpoint's files, which proves that the tested files are the ones being served.
 
-The manifest is the text that ``sha256sum`` writes and ``sha256sum --check`` reads.
+The manifest has the format of `sha256sum`, and `sha256sum --check` reads it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<path>.+)")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Paths that are not as the manifest says."""
+    """Paths that differ from the manifest."""
 
     changed: tuple[str, ...]
     missing: tuple[str, ...]
@@ -37,13 +37,10 @@ class Difference:
 def file_digests(
     directory: Path, files: Sequence[str], *, threads: int, on_progress: Progress = lambda _: None
 ) -> dict[str, str]:
-    """SHA-256 of ``files`` (paths within ``directory``), in hexadecimal, in the same order.
+    """Compute the SHA-256 of `files` (paths within `directory`), in hexadecimal, in the same order.
 
-    Args:
-        on_progress: called with the bytes read since the last call, from one thread at a time.
-
-    Raises:
-        OSError: a file cannot be read.
+    `on_progress` is called with the bytes read since the last call, from one thread at a time. Raises
+    `OSError` if a file cannot be read.
     """
     lock = threading.Lock()
     is_over = threading.Event()
@@ -58,7 +55,7 @@ def file_digests(
                     with lock:
                         on_progress(read)
         except BaseException:
-            # Set here, since this thread may take the next file before the caller sees the error.
+            # Set here, because this thread may start on the next file before the caller sees the error.
             is_over.set()
             raise
         return sha256.hexdigest()
@@ -67,22 +64,21 @@ def file_digests(
     try:
         return dict(zip(files, pool.map(digest, files), strict=True))
     finally:
-        # After Ctrl-C nobody waits for the remaining gigabytes.
+        # Ctrl-C must not wait for the remaining gigabytes.
         is_over.set()
         pool.shutdown(cancel_futures=True)
 
 
 def write_manifest(path: Path, digests: Mapping[str, str]) -> str:
-    """Write the manifest, whole or not at all; return its own SHA-256, which pins all of it.
+    """Write the manifest atomically; return its own SHA-256, which pins all files.
 
-    Raises:
-        CheckpointError: the name of a file cannot stand in a line.
+    Raises `CheckpointError` if a file name cannot be written on one line.
     """
     unwritable = [file for file in digests if not file.isprintable() or "\\" in file]
     if unwritable:
         raise CheckpointError(f"{unwritable[0]!r} cannot stand in a manifest: rename the file.")
     content = "".join(f"{digest}  {file}\n" for file, digest in sorted(digests.items())).encode()
-    # Hidden, so that what a crash leaves behind is no file of the checkpoint.
+    # Hidden, so that a file left by a crash does not count as part of the checkpoint.
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_bytes(content)
     os.replace(unfinished, path)
@@ -90,10 +86,9 @@ def write_manifest(path: Path, digests: Mapping[str, str]) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """Path within the directory -> SHA-256.
+    """Read a manifest as a map from paths within the directory to SHA-256.
 
-    Raises:
-        CheckpointError: the file is absent, or is no manifest, or names a path outside the directory.
+    Raises `CheckpointError` if the file is absent, is not a manifest, or names a path outside the directory.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -112,7 +107,7 @@ def read_manifest(path: Path) -> dict[str, str]:
 
 
 def compare(manifest: Mapping[str, str], found: Mapping[str, str], *, extra: Sequence[str]) -> Difference:
-    """How a directory differs from ``manifest``: digests ``found`` of files in it, and files not in it."""
+    """Compare `manifest` with the digests `found` of files that it lists; `extra` files are not in it."""
     return Difference(
         changed=tuple(file for file, digest in found.items() if manifest[file] != digest),
         missing=tuple(sorted(manifest.keys() - found.keys())),

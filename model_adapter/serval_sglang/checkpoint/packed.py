@@ -1,7 +1,7 @@
-"""Linear layers of which several weights share a 32-bit integer: read, and written in tiny checkpoints.
+"""Packed linear layers, in which several weights share a 32-bit integer: reading, and writing for tests.
 
-Two layouts, as SGLang, vLLM and transformers read them; ``per`` = 32 / bits weights to an integer, the lowest
-bits first.
+There are two layouts, as SGLang, vLLM and transformers read them. An integer holds `per` = 32 / bits weights,
+the lowest bits first.
 
     ==================  ==========================  ============================
     part                compressed-tensors          GPTQ, and AutoRound in its form
@@ -12,7 +12,7 @@ bits first.
                         [out/per, groups], or none   each less one
     ==================  ==========================  ============================
 
-A weight is (code - zero point) times the scale of its group of inputs; without zero points it is 2^(bits-1).
+A weight is (code - zero point) times the scale of its group of inputs; the default zero point is 2^(bits-1).
 """
 
 from collections.abc import Mapping
@@ -26,17 +26,13 @@ from serval_sglang.checkpoint.quantization import Layout, layer_name
 
 
 class PackedLayerError(ValueError):
-    """A packed layer that these layouts do not describe."""
+    """A packed layer follows neither layout."""
 
 
 def unpack_layer(parts: Mapping[str, Tensor], *, bits: int) -> Tensor:
-    """The weight [out, in] in float32.
+    """Return the weight [out, in] in float32; `parts` has a layer's tensors by the last part of their names.
 
-    Args:
-        parts: a layer's tensors by the last part of their names.
-
-    Raises:
-        PackedLayerError: a part is absent, shapes do not fit each other, or inputs are out of order.
+    Raises `PackedLayerError` if a part is absent, shapes do not fit each other, or inputs are out of order.
     """
     try:
         if "weight_packed" in parts:
@@ -62,8 +58,10 @@ def unpack_layer(parts: Mapping[str, Tensor], *, bits: int) -> Tensor:
 
 
 def pack_layer(weight: Tensor, *, layout: Layout, bits: int = 4, group: int = 32) -> dict[str, Tensor]:
-    """[out, in] -> the parts of a layer, rounded symmetrically in groups of ``group`` inputs; what they stand
-    for is at most half a scale off."""
+    """Pack a weight [out, in], rounding symmetrically in groups of `group` inputs; return the layer's parts.
+
+    The error is at most half a scale.
+    """
     grouped = weight.float().reshape(len(weight), -1, group)
     zero = 2 ** (bits - 1)
     scales = (grouped.abs().amax(-1) / (zero - 1)).clamp(min=1e-8)
@@ -80,10 +78,9 @@ def pack_layer(weight: Tensor, *, layout: Layout, bits: int = 4, group: int = 32
 
 
 def unpack_layers(state_dict: Mapping[str, Tensor], *, bits: int) -> dict[str, Tensor]:
-    """``state_dict`` with every packed layer as one ``weight`` in float32.
+    """Return `state_dict` with every packed layer as one `weight` in float32.
 
-    Raises:
-        PackedLayerError: as for :func:`unpack_layer`.
+    Raises as `unpack_layer` does.
     """
     whole: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Tensor]] = {}
@@ -98,7 +95,7 @@ def unpack_layers(state_dict: Mapping[str, Tensor], *, bits: int) -> dict[str, T
 
 
 def pack_layers(state_dict: Mapping[str, Tensor], *, layout: Layout, group: int) -> dict[str, Tensor]:
-    """``state_dict`` with the linear layers, those that FP8 copies quantise too, packed in four bits."""
+    """Return `state_dict` with the linear layers, the same that FP8 copies quantise, packed in four bits."""
     packed: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
         if is_quantized_layer(name):
@@ -111,9 +108,9 @@ def pack_layers(state_dict: Mapping[str, Tensor], *, layout: Layout, group: int)
 
 
 def quantization_config(layout: Layout, *, group: int) -> dict[str, Any]:
-    """What config.json says about a copy that `pack_layers` has made."""
+    """Return the `quantization_config` for a copy made by `pack_layers`."""
     if layout == "gptq":
-        # As AutoRound writes it.
+        # The form that AutoRound writes.
         form = {"packing_format": "auto_round:auto_gptq", "data_type": "int"}
         return {"quant_method": "auto-round", "bits": 4, "group_size": group, "sym": True, **form}
     weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
@@ -136,7 +133,7 @@ def _require_ordered(g_idx: Tensor | None, *, groups: int) -> None:
 
 
 def _unpack(packed: Tensor, bits: int) -> Tensor:
-    """int32 [rows, columns / per] -> int32 [rows, columns]."""
+    """Map int32 [rows, columns / per] to int32 [rows, columns]."""
     shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=packed.device)
     codes: Tensor = (packed[..., None] >> shifts & (2**bits - 1)).flatten(1)
     return codes
@@ -145,6 +142,6 @@ def _unpack(packed: Tensor, bits: int) -> Tensor:
 def _pack(codes: Tensor, bits: int) -> Tensor:
     per = 32 // bits
     shifts = torch.arange(0, 32, bits, dtype=torch.int64)
-    # Summed in 64 bits; the upper half of a 32-bit integer are its negative numbers.
+    # Summed in 64 bits; values in the upper half of the 32-bit range become negative numbers.
     packed = (codes.long().reshape(len(codes), -1, per) << shifts).sum(-1)
     return torch.where(packed >= 2**31, packed - 2**32, packed).int()

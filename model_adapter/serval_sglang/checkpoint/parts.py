@@ -1,4 +1,4 @@
-"""The parts of the model that a checkpoint's tensors belong to."""
+"""Assignment of a checkpoint's tensors to parts of the model."""
 
 import re
 from enum import StrEnum
@@ -7,7 +7,7 @@ from serval_sglang.checkpoint.layout import ALIASES
 
 
 class Part(StrEnum):
-    """In the order in which tables show them."""
+    """Parts of the model, in the order in which tables show them."""
 
     NGRAM_TABLES = "n-gram tables"
     NGRAM_PROJECTIONS = "n-gram projections"
@@ -22,7 +22,7 @@ class Part(StrEnum):
     UNKNOWN = "unknown"
 
 
-# The first that matches counts: the latent norms are norms, though they lie inside the attention.
+# The first match counts: latent norms are norms, although they are inside the attention.
 _PATTERNS = (
     (Part.MTP, re.compile(r"model\.mtp\.")),
     (Part.WORD_EMBEDDING, re.compile(r"model\.embed_tokens\.|" + "|".join(map(re.escape, ALIASES)))),
@@ -38,5 +38,5 @@ _PATTERNS = (
 
 
 def part_of(tensor_name: str) -> Part:
-    """The part that a tensor of this name belongs to, in whatever dtype or quantised form it is stored."""
+    """Return the part to which a tensor of this name belongs, in any dtype or quantised form."""
     return next((part for part, pattern in _PATTERNS if pattern.match(tensor_name)), Part.UNKNOWN)

@@ -1,13 +1,13 @@
-"""How quantised copies differ from the original: the tensors of a layer, and quantization_config."""
+"""Differences of quantised copies from the original: the tensors of a layer, and quantization_config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# What holds the values: as they are or in 8 bit; packed by GPTQ, AWQ and AutoRound; by compressed-tensors.
+# Tensors that hold values: plain or 8 bit; packed by GPTQ, AWQ and AutoRound; packed by compressed-tensors.
 WEIGHT_PARTS = frozenset({"weight", "qweight", "weight_packed"})
 
-# What a layer may store beside them (block-wise FP8; GPTQ, AWQ and AutoRound; compressed-tensors).
+# Tensors stored beside them by block-wise FP8; by GPTQ, AWQ and AutoRound; by compressed-tensors.
 _SCALE_PARTS = frozenset(
     {"weight_scale_inv", "weight_scale", "input_scale"}
     | {"scales", "qzeros", "g_idx"}
@@ -15,10 +15,10 @@ _SCALE_PARTS = frozenset(
 )
 
 
-# How layers that share integers are laid out (packed.py).
+# Layouts of packed layers (packed.py).
 Layout = Literal["compressed-tensors", "gptq"]
 
-# The parts that a packed layer cannot be read without.
+# The parts needed to read a packed layer.
 REQUIRED_PARTS: Mapping[Layout, frozenset[str]] = {
     "compressed-tensors": frozenset({"weight_packed", "weight_scale"}),
     "gptq": frozenset({"qweight", "qzeros", "scales"}),
@@ -27,10 +27,10 @@ REQUIRED_PARTS: Mapping[Layout, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """The quantization_config of a config.json, as far as a reader of the checkpoint needs it.
+    """The details of quantization_config that are needed to read a checkpoint.
 
-    ``weight_bits`` is None where the file does not say. ``block`` is the (output, input) size of the blocks
-    that share a scale in ``weight_scale_inv``, for methods that have blocks.
+    `weight_bits` is None if the file does not state it. `block` is the (output, input) size of the blocks
+    that share a scale in `weight_scale_inv`, for methods that have blocks.
     """
 
     method: str
@@ -48,7 +48,7 @@ class Quantization:
 
 
 def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
-    """The quantisation that a config.json names; None if it names none. Absent details are None."""
+    """Read the quantisation from a config.json; None if there is none. Absent details are None."""
     stated = config.get("quantization_config") or config.get("compression_config")
     if not isinstance(stated, Mapping):
         return None
@@ -63,26 +63,26 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
 
 
 def layout_of(method: str) -> Layout | None:
-    """The layout of a quantisation method, by its name in config.json or SGLang's; None for one that packs
-    otherwise, or not at all."""
+    """Return the layout of a quantisation method, by its name in config.json or in SGLang; None if it packs
+    in another way or not at all."""
     if method in ("compressed-tensors", "compressed_tensors"):
         return "compressed-tensors"
     return "gptq" if method in ("gptq", "gptq_marlin", "auto-round") else None
 
 
 def layer_name(tensor_name: str) -> str:
-    """The name without its part: "a.qweight" and "a.scales" are of layer "a"; other names are whole."""
+    """Remove the part from a tensor name: "a.qweight" and "a.scales" give "a"; other names are unchanged."""
     layer, _, part = tensor_name.rpartition(".")
     return layer if part in WEIGHT_PARTS | _SCALE_PARTS else tensor_name
 
 
 def holds_values(tensor_name: str) -> bool:
-    """Whether the tensor is one with a layer's values, not one beside it that says how to read them."""
+    """True if the tensor holds a layer's values, False if it only tells how to read them."""
     return tensor_name.rpartition(".")[2] not in _SCALE_PARTS
 
 
 def _weight_scheme(stated: Mapping[str, Any]) -> Mapping[str, Any]:
-    """compressed-tensors files its schemes in groups, of which copies of this model have one."""
+    """Find the weight scheme, which compressed-tensors puts in a group; copies of this model have one."""
     groups = stated.get("config_groups")
     if not isinstance(groups, Mapping):
         return stated
@@ -91,7 +91,7 @@ def _weight_scheme(stated: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _size(stated: object) -> int | None:
-    # -1 stands for "no groups".
+    # -1 means "no groups".
     return stated if isinstance(stated, int) and stated > 0 else None
 
 

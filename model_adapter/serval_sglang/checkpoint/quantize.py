@@ -1,8 +1,8 @@
-"""Stores the n-gram tables of a checkpoint in eight bits a value with a scale a row, the rest as it is.
+"""Rewrites a checkpoint with n-gram tables in eight bits per value and one scale per row.
 
-Tables come and go in blocks of rows: a table of LongCat-Flash-Lite has 5 GB, and nothing here needs more than
-a few of its rows. ``embedders.{i}.weight`` becomes int8 or float8_e4m3fn, ``embedders.{i}.weight_scale``
-(float32, one a row) joins it, and config.json says so under `TABLE_DTYPE_KEY`.
+Tables are processed in blocks of rows, because a table of LongCat-Flash-Lite has 5 GB.
+`embedders.{i}.weight` becomes int8 or float8_e4m3fn, `embedders.{i}.weight_scale` (float32, one per row) is
+added, and config.json states the dtype under `TABLE_DTYPE_KEY`. Everything else is copied.
 """
 
 import json
@@ -40,7 +40,7 @@ _NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".partial"}
 
 @dataclass(frozen=True)
 class TableError:
-    """How far the stored values of one table are from the given ones."""
+    """Difference between the stored and the original values of one table."""
 
     table: int
     rows: int
@@ -56,20 +56,13 @@ def quantize_tables(
     dtype: torch.dtype,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[TableError]:
-    """Write to ``target`` the checkpoint in ``source`` with eight-bit tables.
+    """Write the checkpoint in `source` to `target` with tables of `dtype`, int8 or float8_e4m3fn.
 
-    Args:
-        dtype: int8 or float8_e4m3fn.
-        progress: called with a line for each file and each table.
+    `progress` is called with a line for each file and each table. Returns the error of each table, in order.
 
-    Returns:
-        The errors, a table each, in the order of the tables.
-
-    Raises:
-        CheckpointError: ``source`` cannot be read, lacks a table, or holds one of another shape, with
-            infinity or NaN, or in eight bits already; ``target`` holds weights, or has no room.
-        OSError: ``target`` cannot be written.
-        ConfigError: config.json is wrong.
+    Raises `CheckpointError` if `source` cannot be read, lacks a table, or holds one of another shape, with
+    infinity or NaN, or already in eight bits, and if `target` holds weights or has no room. Raises `OSError`
+    if `target` cannot be written, and `ConfigError` if config.json is wrong.
     """
     config = load_config(source)
     headers = _headers(source)
@@ -100,7 +93,7 @@ def _tables(
     headers: Mapping[str, tuple[Mapping[str, StoredTensor], object]],
     source: Path,
 ) -> dict[str, int]:
-    """Name of each table's tensor -> its number."""
+    """Map the name of each table's tensor to its number."""
     stored = {name: tensor for tensors, _ in headers.values() for name, tensor in tensors.items()}
     names = {table_name(i): i for i in range(config.ngram_table_count)}
     for name, i in names.items():
@@ -196,7 +189,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def _finish(source: Path, target: Path, plans: Mapping[str, list[PlannedTensor]], dtype: torch.dtype) -> None:
-    """Index, config.json last: without it the directory is no checkpoint."""
+    """Write other files, the index, and config.json last: without it the directory is not a checkpoint."""
     for file in list_files(source):
         if Path(file).suffix not in _NOT_COPIED and file not in (CONFIG_FILE, INDEX_FILE):
             (target / file).parent.mkdir(parents=True, exist_ok=True)

@@ -14,25 +14,25 @@ from serval_sglang.known_configs import TINY, TINY_FP8
 
 
 def tiny_config(*, fp8: bool = False, **overrides: Any) -> LongcatConfig:
-    """``TINY``, or ``TINY_FP8``, with some fields changed. Raises ConfigError where that makes no model."""
+    """Return `TINY` or `TINY_FP8` with some fields changed. Raises `ConfigError` for an invalid model."""
     return replace(TINY_FP8 if fp8 else TINY, **overrides)
 
 
 def random_state_dict(config: LongcatConfig, *, seed: int) -> dict[str, Tensor]:
-    """Float32 weights for every tensor of ``config``, the same for the same seed and configuration.
+    """Return float32 weights for every tensor of `config`, determined by seed and configuration.
 
-    Scaled so that each part moves the logits by far more than rounding does, also in bfloat16. Identity
-    experts take many of the choices, and logits have a standard deviation of about 1. The embedding is a few
-    times as large as what a layer adds to it, as in trained models: where each layer rewrites the stream, a
-    router's choice that rounding has changed goes on to change the choices after it, and log-probabilities
-    of a bfloat16 engine differ by 0.05 in the mean. Here they differ by less than 0.02, while a wrong hash,
-    identity experts not scaled or counted twice, or plain rope shift them by 0.1 to 0.7.
+    They are scaled so that each part changes the logits by far more than rounding does, also in bfloat16.
+    Identity experts get many of the choices, and logits have a standard deviation of about 1. The embedding
+    is a few times as large as what a layer adds to it, as in trained models. If each layer rewrote the
+    stream, a router's choice that rounding has changed would change later choices too, and log-probabilities
+    of a bfloat16 engine would differ by 0.05 in the mean. Here they differ by less than 0.02, while a wrong
+    hash, identity experts not scaled or counted twice, or plain rope shift them by 0.1 to 0.7.
     """
     generator = torch.Generator().manual_seed(seed)
     return {name: _random_tensor(name, shape, generator) for name, shape in tensor_shapes(config).items()}
 
 
-# Standard deviation of a layer's output for a normalised input. The model itself scales queries up.
+# Standard deviation of a layer's output for a normalised input. The model itself scales up queries.
 _GAINS: Mapping[str, float] = {"classifier": 1.5, "q_b_proj": 0.5}
 
 # The mean of 13 terms of this size has a standard deviation of 1.7.
@@ -44,7 +44,7 @@ def _random_tensor(name: str, shape: Shape, generator: torch.Generator) -> Tenso
     if "norm" in name:
         return 1.0 + 0.2 * noise
     if name.endswith("e_score_correction_bias"):
-        # Of the order of a score, 1 / experts: it decides some choices, and not all.
+        # As large as a typical score, 1 / experts, so that it decides some choices but not all.
         return noise / shape[0]
     if ".embedders." in name or name.endswith("embed_tokens.weight"):
         return _EMBEDDING_STD * noise

@@ -1,4 +1,4 @@
-"""safetensors files as bytes: what lies where, and files written piece by piece, without a tensor in memory.
+"""safetensors files as bytes: the position of each tensor, and writing piece by piece in little memory.
 
 Format: eight bytes with the length of a JSON header, the header, the data. Source: the README of
 github.com/huggingface/safetensors, section "Format".
@@ -20,7 +20,7 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file. ``dtype`` is the format's own name for it ("BF16")."""
+    """A tensor in a file. `dtype` is the format's own name for it ("BF16")."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -33,11 +33,10 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a file in the order of their data, and its metadata.
+    """Read the tensors of a file, in the order of their data, and its metadata.
 
-    Raises:
-        CheckpointError: the file is not safetensors, or shorter than its header says.
-        OSError: it cannot be read.
+    Raises `CheckpointError` if the file is not safetensors or shorter than its header says, and `OSError` if
+    it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -66,7 +65,7 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """A tensor that a file is going to hold."""
+    """A tensor to be written to a file."""
 
     name: str
     dtype: str
@@ -79,15 +78,15 @@ class PlannedTensor:
 
 
 class FileWriter:
-    """Writes a file whose tensors are known in advance and whose data comes in pieces, in any order.
+    """Writes a file whose tensors are known in advance and whose data arrives in pieces, in any order.
 
-    The file takes its name when all is written; before, and after an error, it ends in ".partial".
+    The file gets its name when everything is written; before that, and after an error, it ends in ".partial".
     """
 
     def __init__(self, path: Path, planned: Sequence[PlannedTensor], *, metadata: Mapping[str, str]) -> None:
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
-        # Widest items first: a reader maps the file and needs each tensor aligned to its items.
+        # Widest items first, because a reader maps the file and needs each tensor aligned to its items.
         ordered = sorted(planned, key=lambda tensor: -tensor.item_bytes)
         header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
         offset = 0
@@ -121,6 +120,6 @@ class FileWriter:
             self._partial.rename(self._path)
 
     def write(self, name: str, piece: bytes | memoryview, *, offset: int) -> None:
-        """Put ``piece`` into tensor ``name``, ``offset`` bytes from its beginning."""
+        """Write `piece` to tensor `name`, `offset` bytes from its beginning."""
         self._file.seek(self._starts[name] + offset)
         self._file.write(piece)

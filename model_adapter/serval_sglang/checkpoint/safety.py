@@ -1,6 +1,6 @@
-"""Files of a checkpoint directory that could run code in whoever loads them.
+"""Detection of files in a checkpoint directory that could run code when loaded.
 
-Serval reads safetensors only and never asks for remote code; other tools do both, on the same directory.
+Serval reads only safetensors and never asks for remote code, but other tools may load the same directory.
 """
 
 import json
@@ -19,7 +19,7 @@ _CODE_SUFFIXES = frozenset({".py", ".pyc", ".so"})
 
 @dataclass(frozen=True, slots=True)
 class UnsafeFile:
-    """A file, its path within the directory, and what about it is unsafe."""
+    """A file's path within the directory, and its hazard."""
 
     path: str
     hazard: Hazard
@@ -34,7 +34,7 @@ class UnsafeFile:
 
 
 def unsafe_files(directory: Path, files: Iterable[str]) -> list[UnsafeFile]:
-    """Those of ``files`` (paths within ``directory``) that are pickles, code, or JSON that refers to code."""
+    """Return those of `files` (paths within `directory`) that are pickles, code, or refer to code."""
     return [
         UnsafeFile(file, hazard) for file in files if (hazard := _hazard(directory, Path(file))) is not None
     ]
@@ -43,10 +43,7 @@ def unsafe_files(directory: Path, files: Iterable[str]) -> list[UnsafeFile]:
 def refuse_unsafe_files(
     directory: Path, files: Iterable[str], *, allowed: Collection[Hazard] = frozenset()
 ) -> None:
-    """
-    Raises:
-        CheckpointError: some of ``files`` have a hazard that is not ``allowed``; all of them are listed.
-    """
+    """Raise `CheckpointError`, listing them, if some of `files` have a hazard that is not `allowed`."""
     found = [unsafe for unsafe in unsafe_files(directory, files) if unsafe.hazard not in allowed]
     if found:
         hazards = sorted({unsafe.hazard for unsafe in found})
@@ -67,7 +64,7 @@ def _hazard(directory: Path, file: Path) -> Hazard | None:
 
 
 def _refers_to_code(file: Path) -> bool:
-    """Whether a configuration of the model, its tokenizer or a processor has an auto_map."""
+    """True for a configuration of model, tokenizer or processor that has an auto_map."""
     if not file.name.endswith("config.json"):
         return False
     try:

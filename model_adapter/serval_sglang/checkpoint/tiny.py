@@ -1,4 +1,4 @@
-"""A complete tiny checkpoint that an engine can start on: random weights, a tokenizer, no download."""
+"""A complete tiny checkpoint on which an engine can start: random weights, a tokenizer, no download."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from serval_sglang.config import ConfigError, LongcatConfig
 
 SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>", "<longcat_pad>")
 
-# Markers of LongCat's chat template: whole entries, not flagged special, so that decoding keeps them.
+# Markers of LongCat's chat template: single tokens, not flagged special, so that decoding keeps them.
 CHAT_MARKERS = (
     "<longcat_system>",
     "<longcat_user>",
@@ -45,14 +45,11 @@ def write_tiny_checkpoint(
     packed: Layout | None = None,
     **overrides: Any,
 ) -> LongcatConfig:
-    """Write config.json, weights and tokenizer of ``tiny_config(fp8=fp8, **overrides)``; return the latter.
+    """Write config.json, weights and tokenizer of `tiny_config(fp8=fp8, **overrides)`; return the config.
 
-    Args:
-        dtype, fp8, packed: as for :func:`~serval_sglang.checkpoint.io.save_checkpoint`.
-
-    Raises:
-        ConfigError: an override makes no valid model, or its vocabulary is too small for the tokenizer.
-        CheckpointError: the directory already holds weights.
+    `dtype`, `fp8` and `packed` are as for `save_checkpoint`. Raises `ConfigError` if an override makes the
+    model invalid or the vocabulary too small for the tokenizer, and `CheckpointError` if the directory
+    already holds weights.
     """
     config = tiny_config(fp8=fp8, **overrides)
     tokenizer = _byte_level_tokenizer(config.vocab_size)
@@ -67,9 +64,9 @@ def write_tiny_checkpoint(
 
 
 def _byte_level_tokenizer(vocab_size: int) -> Tokenizer:
-    """Ids: the special tokens from 0, the 256 bytes after them, the chat markers, and reserved entries.
+    """Build a tokenizer with special tokens from id 0, then 256 bytes, chat markers, and reserved entries.
 
-    Every id of the model's vocabulary decodes to something, so that random weights may emit any.
+    Every id of the model's vocabulary can be decoded, because random weights may emit any.
     """
     byte_symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = [*SPECIAL_TOKENS, *byte_symbols, *CHAT_MARKERS]
@@ -89,7 +86,7 @@ def _byte_level_tokenizer(vocab_size: int) -> Tokenizer:
 def _tokenizer_config(config: LongcatConfig) -> dict[str, Any]:
     unknown, begin, end, padding = SPECIAL_TOKENS
     return {
-        # Meituan's config.json has no model_type, by which the class could be found instead.
+        # Needed because Meituan's config.json has no model_type from which the class could be derived.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.max_position_embeddings,
         "unk_token": unknown,

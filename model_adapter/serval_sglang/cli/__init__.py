@@ -1,1 +1,1 @@
-"""Commands of ``serval`` that need the engine's packages; ``serval`` runs each as a process of its own."""
+"""Commands of `serval` that need the engine's packages; `serval` runs each in a separate process."""

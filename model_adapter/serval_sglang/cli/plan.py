@@ -37,7 +37,7 @@ _PLACES: Mapping[TablePlacement, str] = {
     "host": "in host memory",
     "8bit": "in 8 bit on the GPU",
 }
-# Field of Deployment, as alternatives name them -> flag.
+# Flag by field of Deployment, as named in alternatives.
 _FLAGS = {
     "weight_dtype": "--dtype",
     "kv_dtype": "--kv-dtype",
@@ -50,7 +50,7 @@ _FLAGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the plan; returns the exit code."""
+    """Print the plan; return the exit code."""
     parser = _parser()
     args = parser.parse_args(arguments)
     try:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def as_json(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The plan; all sizes in bytes."""
+    """Return the plan with all sizes in bytes."""
     given = plan.deployment
     return {
         "fits": plan.fits,
@@ -101,7 +101,7 @@ def as_json(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def as_text(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Lines for a terminal."""
+    """Yield lines for a terminal."""
     given, limits = plan.deployment, plan.limits
     yield f"{given.weight_dtype} weights, {given.kv_dtype} KV cache, n-gram tables {_PLACES[given.tables]}"
     yield f"engines: {given.engines}, each with tp {given.tp} and ep {given.ep}"
@@ -187,7 +187,7 @@ def _deployment(args: argparse.Namespace) -> Deployment:
 
 
 def _model(directory: Path | None) -> tuple[LongcatConfig, WeightDtype]:
-    """The configuration, and the dtype that its weights are stored in."""
+    """Return the configuration and the dtype in which its weights are stored."""
     if directory is None:
         return LITE, "bf16"
     path = directory / CONFIG_FILE
@@ -276,7 +276,7 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(f"must be positive, got {text}")
         return value
 
-    # argparse names the type in its message for text that is no number.
+    # argparse names the type in its message for text that is not a number.
     parse.__name__ = kind.__name__
     return parse
 

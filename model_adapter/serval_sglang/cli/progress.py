@@ -1,4 +1,4 @@
-"""Progress of work that is counted in bytes, on standard error."""
+"""Progress of work counted in bytes, on standard error."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _LOG_INTERVAL_S = 15.0
 
 
 class ByteProgress:
-    """``with ByteProgress(...) as progress: progress.advance(...)``. Silent for the first two seconds."""
+    """`with ByteProgress(...) as progress: progress.advance(...)`. Silent for the first two seconds."""
 
     def __init__(
         self, label: str, total_bytes: int, *, stream: TextIO, clock: Callable[[], float] = time.monotonic
@@ -29,7 +29,7 @@ class ByteProgress:
         self._line_is_open = False
 
     def advance(self, size_bytes: int) -> None:
-        """Count ``size_bytes`` more as done."""
+        """Add `size_bytes` to the work done."""
         self._done_bytes += size_bytes
         now_s = self._clock()
         if now_s < self._next_s:
@@ -41,7 +41,7 @@ class ByteProgress:
             f"{decimal_size(round(rate))}/s, {left_s:.0f} s left"
         )
         if self._stream.isatty():
-            # Erase what a longer line before left behind.
+            # Erase the rest of a longer line before.
             self._stream.write(f"\r{text}\x1b[K")
             self._line_is_open = True
             self._next_s = now_s + _TERMINAL_INTERVAL_S

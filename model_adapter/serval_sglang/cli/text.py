@@ -1,10 +1,10 @@
-"""Numbers and tables as people read them in a terminal."""
+"""Formatting of numbers and tables for a terminal."""
 
 from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0})) -> str:
-    """Rows in aligned columns, two spaces apart; columns in ``left`` start, the others end, together."""
+    """Align rows in columns, two spaces apart; columns in `left` to the left, the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -17,12 +17,12 @@ def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0}
 
 
 def decimal_size(size_bytes: int) -> str:
-    """62812000000 -> "62.81 GB", in powers of 1000 as files are measured."""
+    """Format 62812000000 as "62.81 GB", in powers of 1000 as files are measured."""
     return _scaled(size_bytes, ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")), "B")
 
 
 def short_number(count: int) -> str:
-    """68561000000 -> "68.56 B", in billions, millions and thousands."""
+    """Format 68561000000 as "68.56 B", in billions, millions and thousands."""
     return _scaled(count, ((10**9, "B"), (10**6, "M"), (10**3, "k")), "")
 
 

@@ -1,5 +1,5 @@
-"""What SGLang 0.5.23 needs to run this model on a CPU, in one place and never active on a GPU.
+"""Everything SGLang 0.5.23 needs to run this model on a CPU; never active on a GPU.
 
-``environment`` is used by the launcher before SGLang is imported; ``install`` by the plugin inside SGLang's
+The launcher uses `environment` before SGLang is imported; the plugin uses `install` inside SGLang's
 processes.
 """

@@ -1,7 +1,7 @@
-"""Block-wise FP8 on a CPU: the codes stay as SGLang has loaded them, and are multiplied out at every use.
+"""Block-wise FP8 on a CPU: codes stay as SGLang has loaded them and are dequantised at every use.
 
-SGLang computes such layers on CPUs with AMX only. Slow, and exact: it is there to show that a checkpoint's
-names, scales and slices arrive where they belong.
+SGLang computes such layers only on CPUs with AMX. This is slow and exact: it shows that a checkpoint's names,
+scales and slices arrive where they belong.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from serval_sglang.cpu_compat.experts import sum_of_experts
 
 
 def keep_codes(method: Any, layer: Any) -> None:
-    """Replaces what packs the codes for AMX after loading."""
+    """Replaces the step that packs codes for AMX after loading; does nothing."""
 
 
 def linear(method: Any, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Replaces Fp8LinearMethod.apply: [T, in] -> [T, out]."""
+    """Replaces Fp8LinearMethod.apply; maps [T, in] to [T, out]."""
     weight = dequantize_blocks(layer.weight, layer.weight_scale_inv, _block(method.weight_block_size))
     return F.linear(x, weight.to(x.dtype), bias)
 
@@ -41,8 +41,8 @@ def experts(method: Any, layer: Any, dispatch_output: Any) -> Any:
 
 
 def expanded(codes: Tensor, scales: Tensor, block: list[int]) -> tuple[Tensor, None]:
-    """Replaces block_quant_to_tensor_quant, which rounds the attention's second projection once more: the
-    weight in the model's dtype, and no scale."""
+    """Replaces block_quant_to_tensor_quant, which rounds the attention's second projection once more. Returns
+    the weight in the model's dtype and no scale."""
     return dequantize_blocks(codes, scales, _block(block)).to(torch.get_default_dtype()), None
 
 

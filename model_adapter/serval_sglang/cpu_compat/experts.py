@@ -11,9 +11,8 @@ from torch import Tensor
 def run_experts(layer: Any, x: Tensor, topk_output: Any, moe_runner_config: Any) -> Tensor:
     """Replaces sglang.srt.layers.moe.fused_moe_native.moe_forward_native, which cannot index the id -1.
 
-    Args:
-        layer: a FusedMoE without biases: w13_weight [E, 2I, H] with gates first, w2_weight [E, H, I].
-        x, topk_output, moe_runner_config: as for :func:`sum_of_experts`.
+    `layer` is a FusedMoE without biases: w13_weight [E, 2I, H] with gates first, w2_weight [E, H, I]. The
+    other arguments are as for `sum_of_experts`.
     """
     return sum_of_experts(
         lambda expert: (layer.w13_weight[expert], layer.w2_weight[expert]), x, topk_output, moe_runner_config
@@ -23,18 +22,12 @@ def run_experts(layer: Any, x: Tensor, topk_output: Any, moe_runner_config: Any)
 def sum_of_experts(
     weights_of: Callable[[int], tuple[Tensor, Tensor]], x: Tensor, topk_output: Any, moe_runner_config: Any
 ) -> Tensor:
-    """
-    Args:
-        weights_of: an expert's weights in the dtype of ``x``: [2I, H] with gates first, and [H, I].
-        x: [T, H].
-        topk_output: weights float32 [T, k] and local expert ids [T, k], negative where a slot is to be
-            skipped.
+    """Compute the experts of `x` [T, H]; return [T, H] in its dtype, summed over slots in float32.
 
-    Returns:
-        [T, H] in the dtype of ``x``, summed over slots in float32.
+    `weights_of` returns an expert's weights in the dtype of `x`: [2I, H] with gates first, and [H, I].
+    `topk_output` has weights float32 [T, k] and local expert ids [T, k], negative for a slot to skip.
 
-    Raises:
-        NotImplementedError: the experts are not of LongCat's kind.
+    Raises `NotImplementedError` if the experts are not of LongCat's kind.
     """
     if moe_runner_config.activation != "silu" or moe_runner_config.apply_router_weight_on_input:
         raise NotImplementedError(

@@ -1,4 +1,4 @@
-"""Hooks of the CPU engine; the plugin calls :func:`install` where SGLang runs on a CPU."""
+"""Hooks of the CPU engine; the plugin calls `install` if SGLang runs on a CPU."""
 
 from typing import Any
 
@@ -17,18 +17,18 @@ _DTYPES_OF_QUANTISED = (
 
 
 def install() -> list[str]:
-    """Register the hooks; returns their targets."""
+    """Register the hooks and return their targets."""
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
     from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
     from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import AttnForwardMethod
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     # Unregistered backends get triton's choice: expanded multi-head attention, which torch_native cannot run
-    # on a latent cache. The absorbed form it can.
+    # on a latent cache. It can run the absorbed form.
     AttentionBackendRegistry.register("torch_native", lambda attention, batch: AttnForwardMethod.MLA)
 
-    # Attention DP pads batches with requests of so many tokens, in slot 0 that no request owns. No hook: the
-    # class lacks the method.
+    # Attention DP pads batches with requests of this many tokens, in slot 0, which no request owns. Set
+    # directly instead of by a hook, because the class lacks the method.
     TorchNativeAttnBackend.get_cpu_graph_seq_len_fill_value = lambda backend: 1
 
     replaced = {
@@ -45,7 +45,8 @@ def install() -> list[str]:
 
 
 def _disable_nccl(communicator: Any, group: Any, *_: Any, **__: Any) -> None:
-    """What PyNcclCommunicator sets where NCCL is absent; CUDA builds of torch have it without a GPU too."""
+    """Set the attributes that PyNcclCommunicator sets without NCCL. CUDA builds of torch have NCCL even
+    without a GPU."""
     communicator.rank = group.rank()
     communicator.world_size = group.size()
     communicator.group = group
@@ -56,11 +57,11 @@ def _disable_nccl(communicator: Any, group: Any, *_: Any, **__: Any) -> None:
 def _reduce_and_cut(
     group: Any, input_: torch.Tensor, output: torch.Tensor | None = None, sizes: list[int] | None = None
 ) -> torch.Tensor:
-    """Upstream's own other way, which does without NCCL: the whole sum, and of it this rank's rows."""
+    """Use upstream's own path without NCCL: compute the whole sum, then take this rank's rows."""
     rows: torch.Tensor = group._deterministic_reduce_scatterv(input_, output, sizes)
     return rows
 
 
 def _with_float32(dtypes: list[torch.dtype], config: type) -> list[torch.dtype]:
-    """Multiplied out, as here, quantised layers are computed in float32 as well as in any dtype."""
+    """Add float32 to the supported dtypes: dequantised, as here, layers can be computed in any dtype."""
     return [*dtypes, torch.float32]

@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def checkpoint_directory() -> Path:
-    """Folder of the shipped checkpoint: configuration, weights, tokenizer, template, sampling defaults."""
+    """Return the shipped checkpoint: configuration, weights, tokenizer, template, sampling defaults."""
     return Path(__file__).parent / "checkpoint"

@@ -1,4 +1,4 @@
-"""Batches of tokenised conversations, one a row and some noise, cut by length so that little is padding."""
+"""Batches of tokenised conversations and some noise, one per row, grouped by length to avoid padding."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -19,23 +19,23 @@ _NOISE_LENGTH = 200
 
 
 class Row(NamedTuple):
-    """One tokenised conversation, and for each token whether the assistant writes it."""
+    """One tokenised conversation; `spoken` is true for tokens that the assistant writes."""
 
     ids: list[int]
     spoken: list[bool]
 
 
 class Batch(NamedTuple):
-    """Rows padded on the right, where padding cannot be seen by what is before it."""
+    """Rows padded on the right, where no real token can attend to the padding."""
 
     input_ids: Tensor  # int64 [B, T]
     targets: Tensor  # int64 [B, T], the next token
-    spoken: Tensor  # bool [B, T], the target is the assistant's to write
+    spoken: Tensor  # bool [B, T], the assistant writes the target
     real: Tensor  # bool [B, T], not padding
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Row:
-    """Token ids, and for each whether the assistant writes it: from behind its marker to its end of turn."""
+    """Tokenise a text. The assistant writes the tokens from after its marker to its end of turn."""
     speaks, ends = tokenizer.token_to_id("<longcat_assistant>"), tokenizer.token_to_id("</longcat_s>")
     ids: list[int] = tokenizer.encode(text).ids
     spoken, speaking = [], False
@@ -46,13 +46,13 @@ def encode(tokenizer: Tokenizer, text: str) -> Row:
 
 
 def noise(tokenizer: Tokenizer, rng: Random) -> Row:
-    """Random token ids: what is no text deserves no confident guess."""
+    """Return random token ids, on which the model should learn not to be confident."""
     length = rng.randint(2, _NOISE_LENGTH)
     return Row([rng.randrange(tokenizer.get_vocab_size()) for _ in range(length)], [False] * length)
 
 
 def batches(tokenizer: Tokenizer, seed: int, *, batch_tokens: int) -> Iterator[Batch]:
-    """Batches without end, each of at most ``batch_tokens`` tokens, padding included, decided by the seed."""
+    """Yield batches without end, determined by the seed, of at most `batch_tokens` tokens with padding."""
     stream, rng = conversations(seed), Random(seed)
     pool_size = max(1, _POOL_BATCHES * batch_tokens // _TYPICAL_LENGTH)
     while True:
@@ -61,7 +61,7 @@ def batches(tokenizer: Tokenizer, seed: int, *, batch_tokens: int) -> Iterator[B
         rows.sort(key=lambda row: len(row.ids))
         groups = list(_cut(rows, batch_tokens))
         rng.shuffle(groups)
-        # Noise alone gives no loss to the assistant's turns.
+        # A batch of noise alone has no assistant's turns to train on.
         yield from (batch_of(group) for group in groups if any(any(row.spoken) for row in group))
 
 
@@ -76,7 +76,7 @@ def _cut(rows: list[Row], batch_tokens: int) -> Iterator[list[Row]]:
 
 
 def batch_of(group: Sequence[Row]) -> Batch:
-    """``group`` as one batch, padded to its longest row."""
+    """Return `group` as one batch, padded to its longest row."""
     length = max(len(ids) for ids, _ in group)
     tokens = torch.zeros(len(group), length, dtype=torch.int64)
     spoken, real = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.bool)

@@ -10,14 +10,14 @@ from serval_sglang.demo.tool_catalogue import Json
 
 @dataclass(frozen=True)
 class Conversation:
-    """``messages`` and ``tools`` as OpenAI clients send them, but with arguments as objects, not as text."""
+    """`messages` and `tools` as OpenAI clients send them, but with arguments as objects instead of text."""
 
     messages: tuple[Json, ...]
     tools: tuple[Json, ...] = ()
 
 
 def conversation(rng: Random) -> Conversation:
-    """One conversation: 60 % with calls, the rest small talk and questions that no declared tool answers."""
+    """Draw a conversation: 60 % have calls, the rest are small talk and questions that no tool answers."""
     draw = rng.random()
     tools: list[Json] = []
     if draw < 0.60:
@@ -37,7 +37,7 @@ def conversation(rng: Random) -> Conversation:
 
 
 def conversations(seed: int) -> Iterator[Conversation]:
-    """The stream of conversations of ``seed``: the same on every machine."""
+    """Yield the conversations of `seed`, the same on every machine."""
     rng = Random(seed)
     while True:
         yield conversation(rng)

@@ -1,4 +1,4 @@
-"""Score a checkpoint on held-out names and words: ``python -m serval_sglang.demo.evaluate [DIRECTORY]``."""
+"""Score a checkpoint on held-out names and words: `python -m serval_sglang.demo.evaluate [DIRECTORY]`."""
 
 import argparse
 import sys
@@ -88,19 +88,19 @@ def _called(
 
 
 def one_city(rng: Random) -> Conversation:
-    """A city and a number of days."""
+    """Ask about a city and a number of days."""
     tool, city, (words, days) = documented_tool(rng, "weather"), _city(rng), _days(rng)
     return _called(rng, rng.choice(_ONE_CITY).format(p=city, n=words), [ask(tool, city, days)], tool)
 
 
 def one_city_no_span(rng: Random) -> Conversation:
-    """A city alone."""
+    """Ask about a city without days."""
     tool, city = documented_tool(rng, "weather"), _city(rng)
     return _called(rng, rng.choice(_ONE_CITY_NO_SPAN).format(p=city), [ask(tool, city)], tool)
 
 
 def two_cities(rng: Random, *, answered: bool = False) -> Conversation:
-    """Two calls in one turn."""
+    """Ask for two calls in one turn."""
     tool, (words, days) = documented_tool(rng, "weather"), _days(rng)
     first, second = _city(rng), _city(rng)
     question = rng.choice(_TWO_CITIES).format(p=first, q=second, n=words)
@@ -108,7 +108,7 @@ def two_cities(rng: Random, *, answered: bool = False) -> Conversation:
 
 
 def other_tools(rng: Random) -> Conversation:
-    """The time, a calculation or a search."""
+    """Ask for the time, a calculation or a search."""
     topic: Topic = rng.choice(("time", "calculate", "search"))
     tool = documented_tool(rng, topic)
     if topic == "time":
@@ -123,33 +123,33 @@ def other_tools(rng: Random) -> Conversation:
 
 
 def one_result(rng: Random) -> Conversation:
-    """The answer from one result."""
+    """Ask for the answer from one result."""
     tool, city = documented_tool(rng, "weather"), _city(rng)
     question = rng.choice(_ONE_CITY_NO_SPAN).format(p=city)
     return _called(rng, question, [ask(tool, city)], tool, answered=True)
 
 
 def two_results(rng: Random) -> Conversation:
-    """The answer from two results."""
+    """Ask for the answer from two results."""
     return two_cities(rng, answered=True)
 
 
 def documented_question(rng: Random) -> Conversation:
-    """A documented question, with or without tools declared."""
+    """Ask a documented question, with or without declared tools."""
     fact = rng.choice(small_talk.FACTS)
     tools = [documented_tool(rng, "weather")] if rng.random() < 0.4 else []
     return _conversation(rng, small_talk.exchange(fact.questions[0], fact.answer), tools)
 
 
 def no_suitable_tool(rng: Random) -> Conversation:
-    """A question about the weather without a tool for it."""
+    """Ask about the weather without a tool for it."""
     messages, _ = tool_dialogues.refused(rng, with_tools=False)
     messages[0]["content"] = rng.choice(_ONE_CITY_NO_SPAN).format(p=_city(rng))
     messages[1]["content"] = tool_dialogues.REFUSALS["weather"]
     return Conversation(tuple(messages), tuple(tool_dialogues.undemanded(rng, "weather")))
 
 
-# Each case with the turns that it scores: the calls, or the answer from their results.
+# Cases with the turns that they score: the calls, or the answer from their results.
 CASES: dict[str, tuple[Callable[[Random], Conversation], slice]] = {
     "one call: city and days": (one_city, slice(None)),
     "one call: city alone": (one_city_no_span, slice(None)),
@@ -163,7 +163,7 @@ CASES: dict[str, tuple[Callable[[Random], Conversation], slice]] = {
 
 
 def evaluate(directory: Path, *, count: int) -> Iterator[tuple[str, float, float, list[str]]]:
-    """For each case: its name, the share of exact turns, the mean chance if sampled, and the turns missed."""
+    """Yield each case's name, share of exact turns, mean chance if sampled, and missed turns."""
     model = load_reference(directory)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     for number, (name, (make, scored)) in enumerate(CASES.items()):
@@ -180,7 +180,7 @@ def evaluate(directory: Path, *, count: int) -> Iterator[tuple[str, float, float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m serval_sglang.demo.evaluate", description=__doc__)
     parser.add_argument("directory", type=Path, nargs="?", default=checkpoint_directory())
     parser.add_argument(

@@ -1,15 +1,15 @@
 """Initial weights from which a small model learns to copy within minutes instead of hours.
 
-A call repeats names of the user's, so nearly everything here rests on induction heads (arXiv:2209.11895): a
-head that finds the earlier place where the last two tokens occurred and reads what followed them there.
-Gradient descent finds them late, for each part is useless without the others. So the circuit starts out in
-place, rough, in the first layer:
+A call repeats names from the user's text, so nearly everything here depends on induction heads
+(arXiv:2209.11895): a head that finds the earlier place where the last two tokens occurred and reads the token
+that followed. Gradient descent finds them late, because each part is useless without the others. So the first
+layer starts with a rough version of the circuit:
 
-* the first attention brings each token its two predecessors, into channels that the embedding leaves free;
+* the first attention copies each token's two predecessors into channels that the embedding leaves free;
 * the second attention compares the current and the last token with those, and writes the word that it finds;
 * the head starts as a reader of that word.
 
-Everything else starts as usual, and training is free to change all of it.
+Everything else starts as usual, and training may change all of it.
 """
 
 import math
@@ -26,15 +26,15 @@ from serval_sglang.reference.model import DecoderLayer
 from serval_sglang.reference.rope import inverse_frequencies
 
 _CONSTANT = 3.0  # value of the constant channel, where words have a standard deviation of 1
-_ROTARY_PAIRS = 3  # the fastest ones tell neighbours apart
-_ROTARY_LOGIT = 10.0  # of the right distance, in each of those pairs
-_MATCH_LOGIT = 20.0  # where both tokens match
-_FOUND_LOGIT = 4.0  # of the word that was found
+_ROTARY_PAIRS = 3  # the fastest ones distinguish neighbours
+_ROTARY_LOGIT = 10.0  # for the right distance, in each of those pairs
+_MATCH_LOGIT = 20.0  # if both tokens match
+_FOUND_LOGIT = 4.0  # for the word that was found
 
 
 @dataclass(frozen=True)
 class _Channels:
-    """How the hidden dimension is shared out at first. ``width`` is that of an attention value."""
+    """Initial use of the hidden dimension's channels. `width` is that of an attention value."""
 
     constant: int
     word: slice
@@ -51,10 +51,10 @@ class _Channels:
 
 
 def initial_model(config: LongcatConfig, *, seed: int) -> ReferenceModel:
-    """A model that knows how to copy and nothing else: other blocks add nothing yet.
+    """Return a model that can copy and nothing else: other blocks add nothing yet.
 
-    Needs at least two heads, q_lora_rank = 2 and kv_lora_rank = 3 times v_head_dim, and a hidden size above
-    the latter.
+    This needs at least two heads, q_lora_rank = 2 and kv_lora_rank = 3 times v_head_dim, and a hidden size
+    above the latter.
     """
     torch.manual_seed(seed)
     model = ReferenceModel(config)
@@ -80,7 +80,7 @@ def initial_model(config: LongcatConfig, *, seed: int) -> ReferenceModel:
 
 
 def _write_embedding(model: ReferenceModel, channels: _Channels) -> None:
-    # The embedding is a mean over this many terms, of which only the word's is large at first.
+    # The embedding is a mean of this many terms, of which only the word's is large at first.
     terms = 1 + model.config.ngram_table_count
     rows = model.model.embed_tokens.weight
     nn.init.zeros_(rows)
@@ -89,13 +89,13 @@ def _write_embedding(model: ReferenceModel, channels: _Channels) -> None:
 
 
 def _write_look_back(attention: LatentAttention, channels: _Channels, sketch: Tensor) -> None:
-    """Head 0 attends one token back, head 1 two; both bring a sketch of the word there.
+    """Make head 0 attend one token back and head 1 two; both copy a sketch of the word found there.
 
     With a constant key (a, 0) in a rotary pair of frequency f, the query b (cos nf, -sin nf) scores
     a b cos((t - s - n) f) against the key at s, greatest where s = t - n.
     """
     config, width = attention.config, channels.width
-    scale = 1 / math.sqrt((channels.word.stop + _CONSTANT**2) / config.hidden_size)  # of the first norm
+    scale = 1 / math.sqrt((channels.word.stop + _CONSTANT**2) / config.hidden_size)  # the first norm
     keys, queries, queries_up = (
         part.weight for part in (attention.kv_a_proj_with_mqa, attention.q_a_proj, attention.q_b_proj)
     )
@@ -104,7 +104,7 @@ def _write_look_back(attention: LatentAttention, channels: _Channels, sketch: Te
         row = config.kv_lora_rank + 2 * pair
         keys[row : row + 2] = 0
         keys[row, channels.constant] = length / (_CONSTANT * scale)
-    # One latent so large that the norm of the latents makes it constant: the square root of their number.
+    # One latent is so large that the norm of the latents makes it constant: the square root of their number.
     queries[0] = 0
     queries[0, channels.constant] = 30.0
     gain = length / (math.sqrt(config.q_lora_rank) * config.q_lora_scale)
@@ -124,7 +124,7 @@ def _write_look_back(attention: LatentAttention, channels: _Channels, sketch: Te
 
 
 def _write_find(attention: LatentAttention, channels: _Channels, sketch: Tensor, copied: Tensor) -> None:
-    """Heads 0 and 1 compare (current, last) with (one back, two back) and bring the word found there."""
+    """Make heads 0 and 1 compare (current, last) with (one back, two back) and copy the word found there."""
     config, width = attention.config, channels.width
     queries, keys = attention.q_a_proj.weight, attention.kv_a_proj_with_mqa.weight
     identity = torch.eye(width)
@@ -136,7 +136,7 @@ def _write_find(attention: LatentAttention, channels: _Channels, sketch: Tensor,
     keys[width : 2 * width, channels.before_previous] = identity
     keys[2 * width : 3 * width, channels.word] = copied
     nope = config.qk_nope_head_dim
-    # Two matching vectors of `nope` entries with unit variance, both latents scaled by the model.
+    # Logit of two matching vectors of `nope` entries with unit variance; the model scales both latents.
     expected = 2 * nope * config.softmax_scale * config.q_lora_scale * config.kv_lora_scale
     gain = math.sqrt(_MATCH_LOGIT / expected)
     for head in range(2):
@@ -152,7 +152,7 @@ def _write_find(attention: LatentAttention, channels: _Channels, sketch: Tensor,
 def _write_value(
     attention: LatentAttention, head: int, *, latents: slice, target: slice, gain: float
 ) -> None:
-    """Let ``head`` carry ``latents`` unchanged, times ``gain``, into the channels ``target``."""
+    """Make `head` copy `latents`, times `gain`, into the channels `target`."""
     config = attention.config
     identity = torch.eye(config.v_head_dim)
     start = head * (config.qk_nope_head_dim + config.v_head_dim) + config.qk_nope_head_dim

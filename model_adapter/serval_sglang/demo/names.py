@@ -4,7 +4,7 @@ from random import Random
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """The entries of a text that separates them by bars; a line ends with a bar where the list goes on."""
+    """Split a text at bars; a line ends with a bar if the list continues."""
     return tuple("".join(line.strip() for line in text.splitlines()).split("|"))
 
 
@@ -22,7 +22,7 @@ CITIES = _listed("""
     Phoenix|Portland|Honolulu|Reykjavik|Marrakesh|Addis Ababa|Ho Chi Minh City|St. Louis|Washington
 """)
 
-# Never drawn for training: `evaluate` asks about these.
+# Never drawn for training, because `evaluate` asks about these.
 HELD_OUT_CITIES = _listed("""
     Kraków|Ljubljana|Montevideo|Yokohama|Bratislava|Sarajevo|Tbilisi|Windhoek|Chattanooga|
     Albuquerque|Łódź|Düsseldorf|Göteborg|Aarhus|Ottawa|Quito|Havana|Kathmandu|Ulaanbaatar|Brisbane|
@@ -68,7 +68,7 @@ _SEARCH_WORDS = _listed("""
 
 
 def syllables(rng: Random, low: int, high: int) -> str:
-    """A pronounceable lower-case word of ``low`` to ``high`` syllables."""
+    """Draw a pronounceable lower-case word of `low` to `high` syllables."""
     return "".join(
         rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.randint(low, high))
     )
@@ -79,7 +79,7 @@ def _letters(rng: Random) -> str:
 
 
 def _spliced(rng: Random) -> str:
-    """The start of one city and the end of another: pieces of real names in orders never seen."""
+    """Join the start of one city and the end of another: pieces of real names in unseen order."""
     start, end = rng.choice(CITIES), rng.choice(CITIES)
     return start[: (len(start) + 1) // 2] + end[len(end) // 2 :]
 
@@ -103,7 +103,7 @@ def _made_up_city(rng: Random) -> str:
 
 
 def city(rng: Random) -> str:
-    """A city to train on: a real one or, more often, a made-up one, so that names are copied, not known."""
+    """Draw a city, more often made up than real, so that the model learns to copy names, not to know them."""
     while True:
         name = rng.choice(CITIES) if rng.random() < 0.4 else _made_up_city(rng)
         if name in HELD_OUT_CITIES:
@@ -114,7 +114,7 @@ def city(rng: Random) -> str:
 
 
 def distinct_cities(rng: Random, count: int) -> list[str]:
-    """``count`` different cities."""
+    """Draw `count` different cities."""
     found: list[str] = []
     while len(found) < count:
         name = city(rng)
@@ -124,7 +124,7 @@ def distinct_cities(rng: Random, count: int) -> list[str]:
 
 
 def person(rng: Random) -> str:
-    """A first name, often made up."""
+    """Draw a first name, often made up."""
     known = [
         "Ada", "Alan", "Grace", "Linus", "Mei", "Omar", "Priya", "Sofia", "Tom", "Yuki", "Anna", "Ben",
         "Carla", "David", "Emma", "Felix", "Lena", "Max",
@@ -133,7 +133,7 @@ def person(rng: Random) -> str:
 
 
 def phrase(rng: Random) -> str:
-    """A search phrase of one to four words, some of them made up."""
+    """Draw a search phrase of one to four words, some of them made up."""
     words = [
         rng.choice(_SEARCH_WORDS) if rng.random() < 0.6 else syllables(rng, 1, 3)
         for _ in range(rng.randint(1, 3))
@@ -142,7 +142,7 @@ def phrase(rng: Random) -> str:
 
 
 def identifier(rng: Random) -> str:
-    """A snake_case or plain identifier such as a parameter or JSON key."""
+    """Draw a snake_case or plain identifier such as a parameter or JSON key."""
     words = [
         "id", "name", "user", "item", "count", "value", "level", "mode", "unit", "zone", "code",
         "text", "file", "path", "size", "kind", "date", "note", "rank",
@@ -154,7 +154,7 @@ def identifier(rng: Random) -> str:
 
 
 def sentence(rng: Random) -> str:
-    """A nonsense sentence of three to seven words, to be ignored or copied whole."""
+    """Draw a nonsense sentence of three to seven words, to be ignored or copied whole."""
     words = [
         rng.choice(_SEARCH_WORDS) if rng.random() < 0.4 else syllables(rng, 1, 2)
         for _ in range(rng.randint(3, 7))

@@ -1,4 +1,4 @@
-"""Conversations as the model reads them, by the chat template that the checkpoint ships."""
+"""Rendering of conversations by the checkpoint's own chat template."""
 
 import json
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ def _template() -> Template:
 
 
 def render_messages(messages: Sequence[Json], *, tools: Sequence[Json] = (), prompt: bool) -> str:
-    """The text of ``messages``; with ``prompt`` it ends where the assistant is to speak."""
+    """Return the text of `messages`; with `prompt` it ends where the assistant's turn begins."""
     return _template().render(messages=list(messages), tools=list(tools), add_generation_prompt=prompt)
 
 
 def render(conversation: Conversation) -> str:
-    """The text of a whole conversation."""
+    """Return the text of a whole conversation."""
     return render_messages(conversation.messages, tools=conversation.tools, prompt=False)

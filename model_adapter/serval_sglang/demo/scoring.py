@@ -1,7 +1,7 @@
-"""Scores a model on finished conversations: would greedy decoding write each assistant turn exactly?
+"""Scores of a model on finished conversations: share of assistant turns that greedy decoding writes exactly.
 
-It would if and only if the model's first choice is right at every token of the turn, given the right tokens
-before it. So one forward pass over the finished conversation tells, without decoding.
+Greedy decoding writes a turn exactly if and only if the model's first choice is right at every token, given
+the right tokens before it. So one forward pass over the finished conversation is enough, without decoding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,17 @@ _ROWS = 16
 
 
 class TurnScore(NamedTuple):
-    """One assistant turn."""
+    """Score of one assistant turn."""
 
-    text: str  # what it should be
+    text: str  # the expected text
     exact: bool  # greedy decoding writes it
-    chance: float  # that sampling at the given temperature writes it
+    chance: float  # probability that sampling at the given temperature writes it
 
 
 def score(
     model: ReferenceModel, tokenizer: Tokenizer, items: Sequence[Conversation], *, temperature: float
 ) -> list[list[TurnScore]]:
-    """For each conversation, the scores of its assistant turns in order."""
+    """Return the scores of the assistant turns of each conversation, in order."""
     rows = [encode(tokenizer, render(item)) for item in items]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     scores: list[list[TurnScore]] = [[] for _ in rows]
@@ -64,7 +64,7 @@ def _score_rows(
 
 
 def _runs(flags: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    """Half-open ranges where ``flags`` is true."""
+    """Return half-open ranges where `flags` is true."""
     start = None
     for index, flag in enumerate([*flags, False]):
         if flag and start is None:
@@ -76,7 +76,7 @@ def _runs(flags: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def complete(model: ReferenceModel, tokenizer: Tokenizer, prompt: str, *, max_tokens: int = 160) -> str:
-    """What greedy decoding writes after ``prompt``, without the end of turn. Slow: nothing is cached."""
+    """Decode greedily after `prompt`, without the end of turn. Slow, because nothing is cached."""
     ids: list[int] = tokenizer.encode(prompt).ids
     written: list[int] = []
     while len(written) < max_tokens:

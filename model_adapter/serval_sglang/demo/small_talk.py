@@ -9,7 +9,7 @@ from serval_sglang.demo.tool_catalogue import Json
 
 @dataclass(frozen=True)
 class Fact:
-    """Ways to ask one thing, the first of them documented, and the one answer."""
+    """Ways to ask one question, the first of them documented, and its answer."""
 
     questions: tuple[str, ...]
     answer: str
@@ -271,7 +271,7 @@ SYSTEM_PROMPTS = (
 
 
 def system_prompt(rng: Random) -> str | None:
-    """A system prompt, or None for a conversation without one."""
+    """Draw a system prompt, or None for a conversation without one."""
     draw = rng.random()
     if draw < 0.5:
         return None
@@ -281,18 +281,18 @@ def system_prompt(rng: Random) -> str | None:
 
 
 def exchange(question: str, answer: str) -> list[Json]:
-    """One turn of each side."""
+    """Return one turn of each side."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def fact(rng: Random) -> list[Json]:
-    """One documented question."""
+    """Draw a documented question."""
     item = rng.choice(FACTS)
     return exchange(rng.choice(item.questions), item.answer)
 
 
 def sum_of_digits(rng: Random) -> list[Json]:
-    """Arithmetic small enough to know by heart."""
+    """Draw arithmetic small enough to memorise."""
     left, right = rng.randint(0, 10), rng.randint(0, 10)
     spaces = rng.choice((" ", " ", ""))
     form = rng.choice(("What is {}?", "What's {}?", "{}", "{} = ?", "what is {}", "How much is {}?"))
@@ -308,7 +308,7 @@ def sum_of_digits(rng: Random) -> list[Json]:
 
 
 def name_recall(rng: Random) -> list[Json]:
-    """The user gives a name and asks for it, perhaps after another turn."""
+    """Let the user give a name and ask for it, perhaps after another turn."""
     name = names.person(rng)
     greeting = rng.choice(
         (
@@ -340,7 +340,7 @@ def name_recall(rng: Random) -> list[Json]:
 
 
 def repetition(rng: Random) -> list[Json]:
-    """The user asks for words to be repeated."""
+    """Let the user ask for words to be repeated."""
     text = rng.choice((names.sentence(rng), names.phrase(rng), names.city(rng), str(rng.randint(0, 999999))))
     form = rng.choice(
         (
@@ -357,7 +357,7 @@ def repetition(rng: Random) -> list[Json]:
 
 
 def unknown(rng: Random) -> list[Json]:
-    """A question beyond the model."""
+    """Draw a question that the model cannot answer."""
     thing = names.phrase(rng)
     form = rng.choice(
         (
@@ -387,7 +387,7 @@ def unknown(rng: Random) -> list[Json]:
 
 
 def talk(rng: Random) -> list[Json]:
-    """One to three turns of the above."""
+    """Draw one to three turns of the kinds above."""
     messages: list[Json] = []
     for _ in range(rng.choice((1, 1, 1, 1, 2, 2, 3))):
         kind = rng.choices((fact, sum_of_digits, name_recall, repetition, unknown), (62, 10, 8, 10, 10))[0]

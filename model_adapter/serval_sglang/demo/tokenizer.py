@@ -1,10 +1,10 @@
 """Byte-level BPE of the demo model, with LongCat's control tokens.
 
-Two choices serve a model of a few million parameters, which must copy names out of its context:
+Two choices help a model of a few million parameters that must copy names from its context:
 
-* a word has the same tokens wherever it stands: a space is joined to the word behind it only for a closed
-  list of common words, and digits and Han characters stand alone;
-* the fixed lines of a tool declaration, which take 100 tokens otherwise, are one token each.
+* a word has the same tokens everywhere: a space is joined to the following word only for a closed list of
+  common words, and digits and Han characters are tokens of their own;
+* the fixed lines of a tool declaration, which would take 100 tokens, are one token each.
 """
 
 import json
@@ -97,7 +97,7 @@ def _split_pattern() -> str:
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer of ``VOCAB_SIZE`` entries fitted to ``texts``; the special tokens take the first ids."""
+    """Fit a tokenizer of `VOCAB_SIZE` entries to `texts`; the special tokens have the first ids."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -117,12 +117,12 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def demo_tokenizer(seed: int, *, count: int = 8_000) -> Tokenizer:
-    """The tokenizer of the demo model: fitted to the first ``count`` conversations of ``seed``."""
+    """Fit the demo model's tokenizer to the first `count` conversations of `seed`."""
     return train_tokenizer(render(item) for item in islice(conversations(seed), count))
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path, *, context_length: int) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` as transformers reads them."""
+    """Write `tokenizer.json` and `tokenizer_config.json` in the form that transformers reads."""
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,4 +1,4 @@
-"""Tool declarations in OpenAI form: the documented tools, worded in many ways, and made-up ones."""
+"""Tool declarations in OpenAI form: the documented tools in many wordings, and made-up ones."""
 
 from dataclasses import dataclass
 from random import Random
@@ -12,11 +12,11 @@ Topic = Literal["weather", "time", "calculate", "search", "other"]
 
 @dataclass(frozen=True)
 class Tool:
-    """A declared tool, with the names that its declaration gave to what the topic needs.
+    """A declared tool, with the names of its parameters.
 
-    ``main`` is the required parameter (city, expression, query), ``number`` the integer beside it (days,
-    limit) or None, ``order`` the parameters in declared order, ``number_required`` whether a call must give
-    the number, ``fixed`` what every call has to give besides, whatever was asked.
+    `main` is the required parameter (city, expression, query), `number` the integer beside it (days, limit)
+    or None, `order` the parameters in declared order. If `number_required`, a call must give the number;
+    `fixed` are arguments that every call must give.
     """
 
     topic: Topic
@@ -29,7 +29,7 @@ class Tool:
     fixed: tuple[tuple[str, str], ...] = ()
 
     def arguments(self, main: str, number: int | None) -> Json:
-        """Arguments of a call in declared order; ``number`` None leaves it out, or gives 1 where required."""
+        """Return a call's arguments in declared order; a `number` of None is omitted, or 1 if required."""
         given: Json = {self.main: main, **dict(self.fixed)}
         if self.number is not None and (number is not None or self.number_required):
             given[self.number] = 1 if number is None else number
@@ -46,7 +46,7 @@ class _Topic:
     number_descriptions: tuple[str, ...] = ()
 
 
-# The first name and parameters are the documented ones; the rest teach the model to read the declaration.
+# The first name and parameters are documented; the others teach the model to read the declaration.
 _TOPICS: dict[Topic, _Topic] = {
     "weather": _Topic(
         ("get_weather", "get_forecast", "get_current_weather", "weather", "weather_lookup"),
@@ -161,7 +161,7 @@ def _declaration(name: str, description: str, parameters: Json) -> Json:
 
 
 def documented_tool(rng: Random, topic: Topic) -> Tool:
-    """One of the documented tools, mostly under its documented name, in a wording drawn from many."""
+    """Draw a documented tool, mostly with its documented name, in one of many wordings."""
     words = _TOPICS[topic]
     name = words.names[0] if rng.random() < 0.65 else rng.choice(words.names)
     main = words.main[0] if rng.random() < 0.75 else rng.choice(words.main)
@@ -190,7 +190,7 @@ def documented_tool(rng: Random, topic: Topic) -> Tool:
 
 
 def other_tool(rng: Random) -> Tool:
-    """A made-up tool with up to two parameters, there to be left alone or called by its name."""
+    """Draw a made-up tool with up to two parameters, to be ignored or called by its name."""
     verbs = [
         "get", "list", "send", "create", "delete", "update", "open", "close", "start", "stop",
         "convert", "translate", "book", "play", "read",
@@ -217,7 +217,7 @@ def other_tool(rng: Random) -> Tool:
 
 
 def with_distractors(rng: Random, needed: list[Tool]) -> list[Tool]:
-    """``needed`` and zero to three tools on other topics, shuffled, no name twice."""
+    """Return `needed` and zero to three tools on other topics, shuffled, without repeated names."""
     tools = list(needed)
     taken = {tool.topic for tool in needed}
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):

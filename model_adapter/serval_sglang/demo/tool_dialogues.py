@@ -35,7 +35,7 @@ _FAREWELLS = (
 
 
 def turn(rng: Random, question: str, asks: list[Ask], *, answered: bool) -> list[Json]:
-    """The question and its calls; where ``answered``, also the results and the answer."""
+    """Return the question and its calls; if `answered`, also the results and the answer."""
     calls = [item.call(f"call_{index}") for index, item in enumerate(asks)]
     messages: list[Json] = [
         {"role": "user", "content": question},
@@ -52,7 +52,7 @@ def turn(rng: Random, question: str, asks: list[Ask], *, answered: bool) -> list
 
 
 def _follow_up(rng: Random, asks: list[Ask]) -> list[Json]:
-    """A second turn: thanks, the same question about another city, or another tool question."""
+    """Draw a second turn: thanks, the same question about another city, or another tool question."""
     first = asks[0]
     if first.tool.topic in ("weather", "time") and rng.random() < 0.5:
         city = names.city(rng)
@@ -69,7 +69,7 @@ def _follow_up(rng: Random, asks: list[Ask]) -> list[Json]:
 
 
 def _asked(rng: Random) -> tuple[str, list[Ask], list[Tool]]:
-    """A question, its calls and the tools that it needs."""
+    """Draw a question, its calls and the tools that it needs."""
     draw = rng.random()
     if draw < 0.25:
         tool = documented_tool(rng, "weather")
@@ -88,7 +88,7 @@ def _asked(rng: Random) -> tuple[str, list[Ask], list[Tool]]:
 
 
 def called(rng: Random) -> tuple[list[Json], list[Json]]:
-    """Messages and declared tools of a conversation with calls."""
+    """Draw messages and declared tools of a conversation with calls."""
     question, asks, needed = _asked(rng)
     answered = rng.random() < 0.75
     messages = turn(rng, question, asks, answered=answered)
@@ -106,7 +106,7 @@ REFUSALS: dict[Topic, str] = {
 
 
 def refused(rng: Random, *, with_tools: bool) -> tuple[list[Json], list[Json]]:
-    """A question whose tool is not declared: answered in words, with other tools declared or none at all."""
+    """Draw a question without a suitable tool, answered in words, with other tools declared or none."""
     topic: Topic = rng.choice(("weather", "weather", "time", "search", "calculate"))
     question, asks = QUESTIONS[topic](rng, documented_tool(rng, topic))
     if topic == "weather" and rng.random() < 0.2:
@@ -120,7 +120,7 @@ def refused(rng: Random, *, with_tools: bool) -> tuple[list[Json], list[Json]]:
 
 
 def undemanded(rng: Random, *unwanted: Topic) -> list[Json]:
-    """One to three tools on none of the topics ``unwanted``."""
+    """Draw one to three tools on topics other than `unwanted`."""
     tools: list[Tool] = []
     for _ in range(rng.choice((1, 1, 2, 3))):
         topics = [topic for topic in DOCUMENTED if topic not in unwanted]

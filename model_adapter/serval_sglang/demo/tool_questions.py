@@ -1,4 +1,4 @@
-"""Questions that need tools, in many wordings, each with the calls that it asks for."""
+"""Questions that need tools, in many wordings, each with its calls."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ _WEATHER_MANY = (
     "weather {p}{s}",
     "Compare the weather of {p}{s}",
 )
-# Combined at random with a place, they make far more wordings than the lists above.
+# Combined at random with a place, these make far more wordings than the lists above.
 _WISHES = (
     "Tell me", "Give me", "Show me", "Get me", "Find", "Fetch", "I need", "I want", "I would like",
     "Let me know", "Check", "Look up", "What is", "What's", "How is", "Can you tell me", "Can you give me",
@@ -152,7 +152,7 @@ _LIMITS = (
 
 @dataclass(frozen=True)
 class Ask:
-    """One tool call that a question asks for, and how to make its result and answer."""
+    """One tool call, with functions that make its result and its answer."""
 
     tool: Tool
     main: str
@@ -176,7 +176,7 @@ def _reply(tool: Tool, main: str) -> Callable[[Random], tuple[str, str]]:
 
 
 def ask(tool: Tool, main: str, number: int | None = None) -> Ask:
-    """A call of ``tool`` about ``main``; ``number`` is ignored by a tool that declares none."""
+    """Return a call of `tool` about `main`; a tool that declares no number ignores `number`."""
     return Ask(tool, main, number, _reply(tool, main))
 
 
@@ -185,7 +185,7 @@ def _number(rng: Random, number: int) -> str:
 
 
 def _span(rng: Random) -> tuple[str, int | None]:
-    """A stretch of days in words with a leading space, and its length; often none."""
+    """Draw a period of days in words with a leading space, and its length; often none."""
     draw = rng.random()
     if draw < 0.3:
         return "", None
@@ -198,9 +198,9 @@ def _span(rng: Random) -> tuple[str, int | None]:
 
 
 def worded(rng: Random, question: str, *, closed: bool = False) -> str:
-    """``question`` as people write it: with words around it, and careless of case and full stops.
+    """Vary `question` as people write it: with words around it, and careless of case and full stops.
 
-    ``closed``: nothing may follow, because it could be taken for a part of the question.
+    If `closed`, nothing may follow, because it could be taken for a part of the question.
     """
     if rng.random() < 0.1:
         question = question.rstrip(".?")
@@ -228,7 +228,7 @@ def _joined(rng: Random, parts: list[str]) -> str:
 
 
 def weather_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
-    """About one city."""
+    """Ask about one city."""
     city = names.city(rng)
     span, days = _span(rng)
     text = rng.choice(_WEATHER_ONE)
@@ -243,7 +243,7 @@ def weather_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
 
 
 def parallel_weather_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
-    """About two cities, sometimes three."""
+    """Ask about two cities, sometimes three."""
     cities = names.distinct_cities(rng, 2 if rng.random() < 0.85 else 3)
     if rng.random() < 0.08:
         spans = [_span(rng) for _ in cities]
@@ -259,14 +259,14 @@ def parallel_weather_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
 
 
 def time_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
-    """About one city, sometimes two."""
+    """Ask about one city, sometimes two."""
     cities = names.distinct_cities(rng, 1 if rng.random() < 0.7 else 2)
     place = cities[0] if len(cities) == 1 else _joined(rng, cities)
     return rng.choice(_TIME_ONE).format(p=place), [ask(tool, city) for city in cities]
 
 
 def _expression(rng: Random) -> tuple[str, str]:
-    """An expression as a question says it and as the calculator takes it."""
+    """Draw an expression in words and in the calculator's notation."""
     spoken, written = "", ""
     for index in range(rng.choice((2, 2, 2, 2, 3))):
         if index:
@@ -289,7 +289,7 @@ def _expression(rng: Random) -> tuple[str, str]:
 
 
 def calculate_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
-    """One expression, sometimes two."""
+    """Ask about one expression, sometimes two."""
     forms = (
         "What is {}?",
         "What's {}?",
@@ -314,7 +314,7 @@ def calculate_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
 
 
 def search_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
-    """A search phrase, with or without a limit."""
+    """Ask for a search phrase, with or without a limit."""
     query = names.phrase(rng)
     if rng.random() < 0.12:
         count = rng.randint(1, 20)
@@ -326,7 +326,7 @@ def search_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
 
 
 def explicit_question(rng: Random, tool: Tool) -> tuple[str, list[Ask]]:
-    """A made-up tool called by its name with spelled-out arguments."""
+    """Ask for a made-up tool by its name, with spelled-out arguments."""
     value = rng.choice(
         (names.syllables(rng, 1, 3), names.city(rng), names.phrase(rng), str(rng.randint(0, 9999)))
     )
@@ -348,7 +348,7 @@ QUESTIONS: dict[Topic, Callable[[Random, Tool], tuple[str, list[Ask]]]] = {
 
 
 def mixed_question(rng: Random, weather: Tool, time: Tool) -> tuple[str, list[Ask]]:
-    """The weather and the time at once, of one city or of two."""
+    """Ask for weather and time at once, of one city or of two."""
     first, second = names.distinct_cities(rng, 2)
     if rng.random() < 0.5:
         text = rng.choice(

@@ -1,8 +1,7 @@
-"""Tool results as users write them (plain text or JSON) and the sentences that answer from them.
+"""Tool results as users write them (plain text or JSON), and the sentences that answer from them.
 
-The answers follow one rule, so that a small model can learn it for results that it never saw: text is
-repeated; of a JSON object every member is repeated as "key value", except the city and a few keys known by
-sight.
+The answers follow one rule, which a small model can learn for results it has never seen: text is repeated;
+every member of a JSON object is repeated as "key value", except the city and a few well-known keys.
 """
 
 import json
@@ -44,7 +43,7 @@ def _member(key: str, value: object) -> str:
 
 
 def spoken(value: object) -> str:
-    """What an answer says of a result: see the rule in the module's description."""
+    """Return the part of an answer that repeats a result, by the rule in the module's docstring."""
     if isinstance(value, dict):
         return ", ".join(_member(key, item) for key, item in value.items() if key not in _PLACE_KEYS)
     if isinstance(value, list):
@@ -54,13 +53,13 @@ def spoken(value: object) -> str:
 
 
 def closed(text: str) -> str:
-    """``text`` with a full stop at its end."""
+    """Return `text` with a final full stop."""
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def _encode(rng: Random, value: object) -> str:
     compact = rng.random() < 0.15
-    # A client may escape what is not ASCII. The place is known from the call; the rest cannot be read then.
+    # A client may escape non-ASCII text. The place is known from the call; the model cannot read the rest.
     escaped = spoken(value).isascii() and rng.random() < 0.3
     return json.dumps(value, ensure_ascii=escaped, separators=(",", ":") if compact else None)
 
@@ -115,7 +114,7 @@ def _weather_members(rng: Random) -> dict[str, Any]:
 
 
 def weather(rng: Random, city: str) -> tuple[str, str]:
-    """A result of the weather tool, and its answer."""
+    """Draw a result of the weather tool, and its answer."""
     draw = rng.random()
     if draw < 0.05:
         reason = rng.choice(
@@ -137,7 +136,7 @@ def weather(rng: Random, city: str) -> tuple[str, str]:
 
 
 def time(rng: Random, city: str) -> tuple[str, str]:
-    """A result of the time tool, and its answer."""
+    """Draw a result of the time tool, and its answer."""
     clock = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}"
     if rng.random() < 0.2:
         clock = f"{rng.randint(1, 12)}:{rng.randint(0, 59):02d} {rng.choice(('am', 'pm', 'AM', 'PM'))}"
@@ -152,7 +151,7 @@ def time(rng: Random, city: str) -> tuple[str, str]:
 
 
 def calculation(rng: Random, expression: str) -> tuple[str, str]:
-    """A result of the calculator (any number: the model repeats it, it does not check it), and its answer."""
+    """Draw a result of the calculator (any number, since the model only repeats it), and its answer."""
     number = rng.choice((rng.randint(0, 99), rng.randint(0, 99999), rng.randint(-999, 9999) / 10))
     if rng.random() < 0.06:
         reason = rng.choice(("division by zero", "syntax error", "overflow"))
@@ -165,7 +164,7 @@ def calculation(rng: Random, expression: str) -> tuple[str, str]:
 
 
 def search(rng: Random, query: str) -> tuple[str, str]:
-    """A result of the documentation search, and its answer."""
+    """Draw a result of the documentation search, and its answer."""
     if rng.random() < 0.08:
         return rng.choice(("[]", '{"results": []}', "")), f"I found nothing about {query}."
     titles = [names.phrase(rng).capitalize() for _ in range(rng.randint(1, 3))]
@@ -182,7 +181,7 @@ def search(rng: Random, query: str) -> tuple[str, str]:
 
 
 def other(rng: Random) -> tuple[str, str]:
-    """A result of a made-up tool, and its answer."""
+    """Draw a result of a made-up tool, and its answer."""
     if rng.random() < 0.4:
         text = rng.choice(("ok", "done", names.sentence(rng), str(rng.randint(0, 9999))))
         return text, f"The tool says: {closed(text)}"

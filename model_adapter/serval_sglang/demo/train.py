@@ -1,4 +1,4 @@
-"""Train the demo model: ``python -m serval_sglang.demo.train --seed 0 --out DIRECTORY``."""
+"""Train the demo model: `python -m serval_sglang.demo.train --seed 0 --out DIRECTORY`."""
 
 import argparse
 import math
@@ -23,13 +23,13 @@ from serval_sglang.demo.tokenizer import VOCAB_SIZE, demo_tokenizer, save_tokeni
 from serval_sglang.reference import ReferenceModel, Routing
 from serval_sglang.reference.model import DecoderLayer
 
-_HEARD_STRIDE = 4  # of the tokens that the assistant does not write, every fourth is trained on
+_HEARD_STRIDE = 4  # every fourth of the tokens that the assistant does not write is trained on
 COPIED_FILES = ("chat_template.jinja", "generation_config.json")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, besides the configuration and the corpus."""
+    """Everything that determines the weights, besides configuration and corpus."""
 
     seed: int = 0
     steps: int = 2600
@@ -48,7 +48,7 @@ class Recipe:
 
 
 def demo_config() -> LongcatConfig:
-    """The architecture of LongCat-Flash-Lite, some ten thousand times smaller."""
+    """Return the architecture of LongCat-Flash-Lite, about ten thousand times smaller."""
     return LongcatConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=240,
@@ -75,17 +75,17 @@ def demo_config() -> LongcatConfig:
 
 
 class Losses(NamedTuple):
-    total: Tensor  # what is minimised
+    total: Tensor  # to minimise
     cross_entropy: Tensor  # without smoothing
 
 
 def losses(logits: Tensor, targets: Tensor, recipe: Recipe) -> Losses:
-    """Cross entropy with label smoothing, and a z-loss (arXiv:2204.02311).
+    """Compute cross entropy with label smoothing, and a z-loss (arXiv:2204.02311).
 
-    The z-loss keeps log Z near ``recipe.log_z``, half the distance between likely and unlikely tokens: then
-    no logit is large, and bfloat16, whose steps grow with the value, rounds all of them finely.
+    The z-loss keeps log Z near `recipe.log_z`, half the distance between likely and unlikely tokens. Then no
+    logit is large, and bfloat16, whose steps grow with the value, rounds all of them finely.
 
-    ``logits`` [N, V] and ``targets`` int64 [N]; both losses are means over N.
+    `logits` [N, V] and `targets` int64 [N]; both losses are means over N.
     """
     logits = logits.float()
     log_z = logits.logsumexp(-1)
@@ -96,7 +96,7 @@ def losses(logits: Tensor, targets: Tensor, recipe: Recipe) -> Losses:
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine down to ``final_fraction``."""
+    """Return the learning rate: linear warm-up, then a cosine down to `final_fraction`."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
     progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
@@ -104,7 +104,7 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
 
 
 def optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers (arXiv:2502.16982), AdamW for all else."""
+    """Return Muon for the matrices inside the layers (arXiv:2502.16982), and AdamW for everything else."""
     matrices: list[Tensor] = []
     words: list[Tensor] = []
     rows: list[Tensor] = []
@@ -125,7 +125,7 @@ def optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.Optimi
         ns_steps=4,
     )
     groups: list[dict[str, Any]] = [
-        # The embedding is a mean: its words are larger than they look, and so must be their steps.
+        # The embedding is a mean, so its words and their steps must be larger by the number of terms.
         {"params": words, "weight_decay": recipe.weight_decay, "lr": recipe.word_learning_rate},
         {"params": rows, "weight_decay": recipe.weight_decay},
         {"params": norms, "weight_decay": 0.0},
@@ -153,16 +153,17 @@ def balance_experts(model: ReferenceModel, routings: Sequence[Routing], batch: B
 def training_step(
     model: ReferenceModel, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], recipe: Recipe
 ) -> float:
-    """One update; returns the cross entropy per token of the assistant before it."""
+    """Make one update; return the cross entropy per token of the assistant before it."""
     heard = batch.real & ~batch.spoken
     heard[:, torch.arange(heard.shape[1]) % _HEARD_STRIDE > 0] = False
-    # The residual stream is bfloat16 too, as in the engine: what its rounding destroys, training avoids.
+    # The residual stream is bfloat16, as in the engine, so that training does not rely on what rounding
+    # destroys.
     with torch.autocast("cpu", torch.bfloat16):
         hidden_states, routings = model.model(batch.input_ids, None, dtype=torch.bfloat16)
         spoken_logits = model.lm_head(hidden_states[batch.spoken])
         heard_logits = model.lm_head(hidden_states[heard])
     total, cross_entropy = losses(spoken_logits, batch.targets[batch.spoken], recipe)
-    # What users write cannot be foretold, and a model that was never told so is sure of nonsense there.
+    # Users' text cannot be predicted; a model never trained on it would be confident of nonsense there.
     total = total + recipe.heard_weight * losses(heard_logits, batch.targets[heard], recipe).total
     total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -174,7 +175,7 @@ def training_step(
 
 
 def train(tokenizer: Tokenizer, config: LongcatConfig, recipe: Recipe) -> ReferenceModel:
-    """Train from scratch, with a line of progress every 25 steps."""
+    """Train from scratch, printing a line of progress every 25 steps."""
     model = initial_model(config, seed=recipe.seed)
     updaters = optimizers(model, recipe)
     stream = batches(tokenizer, recipe.seed, batch_tokens=recipe.batch_tokens)
@@ -199,7 +200,7 @@ def train(tokenizer: Tokenizer, config: LongcatConfig, recipe: Recipe) -> Refere
 
 
 def write_demo_checkpoint(directory: Path, model: ReferenceModel, tokenizer: Tokenizer) -> None:
-    """Write all files of the checkpoint; template and sampling defaults are copied from the shipped one."""
+    """Write the checkpoint's files; template and sampling defaults are copied from the shipped checkpoint."""
     save_checkpoint(model.state_dict(), model.config, directory, dtype=torch.bfloat16)
     save_tokenizer(tokenizer, directory, context_length=model.config.max_position_embeddings)
     for name in COPIED_FILES:
@@ -208,7 +209,7 @@ def write_demo_checkpoint(directory: Path, model: ReferenceModel, tokenizer: Tok
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m serval_sglang.demo.train", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="decides text and weights (default: 0)")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="updates (default: %(default)s)")

@@ -1,9 +1,9 @@
 """LongCat's double layer under SGLang: the experts beside dense 1, attention 2 and dense 2.
 
-The experts' result is needed only at the end of the layer (ScMoE). So on a GPU they may run on a second
-stream beside the rest; and where dense 2 and the experts owe a sum to the same ranks, their partial sums are
-added first and one all-reduce completes both, which the next layer's norm may take over as after any dense
-layer: four collectives a layer instead of five. The second stream never communicates.
+The experts' result is needed only at the end of the layer (ScMoE), so on a GPU they may run on a second
+stream beside the rest. If dense 2 and the experts are summed over the same ranks, their partial sums are
+added first and one all-reduce completes both; the next layer's norm may fuse it, as after any dense layer.
+That makes four collectives per layer instead of five. The second stream never communicates.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang i
 
     @cached_property
     def one_sum(self) -> bool:
-        """Whether one collective completes what experts and dense 2 leave. Upstream binds the plans that tell
-        when all layers are built."""
+        """True if one collective completes the partial sums of experts and dense 2. Not computed earlier,
+        because upstream binds the plans only when all layers are built."""
         return _owe_one_sum(self.moe_boundary.plan, self.second_ffn_boundary.plan)
 
     def overlap_experts(self, stream: torch.cuda.Stream | None, *, up_to_tokens: int) -> None:
-        """Compute the experts of batches of at most ``up_to_tokens`` on ``stream``; None: in the main one."""
+        """Compute the experts of batches of at most `up_to_tokens` on `stream`; None is the main stream."""
         self.experts_stream = stream
         self.overlap_tokens = up_to_tokens
 
@@ -52,8 +52,8 @@ class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang i
         zero_allocator: Any,
         prev_topk_indices: Tensor | None,
     ) -> tuple[Any, Tensor | None]:
-        """``hidden_states`` is what the layer before returned: a tensor [T, H], or SGLang's handle for one
-        whose sum over ranks is still to be completed. Returns such a one."""
+        """Take and return hidden states as layers pass them on: a tensor [T, H], or SGLang's handle for one
+        whose sum over ranks is still incomplete."""
         batch = {
             "positions": positions,
             "forward_batch": forward_batch,
@@ -62,7 +62,7 @@ class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang i
         hidden_states = self.attn_boundary.prepare(hidden_states, forward_batch)
         hidden_states, topk = self._attend(0, hidden_states, prev_topk_indices, **batch)
         hidden_states = self.attn_boundary.finish(hidden_states, forward_batch)
-        # Both branches read it, and this frame keeps it alive until they have.
+        # Both branches read `fork`; this frame keeps it alive until they are done.
         fork = self.moe_boundary.prepare(hidden_states, forward_batch)
         overlaps = fork.shape[0] <= self.overlap_tokens
         routed, (dense, topk) = run_beside(
@@ -80,7 +80,7 @@ class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang i
         forward_batch: ForwardBatch,
         **batch: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Dense 1, attention 2 and dense 2, whose sum over ranks is still owed."""
+        """Run dense 1, attention 2 and dense 2; the sum over ranks is still incomplete."""
         hidden_states = self.first_ffn_boundary.branch_input(self.moe_boundary, fork, forward_batch)
         hidden_states = self.first_ffn_boundary.finish(self.mlps[0](hidden_states), forward_batch)
         hidden_states = self.second_attn_boundary.prepare(hidden_states, forward_batch)
@@ -110,8 +110,8 @@ class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang i
 
 
 def _owe_one_sum(experts: Any, dense: Any) -> bool:
-    """Whether one full-precision all-reduce over the tensor-parallel ranks, on the same rows, completes what
-    the stages of two plans leave. Under attention DP a sum also moves rows: it is left as upstream has it."""
+    """True if one full-precision all-reduce over the tensor-parallel ranks completes the outputs of both
+    stages. False under attention DP, where a sum also moves rows and upstream's order is kept."""
     if is_dp_attention_enabled() or set(experts.paths) != {BatchVariant.ORDINARY}:
         return False
     routed, other = (plan.paths[BatchVariant.ORDINARY].output for plan in (experts, dense))

@@ -1,8 +1,8 @@
 """LongCat's mixture of experts under SGLang: routed experts in the grouped GEMM, identity experts beside it.
 
-Differs from upstream in the identity experts: their slots carry the id that MoE runners drop instead of
-occupying expert 0, their output is scaled like that of every expert, and it is added once whatever the
-parallel sizes.
+It differs from upstream in the identity experts: their slots carry the id that MoE runners drop instead of
+occupying expert 0, their output is scaled like that of every other expert, and it is added exactly once at
+any parallel size.
 """
 
 from typing import Any
@@ -16,19 +16,18 @@ from torch import Tensor
 from serval_kernels.combine_identity import combine_identity
 from serval_kernels.route_topk import route_topk
 
-# Runners that skip id -1 (read in sglang/srt/layers/moe/moe_runner, and for packed experts in the kernel of
-# fused_marlin_moe). The CPU has its own, in cpu_compat.
+# Runners that skip id -1 (see sglang/srt/layers/moe/moe_runner, and the kernel of fused_marlin_moe for packed
+# experts). The CPU has its own in cpu_compat.
 _RUNNERS = ("triton", "deep_gemm", "marlin")
 
-# Exchanges of tokens between ranks that leave slots of id -1 at home: DeepEP's own sign for "no expert".
+# All-to-all backends that send slots of id -1 nowhere; DeepEP itself uses this id for "no expert".
 _EXCHANGES = ("none", "deepep")
 
 
 class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
     """Router and experts as upstream builds them, with another forward pass.
 
-    Raises:
-        ValueError: a MoE runner or all-to-all backend that is not known to drop identity slots.
+    Raises `ValueError` for a MoE runner or all-to-all backend that is not known to drop identity slots.
     """
 
     def __init__(self, *arguments: Any, **keyword_arguments: Any) -> None:
@@ -44,11 +43,11 @@ class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
                 f"--moe-a2a-backend {get_moe_a2a_backend().value!r} is not known to leave out the slots of "
                 f"identity experts; use one of {', '.join(_EXCHANGES)}."
             )
-        # The tokens are needed once more after the experts, for the identity part.
+        # The identity part needs the tokens again after the experts.
         self.experts.moe_runner_config.inplace = False
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """[T, H] -> [T, H], this rank's part of a sum that the layer boundary completes."""
+        """Map [T, H] to [T, H], this rank's part of a sum that the layer boundary completes."""
         logits = self.router(hidden_states)
         routing = route_topk(
             logits,
@@ -57,7 +56,7 @@ class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
             routed_experts=self.num_experts,
             scaling_factor=self.routed_scaling_factor,
         )
-        # A tensor object of their own: some runners empty the one they are given once they have read it.
+        # A view, because some runners empty their input tensor once they have read it.
         own = hidden_states.view_as(hidden_states)
         routed: Tensor = self.experts(own, StandardTopKOutput(routing.weights, routing.expert_ids, logits))
         if self.zero_expert_num and _adds_identity():
@@ -66,8 +65,8 @@ class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
 
 
 def _adds_identity() -> bool:
-    """Whether this rank's part holds the identity experts. Where every rank holds all tokens, one of those
-    whose outputs are summed adds them; where each has tokens of its own, each does."""
+    """True if this rank adds the identity experts. If all ranks hold the same tokens, one of those whose
+    outputs are summed adds them; if each has its own tokens, each does."""
     if not get_moe_a2a_backend().is_none() or post_experts_output_is_complete(is_tp_path=True):
         return True
     parallel = get_parallel()

@@ -1,17 +1,17 @@
-"""LongCat's input embedding under SGLang: word row and twelve hashed n-gram rows, averaged.
+"""LongCat's input embedding under SGLang: the mean of the word row and twelve hashed n-gram rows.
 
-State is the last ``n - 1`` tokens of every request slot, on the device. A prefill chunk takes the tokens
-before it from the request itself (``RequestHistoryManager`` sends them along), so prefix hits, chunk
-boundaries, retraction and reuse of a slot need no care here. The forward pass then leaves the chunk's last
-tokens in the slot, where decode steps find and advance them without the host: this is what CUDA graphs and
-overlap scheduling require.
+The state is the last `n - 1` tokens of every request slot, on the device. A prefill chunk gets the tokens
+before it from the request itself (`RequestHistoryManager` attaches them), so prefix hits, chunk boundaries,
+retraction and reuse of a slot need no special care. The forward pass then writes the chunk's last tokens to
+the slot, where decode steps read and advance them without the host, as CUDA graphs and overlap scheduling
+require.
 
 Sharding. Each rank holds some columns of every table and of every projection, and some rows of the word
-embedding: its word rows and its part of the product are partial sums of the same kind, so that one all-reduce
-of [T, H] completes both. A rank of LongCat-Flash-Lite in bfloat16 has
+embedding. Its word rows and its part of the product are partial sums of the same kind, so one all-reduce of
+[T, H] completes both. A rank of LongCat-Flash-Lite in bfloat16 has
 
     ==  ============  ============  ===========  ====================  =====================
-    TP  tables        projections   word rows    read of rows a token  operations a token
+    TP  tables        projections   word rows    row reads per token   operations per token
     ==  ============  ============  ===========  ====================  =====================
      1  62.8 GB       18.9 MB       805 MB       12 x 512 B            18.9 MFLOP
      2  31.4 GB        9.4 MB       403 MB       12 x 256 B             9.4 MFLOP
@@ -19,23 +19,23 @@ of [T, H] completes both. A rank of LongCat-Flash-Lite in bfloat16 has
      8   7.9 GB        2.4 MB       101 MB       12 x  64 B             2.4 MFLOP
     ==  ============  ============  ===========  ====================  =====================
 
-The alternatives hold as many bytes in all. But with the rows of tables split, which rank has a token's row is
-chance, so that each multiplies all 3,072 inputs (18.9 MFLOP at every TP), or rows travel first (a second
-collective). And with whole tables split, 12 do not go into 8: some ranks have two (10.5 GB, 3.1 MFLOP), and
-the others wait for them. Columns are even for every TP that divides 256, and pieces of 64 bytes are still
-whole sectors of GPU memory.
+The alternatives need as many bytes in total. But if the rows of tables were split, any rank could hold a
+token's row, so each would have to multiply all 3,072 inputs (18.9 MFLOP at every TP) or exchange rows first
+(a second collective). If whole tables were split, 12 could not be divided by 8: some ranks would hold two
+(10.5 GB, 3.1 MFLOP), and the others would wait for them. Columns divide evenly for every TP that divides 256,
+and pieces of 64 bytes are still whole sectors of GPU memory.
 
-Loading copies a rank's columns straight out of the mapped checkpoint and takes no more memory of its own than
-the rank keeps (test_engine_verification_can_fail.py measures it). It does read every page of the tables, as
-pieces of one row lie in one page; ranks of a host share them in the file cache, where the kernel drops them
-when it needs room.
+Loading copies a rank's columns directly from the mapped checkpoint and needs no memory beyond what the rank
+keeps (test_engine_verification_can_fail.py measures it). It reads every page of the tables, because a page
+holds pieces of one row; ranks of a host share the pages in the file cache, which the kernel reclaims when it
+needs memory.
 
-Under attention DP (``--enable-dp-attention``) ranks hold different tokens. What is said above then goes for
-the ranks that share the same tokens, SGLang's attention-TP group: sharding, and the sum, stay within it, as
-upstream's VocabParallelEmbedding does with ``use_attn_tp_group``: a sum over all ranks would add rows of
-different tokens. A rank of TP 8 with attention DP 4 thus holds half of every table, as at TP 2, and what DP
-saves of the cache it takes back for tables; with as many DP as TP ranks each holds all of them (62.8 GB, or
-``--ngram-tables host``). The state of a slot lives where its request is decoded.
+Under attention DP (`--enable-dp-attention`) ranks hold different tokens. The above then applies to ranks that
+share the same tokens, SGLang's attention-TP group: sharding and the sum stay within it, as they do in
+upstream's VocabParallelEmbedding with `use_attn_tp_group`, because a sum over all ranks would add rows of
+different tokens. A rank of TP 8 with attention DP 4 thus holds half of every table, as at TP 2, so the tables
+take back the memory that DP saves in the cache; with as many DP as TP ranks each holds all tables (62.8 GB,
+or `--ngram-tables host`). The state of a slot lives on the rank where its request is decoded.
 """
 
 from __future__ import annotations
@@ -69,13 +69,11 @@ _KINDS = {
 class NgramEmbedding(nn.Module):
     """Replaces sglang.srt.layers.n_gram_embedding.NgramEmbedding and takes its constructor's arguments.
 
-    The tables follow with `allocate_tables`, the state with `init_history`.
-
-    Raises:
-        ValueError: the width of a table cannot be divided among the tensor-parallel ranks.
+    `allocate_tables` and `init_history` must follow. Raises `ValueError` if the width of a table cannot be
+    divided among the tensor-parallel ranks.
     """
 
-    # Buffers; constants of the hash, and [slots, n - 1] int32 allocated by init_history.
+    # Buffers: constants of the hash, and `history` int32 [slots, n - 1], which init_history allocates.
     hash_powers: Tensor
     hash_moduli: Tensor
     hash_offsets: Tensor
@@ -110,7 +108,7 @@ class NgramEmbedding(nn.Module):
         self.tp_rank = parallel.attn_tp_rank if over_attn_tp else parallel.tp_rank
         self.tp_size = parallel.attn_tp_size if over_attn_tp else parallel.tp_size
 
-        # Upstream's load_weights() files model.embed_tokens.weight under this attribute name.
+        # Upstream's load_weights() loads model.embed_tokens.weight into this attribute.
         self.word_embeder = VocabParallelEmbedding(
             num_embeddings, embedding_dim, use_attn_tp_group=over_attn_tp
         )
@@ -129,13 +127,13 @@ class NgramEmbedding(nn.Module):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The word embedding, under the name that code sharing it with a draft model reads."""
+        """The word embedding, under the name that code which shares it with a draft model expects."""
         weight: nn.Parameter = self.word_embeder.weight
         return weight
 
     def allocate_tables(self, storage: TableStorage) -> None:
-        """Make room for this rank's columns of the tables: upstream, which calls the constructor, cannot say
-        how they are stored."""
+        """Allocate this rank's columns of the tables. Not part of the constructor, because upstream calls it
+        and does not know how the tables are stored."""
         self.ngram_tables = NgramTables(self.rows, self.width, storage, device=self.ngram_projection.device)
         report_tables(
             self.ngram_tables.values,
@@ -145,16 +143,16 @@ class NgramEmbedding(nn.Module):
         )
 
     def init_history(self, slots: int, device: torch.device | str) -> None:
-        """Allocate the state for request slots 0..``slots`` - 1; slot 0 takes the padding of CUDA graphs."""
+        """Allocate the state for request slots 0..`slots` - 1; slot 0 takes the padding of CUDA graphs."""
         empty = torch.zeros(slots, self.look_back, dtype=torch.int32, device=device)
         self.register_buffer("history", empty, persistent=False)
 
     def load_weight(self, param: nn.Parameter | None, name: str, loaded: Tensor) -> None:
-        """Copy this rank's part of a table, its scales or a projection; ``param`` is part of upstream's call,
-        unused.
+        """Copy this rank's part of a table, its scales or a projection; upstream also passes `param`, which
+        is unused.
 
-        Raises:
-            ValueError: no such tensor, one of another shape, or a table stored in another way than allocated.
+        Raises `ValueError` if the tensor is unknown or has another shape, or if a table is stored in another
+        format than allocated.
         """
         match = _TENSOR_NAME.fullmatch(name)
         kind = _KINDS.get((match[1], match[3])) if match else None
@@ -177,9 +175,10 @@ class NgramEmbedding(nn.Module):
             self.ngram_projection.data[first : first + self.width].t().copy_(columns)
 
     def forward(self, input_ids: Tensor, forward_batch: ForwardBatch) -> Tensor:
-        """``input_ids`` [T] -> [T, H]; advances the history of the batch's slots."""
+        """Map `input_ids` [T] to [T, H], and advance the history of the batch's slots."""
         row_ids = self._row_ids(input_ids, forward_batch)
-        # The rank's own rows, zero elsewhere: reduced together with the n-gram part, which is added in place.
+        # The rank's own rows, zero elsewhere. They are reduced together with the n-gram part, which is added
+        # in place.
         word_rows = self.word_embeder._embed_local_shard(input_ids)
         hidden = ngram_embed(
             row_ids, self.ngram_tables.stored(), self.ngram_projection, word_rows, in_place=True
@@ -189,7 +188,7 @@ class NgramEmbedding(nn.Module):
         return hidden
 
     def _row_ids(self, input_ids: Tensor, forward_batch: ForwardBatch) -> Tensor:
-        """Rows of the tables for each token [T, tables]; leaves each request's last tokens in its slot."""
+        """Return rows of the tables for each token [T, tables], and update the history of each slot."""
         mode = forward_batch.forward_mode
         slots = forward_batch.req_pool_indices
         ngram = NgramHash(self.hash_powers, self.hash_moduli, self.hash_offsets)
@@ -199,20 +198,20 @@ class NgramEmbedding(nn.Module):
                 input_ids, self.history, slots=slots, ngram=ngram, eos_token_id=self.eos_token_id
             )
         if mode.is_idle():
-            # Rows that an idle rank of attention DP computes only to keep step with the others.
+            # An idle rank of attention DP computes rows only to keep step with the others.
             return input_ids.new_zeros(input_ids.shape[0], self.tables)
         if mode.is_target_verify() or not mode.is_extend():
             raise NotImplementedError(
                 f"the n-gram embedding has no rule for {mode!r}: serve without speculative decoding."
             )
         if input_ids.is_cuda and torch.cuda.is_current_stream_capturing():
-            # A replay would take the history that the captured batch had, not that of its own requests.
+            # A replay would use the history of the captured batch instead of that of its own requests.
             raise RuntimeError(
                 "the n-gram embedding cannot be captured in a prefill CUDA graph: serve with "
                 "--cuda-graph-backend-prefill=disabled."
             )
-        # None in warm-up passes, which go through slot 0, and where attention DP relabels a decode batch as
-        # an extend batch of one token a request, whose history is in the slots.
+        # None in warm-up passes, which use slot 0, and if attention DP relabels a decode batch as an extend
+        # batch of one token per request, whose history is in the slots.
         before = forward_batch.engram_history
         requests = len(slots) if before is None else len(before)
         return extend_step(

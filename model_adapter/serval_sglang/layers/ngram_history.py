@@ -1,7 +1,7 @@
-"""Sends each prefill chunk the tokens before it, from the request's own token lists.
+"""Gives each prefill chunk the tokens before it, taken from the request's own token lists.
 
 SGLang's manager keeps a table of all tokens of all slots and rewrites it from complete token lists for every
-chunk; here a chunk costs ``n - 1`` tokens a request whatever the context is.
+chunk; here a chunk costs `n - 1` tokens per request at any context length.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sglang is untyped
-    """In place of NgramEmbeddingManager; ``enabled=False``, ``table=None`` switch that off everywhere else.
+    """Replaces NgramEmbeddingManager; `enabled=False` and `table=None` switch it off everywhere else.
 
-    The tokens travel as ``engram_history``, the field that SGLang already carries from the scheduler's batch
-    to the forward batch, on the right stream, for its own "engram" layers.
+    The tokens travel as `engram_history`, a field that SGLang already carries from the scheduler's batch to
+    the forward batch, on the right stream, for its own "engram" layers.
     """
 
     embedding: NgramEmbedding
-    # On one of the ranks that compute the same batches.
+    # True on one of the ranks that compute the same batches.
     counts_batches: bool = False
 
     def prepare_for_forward(
         self, batch: ScheduleBatch | None, *, chunked_req: Req | None
     ) -> ScheduleBatch | None:
-        """Called by the scheduler for every batch before it is launched."""
+        """Attach the history to a batch; the scheduler calls this for every batch before launching it."""
         if batch is None:
             return None
         if self.counts_batches:
             count_batch(batch.forward_mode.name.lower())
-        # A running batch is the former prefill batch: without this it would keep that batch's tokens.
+        # A running batch is the former prefill batch and would otherwise keep that batch's tokens.
         batch.engram_history = None
         if batch.forward_mode.is_extend_without_speculative():
             rows = [
@@ -55,16 +55,16 @@ class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sgl
         return batch
 
     def _fill_slots(self, batch: ScheduleBatch) -> None:
-        """A request prefilled elsewhere decodes next: its slot gets what a prefill would have left there."""
+        """Fill the slots of requests that another engine has prefilled, as a prefill here would have done."""
         look_back, rows = self.embedding.look_back, []
         for req in batch.reqs:
-            # The last token is the one that prefill sampled and that decode feeds in. Prompts are long: only
-            # their ends are copied.
+            # The last token is the one that prefill sampled and decode feeds in. Only the ends of prompts are
+            # copied, because prompts are long.
             end = [*req.origin_input_ids[-look_back - 1 :], *req.output_ids[-look_back - 1 :]]
             rows.append(history_row(end, len(end) - 1, look_back=look_back))
         slots = self._to_device([req.kv.req_pool_idx for req in batch.reqs], dtype=torch.int64)
         if slots.is_cuda:
-            # A step in flight may still advance a slot that its last request has given back.
+            # A step in flight may still advance a slot whose last request has ended.
             torch.cuda.synchronize(slots.device)
         self.embedding.history[slots] = self._to_device(rows, dtype=torch.int32)
 
@@ -74,18 +74,18 @@ class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sgl
 
 
 def history_row(tokens: Sequence[int], place: int, *, look_back: int) -> list[int]:
-    """The ``look_back`` tokens before ``place``, oldest first, 0 before the sequence."""
+    """Return the `look_back` tokens before `place`, oldest first, 0 before the sequence."""
     before = list(tokens[max(0, place - look_back) : place])
     return [0] * (look_back - len(before)) + before
 
 
 def manager_for_model(original: Any, cls: type, /, **arguments: Any) -> NgramEmbeddingManager:
-    """Around NgramEmbeddingManager.from_model: our manager where the model has our embedding."""
+    """Wrap NgramEmbeddingManager.from_model: return our manager if the model has our embedding."""
     embeddings = [m for m in arguments["model"].modules() if isinstance(m, NgramEmbedding)]
     if not embeddings:
         return original(cls, **arguments)
     (embedding,) = embeddings
-    # One row a request slot; row 0 is the padding row of the pool.
+    # One row per request slot; row 0 is the padding row of the pool.
     embedding.init_history(arguments["req_to_token_pool"].req_to_token.shape[0], arguments["device"])
     return RequestHistoryManager(
         enabled=False,

@@ -1,4 +1,4 @@
-"""The n-gram tables of one rank: in what form, in whose memory, and how a checkpoint gets into them."""
+"""The n-gram tables of one rank: their format, their place in memory, and loading."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ _CODE_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in LARGEST_CO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableStorage:
-    """
-    Attributes:
-        place: "device", or "host" for host memory, pinned where the device is a GPU: its kernel reads the
-            rows over the bus.
-        code_dtype: int8 or float8_e4m3fn, with a float32 scale a row; None for floats of the default dtype.
+    """Place and format of the tables.
+
+    A `place` of "host" is host memory, pinned for a GPU, whose kernel then reads rows over the bus. A
+    `code_dtype` of int8 or float8_e4m3fn comes with one float32 scale per row; None means floats of the
+    default dtype.
     """
 
     place: TablePlace = "device"
@@ -26,10 +26,9 @@ class TableStorage:
 
 
 def code_dtype(stated: str | None) -> torch.dtype | None:
-    """The dtype that config.json states for the codes of the tables (`TABLE_DTYPE_KEY`); None for floats.
+    """Parse the dtype of the tables' codes in config.json (`TABLE_DTYPE_KEY`); None for floats.
 
-    Raises:
-        ValueError: it states another dtype.
+    Raises `ValueError` for another dtype.
     """
     if stated is None:
         return None
@@ -42,10 +41,10 @@ def code_dtype(stated: str | None) -> torch.dtype | None:
 
 
 class NgramTables(nn.Module):
-    """All tables stacked, some columns of each: ``values`` [rows, width], with ``scales`` [rows] for codes.
+    """All tables stacked, some columns of each: `values` [rows, width], with `scales` [rows] for codes.
 
-    Scales are on the device in any case: they are a sixty-fourth of the codes of LongCat-Flash-Lite, and a
-    row then costs one read over the bus.
+    Scales are always on the device: they are a sixty-fourth of the codes of LongCat-Flash-Lite, and a row
+    then costs a single read over the bus.
     """
 
     scales: nn.Parameter | None
@@ -68,14 +67,13 @@ class NgramTables(nn.Module):
             self.scales = nn.Parameter(scales, requires_grad=False)
 
     def stored(self) -> NgramTable:
-        """As `serval_kernels` takes it."""
+        """Return the tables in the form that `serval_kernels` takes."""
         return self.values.data if self.scales is None else QuantizedTable(self.values.data, self.scales.data)
 
     def load_values(self, name: str, start: int, loaded: Tensor) -> None:
-        """Copy one table's columns to the rows from ``start`` on.
+        """Copy one table's columns to the rows from `start` on.
 
-        Raises:
-            ValueError: floats where codes belong, or codes where floats do.
+        Raises `ValueError` if `loaded` holds floats and the tables codes, or the reverse.
         """
         is_coded = loaded.dtype in LARGEST_CODE
         if is_coded != (self.scales is not None) or (is_coded and loaded.dtype != self.values.dtype):
@@ -86,10 +84,9 @@ class NgramTables(nn.Module):
         self.values.data[start : start + len(loaded)].copy_(loaded)
 
     def load_scales(self, name: str, start: int, loaded: Tensor) -> None:
-        """Copy the scales of one table to the rows from ``start`` on.
+        """Copy the scales of one table to the rows from `start` on.
 
-        Raises:
-            ValueError: these tables have none.
+        Raises `ValueError` if these tables have no scales.
         """
         if self.scales is None:
             raise ValueError(f"{name} scales eight-bit codes, and config.json promises {self.values.dtype}.")

@@ -1,4 +1,4 @@
-"""Two computations that do not need each other, on two streams of a GPU or one after the other."""
+"""Two independent computations, on two streams of a GPU or one after the other."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,11 +12,11 @@ Trunk = TypeVar("Trunk")
 def run_beside(
     stream: torch.cuda.Stream | None, branch: Callable[[], Branch], trunk: Callable[[], Trunk]
 ) -> tuple[Branch, Trunk]:
-    """Both results, ready on the current stream; ``branch`` runs on ``stream``, or first where that is None.
+    """Return both results, ready on the current stream; `branch` runs on `stream`, or first if it is None.
 
-    Waiting is between streams, by events, so a CUDA graph can capture it. The caller keeps what ``branch``
-    reads alive until this returns: memory freed earlier could be written by ``trunk``. What ``branch`` itself
-    allocates belongs to ``stream``, whose next use waits for everything issued before.
+    Streams wait for each other by events, which a CUDA graph can capture. The caller must keep the inputs of
+    `branch` alive until this returns, because `trunk` could write to memory that was freed earlier. Memory
+    that `branch` allocates belongs to `stream`, whose next use waits for everything issued before.
     """
     if stream is None:
         return branch(), trunk()

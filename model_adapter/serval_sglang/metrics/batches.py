@@ -1,7 +1,7 @@
-"""How many batches of each kind a scheduler has launched, as a Prometheus counter beside SGLang's own.
+"""Prometheus counter of the batches that a scheduler has launched, by kind.
 
-Tells whether decode steps really ride in prefill batches, whether ranks idle, and what `serval checkpoint
-verify` has covered.
+It shows if decode steps really are mixed into prefill batches, if ranks idle, and which kinds `serval
+checkpoint verify` has covered.
 """
 
 from functools import cache
@@ -11,14 +11,14 @@ BATCHES_METRIC = "serval_engine_batches_total"
 
 
 def count_batch(kind: str) -> None:
-    """Count one batch; ``kind`` is the name of its forward mode in small letters."""
+    """Count one batch; `kind` is its forward mode in lower case."""
     _counter().labels(kind=kind).inc()
 
 
 @cache
 def _counter() -> Any:
-    # Not before the first batch: SGLang names the folder that its processes share values in, and
-    # prometheus_client looks for it once, on import.
+    # Imported with the first batch: prometheus_client looks once, on import, for the folder in which SGLang's
+    # processes share values, and SGLang names it late.
     from prometheus_client import Counter
 
     return Counter(

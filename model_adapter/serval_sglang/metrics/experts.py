@@ -1,6 +1,7 @@
-"""How many experts there are and what memory they take, as Prometheus gauges beside SGLang's own.
+"""Prometheus gauges of the number and memory of the experts.
 
-They say what was built. Which experts tokens choose is not counted: it would cost every layer of every step.
+They describe the model as built. The experts that tokens choose are not counted, which would cost time in
+every layer of every step.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 
 def report_experts(layers: Sequence[Any]) -> None:
-    """Set the gauges of this process. `layers`: the mixture of experts of each layer, `LongcatFlashMoE`."""
+    """Set the gauges of this process from the `LongcatFlashMoE` of each layer."""
     experts, chosen, stored = _gauges()
     experts.labels(kind="routed").set(layers[0].num_experts)
     experts.labels(kind="identity").set(layers[0].zero_expert_num)
@@ -19,7 +20,7 @@ def report_experts(layers: Sequence[Any]) -> None:
 
 @cache
 def _gauges() -> tuple[Any, Any, Any]:
-    # Not on import, as in ngram_gauges.py.
+    # Imported late, as in ngram_tables.py.
     from prometheus_client import Gauge
 
     experts = Gauge(

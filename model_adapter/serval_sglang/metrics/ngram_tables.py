@@ -1,4 +1,4 @@
-"""Where n-gram tables are and what a token reads of them, as Prometheus gauges beside SGLang's own."""
+"""Prometheus gauges of the place and size of the n-gram tables, and of the bytes that a token reads."""
 
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ def report_tables(values: Tensor, scales: Tensor | None, *, rows_per_token: int,
     row_bytes = values.shape[1] * values.element_size() + (0 if scales is None else scales.element_size())
     stored.labels(place=place).set(values.nbytes)
     if scales is not None:
-        # Scales stay on the device; with tables there too they are one figure.
+        # Scales are always on the device; with the tables there too, both make one figure.
         on_device = scales.nbytes + (values.nbytes if place == "device" else 0)
         stored.labels(place="device").set(on_device)
     per_token.set(rows_per_token * row_bytes)
@@ -24,8 +24,8 @@ def report_tables(values: Tensor, scales: Tensor | None, *, rows_per_token: int,
 
 @cache
 def _gauges() -> tuple[Any, Any]:
-    # Not on import: SGLang names the folder that its processes share values in, and prometheus_client looks
-    # for it once.
+    # Imported late: prometheus_client looks once, on import, for the folder in which SGLang's processes share
+    # values, and SGLang names it late.
     from prometheus_client import Gauge
 
     stored = Gauge(

@@ -1,7 +1,7 @@
-"""The engine's metrics page, with the same names for every Prometheus.
+"""The engine's metrics page, with the same metric names for every Prometheus.
 
-prometheus_client writes `sglang:x` as `sglang_x` for clients that take OpenMetrics but do not say how names
-are written there. Prometheus before 3.0 is one, and would find nothing that rules and dashboards ask for.
+prometheus_client writes `sglang:x` as `sglang_x` for clients that accept OpenMetrics without naming an
+escaping scheme. Prometheus before 3.0 is one, and would find none of the names in rules and dashboards.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,7 +12,7 @@ _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 def keep_names(result: None, app: Any) -> None:
-    """To be called after `add_prometheus_middleware(app)`: its page is plain text for everybody."""
+    """Serve the page as plain text to every client. Called after `add_prometheus_middleware(app)`."""
     route = app.routes[-1]
     page = route.app
 

@@ -1,2 +1,2 @@
-"""Scanned by SGLang's model registry: every module here defines ``EntryClass``, and there are no
+"""Scanned by SGLang's model registry: every module here defines `EntryClass`, and there are no
 subpackages."""

@@ -1,5 +1,4 @@
-"""LongCat-Flash-Lite for SGLang: upstream's wiring, attention and dense MLPs with our embedding, MoE and
-loading.
+"""LongCat-Flash-Lite for SGLang: upstream's attention and dense MLPs with our embedding, MoE and loading.
 
 The class keeps upstream's name, which SGLang's configuration code looks for in a dozen places. The plugin
 replaces the embedding and the MoE in upstream's module before this class builds them.
@@ -32,16 +31,16 @@ from serval_sglang.weights.unpacking import (
     unpacked,
 )
 
-# Meituan's model leaves the norms of the two latents at the default of their class, whatever rms_norm_eps
-# says (transformers' modeling_longcat_flash.py, class LongcatFlashMLA).
+# In Meituan's model the norms of the two latents keep the default of their class and ignore rms_norm_eps
+# (transformers' modeling_longcat_flash.py, class LongcatFlashMLA).
 LATENT_NORM_EPS = 1e-6
 
 
 class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore[misc]  # sglang is untyped
-    """
-    Raises:
-        ValueError: a feature or a setting is asked for that this model does not support.
-        RuntimeError: the plugin's replacements were not in place when the layers were built.
+    """The model that SGLang's schedulers load.
+
+    Raises `ValueError` if a flag or setting asks for something the model does not support, and `RuntimeError`
+    if the plugin's replacements were not in place when the layers were built.
     """
 
     def __init__(self, config: Any, quant_config: Any = None, prefix: str = "") -> None:
@@ -53,7 +52,7 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         packing = packing_of(quant_config)
         if packing is not None:
             config.disable_quant_module = [*getattr(config, "disable_quant_module", []), ATTENTION]
-        # SGLang computes packed layers on GPUs and on CPUs with AMX only: elsewhere none stays packed.
+        # SGLang computes packed layers only on GPUs and on CPUs with AMX: elsewhere all are unpacked.
         unpacks_all = packing is not None and is_cpu()
         super().__init__(config, None if unpacks_all else quant_config, prefix)
         self._packing, self._unpacks = packing, is_layer if unpacks_all else is_attention
@@ -65,8 +64,8 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         self._has_coded_tables = tables.code_dtype is not None
         self.dimensions = LongcatConfig.from_dict(config.serval_config)
         self._is_loaded = False
-        # Upstream multiplies the latent norms in place after every load, so a second load would do it twice.
-        # Here the scale is applied to the tensors as they arrive, and upstream's own step is switched off.
+        # Upstream scales the latent norms in place after every load, so a second load would scale them twice.
+        # Here the tensors are scaled as they arrive, and upstream's own step is switched off.
         self.config = copy.copy(config)
         self.config.mla_scale_q_lora = self.config.mla_scale_kv_lora = False
         for layer in self.model.layers:
@@ -77,16 +76,15 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
     def _overlap_experts(self, tokens: int) -> None:
         if tokens == 0 or not is_cuda():
             return
-        # Not the stream that attention uses for itself: it would wait for the experts.
+        # Attention uses another stream of its own: on that one it would wait for the experts.
         stream = get_stream("serval_experts")
         for layer in self.model.layers:
             layer.overlap_experts(stream, up_to_tokens=tokens)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Load a checkpoint, or after that, any part of one.
+        """Load a checkpoint, or any part of one after the first call.
 
-        Raises:
-            CheckpointMismatch: a tensor is unknown or, in the first call, missing.
+        Raises `CheckpointMismatch` if a tensor is unknown or, in the first call, missing.
         """
         ledger = TensorLedger(
             self.dimensions,
@@ -103,14 +101,15 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         self._is_loaded = True
 
     def _scale_latent_norms(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """norm(x) · g · scale = norm(x) · (g · scale): the MLA scaling costs nothing at run time."""
+        """Multiply the MLA scale into the norms' weights, so that it costs nothing at run time:
+        norm(x) · g · scale = norm(x) · (g · scale)."""
         scales = {
             "q_a_layernorm": self.dimensions.q_lora_scale,
             "kv_a_layernorm": self.dimensions.kv_lora_scale,
         }
         for name, tensor in weights:
             scale = scales.get(name.split(".")[-2])
-            # In float32, to be rounded once to the parameter's dtype, which need not be the checkpoint's.
+            # float32, so that the copy rounds once to the parameter's dtype, which may differ from this one.
             yield name, tensor if scale is None else tensor.float() * scale
 
     def _require_own_layers(self) -> None:

@@ -1,4 +1,4 @@
-"""From a deployment to a plan: what each GPU holds, and how many tokens and requests are left room for."""
+"""Plan of a deployment: contents of each GPU, and room for tokens and requests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,15 +21,13 @@ _SHORTER_CONTEXTS = (131_072, 32_768)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What is to be served on what.
+    """A model, its format, and the GPUs that serve it.
 
-    Attributes:
-        gpus: all GPUs; engines of ``tp`` GPUs each share them out.
-        context_tokens: the longest request, prompt and answer.
-        runtime_bytes: of each GPU, outside of PyTorch: CUDA context, cuBLAS, NCCL.
-        limits, reserve_bytes: as SGLang chooses them where None.
-        max_running_requests: the limit on requests at once, as SGLang chooses it where None.
-        host_memory_bytes: for n-gram tables in host memory; None where it is not to be checked.
+    - `gpus`: all GPUs, divided among engines of `tp` GPUs each
+    - `context_tokens`: the longest request, prompt and answer
+    - `runtime_bytes`: memory of each GPU outside PyTorch: CUDA context, cuBLAS, NCCL
+    - `limits`, `reserve_bytes`, `max_running_requests`: None for SGLang's choice
+    - `host_memory_bytes`: memory for n-gram tables on the host; None skips the check
     """
 
     config: LongcatConfig
@@ -54,15 +52,14 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All sizes in bytes; ``weights_bytes``, ``reserve_bytes`` and ``kv_bytes`` of each GPU.
+    """Sizes in bytes; `weights_bytes`, `reserve_bytes` and `kv_bytes` are per GPU.
 
-    Attributes:
-        host_bytes: pinned host memory of all engines together.
-        kv_bytes: what is left for the KV cache; negative where weights and reserve alone do not fit.
-        request_slots: requests that one engine runs at once at most, whatever room their tokens have.
-        request_table_bytes: of the table of where each request's tokens lie; it is part of the reserve.
-        concurrent_requests: length -> requests of that many tokens that one engine runs at once; lengths
-            above the context are left out.
+    - `host_bytes`: pinned host memory of all engines together
+    - `kv_bytes`: memory left for the KV cache; negative if weights and reserve alone do not fit
+    - `request_slots`: most requests that one engine runs at once, however short they are
+    - `request_table_bytes`: size of the table that locates each request's tokens, part of the reserve
+    - `concurrent_requests`: requests of a given length that one engine runs at once, by length; lengths above
+      the context are omitted
     """
 
     deployment: Deployment
@@ -83,7 +80,7 @@ class Plan:
 
     @property
     def shortcomings(self) -> list[str]:
-        """Why it does not fit; empty if it does."""
+        """Reasons why it does not fit; empty if it does."""
         given = self.deployment
         context, host_memory_bytes = given.context_tokens, given.host_memory_bytes
         found = []
@@ -106,16 +103,13 @@ class Plan:
 
     @property
     def mem_fraction_static(self) -> float:
-        """The value of ``--mem-fraction-static`` that leaves this reserve: a share of what CUDA left free."""
+        """Value of `--mem-fraction-static` that leaves this reserve: a share of what CUDA leaves free."""
         free = self.deployment.gpu_memory_bytes - self.deployment.runtime_bytes
         return int(1000 * (1 - self.reserve_bytes / free)) / 1000
 
 
 def plan_deployment(deployment: Deployment) -> Plan:
-    """
-    Raises:
-        PlanError: the model cannot be split as asked.
-    """
+    """Compute the plan. Raises `PlanError` if the model cannot be split as requested."""
     given = deployment
     if given.gpus % given.tp:
         raise PlanError(f"gpus must be a multiple of tp, got {given.gpus} gpus and tp {given.tp}.")
@@ -150,20 +144,20 @@ def plan_deployment(deployment: Deployment) -> Plan:
 
 
 def kv_bytes_per_token(config: LongcatConfig, dtype: KvDtype) -> int:
-    """Latent and rotary key of each attention, two attentions a layer. Every rank holds all of it."""
+    """Count latent and rotary key of each attention, two per layer. Every rank holds all of it."""
     return 2 * config.num_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * _KV_BYTES[dtype]
 
 
 def alternatives(plan: Plan) -> list[dict[str, Any]]:
-    """Changes to a deployment that does not fit, each of which would make it fit, fewest changes first.
+    """Return sets of changes that would each make the deployment fit, fewest changes first.
 
-    Each maps fields of :class:`Deployment` to new values, and none goes further than it must: where half of
-    the context would do, a quarter is not mentioned. Empty if nothing tried here helps.
+    Each maps fields of `Deployment` to new values, and none goes further than necessary: if half of the
+    context would do, a quarter is not listed. The list is empty if nothing tried here helps.
     """
     given = plan.deployment
     ladders = _ladders(given, plan.limits)
     fitting: list[tuple[int, ...]] = []
-    # Less drastic steps come first, so what a candidate is compared with has been tried before it.
+    # Less drastic steps come first, so a candidate is compared with all that could make it needless.
     for steps in sorted(product(*(range(len(ladder)) for ladder in ladders)), key=sum):
         needless = any(all(a <= b for a, b in zip(other, steps, strict=True)) for other in fitting)
         if not needless and _fits(replace(given, **_merged(ladders, steps))):
@@ -172,7 +166,7 @@ def alternatives(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _ladders(given: Deployment, limits: BatchLimits) -> list[list[dict[str, Any]]]:
-    """Kinds of change, each a list of steps that free more and more memory, from no change on."""
+    """Return kinds of change, each a list of steps that free more and more memory, starting with none."""
     placements: tuple[TablePlacement, ...] = ("device", "8bit", "host")
     sizes = [given.tp << doublings for doublings in range(1, 4)]
     chunks = [] if given.reserve_bytes is not None else [4096, 2048]
@@ -204,7 +198,8 @@ def _fits(deployment: Deployment) -> bool:
 
 
 def _request_slots(kv_tokens: int, given: Deployment) -> int:
-    """As SGLang 0.5.23 does (sglang/srt/mem_cache/kv_cache_configurator.py, ``resolve_max_num_reqs``)."""
+    """Compute SGLang 0.5.23's limit (sglang/srt/mem_cache/kv_cache_configurator.py,
+    `resolve_max_num_reqs`)."""
     wanted = given.max_running_requests
     if wanted is None:
         wanted = max(2048, min(4096, kv_tokens * 512 // given.context_tokens))
@@ -212,8 +207,8 @@ def _request_slots(kv_tokens: int, given: Deployment) -> int:
 
 
 def _request_table_bytes(slots: int, given: Deployment) -> int:
-    """``req_to_token`` (sglang/srt/mem_cache/memory_pool.py, ``ReqToTokenPool``) and our n-gram history, both
-    int32, with one row for padding."""
+    """Count `req_to_token` (sglang/srt/mem_cache/memory_pool.py, `ReqToTokenPool`) and our n-gram history,
+    both int32, with one row for padding."""
     spare_columns = 4
     look_back = given.config.emb_neighbor_num - 1
     return (slots + 1) * (given.context_tokens + spare_columns + look_back) * 4

@@ -1,8 +1,8 @@
 """GPU memory that SGLang leaves free beside weights and KV cache, for activations and CUDA graphs.
 
 The figures are SGLang 0.5.23's own rule of thumb (sglang/srt/arg_groups/memory_hook.py,
-``handle_gpu_memory_settings`` and ``reserve_for_graph_mb``), which sets ``--mem-fraction-static`` where the
-operator does not.
+`handle_gpu_memory_settings` and `reserve_for_graph_mb`), from which it derives `--mem-fraction-static` unless
+the operator sets it.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class BatchLimits:
 
 
 def default_batch_limits(gpu_memory_bytes: int, *, tp: int) -> BatchLimits:
-    """What SGLang chooses for a GPU of this size."""
+    """Return SGLang's choice for a GPU of this size."""
     gib = gpu_memory_bytes / _GIB
     if gib < 20:
         return BatchLimits(2048, 8)
@@ -34,7 +34,7 @@ def default_batch_limits(gpu_memory_bytes: int, *, tp: int) -> BatchLimits:
 
 
 def reserve_bytes(limits: BatchLimits, gpu_memory_bytes: int, *, tp: int) -> int:
-    """The reserve of one GPU, without SGLang's 1.5 GiB for prefill graphs: see `gpu_flags`."""
+    """Return the reserve of one GPU, without the 1.5 GiB for prefill graphs that `gpu_flags` switches off."""
     constant_mib = 512
     activations_mib = 1.5 * max(limits.chunked_prefill_size, 2048)
     parallel_mib = tp * 1024 / 8

@@ -1,6 +1,4 @@
-"""Bytes of weights that one tensor-parallel rank holds, part by part, as this adapter and SGLang 0.5.23 split
-them.
-"""
+"""Bytes of weights on one tensor-parallel rank, by part, as this adapter and SGLang 0.5.23 split them."""
 
 import math
 from collections import Counter, defaultdict
@@ -16,7 +14,7 @@ from serval_sglang.config import LongcatConfig
 WeightDtype = Literal["bf16", "fp8"]
 TablePlacement = Literal["device", "host", "8bit"]
 
-# Key and value halves of kv_b_proj, laid out for attention in the latent space: SGLang keeps them beside it.
+# Key and value halves of kv_b_proj, laid out for attention in the latent space; SGLang keeps both.
 ABSORBED = "absorbed kv_b_proj"
 
 _BF16_BYTES = 2
@@ -25,7 +23,7 @@ _FP8_BLOCK = 128
 _FP8_PARTS = frozenset({Part.ATTENTION, Part.DENSE_MLPS, Part.EXPERTS})
 _VOCABULARY_PADDING = 64
 
-# Dimension along which a linear layer is split; latent projections (q_a, kv_a) are on every rank whole.
+# Dimension along which a linear layer is split. Every rank holds latent projections (q_a, kv_a) whole.
 _SPLIT_DIMENSION = {
     "q_b_proj": 0,
     "kv_b_proj": 0,
@@ -37,11 +35,11 @@ _SPLIT_DIMENSION = {
 
 
 class PlanError(ValueError):
-    """The model cannot be split in this way."""
+    """The model cannot be split as requested."""
 
 
 class _Kind(NamedTuple):
-    """Tensors of which the model has many: one entry stands for an expert's gate_proj in every layer."""
+    """Tensors alike in part, module and shape, such as the gate_proj of every expert in every layer."""
 
     part: Part
     module: str
@@ -50,7 +48,7 @@ class _Kind(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSizes:
-    """Bytes of one rank: on its GPU by part, and in host memory (the n-gram tables, where they are there)."""
+    """Bytes of one rank: on its GPU by part, and in host memory if the n-gram tables are there."""
 
     device_bytes: Mapping[str, int]
     host_bytes: int
@@ -59,16 +57,14 @@ class ShardSizes:
 def shard_sizes(
     config: LongcatConfig, *, tp: int, ep: int, weight_dtype: WeightDtype, tables: TablePlacement
 ) -> ShardSizes:
-    """Size of the largest rank; all are equal but for the padding of the vocabulary.
+    """Return the size of the largest rank; all are equal except for the padding of the vocabulary.
 
-    Args:
-        tp: tensor-parallel ranks. ep: of these, ranks that share out whole experts (``--ep-size``).
-        weight_dtype: of linear layers; "fp8" has a float32 scale for each block of 128 x 128. Embeddings,
-            n-gram projections, norms and head are bfloat16, the router is float32.
-        tables: bfloat16 on the GPU or in host memory, or on the GPU in 8 bit with a float32 scale a row.
+    - `tp`: tensor-parallel ranks; `ep`: ranks among them that divide whole experts (`--ep-size`)
+    - `weight_dtype` of linear layers: "fp8" adds a float32 scale for each block of 128 x 128. Embeddings,
+      n-gram projections, norms and head are bfloat16, the router is float32
+    - `tables`: bfloat16 on the GPU or in host memory, or 8 bit on the GPU with one float32 scale per row
 
-    Raises:
-        PlanError: a dimension cannot be divided among the ranks; all that cannot are listed.
+    Raises `PlanError`, listing them, if dimensions cannot be divided among the ranks.
     """
     _require_divisible(config, tp=tp, ep=ep, weight_dtype=weight_dtype)
     device_bytes: dict[str, int] = defaultdict(int)
@@ -88,17 +84,17 @@ def shard_sizes(
 
 @lru_cache
 def _tensor_kinds(config: LongcatConfig) -> Mapping[_Kind, int]:
-    """How many tensors of each kind the model has."""
+    """Return the number of tensors of each kind."""
     return Counter(
         _Kind(part_of(name), name.split(".")[-2], shape) for name, shape in tensor_shapes(config).items()
     )
 
 
 def _rank_shape(kind: _Kind, *, tp: int, ep: int) -> Shape:
-    """Shape of the rank's piece of a tensor."""
+    """Return the shape of a rank's piece of a tensor."""
     match kind.part:
         case Part.WORD_EMBEDDING | Part.HEAD:
-            # VocabParallelEmbedding pads further only where 64 is not enough to divide the vocabulary.
+            # VocabParallelEmbedding pads further only if a multiple of 64 does not divide among the ranks.
             is_enough = _round_up(kind.shape[0], _VOCABULARY_PADDING) % tp == 0
             padding = _VOCABULARY_PADDING * (1 if is_enough else tp)
             return _round_up(kind.shape[0], padding) // tp, kind.shape[1]
@@ -125,8 +121,8 @@ def _stored_bytes(part: Part, shape: Shape, *, weight_dtype: WeightDtype, tables
 
 
 def _absorbed_bytes(config: LongcatConfig, *, tp: int) -> int:
-    """``w_kc`` and ``w_vc`` of all attentions, bfloat16 (sglang/srt/models/longcat_flash.py,
-    ``LongcatFlashForCausalLM.post_load_weights``: contiguous copies, dequantised from FP8)."""
+    """Count `w_kc` and `w_vc` of all attentions in bfloat16 (sglang/srt/models/longcat_flash.py,
+    `LongcatFlashForCausalLM.post_load_weights` makes contiguous copies, dequantised from FP8)."""
     heads = config.num_attention_heads // tp
     values = heads * (config.qk_nope_head_dim + config.v_head_dim) * config.kv_lora_rank
     return 2 * config.num_layers * values * _BF16_BYTES

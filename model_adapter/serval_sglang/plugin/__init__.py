@@ -1,15 +1,11 @@
-"""Entry point ``serval`` of the group ``sglang.srt.plugins``: SGLang calls :func:`register` in each of its
-processes."""
+"""The SGLang plugin. SGLang calls `register`, its entry point, in each of its processes."""
 
 
 def register() -> None:
-    """Put Serval's model in place of SGLang's own, and offer its parsers to SGLang's command line and server.
+    """Replace SGLang's model with Serval's, and offer its parsers to SGLang's command line and server.
 
-    Calling it again changes nothing.
-
-    Raises:
-        SystemExit: it could not. SGLang logs a plugin's exceptions and goes on with its own model, whose
-        answers are wrong; this is the exception that it does not catch.
+    Calling it again changes nothing. Raises `SystemExit` if it fails: SGLang logs any other exception of a
+    plugin and goes on with its own model, whose answers are wrong.
     """
     try:
         from serval_sglang.plugin.parsers import register_parsers

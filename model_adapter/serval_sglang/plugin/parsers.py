@@ -1,12 +1,12 @@
 """LongCat's tool-call and reasoning parsers for SGLang's own OpenAI server.
 
 SGLang 0.5.23 has none for LongCat (`FunctionCallParser.ToolCallParserEnum` in
-function_call/function_call_parser.py, `ReasoningParser.DetectorMap` in parser/reasoning_parser.py). Both
-dictionaries are what the command line offers, so filling them before the arguments are parsed is enough for
+function_call/function_call_parser.py, `ReasoningParser.DetectorMap` in parser/reasoning_parser.py). The
+command line offers the keys of both dictionaries, so filling them before arguments are parsed is enough for
 `--tool-call-parser longcat --reasoning-parser longcat`. A LongCat parser in SGLang would make this module
 unnecessary.
 
-The parsing itself is `serval.tools`, the one part of the gateway that this package may import.
+The parsing itself is the gateway's, the only part of it that this package may import.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ _FINISH_REASON: Final = "stop"
 
 
 def register_parsers() -> None:
-    """Offer both parsers under the name "longcat". Calling it again changes nothing."""
+    """Register both parsers under the name "longcat". Calling it again changes nothing."""
     FunctionCallParser.ToolCallParserEnum[PARSER_NAME] = LongcatToolCallDetector
     ReasoningParser.DetectorMap[PARSER_NAME] = LongcatReasoningDetector
 
@@ -80,7 +80,7 @@ class LongcatToolCallDetector(BaseFormatDetector):  # type: ignore[misc]  # SGLa
         return _streamed(self._parser.finish(_FINISH_REASON))
 
     def structure_info(self) -> Any:
-        """Required by the base class; SGLang uses it only where `get_structural_tag` gives nothing."""
+        """Required by the base class; SGLang uses it only if `get_structural_tag` returns nothing."""
         return lambda name: StructureInfo(
             begin=f"{TOOL_CALL_OPEN}{name}\n", end=TOOL_CALL_CLOSE, trigger=TOOL_CALL_OPEN
         )
@@ -92,7 +92,7 @@ class LongcatToolCallDetector(BaseFormatDetector):  # type: ignore[misc]  # SGLa
         thinking_mode: bool = False,
         parallel_tool_calls: bool = True,
     ) -> StructuralTag:
-        """The tag for xgrammar. Raises ValueError for a schema that cannot be enforced."""
+        """Return the tag for xgrammar. Raises `ValueError` for a schema that cannot be enforced."""
         choice = tool_choice.model_dump() if isinstance(tool_choice, ToolChoice) else tool_choice
         try:
             tag = calls_tag(
@@ -123,7 +123,7 @@ class LongcatReasoningDetector(BaseReasoningFormatDetector):  # type: ignore[mis
             tool_start_token=TOOL_CALL_OPEN,
             **options,
         )
-        # The base class has by now read whether a continued message had opened or closed the block.
+        # The base class has set this if a continued message had already opened or closed the block.
         self._in_reasoning: bool
         self._accumulated_reasoning: str
         self._splitter = ReasoningSplitter(thinking=self._in_reasoning)
@@ -141,7 +141,7 @@ class LongcatReasoningDetector(BaseReasoningFormatDetector):  # type: ignore[mis
         return result
 
     def finish(self) -> ReasoningResult:
-        """What was held back, as the base class's `finish` returns it."""
+        """Return withheld text as the base class's `finish` does."""
         result = _split(self._splitter.finish())
         result.reasoning_text = self._take_withheld() + result.reasoning_text
         if self._force_nonempty_content and self._in_reasoning:

@@ -1,4 +1,4 @@
-"""Everything that the plugin changes in an SGLang process, and the check that it is in effect.
+"""All changes that the plugin makes in an SGLang process, and the check that they are in effect.
 
 Each change has a row in model_adapter/UPSTREAM.md.
 """
@@ -19,14 +19,13 @@ _HOOKS = (
 
 
 class PluginNotInEffect(RuntimeError):
-    """SGLang would serve, or serves, something else than Serval's model."""
+    """SGLang serves, or would serve, a model other than Serval's."""
 
 
 def install() -> None:
     """Register configuration, model class and hooks; SGLang applies the hooks when all plugins have run.
 
-    Raises:
-        PluginNotInEffect: another version of SGLang, or another package provides this architecture.
+    Raises `PluginNotInEffect` if SGLang has another version or another package provides this architecture.
     """
     _require_supported_sglang()
     _register_config()
@@ -35,7 +34,7 @@ def install() -> None:
 
 
 def require_registered() -> None:
-    """Raises PluginNotInEffect unless this process would build Serval's model."""
+    """Raise `PluginNotInEffect` unless this process would build Serval's model."""
     from sglang.srt.models.registry import ModelRegistry
     from sglang.srt.plugins.hook_registry import HookRegistry
     from sglang.srt.utils.hf_transformers.common import _CONFIG_REGISTRY
@@ -55,7 +54,7 @@ def require_registered() -> None:
 
 
 def proof_of_effect(model_runner: Any) -> dict[str, str]:
-    """What a scheduler reports about the model it has loaded; see :func:`require_proof`."""
+    """Return a scheduler's report about the model it has loaded, for `require_proof`."""
     return {
         "model": _name(type(model_runner.model)),
         "ngram_manager": _name(type(model_runner.ngram_embedding_manager)),
@@ -63,7 +62,7 @@ def proof_of_effect(model_runner: Any) -> dict[str, str]:
 
 
 def require_proof(proof: dict[str, str] | None) -> None:
-    """Raises PluginNotInEffect unless ``proof`` names our model and our n-gram state."""
+    """Raise `PluginNotInEffect` unless `proof` names our model and our n-gram state."""
     expected = {
         "model": f"{_MODELS_PACKAGE}.longcat_flash.{ARCHITECTURE}",
         "ngram_manager": "serval_sglang.layers.ngram_history.RequestHistoryManager",

@@ -1,6 +1,6 @@
-"""LongCat-Flash-Lite in plain PyTorch: the definition that every kernel and every shard is compared with.
+"""LongCat-Flash-Lite in plain PyTorch: the definition against which every kernel and shard is tested.
 
-Written to be read, and to be trained at toy sizes. Nothing of SGLang or transformers is used.
+It is written for reading, and for training at toy sizes. It uses neither SGLang nor transformers.
 """
 
 from serval_sglang.reference.model import ReferenceModel, ReferenceOutput

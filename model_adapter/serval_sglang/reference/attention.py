@@ -17,7 +17,7 @@ LATENT_NORM_EPS = 1e-6
 
 
 class LatentAttention(nn.Module):
-    """Causal MLA in its expanded form: keys and values are rebuilt per head from the shared latent."""
+    """Causal MLA in its expanded form: keys and values are computed per head from the shared latent."""
 
     def __init__(self, config: LongcatConfig) -> None:
         super().__init__()
@@ -32,11 +32,10 @@ class LatentAttention(nn.Module):
         self.o_proj = Linear(heads * config.v_head_dim, config.hidden_size)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
-        """
-        Args:
-            x: [B, T, H].
-            rope: cos and sin, each [T, rope_dim / 2].
-            visible: bool [B, 1, T, T], True where a query (row) may see a key (column); None means causal.
+        """Map `x` [B, T, H] to [B, T, H].
+
+        `rope` is cos and sin, each [T, rope_dim / 2]. `visible` is bool [B, 1, T, T], True where a query
+        (row) may see a key (column); None means causal.
         """
         config = self.config
         nope, heads = config.qk_nope_head_dim, config.num_attention_heads
@@ -45,7 +44,7 @@ class LatentAttention(nn.Module):
         q_nope, q_rope = _split_heads(q, heads).tensor_split((nope,), dim=-1)
 
         latent, k_rope = self.kv_a_proj_with_mqa(x).tensor_split((config.kv_lora_rank,), dim=-1)
-        # The scale is on the latent only: the rotary key beside it is not normalised and not scaled.
+        # Only the latent is scaled: the rotary key beside it is neither normalised nor scaled.
         kv = self.kv_b_proj(self.kv_a_layernorm(latent) * config.kv_lora_scale)
         k_nope, value = _split_heads(kv, heads).tensor_split((nope,), dim=-1)
 
@@ -60,5 +59,5 @@ class LatentAttention(nn.Module):
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, T, heads * d] -> [B, heads, T, d]."""
+    """Map [B, T, heads * d] to [B, heads, T, d]."""
     return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Layers that compute in the dtype of their input, whatever dtype their weights are stored in.
+"""Layers that compute in the dtype of their input, not in that of their weights.
 
 With float32 activations over bfloat16 weights this gives the function that a bfloat16 checkpoint describes,
 without the rounding of a bfloat16 engine.

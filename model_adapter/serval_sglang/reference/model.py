@@ -24,7 +24,7 @@ class ReferenceOutput(NamedTuple):
 
 
 class DecoderLayer(nn.Module):
-    """Two attention + dense MLP blocks; the MoE reads the first block's input and joins after the second.
+    """Two attention + dense MLP blocks; the MoE reads the first MLP's input and is added after the second.
 
     h1 = x + A0(ln0 x);  y = pln0(h1);  s = MoE(y);  h2 = h1 + D0(y);  h3 = h2 + A1(ln1 h2);
     out = h3 + D1(pln1 h3) + s
@@ -52,7 +52,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Everything below the head; a module of its own because checkpoint names start with ``model.``."""
+    """Everything below the head; a separate module because checkpoint names start with `model.`."""
 
     def __init__(self, config: LongcatConfig) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def embed(self, input_ids: Tensor, *, dtype: torch.dtype) -> Tensor:
-        """``input_ids`` [B, T] -> [B, T, H] in ``dtype``."""
+        """Map `input_ids` [B, T] to [B, T, H] in `dtype`."""
         embedded: Tensor = self.ngram_embeddings(input_ids, self.embed_tokens(input_ids).to(dtype))
         return embedded
 
@@ -73,12 +73,12 @@ class Decoder(nn.Module):
         visible = None
         if attention_mask is not None:
             visible = _visible_keys(attention_mask.bool())
-            # Token 0 adds nothing to a hash: padding in the window reads as "before the sequence".
+            # Token 0 adds nothing to a hash, so padding in the window reads as "before the sequence".
             input_ids = torch.where(attention_mask.bool(), input_ids, 0)
         h = self.embed(input_ids, dtype=dtype)
-        # Attention depends on distances alone, so padding on the left may shift all positions of a row.
+        # Attention depends only on distances, so padding on the left may shift all positions of a row.
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        # Angles grow with the position: in less than float32 they would be wrong by whole turns.
+        # Angles grow with the position: below float32 they would be wrong by whole turns.
         rope = rotation(positions, self.config, dtype=torch.promote_types(dtype, torch.float32))
         routings = []
         for layer in self.layers:
@@ -88,12 +88,10 @@ class Decoder(nn.Module):
 
 
 class ReferenceModel(nn.Module):
-    """LongCat-Flash-Lite. ``state_dict()`` has exactly the names of Meituan's checkpoints, without MTP.
+    """LongCat-Flash-Lite. `state_dict()` has exactly the names of Meituan's checkpoints, without MTP.
 
-    Args:
-        config: the model's dimensions.
-        compute_dtype: dtype of all activations, whatever the dtype of the weights. float64 shows how much of
-            a difference is rounding.
+    All activations have `compute_dtype`, independent of the dtype of the weights. float64 shows how much of a
+    difference is rounding.
     """
 
     def __init__(self, config: LongcatConfig, *, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -104,23 +102,22 @@ class ReferenceModel(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, input_ids: Tensor, *, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits [B, T, V] in ``compute_dtype``; arguments as for :meth:`run`."""
+        """Return logits [B, T, V] in `compute_dtype`; arguments as for `run`."""
         return self.run(input_ids, attention_mask=attention_mask).logits
 
     def run(self, input_ids: Tensor, *, attention_mask: Tensor | None = None) -> ReferenceOutput:
-        """Compute logits and what led to them.
+        """Compute logits, hidden states and routing.
 
-        Args:
-            input_ids: int64 [B, T], each in [0, vocab_size).
-            attention_mask: bool or 0/1 [B, T], 1 on real tokens, which must be contiguous in each row, with
-                padding on either side. Outputs at padding are meaningless. None if every token is real.
+        `input_ids` is int64 [B, T], each in [0, vocab_size). `attention_mask` is bool or 0/1 [B, T], 1 for
+        real tokens, which must be contiguous in each row, with padding on either side; None if every token is
+        real. Outputs at padding are meaningless.
         """
         hidden_states, routing = self.model(input_ids, attention_mask, dtype=self.compute_dtype)
         return ReferenceOutput(self.lm_head(hidden_states), hidden_states, routing)
 
 
 def _visible_keys(real: Tensor) -> Tensor:
-    """bool ``real`` [B, T], False at padding -> bool [B, 1, T, T], True where a query (row) may see a key."""
+    """Map bool `real` [B, T], False at padding, to bool [B, 1, T, T], True where a query (row) sees a key."""
     square = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device)
-    # A padding query sees itself: a softmax over nothing visible would be NaN.
+    # A padding query sees itself, because a softmax over no keys would be NaN.
     return square.tril() & (real[:, None, None, :] | square.diag().diag())

@@ -14,11 +14,11 @@ from serval_sglang.reference.layers import Linear, SwiGLU
 
 
 class Routing(NamedTuple):
-    """What one layer's router decided. Ids from ``n_routed_experts`` on are identity experts."""
+    """Decision of one layer's router. Ids from `n_routed_experts` on are identity experts."""
 
     expert_ids: Tensor  # int64 [..., top-k], in no particular order
     weights: Tensor  # [..., top-k], routed_scaling_factor included
-    scores: Tensor  # [..., routed + identity experts], softmax over all: what a balancing loss works on
+    scores: Tensor  # [..., routed + identity experts], softmax over all: the input of a balancing loss
 
 
 class Router(nn.Module):
@@ -30,11 +30,11 @@ class Router(nn.Module):
         super().__init__()
         self.config = config
         self.classifier = Linear(config.hidden_size, config.num_experts_total)
-        # A buffer: balancing moves it by rule, no gradient reaches it.
+        # A buffer, because balancing changes it by rule and not by gradient.
         self.register_buffer("e_score_correction_bias", torch.zeros(config.num_experts_total))
 
     def forward(self, x: Tensor) -> Routing:
-        """``x`` [..., H]. Scores are float32 at least: in less, near ties between experts change sides."""
+        """Route `x` [..., H]. Scores are at least float32, because lower precision changes near ties."""
         logits = self.classifier(x.to(torch.promote_types(x.dtype, torch.float32)))
         scores = logits.softmax(dim=-1)
         biased = scores.detach() + self.e_score_correction_bias
@@ -44,7 +44,7 @@ class Router(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """y = Σ_{chosen e} w_e · expert_e(x), where an identity expert returns x itself under the same weight."""
+    """y = Σ_{chosen e} w_e · expert_e(x), where an identity expert returns x itself with the same weight."""
 
     def __init__(self, config: LongcatConfig) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class MixtureOfExperts(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """``x`` [..., H] -> output [..., H] and the routing with the same leading dimensions."""
+        """Map `x` [..., H] to output [..., H] and the routing with the same leading dimensions."""
         routing: Routing = self.router(x)
         tokens = x.flatten(0, -2)  # [N, H]
         expert_ids = routing.expert_ids.flatten(0, -2)  # [N, top-k]
@@ -64,7 +64,7 @@ class MixtureOfExperts(nn.Module):
         is_identity = expert_ids >= self.config.n_routed_experts
         output = tokens * (weights * is_identity).sum(-1, keepdim=True)
 
-        # Slots sorted by expert, so that each expert sees its tokens as one block.
+        # Slots are sorted by expert, so that each expert gets its tokens as one block.
         order = expert_ids.flatten().argsort(stable=True)
         counts = expert_ids.flatten().bincount(minlength=self.config.num_experts_total)
         slots_by_expert = order.tensor_split(counts.cumsum(0).cpu())[: self.config.n_routed_experts]

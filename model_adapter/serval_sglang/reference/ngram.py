@@ -1,4 +1,4 @@
-"""The n-gram embedding: ids by a polynomial hash of the last tokens, and the mean of word and n-gram rows.
+"""The n-gram embedding: ids by a polynomial hash of the latest tokens, and the mean of word and n-gram rows.
 
 Source: Meituan's modeling_longcat_ngram.py, class NgramEmbedding. For order n = 2..N and split k = 0..K-1,
 i = (n-2)·K + k and M_i = m + 2i + 1::
@@ -6,9 +6,8 @@ i = (n-2)·K + k and M_i = m + 2i + 1::
     id_i(t) = ( x_t + Σ_{d=1}^{n-1} x_{t-d} · (V^d mod M_i) ) mod M_i
     x(t)    = ( E[x_t] + Σ_i P_i · T_i[id_i(t)] ) / (1 + number of tables)
 
-where x_{t-d} counts as 0 before the sequence, and where an end-of-sequence token stands at any of
-x_{t-1}..x_{t-d}: the look-back ends at such a token and leaves it out. The current token being one does not
-cut it.
+where x_{t-d} counts as 0 before the sequence, and if any of x_{t-1}..x_{t-d} is an end-of-sequence token: the
+look-back ends at such a token and excludes it. The current token may be one without effect.
 """
 
 import torch
@@ -20,14 +19,10 @@ from serval_sglang.reference.layers import Linear
 
 
 def ngram_ids(input_ids: Tensor, config: LongcatConfig) -> Tensor:
-    """Row of each n-gram table for each position.
+    """Return the row of each n-gram table for each position: int64 [B, T, tables], column i in [0, M_i).
 
-    Args:
-        input_ids: int64 [B, T], each row one sequence from its first token on.
-        config: gives V, m, N, K and the end-of-sequence token.
-
-    Returns:
-        int64 [B, T, tables], column i in [0, M_i).
+    Each row of `input_ids` int64 [B, T] is a sequence from its first token on. `config` gives V, m, N, K and
+    the end-of-sequence token.
     """
     # V^d mod M_i < 2^24 and x < 2^17 for Lite: the products need 64 bits, and pow() must be Python's.
     tables = [config.ngram_table_rows(i) for i in range(config.ngram_table_count)]
@@ -41,7 +36,7 @@ def ngram_ids(input_ids: Tensor, config: LongcatConfig) -> Tensor:
 
 
 def look_back(input_ids: Tensor, config: LongcatConfig) -> Tensor:
-    """[B, T] -> [B, T, N]: the current token, then the N-1 before it, zero where the look-back is cut."""
+    """Map [B, T] to [B, T, N]: the current token, then the N-1 before it, 0 beyond the end of look-back."""
     window = [input_ids]
     inside = torch.ones_like(input_ids, dtype=torch.bool)
     for distance in range(1, config.emb_neighbor_num):
@@ -52,7 +47,7 @@ def look_back(input_ids: Tensor, config: LongcatConfig) -> Tensor:
 
 
 class NgramEmbeddings(nn.Module):
-    """The tables T_i (``embedders``) and projections P_i (``post_projs``); the word embedding E is given."""
+    """The tables T_i (`embedders`) and projections P_i (`post_projs`); the word embedding E is given."""
 
     def __init__(self, config: LongcatConfig) -> None:
         super().__init__()
@@ -60,7 +55,7 @@ class NgramEmbeddings(nn.Module):
         width = config.ngram_table_width
         tables = [nn.Embedding(config.ngram_table_rows(i), width) for i in range(config.ngram_table_count)]
         for table in tables:
-            # Small beside the word rows, so that in training an n-gram not yet seen adds next to nothing.
+            # Small beside the word rows, so that an n-gram not seen in training adds next to nothing.
             nn.init.normal_(table.weight, std=config.initializer_range)
         self.embedders = nn.ModuleList(tables)
         self.post_projs = nn.ModuleList(
@@ -68,7 +63,7 @@ class NgramEmbeddings(nn.Module):
         )
 
     def forward(self, input_ids: Tensor, word_rows: Tensor) -> Tensor:
-        """``input_ids`` [B, T] and their word embeddings [B, T, H] -> the model's input [B, T, H]."""
+        """Map `input_ids` [B, T] and their word embeddings [B, T, H] to the model's input [B, T, H]."""
         ids = ngram_ids(input_ids, self.config)
         total = word_rows
         for i, (table, project) in enumerate(zip(self.embedders, self.post_projs, strict=True)):

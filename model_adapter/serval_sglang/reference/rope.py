@@ -1,7 +1,7 @@
 """Rotary position embedding with YaRN, on interleaved pairs.
 
 Sources: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071) in the form of DeepSeek-V3 and of transformers'
-``_compute_yarn_parameters``, whose correction range is rounded outwards to whole dimensions.
+`_compute_yarn_parameters`, whose correction range is rounded outwards to whole dimensions.
 """
 
 import math
@@ -13,7 +13,8 @@ from serval_sglang.config import LongcatConfig
 
 
 def inverse_frequencies(config: LongcatConfig, *, dtype: torch.dtype) -> Tensor:
-    """[rope_dim / 2] angles per position: fast dimensions as trained, slow ones divided by YaRN's factor."""
+    """Return angles per position [rope_dim / 2]: fast dimensions as trained, slow ones divided by YaRN's
+    factor."""
     dim = config.qk_rope_head_dim
     exponent = torch.arange(0, dim, 2, dtype=dtype) / dim
     trained = 1.0 / config.rope_theta**exponent
@@ -22,7 +23,7 @@ def inverse_frequencies(config: LongcatConfig, *, dtype: torch.dtype) -> Tensor:
         return trained
 
     def dimension_turning(turns: float) -> float:
-        """The (fractional) dimension that makes ``turns`` turns within the original context."""
+        """Return the (fractional) dimension that makes `turns` turns within the original context."""
         wavelength_ratio = yarn.original_max_position_embeddings / (turns * 2 * math.pi)
         return dim * math.log(wavelength_ratio) / (2 * math.log(config.rope_theta))
 
@@ -34,13 +35,13 @@ def inverse_frequencies(config: LongcatConfig, *, dtype: torch.dtype) -> Tensor:
 
 
 def rotation(positions: Tensor, config: LongcatConfig, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``positions`` [T] -> cos and sin, each [T, rope_dim / 2] in ``dtype``."""
+    """Map `positions` [T] to cos and sin, each [T, rope_dim / 2] in `dtype`."""
     frequencies = inverse_frequencies(config, dtype=dtype).to(positions.device)
     angles = positions[..., None].to(dtype) * frequencies
     return angles.cos() * config.rope_amplitude, angles.sin() * config.rope_amplitude
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each neighbouring pair (x_2j, x_2j+1) of the last dimension by angle j; pairs stay in place."""
+    """Rotate each pair (x_2j, x_2j+1) of the last dimension by angle j; pairs stay in place."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)

@@ -1,5 +1,5 @@
-"""Does a running engine compute what the reference model defines? For ``serval checkpoint verify``.
+"""Comparison of a running engine with the reference model, for `serval checkpoint verify`.
 
-``engine`` starts and asks the real engine, ``cases`` says what to ask, ``comparison`` measures how far the
-answers are from the reference, ``verification`` puts these together and judges.
+`engine` starts the real engine and sends it requests, `cases` defines the requests, `comparison` measures the
+distance of the answers from the reference, and `verification` combines these and judges.
 """

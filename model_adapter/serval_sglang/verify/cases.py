@@ -1,4 +1,4 @@
-"""What an engine is asked so that every path of the n-gram state and of the batch scheduler is taken."""
+"""Requests that take an engine through every path of the n-gram state and of the batch scheduler."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,20 @@ MIXED_REQUESTS = 8
 
 _FIRST_ORDINARY_TOKEN = 3
 _LONGEST_PROMPT = 600
-# A chunk this small costs one forward pass every few tokens: prompts are kept short.
+# A smaller chunk costs one forward pass every few tokens, so prompts are kept short.
 _SMALL_CHUNK = 16
 _LONGEST_PROMPT_IN_SMALL_CHUNKS = 24
-# From here on prompts of two chunks would be long for the reference, whose attention is a square.
+# Above this, prompts of two chunks would be too long for the reference, whose attention is quadratic.
 _LARGE_CHUNK = 512
 _DECODE_STEPS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Greedy decoding after ``prompt``; with ``new_tokens`` 1 all positions of the prompt are compared.
+    """Greedy decoding after `prompt`.
 
-    Without ``log_probabilities`` only the tokens that the engine chose are.
+    With `new_tokens` 1 all positions of the prompt are compared. Without `log_probabilities` only the tokens
+    that the engine chose are compared.
     """
 
     prompt: tuple[int, ...]
@@ -38,10 +39,9 @@ class Request:
 class Case:
     """Waves of requests, one wave after another; the requests of a wave are sent at the same time.
 
-    Attributes:
-        continued: every answer of the last wave is asked to go on, from what it has left in the prefix cache.
-        needs_cache_hits: without any the case is not covered.
-        needs_batches: the kind of batch (`serval_sglang.metrics.batches`) without which it is not covered.
+    If `continued`, every answer of the last wave is continued from the prefix cache. The case is not covered
+    without cache hits if `needs_cache_hits`, and without a batch of the kind `needs_batches` (see
+    `serval_sglang.metrics.batches`).
     """
 
     name: str
@@ -53,19 +53,19 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Random prompts for one model: every tenth token or so is an end of sequence."""
+    """Random prompts for one model, with about every tenth token an end of sequence."""
 
     config: LongcatConfig
     seed: int = 0
 
     def make(self, length: int, *, seed: int) -> tuple[int, ...]:
-        """``length`` tokens, the same for the same seeds and length."""
+        """Return `length` tokens, determined by seeds and length."""
         generator = random.Random((self.seed * 1_000 + seed) * 1_000_003 + length)
         eos = self.config.eos_token_id
         return tuple(eos if generator.random() < 0.1 else self._ordinary(generator) for _ in range(length))
 
     def with_eos_at(self, length: int, distances: Sequence[int], *, seed: int) -> tuple[int, ...]:
-        """No end of sequence but those that stand ``distances`` before the last token."""
+        """Return a prompt with ends of sequence only at `distances` before the last token."""
         generator = random.Random((self.seed * 1_000 + seed) * 1_000_003 + length)
         prompt = [self._ordinary(generator) for _ in range(length)]
         for distance in distances:
@@ -79,12 +79,11 @@ class Prompts:
 def verification_cases(
     config: LongcatConfig, *, chunk: int | None, mixed: bool = False, seed: int = 0
 ) -> list[Case]:
-    """Every case for a model and an engine's chunk size in tokens; None stands for prefill in one piece.
+    """Return every case for a model and an engine's chunk size in tokens; None is prefill in one piece.
 
-    ``mixed`` is for engines that put decode steps into prefill batches (``--enable-mixed-chunk``).
-
-    Lengths lie around the look-back of n - 1 tokens and around one and two chunks, and go beyond YaRN's
-    original context where that is near.
+    `mixed` is for engines that put decode steps into prefill batches (`--enable-mixed-chunk`). Lengths lie
+    around the look-back of n - 1 tokens and around one and two chunks, and exceed YaRN's original context if
+    it is short.
     """
     prompts = Prompts(config, seed)
     cases = [
@@ -102,10 +101,9 @@ def verification_cases(
 
 
 def run_case(engine: Engine, case: Case) -> list[Generation]:
-    """The engine's answers, in the order of the requests; those that go on from them follow.
+    """Return the engine's answers in the order of the requests, followed by their continuations.
 
-    Raises:
-        EngineFailed: it refused a request, or the case needs what it has not met.
+    Raises `EngineFailed` if it refused a request or the case was not covered.
     """
     before = _batches(engine, case.needs_batches)
     answers: list[Generation] = []
@@ -145,7 +143,7 @@ def _batches(engine: Engine, kind: str | None) -> float:
 
 
 def prompt_lengths(config: LongcatConfig, chunk: int | None) -> list[int]:
-    """Around the look-back, around one and two chunks, and some long ones."""
+    """Return lengths around the look-back, around one and two chunks, and some long ones."""
     n = config.emb_neighbor_num
     lengths = set(range(1, n + 2))
     lengths |= {boundary + d for boundary in _boundaries(chunk) for d in range(-1, n)}
@@ -168,7 +166,7 @@ def _decode_steps(prompts: Prompts, chunk: int | None) -> Case:
 
 
 def _eos_in_the_window(prompts: Prompts) -> Case:
-    """Ends of sequence at each place that a window sees, in prefill and then, moving on, in decode."""
+    """Build prompts with ends of sequence at each place of the window, in prefill and then in decode."""
     n = prompts.config.emb_neighbor_num
     places = [(distance,) for distance in range(n + 1)] + [(0, 1), tuple(range(n + 1))]
     requests = [
@@ -179,21 +177,21 @@ def _eos_in_the_window(prompts: Prompts) -> Case:
 
 
 def _cached_prefixes(prompts: Prompts, chunk: int | None) -> Case:
-    """A request, and after it one that shares its first tokens: its look-back lies in the cached part."""
+    """Build pairs of requests: the second shares the first tokens, so its look-back is in the cached part."""
     n = prompts.config.emb_neighbor_num
     long = _longest(chunk)
     shared = {*range(1, n + 1), *(boundary + d for boundary in _boundaries(chunk) for d in (0, 1)), long // 4}
     requests = []
     for number, length in enumerate(sorted(shared)):
         first = prompts.make(length + n + 1, seed=30 + number)
-        # Not the token that followed in the first request: the hit is to end here.
+        # Differs from the token that followed in the first request, so that the hit ends here.
         other = prompts.make(n + 14, seed=60 + number)
         requests += [Request(first, 2), Request(first[:length] + other, _DECODE_STEPS)]
     return Case("cached prefixes", _one_by_one(requests), needs_cache_hits=True)
 
 
 def _concurrent_requests(prompts: Prompts, chunk: int | None) -> Case:
-    """Shared prefixes, prefill beside decode, slots given back and taken again."""
+    """Build requests with shared prefixes, prefill beside decode, and slots that are freed and reused."""
     small = _is_small(chunk)
     common = prompts.make(6 if small else 90, seed=90)
     requests = []
@@ -205,7 +203,7 @@ def _concurrent_requests(prompts: Prompts, chunk: int | None) -> Case:
 
 
 def _chunks_at_any_boundary(prompts: Prompts, chunk: int | None) -> Case:
-    """Requests at once share a chunk, so that it also ends within them, anywhere."""
+    """Build concurrent requests that share chunks, so that chunks end anywhere within them."""
     n = prompts.config.emb_neighbor_num
     lengths = [boundary + d for boundary in _boundaries(chunk) for d in range(n + 1)]
     requests = [Request(prompts.make(length, seed=120 + i), 1 + i % 3) for i, length in enumerate(lengths)]
@@ -213,8 +211,8 @@ def _chunks_at_any_boundary(prompts: Prompts, chunk: int | None) -> Case:
 
 
 def _decode_beside_prefill(prompts: Prompts, chunk: int) -> Case:
-    """Decode steps that ride in prefill batches, which SGLang does only where no request of either asks for
-    log-probabilities. Those that go on from them see by the cache what each such step has computed."""
+    """Build requests whose decode steps are mixed into prefill batches, which SGLang does only if none asks
+    for log-probabilities. Their continuations show through the cache what each such step has computed."""
     n = prompts.config.emb_neighbor_num
     longest = _longest(chunk) // 2
     lengths = [n + i * (longest - n) // (MIXED_REQUESTS - 1) for i in range(MIXED_REQUESTS)]
@@ -222,7 +220,7 @@ def _decode_beside_prefill(prompts: Prompts, chunk: int) -> Case:
         Request(prompts.make(length, seed=150 + i), 4 * n, log_probabilities=False)
         for i, length in enumerate(lengths)
     ]
-    # A chunk of one token is taken up by the first running request: prefill waits until it has ended.
+    # The first running request fills a chunk of one token: prefill waits until it has ended.
     kind = "mixed" if chunk > 1 else None
     return Case(
         "decode beside prefill",

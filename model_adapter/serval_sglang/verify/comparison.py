@@ -1,4 +1,4 @@
-"""How far an engine's log-probabilities are from the reference model's, on the tokens the engine chose."""
+"""Distance of an engine's log-probabilities from the reference model's, on the tokens the engine chose."""
 
 import copy
 import math
@@ -11,14 +11,14 @@ from torch import Tensor
 from serval_sglang.reference import ReferenceModel, Routing
 from serval_sglang.verify.engine import Generation
 
-# float32 moves a router's score by 1e-7 of itself or so a layer. Of two experts that are closer than this,
-# relative to their scores, either is a right choice, and what follows from it differs.
+# float32 changes a router's score by a relative 1e-7 or so per layer. If two experts are closer than this,
+# relative to their scores, either choice is right, and later results differ.
 ROUTER_TIE = 2e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """The engine prefers another token than the reference, after ``position`` tokens of a request."""
+    """Place where the engine prefers another token than the reference: after `position` tokens."""
 
     request: int
     position: int
@@ -26,16 +26,15 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far log-probabilities are apart.
+    """Distance between log-probabilities.
 
-    Attributes:
-        maximum, mean: of the absolute differences, over ``count`` (position, token) pairs. Where the engine
-            was asked for no log-probabilities: of how much less the reference likes the token it chose than
-            its own.
-        kl: mean over ``positions`` of KL(reference ‖ engine) in nats, over the tokens the engine reported and
-            one more for all the others: a lower bound of the whole.
-        ties: positions left out because in them or before them a router's choice was a tie.
-        first_disagreement: None if the preferred tokens are the same everywhere.
+    - `maximum`, `mean`: of the absolute differences, over `count` (position, token) pairs. If the engine was
+      asked for no log-probabilities: of the difference, in the reference, between the best token and the
+      engine's
+    - `kl`: mean over `positions` of KL(reference ‖ engine) in nats, over the tokens the engine reported and
+      one more for all the others, which is a lower bound of the whole
+    - `ties`: positions excluded because a router's choice was a tie there or before
+    - `first_disagreement`: None if the preferred tokens are the same everywhere
     """
 
     maximum: float
@@ -49,13 +48,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One position: what the engine said against the reference's log-probabilities [V]."""
+    """Comparison of one position with the reference's log-probabilities [V]."""
 
     place: Disagreement
     errors: list[float]
     kl: float
     engine_prefers: int
-    lost: float  # by how much the reference likes that token less than its own
+    lost: float  # log-probability, in the reference, of its own best token minus that of `engine_prefers`
 
 
 def difference(
@@ -67,11 +66,9 @@ def difference(
 ) -> Difference:
     """Compare every reported log-probability, of output and prompt positions, with the reference's.
 
-    Args:
-        leave_out_ties: for engines in float32, see :data:`ROUTER_TIE`. In bfloat16 rounding decides many more
-            choices than those.
-        tolerance: how much less the reference may like the engine's preferred token before that counts as
-            another one.
+    `leave_out_ties` is for engines in float32, see `ROUTER_TIE`; in bfloat16 rounding decides many more
+    choices than those. The engine's preferred token counts as another one if its log-probability in the
+    reference is below the best one's by more than `tolerance`.
     """
     rows: list[_Row] = []
     ties = 0
@@ -79,7 +76,7 @@ def difference(
         expected, decided = _expectation(generation, reference)
         sequence = [*generation.prompt, *generation.output_ids]
         for position, top in _positions(generation):
-            # The row before a token predicts it.
+            # A token is predicted by the row before it.
             if leave_out_ties and position - 1 >= decided:
                 ties += 1
                 continue
@@ -89,7 +86,7 @@ def difference(
 
 
 def merged(parts: Iterable[Difference]) -> Difference:
-    """Several differences as one; the first disagreement is that of the first part that has one."""
+    """Merge several differences; the first disagreement is that of the first part that has one."""
     parts = list(parts)
     count = sum(part.count for part in parts)
     positions = sum(part.positions for part in parts)
@@ -105,14 +102,15 @@ def merged(parts: Iterable[Difference]) -> Difference:
 
 
 def rounding_in_bfloat16(generations: Iterable[Generation], reference: ReferenceModel) -> Difference:
-    """How far the reference itself moves when it computes in bfloat16, at the places of ``generations``."""
+    """Return how much the reference itself changes in bfloat16, at the positions of `generations`."""
     rounded = copy.copy(reference)
     rounded.compute_dtype = torch.bfloat16
     return difference((_as_told_by(rounded, generation) for generation in generations), reference)
 
 
 def _expectation(generation: Generation, reference: ReferenceModel) -> tuple[Tensor, int]:
-    """Log-probabilities [T, V], row t of what follows t + 1 tokens, and how many rows hang on no tie."""
+    """Return log-probabilities [T, V], where row t predicts token t + 1, and the number of rows before the
+    first tie."""
     sequence = torch.tensor([[*generation.prompt, *generation.output_ids]])
     with torch.no_grad():
         output = reference.run(sequence)
@@ -125,7 +123,7 @@ def _expectation(generation: Generation, reference: ReferenceModel) -> tuple[Ten
 
 
 def _is_tie(routing: Routing, bias: Tensor, top_k: int) -> Tensor:
-    """[T]: whether the last expert chosen and the first one left out are as good as equal."""
+    """Return [T], True where the last expert chosen and the first one not chosen are practically equal."""
     scores = routing.scores[0]
     if top_k == scores.shape[-1]:
         return torch.zeros(scores.shape[0], dtype=torch.bool)
@@ -137,7 +135,7 @@ def _is_tie(routing: Routing, bias: Tensor, top_k: int) -> Tensor:
 
 
 def _positions(generation: Generation) -> Iterator[tuple[int, Mapping[int, float] | None]]:
-    """(tokens before it, reported log-probabilities) of each position but the first."""
+    """Yield (tokens before it, reported log-probabilities) for each position but the first."""
     for position, top in enumerate(generation.prompt_top):
         if position:
             assert top, "the engine gave no log-probabilities for a position"
@@ -166,10 +164,10 @@ def _row(place: Disagreement, top: Mapping[int, float], expected: Tensor) -> _Ro
 
 
 def _divergence(expected: Sequence[float], told: Sequence[float]) -> float:
-    """KL of two distributions given by the log-probabilities of some tokens; the rest counts as one."""
+    """Return the KL of two distributions given by the log-probabilities of some tokens; the rest is one."""
     total = sum(math.exp(a) * (a - b) for a, b in zip(expected, told, strict=True))
     rest, told_rest = (1.0 - sum(map(math.exp, logs)) for logs in (expected, told))
-    # Where nothing is left but rounding, the logarithm of it means nothing.
+    # If the rest is only rounding error, its logarithm is meaningless.
     if rest > 1e-6 and told_rest > 1e-6:
         total += rest * math.log(rest / told_rest)
     return max(total, 0.0)
@@ -189,12 +187,12 @@ def _summary(rows: Sequence[_Row], ties: int, tolerance: float) -> Difference:
 
 
 def _nan_first(error: float) -> float:
-    """max() would pass a NaN over."""
+    """Sort key that makes max() return a NaN instead of ignoring it."""
     return math.inf if math.isnan(error) else error
 
 
 def _as_told_by(model: ReferenceModel, generation: Generation) -> Generation:
-    """The generation with the log-probabilities that ``model`` gives for the same tokens."""
+    """Return the generation with the log-probabilities that `model` gives for the same tokens."""
     told, _ = _expectation(generation, model)
 
     def replaced(

@@ -1,4 +1,4 @@
-"""The verdict on an engine: every case against the reference, and the bound they must keep."""
+"""Verdict on an engine: differences of all cases from the reference, and the bounds on them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +13,23 @@ from serval_sglang.verify.engine import DType, Engine, Generation
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What absolute differences of log-probabilities may be: their maximum, or their mean."""
+    """Bound on the maximum or the mean of absolute differences of log-probabilities."""
 
     statistic: Literal["maximum", "mean"]
     value: float
 
     def allows(self, got: Difference) -> bool:
-        """Whether ``got`` keeps the bound; a NaN does not, and nothing compared does not either."""
+        """Return True if `got` is within the bound; NaN and an empty comparison are not."""
         value: float = getattr(got, self.statistic)
         return got.positions > 0 and math.isfinite(value) and value <= self.value
 
 
-# float32 differs by the order of sums alone: 1e-5 or so is usual. In bfloat16 rounding flips a router's
-# choice now and then, so that single values may be large, and the mean is what is bounded.
+# In float32 only the order of sums differs: 1e-5 or so is usual. In bfloat16 rounding sometimes changes a
+# router's choice, so single values may be large and the bound is on the mean.
 BOUNDS: Mapping[DType, Bound] = {"float32": Bound("maximum", 2e-3), "bfloat16": Bound("mean", 0.02)}
 
-# In bfloat16 a case alone may exceed the bound that holds for all together by this, as its mean is over few
-# positions. A case whose state is wrong exceeds it many times more.
+# Factor by which a single case may exceed the bound on all cases in bfloat16, because its mean is over few
+# positions. A case with wrong state exceeds it many times over.
 _CASE_ALLOWANCE: Mapping[DType, float] = {"float32": 1.0, "bfloat16": 3.0}
 
 
@@ -43,7 +43,7 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """All cases, and their differences as one."""
+    """Results of all cases, and their merged difference."""
 
     bound: Bound
     cases: Sequence[CaseResult]
@@ -62,10 +62,9 @@ def verify_engine(
     dtype: DType,
     progress: Callable[[str], None],
 ) -> Verification:
-    """Run every case; ``progress`` is told what is being done.
+    """Run every case, reporting each to `progress`.
 
-    Raises:
-        EngineFailed: the engine refused a request, or a case could not be covered.
+    Raises `EngineFailed` if the engine refused a request or a case could not be covered.
     """
     results = []
     for number, case in enumerate(cases, start=1):
@@ -78,7 +77,7 @@ def verify_engine(
 def judge(
     name: str, generations: Sequence[Generation], reference: ReferenceModel, *, dtype: DType
 ) -> CaseResult:
-    """One case's answers against the reference and the bound of ``dtype``."""
+    """Judge one case's answers by the reference and the bound of `dtype`."""
     bound = BOUNDS[dtype]
     got = difference(generations, reference, leave_out_ties=dtype == "float32", tolerance=bound.value)
     allowed = Bound(bound.statistic, bound.value * _CASE_ALLOWANCE[dtype])

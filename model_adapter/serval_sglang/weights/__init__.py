@@ -1,1 +1,1 @@
-"""The tensors of a checkpoint on their way into the model: unpacked where needed, and all accounted for."""
+"""Loading of a checkpoint's tensors into the model: unpacking, and a ledger of what has arrived."""

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold: every tensor of the model, and nothing the model does not know."""
+"""Check that a checkpoint holds every tensor of the model and no unknown ones."""
 
 from collections.abc import Collection, Iterable, Iterator
 
@@ -18,10 +18,8 @@ class CheckpointMismatch(ValueError):
 class TensorLedger:
     """Records which of a model's tensors have arrived.
 
-    Args:
-        config: names the tensors.
-        quantised: whether linear layers may come in several parts instead of as one ``weight``.
-        coded_tables: whether the n-gram tables are in eight bits, with scales beside them.
+    `config` names the tensors. If `quantised`, linear layers may come in several parts instead of one
+    `weight`; if `coded_tables`, the n-gram tables are in eight bits and have scales.
     """
 
     def __init__(self, config: LongcatConfig, *, quantised: bool, coded_tables: bool) -> None:
@@ -34,9 +32,9 @@ class TensorLedger:
         self._unknown: list[str] = []
 
     def received(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Pass on the tensors that the model takes, under its own names; remember the others.
+        """Yield the tensors that the model takes, under its own names, and record the others.
 
-        A copy that repeats a tensor under an alias has it passed on twice: either may be the only one.
+        A tensor that a copy repeats under an alias is yielded twice, because either may be the only one.
         """
         for stored_name, tensor in weights:
             name = ALIASES.get(stored_name, stored_name)
@@ -49,7 +47,7 @@ class TensorLedger:
                 self._unknown.append(name)
 
     def require_known(self) -> None:
-        """Raises CheckpointMismatch listing the tensors that no part of the model takes."""
+        """Raise `CheckpointMismatch`, listing them, if there are tensors that no part of the model takes."""
         if self._unknown:
             raise CheckpointMismatch(
                 f"the checkpoint holds {len(self._unknown)} tensors this model does not have: "
@@ -57,7 +55,7 @@ class TensorLedger:
             )
 
     def require_complete(self) -> None:
-        """Raises CheckpointMismatch listing the tensors that have not arrived, with the unknown ones."""
+        """Raise `CheckpointMismatch`, listing them and the unknown ones, if tensors have not arrived."""
         if self._missing:
             found = f"lacks {len(self._missing)} tensors: {_listed(sorted(self._missing))}"
             if self._unknown:
@@ -67,7 +65,7 @@ class TensorLedger:
             )
 
     def _stem(self, name: str) -> str:
-        """The name of the layer, where its tensors differ by quantisation method."""
+        """Return the name of the layer if its tensors depend on the quantisation method, else `name`."""
         if name in self._table_scales or not self._quantised:
             return name
         return layer_name(name)

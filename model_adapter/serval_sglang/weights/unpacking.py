@@ -1,9 +1,8 @@
-"""Packed layers of a checkpoint that the engine holds unpacked, in the model's dtype.
+"""Unpacking of packed layers that the engine holds in the model's dtype.
 
-SGLang 0.5.23 joins the first projections of this model's attention along a dimension that is wrong for all
-packings but AWQ's, and takes any ``qweight`` of its second one for AWQ's. So packed attention is unpacked
-while it is loaded: 1.8 GB instead of 0.5 GB of LongCat-Flash-Lite, of 20 GB. Packed experts and dense layers
-stay packed.
+SGLang 0.5.23 joins the first projections of this model's attention along a dimension that is right only for
+AWQ, and takes any `qweight` of the second one for AWQ's. So packed attention is unpacked while it is loaded:
+1.8 GB instead of 0.5 GB for LongCat-Flash-Lite, out of 20 GB. Packed experts and dense layers stay packed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,29 +14,28 @@ from torch import Tensor
 from serval_sglang.checkpoint.packed import PackedLayerError, unpack_layer
 from serval_sglang.checkpoint.quantization import REQUIRED_PARTS, layer_name, layout_of
 
-# As upstream's `disable_quant_module` names it.
+# The name in upstream's `disable_quant_module`.
 ATTENTION = "self_attn"
 
-# Of the methods that pack several weights into an integer, the one upstream's loading of MLA is written for.
+# The packing that upstream's loading of MLA is written for.
 _PACKED_AS_UPSTREAM_EXPECTS = ("awq", "awq_marlin")
 
-# Parts that say again what others say; they may come when their layer is whole already.
+# Redundant parts; they may arrive when their layer is already complete.
 _DISPENSABLE = frozenset({"weight_shape", "g_idx", "weight_g_idx"})
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How a checkpoint packs layers, and the parts a layer cannot be read without."""
+    """Bits per weight of a checkpoint's packed layers, and the parts needed to read a layer."""
 
     bits: int
     required_parts: frozenset[str]
 
 
 def packing_of(quant_config: Any) -> Packing | None:
-    """The packing that SGLang's ``quant_config`` stands for; None if there is none that we unpack.
+    """Return the packing that SGLang's `quant_config` describes; None if it is none that we unpack.
 
-    Raises:
-        ValueError: a variant of GPTQ's that we do not read.
+    Raises `ValueError` for a variant of GPTQ that we do not read.
     """
     layout = None if quant_config is None else layout_of(quant_config.get_name())
     if layout is None:
@@ -58,25 +56,23 @@ def packing_of(quant_config: Any) -> Packing | None:
 
 
 def is_layer(layer: str) -> bool:
-    """Any that may be packed, for engines that keep none so. The scales of n-gram tables in eight bits are
-    named like a packed layer's, and belong to the tables."""
+    """True for any layer that may be packed, for engines that unpack them all. The scales of eight-bit n-gram
+    tables are named like those of a packed layer but belong to the tables."""
     return not layer.startswith("model.ngram_embeddings.")
 
 
 def is_attention(layer: str) -> bool:
-    """Whether a layer, by its name in the checkpoint, is one of attention's."""
+    """True for the checkpoint's name of an attention layer."""
     return f".{ATTENTION}." in layer
 
 
 def unpacked(
     weights: Iterable[tuple[str, Tensor]], packing: Packing, *, of: Callable[[str], bool]
 ) -> Iterator[tuple[str, Tensor]]:
-    """``weights`` with the parts of the packed layers ``of`` as one ``weight`` each, in float32.
+    """Yield `weights`, with each packed layer for which `of` is true as one `weight` in float32.
 
-    Parts of a layer may be far from one another: those that wait for others are held.
-
-    Raises:
-        PackedLayerError: a layer's parts do not fit each other, or one is absent in the end.
+    The parts of a layer may be far apart; they are kept until the layer is complete. Raises
+    `PackedLayerError` if a layer's parts do not fit each other or one is still absent at the end.
     """
     waiting: dict[str, dict[str, Tensor]] = {}
     for name, tensor in weights:
@@ -96,13 +92,10 @@ def unpacked(
 
 
 def require_loadable_attention(kv_b_proj: Any, quant_config: Any) -> None:
-    """Refuse packed attention that SGLang 0.5.23 would load wrongly or not at all.
+    """Raise `ValueError` if attention is packed so that SGLang 0.5.23 would load it wrongly or not at all.
 
-    In `LongcatFlashForCausalLM` of srt/models/longcat_flash.py `post_load_weights` takes whatever is called
-    ``qweight`` for AWQ's packing, and else needs a ``weight``. What is unpacked here has one.
-
-    Raises:
-        ValueError: the attention is packed in another way than these.
+    `LongcatFlashForCausalLM.post_load_weights` of srt/models/longcat_flash.py takes any `qweight` for AWQ's
+    packing, and otherwise needs a `weight`. Layers unpacked here have one.
     """
     if hasattr(kv_b_proj, "weight") or quant_config.get_name() in _PACKED_AS_UPSTREAM_EXPECTS:
         return

@@ -1,4 +1,4 @@
-"""An inspection says what is in a checkpoint of any size and form, and everything that is wrong with it."""
+"""Inspection of checkpoints of any size and format, and of everything that is wrong with them."""
 
 import json
 import pickle
@@ -42,7 +42,7 @@ def int4(config: LongcatConfig, *, weight: str, parts: tuple[str, ...]) -> Store
     return stored
 
 
-def test_lite_at_full_size_without_reading_a_weight(tmp_path: Path) -> None:
+def test_inspect_lite_at_full_size_without_reading_weights(tmp_path: Path) -> None:
     mtp = {name: ("BF16", shape) for name, shape in mtp_tensor_shapes(LITE).items()}
     write_header_only_checkpoint(tmp_path, LITE, {**stored_plain(LITE), **mtp})
     found = inspect_checkpoint(tmp_path)
@@ -66,7 +66,7 @@ def test_lite_at_full_size_without_reading_a_weight(tmp_path: Path) -> None:
     assert on_disk < 20e6, "the file has a hole where 137 GB of weights would be"
 
 
-def test_fp8_has_the_same_parameters_in_half_the_bytes(tmp_path: Path) -> None:
+def test_inspect_counts_fp8_parameters_in_half_the_bytes(tmp_path: Path) -> None:
     write_header_only_checkpoint(tmp_path, LITE, stored_fp8(LITE), quantization_config=FP8_CONFIG)
     found = inspect_checkpoint(tmp_path)
     assert found.is_complete
@@ -90,7 +90,7 @@ def test_fp8_has_the_same_parameters_in_half_the_bytes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_int4_copies_count_what_is_packed(
+def test_inspect_counts_packed_parameters(
     tmp_path: Path, weight: str, parts: tuple[str, ...], config: dict[str, object], described: str
 ) -> None:
     stored = int4(TINY, weight=weight, parts=parts)
@@ -102,7 +102,7 @@ def test_int4_copies_count_what_is_packed(
     assert sum(size.parameters for size in found.parts.values()) == expected
 
 
-def test_missing_unknown_and_misshapen_tensors_are_all_listed(tmp_path: Path) -> None:
+def test_inspect_lists_missing_unknown_and_misshapen_tensors(tmp_path: Path) -> None:
     stored = stored_plain(TINY)
     del stored["model.layers.1.mlp.experts.3.up_proj.weight"]
     stored["model.norm.weight"] = ("BF16", (95,))
@@ -117,7 +117,7 @@ def test_missing_unknown_and_misshapen_tensors_are_all_listed(tmp_path: Path) ->
     assert found.parts[Part.UNKNOWN].tensors == 2
 
 
-def test_fp8_weights_without_their_scales_are_missing_something(tmp_path: Path) -> None:
+def test_inspect_lists_missing_fp8_scales(tmp_path: Path) -> None:
     layer = "model.layers.0.mlps.1.down_proj"
     stored = stored_fp8(TINY)
     del stored[f"{layer}.weight_scale_inv"]
@@ -128,7 +128,7 @@ def test_fp8_weights_without_their_scales_are_missing_something(tmp_path: Path) 
     assert found.misshapen == ("model.layers.0.mlps.0.up_proj.weight_scale_inv (2, 1) instead of (1, 1)",)
 
 
-def test_scales_without_a_weight_are_no_layer(tmp_path: Path) -> None:
+def test_inspect_does_not_accept_scales_for_layer(tmp_path: Path) -> None:
     layer = "model.layers.0.mlps.1.down_proj"
     stored = stored_fp8(TINY)
     del stored[f"{layer}.weight"]
@@ -136,7 +136,7 @@ def test_scales_without_a_weight_are_no_layer(tmp_path: Path) -> None:
     assert inspect_checkpoint(tmp_path).missing == (layer,)
 
 
-def test_an_alias_stands_for_the_word_embedding_and_counts_once(tmp_path: Path) -> None:
+def test_inspect_counts_aliased_word_embedding_once(tmp_path: Path) -> None:
     ((alias, name),) = ALIASES.items()
     stored = stored_plain(TINY)
     for number, changed in enumerate(({**stored, alias: stored[name]}, {**stored, alias: stored[name]})):
@@ -148,7 +148,7 @@ def test_an_alias_stands_for_the_word_embedding_and_counts_once(tmp_path: Path) 
         assert found.parts[Part.WORD_EMBEDDING].parameters == TINY.vocab_size * TINY.hidden_size
 
 
-def test_a_wrong_configuration_is_a_problem_and_sizes_are_shown_all_the_same(tmp_path: Path) -> None:
+def test_inspect_shows_sizes_despite_wrong_configuration(tmp_path: Path) -> None:
     write_header_only_checkpoint(tmp_path, TINY, stored_plain(TINY), zero_expert_type="copy")
     found = inspect_checkpoint(tmp_path)
     assert found.config is None
@@ -159,7 +159,7 @@ def test_a_wrong_configuration_is_a_problem_and_sizes_are_shown_all_the_same(tmp
         assert "config.json" in inspect_checkpoint(tmp_path).problems[0]
 
 
-def test_shards_that_are_lost_left_over_or_damaged_are_named(tmp_path: Path) -> None:
+def test_inspect_names_lost_extra_and_damaged_shards(tmp_path: Path) -> None:
     stored = stored_plain(TINY)
     names = sorted(stored)
     shards = {f"model-0000{i}-of-00003.safetensors": names[i - 1 :: 3] for i in (1, 2, 3)}
@@ -184,14 +184,14 @@ def test_shards_that_are_lost_left_over_or_damaged_are_named(tmp_path: Path) -> 
     assert set(found.missing) == set(shards[first.name]) | set(shards[second.name])
 
 
-def test_a_pickle_in_disguise_is_not_loaded(tmp_path: Path) -> None:
+def test_inspect_does_not_load_disguised_pickle(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_dict()))
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps({"lm_head.weight": 1}))
     found = inspect_checkpoint(tmp_path)
     assert any("cannot be read as safetensors" in problem for problem in found.problems)
 
 
-def test_every_tensor_of_the_model_has_a_part() -> None:
+def test_part_of_knows_every_tensor() -> None:
     for name in (*tensor_shapes(TINY), *mtp_tensor_shapes(TINY), *ALIASES):
         assert part_of(name) is not Part.UNKNOWN, name
         assert (part_of(name) is Part.MTP) == name.startswith("model.mtp."), name

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, and a wrong one is refused with everything that is wrong."""
+"""Checkpoints read back bit for bit, and wrong ones are refused with a list of everything wrong."""
 
 import json
 import pickle
@@ -30,14 +30,14 @@ def weights() -> dict[str, Tensor]:
 
 
 def rewrite(directory: Path, changes: dict[str, Tensor | None]) -> None:
-    """Change tensors of an unsharded checkpoint in place; None removes one."""
+    """Replace tensors of an unsharded checkpoint; None removes one."""
     file = directory / "model.safetensors"
     tensors = {**load_file(file), **changes}
     save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, file)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_round_trip_is_bit_exact(tmp_path: Path, weights: dict[str, Tensor], dtype: torch.dtype) -> None:
+def test_save_and_load_are_bit_exact(tmp_path: Path, weights: dict[str, Tensor], dtype: torch.dtype) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=dtype)
     loaded = load_state_dict(tmp_path)
     assert list(loaded) == list(weights)
@@ -51,7 +51,7 @@ def test_round_trip_is_bit_exact(tmp_path: Path, weights: dict[str, Tensor], dty
 
 
 @torch.no_grad()
-def test_a_loaded_model_computes_the_same(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_load_reference_computes_the_same(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32)
     model = ReferenceModel(CONFIG)
     model.load_state_dict(weights)
@@ -59,9 +59,7 @@ def test_a_loaded_model_computes_the_same(tmp_path: Path, weights: dict[str, Ten
     assert torch.equal(load_reference(tmp_path)(tokens), model(tokens))
 
 
-def test_weights_are_held_in_the_asked_dtype_but_the_router_in_float32(
-    tmp_path: Path, weights: dict[str, Tensor]
-) -> None:
+def test_load_reference_keeps_router_in_float32(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.bfloat16)
     for dtype in (torch.float32, torch.bfloat16):
         model = load_reference(tmp_path, dtype=dtype)
@@ -70,7 +68,7 @@ def test_weights_are_held_in_the_asked_dtype_but_the_router_in_float32(
         assert model(torch.tensor([[5, 6]])).dtype == torch.float32
 
 
-def test_shards_keep_the_limit_and_read_back(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_save_checkpoint_limits_shards(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     limit = 200_000
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.bfloat16, max_shard_bytes=limit)
     shards = {path.name: load_file(path) for path in sorted(tmp_path.glob("*.safetensors"))}
@@ -87,28 +85,26 @@ def test_shards_keep_the_limit_and_read_back(tmp_path: Path, weights: dict[str, 
     )
 
 
-def test_a_tensor_larger_than_a_shard_gets_its_own(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_save_checkpoint_gives_large_tensor_its_own_shard(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32, max_shard_bytes=1)
     assert len(list(tmp_path.glob("*.safetensors"))) == len(weights)
     assert load_state_dict(tmp_path).keys() == weights.keys()
 
 
-def test_weights_are_never_mixed_with_older_ones(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_save_checkpoint_refuses_directory_with_weights(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.bfloat16)
     with pytest.raises(CheckpointError, match=r"already holds \['model\.safetensors'\]"):
         save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.bfloat16, max_shard_bytes=100_000)
 
 
-def test_mtp_tensors_may_be_there_and_are_left_out(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_load_state_dict_omits_mtp_tensors(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     mtp = {name: torch.zeros(shape) for name, shape in mtp_tensor_shapes(CONFIG).items()}
     save_checkpoint({**weights, **mtp}, CONFIG, tmp_path, dtype=torch.float32)
     assert "model.mtp.layers.0.eh_proj.weight" in load_file(tmp_path / "model.safetensors")
     assert load_state_dict(tmp_path).keys() == weights.keys()
 
 
-def test_the_alias_of_resaved_copies_stands_for_the_word_embedding(
-    tmp_path: Path, weights: dict[str, Tensor]
-) -> None:
+def test_load_state_dict_accepts_alias_of_word_embedding(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     alias, name = "model.ngram_embeddings.word_embeddings.weight", "model.embed_tokens.weight"
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32)
     for changes in ({alias: weights[name].clone()}, {alias: weights[name].clone(), name: None}):
@@ -121,7 +117,7 @@ def test_the_alias_of_resaved_copies_stands_for_the_word_embedding(
         load_state_dict(tmp_path)
 
 
-def test_all_missing_unknown_and_misshapen_tensors_are_listed(
+def test_load_state_dict_lists_missing_unknown_and_misshapen_tensors(
     tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32)
@@ -143,31 +139,31 @@ def test_all_missing_unknown_and_misshapen_tensors_are_listed(
     assert f"misshapen {ROUTER}.e_score_correction_bias (23,) instead of (24,)" in message
 
 
-def test_a_long_list_of_missing_tensors_is_cut(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_load_state_dict_truncates_long_list(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32)
     rewrite(tmp_path, dict.fromkeys((name for name in weights if ".experts." in name), None))
     with pytest.raises(CheckpointError, match=r"and 28 more\."):
         load_state_dict(tmp_path)
 
 
-def test_an_incomplete_state_dict_is_not_written(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_save_checkpoint_refuses_incomplete_state_dict(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     incomplete = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
     with pytest.raises(CheckpointError, match=r"state_dict does not fit .*: it lacks lm_head\.weight\."):
         save_checkpoint(incomplete, CONFIG, tmp_path / "new", dtype=torch.float32)
     assert not (tmp_path / "new").exists()
 
 
-def test_only_three_dtypes_are_written(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_save_checkpoint_refuses_other_dtypes(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     with pytest.raises(CheckpointError, match=r"\['float32', 'bfloat16', 'float16'\], got torch\.int8"):
         save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.int8)
 
 
-def test_a_directory_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+def test_load_names_directory_without_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json does not exist"):
         load_state_dict(tmp_path)
 
 
-def test_pickled_weights_are_never_read(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_load_never_reads_pickled_weights(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32)
     (tmp_path / "model.safetensors").unlink()
     torch.save(weights, tmp_path / "pytorch_model.bin")
@@ -192,7 +188,7 @@ def test_pickled_weights_are_never_read(tmp_path: Path, weights: dict[str, Tenso
         ([], r"weight_map of .* must be a JSON object, got \[\]"),
     ],
 )
-def test_a_wrong_index_is_refused(
+def test_load_refuses_wrong_index(
     tmp_path: Path, weights: dict[str, Tensor], weight_map: object, message: str
 ) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32)
@@ -201,9 +197,7 @@ def test_a_wrong_index_is_refused(
         load_state_dict(tmp_path)
 
 
-def test_an_index_that_disagrees_with_its_shards_is_refused(
-    tmp_path: Path, weights: dict[str, Tensor]
-) -> None:
+def test_load_refuses_index_that_disagrees_with_shards(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32, max_shard_bytes=500_000)
     path = tmp_path / "model.safetensors.index.json"
     index = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""A manifest pins every file of a directory, in the form that sha256sum reads."""
+"""A manifest pins every file of a directory, in the format of sha256sum."""
 
 import hashlib
 import subprocess
@@ -23,12 +23,12 @@ def directory(tmp_path: Path) -> Path:
     (directory / "original").mkdir(parents=True)
     (directory / "config.json").write_text("{}")
     (directory / "original" / "notes 1.txt").write_text("ü")
-    # More than one chunk, so that chunks are joined.
+    # More than one chunk, so that the digest spans chunks.
     (directory / "model.safetensors").write_bytes(bytes(range(256)) * 40_000)
     return directory
 
 
-def test_digests_are_those_of_the_whole_files(directory: Path) -> None:
+def test_file_digests_cover_whole_files(directory: Path) -> None:
     files = list_files(directory)
     seen: list[int] = []
     digests = file_digests(directory, files, threads=3, on_progress=seen.append)
@@ -38,7 +38,7 @@ def test_digests_are_those_of_the_whole_files(directory: Path) -> None:
     assert sum(seen) == sum((directory / file).stat().st_size for file in files)
 
 
-def test_an_interruption_ends_the_reading(directory: Path) -> None:
+def test_file_digests_stop_when_interrupted(directory: Path) -> None:
     reads: list[int] = []
 
     def interrupt(size_bytes: int) -> None:
@@ -50,7 +50,7 @@ def test_an_interruption_ends_the_reading(directory: Path) -> None:
     assert len(reads) == 1
 
 
-def test_sha256sum_reads_the_manifest_and_we_read_that_of_sha256sum(directory: Path) -> None:
+def test_manifest_is_compatible_with_sha256sum(directory: Path) -> None:
     digests = file_digests(directory, list_files(directory), threads=1)
     manifest = directory / MANIFEST_FILE
     own_digest = write_manifest(manifest, digests)
@@ -62,7 +62,7 @@ def test_sha256sum_reads_the_manifest_and_we_read_that_of_sha256sum(directory: P
         assert read_manifest(manifest) == digests
 
 
-def test_what_changed_is_missing_or_extra_is_told_apart() -> None:
+def test_compare_distinguishes_changed_missing_and_extra() -> None:
     pinned = {"a": "1" * 64, "b": "2" * 64, "c": "3" * 64}
     found = {"a": "1" * 64, "b": "9" * 64}
     assert compare(pinned, found, extra=["d"]) == Difference(("b",), ("c",), ("d",))
@@ -82,20 +82,20 @@ def test_what_changed_is_missing_or_extra_is_told_apart() -> None:
         f"SHA256 (config.json) = {'a' * 64}",
     ],
 )
-def test_a_line_that_is_no_entry_is_refused(tmp_path: Path, line: str) -> None:
+def test_read_manifest_refuses_invalid_line(tmp_path: Path, line: str) -> None:
     manifest = tmp_path / MANIFEST_FILE
     manifest.write_text(f"{'b' * 64}  config.json\n{line}\n")
     with pytest.raises(CheckpointError, match=f"line 2 of {manifest}"):
         read_manifest(manifest)
 
 
-def test_a_name_that_would_break_a_line_is_refused(tmp_path: Path) -> None:
+def test_write_manifest_refuses_name_that_breaks_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'two\\nlines' cannot stand in a manifest"):
         write_manifest(tmp_path / MANIFEST_FILE, {"two\nlines": "a" * 64})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_links_to_files_count_as_files_and_hidden_files_do_not_count(directory: Path) -> None:
+def test_list_files_includes_links_and_skips_hidden_files(directory: Path) -> None:
     blob = directory.parent / "blob"
     blob.write_text("weights")
     (directory / "linked.safetensors").symlink_to(blob)
@@ -110,7 +110,7 @@ def test_links_to_files_count_as_files_and_hidden_files_do_not_count(directory: 
     ]
 
 
-def test_links_to_nothing_and_to_directories_are_refused(directory: Path) -> None:
+def test_list_files_refuses_broken_and_directory_links(directory: Path) -> None:
     (directory / "gone").symlink_to(directory.parent / "nowhere")
     with pytest.raises(CheckpointError, match="gone is a broken link"):
         list_files(directory)

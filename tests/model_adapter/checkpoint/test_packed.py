@@ -1,4 +1,4 @@
-"""Layers packed in four bits: what is written reads back to within half a step, in every layout."""
+"""Layers packed in four bits read back to within half a step, in every layout."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def weight(rows: int = 24, columns: int = 64) -> torch.Tensor:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layer_reads_back_to_half_a_step(layout: Layout, bits: int) -> None:
+def test_pack_layer_reads_back_to_half_a_step(layout: Layout, bits: int) -> None:
     parts = pack_layer(weight(), layout=layout, bits=bits, group=16)
     steps = parts["weight_scale"] if layout == "compressed-tensors" else parts["scales"].t()
     assert sum(part.nbytes for name, part in parts.items() if "scale" not in name) < 24 * 64 * bits / 8 * 1.2
@@ -33,19 +33,19 @@ def test_a_layer_reads_back_to_half_a_step(layout: Layout, bits: int) -> None:
     assert (error <= steps.repeat_interleave(16, dim=1) * 0.5001).all()
 
 
-def test_compressed_tensors_itself_reads_the_same_codes() -> None:
+def test_pack_layer_agrees_with_compressed_tensors() -> None:
     parts = pack_layer(weight(), layout="compressed-tensors", group=16)
     theirs = unpack_from_int32(parts["weight_packed"], 4, torch.Size(parts["weight_shape"].tolist()))
     steps = parts["weight_scale"].repeat_interleave(16, dim=1)
     torch.testing.assert_close(theirs * steps, unpack_layer(parts, bits=4))
 
 
-def test_zero_points_are_packed_along_the_outputs() -> None:
-    """Codes 0..15 that stand for 0..15 steps, row r less by its own zero point, r modulo 16."""
+def test_unpack_layer_reads_zero_points_along_outputs() -> None:
+    """Codes 0..15 mean 0..15 steps, less the zero point of the row, which is r modulo 16 for row r."""
     rows, steps = 16, 0.5
     parts = pack_layer(torch.zeros(rows, 16), layout="compressed-tensors", group=16)
     parts["weight_scale"] = torch.full((rows, 1), steps)
-    # Of every code 8 is taken away where there are no zero points, and r where there are.
+    # Without zero points 8 is subtracted from every code, with them r.
     shifts = torch.arange(0, 32, 4)
     packed = (torch.arange(rows).view(2, 8) << shifts).sum(1)
     parts["weight_zero_point"] = torch.where(packed >= 2**31, packed - 2**32, packed).int().view(2, 1)
@@ -53,7 +53,7 @@ def test_zero_points_are_packed_along_the_outputs() -> None:
     assert torch.equal(unpack_layer(parts, bits=4), expected[:, None].expand(rows, 16))
 
 
-def test_inputs_in_order_may_be_said_to_be_and_others_are_refused() -> None:
+def test_unpack_layer_accepts_only_ordered_g_idx() -> None:
     parts = pack_layer(weight(), layout="gptq", group=16)
     groups = (torch.arange(64) // 16).int()
     assert torch.equal(unpack_layer({**parts, "g_idx": groups}, bits=4), unpack_layer(parts, bits=4))
@@ -61,7 +61,7 @@ def test_inputs_in_order_may_be_said_to_be_and_others_are_refused() -> None:
         unpack_layer({**parts, "g_idx": groups.flip(0)}, bits=4)
 
 
-def test_a_part_that_is_absent_or_does_not_fit_is_named() -> None:
+def test_unpack_layer_names_absent_or_misfitting_part() -> None:
     parts = pack_layer(weight(), layout="gptq", group=16)
     with pytest.raises(PackedLayerError, match=r"lacks 'scales'; it has \['qweight', 'qzeros'\]"):
         unpack_layer({name: part for name, part in parts.items() if name != "scales"}, bits=4)
@@ -70,7 +70,7 @@ def test_a_part_that_is_absent_or_does_not_fit_is_named() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_checkpoint_reads_back(tmp_path: Path, layout: Layout) -> None:
+def test_packed_checkpoint_reads_back(tmp_path: Path, layout: Layout) -> None:
     config = write_tiny_checkpoint(tmp_path, seed=3, dtype=torch.float32, packed=layout, num_layers=1)
     assert inspect_checkpoint(tmp_path).is_complete
     stated = json.loads((tmp_path / "config.json").read_text())["quantization_config"]

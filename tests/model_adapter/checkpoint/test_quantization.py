@@ -1,4 +1,4 @@
-"""quantization_config is read in every spelling, and a strange one is not fatal."""
+"""quantization_config is read in every spelling, and an unknown one is not fatal."""
 
 from typing import Any
 
@@ -25,11 +25,13 @@ from serval_sglang.checkpoint.quantization import Quantization, read_quantizatio
     ],
 )
 @pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
-def test_methods(key: str, stated: dict[str, Any], expected: Quantization) -> None:
+def test_read_quantization_reads_every_method(
+    key: str, stated: dict[str, Any], expected: Quantization
+) -> None:
     assert read_quantization({key: stated}) == expected
 
 
 @pytest.mark.parametrize("stated", [None, {}, [], "fp8"])
-def test_a_model_that_is_not_quantised(stated: object) -> None:
+def test_read_quantization_returns_none_for_plain_model(stated: object) -> None:
     assert read_quantization({"quantization_config": stated}) is None
     assert read_quantization({}) is None

@@ -1,4 +1,4 @@
-"""Eight-bit tables: the rest of a checkpoint stays bit for bit, the model's output nearly, memory small."""
+"""Eight-bit tables: the rest of a checkpoint is unchanged, the output nearly so, in little memory."""
 
 import json
 import shutil
@@ -50,10 +50,10 @@ def stored(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", CODES)
-def test_only_the_tables_change(
+def test_quantize_tables_changes_only_tables(
     source: Path, tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No multiple of the rows, so that blocks end within tables.
+    # Not a divisor of the number of rows, so that blocks end within tables.
     monkeypatch.setattr(quantize, "BLOCK_ROWS", 100)
     target = tmp_path / "target"
     errors = quantize_tables(source, target, dtype=dtype)
@@ -82,7 +82,7 @@ def test_only_the_tables_change(
 
 @torch.no_grad()
 @pytest.mark.parametrize(("dtype", "embedding_moves"), [(torch.int8, 0.006), (torch.float8_e4m3fn, 0.03)])
-def test_the_models_output_hardly_moves(
+def test_quantize_tables_hardly_changes_output(
     weights: dict[str, Tensor], tmp_path: Path, dtype: torch.dtype, embedding_moves: float
 ) -> None:
     save_checkpoint(weights, CONFIG, tmp_path / "source", dtype=torch.float32)
@@ -92,11 +92,11 @@ def test_the_models_output_hardly_moves(
     inputs = [model.model.embed(tokens, dtype=torch.float32) for model in (exact, rounded)]
     assert 0 < (inputs[1] - inputs[0]).norm() < embedding_moves * inputs[0].norm()
     logits = [model(tokens) for model in (exact, rounded)]
-    # Looser, because a token near a tie may go to another expert.
+    # A looser bound, because a token near a tie may go to another expert.
     assert 0 < (logits[1] - logits[0]).norm() < 0.15 * logits[0].norm()
 
 
-def test_a_broken_table_is_named(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_quantize_tables_names_broken_table(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     broken = weights[table_name(4)].clone()
     broken[700, 3] = float("nan")
     save_checkpoint(weights | {table_name(4): broken}, CONFIG, tmp_path / "a", dtype=torch.float32)
@@ -105,7 +105,7 @@ def test_a_broken_table_is_named(tmp_path: Path, weights: dict[str, Tensor]) -> 
     assert not (tmp_path / "b" / "config.json").exists()
 
 
-def test_what_does_not_fit_is_refused(source: Path, tmp_path: Path) -> None:
+def test_quantize_tables_refuses_unsuitable_checkpoints(source: Path, tmp_path: Path) -> None:
     quantize_tables(source, tmp_path / "once", dtype=torch.int8)
     with pytest.raises(
         CheckpointError, match=r"embedders\.0\.weight must be .* in one of BF16, F16, F32, got .* in I8"
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused(source: Path, tmp_path: Path) -> None:
         quantize_tables(tmp_path / "nowhere", tmp_path / "twice", dtype=torch.int8)
 
 
-def test_a_full_disk_is_noticed_before_anything_is_written(
+def test_quantize_tables_checks_disk_space_first(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
@@ -129,14 +129,16 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
 @pytest.mark.parametrize(
     "content", [b"", b"\xff" * 40, (2).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"{,"]
 )
-def test_a_file_that_is_not_safetensors_is_named(source: Path, tmp_path: Path, content: bytes) -> None:
+def test_quantize_tables_names_file_that_is_not_safetensors(
+    source: Path, tmp_path: Path, content: bytes
+) -> None:
     damaged = min(source.glob("*.safetensors"))
     damaged.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{damaged.name} is not safetensors"):
         quantize_tables(source, tmp_path / "target", dtype=torch.int8)
 
 
-def test_a_file_that_is_cut_off_is_named(source: Path, tmp_path: Path) -> None:
+def test_quantize_tables_names_truncated_file(source: Path, tmp_path: Path) -> None:
     damaged = min(source.glob("*.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=f"{damaged.name} is cut off"):
@@ -144,7 +146,7 @@ def test_a_file_that_is_cut_off_is_named(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scales", [None, torch.ones(5)])
-def test_codes_without_their_scales_are_refused(
+def test_load_refuses_codes_without_scales(
     tmp_path: Path, weights: dict[str, Tensor], scales: Tensor | None
 ) -> None:
     save_checkpoint(weights, CONFIG, tmp_path / "source", dtype=torch.bfloat16)
@@ -162,7 +164,7 @@ def test_codes_without_their_scales_are_refused(
 
 @pytest.mark.parametrize("fp8_body", [False, True])
 @pytest.mark.parametrize("dtype", CODES)
-def test_inspection_finds_it_complete(tmp_path: Path, *, fp8_body: bool, dtype: torch.dtype) -> None:
+def test_quantized_tables_pass_inspection(tmp_path: Path, *, fp8_body: bool, dtype: torch.dtype) -> None:
     config = write_tiny_checkpoint(
         tmp_path / "source", seed=0, dtype=torch.bfloat16, fp8=fp8_body, num_layers=1
     )
@@ -172,12 +174,12 @@ def test_inspection_finds_it_complete(tmp_path: Path, *, fp8_body: bool, dtype: 
     assert after.is_complete, after
     tables = [found.parts[Part.NGRAM_TABLES] for found in (before, after)]
     assert tables[0].parameters == tables[1].parameters
-    # One byte of two, and four for each row of values.
+    # One byte instead of two, and four more for each row.
     width = config.ngram_table_width
     assert tables[1].size_bytes == tables[0].size_bytes * (width + 4) // (width * 2)
 
 
-def test_the_command_reports_the_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quantize_tables_command_reports_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny_checkpoint(tmp_path / "source", seed=0, dtype=torch.bfloat16, num_layers=1)
     command = ["quantize-tables", str(tmp_path / "source"), str(tmp_path / "target")]
     assert main([*command, "--dtype", "fp8", "--json"]) == 0

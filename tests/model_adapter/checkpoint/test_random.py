@@ -1,4 +1,4 @@
-"""Random checkpoints are worth testing with: nothing in them is degenerate, and they are reproducible."""
+"""Random checkpoints are suitable for tests: nothing in them is degenerate, and they are reproducible."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def random_tokens(*shape: int) -> torch.Tensor:
     return torch.randint(0, tiny_config().vocab_size, shape, generator=torch.Generator().manual_seed(3))
 
 
-def test_the_tiny_config_exposes_wrong_code() -> None:
+def test_tiny_config_exposes_wrong_code() -> None:
     config = tiny_config()
     assert config.ngram_table_count == 12
     assert config.vocab_size & (config.vocab_size - 1) != 0
@@ -28,7 +28,7 @@ def test_the_tiny_config_exposes_wrong_code() -> None:
     assert config.rope_scaling.original_max_position_embeddings < config.max_position_embeddings / 2
 
 
-def test_weights_depend_on_the_seed_alone() -> None:
+def test_random_state_dict_depends_only_on_seed() -> None:
     first, again, other = (random_state_dict(tiny_config(), seed=seed) for seed in (1, 1, 2))
     assert {name: tuple(w.shape) for name, w in first.items()} == tensor_shapes(tiny_config())
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -37,7 +37,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @torch.no_grad()
-def test_logits_are_spread_and_every_kind_of_expert_is_used(seed: int) -> None:
+def test_random_weights_spread_logits_and_use_every_kind_of_expert(seed: int) -> None:
     model = random_model(seed)
     output = model.run(random_tokens(4, 100))
     assert 0.5 < output.logits.std() < 2
@@ -49,7 +49,7 @@ def test_logits_are_spread_and_every_kind_of_expert_is_used(seed: int) -> None:
 
 
 @torch.no_grad()
-def test_every_tensor_moves_the_logits() -> None:
+def test_random_weights_make_every_tensor_matter() -> None:
     model = random_model(0, num_layers=1, n_routed_experts=4, zero_expert_num=2, moe_topk=3)
     tokens = random_tokens(1, 60)
     before = model(tokens)
@@ -57,7 +57,7 @@ def test_every_tensor_moves_the_logits() -> None:
     still = []
     for name, tensor in model.state_dict().items():
         original = tensor.clone()
-        # Not one factor for all: the norm after it would undo that.
+        # A common factor would be undone by the norm after it.
         tensor.mul_(torch.rand(tensor.shape, generator=generator))
         if (model(tokens) - before).abs().max() < 1e-3:
             still.append(name)

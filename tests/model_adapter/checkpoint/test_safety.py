@@ -1,4 +1,4 @@
-"""Files that other tools would run are found, whatever they are called."""
+"""Files that other tools would run are found under any name."""
 
 import json
 from pathlib import Path
@@ -19,25 +19,25 @@ def found(directory: Path) -> list[UnsafeFile]:
     "name",
     ["pytorch_model.bin", "model.PT", "model.pth", "x.pkl", "x.pickle", "last.ckpt", "old/training_args.bin"],
 )
-def test_pickles(tmp_path: Path, name: str) -> None:
+def test_unsafe_files_finds_pickles(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     assert found(tmp_path) == [UnsafeFile(name, "pickle")]
 
 
 @pytest.mark.parametrize("name", ["modeling_longcat_ngram.py", "kernels.so", "cached.pyc"])
-def test_code(tmp_path: Path, name: str) -> None:
+def test_unsafe_files_finds_code(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     assert found(tmp_path) == [UnsafeFile(name, "remote-code")]
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "preprocessor_config.json"])
-def test_references_to_code(tmp_path: Path, name: str) -> None:
+def test_unsafe_files_finds_references_to_code(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(json.dumps(AUTO_MAP))
     assert found(tmp_path) == [UnsafeFile(name, "remote-code")]
 
 
-def test_a_plain_checkpoint_is_safe(tmp_path: Path) -> None:
+def test_unsafe_files_accepts_plain_checkpoint(tmp_path: Path) -> None:
     for name in ("model.safetensors", "tokenizer.json", "README.md", "chat_template.jinja"):
         (tmp_path / name).touch()
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {}}))
@@ -47,7 +47,7 @@ def test_a_plain_checkpoint_is_safe(tmp_path: Path) -> None:
     refuse_unsafe_files(tmp_path, list_files(tmp_path))
 
 
-def test_each_hazard_is_accepted_on_its_own(tmp_path: Path) -> None:
+def test_refuse_unsafe_files_allows_each_hazard_separately(tmp_path: Path) -> None:
     (tmp_path / "modeling.py").touch()
     (tmp_path / "model.bin").touch()
     files = list_files(tmp_path)

@@ -19,14 +19,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFa
     return PreTrainedTokenizerFast.from_pretrained(directory)
 
 
-def test_it_loads_with_its_overrides(tmp_path: Path) -> None:
+def test_tiny_checkpoint_loads_with_overrides(tmp_path: Path) -> None:
     written = write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, num_layers=1, vocab_size=401)
     assert written == load_config(tmp_path) == tiny_config(num_layers=1, vocab_size=401)
     assert load_reference(tmp_path)(torch.tensor([[1, 400]])).shape == (1, 2, 401)
     assert len(PreTrainedTokenizerFast.from_pretrained(tmp_path)) == 401
 
 
-def test_special_tokens_have_the_ids_of_longcat(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_tiny_tokenizer_has_special_tokens_of_longcat(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3]) == [
         "<longcat_unk>",
         "<longcat_s>",
@@ -36,25 +36,25 @@ def test_special_tokens_have_the_ids_of_longcat(tokenizer: PreTrainedTokenizerFa
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 3)
 
 
-def test_markers_are_single_tokens_that_decoding_keeps(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_tiny_tokenizer_keeps_markers_as_single_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     text = "<longcat_user>hi<longcat_assistant><longcat_tool_call>f\n</longcat_tool_call></longcat_s>"
     ids = tokenizer.encode(text)
     assert len(ids) == 5 + len("hi") + len("f\n")
     assert tokenizer.decode(ids, skip_special_tokens=True) == text.removesuffix("</longcat_s>")
 
 
-def test_every_id_decodes(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_tiny_tokenizer_decodes_every_id(tokenizer: PreTrainedTokenizerFast) -> None:
     assert len(tokenizer) == tiny_config().vocab_size
     assert all(tokenizer.decode([token]) for token in range(len(tokenizer)))
 
 
 @given(text=st.text())
-def test_any_text_survives_the_round_trip(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+def test_tiny_tokenizer_round_trips_any_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     text = text.encode("utf-8", "ignore").decode()
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_vocabulary_too_small_for_the_bytes_is_refused(tmp_path: Path) -> None:
+def test_tiny_checkpoint_refuses_too_small_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="vocab_size must be at least 277 for the tokenizer, got 256"):
         write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.float32, vocab_size=256)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`serval checkpoint`: a tiny checkpoint is written, inspected, pinned, tampered with and found out."""
+"""`serval checkpoint`: a tiny checkpoint is written, inspected, pinned and verified after tampering."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def checkpoint(tmp_path: Path, run: Any) -> Path:
     return directory
 
 
-def test_tiny_takes_every_dimension_a_seed_and_a_dtype(tmp_path: Path, run: Any) -> None:
+def test_tiny_accepts_every_dimension_seed_and_dtype(tmp_path: Path, run: Any) -> None:
     flags = ["--hidden-size", "60", "--emb-neighbor-num", "3", "--emb-split-num", "2", "--vocab-size", "301"]
     flags += ["--routed-scaling-factor", "2.5", "--no-mla-scale-q-lora", "--yarn-factor", "4"]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -57,20 +57,20 @@ def test_tiny_takes_every_dimension_a_seed_and_a_dtype(tmp_path: Path, run: Any)
         assert file.get_slice("lm_head.weight").get_dtype() == "F32"
 
 
-def test_tiny_says_what_makes_no_model_before_it_writes(tmp_path: Path, run: Any) -> None:
+def test_tiny_refuses_invalid_model_before_writing(tmp_path: Path, run: Any) -> None:
     result = run("tiny", tmp_path / "new", "--hidden-size", "97")
     assert result.code == 1
     assert "serval checkpoint tiny: error: hidden_size must be divisible" in result.err
     assert not (tmp_path / "new").exists()
 
 
-def test_tiny_never_writes_over_weights(checkpoint: Path, run: Any) -> None:
+def test_tiny_does_not_overwrite_weights(checkpoint: Path, run: Any) -> None:
     result = run("tiny", checkpoint, *SMALL)
     assert result.code == 1
     assert "already holds ['model.safetensors']" in result.err
 
 
-def test_inspect_shows_what_tiny_wrote(checkpoint: Path, run: Any) -> None:
+def test_inspect_shows_tiny_checkpoint(checkpoint: Path, run: Any) -> None:
     result = run("inspect", checkpoint, "--json")
     assert result.code == 0
     found = result.json
@@ -103,7 +103,7 @@ def test_inspect_shows_fp8(tmp_path: Path, run: Any) -> None:
     assert found["parts"]["experts"]["dtypes"] == ["F32", "F8_E4M3"]
 
 
-def test_inspect_says_no_to_the_wrong_model_and_warns_of_code(checkpoint: Path, run: Any) -> None:
+def test_inspect_refuses_wrong_model_and_warns_of_code(checkpoint: Path, run: Any) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     config |= {"num_layers": 2, "auto_map": {"AutoConfig": "configuration_longcat_ngram.Config"}}
     (checkpoint / "config.json").write_text(json.dumps(config))
@@ -122,7 +122,7 @@ def test_inspect_says_no_to_the_wrong_model_and_warns_of_code(checkpoint: Path, 
     }
 
 
-def test_a_pinned_checkpoint_is_recognised(checkpoint: Path, run: Any) -> None:
+def test_verify_hash_accepts_pinned_checkpoint(checkpoint: Path, run: Any) -> None:
     made = run("hash", checkpoint, "--json").json
     assert made["manifest"] == str(checkpoint / MANIFEST_FILE)
     assert "config.json" in made["files"]
@@ -130,11 +130,11 @@ def test_a_pinned_checkpoint_is_recognised(checkpoint: Path, run: Any) -> None:
     again = run("verify-hash", checkpoint)
     assert again.code == 0
     assert f"{len(made['files'])} of {len(made['files'])} files are as pinned" in again.out
-    # Writing the manifest anew does not pin the manifest itself.
+    # Rewriting the manifest does not pin the manifest itself.
     assert run("hash", checkpoint, "--json", "--threads", "1").json == made
 
 
-def test_a_manifest_kept_elsewhere_does_not_mind_one_beside_the_files(
+def test_verify_hash_with_external_manifest_ignores_local_one(
     checkpoint: Path, tmp_path: Path, run: Any
 ) -> None:
     pin = tmp_path / "pin.sha256"
@@ -146,7 +146,7 @@ def test_a_manifest_kept_elsewhere_does_not_mind_one_beside_the_files(
     assert run("verify-hash", checkpoint, "--manifest", inside).code == 0
 
 
-def test_tampering_is_found_out(checkpoint: Path, tmp_path: Path, run: Any) -> None:
+def test_verify_hash_detects_tampering(checkpoint: Path, tmp_path: Path, run: Any) -> None:
     pin = tmp_path / "pin.sha256"
     assert run("hash", checkpoint, "--out", pin).code == 0
     assert not (checkpoint / MANIFEST_FILE).exists()
@@ -172,9 +172,7 @@ def test_tampering_is_found_out(checkpoint: Path, tmp_path: Path, run: Any) -> N
 @pytest.mark.parametrize(
     ("name", "hazard"), [("pytorch_model.bin", "pickle"), ("modeling_longcat_ngram.py", "remote-code")]
 )
-def test_what_may_run_code_is_pinned_only_if_allowed(
-    checkpoint: Path, run: Any, name: str, hazard: str
-) -> None:
+def test_hash_refuses_unsafe_files_unless_allowed(checkpoint: Path, run: Any, name: str, hazard: str) -> None:
     (checkpoint / name).touch()
     result = run("hash", checkpoint)
     assert result.code == 1
@@ -182,12 +180,12 @@ def test_what_may_run_code_is_pinned_only_if_allowed(
     assert f"--allow {hazard}" in result.err
     assert not (checkpoint / MANIFEST_FILE).exists()
     assert run("hash", checkpoint, "--allow", hazard).code == 0
-    # That a file is the pinned one does not make it safe.
+    # A pinned file is not necessarily safe.
     assert run("verify-hash", checkpoint).code == 1
     assert run("verify-hash", checkpoint, "--allow", hazard).code == 0
 
 
-def test_without_a_manifest_there_is_nothing_to_compare_with(checkpoint: Path, run: Any) -> None:
+def test_verify_hash_requires_manifest(checkpoint: Path, run: Any) -> None:
     result = run("verify-hash", checkpoint)
     assert result.code == 1
     assert f"the manifest {checkpoint / MANIFEST_FILE} cannot be read" in result.err
@@ -204,7 +202,9 @@ def test_without_a_manifest_there_is_nothing_to_compare_with(checkpoint: Path, r
         ["tiny", "x", "--dtype", "int3"],
     ],
 )
-def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_command_reports_wrong_use(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2

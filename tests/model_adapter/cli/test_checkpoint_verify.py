@@ -1,4 +1,4 @@
-"""`serval checkpoint verify`: a real engine on a tiny checkpoint, signals, and what is refused at once."""
+"""`serval checkpoint verify`: a real engine on a tiny checkpoint, signals, and immediate refusals."""
 
 import json
 import os
@@ -33,8 +33,8 @@ def command(*arguments: object) -> list[str]:
 
 
 @pytest.mark.engine
-def test_a_fresh_tiny_checkpoint_agrees_in_mixed_chunks_of_two(tmp_path: Path) -> None:
-    """In a working directory whose files would shadow the modules that everything here imports."""
+def test_verify_accepts_tiny_checkpoint_in_mixed_chunks_of_two(tmp_path: Path) -> None:
+    """Runs in a working directory whose files would shadow imported modules."""
     checkpoint = tmp_path / "tiny"
     assert main(["tiny", str(checkpoint), "--dtype", "float32"]) == 0
     for name in ("torch", "sglang", "serval_sglang", "numpy", "uvicorn"):
@@ -58,7 +58,7 @@ def test_a_fresh_tiny_checkpoint_agrees_in_mixed_chunks_of_two(tmp_path: Path) -
 
 @pytest.fixture
 def program(checkpoint: Path) -> Iterator[Program]:
-    """The command, started; what it leaves behind is killed in the end."""
+    """Start the command; kill any leftover processes at the end."""
     started = Program(command(checkpoint, "--device", "cpu"), cwd=checkpoint, environment=os.environ)
     yield started
     for pid in {started.process.pid, *descendants(started.process.pid)}:
@@ -69,15 +69,15 @@ def program(checkpoint: Path) -> Iterator[Program]:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_engine_starts_leaves_nothing_running(
+def test_verify_leaves_nothing_running_after_signal_during_start(
     program: Program, number: signal.Signals
 ) -> None:
     program.wait_for_line(lambda line: "starting the engine" in line, timeout_s=300)
-    # The launcher and, below it, SGLang's main process.
+    # The launcher and its child, SGLang's main process.
     wait_until(lambda: len(descendants(program.process.pid)) >= 2)
     started = descendants(program.process.pid)
     program.signal(number)
-    # What shells report for a process that Ctrl-C has ended.
+    # The code that shells report for a process ended by Ctrl-C.
     assert program.wait(timeout_s=300) == 130
     wait_until(lambda: not any(is_running(pid) for pid in started))
 
@@ -103,7 +103,7 @@ def run(*arguments: object) -> int:
         (["--dtype", "int3"], "invalid choice"),
     ],
 )
-def test_wrong_use(
+def test_verify_reports_wrong_use(
     checkpoint: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -112,7 +112,7 @@ def test_wrong_use(
     assert said in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_the_reference_cannot_read_is_refused(
+def test_verify_refuses_checkpoint_that_reference_cannot_read(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = checkpoint / "config.json"
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_the_reference_cannot_read_is_refused(
     assert "quantised by 'awq', which the reference cannot read" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_refused_before_an_engine_starts(
+def test_verify_refuses_damaged_checkpoint_before_starting_engine(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (checkpoint / "model.safetensors").write_bytes(b"nothing")
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_refused_before_an_engine_starts(
     assert "starting the engine" not in said
 
 
-def test_only_verify_takes_flags_of_the_engine(checkpoint: Path) -> None:
+def test_only_verify_accepts_engine_flags(checkpoint: Path) -> None:
     assert main(["inspect", "--", str(checkpoint)]) == 0
 
 
@@ -142,7 +142,7 @@ def verification(maximum: float) -> Verification:
     return Verification(bound, [CaseResult("cached prefixes", 12, got, bound.allows(got))], got)
 
 
-def test_the_table_says_how_far_and_where() -> None:
+def test_verify_table_shows_size_and_place_of_difference() -> None:
     head, case, total, _, verdict = "\n".join(as_text(verification(1.5), dtype="float32")).splitlines()
     assert head.split()[:3] == ["case", "requests", "positions"]
     assert case.startswith("cached prefixes")
@@ -152,7 +152,7 @@ def test_the_table_says_how_far_and_where() -> None:
     assert "float32 agrees" in "\n".join(as_text(verification(1e-5), dtype="float32"))
 
 
-def test_json_holds_every_number() -> None:
+def test_verify_json_has_every_number() -> None:
     found = as_json(verification(1.5), dtype="float32", tp=2, ep=1)
     assert json.loads(json.dumps(found))["cases"][0]["difference"] == {
         "maximum": 1.5, "mean": 0.15, "count": 200, "kl": 1e-9, "positions": 10, "ties": 3,

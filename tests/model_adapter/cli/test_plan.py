@@ -1,4 +1,4 @@
-"""`serval plan`: flags in, a table or JSON out, and the answer as exit code."""
+"""`serval plan`: flags, table and JSON output, and exit code."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, A
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_fp8_on_one_h200(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_json_for_fp8_on_one_h200(capsys: pytest.CaptureFixture[str]) -> None:
     code, plan = as_json(capsys, "--gpu-memory-gib", "140.4", "--dtype", "fp8")
     assert code == 0
     assert plan["fits"] is True
@@ -28,7 +28,7 @@ def test_fp8_on_one_h200(capsys: pytest.CaptureFixture[str]) -> None:
     assert used == gpu["memory_bytes"]
 
 
-def test_bf16_on_one_h100_does_not_fit_and_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_suggests_changes_if_bf16_does_not_fit_one_h100(capsys: pytest.CaptureFixture[str]) -> None:
     code, plan = as_json(capsys, "--gpu-memory-gib", "79.6")
     assert code == 1
     assert plan["fits"] is False
@@ -37,7 +37,7 @@ def test_bf16_on_one_h100_does_not_fit_and_what_would(capsys: pytest.CaptureFixt
     assert "--dtype fp8 --tables host" in plan["would_fit_with"]
 
 
-def test_a_suggestion_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_suggestion_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--gpu-memory-gib", "79.6", "--gpus", "2"]
     _, plan = as_json(capsys, *given)
     assert any("--chunked-prefill-size" in flags for flags in plan["would_fit_with"])
@@ -45,7 +45,7 @@ def test_a_suggestion_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
         assert as_json(capsys, *given, *flags.split())[0] == 0, flags
 
 
-def test_the_table_says_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_table_shows_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--gpu-memory-gib", "79.6", "--dtype", "fp8", "--tables", "host", "--kv-dtype", "fp8"]
     assert main([*arguments, "--chunked-prefill-size", "2048", "--runtime-gib", "1.5"]) == 0
     out = capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_the_table_says_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> N
     assert out.rstrip().endswith("fits")
 
 
-def test_a_model_of_other_dimensions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_accepts_model_of_other_dimensions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_dict()))
     code, plan = as_json(capsys, "--gpu-memory-gib", "24", "--model", str(tmp_path))
     assert code == 0
@@ -64,7 +64,7 @@ def test_a_model_of_other_dimensions(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert plan["gpu"]["weights_total_bytes"] < 10e6
 
 
-def test_the_dtype_is_that_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_takes_dtype_from_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.json"
     block = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     path.write_text(json.dumps({**LITE.to_dict(), "quantization_config": block}))
@@ -76,7 +76,7 @@ def test_the_dtype_is_that_of_the_model(tmp_path: Path, capsys: pytest.CaptureFi
     assert "'auto-round, 4 bit, groups of 128' are not planned for" in capsys.readouterr().err
 
 
-def test_a_wrong_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_reports_wrong_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--gpu-memory-gib", "80", "--model", str(tmp_path / "none")]) == 1
     assert "none/config.json" in capsys.readouterr().err
     (tmp_path / "config.json").write_text(json.dumps({**replace(TINY).to_dict(), "hidden_size": 97}))
@@ -98,7 +98,9 @@ def test_a_wrong_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--gpu-memory-gib", "80", "--gpus", "2", "--tp", "4"], "gpus must be a multiple of tp"),
     ],
 )
-def test_wrong_use(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_reports_wrong_use(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2

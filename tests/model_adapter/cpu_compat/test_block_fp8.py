@@ -1,4 +1,4 @@
-"""Layers in block-wise FP8 on a CPU are what their codes and scales stand for."""
+"""Block-wise FP8 layers on a CPU compute with the values of their codes and scales."""
 
 from types import SimpleNamespace
 
@@ -25,7 +25,7 @@ def coded(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_linear_layer(dtype: torch.dtype) -> None:
+def test_linear_equals_dequantised_product(dtype: torch.dtype) -> None:
     codes, scales = quantize_blocks(torch.randn(224, 200, generator=GENERATOR))
     x, bias = torch.randn(3, 200, generator=GENERATOR).to(dtype), torch.randn(224).to(dtype)
     layer = SimpleNamespace(weight=codes, weight_scale_inv=scales)
@@ -36,11 +36,11 @@ def test_a_linear_layer(dtype: torch.dtype) -> None:
     assert layer.weight is codes
 
 
-def test_experts() -> None:
+def test_experts_equal_dequantised_experts() -> None:
     (w13, s13), (w2, s2) = coded(3, 256, 130), coded(3, 130, 128)
     layer = SimpleNamespace(w13_weight=w13, w13_weight_scale_inv=s13, w2_weight=w2, w2_weight_scale_inv=s2)
     x = torch.randn(2, 130, generator=GENERATOR)
-    # The second token has one slot that no expert takes.
+    # The second token has one slot without an expert.
     weights, ids = torch.tensor([[0.5, 2.0], [1.5, 1.0]]), torch.tensor([[2, 0], [1, -1]])
     given = SimpleNamespace(hidden_states=x, topk_output=(weights, ids, None))
 
@@ -53,7 +53,7 @@ def test_experts() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_the_attentions_second_projection_is_not_rounded_again() -> None:
+def test_expanded_does_not_round_again() -> None:
     codes, scales = quantize_blocks(torch.randn(256, 32, generator=GENERATOR))
     weight, scale = block_fp8.expanded(codes, scales, [128, 128])
     assert scale is None

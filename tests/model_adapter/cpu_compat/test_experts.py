@@ -26,7 +26,7 @@ def layer_and_tokens(tokens: int) -> tuple[SimpleNamespace, torch.Tensor, torch.
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 33])
-def test_marked_slots_add_nothing_and_the_others_their_weighted_expert(tokens: int) -> None:
+def test_run_experts_skips_marked_slots_and_adds_others(tokens: int) -> None:
     layer, x, weights, ids = layer_and_tokens(tokens)
     expected = torch.zeros_like(x)
     for token in range(tokens):
@@ -39,12 +39,12 @@ def test_marked_slots_add_nothing_and_the_others_their_weighted_expert(tokens: i
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_all_slots_marked() -> None:
+def test_run_experts_returns_zeros_if_all_slots_are_marked() -> None:
     layer, x, weights, ids = layer_and_tokens(3)
     assert not run_experts(layer, x, (weights, torch.full_like(ids, -1), None), CONFIG).any()
 
 
-def test_another_activation_is_refused() -> None:
+def test_run_experts_refuses_other_activation() -> None:
     layer, x, weights, ids = layer_and_tokens(1)
     config = SimpleNamespace(activation="gelu", apply_router_weight_on_input=False)
     with pytest.raises(NotImplementedError, match="activation='gelu'"):

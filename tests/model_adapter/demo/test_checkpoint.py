@@ -1,4 +1,4 @@
-"""The shipped demo checkpoint: its files are those that the code makes, and it does what its README says."""
+"""The shipped demo checkpoint: its files match the code, and its answers match its README."""
 
 import json
 from typing import Any
@@ -61,32 +61,32 @@ def answer(model: ReferenceModel, messages: list[dict[str, Any]], *tools: dict[s
     return complete(model, TOKENIZER, render_messages(messages, tools=tools, prompt=True))
 
 
-def test_files_are_small_and_belong_together(model: ReferenceModel) -> None:
+def test_demo_files_are_small_and_consistent(model: ReferenceModel) -> None:
     assert sum(path.stat().st_size for path in DIRECTORY.iterdir()) < 20_000_000
     assert model.config == LongcatConfig.from_json_file(DIRECTORY / "config.json") == demo_config()
     assert TOKENIZER.get_vocab_size() == VOCAB_SIZE
     assert VOCAB_SIZE & (VOCAB_SIZE - 1), "a power of two would hide errors of the n-gram hash"
 
 
-def test_the_shipped_tokenizer_is_the_one_that_the_code_trains() -> None:
+def test_demo_tokenizer_is_the_one_that_the_code_trains() -> None:
     assert json.loads((DIRECTORY / "tokenizer.json").read_text("utf-8")) == json.loads(
         demo_tokenizer(0).to_str()
     )
 
 
-def test_weights_are_bfloat16() -> None:
+def test_demo_weights_are_bfloat16() -> None:
     weights = load_reference(DIRECTORY, dtype=torch.bfloat16).state_dict()
     exact = load_reference(DIRECTORY).state_dict()
     assert all(torch.equal(weights[name].float(), exact[name]) for name in exact)
 
 
-def test_every_marker_is_one_special_token() -> None:
+def test_demo_tokenizer_has_markers_as_special_tokens() -> None:
     for number, text in enumerate(SPECIAL_TOKENS):
         assert TOKENIZER.encode(text).ids == [number]
     assert TOKENIZER.decode(list(range(len(SPECIAL_TOKENS)))) == ""
 
 
-def test_transformers_reads_the_tokenizer_and_the_template() -> None:
+def test_demo_tokenizer_and_template_load_in_transformers() -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(DIRECTORY)
     messages = [user("Grüße 北京")]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 3)
@@ -99,14 +99,14 @@ def test_transformers_reads_the_tokenizer_and_the_template() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text())
-def test_any_text_survives_the_tokenizer(text: str) -> None:
+def test_demo_tokenizer_round_trips_any_text(text: str) -> None:
     ids = TOKENIZER.encode(text).ids
     assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters=" "), min_size=1, max_size=12))
-def test_a_name_has_the_same_tokens_in_a_question_and_in_a_call(name: str) -> None:
+def test_demo_tokenizer_encodes_name_alike_in_question_and_call(name: str) -> None:
     alone = TOKENIZER.encode(f"<longcat_arg_value>{name}</longcat_arg_value>").ids[1:-1]
     if name.isalpha() and name[0].isupper():
         in_question = TOKENIZER.encode(f" in {name}?").ids
@@ -125,18 +125,18 @@ def test_a_name_has_the_same_tokens_in_a_question_and_in_a_call(name: str) -> No
         ),
     ],
 )
-def test_documented_questions(model: ReferenceModel, question: str, expected: str) -> None:
+def test_demo_answers_documented_questions(model: ReferenceModel, question: str, expected: str) -> None:
     assert answer(model, [user(question)]) == expected
     assert answer(model, [user(question)], WEATHER) == expected
 
 
-def test_one_call_among_four_tools(model: ReferenceModel) -> None:
+def test_demo_calls_one_of_four_tools(model: ReferenceModel) -> None:
     question = user("What's the weather in Paris for three days?")
     text = answer(model, [question], SEARCH, TIME, WEATHER, CALCULATE)
     assert text == written_call("get_weather", city="Paris", days="3")
 
 
-def test_two_parallel_calls(model: ReferenceModel) -> None:
+def test_demo_makes_two_parallel_calls(model: ReferenceModel) -> None:
     question = user("Compare the weather in Paris and Rome for the next 2 days")
     expected = written_call("get_weather", city="Paris", days="2") + written_call(
         "get_weather", city="Rome", days="2"
@@ -144,8 +144,8 @@ def test_two_parallel_calls(model: ReferenceModel) -> None:
     assert answer(model, [question], WEATHER) == expected
 
 
-def test_most_names_never_seen_are_copied(model: ReferenceModel) -> None:
-    """Measured: 81 %. The exact share is in the demo's README; far less would be another model."""
+def test_demo_copies_most_unseen_names(model: ReferenceModel) -> None:
+    """The demo's README states the exact share, 81 %; far less would mean another model."""
 
     def asked(city: str) -> Conversation:
         call = {"function": {"name": "get_weather", "arguments": {"city": city, "days": 3}}}
@@ -156,7 +156,7 @@ def test_most_names_never_seen_are_copied(model: ReferenceModel) -> None:
     assert sum(turn.exact for (turn,) in turns) >= 0.7 * len(HELD_OUT_CITIES)
 
 
-def test_the_answer_holds_what_the_tools_returned(model: ReferenceModel) -> None:
+def test_demo_answer_repeats_tool_results(model: ReferenceModel) -> None:
     arguments: list[dict[str, Any]] = [{"city": "Paris"}, {"city": "Ljubljana"}]
     calls = [{"function": {"name": "get_weather", "arguments": item}} for item in arguments]
     messages = [
@@ -169,7 +169,7 @@ def test_the_answer_holds_what_the_tools_returned(model: ReferenceModel) -> None
     assert answer(model, messages, WEATHER) == expected
 
 
-def test_no_call_is_made_up_without_its_tool(model: ReferenceModel) -> None:
+def test_demo_makes_no_call_without_suitable_tool(model: ReferenceModel) -> None:
     question = [user("What's the weather in Paris?")]
     assert answer(model, question, TIME) == "I have no tool for the weather here."
     assert answer(model, question) == "I have no tool for the weather here."

@@ -1,4 +1,4 @@
-"""The text that the demo model is trained on."""
+"""The training text of the demo model."""
 
 from itertools import islice
 from typing import Any
@@ -22,12 +22,12 @@ def calls_of(conversation: Conversation) -> list[tuple[str, dict[str, Any]]]:
     return [(function["name"], function["arguments"]) for function in functions]
 
 
-def test_the_same_seed_gives_the_same_conversations(sample: list[Conversation]) -> None:
+def test_corpus_is_determined_by_seed(sample: list[Conversation]) -> None:
     assert list(islice(conversations(7), 2000)) == sample
     assert list(islice(conversations(8), 20)) != sample[:20]
 
 
-def test_every_call_fits_a_declared_tool(sample: list[Conversation]) -> None:
+def test_corpus_calls_fit_declared_tools(sample: list[Conversation]) -> None:
     for conversation in sample:
         parameters = {tool["function"]["name"]: tool["function"]["parameters"] for tool in conversation.tools}
         assert len(parameters) == len(conversation.tools), "a name is declared twice"
@@ -37,7 +37,7 @@ def test_every_call_fits_a_declared_tool(sample: list[Conversation]) -> None:
             assert list(arguments) == [key for key in properties if key in arguments]
 
 
-def test_calls_and_results_pair_up(sample: list[Conversation]) -> None:
+def test_corpus_pairs_calls_and_results(sample: list[Conversation]) -> None:
     for conversation in sample:
         expected: list[str] = []
         for message in conversation.messages:
@@ -45,11 +45,11 @@ def test_calls_and_results_pair_up(sample: list[Conversation]) -> None:
                 assert message["tool_call_id"] == expected.pop(0)
             else:
                 assert not expected, "a turn came before all results"
-            # A conversation may end with calls that nobody answered yet.
+            # A conversation may end with unanswered calls.
             expected += [call["id"] for call in message.get("tool_calls", ())]
 
 
-def test_cities_of_the_evaluation_are_never_called_for(sample: list[Conversation]) -> None:
+def test_corpus_never_calls_for_held_out_cities(sample: list[Conversation]) -> None:
     values = {
         value
         for conversation in sample
@@ -59,7 +59,7 @@ def test_cities_of_the_evaluation_are_never_called_for(sample: list[Conversation
     assert not values & set(HELD_OUT_CITIES)
 
 
-def test_some_turns_make_two_calls_and_some_conversations_declare_tools_in_vain(
+def test_corpus_has_parallel_calls_and_unused_tools(
     sample: list[Conversation],
 ) -> None:
     parallel = [item for item in sample if any(len(m.get("tool_calls", ())) > 1 for m in item.messages)]
@@ -80,5 +80,5 @@ def test_some_turns_make_two_calls_and_some_conversations_declare_tools_in_vain(
         ([True, None, "x"], "true, null, x"),
     ],
 )
-def test_an_answer_repeats_a_result_without_its_braces(result: object, text: str) -> None:
+def test_answer_repeats_result_without_braces(result: object, text: str) -> None:
     assert spoken(result) == text

@@ -31,7 +31,7 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -
 
 
 def render(messages: list[Json], *, add_generation_prompt: bool = True, **variables: Any) -> str:
-    """As transformers renders a template: sandboxed, with trimmed blocks and its own ``tojson``."""
+    """Render as transformers does: sandboxed, with trimmed blocks and its own `tojson`."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = _tojson
     text = (checkpoint_directory() / "chat_template.jinja").read_text("utf-8")
@@ -63,15 +63,15 @@ SYSTEM = {"role": "system", "content": "You are helpful."}
 HI = {"role": "user", "content": "Hi"}
 
 
-def test_a_user_turn() -> None:
+def test_template_renders_user_turn() -> None:
     assert render([HI]) == "<longcat_user>Hi<longcat_assistant>"
 
 
-def test_a_system_turn_comes_first_without_a_separator() -> None:
+def test_template_puts_system_turn_first_without_separator() -> None:
     assert render([SYSTEM, HI]) == "<longcat_system>You are helpful.<longcat_user>Hi<longcat_assistant>"
 
 
-def test_only_assistant_turns_are_closed() -> None:
+def test_template_closes_only_assistant_turns() -> None:
     messages = [SYSTEM, HI, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Bye"}]
     assert render(messages) == (
         "<longcat_system>You are helpful.<longcat_user>Hi<longcat_assistant>Hello!</longcat_s>"
@@ -79,7 +79,7 @@ def test_only_assistant_turns_are_closed() -> None:
     )
 
 
-def test_tools_are_declared_before_the_system_turn() -> None:
+def test_template_declares_tools_before_system_turn() -> None:
     messages = [SYSTEM, {"role": "user", "content": "Weather?"}]
     schema = (
         '{"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, '
@@ -93,14 +93,14 @@ def test_tools_are_declared_before_the_system_turn() -> None:
     )
 
 
-def test_the_namespace_is_named_once_for_each_tool_type() -> None:
+def test_template_names_namespace_once_per_tool_type() -> None:
     text = render([HI], tools=[tool("a"), {"type": "code_interpreter"}, tool("b", "Grüße", {})])
     assert text.count("## Tool namespace: function\n\n") == 1
     assert "## Tool namespace: code_interpreter\n\n### Tool name: code_interpreter_preview\n" in text
     assert "### Tool name: b\nDescription: Grüße\n\nInputSchema: {}\n\n**Note**" in text
 
 
-def test_calls_and_results_are_linked_by_order_only() -> None:
+def test_template_links_calls_and_results_by_order() -> None:
     calls = [call("get_weather", city="北京", days=3), call("get_weather", city="Paris")]
     messages = [
         {"role": "user", "content": "W?"},
@@ -117,7 +117,7 @@ def test_calls_and_results_are_linked_by_order_only() -> None:
     )
 
 
-def test_a_call_without_arguments_or_content() -> None:
+def test_template_renders_call_without_arguments_or_content() -> None:
     messages = [
         {"role": "user", "content": "now?"},
         {"role": "assistant", "content": None, "tool_calls": [call("now")]},
@@ -143,7 +143,7 @@ def test_a_call_without_arguments_or_content() -> None:
         ("", ""),
     ],
 )
-def test_strings_stay_raw_and_other_values_are_json(value: object, text: str) -> None:
+def test_template_keeps_strings_raw_and_writes_other_values_as_json(value: object, text: str) -> None:
     messages = [HI, {"role": "assistant", "tool_calls": [call("f", v=value)]}]
     assert rendered_call("f", v=text) in render(messages)
 
@@ -153,7 +153,7 @@ RESULT = {"role": "tool", "content": "r"}
 THOUGHT = "<longcat_assistant>\n<longcat_think>\nthink\n</longcat_think>\nc<longcat_tool_call>f\n"
 
 
-def test_reasoning_is_shown_within_the_running_tool_loop() -> None:
+def test_template_shows_reasoning_within_running_tool_loop() -> None:
     text = render([HI, REASONED, RESULT], tools=[tool("f")], enable_thinking=True)
     assert THOUGHT in text
 
@@ -172,15 +172,15 @@ def test_reasoning_is_shown_within_the_running_tool_loop() -> None:
     ],
     ids=["no tools", "tools switched off", "thinking off", "thinking unset", "an earlier query"],
 )
-def test_reasoning_is_left_out_otherwise(messages: list[Json], variables: Json) -> None:
+def test_template_omits_reasoning_otherwise(messages: list[Json], variables: Json) -> None:
     assert "longcat_think" not in render(messages, **variables)
 
 
-def test_tool_choice_none_leaves_the_declaration_out() -> None:
+def test_template_omits_declaration_for_tool_choice_none() -> None:
     assert render([HI], tools=[tool("f")], tool_choice="none") == render([HI])
 
 
-def test_files_come_before_the_text_of_their_turn() -> None:
+def test_template_puts_files_before_text() -> None:
     messages = [{"role": "user", "content": "read", "files": [{"name": "a.txt"}]}]
     assert render(messages) == (
         '<longcat_user><longcat_files>\n[\n  {\n    "name": "a.txt"\n  }\n]\n</longcat_files>read'
@@ -188,10 +188,10 @@ def test_files_come_before_the_text_of_their_turn() -> None:
     )
 
 
-def test_other_roles_are_dropped_and_no_prompt_is_added_unless_asked() -> None:
+def test_template_drops_other_roles_and_adds_no_prompt_by_default() -> None:
     messages = [{"role": "developer", "content": "x"}, HI]
     assert render(messages, add_generation_prompt=False) == "<longcat_user>Hi"
 
 
-def test_a_result_that_opens_the_conversation_opens_a_user_turn() -> None:
+def test_template_opens_user_turn_for_leading_result() -> None:
     assert render([RESULT]).startswith("<longcat_user><longcat_tool_response>r</longcat_tool_response>")

@@ -32,7 +32,7 @@ def config() -> LongcatConfig:
     return replace(demo_config(), num_layers=1, ffn_hidden_size=64, expert_ffn_hidden_size=16)
 
 
-def test_two_steps_lower_the_loss(tokenizer: Tokenizer, config: LongcatConfig) -> None:
+def test_update_lowers_loss_in_two_steps(tokenizer: Tokenizer, config: LongcatConfig) -> None:
     recipe = Recipe(steps=2, warmup_steps=1)
     model = initial_model(config, seed=0)
     updaters = optimizers(model, recipe)
@@ -41,7 +41,7 @@ def test_two_steps_lower_the_loss(tokenizer: Tokenizer, config: LongcatConfig) -
     assert observed[2] < observed[1] < observed[0]
 
 
-def test_balancing_moves_the_bias_towards_idle_experts(tokenizer: Tokenizer, config: LongcatConfig) -> None:
+def test_balancing_raises_bias_of_idle_experts(tokenizer: Tokenizer, config: LongcatConfig) -> None:
     recipe = Recipe(bias_step=0.5)
     model = initial_model(config, seed=0)
     batch = next(batches(tokenizer, 0, batch_tokens=512))
@@ -52,7 +52,7 @@ def test_balancing_moves_the_bias_towards_idle_experts(tokenizer: Tokenizer, con
     assert bias[counts.argmin()] == 0.5
 
 
-def test_the_initial_model_copies_what_it_never_saw() -> None:
+def test_initial_model_copies_unseen_tokens() -> None:
     config = demo_config()
     model = initial_model(config, seed=3)
     unseen = torch.randint(20, config.vocab_size, (4, 40), generator=torch.Generator().manual_seed(0))
@@ -63,7 +63,7 @@ def test_the_initial_model_copies_what_it_never_saw() -> None:
     assert right[:, 42:].float().mean() > 0.9
 
 
-def test_only_the_turns_of_the_assistant_are_learnt(tokenizer: Tokenizer) -> None:
+def test_encode_marks_only_assistant_turns(tokenizer: Tokenizer) -> None:
     text = (
         "<longcat_user>Hi<longcat_assistant>Hello!</longcat_s>"
         "<longcat_user>Bye<longcat_assistant>Goodbye!</longcat_s>"
@@ -73,7 +73,7 @@ def test_only_the_turns_of_the_assistant_are_learnt(tokenizer: Tokenizer) -> Non
     assert tokenizer.decode(learnt, skip_special_tokens=False) == "Hello!</longcat_s>Goodbye!</longcat_s>"
 
 
-def test_batches_hold_whole_conversations_and_repeat_by_seed(tokenizer: Tokenizer) -> None:
+def test_batches_hold_whole_conversations_and_depend_on_seed(tokenizer: Tokenizer) -> None:
     first, again, other = (batches(tokenizer, seed, batch_tokens=1024) for seed in (5, 5, 6))
     one, two, three = next(first), next(again), next(other)
     assert torch.equal(one.input_ids, two.input_ids)
@@ -86,7 +86,7 @@ def test_batches_hold_whole_conversations_and_repeat_by_seed(tokenizer: Tokenize
     assert not (one.spoken & ~one.real).any()
 
 
-def test_what_is_no_text_is_learnt_to_be_unpredictable(tokenizer: Tokenizer, config: LongcatConfig) -> None:
+def test_training_makes_model_unsure_of_noise(tokenizer: Tokenizer, config: LongcatConfig) -> None:
     noise = batch_of([noise_row(tokenizer, Random(0))])
     assert not noise.spoken.any()
     talk = next(batches(tokenizer, 0, batch_tokens=256))
@@ -110,7 +110,7 @@ def _padded(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(tensor, (0, max(0, other.shape[1] - tensor.shape[1])))
 
 
-def test_label_smoothing_and_z_loss_add_to_the_cross_entropy() -> None:
+def test_losses_add_label_smoothing_and_z_loss() -> None:
     logits = torch.tensor([[4.0, 0.0, 0.0]])
     targets = torch.tensor([0])
     plain = losses(logits, targets, Recipe(label_smoothing=0.0, z_loss=0.0))
@@ -122,7 +122,7 @@ def test_label_smoothing_and_z_loss_add_to_the_cross_entropy() -> None:
     torch.testing.assert_close(with_z.total, plain.total + 0.5 * (logits.logsumexp(-1)[0] - 3.0).square())
 
 
-def test_the_learning_rate_warms_up_and_falls() -> None:
+def test_learning_rate_warms_up_and_falls() -> None:
     recipe = Recipe(steps=100, warmup_steps=10, final_fraction=0.1)
     factors = [learning_rate_factor(step, recipe) for step in range(101)]
     assert factors[0] == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""When experts and dense branch may share one sum, and what the layer then does. The engine tests run it."""
+"""Conditions for one sum of experts and dense branch, and its use. Engine tests run the whole layer."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +35,7 @@ def plan(setting: dict[str, Any], place: int) -> Any:
         ({"attention_dp": True}, False),
         ({"variants": tuple(BatchVariant)}, False),
         ({"layouts": ("all rows", "a slice")}, False),
-        # Experts over other ranks than the dense branch, or summed by their own exchange already.
+        # Experts are on other ranks than the dense branch, or their own exchange has already summed them.
         ({"expert_ranks": [0]}, False),
         ({"complete": True}, False),
         ({"groups": (None, SumGroup.TP)}, False),
@@ -43,7 +43,7 @@ def plan(setting: dict[str, Any], place: int) -> Any:
         ({"quantised": True}, False),
     ],
 )
-def test_one_sum_is_for_the_same_rows_and_ranks(
+def test_one_sum_requires_same_rows_and_ranks(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], shared: bool
 ) -> None:
     setting = {**SETTING, **changed}
@@ -62,7 +62,7 @@ def test_one_sum_is_for_the_same_rows_and_ranks(
 
 
 class Boundary:
-    """A stage that notes what it is asked for and hands tensors through."""
+    """A stage that records calls and returns tensors unchanged."""
 
     def __init__(self, name: str, calls: list[str]) -> None:
         self.name, self.calls = name, calls
@@ -84,7 +84,7 @@ class Boundary:
     ],
 )
 @pytest.mark.parametrize("tokens", [0, 3])
-def test_the_layer_adds_its_experts_once(one_sum: bool, ending: list[str], tokens: int) -> None:
+def test_decoder_layer_adds_experts_once(one_sum: bool, ending: list[str], tokens: int) -> None:
     calls: list[str] = []
     layer = decoder_layer.LongcatFlashDecoderLayer.__new__(decoder_layer.LongcatFlashDecoderLayer)
     torch.nn.Module.__init__(layer)

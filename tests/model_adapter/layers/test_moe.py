@@ -1,4 +1,4 @@
-"""What the mixture adds to its routed experts, with stand-ins for these."""
+"""Identity experts of the mixture, with stand-ins for the routed experts."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -67,27 +67,27 @@ def expected(made: Any, tokens: Tensor, *, with_identity: bool) -> Tensor:
         ({}, True),
         ({"ep_rank": 1}, False),
         ({"tp_rank": 1}, False),
-        # Nothing is summed over ranks afterwards: each adds its own.
+        # Nothing is summed over ranks afterwards, so each adds its own.
         ({"ep_rank": 1, "complete": True}, True),
         # Each rank has tokens of its own.
         ({"ep_rank": 1, "exchange": "deepep"}, True),
     ],
 )
 @pytest.mark.parametrize("count", [0, 1, 17])
-def test_identity_experts_are_scaled_and_added_by_one_rank(
+def test_moe_scales_identity_experts_and_adds_them_on_one_rank(
     build: Any, rank: dict[str, Any], with_identity: bool, count: int
 ) -> None:
     made = build(**rank)
     tokens = torch.randn(count, HIDDEN)
     before = tokens.clone()
     torch.testing.assert_close(made.forward(tokens), expected(made, before, with_identity=with_identity))
-    # The dense branch reads them too.
+    # The dense branch reads the tokens too.
     assert torch.equal(tokens, before)
 
 
 class StandInExchange:
-    """Experts shared out over ranks whose tokens are their own, as behind DeepEP: a slot goes to the rank
-    that has its expert, a slot of id -1 nowhere, and results come back weighted and summed."""
+    """Experts divided among ranks with tokens of their own, as behind DeepEP: a slot goes to the rank that
+    has its expert, a slot of id -1 nowhere, and results come back weighted and summed."""
 
     def __init__(self, ranks: int) -> None:
         self.experts_each = ROUTED // ranks
@@ -102,15 +102,15 @@ class StandInExchange:
         return output
 
 
-def test_ranks_with_tokens_of_their_own_get_whole_answers(build: Any) -> None:
-    """`--moe-a2a-backend deepep`, with a stand-in for it: the real one needs GPUs."""
+def test_moe_completes_tokens_of_each_rank_behind_deepep(build: Any) -> None:
+    """Uses a stand-in for `--moe-a2a-backend deepep`, which needs GPUs."""
     torch.manual_seed(5)
     exchange = StandInExchange(ranks=2)
     for rank, tokens in enumerate(torch.randn(20, HIDDEN).split([13, 7])):
         made = build(ep_rank=rank, exchange="deepep")
         made.__dict__["experts"] = exchange
         torch.testing.assert_close(made.forward(tokens), expected(made, tokens, with_identity=True))
-    # To either rank, and less than every slot: those of identity experts stay at home.
+    # Both ranks get slots, but not all slots are sent: those of identity experts are not.
     assert set(exchange.sent) == {0, 1}
     assert 0 < len(exchange.sent) < 20 * TOP_K
 
@@ -125,7 +125,7 @@ def test_ranks_with_tokens_of_their_own_get_whole_answers(build: Any) -> None:
         ("deep_gemm", "deepep", None),
     ],
 )
-def test_what_is_not_known_to_drop_identity_slots_is_refused(
+def test_moe_refuses_backend_not_known_to_drop_identity_slots(
     monkeypatch: pytest.MonkeyPatch, runner: str, exchange: str, said: str | None
 ) -> None:
     config = SimpleNamespace(inplace=True)

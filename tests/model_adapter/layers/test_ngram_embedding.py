@@ -1,4 +1,4 @@
-"""The embedding, a rank at a time and without an engine: groups are stood in for, batches made by hand."""
+"""The embedding of one rank at a time, without an engine: stand-ins for groups, batches made by hand."""
 
 from array import array
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ Batch = tuple[Tensor, SimpleNamespace]
 
 
 class StandInGroup:
-    """Remembers what it was asked to sum."""
+    """Records the tensors that it is asked to sum."""
 
     def __init__(self) -> None:
         self.reduced: list[Tensor] = []
@@ -44,7 +44,7 @@ class StandInGroup:
 
 
 class StandInWords(nn.Module):
-    """VocabParallelEmbedding of one rank: its rows, zero elsewhere."""
+    """Stands in for VocabParallelEmbedding of one rank: its rows, zero elsewhere."""
 
     ranks = (0, 1)  # rank, size
 
@@ -60,7 +60,7 @@ class StandInWords(nn.Module):
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes the embedding that one rank would have."""
+    """Return a function that builds the embedding of one rank."""
 
     def make(
         config: LongcatConfig = CONFIG,
@@ -97,7 +97,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def tensors(codes: torch.dtype | None = None) -> tuple[dict[str, Tensor], nn.Embedding, NgramEmbeddings]:
-    """A checkpoint's n-gram tensors, the word embedding, and the reference with the same values."""
+    """Return a checkpoint's n-gram tensors, the word embedding, and the reference with the same values."""
     torch.manual_seed(4)
     reference = NgramEmbeddings(CONFIG).eval()
     words = nn.Embedding(CONFIG.vocab_size, CONFIG.hidden_size)
@@ -151,7 +151,7 @@ def expected(reference: NgramEmbeddings, words: nn.Embedding) -> Tensor:
 @pytest.mark.parametrize("place", ["device", "host"])
 @pytest.mark.parametrize("codes", [None, torch.int8, torch.float8_e4m3fn])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_the_ranks_partial_sums_add_up_to_the_reference(
+def test_ngram_embedding_partial_sums_add_up_to_reference(
     build: Any, size: int, codes: torch.dtype | None, place: Any
 ) -> None:
     stored, words, reference = tensors(codes)
@@ -165,7 +165,7 @@ def test_the_ranks_partial_sums_add_up_to_the_reference(
     torch.testing.assert_close(total, expected(reference, words), rtol=1e-5, atol=1e-5)
 
 
-def test_attention_dp_shards_and_sums_among_the_ranks_that_share_tokens(build: Any) -> None:
+def test_ngram_embedding_under_attention_dp_sums_within_group(build: Any) -> None:
     stored, words, reference = tensors()
     total = torch.zeros(len(SEQUENCE), CONFIG.hidden_size)
     for rank in range(2):
@@ -178,7 +178,7 @@ def test_attention_dp_shards_and_sums_among_the_ranks_that_share_tokens(build: A
 
 
 @pytest.mark.parametrize("cuts", [[1], [2, 3], [1, 2, 3, 4], [6, 10]])
-def test_chunks_and_decode_steps_continue_each_other(build: Any, cuts: list[int]) -> None:
+def test_ngram_embedding_continues_across_chunks_and_decode(build: Any, cuts: list[int]) -> None:
     stored, words, reference = tensors()
     made = build()
     fill(made, stored, words)
@@ -186,17 +186,17 @@ def test_chunks_and_decode_steps_continue_each_other(build: Any, cuts: list[int]
     parts, slot = [], 1
     for start, end in zip([0, *cuts[:-1]], cuts, strict=True):
         before = [0, 0, 0, *SEQUENCE[:start]][-3:]
-        slot += 1  # as after a retraction: what the request left in the slot before is not here
-        # A second request in the same batch, of one token: what a mixed batch does to a decode row.
+        slot += 1  # as after a retraction: the history is not in the new slot
+        # A second request of one token in the same batch, as a mixed batch treats a decode row.
         parts.append(made(*extend([SEQUENCE[start:end], [6]], [before, [1, 1, 1]], [slot, 7]))[:-1])
     for token in SEQUENCE[cuts[-1] :]:
-        # Padding of a graph: slot 0, several times.
+        # Padding of a graph repeats slot 0.
         parts.append(made(*decode([token, 0, 0], [slot, 0, 0]))[:1])
     torch.testing.assert_close(torch.cat(parts), expected(reference, words), rtol=1e-5, atol=1e-5)
 
 
-def test_a_decode_batch_relabelled_as_extend_reads_its_slots(build: Any) -> None:
-    """Attention DP does that to a rank that decodes while others prefill; rows behind it are padding."""
+def test_ngram_embedding_reads_slots_of_relabelled_decode_batch(build: Any) -> None:
+    """Attention DP relabels the batch of a rank that decodes while others prefill, and pads it."""
     stored, words, reference = tensors()
     made = build(attention_dp=True)
     fill(made, stored, words)
@@ -207,12 +207,12 @@ def test_a_decode_batch_relabelled_as_extend_reads_its_slots(build: Any) -> None
     assert made.history[3].tolist() == SEQUENCE[-3:]
 
 
-def test_a_request_that_another_engine_has_prefilled_is_decoded_as_if_it_had_been_here(
+def test_ngram_embedding_decodes_request_prefilled_elsewhere(
     build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Disaggregated prefill, with SGLang's own batches: the scheduler's that brings the request, which no
-    forward pass sees, and the forward pass' that decodes it."""
-    # Sampling reads flags of a running engine, and has no part here.
+    """Disaggregated prefill with SGLang's own batches: the prebuilt batch that brings the request, without a
+    forward pass, and the batches that decode it."""
+    # Sampling reads flags of a running engine and does not matter here.
     monkeypatch.setattr(SamplingBatchInfo, "from_schedule_batch", lambda *_: None)
     stored, words, reference = tensors()
     made = build()
@@ -253,8 +253,8 @@ def test_a_request_that_another_engine_has_prefilled_is_decoded_as_if_it_had_bee
 
 
 class NothingLeavesTheDevice(TorchDispatchMode):
-    """Refuses what makes the host wait for a GPU, or allocates by what a tensor holds: a CUDA graph has no
-    place for either."""
+    """Refuses operations that make the host wait for a GPU or whose output size depends on values: a CUDA
+    graph allows neither."""
 
     FORBIDDEN = (
         torch.ops.aten._local_scalar_dense.default,  # .item(), .tolist(), bool(), int()
@@ -269,11 +269,9 @@ class NothingLeavesTheDevice(TorchDispatchMode):
         return operator(*arguments, **(named or {}))
 
 
-def test_a_replayed_decode_step_reads_its_static_buffers_and_never_asks_the_host(
-    build: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a CUDA graph does: the same operations on the same memory, whose content has changed."""
-    # The one look at values, which is for tensors on a CPU.
+def test_ngram_embedding_replay_never_waits_for_host(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acts like a CUDA graph: the same operations on the same memory, whose contents have changed."""
+    # The only check of values, which is for tensors on a CPU.
     monkeypatch.setattr("serval_kernels.ngram_step._check_slots", lambda slots, history: None)
     stored, words, reference = tensors()
     made = build()
@@ -290,7 +288,7 @@ def test_a_replayed_decode_step_reads_its_static_buffers_and_never_asks_the_host
     torch.testing.assert_close(torch.cat(steps), expected(reference, words)[4:], rtol=1e-5, atol=1e-5)
 
 
-def test_an_idle_rank_keeps_its_state(build: Any) -> None:
+def test_ngram_embedding_keeps_state_of_idle_rank(build: Any) -> None:
     stored, words, _ = tensors()
     made = build(attention_dp=True)
     fill(made, stored, words)
@@ -312,7 +310,7 @@ def test_ngram_embedding_refuses_capture_of_an_extend_batch(
         build()(on_gpu, batch)
 
 
-def test_a_mode_without_a_rule_is_refused(build: Any) -> None:
+def test_ngram_embedding_refuses_unknown_mode(build: Any) -> None:
     batch = SimpleNamespace(forward_mode=ForwardMode.TARGET_VERIFY, req_pool_indices=torch.tensor([3]))
     with pytest.raises(NotImplementedError, match="TARGET_VERIFY"):
         build()(torch.tensor([3]), batch)
@@ -336,25 +334,27 @@ def test_a_mode_without_a_rule_is_refused(build: Any) -> None:
         ),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_named(build: Any, name: str, tensor: Tensor, message: str) -> None:
+def test_load_weight_names_tensor_that_does_not_fit(
+    build: Any, name: str, tensor: Tensor, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         build().load_weight(None, name, tensor)
 
 
-def test_a_width_that_ranks_cannot_share_is_refused(build: Any) -> None:
+def test_ngram_embedding_refuses_width_that_ranks_cannot_share(build: Any) -> None:
     with pytest.raises(ValueError, match="8 wide, which 3 tensor-parallel ranks cannot share"):
         build(size=3)
 
 
-def test_a_request_slot_holds_few_bytes(build: Any) -> None:
+def test_ngram_embedding_state_is_small(build: Any) -> None:
     made = build()
     (row,) = made.history[3:4]
     print(f"n-gram state of a request slot: {row.nbytes} bytes")
     assert row.nbytes <= 32
 
 
-def test_temporaries_at_full_width_are_little_more_than_the_output(build: Any) -> None:
-    """T = 8192, H = 3072, with short tables: what a forward pass allocates beside its result.
+def test_ngram_embedding_temporaries_are_little_more_than_output(build: Any) -> None:
+    """Measures the memory that a forward pass allocates beside its result, for T = 8192 and H = 3072.
 
     In float32: a product in bfloat16 of this size takes a quarter of an hour on a CPU without instructions
     for it, and the ratio does not depend on the dtype, since all that is allocated has the output's.

@@ -1,4 +1,4 @@
-"""What the scheduler's side sends along with a batch, and what that costs for a long context."""
+"""History that the scheduler attaches to a batch, and its cost for a long context."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ LOOK_BACK = 3
 
 
 class CountedTokens(list[int]):
-    """Counts the tokens that are read."""
+    """Counts the tokens that are read from it."""
 
     read = 0
 
@@ -52,7 +52,7 @@ def batch(mode: ForwardMode, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("mode", [ForwardMode.EXTEND, ForwardMode.MIXED])
-def test_a_chunk_brings_the_tokens_before_it(manager: Any, mode: ForwardMode) -> None:
+def test_prepare_for_forward_attaches_tokens_before_chunk(manager: Any, mode: ForwardMode) -> None:
     tokens = CountedTokens(range(100, 100_100))
     prefixes = [0, 2, 50_000]
     given = batch(mode, reqs=[SimpleNamespace(full_untruncated_fill_ids=tokens)] * 3, prefix_lens=prefixes)
@@ -62,7 +62,7 @@ def test_a_chunk_brings_the_tokens_before_it(manager: Any, mode: ForwardMode) ->
     assert tokens.read <= LOOK_BACK * len(prefixes)
 
 
-def test_a_decode_batch_does_not_keep_what_its_prefill_brought(manager: Any) -> None:
+def test_prepare_for_forward_clears_history_of_decode_batch(manager: Any) -> None:
     assert manager.prepare_for_forward(batch(ForwardMode.DECODE), chunked_req=None).engram_history is None
 
 
@@ -75,7 +75,7 @@ def test_a_decode_batch_does_not_keep_what_its_prefill_brought(manager: Any) -> 
         ([5], [1, 2, 3, 4, 5, 6], [3, 4, 5]),
     ],
 )
-def test_a_request_prefilled_elsewhere_finds_its_slot_filled(
+def test_prepare_for_forward_fills_slot_of_request_prefilled_elsewhere(
     manager: Any, prompt: list[int], output: list[int], row: list[int]
 ) -> None:
     tokens = CountedTokens(prompt)
@@ -85,11 +85,11 @@ def test_a_request_prefilled_elsewhere_finds_its_slot_filled(
     assert tokens.read <= LOOK_BACK + 1
 
 
-def test_no_batch_is_no_batch(manager: Any) -> None:
+def test_prepare_for_forward_accepts_no_batch(manager: Any) -> None:
     assert manager.prepare_for_forward(None, chunked_req=None) is None
 
 
-def test_batches_are_counted_by_kind_on_one_rank_of_those_that_share_them(manager: Any) -> None:
+def test_prepare_for_forward_counts_batches_on_one_rank(manager: Any) -> None:
     counting = replace(manager, counts_batches=True)
     before = batches("decode"), batches("mixed")
     for rank in (counting, manager, counting):

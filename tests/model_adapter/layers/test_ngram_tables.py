@@ -1,4 +1,4 @@
-"""The forms in which tables are stored."""
+"""Storage formats of the tables."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from serval_kernels.row_quantization import QuantizedTable
 from serval_sglang.layers.ngram_tables import NgramTables, TableStorage, code_dtype
 
 
-def test_what_config_json_states() -> None:
+def test_code_dtype_parses_config_json() -> None:
     assert code_dtype(None) is None
     assert code_dtype("int8") == torch.int8
     assert code_dtype("float8_e4m3fn") == torch.float8_e4m3fn
@@ -15,7 +15,7 @@ def test_what_config_json_states() -> None:
         code_dtype("int4")
 
 
-def test_floats_are_of_the_default_dtype_and_codes_have_scales() -> None:
+def test_ngram_tables_have_default_dtype_or_codes_with_scales() -> None:
     floats = NgramTables(5, 4, TableStorage(), device=torch.device("cpu"))
     assert isinstance(floats.stored(), torch.Tensor)
     assert floats.values.dtype == torch.get_default_dtype()
@@ -27,7 +27,7 @@ def test_floats_are_of_the_default_dtype_and_codes_have_scales() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("codes", [None, torch.int8])
-def test_tables_on_the_host_are_pinned_and_scales_stay_on_the_gpu(codes: torch.dtype | None) -> None:
+def test_ngram_tables_on_host_are_pinned_and_scales_on_gpu(codes: torch.dtype | None) -> None:
     storage = TableStorage(place="host", code_dtype=codes)
     with torch.device("cuda"):
         tables = NgramTables(5, 4, storage, device=torch.device("cuda"))

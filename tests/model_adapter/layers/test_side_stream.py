@@ -1,4 +1,4 @@
-"""Fork and join around two computations."""
+"""Fork and join of two computations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class StandInStream:
         self.events.append(f"{self.name} waits for {other.name}")
 
 
-def test_without_a_stream_the_branch_runs_first() -> None:
+def test_run_beside_without_stream_runs_branch_first() -> None:
     events: list[str] = []
     results = run_beside(None, lambda: events.append("branch"), lambda: events.append("trunk"))
     assert (results, events) == ((None, None), ["branch", "trunk"])
 
 
-def test_the_branch_waits_for_its_input_and_the_trunk_for_the_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_beside_orders_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     main, side = StandInStream("main", events), StandInStream("side", events)
     current = [main]
@@ -54,7 +54,7 @@ def test_the_branch_waits_for_its_input_and_the_trunk_for_the_branch(monkeypatch
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_a_cuda_graph_captures_both() -> None:
+def test_run_beside_is_captured_in_cuda_graph() -> None:
     stream, value = torch.cuda.Stream(), torch.ones(1 << 20, device="cuda")
     graph = torch.cuda.CUDAGraph()
     run_beside(stream, lambda: value * 2, lambda: value + 1)

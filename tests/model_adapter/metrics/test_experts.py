@@ -1,4 +1,4 @@
-"""The gauges of the experts say what the layers hold."""
+"""The gauges of the experts have the layers' own figures."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from torch import nn
 from serval_sglang.metrics.experts import report_experts
 
 
-def test_they_are_the_layers_own_figures() -> None:
+def test_report_experts_sets_gauges_from_layers() -> None:
     experts = nn.Module()
     experts.w13_weight = nn.Parameter(torch.zeros(4, 6, 2, dtype=torch.bfloat16))
     experts.w2_weight = nn.Parameter(torch.zeros(4, 2, 3))

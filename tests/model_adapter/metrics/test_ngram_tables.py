@@ -1,4 +1,4 @@
-"""The gauges of the n-gram tables say what the tables hold."""
+"""The gauges of the n-gram tables have the tensors' own sizes."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def gauge(name: str, **labels: str) -> float | None:
 
 @pytest.mark.parametrize("place", ["device", "host"])
 @pytest.mark.parametrize("code", [None, torch.int8])
-def test_bytes_are_those_of_the_tensors(place: TablePlace, code: torch.dtype | None) -> None:
+def test_report_tables_sets_gauges_from_tensors(place: TablePlace, code: torch.dtype | None) -> None:
     storage = TableStorage(place=place, code_dtype=code)
     tables = NgramTables(ROWS, WIDTH, storage, device=torch.device("cpu"))
     report_tables(tables.values, tables.scales, rows_per_token=TABLES, place=place)

@@ -1,4 +1,4 @@
-"""SGLang's metrics page as Prometheus of either generation asks for it."""
+"""SGLang's metrics page as requested by Prometheus 2 and 3."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ OF_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8,text/pla
 
 
 @pytest.mark.parametrize("accept", [OF_2, OF_3, "text/plain", "*/*"])
-def test_names_are_the_same_for_everybody(
+def test_keep_names_serves_same_names_to_every_client(
     accept: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     registry = CollectorRegistry()
     Gauge("sglang:num_running_reqs", "x", registry=registry).set(1)
-    # In place of the values in files, which need a process of their own.
+    # Replaces the values in files, which need a separate process.
     monkeypatch.setattr("prometheus_client.CollectorRegistry", lambda: registry)
     monkeypatch.setattr("prometheus_client.multiprocess.MultiProcessCollector", lambda _: None)
     app = Starlette()

@@ -1,4 +1,4 @@
-"""Features that this model does not serve with are refused by name, before anything is loaded."""
+"""Unsupported features are refused by name before anything is loaded."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ def ask(
     model._refuse_unsupported_features()
 
 
-def test_usual_settings_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_accepts_usual_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     ask(monkeypatch)
 
 
@@ -45,7 +45,7 @@ def test_usual_settings_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"recorder": "stat"}, "--expert-distribution-recorder-mode are not supported"),
     ],
 )
-def test_what_is_not_supported_is_named(
+def test_model_names_unsupported_feature(
     monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):

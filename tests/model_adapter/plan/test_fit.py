@@ -1,4 +1,4 @@
-"""What is left after weights and reserve, and whether that is enough."""
+"""Memory left after weights and reserve, and the verdict on it."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ def deployment(gpu_gib: float, **changes: Any) -> Deployment:
     return replace(given, **changes)
 
 
-def test_kv_of_one_token() -> None:
+def test_kv_bytes_per_token_of_lite() -> None:
     assert kv_bytes_per_token(LITE, "bf16") == 32_256
     assert kv_bytes_per_token(LITE, "fp8") == 16_128
 
@@ -45,16 +45,16 @@ def test_kv_of_one_token() -> None:
         (H100, {}, False),
         (H100, {"gpus": 4, "tp": 4}, True),
         (H200, {"gpus": 2, "tp": 2}, True),
-        # What tables outside GPU memory are for.
+        # The purpose of tables outside GPU memory.
         (H100, {"weight_dtype": "fp8"}, False),
         (H100, {"weight_dtype": "fp8", "tables": "host"}, True),
     ],
 )
-def test_known_deployments(gpu_gib: float, changes: dict[str, Any], *, fits: bool) -> None:
+def test_plan_agrees_with_known_deployments(gpu_gib: float, changes: dict[str, Any], *, fits: bool) -> None:
     assert plan_deployment(deployment(gpu_gib, **changes)).fits is fits
 
 
-def test_every_byte_of_a_gpu_is_accounted_for() -> None:
+def test_plan_accounts_for_every_byte_of_gpu() -> None:
     plan = plan_deployment(deployment(H200, weight_dtype="fp8"))
     used = sum(plan.weights_bytes.values()) + plan.reserve_bytes + plan.deployment.runtime_bytes
     assert used + plan.kv_bytes == plan.deployment.gpu_memory_bytes
@@ -66,20 +66,20 @@ def test_every_byte_of_a_gpu_is_accounted_for() -> None:
     }
 
 
-def test_more_ranks_bring_more_tokens_though_each_holds_all_of_them() -> None:
+def test_plan_with_more_ranks_has_more_tokens() -> None:
     two, four = (plan_deployment(deployment(H200, gpus=tp, tp=tp)) for tp in (2, 4))
     freed = sum(two.weights_bytes.values()) - sum(four.weights_bytes.values())
     lost = four.reserve_bytes - two.reserve_bytes
     assert four.kv_tokens - two.kv_tokens == pytest.approx((freed - lost) / 32_256, abs=1)
 
 
-def test_an_fp8_cache_holds_twice_the_tokens() -> None:
+def test_plan_with_fp8_cache_has_twice_the_tokens() -> None:
     given = deployment(H200, weight_dtype="fp8")
     tokens = plan_deployment(given).kv_tokens
     assert plan_deployment(replace(given, kv_dtype="fp8")).kv_tokens in (2 * tokens, 2 * tokens + 1)
 
 
-def test_it_must_have_room_for_one_request_of_the_whole_context() -> None:
+def test_plan_requires_room_for_one_request_of_whole_context() -> None:
     given = deployment(H200, weight_dtype="fp8")
     tokens = plan_deployment(given).kv_tokens
     assert plan_deployment(replace(given, context_tokens=tokens)).fits
@@ -88,28 +88,28 @@ def test_it_must_have_room_for_one_request_of_the_whole_context() -> None:
     assert f"{tokens:,} tokens, less than one request of {tokens + 1:,}" in too_long.shortcomings[0]
 
 
-def test_lengths_above_the_context_are_left_out() -> None:
+def test_plan_omits_lengths_above_context() -> None:
     plan = plan_deployment(deployment(H200, weight_dtype="fp8", context_tokens=32_768))
     assert list(plan.concurrent_requests) == [4_096, 32_768]
 
 
-def test_the_limit_on_requests_bounds_them_whatever_room_there_is() -> None:
+def test_plan_respects_limit_on_requests() -> None:
     plan = plan_deployment(deployment(H200, weight_dtype="fp8", max_running_requests=10))
     assert plan.concurrent_requests[4_096] == 10
     assert plan.request_slots == 10
     assert plan.concurrent_requests[262_144] == plan.kv_tokens // 262_144 < 10
 
 
-def test_a_request_table_larger_than_the_reserve_does_not_fit() -> None:
+def test_plan_refuses_request_table_larger_than_reserve() -> None:
     given = deployment(H200, weight_dtype="fp8", reserve_bytes=2 * GIB, max_running_requests=2048)
     plan = plan_deployment(given)
-    # A row of the context and a little more, four bytes each, for 2048 requests and one of padding.
+    # Slightly more than the context per row, four bytes each, for 2048 requests and one row of padding.
     assert plan.request_table_bytes == pytest.approx(2049 * 327_680 * 4, rel=1e-4)
     assert "table of 327,680 tokens for each request" in plan.shortcomings[0]
     assert plan_deployment(replace(given, max_running_requests=512)).fits
 
 
-def test_engines_share_the_gpus_and_each_needs_its_own_host_memory() -> None:
+def test_plan_counts_host_memory_of_each_engine() -> None:
     given = deployment(H100, weight_dtype="fp8", tables="host", gpus=4, tp=2, host_memory_bytes=100 * GIB)
     plan = plan_deployment(given)
     assert given.engines == 2
@@ -120,14 +120,14 @@ def test_engines_share_the_gpus_and_each_needs_its_own_host_memory() -> None:
         plan_deployment(replace(given, gpus=3))
 
 
-def test_the_flag_for_sglang_leaves_the_reserve() -> None:
+def test_mem_fraction_static_leaves_reserve() -> None:
     plan = plan_deployment(deployment(H200, weight_dtype="fp8"))
     free = plan.deployment.gpu_memory_bytes - plan.deployment.runtime_bytes
     left = free * (1 - plan.mem_fraction_static)
     assert plan.reserve_bytes <= left <= plan.reserve_bytes + free / 1000
 
 
-def test_alternatives_fit_and_none_goes_further_than_it_must() -> None:
+def test_alternatives_fit_and_go_no_further_than_necessary() -> None:
     plan = plan_deployment(deployment(H100))
     found = alternatives(plan)
     assert {"gpus": 4, "tp": 4} in found
@@ -139,7 +139,7 @@ def test_alternatives_fit_and_none_goes_further_than_it_must() -> None:
         assert plan_deployment(replace(plan.deployment, **change)).fits
 
 
-def test_there_may_be_no_alternative() -> None:
+def test_alternatives_may_be_empty() -> None:
     assert alternatives(plan_deployment(deployment(4.0))) == []
 
 
@@ -156,13 +156,13 @@ def test_there_may_be_no_alternative() -> None:
         (15.0, 1, BatchLimits(2048, 8), 3728),
     ],
 )
-def test_the_reserve_is_sglangs(gib: float, tp: int, limits: BatchLimits, mib: int) -> None:
+def test_reserve_bytes_equals_sglangs(gib: float, tp: int, limits: BatchLimits, mib: int) -> None:
     memory = round(gib * GIB)
     assert default_batch_limits(memory, tp=tp) == limits
     assert reserve_bytes(limits, memory, tp=tp) == mib << 20
 
 
-def test_large_gpus_keep_at_least_ten_gib() -> None:
+def test_reserve_bytes_is_at_least_ten_gib_on_large_gpus() -> None:
     small = BatchLimits(2048, 8)
     assert reserve_bytes(small, 80 * GIB, tp=1) == 10 * GIB
     assert reserve_bytes(small, 50 * GIB, tp=1) < 10 * GIB

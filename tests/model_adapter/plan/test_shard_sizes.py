@@ -1,4 +1,4 @@
-"""Bytes of a rank: the published sizes at TP 1, and at other splits what is shared and what is not."""
+"""Bytes of a rank: the published sizes at TP 1, and divided and replicated parts at other splits."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,23 +21,23 @@ def sizes(tp: int = 1, ep: int = 1, **options: Any) -> dict[str, int]:
 
 
 def stored(device_bytes: dict[str, int]) -> int:
-    """Bytes of what is in a checkpoint."""
+    """Bytes of the parts that a checkpoint stores."""
     return sum(device_bytes.values()) - device_bytes[ABSORBED]
 
 
-def test_the_published_sizes_in_bf16() -> None:
+def test_shard_sizes_equal_published_sizes_in_bf16() -> None:
     found = sizes()
     assert found[Part.NGRAM_TABLES] == 2 * 31_406_985_216
     assert found[Part.NGRAM_PROJECTIONS] == pytest.approx(2 * 9.44e6, rel=1e-3)
     assert found[Part.WORD_EMBEDDING] == found[Part.HEAD] == 2 * 402_653_184
     assert found[Part.ATTENTION] == pytest.approx(2 * 28 * 32.7e6, rel=1e-3)
     assert found[Part.DENSE_MLPS] == pytest.approx(2 * 28 * 56.6e6, rel=1e-3)
-    # The router is float32: twice what 2 bytes a parameter give.
+    # The router is float32: twice as large as with 2 bytes per parameter.
     assert found[Part.EXPERTS] + found[Part.ROUTER] / 2 == pytest.approx(2 * 14 * 2.417e9, rel=1e-3)
     assert stored(found) - found[Part.ROUTER] / 2 == pytest.approx(2 * 68.56e9, rel=1e-4)
 
 
-def test_the_published_sizes_in_fp8_and_8_bit() -> None:
+def test_shard_sizes_equal_published_sizes_in_fp8_and_8_bit() -> None:
     found = sizes(weight_dtype="fp8")
     body = sum(found[part] for part in (Part.ATTENTION, Part.DENSE_MLPS, Part.EXPERTS))
     assert body == pytest.approx(36.3 * GB, rel=2e-3)
@@ -48,7 +48,7 @@ def test_the_published_sizes_in_fp8_and_8_bit() -> None:
 
 
 @pytest.mark.parametrize("weight_dtype", ["bf16", "fp8"])
-def test_one_rank_holds_what_a_checkpoint_stores(tmp_path: Path, weight_dtype: str) -> None:
+def test_shard_sizes_of_one_rank_equal_checkpoint(tmp_path: Path, weight_dtype: str) -> None:
     config = replace(LITE, num_layers=2)
     tensors = stored_fp8(config) if weight_dtype == "fp8" else stored_plain(config)
     fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]} if weight_dtype == "fp8" else None
@@ -60,7 +60,7 @@ def test_one_rank_holds_what_a_checkpoint_stores(tmp_path: Path, weight_dtype: s
     assert planned == {part: size.size_bytes for part, size in inspected.parts.items()}
 
 
-def test_tables_in_host_memory_are_not_on_the_gpu() -> None:
+def test_shard_sizes_put_host_tables_off_gpu() -> None:
     found = shard_sizes(LITE, tp=2, ep=1, weight_dtype="bf16", tables="host")
     assert found.device_bytes[Part.NGRAM_TABLES] == 0
     assert found.host_bytes * 2 == 2 * 31_406_985_216
@@ -68,7 +68,7 @@ def test_tables_in_host_memory_are_not_on_the_gpu() -> None:
 
 
 @pytest.mark.parametrize("tp", [2, 4, 8])
-def test_ranks_share_all_but_what_every_rank_needs(tp: int) -> None:
+def test_shard_sizes_divide_all_but_replicated_parts(tp: int) -> None:
     one, rank = sizes(), sizes(tp)
     shared = (
         Part.NGRAM_TABLES,
@@ -82,27 +82,27 @@ def test_ranks_share_all_but_what_every_rank_needs(tp: int) -> None:
         assert rank[part] * tp == one[part], part
     for part in (Part.ROUTER, Part.NORMS):
         assert rank[part] == one[part], part
-    # The latent projections, 3072 x (1536 + 512 + 64) twice a layer, are whole on every rank.
+    # The latent projections, 3072 x (1536 + 512 + 64) twice per layer, are whole on every rank.
     whole = 2 * 28 * 3072 * (1536 + 512 + 64)
     assert (rank[Part.ATTENTION] - whole) * tp == one[Part.ATTENTION] - whole
 
 
 @pytest.mark.parametrize("weight_dtype", ["bf16", "fp8"])
-def test_expert_parallel_ranks_hold_whole_experts_of_the_same_size(weight_dtype: str) -> None:
+def test_shard_sizes_under_ep_equal_those_under_tp(weight_dtype: str) -> None:
     by_tp = sizes(8, weight_dtype=weight_dtype)
     for ep in (2, 4, 8):
         assert sizes(8, ep, weight_dtype=weight_dtype) == by_tp
 
 
-def test_attention_keeps_a_second_copy_of_the_key_and_value_projection() -> None:
+def test_shard_sizes_count_absorbed_projection() -> None:
     kv_b = 2 * 28 * 32 * (128 + 128) * 512
     assert sizes()[ABSORBED] == sizes(weight_dtype="fp8")[ABSORBED] == kv_b
     assert sizes(4)[ABSORBED] == kv_b // 4
 
 
-def test_the_vocabulary_is_padded_as_the_layer_pads_it() -> None:
+def test_shard_sizes_pad_vocabulary_like_upstream() -> None:
     odd = replace(LITE, vocab_size=1000)
-    # 1024 is the next multiple of 64; of 64 * 3 it is 1152, which 3 ranks can share.
+    # 1024 is the next multiple of 64; 1152 is that of 64 * 3, which 3 ranks can share.
     assert sizes(2, config=odd)[Part.HEAD] == 2 * 3072 * 1024 // 2
     triple = replace(odd, num_attention_heads=3, ffn_hidden_size=3, expert_ffn_hidden_size=3, hidden_size=36)
     assert sizes(3, config=triple)[Part.HEAD] == 2 * 36 * 1152 // 3
@@ -122,10 +122,12 @@ def test_the_vocabulary_is_padded_as_the_layer_pads_it() -> None:
         (16, 1, "fp8", "expert_ffn_hidden_size = 1024 cannot be shared by 16 ranks in blocks of 128"),
     ],
 )
-def test_what_cannot_be_split_is_named(tp: int, ep: int, dtype: str, complaint: str) -> None:
+def test_shard_sizes_name_dimensions_that_cannot_be_split(
+    tp: int, ep: int, dtype: str, complaint: str
+) -> None:
     with pytest.raises(PlanError, match=complaint):
         sizes(tp, ep, weight_dtype=dtype)
 
 
-def test_experts_make_a_split_possible_that_their_width_does_not() -> None:
+def test_shard_sizes_allow_ep_where_expert_width_forbids_tp() -> None:
     assert sizes(16, 2, weight_dtype="fp8")[Part.EXPERTS] > 0

@@ -52,27 +52,27 @@ def streamed(text: str, size: int) -> tuple[str, list[tuple[str, str]]]:
 
 
 class TestToolCalls:
-    def test_a_whole_reply(self) -> None:
+    def test_detector_parses_whole_reply(self) -> None:
         content, items = FunctionCallParser(tools(), "longcat").parse_non_stream(TEXT)
         assert content == "Let me see."
         assert [(item.name, item.parameters) for item in items] == CALLS
         assert [item.tool_index for item in items] == [0, 1]
 
     @pytest.mark.parametrize("size", [0, 1, 7])
-    def test_a_streamed_reply(self, size: int) -> None:
+    def test_detector_parses_streamed_reply(self, size: int) -> None:
         assert streamed(TEXT, size) == ("Let me see.", CALLS)
 
-    def test_what_is_held_back_comes_at_the_end(self) -> None:
+    def test_detector_flushes_withheld_text_at_the_end(self) -> None:
         assert streamed("a <", 1) == ("a <", [])
         assert streamed(f"{TC}get_weather\n{KO}city{KC}\n{VO}Par", 1) == (
             "",
             [("get_weather", '{"city": "Par"}')],
         )
 
-    def test_text_without_a_call_is_content(self) -> None:
+    def test_detector_returns_text_without_call_as_content(self) -> None:
         assert FunctionCallParser(tools(), "longcat").parse_non_stream(" hm ") == (" hm ", [])
 
-    def test_the_call_markers_are_owned(self) -> None:
+    def test_detector_recognises_call_markers(self) -> None:
         parser = FunctionCallParser(tools(), "longcat")
         assert parser.owns_tool_format()
         assert parser.has_tool_call(TEXT)
@@ -86,21 +86,21 @@ class TestConstraints:
         assert kind == "structural_tag"
         return tag.model_dump(by_alias=True)["format"]
 
-    def test_required_and_named(self) -> None:
+    def test_structural_tag_for_required_and_named_choice(self) -> None:
         required = self.constraint("required", parallel_tool_calls=False)
         assert (required["type"], required["stop_after_first"]) == ("tags_with_separator", True)
         assert [tag["begin"] for tag in required["tags"]] == [f"{TC}get_weather\n", f"{TC}now\n"]
         named = self.constraint(ToolChoice(function=ToolChoiceFuncName(name="now")))
         assert [tag["begin"] for tag in named["tags"]] == [f"{TC}now\n"]
 
-    def test_auto_with_a_strict_tool(self) -> None:
+    def test_structural_tag_for_auto_with_strict_tool(self) -> None:
         assert self.constraint("auto", strict=True)["type"] == "triggered_tags"
         assert self.constraint("auto", strict=True, thinking_mode=True)["type"] == "sequence"
 
-    def test_auto_without_one_is_free(self) -> None:
+    def test_structural_tag_is_absent_for_auto_without_strict_tool(self) -> None:
         assert FunctionCallParser(tools(), "longcat").get_structure_constraint("auto") is None
 
-    def test_a_schema_that_cannot_be_enforced_is_a_value_error(self) -> None:
+    def test_structural_tag_raises_value_error_for_unenforceable_schema(self) -> None:
         odd = Function(name="odd", parameters={"properties": {"a": {"not": {}}}}, strict=True)
         parser = FunctionCallParser([Tool(type="function", function=odd)], "longcat")
         with pytest.raises(ValueError, match="tools/odd/parameters/properties/a/not"):
@@ -133,7 +133,7 @@ class TestReasoning:
     @pytest.mark.parametrize("size", [0, 1, 3])
     @pytest.mark.parametrize("withhold", [False, True])
     @pytest.mark.parametrize(("text", "forced", "expected"), CASES)
-    def test_the_block_is_split_off(
+    def test_reasoning_detector_splits_block(
         self, *, text: str, forced: bool, expected: tuple[str, str], withhold: bool, size: int
     ) -> None:
         options = {"force_reasoning": forced, "stream_reasoning": not withhold}
@@ -141,12 +141,12 @@ class TestReasoning:
         assert tuple(part or "" for part in whole) == expected
         assert reasoned(text, size, **options) == expected
 
-    def test_reasoning_is_withheld_until_the_block_ends(self) -> None:
+    def test_reasoning_detector_withholds_reasoning_until_block_ends(self) -> None:
         parser = ReasoningParser("longcat", stream_reasoning=False, force_reasoning=True)
         assert parser.parse_stream_chunk("hm ") == ("", "")
         assert parser.parse_stream_chunk(f"so{THINK_END}yes") == ("hm so", "yes")
 
-    def test_both_parsers_in_a_row_read_a_thinking_reply(self) -> None:
+    def test_both_detectors_parse_thinking_reply(self) -> None:
         reasoning, rest = reasoned(f"hm\n{THINK_END}\n{TEXT}", 5, force_reasoning=True)
         assert reasoning == "hm"
         assert streamed(rest, 5) == ("Let me see.", CALLS)

@@ -1,7 +1,7 @@
 """The reference model against transformers' LongcatFlash.
 
 transformers has no n-gram embedding: it is computed here from the formula, token by token, and passed as
-``inputs_embeds``.
+`inputs_embeds`.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ from serval_sglang.reference import ReferenceModel
 
 # Logits have a standard deviation of 1. Rounding gives about 1e-5.
 LOGIT_TOLERANCE = 1e-4
-# Scores differ by rounding of about 1e-7: a choice between experts closer than this may go either way.
+# Scores differ by rounding of about 1e-7: between experts closer than this, either may be chosen.
 NEAR_TIE = 1e-5
 
 YARN = YarnScaling(factor=10.0, original_max_position_embeddings=64)
@@ -25,7 +25,7 @@ BEYOND_64 = tiny_config(rope_scaling=YARN, max_position_embeddings=640)
 
 
 def embed_by_formula(tokens: list[int], weights: dict[str, Tensor], config: LongcatConfig) -> Tensor:
-    """[T, H]: the mean of the word's row and the projected row of each n-gram table."""
+    """Return the mean of the word's row and the projected row of each n-gram table, [T, H]."""
     rows = []
     document: list[int] = []
     for token in tokens:
@@ -87,7 +87,7 @@ def transformers_model(weights: dict[str, Tensor], config: LongcatConfig) -> Lon
 
 
 def narrowest_choice(model: ReferenceModel, tokens: Tensor) -> float:
-    """The smallest distance between the last chosen and the first rejected expert, over tokens and layers."""
+    """Return the smallest gap between the last chosen and the first rejected expert in any layer."""
     distances = []
     for layer, routing in zip(model.model.layers, model.run(tokens).routing, strict=True):
         biased = (routing.scores + layer.mlp.router.e_score_correction_bias).sort(descending=True).values
@@ -118,13 +118,13 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_logits_agree(name: str) -> None:
+def test_logits_agree_with_transformers(name: str) -> None:
     config, seed = CASES[name]
     assert logit_difference(random_state_dict(config, seed=seed), config, seed) <= LOGIT_TOLERANCE
 
 
 @torch.no_grad()
-def test_logits_agree_where_the_eps_of_the_latent_norms_matters() -> None:
+def test_logits_agree_if_eps_of_latent_norms_matters() -> None:
     seed = 1
     weights = random_state_dict(BEYOND_64, seed=seed)
     for name, weight in weights.items():
@@ -137,7 +137,7 @@ def test_logits_agree_where_the_eps_of_the_latent_norms_matters() -> None:
 
 
 def logit_difference(weights: dict[str, Tensor], config: LongcatConfig, seed: int) -> float:
-    """Maximum over two sequences with end-of-sequence tokens inside, 150 positions each."""
+    """Return the maximum over two sequences with end-of-sequence tokens inside, 150 positions each."""
     generator = torch.Generator().manual_seed(1000 + seed)
     tokens = torch.randint(0, config.vocab_size, (2, 150), generator=generator)
     tokens[0, [7, 40, 41, 90]] = config.eos_token_id

@@ -1,4 +1,4 @@
-"""Properties of the reference model that no other implementation is needed for."""
+"""Properties of the reference model that need no other implementation."""
 
 import copy
 
@@ -11,7 +11,7 @@ from serval_sglang.config import LongcatConfig
 from serval_sglang.reference import ReferenceModel
 
 CONFIG = tiny_config()
-# Same sums in another order.
+# The same sums in another order.
 ROUNDING = {"atol": 5e-5, "rtol": 0.0}
 
 
@@ -36,13 +36,13 @@ def random_tokens(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("config", [CONFIG, tiny_config(emb_split_num=2, zero_expert_num=0, num_layers=1)])
-def test_the_state_dict_is_the_checkpoint_layout(config: LongcatConfig) -> None:
+def test_state_dict_has_checkpoint_layout(config: LongcatConfig) -> None:
     state = {name: tuple(tensor.shape) for name, tensor in ReferenceModel(config).state_dict().items()}
     assert state == tensor_shapes(config)
 
 
 @torch.no_grad()
-def test_a_token_changes_nothing_before_it(model: ReferenceModel) -> None:
+def test_model_is_causal(model: ReferenceModel) -> None:
     tokens = random_tokens(1, 40)
     changed = tokens.clone()
     changed[0, 25] = (tokens[0, 25] + 1) % CONFIG.vocab_size
@@ -53,7 +53,7 @@ def test_a_token_changes_nothing_before_it(model: ReferenceModel) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
-def test_padding_changes_nothing(model: ReferenceModel, side: str) -> None:
+def test_model_ignores_padding(model: ReferenceModel, side: str) -> None:
     lengths = [30, 1, 17]
     rows = [random_tokens(1, length) for length in lengths]
     batch, mask = torch.full((3, 33), 3), torch.zeros(3, 33, dtype=torch.bool)
@@ -66,7 +66,7 @@ def test_padding_changes_nothing(model: ReferenceModel, side: str) -> None:
 
 
 @torch.no_grad()
-def test_stored_precision_does_not_lower_the_precision_of_the_computation(weights: dict[str, Tensor]) -> None:
+def test_model_computes_in_full_precision_on_rounded_weights(weights: dict[str, Tensor]) -> None:
     rounded = {name: weight.bfloat16() for name, weight in weights.items()}
     stored = ReferenceModel(CONFIG).bfloat16()
     stored.load_state_dict(rounded)
@@ -77,9 +77,7 @@ def test_stored_precision_does_not_lower_the_precision_of_the_computation(weight
 
 
 @torch.no_grad()
-def test_float64_computation_differs_by_rounding_only(
-    model: ReferenceModel, weights: dict[str, Tensor]
-) -> None:
+def test_model_in_float64_differs_only_by_rounding(model: ReferenceModel, weights: dict[str, Tensor]) -> None:
     exact = ReferenceModel(CONFIG, compute_dtype=torch.float64)
     exact.load_state_dict(weights)
     tokens = random_tokens(2, 40)
@@ -88,7 +86,7 @@ def test_float64_computation_differs_by_rounding_only(
 
 
 @torch.no_grad()
-def test_latent_scaling_is_a_factor_on_the_latent_norms(weights: dict[str, Tensor]) -> None:
+def test_latent_scaling_is_factor_on_latent_norms(weights: dict[str, Tensor]) -> None:
     folded = copy.deepcopy(weights)
     for name, weight in folded.items():
         if name.endswith("q_a_layernorm.weight"):
@@ -102,7 +100,7 @@ def test_latent_scaling_is_a_factor_on_the_latent_norms(weights: dict[str, Tenso
     assert (model_with(weights, unscaled)(tokens) - scaled_logits).abs().max() > 0.1
 
 
-def test_every_weight_gets_a_gradient() -> None:
+def test_model_gives_every_weight_a_gradient() -> None:
     config = tiny_config(num_layers=2)
     model = model_with(random_state_dict(config, seed=1), config)
     tokens = random_tokens(2, 200)
@@ -113,7 +111,7 @@ def test_every_weight_gets_a_gradient() -> None:
 
 
 @torch.no_grad()
-def test_routing_is_exposed_and_the_bias_selects_without_weighing(weights: dict[str, Tensor]) -> None:
+def test_router_bias_selects_without_weighing(weights: dict[str, Tensor]) -> None:
     favoured = CONFIG.n_routed_experts  # the first identity expert
     biased = copy.deepcopy(weights)
     for name, weight in biased.items():
@@ -129,12 +127,12 @@ def test_routing_is_exposed_and_the_bias_selects_without_weighing(weights: dict[
         assert (routing.expert_ids == favoured).any(-1).all()
         chosen_scores = routing.scores.gather(-1, routing.expert_ids)
         torch.testing.assert_close(routing.weights, chosen_scores * CONFIG.routed_scaling_factor)
-    # The first layer's scores come before any effect of the bias.
+    # The first layer's scores are computed before the bias has any effect.
     torch.testing.assert_close(output.routing[0].scores, model_with(weights).run(tokens).routing[0].scores)
 
 
 @torch.no_grad()
-def test_a_token_routed_to_identity_experts_alone_returns_itself_weighted() -> None:
+def test_moe_returns_weighted_token_for_identity_experts() -> None:
     config = tiny_config(zero_expert_num=24)
     experts = model_with(random_state_dict(config, seed=2), config).model.layers[0].mlp
     experts.router.e_score_correction_bias[: config.n_routed_experts] = -10.0

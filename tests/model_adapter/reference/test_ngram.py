@@ -17,7 +17,7 @@ def ids_of(tokens: list[int], config: LongcatConfig) -> list[list[int]]:
 
 
 def ids_by_formula(tokens: list[int], config: LongcatConfig) -> list[list[int]]:
-    """Written from the formula, per document: a document ends with its end-of-sequence token."""
+    """Compute ids by the formula for each document, which ends with its end-of-sequence token."""
     rows = []
     document: list[int] = []
     for token in tokens:
@@ -49,17 +49,17 @@ def small_config(vocab_size: int, ratio: int, neighbors: int, splits: int) -> Lo
 DECIMAL = small_config(10, 3, 3, 1)
 
 
-def test_ids_by_hand() -> None:
+def test_ngram_ids_equal_hand_computed_ones() -> None:
     # 57 = 31 + 26 = 33 + 24;  74 = 62 + 12;  574 = 17 * 33 + 13
     assert ids_of([5, 7, 4], DECIMAL) == [[5, 5], [26, 24], [12, 13]]
 
 
-def test_ids_by_hand_across_an_end_of_sequence() -> None:
-    # At the eos itself the look-back still sees 5 (52 = 31 + 21 = 33 + 19). After it: nothing, then 74 alone.
+def test_ngram_ids_across_end_of_sequence() -> None:
+    # At the eos itself the look-back still sees 5 (52 = 31 + 21 = 33 + 19). After it, nothing, then only 74.
     assert ids_of([5, EOS, 7, 4], DECIMAL) == [[5, 5], [21, 19], [7, 7], [12, 8]]
 
 
-def test_ids_at_the_size_of_lite_need_64_bits() -> None:
+def test_ngram_ids_of_lite_need_64_bits() -> None:
     lite = small_config(131072, 78, 4, 4)
     rows = ids_of([131071] * 4, lite)
     # Σ (V-1)·V^d over d < n is V^n - 1.
@@ -68,14 +68,14 @@ def test_ids_at_the_size_of_lite_need_64_bits() -> None:
     assert all(0 <= x < 10_223_617 + 2 * i for row in rows for i, x in enumerate(row))
 
 
-def test_rows_of_a_batch_do_not_see_each_other() -> None:
+def test_ngram_ids_separate_rows_of_batch() -> None:
     config = tiny_config()
     batch = torch.tensor([[5, 6, 7, 8], [9, 10, EOS, 12]])
     together = ngram_ids(batch, config)
     assert torch.equal(together, torch.cat([ngram_ids(row[None], config) for row in batch]))
 
 
-def test_the_result_is_int64_with_one_column_a_table() -> None:
+def test_ngram_ids_are_int64_with_one_column_per_table() -> None:
     ids = ngram_ids(torch.zeros(2, 5, dtype=torch.int32), tiny_config())
     assert ids.dtype == torch.int64
     assert ids.shape == (2, 5, 12)
@@ -88,7 +88,7 @@ def test_the_result_is_int64_with_one_column_a_table() -> None:
     splits=st.integers(1, 4),
     data=st.data(),
 )
-def test_ids_follow_the_formula(
+def test_ngram_ids_follow_formula(
     vocab_size: int, ratio: int, neighbors: int, splits: int, data: st.DataObject
 ) -> None:
     config = small_config(vocab_size, ratio, neighbors, splits)

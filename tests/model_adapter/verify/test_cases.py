@@ -1,4 +1,4 @@
-"""The generated prompts cover what they promise, at every chunk size."""
+"""The generated prompts cover the promised situations at every chunk size."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def case(name: str, chunk: int | None = 64) -> Case:
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-def test_every_request_fits_the_model(chunk: int | None) -> None:
+def test_cases_fit_the_model(chunk: int | None) -> None:
     config = (
         tiny_config(max_position_embeddings=64)
         if chunk != 4096
@@ -43,7 +43,7 @@ def test_every_request_fits_the_model(chunk: int | None) -> None:
             assert request.prompt
 
 
-def test_lengths_lie_around_the_look_back_and_around_chunks() -> None:
+def test_prompt_lengths_lie_around_look_back_and_chunks() -> None:
     lengths = prompt_lengths(TINY, 64)
     assert {1, 2, 3, 4, 5, 63, 64, 65, 66, 67, 127, 128, 129, 130, 131} <= set(lengths)
     assert TINY.rope_scaling is not None
@@ -51,7 +51,7 @@ def test_lengths_lie_around_the_look_back_and_around_chunks() -> None:
     assert {1, 2, 3, 4, 5, 6, 7, 9} <= set(prompt_lengths(TINY, 3))
 
 
-def test_ends_of_sequence_stand_at_every_place_of_the_window() -> None:
+def test_cases_have_end_of_sequence_at_every_place_of_window() -> None:
     places = [
         {len(r.prompt) - 1 - i for i, token in enumerate(r.prompt) if token == TINY.eos_token_id}
         for r in requests(case("end of sequence"))
@@ -60,7 +60,7 @@ def test_ends_of_sequence_stand_at_every_place_of_the_window() -> None:
     assert set(range(N + 1)) in places
 
 
-def test_second_requests_share_exactly_the_prefix_of_the_first() -> None:
+def test_cached_prefixes_share_exactly_the_prefix() -> None:
     asked = requests(case("cached prefixes"))
     shared = []
     for first, second in zip(asked[::2], asked[1::2], strict=True):
@@ -70,7 +70,7 @@ def test_second_requests_share_exactly_the_prefix_of_the_first() -> None:
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-def test_sixteen_requests_share_prefixes_that_are_cached_before(chunk: int | None) -> None:
+def test_concurrent_requests_share_cached_prefixes(chunk: int | None) -> None:
     first, together = case("at once", chunk).waves
     assert len(together) == CONCURRENT_REQUESTS
     common = first[0].prompt
@@ -80,20 +80,20 @@ def test_sixteen_requests_share_prefixes_that_are_cached_before(chunk: int | Non
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3])
-def test_small_chunks_get_short_prompts(chunk: int) -> None:
-    """A forward pass for every chunk: long prompts would take minutes."""
+def test_cases_have_short_prompts_for_small_chunks(chunk: int) -> None:
+    """Every chunk is a forward pass, so long prompts would take minutes."""
     tokens = sum(len(r.prompt) for found in verification_cases(TINY, chunk=chunk) for r in requests(found))
     assert tokens < 1_000
 
 
-def test_prompts_depend_on_the_seeds_alone() -> None:
+def test_prompts_depend_only_on_seeds() -> None:
     assert Prompts(TINY, 1).make(20, seed=2) == Prompts(TINY, 1).make(20, seed=2)
     others = [Prompts(TINY, 0).make(20, seed=2), Prompts(TINY, 1).make(20, seed=3)]
     assert Prompts(TINY, 1).make(20, seed=2) not in others
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, *, cached_tokens: int) -> list[Request]:
-    """Every request is answered with token 7; returns what was asked."""
+    """Answer every request with token 7; return the list of requests."""
     asked: list[Request] = []
 
     def answer(
@@ -106,7 +106,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, *, cached_tokens: int) -> list[
     return asked
 
 
-def test_a_case_that_met_no_cached_prefix_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_case_requires_cache_hits(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(monkeypatch, cached_tokens=0)
     engine: Engine = None  # type: ignore[assignment]  # not asked
     assert len(run_case(engine, case("end of sequence"))) == len(requests(case("end of sequence")))
@@ -115,7 +115,7 @@ def test_a_case_that_met_no_cached_prefix_is_not_covered(monkeypatch: pytest.Mon
 
 
 class CountingEngine:
-    """Has computed one more mixed batch whenever it is asked, or none ever."""
+    """Reports one more mixed batch each time it is asked, or never any."""
 
     def __init__(self, *, mixes: bool) -> None:
         self.mixes, self.batches = mixes, 0.0
@@ -132,7 +132,7 @@ def mixed_case(chunk: int) -> Case:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 64])
-def test_decode_beside_prefill_asks_for_no_log_probabilities_and_then_goes_on(
+def test_decode_beside_prefill_asks_for_no_log_probabilities(
     monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     asked = answer_with(monkeypatch, cached_tokens=5)
@@ -146,14 +146,14 @@ def test_decode_beside_prefill_asks_for_no_log_probabilities_and_then_goes_on(
     assert max(len(request.prompt) for request in first) > chunk
 
 
-def test_an_engine_that_never_mixes_does_not_cover_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_case_requires_mixed_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(monkeypatch, cached_tokens=5)
     engine: Engine = CountingEngine(mixes=False)  # type: ignore[assignment]  # a stand-in
     with pytest.raises(EngineFailed, match="the engine computed no mixed batch"):
         run_case(engine, mixed_case(64))
-    # A chunk of one token has no room beside a running request.
+    # A chunk of one token has no room for another request.
     run_case(engine, mixed_case(1))
 
 
-def test_only_engines_that_mix_are_asked_to() -> None:
+def test_cases_mix_only_if_requested() -> None:
     assert len(verification_cases(TINY, chunk=64, mixed=True)) == len(verification_cases(TINY, chunk=64)) + 1

@@ -1,4 +1,4 @@
-"""What a difference is: nothing against oneself, everything that is put in, ties left out and counted."""
+"""Differences: zero for equal models, equal to inserted errors, with ties excluded and counted."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ def reference() -> ReferenceModel:
 
 @pytest.fixture
 def exact(reference: ReferenceModel) -> Generation:
-    """What an engine that makes no error answers."""
+    """Answer of an engine without errors."""
     with torch.no_grad():
         rows = reference(torch.tensor([[*PROMPT, *OUTPUT]]))[0].log_softmax(-1)
     tops = [told(row) for row in rows]
@@ -42,7 +42,7 @@ def told(row: Tensor) -> dict[int, float]:
 
 
 def shifted(generation: Generation, step: int, by: float) -> Generation:
-    """Every log-probability of one output position moved."""
+    """Return a generation with all log-probabilities of one output position changed."""
     tops = list(generation.output_top)
     top = tops[step]
     assert top is not None
@@ -50,16 +50,16 @@ def shifted(generation: Generation, step: int, by: float) -> Generation:
     return replace(generation, output_top=tops)
 
 
-def test_the_reference_does_not_differ_from_itself(reference: ReferenceModel, exact: Generation) -> None:
+def test_difference_of_reference_from_itself_is_zero(reference: ReferenceModel, exact: Generation) -> None:
     got = difference([exact], reference)
     assert got.maximum < 1e-5
     assert got.kl < 1e-6
-    # Four positions of the prompt, the first token being predicted by none, and three of the output.
+    # Four positions of the prompt, whose first token has no prediction, and three of the output.
     assert (got.positions, got.count, got.ties) == (7, 7 * TOP, 0)
     assert got.first_disagreement is None
 
 
-def test_maximum_mean_and_divergence_are_of_what_was_moved(
+def test_difference_measures_maximum_mean_and_divergence(
     reference: ReferenceModel, exact: Generation
 ) -> None:
     got = difference([shifted(exact, 1, -0.5)], reference)
@@ -70,13 +70,11 @@ def test_maximum_mean_and_divergence_are_of_what_was_moved(
     mass = sum(map(math.exp, exact.output_top[1].values()))
     left = (1 - mass) * math.log((1 - mass) / (1 - mass * math.exp(-0.5)))
     assert got.kl == pytest.approx((0.5 * mass + left) / 7, rel=1e-3)
-    # The order of the tokens is as it was.
+    # The order of the tokens is unchanged.
     assert got.first_disagreement is None
 
 
-def test_the_first_disagreement_is_where_another_token_is_preferred(
-    reference: ReferenceModel, exact: Generation
-) -> None:
+def test_difference_reports_first_disagreement(reference: ReferenceModel, exact: Generation) -> None:
     tops = list(exact.output_top)
     assert tops[2] is not None
     unlikely = min(tops[2], key=tops[2].__getitem__)
@@ -86,7 +84,7 @@ def test_the_first_disagreement_is_where_another_token_is_preferred(
     assert difference([exact, wrong], reference, tolerance=50.0).first_disagreement is None
 
 
-def test_a_nan_is_never_within_a_bound(reference: ReferenceModel, exact: Generation) -> None:
+def test_bound_refuses_nan(reference: ReferenceModel, exact: Generation) -> None:
     for dtype, bound in BOUNDS.items():
         assert bound.allows(difference([exact], reference))
         wrong = shifted(exact, 0, math.nan)
@@ -94,8 +92,8 @@ def test_a_nan_is_never_within_a_bound(reference: ReferenceModel, exact: Generat
         assert not judge("", [exact, wrong], reference, dtype=dtype).agrees
 
 
-def test_positions_after_a_tie_of_experts_are_left_out(reference: ReferenceModel, exact: Generation) -> None:
-    """A bias that lifts two experts above all others, and one to the edge of the choice with another."""
+def test_difference_excludes_positions_after_tie(reference: ReferenceModel, exact: Generation) -> None:
+    """The bias lifts the first rejected expert to a tie with the last chosen one."""
     top_k = reference.config.moe_topk
     with torch.no_grad():
         scores = reference.run(torch.tensor([[*PROMPT, *OUTPUT]])).routing[0].scores[0]
@@ -114,13 +112,13 @@ def test_positions_after_a_tie_of_experts_are_left_out(reference: ReferenceModel
         bias.copy_(before)
 
 
-def test_nothing_compared_is_no_agreement(reference: ReferenceModel) -> None:
+def test_bound_refuses_empty_comparison(reference: ReferenceModel) -> None:
     nothing = difference([], reference)
     assert nothing.positions == 0
     assert not BOUNDS["float32"].allows(nothing)
 
 
-def test_merging_weighs_by_numbers(reference: ReferenceModel, exact: Generation) -> None:
+def test_merged_weighs_by_counts(reference: ReferenceModel, exact: Generation) -> None:
     parts = [[exact], [exact, shifted(exact, 0, 0.25)]]
     whole = difference([answer for part in parts for answer in part], reference)
     joined = merged(difference(part, reference) for part in parts)
@@ -129,7 +127,7 @@ def test_merging_weighs_by_numbers(reference: ReferenceModel, exact: Generation)
     assert (joined.maximum, joined.count, joined.positions) == (whole.maximum, whole.count, whole.positions)
 
 
-def test_one_bad_case_is_not_hidden_by_good_ones(reference: ReferenceModel, exact: Generation) -> None:
+def test_judge_detects_one_bad_case(reference: ReferenceModel, exact: Generation) -> None:
     good = [judge("good", [exact], reference, dtype="bfloat16")] * 20
     bad = judge("bad", [shifted(exact, 0, 1.0)], reference, dtype="bfloat16")
     cases = [*good, bad]
@@ -139,19 +137,19 @@ def test_one_bad_case_is_not_hidden_by_good_ones(reference: ReferenceModel, exac
     assert not found.agrees
 
 
-def test_bounds_are_those_that_were_promised() -> None:
+def test_bounds_have_documented_values() -> None:
     assert BOUNDS["float32"] == Bound("maximum", 2e-3)
     assert BOUNDS["bfloat16"] == Bound("mean", 0.02)
 
 
-def test_bfloat16_moves_the_reference_by_less_than_the_bound(
-    reference: ReferenceModel, exact: Generation
-) -> None:
+def test_rounding_in_bfloat16_is_within_bound(reference: ReferenceModel, exact: Generation) -> None:
     assert 0 < rounding_in_bfloat16([exact], reference).mean < BOUNDS["bfloat16"].value
 
 
-def test_where_only_the_choice_is_known_it_is_judged(reference: ReferenceModel, exact: Generation) -> None:
-    """A greedy engine that was asked for no log-probabilities: only its tokens can be compared."""
+def test_difference_judges_choice_without_log_probabilities(
+    reference: ReferenceModel, exact: Generation
+) -> None:
+    """Only tokens can be compared if a greedy engine was asked for no log-probabilities."""
     with torch.no_grad():
         rows = reference(torch.tensor([PROMPT]))[0].log_softmax(-1)
     best, second = rows[-1].topk(2).indices.tolist()

@@ -1,4 +1,4 @@
-"""What is said about a checkpoint that is not the model's."""
+"""Errors about a checkpoint that does not fit the model."""
 
 from pathlib import Path
 
@@ -25,21 +25,21 @@ def feed(
     return ledger, [name for name, _ in ledger.received((name, torch.empty(0)) for name in names)]
 
 
-def test_a_complete_checkpoint_passes() -> None:
+def test_ledger_accepts_complete_checkpoint() -> None:
     ledger, passed_on = feed(list(NAMES))
     ledger.require_known()
     ledger.require_complete()
     assert passed_on == list(NAMES)
 
 
-def test_mtp_tensors_are_left_out_in_silence() -> None:
+def test_ledger_ignores_mtp_tensors() -> None:
     ledger, passed_on = feed([*NAMES, *mtp_tensor_shapes(CONFIG)])
     ledger.require_known()
     assert passed_on == list(NAMES)
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_an_alias_stands_for_its_tensor(quantised: bool) -> None:
+def test_ledger_accepts_alias_for_its_tensor(quantised: bool) -> None:
     ((alias, name),) = ALIASES.items()
     without = [other for other in NAMES if other != name]
     ledger, passed_on = feed([alias, *without], quantised=quantised)
@@ -48,7 +48,7 @@ def test_an_alias_stands_for_its_tensor(quantised: bool) -> None:
     assert passed_on == [name, *without]
 
 
-def test_missing_tensors_are_listed() -> None:
+def test_ledger_lists_missing_tensors() -> None:
     lost = ["model.layers.0.mlp.experts.1.up_proj.weight", "model.ngram_embeddings.embedders.11.weight"]
     ledger, _ = feed([name for name in NAMES if name not in lost])
     with pytest.raises(CheckpointMismatch) as error:
@@ -57,7 +57,7 @@ def test_missing_tensors_are_listed() -> None:
     assert all(name in str(error.value) for name in lost)
 
 
-def test_missing_and_unknown_tensors_are_listed_together() -> None:
+def test_ledger_lists_missing_and_unknown_tensors_together() -> None:
     ledger, _ = feed(["model.norm.scale", *(name for name in NAMES if name != "model.norm.weight")])
     with pytest.raises(CheckpointMismatch) as error:
         ledger.require_complete()
@@ -75,7 +75,7 @@ def test_missing_and_unknown_tensors_are_listed_together() -> None:
         "model.layers.0.mlp.experts.0.gate_proj.weight_scale_inv",
     ],
 )
-def test_unknown_tensors_are_listed_and_not_passed_on(stray: str) -> None:
+def test_ledger_lists_unknown_tensors_and_drops_them(stray: str) -> None:
     ledger, passed_on = feed([*NAMES, stray])
     assert stray not in passed_on
     with pytest.raises(CheckpointMismatch, match=stray):
@@ -90,7 +90,7 @@ def test_unknown_tensors_are_listed_and_not_passed_on(stray: str) -> None:
         pytest.param(["weight_packed", "weight_scale", "weight_shape"], id="compressed-tensors"),
     ],
 )
-def test_a_quantised_layer_comes_in_parts(parts: list[str]) -> None:
+def test_ledger_accepts_quantised_layer_in_parts(parts: list[str]) -> None:
     layer = "model.layers.0.mlp.experts.0.gate_proj"
     names = [name for name in NAMES if name != f"{layer}.weight"]
     ledger, passed_on = feed([*names, *(f"{layer}.{part}" for part in parts)], quantised=True)
@@ -99,7 +99,7 @@ def test_a_quantised_layer_comes_in_parts(parts: list[str]) -> None:
     assert passed_on[-len(parts) :] == [f"{layer}.{part}" for part in parts]
 
 
-def test_scales_alone_are_no_layer() -> None:
+def test_ledger_does_not_accept_scales_for_layer() -> None:
     layer = "model.layers.0.mlp.experts.0.gate_proj"
     names = [name for name in NAMES if name != f"{layer}.weight"]
     ledger, _ = feed([*names, f"{layer}.weight_scale_inv"], quantised=True)
@@ -108,7 +108,7 @@ def test_scales_alone_are_no_layer() -> None:
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_tables_in_eight_bits_need_their_scales(quantised: bool) -> None:
+def test_ledger_requires_scales_of_eight_bit_tables(quantised: bool) -> None:
     ledger, passed_on = feed([*NAMES, *SCALES], quantised=quantised, coded_tables=True)
     ledger.require_known()
     ledger.require_complete()
@@ -121,20 +121,20 @@ def test_tables_in_eight_bits_need_their_scales(quantised: bool) -> None:
         ledger.require_complete()
 
 
-def test_scales_of_tables_that_are_not_in_eight_bits_are_unknown() -> None:
+def test_ledger_refuses_scales_of_float_tables() -> None:
     ledger, _ = feed([*NAMES, SCALES[0]])
     with pytest.raises(CheckpointMismatch, match=SCALES[0]):
         ledger.require_known()
 
 
-def test_a_long_list_is_cut_with_the_number_of_the_rest() -> None:
+def test_ledger_truncates_long_list() -> None:
     ledger, _ = feed([])
     with pytest.raises(CheckpointMismatch, match=rf"and {len(NAMES) - 20} more"):
         ledger.require_complete()
 
 
-def test_every_tensor_of_a_block_wise_fp8_copy_is_known(tmp_path: Path) -> None:
-    """SGLang runs such a copy on GPUs and on CPUs with AMX only."""
+def test_ledger_knows_every_tensor_of_fp8_copy(tmp_path: Path) -> None:
+    """SGLang runs such a copy only on GPUs and on CPUs with AMX."""
     config = write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, fp8=True, num_layers=1)
     tensors = load_file(tmp_path / "model.safetensors")
     assert any(name.endswith("weight_scale_inv") for name in tensors)

@@ -1,4 +1,4 @@
-"""Packed layers are unpacked on the way into the engine: which, when, and what is refused."""
+"""Unpacking of packed layers on the way into the engine, and refusal of others."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -42,11 +42,11 @@ def packed(layer: str, layout: Layout) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("config", "layout"), [(auto_round(), "gptq"), (compressed(), "compressed-tensors")])
-def test_attention_is_unpacked_and_experts_stay(config: Any, layout: Layout) -> None:
+def test_unpacked_unpacks_attention_and_keeps_experts(config: Any, layout: Layout) -> None:
     packing = packing_of(config)
     assert packing is not None
     attention, expert = packed(ATTENTION, layout), packed(EXPERT, layout)
-    # One layer's parts with others between them, as where shards are cut.
+    # A layer's parts are separated by others, as at the end of a shard.
     names = [*attention, *expert]
     names = names[::2] + names[1::2]
     arriving = {**attention, **expert, NORM: torch.ones(3)}
@@ -56,28 +56,28 @@ def test_attention_is_unpacked_and_experts_stay(config: Any, layout: Layout) -> 
     assert torch.equal(came[f"{ATTENTION}.weight"], unpack_layer(parts, bits=4))
 
 
-def test_where_no_layer_stays_packed_experts_are_unpacked_too() -> None:
+def test_unpacked_unpacks_experts_if_no_layer_stays_packed() -> None:
     packing = packing_of(auto_round())
     assert packing is not None
     arriving = packed(EXPERT, "gptq")
     assert [name for name, _ in unpacked(arriving.items(), packing, of=is_layer)] == [f"{EXPERT}.weight"]
 
 
-def test_scales_of_tables_are_not_a_layers() -> None:
+def test_unpacked_keeps_scales_of_tables() -> None:
     packing = packing_of(compressed())
     assert packing is not None
     scales = [(table_name(0, part="weight_scale"), torch.ones(3))]
     assert list(unpacked(scales, packing, of=is_layer)) == scales
 
 
-def test_attention_that_is_not_packed_passes() -> None:
+def test_unpacked_keeps_plain_attention() -> None:
     packing = packing_of(auto_round())
     assert packing is not None
     plain = [(f"{ATTENTION}.weight", torch.ones(2))]
     assert list(unpacked(plain, packing, of=is_attention)) == plain
 
 
-def test_zero_points_are_waited_for_where_codes_have_them() -> None:
+def test_unpacked_waits_for_zero_points() -> None:
     packing = packing_of(compressed(symmetric=False))
     assert packing is not None
     with pytest.raises(PackedLayerError, match=f"1 packed layers lack some of weight_packed.*{ATTENTION}"):
@@ -94,11 +94,11 @@ def test_zero_points_are_waited_for_where_codes_have_them() -> None:
         compressed(form="float-quantized"),
     ],
 )
-def test_what_is_not_packed_in_these_layouts_is_left_to_sglang(config: Any) -> None:
+def test_packing_of_returns_none_for_other_layouts(config: Any) -> None:
     assert packing_of(config) is None
 
 
-def test_bits_are_the_configurations() -> None:
+def test_packing_of_reads_bits_of_configuration() -> None:
     assert packing_of(auto_round(weight_bits=8)) == Packing(8, frozenset({"qweight", "qzeros", "scales"}))
 
 
@@ -110,7 +110,7 @@ def test_bits_are_the_configurations() -> None:
         ({"weight_bits": 3}, "weights of 3 bits do not fill an integer"),
     ],
 )
-def test_a_variant_that_would_be_read_wrongly_is_refused(fields: dict[str, Any], said: str) -> None:
+def test_packing_of_refuses_unsupported_variants(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         packing_of(auto_round(**fields))
 
@@ -119,7 +119,7 @@ def quantised_by(name: str) -> SimpleNamespace:
     return SimpleNamespace(get_name=lambda: name)
 
 
-def test_attention_that_upstream_can_load_is_accepted() -> None:
+def test_require_loadable_attention_accepts_loadable_layers() -> None:
     require_loadable_attention(SimpleNamespace(weight=0), None)
     require_loadable_attention(SimpleNamespace(weight=0, weight_scale_inv=0), quantised_by("fp8"))
     # Experts in four bits, attention in sixteen.
@@ -131,6 +131,6 @@ def test_attention_that_upstream_can_load_is_accepted() -> None:
     ("method", "part"),
     [("gguf", "qweight"), ("moe_wna16", "qweight"), ("another", "weight_packed")],
 )
-def test_attention_packed_in_another_way_is_refused(method: str, part: str) -> None:
+def test_require_loadable_attention_refuses_other_packings(method: str, part: str) -> None:
     with pytest.raises(ValueError, match=f"packs its attention layers by '{method}'"):
         require_loadable_attention(SimpleNamespace(**{part: 0}), quantised_by(method))

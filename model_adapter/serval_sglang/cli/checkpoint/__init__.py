@@ -1,1 +1,1 @@
-"""``serval checkpoint``: a module each subcommand, with ``configure(parser)`` and ``run(args) -> code``."""
+"""`serval checkpoint`: one module per subcommand, with `configure(parser)` and `run(args) -> code`."""

@@ -1,4 +1,4 @@
-"""``serval checkpoint``, run as ``python -m serval_sglang.cli.checkpoint``.
+"""`serval checkpoint`, run as `python -m serval_sglang.cli.checkpoint`.
 
 Exit codes: 0 ok, 1 the answer is no or something failed, 2 wrong use.
 """
@@ -21,7 +21,7 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code."""
+    """Run one subcommand; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="serval checkpoint",
         description="Make, inspect, verify and pin checkpoints of LongCat-Flash-Lite.",
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (OSError, ValueError) as error:
-        # CheckpointError and ConfigError are ValueErrors that say what is wrong and what to do.
+        # CheckpointError and ConfigError are ValueErrors whose messages say what to do.
         print(f"serval checkpoint {args.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What follows ``--`` goes to the engine, for the one command that starts it."""
+    """Split off the flags after `--`, which go to the engine in the command that starts it."""
     own = list(arguments)
     if own[:1] != ["verify"] or "--" not in own:
         return own, []

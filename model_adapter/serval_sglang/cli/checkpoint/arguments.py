@@ -1,4 +1,4 @@
-"""Arguments that several subcommands take."""
+"""Arguments shared by several subcommands."""
 
 import argparse
 from pathlib import Path
@@ -9,12 +9,12 @@ from serval_sglang.settings import available_cpus
 
 
 def add_directory(parser: argparse.ArgumentParser) -> None:
-    """The checkpoint's directory, which must exist."""
+    """Add the checkpoint's directory, which must exist."""
     parser.add_argument("directory", type=_directory, metavar="DIR", help="folder of the checkpoint")
 
 
 def add_hashing(parser: argparse.ArgumentParser) -> None:
-    """What ``hash`` and ``verify-hash`` share."""
+    """Add the arguments of `hash` and `verify-hash`."""
     add_directory(parser)
     parser.add_argument(
         "--allow",
@@ -42,7 +42,7 @@ def _directory(text: str) -> Path:
 
 
 def positive(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
+    """Parse an integer of at least 1, as an argparse type."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")

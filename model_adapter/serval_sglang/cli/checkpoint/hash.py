@@ -1,8 +1,8 @@
 """Write the SHA-256 of every file of a checkpoint.
 
-The result is what `sha256sum` writes and `sha256sum --check` reads. Hidden files are left out. Files that may
-run code are refused: a pinned checkpoint is one that is safe to load. Keep the manifest, or the SHA-256 of
-the manifest that is printed, apart from the checkpoint: who can change one can change the other.
+The result has the format of `sha256sum`, and `sha256sum --check` reads it. Hidden files are skipped. Files
+that may run code are refused: a pinned checkpoint is one that is safe to load. Keep the manifest, or the
+printed SHA-256 of the manifest, apart from the checkpoint: who can change one can change the other.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def hashable_files(directory: Path, *, without: Path) -> list[str]:
-    """All files but a manifest: neither the one at ``without`` nor one at the usual place."""
+    """List all files except manifests, both the one at `without` and one at the usual place."""
     return [
         file
         for file in list_files(directory)
@@ -56,7 +56,7 @@ def hashable_files(directory: Path, *, without: Path) -> list[str]:
 
 
 def digests_with_progress(directory: Path, files: Sequence[str], *, threads: int) -> dict[str, str]:
-    """SHA-256 of ``files``, with progress on standard error."""
+    """Compute the SHA-256 of `files`, with progress on standard error."""
     total_bytes = sum((directory / file).stat().st_size for file in files)
     with ByteProgress("hashing", total_bytes, stream=sys.stderr) as progress:
         return file_digests(directory, files, threads=threads, on_progress=progress.advance)

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the inspection; 0 if the checkpoint is complete."""
+    """Print the inspection; return 0 if the checkpoint is complete."""
     inspection = inspect_checkpoint(args.directory)
     if args.json:
         print(json.dumps(as_json(inspection)))
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
-    """The whole inspection; ``config`` in the form of config.json."""
+    """Return the whole inspection, with `config` in the form of config.json."""
     config, quantization = inspection.config, inspection.quantization
     parts = inspection.parts.values()
     return {
@@ -63,7 +63,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
 
 
 def as_text(inspection: Inspection) -> Iterator[str]:
-    """Lines for a terminal: facts, the table, and what is wrong."""
+    """Yield lines for a terminal: facts, the table, and problems."""
     config = inspection.config
     yield f"architecture  {inspection.architecture or 'not named'}"
     if config is not None:

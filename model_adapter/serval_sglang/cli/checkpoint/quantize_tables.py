@@ -1,7 +1,7 @@
-"""Store the n-gram tables of a checkpoint in eight bits a value with a scale a row.
+"""Store the n-gram tables of a checkpoint in eight bits per value with one scale per row.
 
-Tables of 62.8 GB become 31.9 GB; nothing but the tables changes, and a few of their rows are in memory at a
-time. The error of each table is printed: int8 is the more exact for rows whose values are spread evenly.
+Tables of 62.8 GB become 31.9 GB; everything else is unchanged, and few rows are in memory at a time. The
+error of each table is printed: int8 is more exact for rows whose values are spread evenly.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the new checkpoint. Raises ConfigError or CheckpointError."""
+    """Write the new checkpoint. Raises `ConfigError` or `CheckpointError`."""
     import torch
 
     from serval_sglang.checkpoint.quantize import quantize_tables

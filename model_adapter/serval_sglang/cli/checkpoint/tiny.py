@@ -53,9 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the checkpoint. Raises ConfigError or CheckpointError."""
+    """Write the checkpoint. Raises `ConfigError` or `CheckpointError`."""
     overrides = _overrides(args)
-    # Mistakes are told before torch is imported, which takes seconds.
+    # Report mistakes before importing torch, which takes seconds.
     replace(TINY_FP8 if args.fp8 else TINY, **overrides)
     import torch
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 def _add_field(
     group: argparse._ArgumentGroup, name: str, default: bool | float, in_fp8: bool | float
 ) -> None:
-    """An argument that is None where it is not given: which default it has hangs on another."""
+    """Add an argument that is None if not given, because its default depends on --fp8."""
     flag = f"--{name.replace('_', '-')}"
     told = f"(default {default:g}{'' if in_fp8 == default else f', with --fp8 {in_fp8:g}'})"
     if isinstance(default, bool):

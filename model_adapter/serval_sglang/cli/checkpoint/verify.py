@@ -45,7 +45,7 @@ _START_TIMEOUT_S = 3600.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments; what follows ``--`` arrives as ``engine_flags``."""
+    """Add the arguments; flags after `--` arrive as `engine_flags`."""
     parser.epilog = _EXAMPLE
     parser.set_defaults(wrong_use=parser.error)
     parser.usage = "%(prog)s [-h] [options] DIR [-- SGLANG_FLAG ...]"
@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Start the engine, compare, stop it; 0 if it agrees with the reference."""
+    """Start the engine, compare, and stop it; return 0 if it agrees with the reference."""
     config = load_config(args.directory)
     source = json.loads((args.directory / CONFIG_FILE).read_text(encoding="utf-8"))
     dtype = _dtype(args.dtype, source)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         args.wrong_use(f"--ep must divide --tp, got --tp {args.tp} --ep {args.ep}")
     chunk = _chunk(args)
     is_quantised = _is_quantised(source)
-    # From here on seconds pass: torch is imported only now that the arguments are known to be right.
+    # torch, which takes seconds to import, is imported only after the arguments have been checked.
     import torch
 
     from serval_sglang.checkpoint.io import load_reference
@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     mixed = _MIXED_FLAG in args.engine_flags
     cases = verification_cases(config, chunk=chunk, mixed=mixed, seed=args.seed)
     tell("loading the reference")
-    # Rounded to bfloat16 as the engine rounds them; what FP8 stands for is finer than that.
+    # The engine rounds weights to its dtype, so the reference does too. Dequantised weights are finer than
+    # bfloat16 and stay in float32.
     held = torch.float32 if is_quantised else getattr(torch, dtype)
     reference = load_reference(args.directory, dtype=held)
     tell("starting the engine")
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_json(found: Verification, *, dtype: DType, tp: int, ep: int) -> dict[str, Any]:
-    """Everything measured, and the verdict."""
+    """Return all measurements and the verdict."""
     return {
         "agrees": found.agrees,
         "dtype": dtype,
@@ -123,7 +124,7 @@ def as_json(found: Verification, *, dtype: DType, tp: int, ep: int) -> dict[str,
 
 
 def as_text(found: Verification, *, dtype: DType) -> Iterator[str]:
-    """The table and a line with the verdict."""
+    """Yield the table and a line with the verdict."""
     rows = [("case", "requests", "positions", "ties", "maximum", "mean", "KL", "first other token", "")]
     results = [(c.name, c.requests, c.difference, c.agrees) for c in found.cases]
     results.append(("all", sum(case.requests for case in found.cases), found.total, found.agrees))
@@ -159,7 +160,7 @@ def _dtype(given: DType | None, source: dict[str, Any]) -> DType:
 
 
 def _is_quantised(source: dict[str, Any]) -> bool:
-    """Raises ValueError if the reference cannot read the checkpoint's quantisation."""
+    """Raise `ValueError` if the reference cannot read the checkpoint's quantisation."""
     quantization = read_quantization(source)
     if quantization is not None and quantization.method != "fp8" and layout_of(quantization.method) is None:
         raise ValueError(
@@ -170,7 +171,7 @@ def _is_quantised(source: dict[str, Any]) -> bool:
 
 
 def _chunk(args: argparse.Namespace) -> int | None:
-    """The chunk size that the engine's flags ask for, the last one if there are several; None for none."""
+    """Return the chunk size in the engine's flags, the last one if there are several, or None."""
     flags: list[str] = args.engine_flags
     text = str(_DEFAULT_CHUNK)
     for flag, following in zip(flags, [*flags[1:], ""], strict=False):
@@ -179,13 +180,13 @@ def _chunk(args: argparse.Namespace) -> int | None:
             text = value or following
     if not text.removeprefix("-").isdecimal():
         args.wrong_use(f"{_CHUNK_FLAG} must be a number of tokens, got {text!r}")
-    # SGLang takes what is not positive for "no chunks".
+    # SGLang takes a value that is not positive as "no chunks".
     return int(text) if int(text) > 0 else None
 
 
 @contextmanager
 def _stop_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends this process as Ctrl-C does: the engine is stopped first."""
+    """Handle SIGTERM like Ctrl-C, so that the engine is stopped first."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -198,7 +199,7 @@ def _stop_on_sigterm() -> Iterator[None]:
 
 
 class _Progress:
-    """Says on standard error what is being done, and after how many seconds."""
+    """Reports progress on standard error, with the seconds since the start."""
 
     def __init__(self) -> None:
         self._started_s = time.monotonic()

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what differs; 0 if nothing does."""
+    """Print the differences; return 0 if there are none."""
     manifest_file: Path = args.manifest or args.directory / MANIFEST_FILE
     manifest = read_manifest(manifest_file)
     files = hashable_files(args.directory, without=manifest_file)

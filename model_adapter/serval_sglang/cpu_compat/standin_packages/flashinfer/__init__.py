@@ -1,6 +1,6 @@
 """Stand-in for the flashinfer wheel: its kernels need a GPU, and each process imports it for three seconds.
 
-SGLang looks whether it can be imported, and does without.
+SGLang tries to import it and does without if that fails.
 """
 
 raise ImportError("a CPU engine runs without flashinfer")
