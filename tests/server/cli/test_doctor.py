@@ -50,7 +50,7 @@ def free_port() -> int:
         return port
 
 
-async def test_all_is_well_with_an_engine(tmp_path: Path) -> None:
+async def test_doctor_passes_with_an_engine(tmp_path: Path) -> None:
     async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
         # A process of its own: the command has an event loop of its own.
         code = "import sys; from serval.cli import main; sys.exit(main())"
@@ -65,7 +65,7 @@ async def test_all_is_well_with_an_engine(tmp_path: Path) -> None:
     assert lines[-1].startswith("ok")
 
 
-def test_an_engine_that_is_away_is_a_failure_unless_it_is_not_to_run_yet(
+def test_doctor_engine_away_fails_except_before_start(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
@@ -95,7 +95,7 @@ def test_an_engine_that_is_away_is_a_failure_unless_it_is_not_to_run_yet(
         ({"SERVAL_OIDC_ISSUER": "https://i"}, "identity provider", "failed", "SERVAL_OIDC_AUDIENCE"),
     ],
 )
-def test_what_is_wrong_is_named(
+def test_doctor_names_the_problem(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
@@ -111,14 +111,14 @@ def test_what_is_wrong_is_named(
     assert code == (1 if state == "failed" else 0)
 
 
-def test_another_sglang_is_a_failure_and_none_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_other_sglang_fails_and_a_missing_one_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.5.22")
     assert serval.doctor.sglang() == serval.doctor.Finding(
         "sglang", "failed", "0.5.22 is installed, 0.5.23 is needed"
     )
 
 
-def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_lists_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'H100 80GB, 81559 MiB'\n")
     program.chmod(0o755)
@@ -128,7 +128,7 @@ def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert serval.doctor.gpu().state == "failed"
 
 
-def test_a_redis_is_written_to() -> None:
+def test_doctor_writes_to_redis() -> None:
     with running_redis() as server:
         settings = Settings(limits_url=SecretStr(server.url), limits_timeout_s=5)
         assert serval.doctor.limits(settings).state == "ok"
@@ -137,7 +137,7 @@ def test_a_redis_is_written_to() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_no_secret_is_shown(
+def test_doctor_shows_no_secret(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     port = free_port()
@@ -157,12 +157,12 @@ def test_no_secret_is_shown(
     assert "canary" not in output.out + output.err
 
 
-def test_a_wrong_option_is_exit_code_2() -> None:
+def test_doctor_wrong_option_exits_with_2() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["doctor", "--nothing"])
     assert caught.value.code == 2
 
 
-def test_every_secret_setting_is_one_of_the_canaries() -> None:
+def test_doctor_canaries_cover_every_secret_setting() -> None:
     secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
     assert secret == {"api_key", "engine_api_key", "admin_key", "key_pepper", "limits_url"}

@@ -15,7 +15,7 @@ from serval_testkit.stand_in_engine import StandInEngine
 CHAT = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
 
 
-async def test_without_descriptors_requests_are_a_503_until_there_are_some_again() -> None:
+async def test_file_limit_refuses_requests_with_503_until_descriptors_are_free() -> None:
     async with (
         StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine,
         gateway_program(engine.url) as gateway,

@@ -88,7 +88,7 @@ async def answered(url: str) -> set[float]:
     return said
 
 
-async def test_it_serves_replaces_a_killed_worker_adds_metrics_up_and_stops(tmp_path: Path) -> None:
+async def test_serve_replaces_a_killed_worker_adds_up_metrics_and_stops(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("one\n")
     argv = [sys.executable, "-m", "serval", "serve", "--model", str(DEMO_CHECKPOINT), "--workers", "2"]

@@ -28,7 +28,7 @@ async def keeper_of(location: str, clock: Clock) -> tuple[DailyUse, DailyUsePers
     return daily, keeper
 
 
-async def test_another_process_finds_what_was_used(key_database: str) -> None:
+async def test_persister_use_is_loaded_by_another_process(key_database: str) -> None:
     daily, keeper = await keeper_of(key_database, Clock())
     daily.record("a", DAY, 100)
     daily.record("a", DAY, -30)
@@ -38,7 +38,7 @@ async def test_another_process_finds_what_was_used(key_database: str) -> None:
     assert (other.used("a", DAY), other.used("b", DAY - 1), other.used("b", DAY)) == (70, 5, 0)
 
 
-async def test_processes_on_one_database_add_up(key_database: str) -> None:
+async def test_persister_processes_on_one_database_add_up(key_database: str) -> None:
     one, keeper_of_one = await keeper_of(key_database, Clock())
     two, keeper_of_two = await keeper_of(key_database, Clock())
     for _ in range(3):
@@ -49,7 +49,7 @@ async def test_processes_on_one_database_add_up(key_database: str) -> None:
     assert (one.used("a", DAY), two.used("a", DAY)) == (32, 33)
 
 
-async def test_a_locked_database_delays_saving_and_loses_nothing(
+async def test_persister_locked_database_delays_saving_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serval.store.database._BUSY_TIMEOUT_S", 0.01)
@@ -68,7 +68,7 @@ async def test_a_locked_database_delays_saving_and_loses_nothing(
     assert (await keeper_of(location, Clock()))[0].used("a", DAY) == 11
 
 
-async def test_the_use_of_a_day_is_found_again_after_the_clock_was_set(tmp_path: Path) -> None:
+async def test_persister_use_of_a_day_survives_a_set_clock(tmp_path: Path) -> None:
     clock = Clock()
     daily, keeper = await keeper_of(str(tmp_path / "keys.db"), clock)
     daily.record("a", DAY, 10)
@@ -81,7 +81,7 @@ async def test_the_use_of_a_day_is_found_again_after_the_clock_was_set(tmp_path:
         assert daily.used("a", DAY) == 10
 
 
-async def test_what_is_used_until_the_end_is_saved_at_the_end(tmp_path: Path) -> None:
+async def test_persister_lifespan_saves_at_the_end(tmp_path: Path) -> None:
     location = str(tmp_path / "keys.db")
     daily, keeper = await keeper_of(location, Clock())
     async with keeper.lifespan():

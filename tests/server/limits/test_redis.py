@@ -164,7 +164,7 @@ async def do_something(twins: Twins, requests: list[ReservationRequest], choose:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_it_decides_as_the_ledger_does(server: RedisServer, seed: int) -> None:
+async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: int) -> None:
     choose = random.Random(seed)
     requests: list[ReservationRequest] = []
     seen = set()
@@ -184,7 +184,7 @@ async def test_it_decides_as_the_ledger_does(server: RedisServer, seed: int) -> 
     assert seen >= {"let in", "requests", "tokens", "concurrency", "budget", "end", "renew", "time", "day"}
 
 
-async def test_any_number_of_gateways_share_one_limit(server: RedisServer) -> None:
+async def test_redis_limiter_gateways_share_one_limit(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=100, tokens_per_minute=10**6)
     async with gateways_of(server, 4) as gateways:
         decisions = await asyncio.gather(
@@ -193,7 +193,7 @@ async def test_any_number_of_gateways_share_one_limit(server: RedisServer) -> No
     assert sum(decision.refused is None for decision in decisions) == 100
 
 
-async def test_time_is_rediss_own(server: RedisServer) -> None:
+async def test_redis_limiter_uses_rediss_clock(server: RedisServer) -> None:
     first_day = int(time.time() // DAY_S)
     limits = Limits(requests_per_minute=6000, tokens_per_minute=1000, tokens_per_day=10**6)
     async with gateways_of(server, now=None) as (gateway,):
@@ -206,7 +206,7 @@ async def test_time_is_rediss_own(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("subject", ["3f9a0c51d2e4", "oidc:some one", "}", "{x}{y}"])
-async def test_all_keys_of_a_subject_expire_and_are_in_one_slot(server: RedisServer, subject: str) -> None:
+async def test_redis_keys_of_a_subject_expire_and_share_a_slot(server: RedisServer, subject: str) -> None:
     limits = Limits(10, 100, 3, 1000)
     async with gateways_of(server) as (gateway,):
         one, two = request(limits, 5, subject), request(limits, 5, subject)
@@ -224,7 +224,7 @@ async def test_all_keys_of_a_subject_expire_and_are_in_one_slot(server: RedisSer
     assert lives["buckets"] > 300_000
 
 
-async def test_only_the_days_around_today_are_kept(server: RedisServer) -> None:
+async def test_redis_keeps_only_the_days_around_today(server: RedisServer) -> None:
     moment = frozen()
     async with gateways_of(server, now=lambda: moment) as (gateway,):
         for day in (0, 1, 2, 3):
@@ -234,7 +234,7 @@ async def test_only_the_days_around_today_are_kept(server: RedisServer) -> None:
     assert sorted(server.admin().hkeys("serval:{k:a}:days")) == ["20002", "20003"]
 
 
-async def test_an_answer_nobody_waits_for_reserves_nothing(server: RedisServer) -> None:
+async def test_redis_limiter_cancelled_reserve_leaves_nothing_reserved(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=3, concurrent_requests=1)
     async with gateways_of(server) as (gateway,):
         for pauses in range(10):
@@ -246,14 +246,14 @@ async def test_an_answer_nobody_waits_for_reserves_nothing(server: RedisServer) 
         assert (await gateway.reserve(request(limits))).requests_remaining == 2
 
 
-async def test_a_burst_is_answered_and_nobody_thinks_redis_is_away(server: RedisServer) -> None:
+async def test_redis_limiter_stays_reachable_in_a_burst(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=500)
     async with gateways_of(server) as (gateway,):
         decisions = await asyncio.gather(*(gateway.reserve(request(limits)) for _ in range(1000)))
     assert sum(decision.refused is None for decision in decisions) == 500
 
 
-async def test_flushed_scripts_are_sent_again(server: RedisServer) -> None:
+async def test_redis_limiter_reloads_flushed_scripts(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=10, concurrent_requests=1)
     async with gateways_of(server) as (gateway,):
         one = request(limits)
@@ -265,7 +265,7 @@ async def test_flushed_scripts_are_sent_again(server: RedisServer) -> None:
         assert (await gateway.reserve(request(limits))).requests_remaining == 8
 
 
-async def test_a_redis_that_was_killed_is_found_again(server: RedisServer) -> None:
+async def test_redis_limiter_reconnects_to_a_restarted_redis(server: RedisServer) -> None:
     limits = Limits(concurrent_requests=10**6)
     async with gateways_of(server) as (gateway,):
         await gateway.reserve(request(limits))
@@ -275,7 +275,7 @@ async def test_a_redis_that_was_killed_is_found_again(server: RedisServer) -> No
         assert (await until_back(gateway, limits)).refused is None
 
 
-async def test_a_redis_that_hangs_is_away_and_what_it_reserved_unheard_is_given_back(
+async def test_redis_limiter_hang_is_unreachable_and_its_reservation_is_refunded(
     server: RedisServer,
 ) -> None:
     limits = Limits(requests_per_minute=100, concurrent_requests=2)
@@ -305,7 +305,7 @@ async def test_a_redis_that_hangs_is_away_and_what_it_reserved_unheard_is_given_
     ],
     ids=["a read-only replica", "no memory left"],
 )
-async def test_a_redis_that_cannot_be_written_to_is_away(
+async def test_redis_limiter_unwritable_redis_is_unreachable(
     server: RedisServer, broken: tuple[str, ...], mended: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(requests_per_minute=10**6)
@@ -337,7 +337,7 @@ class Clock:
         return self.s
 
 
-async def test_without_redis_a_gateway_allows_its_share_and_budgets_for_a_while_only(
+async def test_fallback_without_redis_allows_its_share_and_budgets_for_the_grace_period(
     server: RedisServer,
 ) -> None:
     clock = Clock()
@@ -377,14 +377,14 @@ SECRET = "p4ssw0rd"
         "",
     ],
 )
-def test_what_is_no_url_of_redis_is_refused_without_its_password(url: str) -> None:
+def test_open_gate_invalid_redis_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError, match=r"redis://") as caught:
         open_gate(Settings(limits_url=url), None)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def test_without_the_package_the_settings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_gate_without_the_redis_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"serval-llm\[redis\]"):
         open_gate(Settings(limits_url="redis://host"), None)

@@ -29,7 +29,9 @@ async def engine() -> AsyncIterator[StandInEngine]:
         yield running
 
 
-async def test_gateways_and_their_workers_share_a_limit(redis: RedisServer, engine: StandInEngine) -> None:
+async def test_redis_gateways_and_their_workers_share_a_limit(
+    redis: RedisServer, engine: StandInEngine
+) -> None:
     # A machine that is busy is not a Redis that is away.
     options = {
         "SERVAL_LIMITS_URL": redis.url,
@@ -49,7 +51,7 @@ async def test_gateways_and_their_workers_share_a_limit(redis: RedisServer, engi
     assert statuses[200] + statuses[429] == 40
 
 
-async def test_what_a_killed_gateway_held_is_free_when_its_lease_ends(
+async def test_redis_slots_of_a_killed_gateway_are_free_after_the_lease(
     redis: RedisServer, engine: StandInEngine
 ) -> None:
     options = {

@@ -58,7 +58,7 @@ async def refused_until(worker: LimiterClient, limits: Limits, tokens: int = 1) 
             pass
 
 
-async def test_any_number_of_workers_share_one_limit(socket: Path) -> None:
+async def test_service_workers_share_one_limit(socket: Path) -> None:
     limits = Limits(requests_per_minute=100, tokens_per_minute=10**6)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 4) as workers:
         decisions = await asyncio.gather(
@@ -67,7 +67,7 @@ async def test_any_number_of_workers_share_one_limit(socket: Path) -> None:
     assert sum(decision.refused is None for decision in decisions) == 100
 
 
-async def test_what_is_settled_by_one_is_there_for_the_others(socket: Path) -> None:
+async def test_service_settlement_is_visible_to_other_workers(socket: Path) -> None:
     limits = Limits(tokens_per_minute=100, concurrent_requests=1)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 2) as (one, two):
         first = request(limits, 100)
@@ -77,7 +77,7 @@ async def test_what_is_settled_by_one_is_there_for_the_others(socket: Path) -> N
         await refused_until(two, limits, 70)
 
 
-async def test_a_worker_that_dies_frees_its_slots_and_its_debits_stay(socket: Path) -> None:
+async def test_service_dead_worker_frees_slots_and_keeps_debits(socket: Path) -> None:
     limits = Limits(tokens_per_minute=1000, concurrent_requests=8)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (survivor,):
         async with workers_of(socket, 1) as (victim,):
@@ -89,7 +89,7 @@ async def test_a_worker_that_dies_frees_its_slots_and_its_debits_stay(socket: Pa
         assert (decision.refused, decision.tokens_remaining) == (None, 200)
 
 
-async def test_an_answer_nobody_waits_for_reserves_nothing(socket: Path) -> None:
+async def test_client_cancelled_reserve_leaves_nothing_reserved(socket: Path) -> None:
     limits = Limits(concurrent_requests=1)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
         for _ in range(10):
@@ -99,7 +99,7 @@ async def test_an_answer_nobody_waits_for_reserves_nothing(socket: Path) -> None
         await refused_until(worker, limits)
 
 
-async def test_a_worker_finds_a_host_that_was_away(socket: Path) -> None:
+async def test_client_reconnects_to_a_restarted_service(socket: Path) -> None:
     limits = Limits(concurrent_requests=1)
     async with AsyncExitStack() as stack:
         async with serve_ledger(socket, ledger(), now=frozen):
@@ -129,7 +129,7 @@ async def back(worker: LimiterClient, limits: Limits) -> None:
             return
 
 
-async def test_what_is_no_message_costs_its_sender_the_connection_alone(socket: Path) -> None:
+async def test_service_invalid_message_closes_only_its_connection(socket: Path) -> None:
     limits = Limits(requests_per_minute=10)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
         reader, writer = await asyncio.open_unix_connection(str(socket))
@@ -139,7 +139,7 @@ async def test_what_is_no_message_costs_its_sender_the_connection_alone(socket: 
         assert (await worker.reserve(request(limits))).refused is None
 
 
-async def test_the_days_use_outlives_the_host(socket: Path, tmp_path: Path) -> None:
+async def test_service_daily_use_survives_a_restart(socket: Path, tmp_path: Path) -> None:
     settings = Settings(key_database=str(tmp_path / "keys.db"), tokens_per_day=100)
     limits = Limits(tokens_per_day=100)
     for expected in (None, "budget"):
@@ -164,7 +164,7 @@ def fallback_of(worker: LimiterClient, clock: Clock) -> FallbackLimiter:
     return FallbackLimiter(worker, ledger(), share=0.5, grace_s=60, now=clock.moment, monotonic=clock)
 
 
-async def test_while_the_host_is_away_a_worker_allows_its_share(socket: Path) -> None:
+async def test_fallback_allows_its_share_while_the_service_is_away(socket: Path) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100, concurrent_requests=4)
     limiter = fallback_of(LimiterClient(socket), Clock())
     requests = [request(limits, 10) for _ in range(4)]
@@ -182,7 +182,7 @@ async def test_while_the_host_is_away_a_worker_allows_its_share(socket: Path) ->
     assert (await fallback_of(LimiterClient(socket), Clock()).reserve(large)).refused is None
 
 
-async def test_while_the_host_is_away_budgets_are_open_for_a_while_and_then_closed(socket: Path) -> None:
+async def test_fallback_admits_budgets_for_the_grace_period_only(socket: Path) -> None:
     clock = Clock()
     limits = Limits(tokens_per_day=100)
     limiter = fallback_of(LimiterClient(socket), clock)
@@ -197,7 +197,7 @@ async def test_while_the_host_is_away_budgets_are_open_for_a_while_and_then_clos
     assert (await limiter.reserve(request(Limits(requests_per_minute=10)))).refused is None
 
 
-async def test_when_the_host_is_back_it_counts_again(socket: Path) -> None:
+async def test_fallback_returns_to_the_service_when_it_is_back(socket: Path) -> None:
     clock = Clock()
     limits = Limits(concurrent_requests=2, tokens_per_day=100)
     worker = LimiterClient(socket)

@@ -45,7 +45,7 @@ async def samples(gateway: GatewayProgram) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_several_processes_serve_one_port_and_add_their_metrics_up(engine: StandInEngine) -> None:
+async def test_workers_serve_one_port_and_add_up_metrics(engine: StandInEngine) -> None:
     async with gateway_program(engine.url, "--workers", "2") as gateway:
         parent = gateway.program.process.pid
         assert sum("serving checkpoint" in line for line in gateway.program.lines) == 1
@@ -70,7 +70,7 @@ def listening_inodes(pid: int) -> set[str]:
     return {inode for inode in listening if f"socket:[{inode}]" in links}
 
 
-async def test_a_killed_worker_comes_back_and_the_others_never_notice(engine: StandInEngine) -> None:
+async def test_workers_killed_one_is_replaced_without_disturbing_the_others(engine: StandInEngine) -> None:
     streams = 24
     for _ in range(streams):
         engine.will_say("begin", " end", delay_s=3.0)
@@ -111,7 +111,7 @@ async def test_workers_end_with_their_parent(engine: StandInEngine) -> None:
         await wait_until(lambda: not any(is_running(pid) for pid in workers))
 
 
-async def test_a_revoked_key_is_refused_by_every_worker_and_one_has_the_admin_api(
+async def test_workers_all_refuse_a_revoked_key_and_one_has_the_admin_api(
     engine: StandInEngine, tmp_path: Path
 ) -> None:
     database = str(tmp_path / "keys.db")
@@ -137,7 +137,7 @@ async def test_a_revoked_key_is_refused_by_every_worker_and_one_has_the_admin_ap
                 pass
 
 
-async def test_a_worker_that_cannot_start_is_one_error_of_the_gateway() -> None:
+async def test_workers_start_failure_is_one_error_of_the_gateway() -> None:
     async with StandInEngine(model_path="org/model").running() as engine:
         with pytest.raises(AssertionError, match="ended with 1") as ended:
             async with gateway_program(engine.url, "--workers", "2"):

@@ -49,7 +49,7 @@ def at_every_revision(location: str) -> list[dict[tuple[str, str], dict[str, Any
     return found[::-1]
 
 
-def test_a_migration_only_adds_what_older_gateways_need_not_know(key_database: str) -> None:
+def test_migration_only_adds_to_the_schema(key_database: str) -> None:
     """So gateways of the old release go on while the first of the new one migrates under them."""
     older, *newer = at_every_revision(key_database)
     for schema in newer:
@@ -63,13 +63,13 @@ def test_a_migration_only_adds_what_older_gateways_need_not_know(key_database: s
         older = schema
 
 
-def test_every_migration_is_among_those_that_are_tried(key_database: str) -> None:
+def test_migration_list_of_this_test_is_complete(key_database: str) -> None:
     with open_database(key_database).connect() as connection:
         newest = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     assert newest == REVISIONS[-1]
 
 
-def test_an_old_gateway_works_through_an_upgrade_and_the_new_one_sees_its_keys(key_database: str) -> None:
+def test_upgrade_keeps_old_gateways_working_and_shows_their_keys(key_database: str) -> None:
     open_database(key_database).dispose()
     downgrade_database(key_database, "0001")
     old_gateway = plain(key_database)
@@ -86,7 +86,7 @@ def test_an_old_gateway_works_through_an_upgrade_and_the_new_one_sees_its_keys(k
         assert len(connection.execute(text(f"SELECT {OLD_COLUMNS} FROM api_keys")).all()) == 2  # noqa: S608
 
 
-def test_going_back_keeps_keys_and_running_gateways_keep_accepting_them(key_database: str) -> None:
+def test_downgrade_keeps_keys_and_running_gateways_working(key_database: str) -> None:
     store = KeyStore(open_database(key_database), pepper=None)
     record, key = store.create(name="a", scopes=["inference"])
     gateway = KeyDirectory(KeyStore(open_database(key_database), pepper=None), poll_s=0.1, max_stale_s=600.0)
@@ -105,7 +105,7 @@ def test_going_back_keeps_keys_and_running_gateways_keep_accepting_them(key_data
 
 
 @pytest.mark.parametrize("revision", ["0000", "base", "of-the-future", ""])
-def test_a_schema_that_is_not_known_changes_nothing(key_database: str, revision: str) -> None:
+def test_downgrade_to_an_unknown_schema_changes_nothing(key_database: str, revision: str) -> None:
     store = KeyStore(open_database(key_database), pepper=None)
     record, _ = store.create(name="a", scopes=["inference"])
     with pytest.raises(SettingsError):
