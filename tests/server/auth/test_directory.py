@@ -1,4 +1,4 @@
-"""The keys in memory: who is let in, and what happens when the database changes or goes away."""
+"""The key directory: accepted keys, changes of the database, and a database that cannot be reached."""
 
 import contextlib
 import hmac
@@ -51,7 +51,7 @@ def test_identify_refuses_all_other_keys_with_one_message(store: KeyStore) -> No
 def test_identify_costs_one_digest_and_one_comparison_for_any_key(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the time an answer takes says nothing about which keys exist."""
+    """The time of an answer must not reveal which keys exist."""
     record, key = store.create(name="a", scopes=["inference"])
     directory, done = directory_of(store, Clock()), list[str]()
     digest, compare = store.digest, hmac.compare_digest

@@ -1,4 +1,4 @@
-"""API keys."""
+"""The operator's API keys."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tokens of an identity provider: who is let in, what forgers try, and what happens when keys change."""
+"""Tokens of an identity provider: accepted and forged ones, and changes of the issuer's keys."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ def verifier_of(issuer: Issuer, **changes: Any) -> TokenVerifier:
 
 
 class Clock:
-    """Stands in for the verifier's monotonic clock, so that no test waits."""
+    """A stand-in for the verifier's monotonic clock, so that no test waits."""
 
     now = 1000.0
 
@@ -69,7 +69,7 @@ async def test_identify_reads_the_configured_claims(issuer: Issuer) -> None:
     identity = await verifier.identify(good)
     assert (identity.key_id, identity.scopes) == ("oidc:acme", {"inference"})
     assert identity.models == {"m1", "m2"}
-    # Without the claim a token is for no model: forgetting it must not open all of them.
+    # A token without the claim is for no model: a forgotten claim must not allow all of them.
     assert (await verifier.identify(token(tenant="acme"))).models == frozenset()
 
 
@@ -209,7 +209,7 @@ async def test_issuer_keys_fetch_an_unknown_key(issuer: Issuer) -> None:
     issuer.keys = [jwk("k2", rsa_key("k2"))]
     clock.now += 10
     assert await verifier.identify(new)
-    # The old key is gone from the list, so what it signed is no longer good, remembered or not.
+    # The old key is gone from the list, so its tokens are refused, remembered or not.
     with pytest.raises(AuthenticationError, match="does not list"):
         await verifier.identify(old)
     assert issuer.asked == 2
@@ -234,7 +234,7 @@ async def test_issuer_keys_bound_the_requests_that_wait(issuer: Issuer) -> None:
     with pytest.raises(AuthUnavailableError) as error:
         await verifier.identify(token())
     assert error.value.headers["retry-after"] == "2"
-    waiting.pop().cancel()  # one that goes away takes nobody along
+    waiting.pop().cancel()  # cancelling one must not cancel the others
     issuer.answering.set()
     assert {identity.key_id for identity in await asyncio.gather(*waiting)} == {"oidc:alice"}
     assert issuer.asked == 1
@@ -261,7 +261,7 @@ async def test_issuer_keys_watch_picks_up_changes(issuer: Issuer) -> None:
     try:
         await issuer.asked_again()
         issuer.keys = [jwk("k2", rsa_key("k2"))]
-        # The second of these begins when the first one's answer has been taken.
+        # The second fetch begins when the first one's document has been read.
         for _ in range(3):
             await issuer.asked_again()
         with pytest.raises(AuthenticationError):

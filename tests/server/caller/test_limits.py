@@ -1,4 +1,4 @@
-"""Which limits are in force."""
+"""The limits in force for a key."""
 
 from serval.caller.limits import UNLIMITED, KeyLimits, Limits, default_limits, in_force
 from serval.settings import Settings

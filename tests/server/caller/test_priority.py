@@ -1,4 +1,4 @@
-"""Which class a request gets."""
+"""The priority class of a request."""
 
 import pytest
 

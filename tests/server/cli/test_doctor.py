@@ -1,4 +1,4 @@
-"""`serval doctor` finds what is missing, says what is there, and never a secret."""
+"""`serval doctor`: reports missing and present parts, and never a secret."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ CHECKS = [
 
 @pytest.fixture(autouse=True)
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same on every machine."""
+    """Make the findings the same on every machine."""
     monkeypatch.setattr("shutil.which", lambda name: None)
 
 
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 async def test_doctor_passes_with_an_engine(tmp_path: Path) -> None:
     async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
-        # A process of its own: the command has an event loop of its own.
+        # In a process of its own: the command starts an event loop.
         code = "import sys; from serval.cli import main; sys.exit(main())"
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, "doctor", "--engine-url", engine.url, stdout=subprocess.PIPE

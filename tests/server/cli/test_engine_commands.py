@@ -1,4 +1,4 @@
-"""Commands of the engine's package: their own help, their exit codes, and an import path that is theirs."""
+"""Commands of the engine's package: help, exit codes and import path."""
 
 import importlib.util
 import subprocess
@@ -50,7 +50,7 @@ def test_engine_command_arguments_are_passed_unchanged(monkeypatch: pytest.Monke
     replaced: list[Any] = []
     monkeypatch.setattr("os.execv", lambda path, command: replaced.append((path, command)))
     arguments = ["verify-hash", "--", "-a folder-", "--help", ""]
-    # execv() never returns; this stand-in does, into the parser, which knows no such arguments.
+    # Unlike execv(), the stand-in returns, to a parser that does not know these arguments.
     with pytest.raises(SystemExit):
         main(["checkpoint", *arguments])
     expected = [sys.executable, "-P", "-m", ENGINE_COMMANDS["checkpoint"][0], *arguments]
@@ -60,7 +60,7 @@ def test_engine_command_arguments_are_passed_unchanged(monkeypatch: pytest.Monke
 def test_servers_ignore_code_in_the_working_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Neither in the engine nor in the gateway, however they are started."""
+    """The engine and the gateway, however they are started."""
     (tmp_path / "config.json").write_text("{}")
     started: list[Any] = []
 

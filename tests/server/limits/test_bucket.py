@@ -1,4 +1,4 @@
-"""One limit per minute."""
+"""Buckets: one limit per minute."""
 
 from serval.limits.bucket import UNIT, Bucket
 
@@ -43,7 +43,7 @@ def test_correct_refunds_nothing_that_has_drained() -> None:
     mark = bucket.debit(100)
     bucket.drain(60_000)
     bucket.debit(100)
-    # The first debit has left the bucket; giving it back would let 200 in at once.
+    # The first debit has drained; refunding it would admit 200 at once.
     bucket.correct(100, 0, mark)
     assert bucket.remaining() == 0
 

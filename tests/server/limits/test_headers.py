@@ -1,4 +1,4 @@
-"""How limits are written for clients."""
+"""Limits in response headers."""
 
 import pytest
 

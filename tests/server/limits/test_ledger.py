@@ -1,4 +1,4 @@
-"""The books: all or nothing, one end for each reservation, leases, days."""
+"""The ledger: all or nothing, one end for each reservation, leases, days."""
 
 from itertools import count
 
@@ -34,7 +34,7 @@ def test_reserve_refused_request_consumes_nothing(ledger: Ledger) -> None:
     for _ in range(50):
         decision = ledger.reserve(request(limits, 60), T0)
         assert (decision.refused, decision.requests_remaining, decision.tokens_remaining) == ("tokens", 9, 40)
-    # Neither requests, nor slots, nor the day's budget were touched: the small ones all fit.
+    # Requests, slots and the day's budget were not debited: all small requests fit.
     for _ in range(4):
         assert ledger.reserve(request(limits, 10), T0).refused is None
     assert ledger.reserve(request(limits, 0), T0).refused == "concurrency"
@@ -60,7 +60,7 @@ def test_settle_after_the_first_end_changes_nothing(ledger: Ledger) -> None:
     ledger.settle(one.id, 20, T0)
     ledger.settle(one.id, 0, T0)
     ledger.close(one.id, T0)
-    assert remaining(ledger, limits) == (8, 80)  # what asks for what is left is a request too
+    assert remaining(ledger, limits) == (8, 80)  # the question itself is a request too
 
 
 def remaining(ledger: Ledger, limits: Limits, now: Moment = T0) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def test_lease_expiry_frees_the_slot_and_keeps_the_debit(ledger: Ledger) -> None
     ledger.reserve(one, T0)
     assert ledger.reserve(request(limits), later(LEASE_MS - 1)).refused == "concurrency"
     assert ledger.reserve(request(limits), later(LEASE_MS)).refused is None
-    # Abandoned is an end too: it cannot be settled any more.
+    # An abandoned reservation has ended: it cannot be settled.
     ledger.settle(one.id, 0, later(LEASE_MS))
     assert ledger.reserve(request(limits, 40), later(3 * LEASE_MS)).refused == "budget"
     assert ledger.reserve(request(limits, 39), later(3 * LEASE_MS)).refused is None
@@ -130,7 +130,7 @@ def test_budget_is_not_granted_twice_when_the_clock_is_set(ledger: Ledger, step_
     assert ledger.reserve(request(limits, 1), stepped).refused in ("requests", "budget")
     assert ledger.reserve(request(Limits(concurrent_requests=1)), stepped).refused == "concurrency"
     ledger.settle(one.id, 100, stepped)
-    # Set right again, the day's budget is as used as it was.
+    # With the clock set back, the day's use is as before.
     assert ledger.reserve(request(limits, 1), later(120_000)).refused == "budget"
 
 

@@ -1,4 +1,4 @@
-"""Daily use in the key database: what outlives a restart, and what happens when the database is away."""
+"""Daily use in the key database: restarts, and a database that cannot be reached."""
 
 import sqlite3
 from pathlib import Path
@@ -60,7 +60,7 @@ async def test_persister_locked_database_delays_saving_and_loses_nothing(
     daily.record("a", DAY, 10)
     with pytest.raises(OperationalError):
         await keeper.save()
-    # Counting goes on meanwhile.
+    # Use is still counted meanwhile.
     daily.record("a", DAY, 1)
     assert daily.used("a", DAY) == 11
     lock.close()

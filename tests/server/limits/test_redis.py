@@ -1,4 +1,4 @@
-"""The authority of many gateways, on a real Redis: it decides as the ledger does, and it may fail."""
+"""The limiter over a real Redis: it decides as the ledger does, and Redis may fail."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ def request(limits: Limits, tokens: int = 1, subject: str = "a") -> ReservationR
 
 
 def frozen() -> Moment:
-    """Nothing drains."""
+    """A time at which nothing drains."""
     return Moment(1000, float(NOON))
 
 
@@ -52,7 +52,7 @@ async def gateways_of(
     now: Callable[[], Moment] | None = frozen,
     timeout_s: float = 30.0,
 ) -> AsyncIterator[list[RedisLimiter]]:
-    """`timeout_s` is long where nothing fails: this machine may be busy."""
+    """`timeout_s` is long where nothing fails, as the machine may be busy."""
     async with AsyncExitStack() as stack:
         limiters = [
             RedisLimiter(
@@ -66,7 +66,7 @@ async def gateways_of(
 
 
 async def until_back(limiter: Limiter, limits: Limits) -> Decision:
-    """The first decision of a Redis that was away."""
+    """The first decision once Redis can be reached again."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -82,7 +82,7 @@ async def until_let_in(limiter: Limiter, limits: Limits, tokens: int = 1) -> Non
 
 
 async def away(limiter: Limiter, limits: Limits) -> None:
-    """Returns when one is not answered."""
+    """Reserve until Redis does not answer."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -92,7 +92,7 @@ async def away(limiter: Limiter, limits: Limits) -> None:
 
 
 class Twins:
-    """A ledger and a Redis that are told the same at the same times."""
+    """A ledger and a Redis that receive the same calls at the same times."""
 
     def __init__(self, limiter: RedisLimiter, ledger: Ledger) -> None:
         self.limiter = limiter
@@ -125,12 +125,12 @@ class Twins:
         await self.sent()
 
     async def sent(self) -> None:
-        """What is asked is answered after all that was said before."""
+        """Wait until Redis has processed everything sent so far: it answers in order."""
         await self.limiter.reserve(request(Limits(), subject="nobody"))
 
 
 async def do_something(twins: Twins, requests: list[ReservationRequest], choose: random.Random) -> str:
-    """One step; its name, or what the decision was."""
+    """Take one random step; return its name, or the decision."""
     limits = choose.choice(
         [
             Limits(6, 100, 4, 1500),
@@ -149,7 +149,7 @@ async def do_something(twins: Twins, requests: list[ReservationRequest], choose:
         requests.append(one)
         return (await twins.reserve(one)).refused or "let in"
     if step == "end" and requests:
-        # Of the last ones, some of which have ended before or were refused.
+        # Among the last ones, some of which have ended before or were refused.
         one = choose.choice(requests[-8:])
         await twins.end(one, choose.choice([None, 0, one.tokens, one.tokens // 2, one.tokens + 50]))
     elif step == "renew" and requests:
@@ -172,7 +172,7 @@ async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: in
         (limiter,) = await stack.enter_async_context(gateways_of(server, now=lambda: twins.now))
         twins = Twins(limiter, Ledger(DailyUse(), lease_ms=LEASE_MS))
         if seed % 2:
-            # As after years: what has drained goes round soon.
+            # As after years of use: the drained total wraps around soon.
             near = 2**52 - 1_000_000
             for subject in "ab":
                 names = {"requests.gone": near, "tokens.gone": near, "requests.at": 0, "tokens.at": 0}
@@ -199,7 +199,7 @@ async def test_redis_limiter_uses_rediss_clock(server: RedisServer) -> None:
     async with gateways_of(server, now=None) as (gateway,):
         assert (await gateway.reserve(request(limits, 1000))).refused is None
         assert (await gateway.reserve(request(limits, 1000))).refused == "tokens"
-        # 17 tokens a second come back.
+        # 17 tokens drain each second.
         await until_let_in(gateway, limits, 10)
     (day,) = server.admin().hkeys("serval:{k:a}:days")
     assert first_day <= int(day) <= time.time() // DAY_S
@@ -213,14 +213,14 @@ async def test_redis_keys_of_a_subject_expire_and_share_a_slot(server: RedisServ
         await gateway.reserve(one)
         await gateway.reserve(two)
         gateway.renew([two])
-        # More than there was: it takes longer to drain.
+        # A larger debit takes longer to drain.
         gateway.settle(one, 500)
     keys = [key for key in server.admin().keys("*") if key != "serval:probe"]
     assert len(keys) == 4
     assert len({key_slot(key.encode()) for key in keys}) == 1
     lives = {key.rpartition(":")[2]: server.admin().pttl(key) for key in keys}
     assert all(life > LEASE_MS for life in lives.values())
-    # As long as what is in it needs to drain.
+    # As long as its content needs to drain.
     assert lives["buckets"] > 300_000
 
 
@@ -286,14 +286,14 @@ async def test_redis_limiter_hang_is_unreachable_and_its_reservation_is_refunded
         unheard = request(limits)
         with pytest.raises(LedgerUnreachableError):
             await gateway.reserve(unheard)
-        # Nobody else waits for it.
+        # No other request waits for the timeout.
         for _ in range(100):
             with pytest.raises(LedgerUnreachableError):
                 await gateway.reserve(request(limits))
         gateway.settle(running, 1)
         server.thaw()
         await until_back(gateway, limits)
-        # What was settled meanwhile, too.
+        # The settlement made meanwhile has arrived, too.
         await until_let_in(gateway, limits)
 
 
@@ -320,7 +320,7 @@ async def test_redis_limiter_unwritable_redis_is_unreachable(
                     await gateway.reserve(request(limits))
         assert len([record for record in caplog.records if "Redis cannot keep" in record.message]) == 1
         server.admin().execute_command(*mended)
-        # All or nothing: what was not answered was not counted, or was given back.
+        # Unanswered reservations were not counted, or were refunded.
         assert (await until_back(gateway, limits)).requests_remaining == 10**6 - 2
 
 

@@ -1,4 +1,4 @@
-"""One authority for all workers of a host: what they share, and what a worker leaves behind when it dies."""
+"""The limit service and its clients: shared limits, dead workers, restarts, and the fallback."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ def request(limits: Limits, tokens: int = 1) -> ReservationRequest:
 
 
 def frozen() -> Moment:
-    """Nothing drains."""
+    """A time at which nothing drains."""
     return Moment(1000, 1_800_000_000.0)
 
 
@@ -52,7 +52,7 @@ def ledger() -> Ledger:
 
 
 async def refused_until(worker: LimiterClient, limits: Limits, tokens: int = 1) -> None:
-    """Ask until it is let in: what a worker says without waiting arrives a little later."""
+    """Reserve until it is admitted: messages without a reply arrive a little later."""
     async with asyncio.timeout(60):
         while (await worker.reserve(request(limits, tokens))).refused is not None:
             pass
@@ -176,7 +176,7 @@ async def test_fallback_allows_its_share_while_the_service_is_away(socket: Path)
     ]
     for one in requests[:2]:
         limiter.settle(one, 10)
-    # Larger than the share, but not than the limit.
+    # Larger than the share, but not larger than the limit.
     assert (await limiter.reserve(request(limits, 80))).refused == "tokens"
     large = request(Limits(tokens_per_minute=100), 80)
     assert (await fallback_of(LimiterClient(socket), Clock()).reserve(large)).refused is None
@@ -193,7 +193,7 @@ async def test_fallback_admits_budgets_for_the_grace_period_only(socket: Path) -
     with pytest.raises(LimitsUnavailableError) as caught:
         await limiter.reserve(request(limits))
     assert caught.value.headers["retry-after"] == "2"
-    # Keys without a budget are served on.
+    # Keys without a budget are still served.
     assert (await limiter.reserve(request(Limits(requests_per_minute=10)))).refused is None
 
 
@@ -211,6 +211,6 @@ async def test_fallback_returns_to_the_service_when_it_is_back(socket: Path) -> 
             None,
             "concurrency",
         ]
-        # What was let in alone is settled alone.
+        # A reservation made locally is settled locally.
         limiter.settle(begun_alone, 1)
         assert (await limiter.reserve(request(limits))).refused == "concurrency"

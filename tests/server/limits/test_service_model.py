@@ -1,4 +1,4 @@
-"""Any sequence of what workers ask, say and suffer, against a ledger that is told the same without a socket.
+"""Any sequence of messages and failures of workers, against a ledger called directly with the same.
 
 What the ledger itself does is `test_model.py`'s. Here it is what comes between: that nothing is lost, doubled
 or out of order on the way, and that a worker's end frees what it held and nothing else.
@@ -35,7 +35,7 @@ SUBJECTS = st.sampled_from("ab")
 
 
 class HostLedger(Ledger):
-    """The host's. It notes in which order it was asked, and whose end it has heard of."""
+    """The ledger of the service. It records the order of requests, and abandoned reservations."""
 
     def __init__(self) -> None:
         super().__init__(DailyUse(), lease_ms=LEASE_MS)
@@ -52,7 +52,7 @@ class HostLedger(Ledger):
 
 
 class Worker:
-    """A worker's connection, and what its requests hold."""
+    """A worker's connection and its open reservations."""
 
     def __init__(self, socket: Path) -> None:
         self.limiter = LimiterClient(socket)
@@ -64,12 +64,12 @@ class Worker:
         return self
 
     async def die(self, host: HostLedger) -> None:
-        """End, and wait until the host knows of it."""
+        """Disconnect, and wait until the service has noticed."""
         await self.stack.aclose()
         await until(lambda: self.open.keys() <= host.abandoned)
 
     async def heard(self) -> None:
-        """Wait until the host has done all that it was told: it answers in order."""
+        """Wait until the service has processed everything sent so far: it answers in order."""
         nothing = ReservationRequest(f"nothing-{next(NUMBERS)}", "nobody", Limits(), 0)
         await self.limiter.reserve(nothing)
         self.limiter.close(nothing)
@@ -122,7 +122,7 @@ class HostMachine(RuleBasedStateMachine):
         by_id = {request.id: decision for (_, request), decision in zip(asked, decisions, strict=True)}
         assert {request.id for request in self.host.asked} == by_id.keys()
         assert len(self.host.asked) == len(by_id)
-        # Workers take turns as they please; each one's own questions are in order.
+        # Requests of different workers come in any order, those of each worker in theirs.
         for request in self.host.asked:
             assert self.direct.reserve(request, self.now) == by_id[request.id]
         for worker, request in asked:
@@ -201,7 +201,7 @@ class HostMachine(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def requests_outlive_their_lease(self, worker: int) -> None:
-        """What chance rarely finds: a slot is still taken only because somebody renewed it."""
+        """A case that random steps rarely reach: a slot that only a renewal keeps taken."""
         self.reserve_at_once([(worker, "a", 0)] * 6)
         self.time_passes(MINUTE_MS)
         self.renew(worker)
@@ -213,7 +213,7 @@ class HostMachine(RuleBasedStateMachine):
         self.ms += ms
 
     def teardown(self) -> None:
-        """When all workers are gone nothing is left: no slot, no debt, no account."""
+        """Check that nothing is left when all workers are gone: no slot, no debit, no account."""
 
         async def stop() -> None:
             for worker in self.workers:

@@ -1,4 +1,4 @@
-"""From the flags of `serval engine` and `serval serve` to the engine's command line."""
+"""The engine's command line, from the flags of `serval serve`."""
 
 from __future__ import annotations
 

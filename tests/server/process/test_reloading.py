@@ -1,4 +1,4 @@
-"""Keys and limits change while the gateway runs; what cannot be used changes nothing."""
+"""Reload of keys and limits while the gateway runs; an unusable file changes nothing."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from serval_testkit.stand_in_engine import StandInEngine
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """With a key file that holds `one` and `two`, and a settings file without a setting."""
+    """Settings with a key file that holds `one` and `two`, and an empty settings file."""
     keys, file = tmp_path / "keys", tmp_path / "settings.toml"
     keys.write_text("one\ntwo\n")
     file.write_text("")
@@ -32,7 +32,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def write(settings: Settings, *, keys: str | None = None, file: str | None = None) -> None:
-    """Replace the files' text."""
+    """Replace the text of the files."""
     for path, text in ((settings.api_key_file, keys), (settings.settings_file, file)):
         if text is not None:
             assert path is not None
@@ -126,7 +126,7 @@ async def engine() -> AsyncIterator[StandInEngine]:
 
 
 async def statuses(gateway: GatewayProgram, key: str, number: int = 24) -> Counter[int]:
-    """What so many requests at once are answered; the kernel deals them out among the workers."""
+    """The statuses of concurrent requests, which the kernel spreads over the workers."""
     headers = {"authorization": f"Bearer {key}"}
     return Counter(await asyncio.gather(*(gateway.chat_status(headers) for _ in range(number))))
 
@@ -156,7 +156,7 @@ async def test_workers_all_apply_changes_and_replacements_start_with_them(
         await until_all(gateway, "three", 200)
         await until_all(gateway, "one", 401)
 
-        # One number for all workers: what a burst is let in comes from the process that counts for them.
+        # The limit is that of all workers together: the parent counts for them.
         write(settings, keys="two\nthree\n", file="requests_per_minute = 1")
         gateway.program.signal(signal.SIGHUP)
         await gateway.wait_for_line('"requests_per_minute":1')

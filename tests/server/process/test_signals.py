@@ -1,4 +1,4 @@
-"""SIGHUP: read the settings again, unless the terminal is gone."""
+"""SIGHUP: reload, unless the terminal is closed."""
 
 import os
 import pty

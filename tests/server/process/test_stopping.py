@@ -1,4 +1,4 @@
-"""A gateway that is told to stop: no new requests, an honest end for those that run."""
+"""Stop of a gateway: new requests are refused, running ones end properly."""
 
 import asyncio
 import json

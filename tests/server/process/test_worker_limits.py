@@ -1,4 +1,4 @@
-"""Limits with several workers: one authority for all, and nothing a killed worker holds for ever."""
+"""Limits with several workers: one ledger for all, and no slot that a killed worker holds for ever."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ async def test_workers_killed_leave_no_slot_taken(engine: StandInEngine) -> None
         for pid in gateway.workers:
             os.kill(pid, signal.SIGKILL)
         async with asyncio.timeout(120):
-            # Four at once again, long before any lease ends.
+            # Four requests at once again, long before any lease ends.
             while await asyncio.gather(*(gateway.chat_status() for _ in range(4))) != [200] * 4:
                 pass
         await cancel_and_wait(*asked)

@@ -1,4 +1,4 @@
-"""`serval gateway --workers N`: one gateway to its clients, several processes to the machine."""
+"""`serval gateway --workers N`: several processes that serve as one gateway."""
 
 import asyncio
 import os
@@ -54,7 +54,7 @@ async def test_workers_serve_one_port_and_add_up_metrics(engine: StandInEngine) 
         await asyncio.gather(*(chat(gateway) for _ in range(40)))
         seen = Counter(len(listening_inodes(pid)) for pid in (parent, *workers))
         assert seen == {0: 1, 1: 2}  # the parent does not listen, each worker does
-        for _ in range(8):  # whichever answers
+        for _ in range(8):  # each worker may answer
             got = await samples(gateway)
             assert got["serval_requests_total", "/v1/chat/completions", "200"] == 40
             assert got["serval_time_to_first_token_seconds_count",] == 40
@@ -89,7 +89,7 @@ async def test_workers_killed_one_is_replaced_without_disturbing_the_others(engi
         for text in whole:
             assert " end" in text
             assert text.endswith("data: [DONE]\n\n")
-        # Meanwhile the port is open, and the other one serves.
+        # The port stays open meanwhile, and the other worker serves.
         assert "Hello" in await chat(gateway)
         await gateway.wait_for_line("worker serves again")
         after = gateway.workers
@@ -98,7 +98,7 @@ async def test_workers_killed_one_is_replaced_without_disturbing_the_others(engi
         assert before - {victim} < after
         await asyncio.gather(*(chat(gateway) for _ in range(20)))
         got = await samples(gateway)
-        # Those that were lost with their worker are in no count; nothing that was counted is lost.
+        # Requests lost with their worker are not counted; no count is lost.
         assert got["serval_requests_total", "/v1/chat/completions", "200"] == len(whole) + 21
         assert got["serval_requests_in_flight",] == 1
         assert got["serval_worker_restarts_total",] == 1

@@ -112,7 +112,7 @@ def test_rotate_keeps_permissions_and_the_old_key_for_the_grace_period(key_datab
     kept = next(key for key in store.load()[1] if key.id == old.id)
     assert kept.is_live(clock.now + 29)
     assert not kept.is_live(clock.now + 30)
-    # A grace period never gives a revoked key more time.
+    # A grace period never extends the life of a revoked key.
     store.revoke(old.id)
     store.rotate(old.id, grace_s=30)
     kept = next(key for key in store.load()[1] if key.id == old.id)

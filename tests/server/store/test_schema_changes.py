@@ -1,4 +1,4 @@
-"""Upgrades and rollbacks of the key database, with gateways of the other release at work on it."""
+"""Upgrades and downgrades of the key database while gateways of the other release use it."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from serval.store.database import downgrade_database, open_database
 from serval.store.key_store import KeyStore
 
 REVISIONS = ("0001", "0002")
-# What a release of schema 0001 asks for, with its own columns.
+# Statements of a release with schema 0001, with its own columns.
 OLD_COLUMNS = "id, digest, name, scopes, models, created_at, expires_at, revoked_at"
 OLD_INSERT = text(
     f"INSERT INTO api_keys ({OLD_COLUMNS})"  # noqa: S608  # a constant
@@ -23,7 +23,7 @@ OLD_VERSION = text("UPDATE key_store SET version = version + 1")
 
 
 def plain(location: str) -> Engine:
-    """The database as it is, without a migration."""
+    """The database without a migration."""
     url = make_url(location) if "://" in location else make_url(f"sqlite:///{location}")
     return create_engine(url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url)
 
@@ -50,7 +50,7 @@ def at_every_revision(location: str) -> list[dict[tuple[str, str], dict[str, Any
 
 
 def test_migration_only_adds_to_the_schema(key_database: str) -> None:
-    """So gateways of the old release go on while the first of the new one migrates under them."""
+    """Gateways of the old release must keep working when the first of the new one migrates."""
     older, *newer = at_every_revision(key_database)
     for schema in newer:
         for place, column in older.items():
@@ -95,7 +95,7 @@ def test_downgrade_keeps_keys_and_running_gateways_working(key_database: str) ->
     with plain(key_database).begin() as connection:
         (row,) = connection.execute(text(f"SELECT {OLD_COLUMNS} FROM api_keys")).all()  # noqa: S608
         assert row.id == record.id
-        # The old release is at work: the new one notices, cannot read, and goes on with what it has.
+        # A gateway of the new release cannot read the old schema, and keeps the keys that it has.
         connection.execute(OLD_VERSION)
     with pytest.raises(SQLAlchemyError):
         gateway.refresh()
