@@ -65,7 +65,7 @@ async def gateways_of(
         yield limiters
 
 
-async def until_back(limiter: Limiter, limits: Limits) -> Decision:
+async def until_reachable(limiter: Limiter, limits: Limits) -> Decision:
     """The first decision once Redis can be reached again."""
     async with asyncio.timeout(60):
         while True:
@@ -75,13 +75,13 @@ async def until_back(limiter: Limiter, limits: Limits) -> Decision:
                 await asyncio.sleep(0.01)
 
 
-async def until_let_in(limiter: Limiter, limits: Limits, tokens: int = 1) -> None:
+async def until_admitted(limiter: Limiter, limits: Limits, tokens: int = 1) -> None:
     async with asyncio.timeout(60):
         while (await limiter.reserve(request(limits, tokens))).refused is not None:
             pass
 
 
-async def away(limiter: Limiter, limits: Limits) -> None:
+async def until_unreachable(limiter: Limiter, limits: Limits) -> None:
     """Reserve until Redis does not answer."""
     async with asyncio.timeout(60):
         while True:
@@ -129,7 +129,7 @@ class Twins:
         await self.limiter.reserve(request(Limits(), subject="nobody"))
 
 
-async def do_something(twins: Twins, requests: list[ReservationRequest], choose: random.Random) -> str:
+async def take_random_step(twins: Twins, requests: list[ReservationRequest], choose: random.Random) -> str:
     """Take one random step; return its name, or the decision."""
     limits = choose.choice(
         [
@@ -178,7 +178,7 @@ async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: in
                 names = {"requests.gone": near, "tokens.gone": near, "requests.at": 0, "tokens.at": 0}
                 server.admin().hset(f"serval:{{k:{subject}}}:buckets", mapping=names)
         for _ in range(500):
-            seen.add(await do_something(twins, requests, choose))
+            seen.add(await take_random_step(twins, requests, choose))
         if seed % 2:
             assert int(server.admin().hget("serval:{k:a}:buckets", "tokens.gone") or near) < near
     assert seen >= {"let in", "requests", "tokens", "concurrency", "budget", "end", "renew", "time", "day"}
@@ -200,7 +200,7 @@ async def test_redis_limiter_uses_rediss_clock(server: RedisServer) -> None:
         assert (await gateway.reserve(request(limits, 1000))).refused is None
         assert (await gateway.reserve(request(limits, 1000))).refused == "tokens"
         # 17 tokens drain each second.
-        await until_let_in(gateway, limits, 10)
+        await until_admitted(gateway, limits, 10)
     (day,) = server.admin().hkeys("serval:{k:a}:days")
     assert first_day <= int(day) <= time.time() // DAY_S
 
@@ -242,7 +242,7 @@ async def test_redis_limiter_cancelled_reserve_leaves_nothing_reserved(server: R
             for _ in range(pauses):
                 await asyncio.sleep(0)
             await cancel_and_wait(asking)
-        await until_let_in(gateway, limits)
+        await until_admitted(gateway, limits)
         assert (await gateway.reserve(request(limits))).requests_remaining == 2
 
 
@@ -270,9 +270,9 @@ async def test_redis_limiter_reconnects_to_a_restarted_redis(server: RedisServer
     async with gateways_of(server) as (gateway,):
         await gateway.reserve(request(limits))
         server.kill()
-        await away(gateway, limits)
+        await until_unreachable(gateway, limits)
         server.start()
-        assert (await until_back(gateway, limits)).refused is None
+        assert (await until_reachable(gateway, limits)).refused is None
 
 
 async def test_redis_limiter_hang_is_unreachable_and_its_reservation_is_refunded(
@@ -283,18 +283,18 @@ async def test_redis_limiter_hang_is_unreachable_and_its_reservation_is_refunded
         running = request(limits)
         assert (await gateway.reserve(running)).refused is None
         server.freeze()
-        unheard = request(limits)
+        timed_out = request(limits)
         with pytest.raises(LedgerUnreachableError):
-            await gateway.reserve(unheard)
+            await gateway.reserve(timed_out)
         # No other request waits for the timeout.
         for _ in range(100):
             with pytest.raises(LedgerUnreachableError):
                 await gateway.reserve(request(limits))
         gateway.settle(running, 1)
         server.thaw()
-        await until_back(gateway, limits)
+        await until_reachable(gateway, limits)
         # The settlement made meanwhile has arrived, too.
-        await until_let_in(gateway, limits)
+        await until_admitted(gateway, limits)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ async def test_redis_limiter_unwritable_redis_is_unreachable(
         assert (await gateway.reserve(request(limits))).requests_remaining == 10**6 - 1
         server.admin().execute_command(*broken)
         with caplog.at_level(logging.WARNING):
-            await away(gateway, limits)
+            await until_unreachable(gateway, limits)
             for _ in range(10):
                 await asyncio.sleep(0.05)
                 with pytest.raises(LedgerUnreachableError):
@@ -321,7 +321,7 @@ async def test_redis_limiter_unwritable_redis_is_unreachable(
         assert len([record for record in caplog.records if "Redis cannot keep" in record.message]) == 1
         server.admin().execute_command(*mended)
         # Unanswered reservations were not counted, or were refunded.
-        assert (await until_back(gateway, limits)).requests_remaining == 10**6 - 2
+        assert (await until_reachable(gateway, limits)).requests_remaining == 10**6 - 2
 
 
 class Clock:
@@ -353,14 +353,14 @@ async def test_fallback_without_redis_allows_its_share_and_budgets_for_the_grace
         )
         assert (await limiter.reserve(request(rate))).requests_remaining == 9
         server.kill()
-        await away(gateway, rate)
+        await until_unreachable(gateway, rate)
         assert [(await limiter.reserve(request(rate))).refused for _ in range(6)] == [None] * 5 + ["requests"]
         assert (await limiter.reserve(request(budget))).refused is None
         clock.s += 61
         with pytest.raises(LimitsUnavailableError):
             await limiter.reserve(request(budget))
         server.start()
-        await until_back(gateway, Limits())
+        await until_reachable(gateway, Limits())
         assert (await limiter.reserve(request(budget))).refused is None
 
 

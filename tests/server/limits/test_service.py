@@ -51,7 +51,7 @@ def ledger() -> Ledger:
     return Ledger(DailyUse(), lease_ms=60_000)
 
 
-async def refused_until(worker: LimiterClient, limits: Limits, tokens: int = 1) -> None:
+async def until_admitted(worker: LimiterClient, limits: Limits, tokens: int = 1) -> None:
     """Reserve until it is admitted: messages without a reply arrive a little later."""
     async with asyncio.timeout(60):
         while (await worker.reserve(request(limits, tokens))).refused is not None:
@@ -74,7 +74,7 @@ async def test_service_settlement_is_visible_to_other_workers(socket: Path) -> N
         assert (await one.reserve(first)).refused is None
         assert (await two.reserve(request(limits))).refused == "concurrency"
         one.settle(first, 30)
-        await refused_until(two, limits, 70)
+        await until_admitted(two, limits, 70)
 
 
 async def test_service_dead_worker_frees_slots_and_keeps_debits(socket: Path) -> None:
@@ -84,7 +84,7 @@ async def test_service_dead_worker_frees_slots_and_keeps_debits(socket: Path) ->
             for _ in range(8):
                 await victim.reserve(request(limits, 100))
             assert (await survivor.reserve(request(limits))).refused == "concurrency"
-        await refused_until(survivor, limits, 0)
+        await until_admitted(survivor, limits, 0)
         decision = await survivor.reserve(request(limits, 0))
         assert (decision.refused, decision.tokens_remaining) == (None, 200)
 
@@ -93,10 +93,10 @@ async def test_client_cancelled_reserve_leaves_nothing_reserved(socket: Path) ->
     limits = Limits(concurrent_requests=1)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
         for _ in range(10):
-            asking = asyncio.create_task(worker.reserve(request(limits)))
+            reserving = asyncio.create_task(worker.reserve(request(limits)))
             await asyncio.sleep(0)
-            await cancel_and_wait(asking)
-        await refused_until(worker, limits)
+            await cancel_and_wait(reserving)
+        await until_admitted(worker, limits)
 
 
 async def test_client_reconnects_to_a_restarted_service(socket: Path) -> None:
@@ -106,12 +106,12 @@ async def test_client_reconnects_to_a_restarted_service(socket: Path) -> None:
             (worker,) = await stack.enter_async_context(workers_of(socket, 1))
             assert (await worker.reserve(request(limits))).refused is None
         async with asyncio.timeout(60):
-            await away(worker, limits)
+            await until_unreachable(worker, limits)
         async with serve_ledger(socket, ledger(), now=frozen), asyncio.timeout(60):
-            await back(worker, limits)
+            await until_reachable(worker, limits)
 
 
-async def away(worker: LimiterClient, limits: Limits) -> None:
+async def until_unreachable(worker: LimiterClient, limits: Limits) -> None:
     while True:
         try:
             await worker.reserve(request(limits))
@@ -119,7 +119,7 @@ async def away(worker: LimiterClient, limits: Limits) -> None:
             return
 
 
-async def back(worker: LimiterClient, limits: Limits) -> None:
+async def until_reachable(worker: LimiterClient, limits: Limits) -> None:
     while True:
         try:
             await worker.reserve(request(limits))
@@ -202,8 +202,8 @@ async def test_fallback_returns_to_the_service_when_it_is_back(socket: Path) -> 
     limits = Limits(concurrent_requests=2, tokens_per_day=100)
     worker = LimiterClient(socket)
     limiter = fallback_of(worker, clock)
-    begun_alone = request(limits)
-    await limiter.reserve(begun_alone)
+    local = request(limits)
+    await limiter.reserve(local)
     clock.s += 100
     async with serve_ledger(socket, ledger(), now=frozen), limiter.lifespan():
         assert [(await limiter.reserve(request(limits))).refused for _ in range(3)] == [
@@ -212,5 +212,5 @@ async def test_fallback_returns_to_the_service_when_it_is_back(socket: Path) -> 
             "concurrency",
         ]
         # A reservation made locally is settled locally.
-        limiter.settle(begun_alone, 1)
+        limiter.settle(local, 1)
         assert (await limiter.reserve(request(limits))).refused == "concurrency"
