@@ -13,8 +13,8 @@ ServalError
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong
      │   ├─ ContextLengthError       400  prompt and requested completion do not fit the context
-     │   └─ MalformedRequestError    400  not HTTP, or HTTP with two readings
-     ├─ AuthenticationError          401  no key, or not one of ours
+     │   └─ MalformedRequestError    400  not HTTP, or ambiguous HTTP
+     ├─ AuthenticationError          401  no key, or not an accepted one
      ├─ PermissionDeniedError        403  the key is good, but not for this
      │   └─ ModelNotAllowedError     403  the key is not for this model
      ├─ NotFoundError                404  no such URL
@@ -25,12 +25,12 @@ ServalError
      ├─ RateLimitError               429  the key's requests, tokens or concurrent requests are used up
      │   └─ InsufficientQuotaError   429  the key's tokens of the day are used up
      ├─ HeadTooLargeError            431  request headers over the limit
-     ├─ InternalError                500  a defect of ours; the message never holds internals
+     ├─ InternalError                500  a defect of the gateway; the message never holds internals
      ├─ EngineFailureError           500  the engine reported that it failed
-     ├─ EngineProtocolError          502  the engine answered something we do not understand
+     ├─ EngineProtocolError          502  the engine's answer is not its documented format
      ├─ EngineStreamBrokenError      502  the engine's answer ended before it was complete
-     ├─ AuthUnavailableError         503  the key database could not be asked for too long
-     ├─ LimitsUnavailableError       503  what a key used today could not be asked for too long
+     ├─ AuthUnavailableError         503  the key database could not be read for too long
+     ├─ LimitsUnavailableError       503  a key's use of today could not be read for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
      ├─ EngineOverloadedError        503  the engine, or the queue for it, is full
      ├─ ShuttingDownError            503  this process is being stopped
@@ -73,7 +73,7 @@ class StackError(ServalError):
 
 
 class ApiError(ServalError):
-    """An error a client of the API sees.
+    """An error that a client of the API sees.
 
     `code` and `type` are stable: clients branch on them. `param` names the offending field of the request,
     as a path such as `messages[0].content`.
@@ -118,7 +118,7 @@ class ContextLengthError(InvalidRequestError):
 
 
 class MalformedRequestError(InvalidRequestError):
-    """The bytes are no HTTP request, or one that could be read in two ways."""
+    """The bytes are not an HTTP request, or an ambiguous one."""
 
     default_code = "malformed_request"
 
@@ -136,7 +136,7 @@ class AuthenticationError(ApiError):
 
 
 class PermissionDeniedError(ApiError):
-    """The key is accepted, but does not have the right."""
+    """The key is accepted, but lacks the permission."""
 
     status = 403
     type = "invalid_request_error"
@@ -180,7 +180,7 @@ class MethodNotAllowedError(ApiError):
 
 
 class RequestTimeoutError(ApiError):
-    """Headers or body of the request were not there in time."""
+    """Headers or body of the request did not arrive in time."""
 
     status = 408
     type = "invalid_request_error"
@@ -211,7 +211,7 @@ class RateLimitError(ApiError):
     default_code = "rate_limit_exceeded"
 
     def __init__(self, message: str, *, wait_ms: int = 0, headers: Mapping[str, str] | None = None) -> None:
-        """`headers` say how the limits stand."""
+        """`headers` describe the state of the limits."""
         super().__init__(message, retry_after_s=-(-wait_ms // 1000))
         self._headers = {**(headers or {}), "retry-after-ms": str(wait_ms)}
 
@@ -221,7 +221,7 @@ class RateLimitError(ApiError):
 
 
 class InsufficientQuotaError(RateLimitError):
-    """The key's tokens of the day are used up; nobody waits that long."""
+    """The key's tokens of the day are used up; clients should not retry."""
 
     type = "insufficient_quota"
     default_code = "insufficient_quota"
@@ -248,7 +248,7 @@ class EngineFailureError(ApiError):
 
 
 class EngineProtocolError(ApiError):
-    """The engine answered with something that is not its documented format."""
+    """The engine's answer is not its documented format."""
 
     status = 502
     type = "server_error"
@@ -264,7 +264,7 @@ class EngineStreamBrokenError(ApiError):
 
 
 class AuthUnavailableError(ApiError):
-    """Whether a key is still good cannot be known at the moment."""
+    """Keys cannot be checked at the moment."""
 
     status = 503
     type = "service_unavailable_error"
@@ -272,7 +272,7 @@ class AuthUnavailableError(ApiError):
 
 
 class LimitsUnavailableError(ApiError):
-    """What a key has used cannot be known at the moment."""
+    """The use of a key cannot be read at the moment."""
 
     status = 503
     type = "service_unavailable_error"
@@ -296,7 +296,7 @@ class EngineOverloadedError(ApiError):
 
 
 class TooManyConnectionsError(ApiError):
-    """This process has as many connections as it may."""
+    """This process has the maximum number of connections."""
 
     status = 503
     type = "service_unavailable_error"
@@ -320,5 +320,5 @@ class EngineTimeoutError(ApiError):
 
 
 def error_object(error: ApiError) -> dict[str, Any]:
-    """The OpenAI error object: always nested, always all four keys."""
+    """The OpenAI error object: nested, with all four keys."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}

@@ -1,4 +1,4 @@
-"""The gateway's settings: one frozen object, built once at the edge and passed down.
+"""The gateway's settings: one frozen object, built once at start-up and passed down.
 
 This is the only module of the package that reads the environment. Every field is the variable
 `SERVAL_<FIELD IN CAPITALS>`, or a line of the settings file; variables win over the file, options over both.
@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from serval.errors import SettingsError
 
 API_KEY_VARIABLE = "SERVAL_API_KEY"
-# What a gateway takes over from its settings file while it runs.
+# Settings that a running gateway reloads from its settings file.
 REREAD: Final = (
     "requests_per_minute",
     "tokens_per_minute",
@@ -27,7 +27,7 @@ REREAD: Final = (
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Times are in seconds, sizes in bytes."""
+    """All settings. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(env_prefix="SERVAL_", frozen=True, extra="forbid")
 
@@ -49,10 +49,10 @@ class Settings(BaseSettings):
     )
     metrics_directory: Path | None = Field(
         default=None,
-        description="Where the processes add up their metrics; several processes get one of their own.",
+        description="Folder where the processes add up their metrics; set by --workers.",
     )
     api_key: SecretStr | None = Field(
-        default=None, description="The API key clients must send. None: no key is asked for."
+        default=None, description="The API key that clients must send. None: no key is required."
     )
     api_key_file: Path | None = Field(
         default=None,
@@ -64,7 +64,8 @@ class Settings(BaseSettings):
         description="Database of API keys (`serval keys`): a path for SQLite, or postgresql://... .",
     )
     key_pepper: SecretStr | None = Field(
-        default=None, description="What hashes of keys are made with; default: kept in the key database."
+        default=None,
+        description="Secret that hashes of keys are made with; default: one kept in the key database.",
     )
     key_poll_s: float = Field(
         default=0.3, gt=0, le=0.5, description="How often changes of the key database are looked for."
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
     )
     operator_grammars: bool = Field(
         default=False,
-        description="Whether the operator's own keys may send `regex` and `ebnf` (the scope grammar).",
+        description="Let the operator's own keys send `regex` and `ebnf` (the scope grammar).",
     )
 
     oidc_issuer: str | None = Field(
@@ -101,7 +102,7 @@ class Settings(BaseSettings):
         default="scope", description="Claim with the scopes: words in one string, or a list."
     )
     oidc_scope_prefix: str = Field(
-        default="", description="What our scopes begin with in that claim, such as serval: ."
+        default="", description="Prefix of Serval's scopes in that claim, such as serval: ."
     )
     oidc_models_claim: str | None = Field(
         default=None, description="Claim that lists the models a token is for. None: tokens are for all."
@@ -130,10 +131,12 @@ class Settings(BaseSettings):
     reserved_completion_tokens: int = Field(
         default=4096,
         ge=1,
-        description="What an answer without a limit is counted as until its length is known.",
+        description="Tokens that an answer without a limit is counted as until its length is known.",
     )
     limits_lease_s: float = Field(
-        default=60.0, ge=1, description="When a dead worker's requests no longer count as running."
+        default=60.0,
+        ge=1,
+        description="Time after which a dead worker's requests no longer count as running.",
     )
 
     limits_socket: Path | None = Field(
@@ -224,7 +227,7 @@ class Settings(BaseSettings):
     idle_connection_s: float = Field(
         default=75.0,
         gt=0,
-        # Longer than the idle limit of the usual load balancers, so that they close a connection first.
+        # Longer than the idle limit of common load balancers, so that they close connections first.
         description="How long a connection without a request is kept.",
     )
     max_connections: int = Field(
@@ -274,7 +277,7 @@ class Settings(BaseSettings):
 
     @property
     def public_url(self) -> str:
-        """Where a client on this machine reaches the gateway."""
+        """The gateway's URL for clients on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # compared, not bound
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
@@ -303,12 +306,12 @@ def load_settings(**overrides: Any) -> Settings:
             if variable_of(name) not in variables:
                 given.setdefault(name, value)
     if variable_of("otlp_endpoint") not in os.environ and "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
-        # The name every program of an installation may share.
+        # The standard variable, which all programs of an installation may share.
         given.setdefault("otlp_endpoint", os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
     try:
         return Settings(**given)
     except ValidationError as error:
-        # The rejected input is left out: it may be a secret.
+        # Without the rejected input, which may be a secret.
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
             for problem in error.errors(include_input=False, include_url=False)
@@ -318,10 +321,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def read_settings_file(path: Path) -> Mapping[str, Any]:
-    """What the file says, by names of settings; it is not checked yet.
-
-    Raises `SettingsError` if it cannot be read.
-    """
+    """The file's values by setting, unchecked. Raises `SettingsError` if it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -329,9 +329,9 @@ def read_settings_file(path: Path) -> Mapping[str, Any]:
 
 
 def child_environment(settings: Settings | None = None) -> dict[str, str]:
-    """This process's environment for a child; with `settings`, so that the child loads exactly these.
+    """This process's environment for a child; with `settings`, the child loads exactly these.
 
-    What may change in the settings file, if there is one, the child reads there itself.
+    The child reads reloadable settings from the settings file itself, if there is one.
     """
     environment = dict(os.environ)
     if settings is not None:
@@ -346,6 +346,6 @@ def child_environment(settings: Settings | None = None) -> dict[str, str]:
                     value.get_secret_value() if isinstance(value, SecretStr) else str(value)
                 )
         if settings.metrics_directory is not None:
-            # Where prometheus_client looks.
+            # The variable that prometheus_client reads.
             environment["PROMETHEUS_MULTIPROC_DIR"] = str(settings.metrics_directory)
     return environment

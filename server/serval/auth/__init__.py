@@ -1,1 +1,1 @@
-"""Who may call: API keys, and tokens of an identity provider."""
+"""Authentication of callers: API keys, and tokens of an identity provider."""

@@ -1,5 +1,4 @@
-"""Which of the ways to be let in are configured: the operator's own key, the database's keys, an identity
-provider's tokens, or none."""
+"""Authentication by the configured means: the operator's keys, the database's, tokens, or none."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ from serval.caller.identity import Identity
 from serval.errors import AuthenticationError
 
 if TYPE_CHECKING:
-    # What these need is loaded only where there is a database or an identity provider.
+    # Their dependencies are loaded only where there is a database or an identity provider.
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
 
@@ -36,16 +35,16 @@ class Authenticator:
         self._open = open_without_keys and not operator_keys.required and directory is None and tokens is None
 
     def replace_keys(self, operator_keys: ApiKeys) -> None:
-        """Accept these from now on, in place of the fixed keys so far."""
+        """Accept these operator's keys from now on, instead of those so far."""
         self._operator_keys = operator_keys
-        # At least one: who comes without a key where none is needed.
+        # At least one, for callers without a key where none is needed.
         self._operator_identities = [
             Identity(scopes=self._scopes, operator_index=index)
             for index in range(max(1, operator_keys.count))
         ]
 
     async def identify(self, authorization: str | None) -> Identity:
-        """Whose header it is. Raises `AuthenticationError` or `AuthUnavailableError`."""
+        """The identity of the caller. Raises `AuthenticationError` or `AuthUnavailableError`."""
         if self._open:
             return self._operator_identities[0]
         key = bearer_key(authorization)

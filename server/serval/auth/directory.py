@@ -23,19 +23,19 @@ _MAX_REMEMBERED = 4096
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """A key's record, and who calls with it, by the key's public id. And those of keys that were good."""
+    """Records and identities of all keys, by public id, and those of keys that were verified."""
 
     keys: Mapping[str, tuple[KeyRecord, Identity]]
-    # By a hash of the key that only this process can make. The stored hash is OpenSSL's, and costs much more.
-    # Part of the snapshot, so that what was good is forgotten whenever keys change.
+    # By a hash that only this process can make, and much cheaper than the stored one, which is OpenSSL's.
+    # Part of the snapshot, so that verified keys are forgotten whenever keys change.
     remembered: dict[bytes, tuple[KeyRecord, Identity]] = field(default_factory=dict)
 
 
 class KeyDirectory:
-    """A snapshot of the keys, and a watch that replaces it when the database has changed.
+    """A snapshot of the keys, replaced by `watch` when the database has changed.
 
-    When the database cannot be asked for longer than `max_stale_s`, keys are no longer accepted: one of them
-    may have been revoked.
+    When the database cannot be read for longer than `max_stale_s`, no key is accepted any more: it may have
+    been revoked.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class KeyDirectory:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Reads the keys. Raises SQLAlchemy's errors if they cannot be read."""
+        """Read the keys. Raises SQLAlchemy's errors if they cannot be read."""
         self.store = store
         self._poll_s = poll_s
         self._max_stale_s = max_stale_s
@@ -59,7 +59,7 @@ class KeyDirectory:
         self.refresh()
 
     def refresh(self) -> None:
-        """Ask the database, and read the keys if they have changed."""
+        """Read the keys if they have changed in the database."""
         asked = self._monotonic()
         if self.store.version() != self._version:
             self._version, keys = self.store.load()
@@ -67,7 +67,7 @@ class KeyDirectory:
         self._fresh_at = asked
 
     async def watch(self) -> None:
-        """Refresh again and again, until cancelled."""
+        """Refresh periodically, until cancelled."""
         while True:
             await asyncio.sleep(self._poll_s)
             try:
@@ -76,7 +76,7 @@ class KeyDirectory:
                 logger.warning("the key database cannot be read: %s", type(error).__name__)
 
     def identify(self, key: str) -> Identity:
-        """Whose key it is. Raises `AuthenticationError` or `AuthUnavailableError`."""
+        """The identity of a key. Raises `AuthenticationError` or `AuthUnavailableError`."""
         if self._monotonic() - self._fresh_at > self._max_stale_s:
             raise AuthUnavailableError(
                 "API keys cannot be checked at the moment. Try again shortly.", retry_after_s=2
@@ -98,7 +98,7 @@ class KeyDirectory:
 
     def _verify(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
         known = snapshot.keys.get(public_id(key) or "")
-        # Also without a record something is compared, so that the time says nothing about which ids exist.
+        # Compared even without a record, so that the time does not reveal which ids exist.
         stored = _NO_DIGEST if known is None else known[0].digest
         matches = hmac.compare_digest(self.store.digest(key), stored)
         if known is None or not matches:

@@ -1,4 +1,4 @@
-"""Opening what the settings say callers are checked against."""
+"""Factories of the key directory, the token verifier and the authenticators that the settings describe."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def open_directory(settings: Settings) -> "KeyDirectory | None":
-    """The keys of the database, read; None if there is no database. Raises `SettingsError`."""
+    """Read the database's keys; None if there is no database. Raises `SettingsError`."""
     if settings.key_database is None:
         if settings.admin_port is not None:
             raise SettingsError("SERVAL_ADMIN_PORT needs a key database; set SERVAL_KEY_DATABASE too")
@@ -34,7 +34,7 @@ def open_directory(settings: Settings) -> "KeyDirectory | None":
 
 
 def open_tokens(settings: Settings) -> "TokenVerifier | None":
-    """What checks the tokens of an identity provider; None if none is set. Raises `SettingsError`."""
+    """The verifier of an identity provider's tokens; None if none is set. Raises `SettingsError`."""
     if settings.oidc_issuer is None:
         return None
     if settings.oidc_audience is None or settings.oidc_jwks is None:
@@ -90,7 +90,7 @@ def inference_authenticator(
     directory: "KeyDirectory | None",
     tokens: "TokenVerifier | None" = None,
 ) -> Authenticator:
-    """For clients of the model: the operator's `keys`, the database's, and tokens; open if there is none."""
+    """For the inference API: the operator's `keys`, the database's, and tokens; open if there are none."""
     scopes = frozenset({INFERENCE, GRAMMAR} if settings.operator_grammars else {INFERENCE})
     return Authenticator(ApiKeys(keys), directory, tokens, scopes=scopes, open_without_keys=True)
 

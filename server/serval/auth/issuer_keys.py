@@ -1,4 +1,4 @@
-"""The keys of an issuer of tokens: fetched, kept, and asked for again when one is unknown."""
+"""Public keys of a token issuer: fetched, cached, and fetched again when one is unknown."""
 
 import asyncio
 import logging
@@ -16,16 +16,16 @@ logger = logging.getLogger(__name__)
 
 _MAX_DOCUMENT_BYTES: Final = 1 << 20
 _FETCH_TIMEOUT_S: Final = 5.0
-# Tokens with invented key ids make us ask the issuer no more often than this.
+# Bound on fetches caused by tokens with invented key ids.
 _MIN_FETCH_INTERVAL_S: Final = 5.0
-# Requests that wait for an answer of the issuer; others are told to come again.
+# Requests that may wait for a fetch; others are refused with Retry-After.
 _MAX_WAITERS: Final = 256
 
 
 class IssuerKeys:
-    """A copy of the issuer's keys, which `watch` keeps fresh.
+    """A copy of the issuer's keys, kept fresh by `watch`.
 
-    Requests wait for the issuer only for a key that is not in it, and then all for the same answer.
+    Requests wait for the issuer only if a key is missing from the copy, and then share one fetch.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class IssuerKeys:
         self._fetch_started_at = float("-inf")
         self._fetch_task: asyncio.Task[None] | None = None
         self._waiters = 0
-        # Counts the changes: what was checked with the keys of another generation has to be checked again.
+        # Incremented with each change: tokens verified with keys of another generation are verified again.
         self.generation = 0
 
     def load(self, document: bytes) -> None:
@@ -59,7 +59,7 @@ class IssuerKeys:
         self._fresh_at = self._monotonic()
 
     async def watch(self) -> None:
-        """Ask the issuer again and again, until cancelled."""
+        """Fetch periodically, until cancelled."""
         while True:
             await self._fetch_once()
             await asyncio.sleep(
@@ -67,7 +67,7 @@ class IssuerKeys:
             )
 
     async def find(self, key_id: str | None) -> IssuerKey:
-        """The key that signs as `key_id`; a token without one is good if the issuer has a single key.
+        """The key with this id; a token without key id is accepted if the issuer has a single key.
 
         Raises `AuthenticationError`, or `AuthUnavailableError` while the issuer's keys are not known.
         """
@@ -116,7 +116,7 @@ class IssuerKeys:
         if self._fetch_task is None:
             self._fetch_started_at = self._monotonic()
             self._fetch_task = asyncio.create_task(self._fetch())
-        # The task is everyone's: one who goes away must not cancel it.
+        # Shared: a request that is cancelled must not cancel the fetch of others.
         await asyncio.wait({self._fetch_task})
 
     async def _fetch(self) -> None:

@@ -1,4 +1,4 @@
-"""A JSON Web Key Set (RFC 7517): the public keys an issuer of tokens signs with."""
+"""JSON Web Key Sets (RFC 7517): the public keys of a token issuer."""
 
 import logging
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from msgspec import Struct
 
 logger = logging.getLogger(__name__)
 
-# Which algorithms a key may verify, by kind and curve. A shared secret ("oct") is not among them: whoever can
-# check such a token can also make one.
+# Algorithms that a key may verify, by type and curve. A shared secret ("oct") is not among them: anyone who
+# can verify such a token can also make one.
 _ALGORITHMS: Final[Mapping[tuple[str, str | None], frozenset[str]]] = {
     ("RSA", None): frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
     ("EC", "P-256"): frozenset({"ES256"}),
@@ -28,7 +28,7 @@ _MAX_KEYS: Final = 100
 
 
 class JwksError(Exception):
-    """The document cannot be used; the message says why."""
+    """The document cannot be used; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Jwk(Struct):
     use: str = "sig"
     key_ops: list[str] | None = None
     alg: str | None = None
-    # The private part, which nobody should see.
+    # The private part, which must not be published.
     d: Any = None
 
 
@@ -57,8 +57,8 @@ class _Jwks(Struct):
 def read_jwks(document: bytes) -> dict[str | None, IssuerKey]:
     """The keys that can verify a signature, by key id.
 
-    What cannot is left out: keys for encryption, shared secrets, private keys, short RSA keys, unknown kinds.
-    Raises `JwksError` if nothing is left, or if it is no JWKS.
+    Others are left out: keys for encryption, shared secrets, private keys, short RSA keys, unknown types.
+    Raises `JwksError` if none is left, or if the document is not a JWKS.
     """
     try:
         entries = msgspec.json.decode(document, type=_Jwks).keys

@@ -13,10 +13,10 @@ from serval.settings import Settings
 
 
 class ApiKeys:
-    """The keys that are accepted. Only digests under a per-process random key are held in memory."""
+    """The accepted keys. Only digests under a per-process random key are held in memory."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        """An empty key is a place that nobody's key has."""
+        """An empty string marks a withdrawn key, so that later keys keep their index."""
         self._pepper = secrets.token_bytes(32)
         self._digests = [self._digest(key or secrets.token_hex(20)) for key in keys]
 
@@ -26,30 +26,30 @@ class ApiKeys:
 
     @property
     def required(self) -> bool:
-        """False when no key is configured: then everyone may call."""
+        """True if there is at least one key."""
         return bool(self._digests)
 
     @property
     def count(self) -> int:
-        """How many keys there are."""
+        """Number of keys, including withdrawn ones."""
         return len(self._digests)
 
     def accepts(self, key: str) -> bool:
-        """Whether `key` is one of them."""
+        """True if `key` is one of the keys."""
         return self.index_of(key) is not None
 
     def index_of(self, key: str) -> int | None:
-        """Which of them `key` is, in the order they were given; None: none of them."""
+        """Index of `key` in the order they were given; None if it is not among them."""
         if not self._digests:
             return None
         digest = self._digest(key)
-        # Every digest is compared, so that the time says nothing about which one matched.
+        # Every digest is compared, so that the time does not reveal which one matched.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return matches.index(True) if any(matches) else None
 
 
 def bearer_key(authorization: str | None) -> str:
-    """The key in an Authorization header; None: there is no such header. Raises `AuthenticationError`."""
+    """The key in an Authorization header; None if there is no header. Raises `AuthenticationError`."""
     if authorization is None:
         raise AuthenticationError(
             "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'."
@@ -63,7 +63,7 @@ def bearer_key(authorization: str | None) -> str:
 
 
 def looks_like_token(bearer: str) -> bool:
-    """Whether this has the form of a JWT: our API keys have not."""
+    """True if this has the form of a JWT, which no API key has."""
     return bearer.startswith("eyJ") and bearer.count(".") == 2
 
 
@@ -73,7 +73,7 @@ def new_key() -> str:
 
 
 def ensure_key(settings: Settings) -> tuple[Settings, str | None]:
-    """The settings with an API key in any case; the second is the key if one had to be made."""
+    """Settings that have some means of authentication, and the API key if one had to be generated."""
     if settings.api_key is not None or settings.api_key_file is not None:
         return settings, None
     if settings.key_database is not None or settings.oidc_issuer is not None:
@@ -83,7 +83,7 @@ def ensure_key(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def read_key_file(path: Path) -> list[str]:
-    """Keys of a file: one a line; blank lines and lines that start with `#` do not count."""
+    """Keys of a file, one a line; blank lines and lines that start with `#` are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -100,7 +100,7 @@ def configured_keys(settings: Settings) -> list[str]:
     if settings.api_key is not None:
         key = settings.api_key.get_secret_value().strip()
         if not key:
-            # An empty variable is a deployment mistake; treating it as "no key" would open the server.
+            # An empty variable is a deployment mistake; treated as "no key" it would open the server.
             raise SettingsError("SERVAL_API_KEY is set but empty; give it a key or unset it")
         keys.append(key)
     return list(dict.fromkeys(keys))

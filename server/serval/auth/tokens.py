@@ -1,4 +1,4 @@
-"""Tokens of an identity provider (JWT, as OpenID Connect issues them) as an alternative to API keys."""
+"""Tokens of an identity provider (JWT, as OpenID Connect issues them), an alternative to API keys."""
 
 import hashlib
 import re
@@ -17,10 +17,10 @@ from serval.errors import AuthenticationError
 _MAX_TOKEN_CHARACTERS: Final = 16_384
 _MAX_REMEMBERED: Final = 1024
 _CALLER = re.compile(r"[\x21-\x7e]{1,128}")
-# In front of the caller's name, so that it is never taken for an id of the key database.
+# Prefix of the caller's name, so that it is never taken for an id of the key database.
 CALLER_PREFIX: Final = "oidc:"
 
-# What is wrong with a token, from the special to the general: the first that fits is said.
+# Messages for invalid tokens, from the special to the general: the first that matches is used.
 _PROBLEMS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
     (jwt.ExpiredSignatureError, "The token has expired. Get a new one."),
     (
@@ -37,7 +37,7 @@ _PROBLEMS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
 
 @dataclass(frozen=True)
 class TokenRules:
-    """What a token must say, and how its claims are read; see the settings `oidc_*`."""
+    """Requirements on tokens and the meaning of their claims; see the settings `oidc_*`."""
 
     issuer: str
     audience: str
@@ -50,16 +50,16 @@ class TokenRules:
 
 
 class TokenVerifier:
-    """Turns a token into an `Identity`. Good tokens are remembered by their hash until they expire."""
+    """Turns a token into an `Identity`. Verified tokens are remembered by hash until they expire."""
 
     def __init__(self, keys: IssuerKeys, rules: TokenRules) -> None:
         self.keys = keys
         self._rules = rules
-        # Who it is, until when (Unix time), and the generation of keys it was checked with.
+        # Identity, expiry (Unix time), and the generation of keys that verified it.
         self._remembered: OrderedDict[bytes, tuple[Identity, float, int]] = OrderedDict()
 
     async def identify(self, token: str) -> Identity:
-        """Whose token it is. Raises `AuthenticationError` or `AuthUnavailableError`."""
+        """The identity of a token. Raises `AuthenticationError` or `AuthUnavailableError`."""
         if len(token) > _MAX_TOKEN_CHARACTERS:
             raise AuthenticationError(f"The token has more than {_MAX_TOKEN_CHARACTERS} characters.")
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
@@ -68,8 +68,8 @@ class TokenVerifier:
             return known[0]
         try:
             header = jwt.get_unverified_header(token)
-            # The header only chooses from the issuer's list: keys or addresses of keys that a token brings
-            # along (jwk, jku, x5u) are not looked at.
+            # The header only selects from the issuer's list: keys and key URLs in the token itself (jwk, jku,
+            # x5u) are ignored.
             key = await self.keys.find(header.get("kid"))
             claims = self._verified(token, key.key, key.algorithms)
         except (jwt.PyJWTError, UnicodeError) as error:
@@ -103,7 +103,7 @@ class TokenVerifier:
             name.removeprefix(rules.scope_prefix) for name in names if name.startswith(rules.scope_prefix)
         }
         models = None if rules.models_claim is None else frozenset(_words(claims.get(rules.models_claim)))
-        # The admin API is for keys alone.
+        # The admin API accepts keys only.
         scopes = given & frozenset(SCOPES) - {ADMIN}
         return Identity(scopes=frozenset(scopes), key_id=CALLER_PREFIX + caller, models=models)
 
@@ -114,6 +114,6 @@ class TokenVerifier:
 
 
 def _words(claim: Any) -> list[str]:
-    """A claim that is a list of names, or one string with spaces between; anything else names nothing."""
+    """The names in a claim: a list, or a string separated by spaces; anything else has none."""
     words = claim.split() if isinstance(claim, str) else claim
     return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []

@@ -1,4 +1,4 @@
-"""Who calls, and what they may do."""
+"""Identity and permissions of a caller."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,10 +7,10 @@ from serval.caller.limits import DEFAULT_LIMITS, KeyLimits
 from serval.errors import ModelNotAllowedError, PermissionDeniedError
 
 INFERENCE: Final = "inference"
-# May hold the model to grammars of its own (`regex`, `ebnf`), beyond JSON schemas.
+# May constrain the model by grammars of its own (`regex`, `ebnf`), beyond JSON schemas.
 GRAMMAR: Final = "grammar"
 ADMIN: Final = "admin"
-# Of keys whose requests go before others, or behind them.
+# Requests of these keys are scheduled before others, or after them.
 INTERACTIVE: Final = "interactive"
 BULK: Final = "bulk"
 SCOPES: Final = (INFERENCE, GRAMMAR, ADMIN, INTERACTIVE, BULK)
@@ -20,21 +20,20 @@ SCOPES: Final = (INFERENCE, GRAMMAR, ADMIN, INTERACTIVE, BULK)
 class Identity:
     """A caller whose key or token was accepted.
 
-    `key_id` is the key's public part, or `oidc:` and the caller that a token names; None for the operator's
-    own key.
+    `key_id` is the key's public id, or `oidc:` and the caller that a token names; None for an operator's key.
     """
 
     scopes: frozenset[str]
     key_id: str | None = None
-    # None: all.
+    # None: all models.
     models: frozenset[str] | None = None
     limits: KeyLimits = DEFAULT_LIMITS
-    # Which of the operator's own keys it is.
+    # Index among the operator's own keys.
     operator_index: int = 0
 
     @property
     def subject(self) -> str:
-        """Under which name the caller's use is counted."""
+        """Name of the account that the caller's use is counted under."""
         return self.key_id or f"operator-{self.operator_index}"
 
     def require_scope(self, scope: str) -> None:
@@ -45,10 +44,10 @@ class Identity:
             )
 
     def may_use(self, model: str) -> bool:
-        """Whether the key is for this model."""
+        """True if the key may use this model."""
         return self.models is None or model in self.models
 
     def require_model(self, model: str) -> None:
-        """Raise `ModelNotAllowedError` unless the key is for this model."""
+        """Raise `ModelNotAllowedError` unless the key may use this model."""
         if not self.may_use(model):
             raise ModelNotAllowedError(f"This API key may not use the model {model!r}.", param="model")

@@ -1,4 +1,4 @@
-"""What a key may use: as its record says, and as it is in force."""
+"""Limits of a key: its own, as stored, and those in force."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -9,7 +9,7 @@ from msgspec import Struct
 from serval.settings import Settings
 
 UNLIMITED: Final = 0
-# Counts stay exact in Redis, whose scripts know doubles only.
+# Keeps counts exact in Redis, whose scripts have doubles only.
 MAX_LIMIT: Final = 10**9
 
 
@@ -18,7 +18,7 @@ _WORDS: Final[dict[int | None, str]] = {UNLIMITED: "unlimited", None: "default"}
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """A key's own limits. None: the default of the settings; `UNLIMITED`: none, whatever the default is."""
+    """A key's own limits. None: the default of the settings; `UNLIMITED`: no limit, whatever the default."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -26,16 +26,16 @@ class KeyLimits:
     tokens_per_day: int | None = None
 
     def as_object(self) -> dict[str, Any]:
-        """For people and programs: a number, 'unlimited' or 'default'."""
+        """The limits as people and programs read them: a number, 'unlimited' or 'default'."""
         return {name: _WORDS.get(value, value) for name, value in asdict(self).items()}
 
     def changed(self, **changes: int | None) -> "KeyLimits":
-        """These limits with some replaced."""
+        """A copy with some limits replaced."""
         return replace(self, **changes)
 
 
 def limit_of(given: int | str) -> int | None:
-    """What is stored for a limit as people and programs write it: a number, 'unlimited' or 'default'."""
+    """The stored value of a limit as people and programs write it: a number, 'unlimited' or 'default'."""
     if isinstance(given, int):
         return given
     return {word: value for value, word in _WORDS.items()}[given]
@@ -46,7 +46,7 @@ LIMIT_NAMES: Final = tuple(field.name for field in fields(KeyLimits))
 
 
 class Limits(Struct, frozen=True, array_like=True):
-    """The limits in force for a key. None: unlimited. Days are UTC's."""
+    """The limits in force for a key. None: unlimited. Days are UTC days."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -55,12 +55,12 @@ class Limits(Struct, frozen=True, array_like=True):
 
     @property
     def unlimited(self) -> bool:
-        """Whether there is nothing to count."""
+        """True if there is no limit to count against."""
         return self == _NONE
 
     @property
     def tokens(self) -> int | None:
-        """The most tokens a single request can ever reserve; None: any number."""
+        """The largest number of tokens that a single request may reserve; None: any number."""
         if self.tokens_per_minute is None or self.tokens_per_day is None:
             return self.tokens_per_minute or self.tokens_per_day
         return min(self.tokens_per_minute, self.tokens_per_day)
@@ -71,7 +71,7 @@ _NONE = Limits()
 
 @lru_cache(maxsize=4096)
 def in_force(own: KeyLimits, defaults: Limits) -> Limits:
-    """The key's own limits where it has some, else the defaults."""
+    """The key's own limits, completed by the defaults."""
     chosen: dict[str, int | None] = {}
     for name in LIMIT_NAMES:
         value = getattr(own, name)
@@ -80,5 +80,5 @@ def in_force(own: KeyLimits, defaults: Limits) -> Limits:
 
 
 def default_limits(settings: Settings) -> Limits:
-    """What the settings say for keys without limits of their own."""
+    """The settings' limits for keys without limits of their own."""
     return Limits(**{name: getattr(settings, name) for name in LIMIT_NAMES})

@@ -1,4 +1,4 @@
-"""Priority classes: what a key may have, and what a request asks for."""
+"""Priority classes: the class of a key, and the class that a request asks for."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -11,7 +11,7 @@ Priority = Literal["interactive", "default", "bulk"]
 # The most urgent first.
 PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "default", "bulk")
 HEADER: Final = b"x-serval-priority"
-# Which of OpenAI's service tiers a class is.
+# OpenAI's service tier of each class.
 _TIERS: Final[Mapping[Priority, str]] = {"interactive": "priority", "default": "default", "bulk": "flex"}
 
 
@@ -30,12 +30,12 @@ def priority_of(identity: Identity, asked: str | None, service_tier: str | None 
 
 
 def tier_of(priority: Priority) -> str:
-    """The service tier of a class, as answers name it."""
+    """The service tier of a class, as named in answers."""
     return _TIERS[priority]
 
 
 def key_priority(identity: Identity) -> Priority:
-    """The class of a key's requests that ask for none, and the best that they may have."""
+    """The class of a key: the default, and the upper bound, of its requests' classes."""
     if INTERACTIVE in identity.scopes:
         return "interactive"
     return "bulk" if BULK in identity.scopes else "default"

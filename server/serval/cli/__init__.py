@@ -1,6 +1,6 @@
 """The `serval` command: one module per subcommand, each with `configure(parser)` and `run(args) -> code`.
 
-Commands that need the engine's packages live with the engine; each runs in this process's place.
+Commands of the engine's package replace this process, which imports nothing of it.
 
 Exit codes: 0 ok, 1 the answer is no or something failed, 2 wrong use.
 """

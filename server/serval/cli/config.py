@@ -1,4 +1,4 @@
-"""`serval config show`: every setting, where it comes from, what it is; secrets are not shown."""
+"""`serval config show`: every setting, its value and source; secrets are not shown."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the settings. Raises `SettingsError` for one that is wrong."""
+    """Print the settings. Raises `SettingsError` for an invalid one."""
     settings = load_settings()
     if args.json:
         print(json.dumps({name: shown(getattr(settings, name)) for name in Settings.model_fields}, indent=2))
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shown(value: Any) -> Any:
-    """The value as it may be printed, for JSON: no secret, no password of a URL."""
+    """The value as it may be printed, for JSON: without secrets and passwords in URLs."""
     if isinstance(value, SecretStr):
         return HIDDEN
     if isinstance(value, Path):
@@ -55,5 +55,5 @@ def shown(value: Any) -> Any:
 
 
 def without_passwords(text: str) -> str:
-    """The text without the passwords of URLs in it."""
+    """The text with passwords in URLs hidden."""
     return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)

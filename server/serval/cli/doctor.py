@@ -1,4 +1,4 @@
-"""`serval doctor`: is everything here that the gateway and the engine need?"""
+"""`serval doctor`: checks of everything that the gateway and the engine need."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was found. Raises `SettingsError` for a setting that is wrong."""
+    """Print the findings. Raises `SettingsError` for an invalid setting."""
     settings = load_settings(engine_url=args.engine_url)
     found = []
     for finding in findings(settings, with_engine=not args.before_start):

@@ -16,7 +16,7 @@ example:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `serval gateway`. Every option wins over its variable, SERVAL_<NAME>."""
+    """Add the options of `serval gateway`. Each overrides its variable, SERVAL_<NAME>."""
     parser.epilog = _EXAMPLE
     add = parser.add_argument
     add("--engine-url", metavar="URL", help=f"the SGLang engine (default {default_text('engine_url')})")
@@ -56,7 +56,7 @@ def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def gateway_settings(args: argparse.Namespace, **overrides: Any) -> Settings:
-    """Settings from options over the environment; `overrides` win over both."""
+    """Settings from the options and the environment; `overrides` take precedence, then options."""
     options = {name: getattr(args, name) for name in _OPTIONS if hasattr(args, name)}
     return load_settings(**(options | overrides))
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         print_progress(f"neither SERVAL_API_KEY nor --api-key-file is set; this start's API key: {made_key}")
     configure_logging(settings.log_level)
     if settings.workers > 1:
-        # The parent of workers loads nothing that serves.
+        # Imported here: the parent of workers must not load the modules that serve.
         from serval.process.pool import run_workers
 
         run_workers(settings)

@@ -1,4 +1,5 @@
-"""`serval keys`: make, list, change, rotate and revoke API keys; take their database to an older schema."""
+"""`serval keys`: create, list, change, rotate and revoke API keys; migrate their database to an older
+schema."""
 
 import argparse
 import json

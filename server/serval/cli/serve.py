@@ -1,4 +1,4 @@
-"""`serval serve`: engine and gateway together, with one clear line when both are ready."""
+"""`serval serve`: engine and gateway together, with one line when both are ready."""
 
 import argparse
 import asyncio
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run both halves until a signal (0) or until one of them fails (`StackError`)."""
+    """Run both until a signal (returns 0) or until one of them fails (raises `StackError`)."""
     engine = engine_options(args, host="127.0.0.1", port=_free_port())
     settings, made_key = ensure_key(
         gateway_settings(
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if settings.port == 0:
         settings = settings.model_copy(update={"port": _free_port()})
-    # A key that the operator chose is named, not repeated: this line may end up in a log.
+    # A key chosen by the operator is named, not printed: this line may end up in a log.
     shown_key = made_key or (
         f"${API_KEY_VARIABLE}" if settings.api_key else f"one of {settings.api_key_file}"
     )
@@ -84,7 +84,7 @@ def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
 
 
 async def _engine_device(engine_url: str) -> str:
-    """The device the engine says it runs on."""
+    """The device that the engine reports."""
     async with aiohttp.ClientSession() as session, session.get(f"{engine_url}/server_info") as response:
         info = await response.json()
     return str(info["device"])

@@ -93,7 +93,7 @@ class LimiterClient:
                 _, connection = await loop.create_unix_connection(_Connection, str(self._socket_path))
             except OSError as error:
                 if not reported:
-                    logger.warning("the host's limits cannot be reached: %s", error)
+                    logger.warning("the limit service cannot be reached: %s", error)
                 reported = True
                 await asyncio.sleep(_RECONNECT_EVERY_S)
                 continue

@@ -55,7 +55,7 @@ class FallbackLimiter:
         except LedgerUnreachableError:
             return self._reserve_locally(request)
         if self._away_since is not None:
-            logger.warning("the limits' authority is back")
+            logger.warning("the ledger of limits is reachable again")
             self._away_since = None
         return decision
 
@@ -93,7 +93,7 @@ class FallbackLimiter:
 
     def _reserve_locally(self, request: ReservationRequest) -> Decision:
         if self._away_since is None:
-            logger.warning("the limits' authority is away; this process counts by itself")
+            logger.warning("the ledger of limits cannot be reached; this process counts by itself")
             self._away_since = self._monotonic()
         if request.limits.tokens_per_day is not None and self._monotonic() - self._away_since > self._grace_s:
             raise LimitsUnavailableError(

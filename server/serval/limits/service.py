@@ -101,7 +101,7 @@ class _WorkerConnection(asyncio.Protocol):
                 else:
                     self._note(message, now)
         except msgspec.MsgspecError as error:
-            logger.error("a worker sent what is no message: %s", error)
+            logger.error("a worker sent an invalid message: %s", error)
             self.drop()
             return
         if answers:

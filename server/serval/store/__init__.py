@@ -1,1 +1,1 @@
-"""What outlives the process: API keys, in SQLite or PostgreSQL."""
+"""Persistent storage of API keys and daily use, in SQLite or PostgreSQL."""

@@ -1,4 +1,4 @@
-"""Tokens by key and day in the database."""
+"""Use of tokens by key and day, in the database."""
 
 from collections.abc import Mapping
 
@@ -20,17 +20,17 @@ class DailyTokens:
         self._engine = engine
 
     def load(self, first: int, last: int) -> dict[tuple[str, int], int]:
-        """What was used from day `first` to day `last`, by subject and day."""
+        """Tokens used from day `first` to day `last`, by subject and day."""
         asked = select(daily_tokens).where(daily_tokens.c.day.between(first, last))
         with self._engine.connect() as connection:
             rows = connection.execute(asked).all()
         return {(row.subject, row.day): row.tokens for row in rows}
 
     def increment(self, use: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
-        """Add to what is there, all or nothing; what is there then."""
+        """Add `use` to the stored totals, all or nothing; return the new totals."""
         totals = {}
         with self._engine.begin() as connection:
-            # In the same order everywhere: PostgreSQL locks row by row.
+            # Sorted, so that processes cannot deadlock: PostgreSQL locks row by row.
             for subject, day in sorted(use):
                 values = {"subject": subject, "day": day, "tokens": use[subject, day]}
                 totals[subject, day] = int(connection.execute(_ADD, values).scalar_one())

@@ -1,4 +1,4 @@
-"""Opening the database: SQLite by path or URL, PostgreSQL by URL, brought to the newest schema."""
+"""Connection to the database: SQLite by path or URL, PostgreSQL by URL, migrated to the newest schema."""
 
 import os
 from collections.abc import Callable
@@ -17,17 +17,17 @@ _BUSY_TIMEOUT_S = 5
 
 
 def open_database(location: str) -> Engine:
-    """The database at `location`, a path (SQLite) or a URL, with the newest schema.
+    """Open the database at `location`, a path (SQLite) or a URL, and migrate it to the newest schema.
 
-    Raises `SettingsError` if it cannot be used; no password is part of the message.
+    Raises `SettingsError` if it cannot be used; the message never holds a password.
     """
     return _opened(location, _bring_up_to_date)
 
 
 def downgrade_database(location: str, revision: str) -> None:
-    """Take the schema back to that of an older release, by the name of its newest migration such as "0001".
+    """Migrate the schema back to that of an older release, named by its newest migration such as "0001".
 
-    What only later schemas hold is dropped. Raises `SettingsError`, and then nothing was changed.
+    Data of later schemas is dropped. Raises `SettingsError`, and then nothing was changed.
     """
 
     def back(engine: Engine) -> None:
@@ -39,7 +39,7 @@ def downgrade_database(location: str, revision: str) -> None:
 
 
 def _opened(location: str, prepare: Callable[[Engine], None]) -> Engine:
-    """The database at `location`, after `prepare`. Raises `SettingsError`."""
+    """Open the database at `location` and apply `prepare`. Raises `SettingsError`."""
     url = _url(location)
     try:
         if url.get_backend_name() == "sqlite":
@@ -68,7 +68,7 @@ def _url(location: str) -> URL:
         raise SettingsError("the key database's URL cannot be read; use a path or postgresql://...") from None
     if backend not in ("sqlite", "postgresql"):
         raise SettingsError(f"the key database's URL names {backend!r}; use a path or postgresql://...")
-    # Of PostgreSQL's drivers, the one that is installed with serval-llm[postgres].
+    # The driver that serval-llm[postgres] installs.
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
@@ -76,7 +76,7 @@ def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise SettingsError("the key database must be a file: other processes read it too")
     path = Path(url.database)
-    # Hashes of keys are nobody else's business.
+    # Created readable by its owner only: it holds hashes of keys.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
 
@@ -93,7 +93,7 @@ def _bring_up_to_date(engine: Engine) -> None:
         from serval.store.upgrade import upgrade
 
         upgrade(engine)
-    # Alembic says nothing if the database is newer than what it knows, as long as the revision exists.
+    # Alembic does not report a database newer than the code, as long as the revision exists.
     with engine.connect() as connection:
         connection.execute(text("SELECT version, pepper, pepper_check FROM key_store"))
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def open_store(settings: Settings) -> "KeyStore":
-    """The key database. Raises `SettingsError` if none is set or it cannot be used."""
+    """Open the key database. Raises `SettingsError` if none is set or it cannot be used."""
     location = database_location(settings)
-    # These take a third of a second and 20 MB to load.
+    # Imported here: they take a third of a second and 20 MB to load.
     from serval.store.database import open_database
     from serval.store.key_store import KeyStore
 

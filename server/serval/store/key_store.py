@@ -1,4 +1,4 @@
-"""API keys in the database: made, listed, rotated and revoked. The keys themselves are not in it."""
+"""API keys in the database: created, listed, rotated and revoked. Only hashes of the keys are stored."""
 
 import hashlib
 import hmac
@@ -20,7 +20,7 @@ PREFIX = "sk-serval-"
 
 @dataclass(frozen=True)
 class KeyRecord:
-    """What is known of a key. Times are Unix time in seconds; `models` None: all."""
+    """The stored record of a key. Times are Unix time in seconds; `models` None: all."""
 
     id: str
     digest: bytes
@@ -33,13 +33,13 @@ class KeyRecord:
     limits: KeyLimits
 
     def is_live(self, now: float) -> bool:
-        """Whether the key is neither revoked nor expired."""
+        """True if the key is neither revoked nor expired."""
         return (self.revoked_at is None or self.revoked_at > now) and (
             self.expires_at is None or self.expires_at > now
         )
 
     def as_object(self) -> dict[str, Any]:
-        """For people and programs: everything but the digest."""
+        """The record as people and programs read it, without the digest."""
         return {
             "id": self.id,
             "name": self.name,
@@ -53,7 +53,7 @@ class KeyRecord:
 
 
 def public_id(key: str) -> str | None:
-    """The public part of a key of our form; None if it is of another."""
+    """The public id in a key; None if the key does not have this form."""
     if not key.startswith(PREFIX):
         return None
     found, dash, secret = key[len(PREFIX) :].partition("-")
@@ -66,32 +66,32 @@ class KeyStore:
     def __init__(
         self, engine: Engine, *, pepper: str | None = None, now: Callable[[], float] = time.time
     ) -> None:
-        """`pepper`: what the digests are keyed with; None: a random one, kept in the database.
+        """`pepper` is the key of the digests; None: a random one, stored in the database.
 
         Raises `SettingsError` if the database's keys were made with another pepper.
         """
         self.engine = engine
         self._now = now
-        # Copied for each key: to make one anew takes longer than the rest of a check.
+        # Copied for each key: creating an HMAC takes longer than the rest of a check.
         self._keyed = hmac.new(
             self._settle_pepper(None if pepper is None else pepper.encode()), digestmod=hashlib.sha256
         )
 
     def digest(self, key: str) -> bytes:
-        """What is stored of `key`."""
+        """The stored digest of `key`."""
         keyed = self._keyed.copy()
         keyed.update(key.encode("utf-8", "surrogateescape"))
         return keyed.digest()
 
     def version(self) -> int:
-        """Grows with every change."""
+        """The version of the keys, which increases with every change."""
         with self.engine.connect() as connection:
             return int(connection.execute(select(key_store.c.version)).scalar_one())
 
     def load(self) -> tuple[int, list[KeyRecord]]:
-        """The version and all keys, in the order they were made."""
+        """The version and all keys, in the order of their creation."""
         with self.engine.connect() as connection:
-            # The version first: a change in between is then seen as one that is still to come.
+            # The version first: a change in between is then noticed at the next poll.
             version = int(connection.execute(select(key_store.c.version)).scalar_one())
             rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)).all()
         return version, [_record(row) for row in rows]
@@ -105,7 +105,7 @@ class KeyStore:
         expires_in_s: int | None = None,
         limits: KeyLimits = DEFAULT_LIMITS,
     ) -> tuple[KeyRecord, str]:
-        """A new key: its record, and the key itself, which cannot be shown again."""
+        """Create a key; return its record, and the key itself, which cannot be shown again."""
         with self.engine.begin() as connection:
             return self._insert(
                 connection, name=name, scopes=scopes, models=models, expires_in_s=expires_in_s, limits=limits
@@ -123,9 +123,9 @@ class KeyStore:
             return _find(connection, key_id)
 
     def rotate(self, key_id: str, *, grace_s: int = 0) -> tuple[KeyRecord, str]:
-        """A new key in place of `key_id`, which is accepted for `grace_s` more. Raises `UnknownKeyError`.
+        """Create a key in place of `key_id`, which is accepted for `grace_s` more. Raises `UnknownKeyError`.
 
-        It has the old one's limits, and has used nothing of them yet.
+        The new key has the old one's limits, with nothing used yet.
         """
         with self.engine.begin() as connection:
             old = _find(connection, key_id)
@@ -192,7 +192,7 @@ class KeyStore:
                 if connection.execute(select(key_store.c.id)).first() is None:
                     connection.execute(insert(key_store).values(row))
         except IntegrityError:
-            pass  # Another process was first; its pepper counts.
+            pass  # Another process was first; its pepper is used.
         with self.engine.connect() as connection:
             stored = connection.execute(select(key_store)).one()
         if given is None and stored.pepper is None:

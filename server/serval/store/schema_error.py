@@ -1,5 +1,5 @@
-"""The error of a database that is not from here."""
+"""The error for a database with an unknown schema."""
 
 
 class UnknownSchemaError(Exception):
-    """It has a revision that this version of Serval does not know."""
+    """The database has a revision that this version of Serval does not know."""

@@ -17,24 +17,24 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
-    # Limits: null: the gateway's default; 0: none.
+    # Limits. Null: the gateway's default; 0: unlimited.
     *(Column(name, BigInteger) for name in LIMIT_NAMES),
 )
 
 daily_tokens = Table(
     "daily_tokens",
     metadata,
-    Column("subject", Text, primary_key=True),  # a key's id, or `operator-` and the place of a fixed key
-    Column("day", Integer, primary_key=True),  # of UTC, counted from 1970
+    Column("subject", Text, primary_key=True),  # a key's id, or `operator-` and the index of a key
+    Column("day", Integer, primary_key=True),  # UTC day, counted from 1970
     Column("tokens", BigInteger, nullable=False),
 )
 
-# One row. `version` grows with every change of a key, so that readers see cheaply whether there is one.
+# One row. `version` increases with every change of a key, so that readers notice changes cheaply.
 key_store = Table(
     "key_store",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("version", BigInteger, nullable=False),
-    Column("pepper", LargeBinary),  # null: the operator keeps it elsewhere
+    Column("pepper", LargeBinary),  # null: set by SERVAL_KEY_PEPPER
     Column("pepper_check", LargeBinary, nullable=False),
 )

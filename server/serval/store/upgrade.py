@@ -1,4 +1,4 @@
-"""Brings a database to another schema. Loaded only where it is not there yet: Alembic takes 11 MB."""
+"""Migration of a database to another schema. Imported only when needed: Alembic takes 11 MB."""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -14,21 +14,21 @@ from sqlalchemy import Engine, text
 from serval.store.schema_error import UnknownSchemaError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# Any number, the same in all processes: who holds it migrates.
+# Id of the advisory lock that a migrating process holds; an arbitrary number.
 _LOCK = 0x5E57A1
 
 
 def upgrade(engine: Engine) -> None:
-    """Run the migrations that are missing. Raises `UnknownSchemaError`, `OSError` or SQLAlchemy's errors."""
+    """Run the missing migrations. Raises `UnknownSchemaError`, `OSError` or SQLAlchemy's errors."""
     _migrate(engine, lambda config: alembic.command.upgrade(config, "head"))
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Take back the migrations after `revision`. Raises what `upgrade` does."""
+    """Undo the migrations after `revision`. Raises as `upgrade` does."""
 
     def back(config: alembic.config.Config) -> None:
         known = sorted(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())
-        # Alembic would take `base`, an empty schema, and abbreviations too.
+        # Alembic would also accept `base`, an empty schema, and abbreviations.
         if revision not in known:
             raise CommandError(f"{revision!r} is none of its schemas: {', '.join(known)}")
         alembic.command.downgrade(config, revision)
@@ -51,7 +51,7 @@ def _migrate(engine: Engine, run: Callable[[alembic.config.Config], None]) -> No
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[None]:
-    """Two processes that start together: the second waits and finds the work done."""
+    """Hold a lock on a SQLite database: of two processes, the second waits and finds the work done."""
     if engine.dialect.name != "sqlite":
         yield
         return

@@ -1,4 +1,4 @@
-"""The keys in memory: who is let in, and what happens when the database changes or goes away."""
+"""The key directory: accepted keys, changes of the database, and a database that cannot be reached."""
 
 import contextlib
 import hmac
@@ -30,13 +30,13 @@ def directory_of(store: KeyStore, clock: Clock) -> KeyDirectory:
     return KeyDirectory(store, poll_s=0.01, max_stale_s=30, now=clock, monotonic=clock)
 
 
-def test_a_key_gives_its_id_scopes_and_models(store: KeyStore) -> None:
+def test_identify_key_gives_its_id_scopes_and_models(store: KeyStore) -> None:
     record, key = store.create(name="a", scopes=["inference"], models=["m"])
     identity = directory_of(store, Clock()).identify(key)
     assert (identity.key_id, identity.scopes, identity.models) == (record.id, {"inference"}, {"m"})
 
 
-def test_other_keys_are_refused_all_in_the_same_words(store: KeyStore) -> None:
+def test_identify_refuses_all_other_keys_with_one_message(store: KeyStore) -> None:
     record, key = store.create(name="a", scopes=["inference"])
     directory = directory_of(store, Clock())
     wrong = ["sk-serval-000000000000-00", f"sk-serval-{record.id}-00", key + "0", key[:-1], "x", record.id]
@@ -48,10 +48,10 @@ def test_other_keys_are_refused_all_in_the_same_words(store: KeyStore) -> None:
     assert len(messages) == 1
 
 
-def test_every_key_costs_one_digest_and_one_comparison(
+def test_identify_costs_one_digest_and_one_comparison_for_any_key(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the time an answer takes says nothing about which keys exist."""
+    """The time of an answer must not reveal which keys exist."""
     record, key = store.create(name="a", scopes=["inference"])
     directory, done = directory_of(store, Clock()), list[str]()
     digest, compare = store.digest, hmac.compare_digest
@@ -66,7 +66,7 @@ def test_every_key_costs_one_digest_and_one_comparison(
         assert done == ["digest", "compare"], attempt
 
 
-def test_a_change_is_seen_at_the_next_look(store: KeyStore) -> None:
+def test_refresh_picks_up_changes(store: KeyStore) -> None:
     directory = directory_of(store, Clock())
     record, key = store.create(name="a", scopes=["inference"])
     with pytest.raises(AuthenticationError):
@@ -79,7 +79,7 @@ def test_a_change_is_seen_at_the_next_look(store: KeyStore) -> None:
         directory.identify(key)
 
 
-def test_a_key_expires_without_a_change_in_the_database(store: KeyStore) -> None:
+def test_identify_expired_key_is_refused_without_a_refresh(store: KeyStore) -> None:
     clock = Clock()
     _, key = store.create(name="a", scopes=["inference"], expires_in_s=10)
     directory = directory_of(store, clock)
@@ -90,7 +90,7 @@ def test_a_key_expires_without_a_change_in_the_database(store: KeyStore) -> None
         directory.identify(key)
 
 
-def test_a_key_that_was_good_is_checked_anew_when_keys_have_changed_and_when_it_expires(
+def test_identify_verified_key_is_checked_again_after_changes_and_expiry(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, checked = Clock(), list[str]()
@@ -114,7 +114,9 @@ def test_a_key_that_was_good_is_checked_anew_when_keys_have_changed_and_when_it_
         directory.identify(key)
 
 
-def test_no_more_than_so_many_keys_are_remembered(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identify_remembers_a_bounded_number_of_keys(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serval.auth.directory._MAX_REMEMBERED", 2)
     keys = [store.create(name="a", scopes=["inference"])[1] for _ in range(5)]
     directory = directory_of(store, Clock())
@@ -123,7 +125,7 @@ def test_no_more_than_so_many_keys_are_remembered(store: KeyStore, monkeypatch: 
         assert len(directory._snapshot.remembered) <= 2
 
 
-def test_while_the_database_is_away_keys_are_good_for_a_while_only(
+def test_identify_accepts_keys_for_max_stale_s_while_the_database_is_away(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -146,7 +148,7 @@ def test_while_the_database_is_away_keys_are_good_for_a_while_only(
     directory.identify(key)
 
 
-def test_a_revocation_is_looked_for_more_than_once_a_second() -> None:
+def test_key_poll_s_bounds_the_delay_of_a_revocation() -> None:
     assert Settings().key_poll_s <= 0.5
     with pytest.raises(ValueError, match="key_poll_s"):
         Settings(key_poll_s=1.0)

@@ -1,4 +1,4 @@
-"""API keys."""
+"""The operator's API keys."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from serval.errors import AuthenticationError, SettingsError
 from serval.settings import Settings
 
 
-def test_every_key_of_file_and_variable_is_accepted(tmp_path: Path) -> None:
+def test_configured_keys_of_file_and_variable_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# comment\n\n one \ntwo\n")
     keys = ApiKeys(configured_keys(Settings(api_key=SecretStr("three"), api_key_file=file)))
@@ -20,30 +20,30 @@ def test_every_key_of_file_and_variable_is_accepted(tmp_path: Path) -> None:
     assert not keys.accepts("# comment")
 
 
-async def test_without_keys_everyone_may_use_the_model_and_nobody_the_admin_api() -> None:
+async def test_authenticator_without_keys_is_open_for_inference_and_closed_for_admin() -> None:
     assert (await inference_authenticator(Settings(), [], None).identify(None)).scopes == {"inference"}
     with pytest.raises(AuthenticationError):
         await admin_authenticator(Settings(), None).identify("Bearer anything")
 
 
-def test_keys_are_not_kept_in_the_clear() -> None:
+def test_api_keys_are_not_held_in_clear_text() -> None:
     keys = ApiKeys(["very-secret"])
     assert "very-secret" not in repr(vars(keys))
 
 
-async def test_the_error_does_not_repeat_the_key() -> None:
+async def test_identify_error_does_not_contain_the_key() -> None:
     with pytest.raises(AuthenticationError) as error:
         await inference_authenticator(Settings(), ["right"], None).identify("Bearer sk-wrong-key")
     assert "sk-wrong-key" not in str(error.value)
 
 
-def test_a_key_file_without_keys_is_refused_and_not_taken_for_an_open_server(tmp_path: Path) -> None:
+def test_read_key_file_without_keys_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# nothing here\n")
     with pytest.raises(SettingsError, match="holds no key"):
         read_key_file(file)
 
 
-def test_settings_do_not_show_keys() -> None:
+def test_settings_repr_does_not_show_keys() -> None:
     settings = Settings(api_key=SecretStr("very-secret"), engine_api_key=SecretStr("other-secret"))
     assert "secret" not in repr(settings) + str(settings.model_dump())

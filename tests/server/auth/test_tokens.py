@@ -1,4 +1,4 @@
-"""Tokens of an identity provider: who is let in, what forgers try, and what happens when keys change."""
+"""Tokens of an identity provider: accepted and forged ones, and changes of the issuer's keys."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ def verifier_of(issuer: Issuer, **changes: Any) -> TokenVerifier:
 
 
 class Clock:
-    """Stands in for the verifier's monotonic clock, so that no test waits."""
+    """A stand-in for the verifier's monotonic clock, so that no test waits."""
 
     now = 1000.0
 
@@ -50,14 +50,14 @@ def with_clock(verifier: TokenVerifier) -> Clock:
     return clock
 
 
-async def test_a_token_names_the_caller_and_what_they_may_do(issuer: Issuer) -> None:
+async def test_identify_token_gives_the_caller_and_its_permissions(issuer: Issuer) -> None:
     identity = await verifier_of(issuer).identify(token(scope="openid inference grammar"))
     assert identity.key_id == "oidc:alice"
     assert identity.scopes == {"inference", "grammar"}
     assert identity.models is None
 
 
-async def test_claims_are_read_as_the_settings_say(issuer: Issuer) -> None:
+async def test_identify_reads_the_configured_claims(issuer: Issuer) -> None:
     verifier = verifier_of(
         issuer,
         oidc_caller_claim="tenant",
@@ -69,11 +69,11 @@ async def test_claims_are_read_as_the_settings_say(issuer: Issuer) -> None:
     identity = await verifier.identify(good)
     assert (identity.key_id, identity.scopes) == ("oidc:acme", {"inference"})
     assert identity.models == {"m1", "m2"}
-    # Without the claim a token is for no model: forgetting it must not open all of them.
+    # A token without the claim is for no model: a forgotten claim must not allow all of them.
     assert (await verifier.identify(token(tenant="acme"))).models == frozenset()
 
 
-async def test_no_token_opens_the_admin_api(issuer: Issuer) -> None:
+async def test_identify_token_never_has_the_admin_scope(issuer: Issuer) -> None:
     assert (await verifier_of(issuer).identify(token(scope="inference admin"))).scopes == {"inference"}
 
 
@@ -85,7 +85,7 @@ async def test_no_token_opens_the_admin_api(issuer: Issuer) -> None:
         (rsa_key("k1"), "PS256"),
     ],
 )
-async def test_other_signatures(issuer: Issuer, key: Any, algorithm: str) -> None:
+async def test_identify_accepts_each_signature_algorithm(issuer: Issuer, key: Any, algorithm: str) -> None:
     issuer.keys = [jwk("k1", key)]
     assert await verifier_of(issuer).identify(token(key, algorithm=algorithm))
 
@@ -152,7 +152,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("name", FORGED)
-async def test_a_bad_token_is_refused_and_told_why(issuer: Issuer, name: str) -> None:
+async def test_identify_bad_token_is_refused_with_the_reason(issuer: Issuer, name: str) -> None:
     make, reason = FORGED[name]
     bad = make()
     verifier = verifier_of(issuer)
@@ -162,7 +162,7 @@ async def test_a_bad_token_is_refused_and_told_why(issuer: Issuer, name: str) ->
     assert await verifier.identify(token())
 
 
-async def test_clocks_may_differ_a_little(issuer: Issuer) -> None:
+async def test_identify_tolerates_a_small_clock_difference(issuer: Issuer) -> None:
     verifier = verifier_of(issuer)
     assert await verifier.identify(token(expires_in_s=-10))
     assert await verifier.identify(token(nbf=time.time() + 10))
@@ -183,7 +183,7 @@ async def test_clocks_may_differ_a_little(issuer: Issuer) -> None:
     ],
     ids=["secret", "encryption", "operation", "algorithm", "short", "private", "broken", "id"],
 )
-async def test_keys_that_must_not_verify_are_left_out(issuer: Issuer, entry: dict[str, Any]) -> None:
+async def test_read_jwks_leaves_out_keys_that_must_not_verify(issuer: Issuer, entry: dict[str, Any]) -> None:
     issuer.keys = [entry, jwk("k2", rsa_key("k2"))]
     verifier = verifier_of(issuer)
     assert await verifier.identify(token(rsa_key("k2"), key_id="k2"))
@@ -193,7 +193,7 @@ async def test_keys_that_must_not_verify_are_left_out(issuer: Issuer, entry: dic
             await verifier.identify(attempt)
 
 
-async def test_a_token_without_key_id_is_good_if_there_is_one_key(issuer: Issuer) -> None:
+async def test_identify_token_without_key_id_is_accepted_if_there_is_one_key(issuer: Issuer) -> None:
     verifier = verifier_of(issuer)
     assert await verifier.identify(token(key_id=None))
     issuer.keys.append(jwk("k2", rsa_key("k2")))
@@ -201,7 +201,7 @@ async def test_a_token_without_key_id_is_good_if_there_is_one_key(issuer: Issuer
         await verifier_of(issuer).identify(token(key_id=None))
 
 
-async def test_a_new_key_is_fetched_when_a_token_names_it(issuer: Issuer) -> None:
+async def test_issuer_keys_fetch_an_unknown_key(issuer: Issuer) -> None:
     verifier = verifier_of(issuer)
     clock = with_clock(verifier)
     old, new = token(), token(rsa_key("k2"), key_id="k2")
@@ -209,13 +209,13 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(issuer: Issuer) -> Non
     issuer.keys = [jwk("k2", rsa_key("k2"))]
     clock.now += 10
     assert await verifier.identify(new)
-    # The old key is gone from the list, so what it signed is no longer good, remembered or not.
+    # The old key is gone from the list, so its tokens are refused, remembered or not.
     with pytest.raises(AuthenticationError, match="does not list"):
         await verifier.identify(old)
     assert issuer.asked == 2
 
 
-async def test_a_flood_of_unknown_keys_asks_the_issuer_once(issuer: Issuer) -> None:
+async def test_issuer_keys_fetch_once_for_a_flood_of_unknown_keys(issuer: Issuer) -> None:
     verifier = verifier_of(issuer)
     with_clock(verifier)
     await verifier.identify(token())
@@ -226,7 +226,7 @@ async def test_a_flood_of_unknown_keys_asks_the_issuer_once(issuer: Issuer) -> N
     assert await verifier.identify(token())
 
 
-async def test_while_the_issuer_does_not_answer_only_so_many_wait(issuer: Issuer) -> None:
+async def test_issuer_keys_bound_the_requests_that_wait(issuer: Issuer) -> None:
     verifier = verifier_of(issuer)
     issuer.answering.clear()
     waiting = [asyncio.create_task(verifier.identify(token())) for _ in range(256)]
@@ -234,13 +234,13 @@ async def test_while_the_issuer_does_not_answer_only_so_many_wait(issuer: Issuer
     with pytest.raises(AuthUnavailableError) as error:
         await verifier.identify(token())
     assert error.value.headers["retry-after"] == "2"
-    waiting.pop().cancel()  # one that goes away takes nobody along
+    waiting.pop().cancel()  # cancelling one must not cancel the others
     issuer.answering.set()
     assert {identity.key_id for identity in await asyncio.gather(*waiting)} == {"oidc:alice"}
     assert issuer.asked == 1
 
 
-async def test_known_keys_are_used_without_asking_while_the_issuer_is_away(issuer: Issuer) -> None:
+async def test_issuer_keys_known_keys_work_while_the_issuer_is_away(issuer: Issuer) -> None:
     verifier = verifier_of(issuer)
     clock = with_clock(verifier)
     await verifier.identify(token())
@@ -255,13 +255,13 @@ async def test_known_keys_are_used_without_asking_while_the_issuer_is_away(issue
     assert await verifier.identify(token(sub="carol"))
 
 
-async def test_the_watch_takes_a_change_over_without_a_request(issuer: Issuer) -> None:
+async def test_issuer_keys_watch_picks_up_changes(issuer: Issuer) -> None:
     verifier = verifier_of(issuer, oidc_refresh_s=0.01)
     watch = asyncio.create_task(verifier.keys.watch())
     try:
         await issuer.asked_again()
         issuer.keys = [jwk("k2", rsa_key("k2"))]
-        # The second of these begins when the first one's answer has been taken.
+        # The second fetch begins when the first one's document has been read.
         for _ in range(3):
             await issuer.asked_again()
         with pytest.raises(AuthenticationError):
@@ -270,7 +270,7 @@ async def test_the_watch_takes_a_change_over_without_a_request(issuer: Issuer) -
         watch.cancel()
 
 
-async def test_a_document_that_cannot_be_used_does_not_replace_the_keys(issuer: Issuer) -> None:
+async def test_issuer_keys_unusable_document_keeps_the_old_keys(issuer: Issuer) -> None:
     verifier = verifier_of(issuer)
     clock = with_clock(verifier)
     await verifier.identify(token())
@@ -283,14 +283,14 @@ async def test_a_document_that_cannot_be_used_does_not_replace_the_keys(issuer: 
     assert await verifier.identify(token(sub="bob"))
 
 
-async def test_redirects_are_not_followed(issuer: Issuer) -> None:
+async def test_issuer_keys_do_not_follow_redirects(issuer: Issuer) -> None:
     verifier = verifier_of(issuer, oidc_jwks=issuer.url.replace("jwks", "moved"))
     with pytest.raises(AuthUnavailableError):
         await verifier.identify(token())
     assert issuer.asked == 0
 
 
-async def test_a_good_token_is_checked_once_until_it_expires(
+async def test_identify_verifies_a_token_once_until_it_expires(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verifier = verifier_of(issuer, oidc_leeway_s=0)
@@ -306,7 +306,9 @@ async def test_a_good_token_is_checked_once_until_it_expires(
         await verifier.identify(good)
 
 
-async def test_only_so_many_tokens_are_remembered(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_identify_remembers_a_bounded_number_of_tokens(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serval.auth.tokens._MAX_REMEMBERED", 3)
     verifier = verifier_of(issuer)
     for number in range(5):
@@ -317,7 +319,7 @@ async def test_only_so_many_tokens_are_remembered(issuer: Issuer, monkeypatch: p
     assert not any(isinstance(part, str) for part in verifier._remembered)
 
 
-async def test_keys_may_come_from_a_file(issuer: Issuer, tmp_path: Path) -> None:
+async def test_issuer_keys_are_read_from_a_file(issuer: Issuer, tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": issuer.keys}))
     verifier = verifier_of(issuer, oidc_jwks=str(file))
@@ -339,14 +341,14 @@ async def test_keys_may_come_from_a_file(issuer: Issuer, tmp_path: Path) -> None
         ({"oidc_audience": None}, "SERVAL_OIDC_AUDIENCE"),
     ],
 )
-async def test_settings_that_would_be_unsafe_are_refused(
+async def test_open_tokens_unsafe_settings_are_refused(
     issuer: Issuer, changes: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(SettingsError, match=complaint):
         verifier_of(issuer, **changes)
 
 
-async def test_an_issuer_alone_closes_the_server(issuer: Issuer) -> None:
+async def test_authenticator_with_an_issuer_alone_is_not_open(issuer: Issuer) -> None:
     settings = Settings(**issuer.settings())
     authenticator = inference_authenticator(settings, [], None, open_tokens(settings))
     with pytest.raises(AuthenticationError):

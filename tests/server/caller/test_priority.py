@@ -1,4 +1,4 @@
-"""Which class a request gets."""
+"""The priority class of a request."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from serval.errors import InvalidRequestError
         (("bulk",), "interactive", "bulk"),
     ],
 )
-def test_a_request_may_ask_for_less_than_its_key_has(
+def test_priority_of_header_can_only_lower_the_keys_class(
     scopes: tuple[str, ...], asked: str | None, priority: str
 ) -> None:
     assert priority_of(Identity(scopes=frozenset({"inference", *scopes})), asked) == priority
@@ -41,21 +41,21 @@ def test_a_request_may_ask_for_less_than_its_key_has(
         ("bulk", "priority", "bulk"),
     ],
 )
-def test_a_service_tier_asks_for_a_class(scope: str | None, tier: str, priority: str) -> None:
+def test_priority_of_service_tier_selects_a_class(scope: str | None, tier: str, priority: str) -> None:
     identity = Identity(scopes=frozenset({"inference"} | ({scope} if scope else set())))
     assert priority_of(identity, None, tier) == priority
 
 
 @pytest.mark.parametrize(("header", "tier"), [("bulk", "priority"), ("interactive", "flex")])
-def test_of_header_and_tier_the_lower_counts(header: str, tier: str) -> None:
+def test_priority_of_takes_the_lower_of_header_and_tier(header: str, tier: str) -> None:
     assert priority_of(Identity(scopes=frozenset({"interactive"})), header, tier) == "bulk"
 
 
-def test_each_class_has_a_tier_that_asks_for_it() -> None:
+def test_tier_of_is_the_inverse_of_priority_of() -> None:
     identity = Identity(scopes=frozenset({"interactive"}))
     assert [priority_of(identity, None, tier_of(priority)) for priority in PRIORITIES] == list(PRIORITIES)
 
 
-def test_a_header_that_names_no_class_is_an_error_that_names_them() -> None:
+def test_priority_of_unknown_header_is_an_error_that_lists_the_classes() -> None:
     with pytest.raises(InvalidRequestError, match="interactive, default, bulk"):
         priority_of(Identity(scopes=frozenset()), "urgent")

@@ -25,7 +25,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_every_setting_is_shown_and_no_secret(
+def test_config_show_lists_every_setting_and_no_secret(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert main(["config", "show", *arguments]) == 0
@@ -35,7 +35,7 @@ def test_every_setting_is_shown_and_no_secret(
         assert (name if arguments else f"SERVAL_{name.upper()} = ") in out
 
 
-def test_json_holds_values_as_they_are(
+def test_config_show_json_holds_the_values(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVAL_PORT", "9000")
@@ -46,7 +46,7 @@ def test_json_holds_values_as_they_are(
     assert values["served_model_name"] is None
 
 
-def test_text_says_what_was_set_and_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_show_text_has_source_and_description(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "show"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (place,) = (place for place, line in enumerate(lines) if line.startswith("SERVAL_API_KEY = "))
@@ -55,7 +55,7 @@ def test_text_says_what_was_set_and_what_it_means(capsys: pytest.CaptureFixture[
     assert next(line for line in lines if line.startswith("SERVAL_PORT = ")).endswith("(default)")
 
 
-def test_a_wrong_setting_is_exit_code_1(
+def test_config_show_invalid_setting_exits_with_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVAL_PORT", "many")

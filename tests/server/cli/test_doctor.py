@@ -1,4 +1,4 @@
-"""`serval doctor` finds what is missing, says what is there, and never a secret."""
+"""`serval doctor`: reports missing and present parts, and never a secret."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ CHECKS = [
 
 @pytest.fixture(autouse=True)
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same on every machine."""
+    """Make the findings the same on every machine."""
     monkeypatch.setattr("shutil.which", lambda name: None)
 
 
@@ -54,9 +54,9 @@ def free_port() -> int:
         return port
 
 
-async def test_all_is_well_with_an_engine(tmp_path: Path) -> None:
+async def test_doctor_passes_with_an_engine(tmp_path: Path) -> None:
     async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
-        # A process of its own: the command has an event loop of its own.
+        # In a process of its own: the command starts an event loop.
         code = "import sys; from serval.cli import main; sys.exit(main())"
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, "doctor", "--engine-url", engine.url, stdout=subprocess.PIPE
@@ -69,7 +69,7 @@ async def test_all_is_well_with_an_engine(tmp_path: Path) -> None:
     assert lines[-1].startswith("ok")
 
 
-def test_an_engine_that_is_away_is_a_failure_unless_it_is_not_to_run_yet(
+def test_doctor_engine_away_fails_except_before_start(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
@@ -99,7 +99,7 @@ def test_an_engine_that_is_away_is_a_failure_unless_it_is_not_to_run_yet(
         ({"SERVAL_OIDC_ISSUER": "https://i"}, "identity provider", "failed", "SERVAL_OIDC_AUDIENCE"),
     ],
 )
-def test_what_is_wrong_is_named(
+def test_doctor_names_the_problem(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
@@ -115,14 +115,14 @@ def test_what_is_wrong_is_named(
     assert code == (1 if state == "failed" else 0)
 
 
-def test_another_sglang_is_a_failure_and_none_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_other_sglang_fails_and_a_missing_one_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.5.22")
     assert serval.doctor.packages.sglang() == Finding(
         "sglang", "failed", "0.5.22 is installed, 0.5.23 is needed"
     )
 
 
-def test_a_redis_is_written_to() -> None:
+def test_doctor_writes_to_redis() -> None:
     with running_redis() as server:
         settings = Settings(limits_url=SecretStr(server.url), limits_timeout_s=5)
         assert serval.doctor.gateway.limits(settings).state == "ok"
@@ -131,7 +131,7 @@ def test_a_redis_is_written_to() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_no_secret_is_shown(
+def test_doctor_shows_no_secret(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     port = free_port()
@@ -151,12 +151,12 @@ def test_no_secret_is_shown(
     assert "canary" not in output.out + output.err
 
 
-def test_a_wrong_option_is_exit_code_2() -> None:
+def test_doctor_wrong_option_exits_with_2() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["doctor", "--nothing"])
     assert caught.value.code == 2
 
 
-def test_every_secret_setting_is_one_of_the_canaries() -> None:
+def test_doctor_canaries_cover_every_secret_setting() -> None:
     secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
     assert secret == {"api_key", "engine_api_key", "admin_key", "key_pepper", "limits_url"}

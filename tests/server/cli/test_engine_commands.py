@@ -1,4 +1,4 @@
-"""Commands of the engine's package: their own help, their exit codes, and an import path that is theirs."""
+"""Commands of the engine's package: help, exit codes and import path."""
 
 import importlib.util
 import subprocess
@@ -26,41 +26,41 @@ def serval(*arguments: str, directory: Path | None = None) -> subprocess.Complet
         (("engine", "--help"), "usage: serval engine [-h] [--model DIR]"),
     ],
 )
-def test_help_is_that_of_the_command(arguments: tuple[str, ...], shown: str) -> None:
+def test_engine_command_help_is_its_own(arguments: tuple[str, ...], shown: str) -> None:
     result = serval(*arguments)
     assert result.returncode == 0
     assert shown in result.stdout
 
 
-def test_the_answer_is_the_exit_code() -> None:
+def test_engine_command_exit_code_is_returned() -> None:
     codes = [
         serval("plan", "--gpu-memory-gib", gib, "--dtype", "fp8").returncode for gib in ("141", "8", "none")
     ]
     assert codes == [0, 1, 2]
 
 
-def test_code_in_the_working_directory_is_not_imported(tmp_path: Path) -> None:
+def test_engine_command_ignores_code_in_the_working_directory(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('code of the checkpoint was run')")
     result = serval("checkpoint", "inspect", ".", directory=tmp_path)
     assert "json.py: code" in result.stdout
     assert "code of the checkpoint was run" not in result.stderr
 
 
-def test_arguments_arrive_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_command_arguments_are_passed_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced: list[Any] = []
     monkeypatch.setattr("os.execv", lambda path, command: replaced.append((path, command)))
     arguments = ["verify-hash", "--", "-a folder-", "--help", ""]
-    # execv() never returns; this stand-in does, into the parser, which knows no such arguments.
+    # Unlike execv(), the stand-in returns, to a parser that does not know these arguments.
     with pytest.raises(SystemExit):
         main(["checkpoint", *arguments])
     expected = [sys.executable, "-P", "-m", ENGINE_COMMANDS["checkpoint"][0], *arguments]
     assert replaced == [(sys.executable, expected)]
 
 
-def test_the_working_directory_shadows_nothing_of_a_server(
+def test_servers_ignore_code_in_the_working_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Neither in the engine nor in the gateway, however they are started."""
+    """The engine and the gateway, however they are started."""
     (tmp_path / "config.json").write_text("{}")
     started: list[Any] = []
 
@@ -86,7 +86,7 @@ def test_the_working_directory_shadows_nothing_of_a_server(
     ]
 
 
-def test_a_missing_engine_is_told(
+def test_engine_command_without_the_engine_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -95,7 +95,7 @@ def test_a_missing_engine_is_told(
         assert f"serval {command}: error: the engine is not installed here" in capsys.readouterr().err
 
 
-def test_serve_missing_engine_package_is_reported(
+def test_serve_without_the_engine_package_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "serval_sglang.options", None)
@@ -115,7 +115,7 @@ def test_serve_help_loads_neither_torch_nor_sglang() -> None:
     assert "--ngram-tables" in done.stdout
 
 
-def test_the_commands_are_listed() -> None:
+def test_help_lists_engine_commands() -> None:
     listed = serval("--help").stdout
     for command, (_, summary) in ENGINE_COMMANDS.items():
         assert f"    {command}" in listed

@@ -1,4 +1,4 @@
-"""Out of file descriptors, the gateway refuses what it cannot do, and recovers."""
+"""Out of file descriptors, the gateway refuses requests, and recovers."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ from serval_testkit.stand_in_engine import StandInEngine
 CHAT = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
 
 
-async def test_without_descriptors_requests_are_a_503_until_there_are_some_again() -> None:
+async def test_file_limit_refuses_requests_with_503_until_descriptors_are_free() -> None:
     async with (
         StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine,
         gateway_program(engine.url) as gateway,
-        # One connection, opened while there are descriptors.
+        # A connection opened while there are descriptors.
         aiohttp.ClientSession(headers=gateway.http.headers, connector=aiohttp.TCPConnector(limit=1)) as early,
     ):
         pid = gateway.program.process.pid

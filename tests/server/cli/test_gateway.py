@@ -48,7 +48,7 @@ async def line_with(process: Process, text: str) -> str:
         seen += line
 
 
-async def test_serves_what_the_engine_has_and_stops_on_sigterm() -> None:
+async def test_gateway_serves_the_engines_model_and_stops_on_sigterm() -> None:
     async with (
         StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine,
         serval_gateway("--engine-url", engine.url, SERVAL_API_KEY="k") as process,
@@ -65,7 +65,7 @@ async def test_serves_what_the_engine_has_and_stops_on_sigterm() -> None:
         assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
 
 
-async def test_lets_a_running_stream_end_when_it_is_stopped() -> None:
+async def test_gateway_stop_lets_a_running_stream_end() -> None:
     async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
         engine.will_say("a", "b", "c", delay_s=0.3)
         async with serval_gateway("--engine-url", engine.url, SERVAL_API_KEY="k") as process:
@@ -86,7 +86,7 @@ async def test_lets_a_running_stream_end_when_it_is_stopped() -> None:
             assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
 
 
-async def test_waits_for_an_engine_that_is_not_ready_yet() -> None:
+async def test_gateway_waits_for_an_engine_that_is_not_ready() -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
     engine.ready = False
     async with engine.running(), serval_gateway("--engine-url", engine.url) as process:
@@ -97,7 +97,7 @@ async def test_waits_for_an_engine_that_is_not_ready_yet() -> None:
         assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
 
 
-async def test_can_be_stopped_while_it_waits() -> None:
+async def test_gateway_can_be_stopped_while_it_waits() -> None:
     async with serval_gateway("--engine-url", "http://127.0.0.1:1") as process:
         await line_with(process, "waiting for the engine")
         process.send_signal(signal.SIGTERM)
@@ -111,14 +111,14 @@ async def exit_of(*options: str, **variables: str) -> tuple[int, str]:
         return process.returncode, errors.decode()
 
 
-async def test_gives_up_after_the_time_allowed() -> None:
+async def test_gateway_gives_up_after_engine_timeout() -> None:
     code, errors = await exit_of("--engine-url", "http://127.0.0.1:1", "--engine-timeout", "0.1")
     assert code == 1
     assert "was not ready within 0.1 s" in errors
     assert "Traceback" not in errors
 
 
-async def test_refuses_an_engine_that_streams_cumulative_text() -> None:
+async def test_gateway_refuses_an_engine_that_streams_cumulative_text() -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
     engine.incremental_streaming_output = False
     async with engine.running():
@@ -127,7 +127,7 @@ async def test_refuses_an_engine_that_streams_cumulative_text() -> None:
     assert "--incremental-streaming-output" in errors
 
 
-async def test_asks_for_the_model_folder_if_the_engines_is_elsewhere() -> None:
+async def test_gateway_requires_model_if_the_engines_folder_is_missing() -> None:
     async with StandInEngine(model_path="org/model").running() as engine:
         code, errors = await exit_of("--engine-url", engine.url)
     assert code == 1
@@ -143,7 +143,7 @@ async def test_asks_for_the_model_folder_if_the_engines_is_elsewhere() -> None:
         ((), {"SERVAL_API_KEY_FILE": os.devnull}, "holds no key"),
     ],
 )
-async def test_mistakes_in_the_settings_are_named_at_once(
+async def test_gateway_names_mistakes_in_the_settings_at_once(
     options: tuple[str, ...], variables: dict[str, str], says: str
 ) -> None:
     code, errors = await exit_of(*options, **variables)
@@ -152,7 +152,7 @@ async def test_mistakes_in_the_settings_are_named_at_once(
     assert "Traceback" not in errors
 
 
-async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+async def test_gateway_names_a_port_that_is_taken(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# staff\nk1\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -19,7 +19,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[Any]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_key_is_made_listed_rotated_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_create_list_rotate_and_revoke(capsys: pytest.CaptureFixture[str]) -> None:
     (made,) = run(capsys, "create", "--name", "alice", "--model", "m", "--expires-in", "90d")
     assert made["key"].startswith(f"sk-serval-{made['id']}-")
     assert made["expires_at"] - made["created_at"] == 90 * 86400
@@ -33,7 +33,7 @@ def test_a_key_is_made_listed_rotated_and_revoked(capsys: pytest.CaptureFixture[
     assert len(run(capsys, "list")) == 2
 
 
-def test_limits_are_set_shown_changed_and_kept_by_a_rotation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_limits_are_set_shown_changed_and_kept_by_rotate(capsys: pytest.CaptureFixture[str]) -> None:
     (made,) = run(capsys, "create", "--name", "a", "--requests-per-minute", "60", "--tokens-per-day", "500")
     expected = {
         "requests_per_minute": 60,
@@ -59,7 +59,7 @@ def test_limits_are_set_shown_changed_and_kept_by_a_rotation(capsys: pytest.Capt
     assert "requests_per_minute=unlimited  concurrent_requests=3" in capsys.readouterr().out
 
 
-def test_for_people_the_key_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_create_shows_the_key_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "create", "--name", "alice"]) == 0
     key = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sk-serval-"))
     assert main(["keys", "list"]) == 0
@@ -72,7 +72,7 @@ def test_for_people_the_key_is_shown_once(capsys: pytest.CaptureFixture[str]) ->
     assert "dead" in capsys.readouterr().out
 
 
-def test_the_database_is_taken_to_an_older_schema_and_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_downgrade_is_undone_by_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
     (made,) = run(capsys, "create", "--name", "a", "--requests-per-minute", "60")
     assert run(capsys, "downgrade", "--to", "0001") == [{"schema": "0001"}]
     (listed,) = run(capsys, "list")
@@ -82,12 +82,12 @@ def test_the_database_is_taken_to_an_older_schema_and_back(capsys: pytest.Captur
     assert "0000" in capsys.readouterr().err
 
 
-def test_an_unknown_id_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_unknown_id_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "revoke", "nosuch"]) == 1
     assert "nosuch" in capsys.readouterr().err
 
 
-def test_without_a_database_it_says_how_to_name_one(
+def test_keys_without_a_database_names_the_ways_to_set_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SERVAL_KEY_DATABASE")
@@ -108,7 +108,7 @@ def test_without_a_database_it_says_how_to_name_one(
         ["update", "3f9a0c51d2e4", "--tokens-per-day", "many"],
     ],
 )
-def test_wrong_use_is_exit_code_2(arguments: list[str]) -> None:
+def test_keys_wrong_use_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["keys", *arguments])
     assert caught.value.code == 2

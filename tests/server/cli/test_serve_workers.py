@@ -31,10 +31,10 @@ CHAT = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 def with_stand_in(folder: Path) -> dict[str, str]:
-    """An environment in which the engine's package is one that starts a stand-in."""
+    """An environment in which the engine's launcher starts a stand-in."""
     package = folder / "serval_sglang"
     package.mkdir()
-    # All but the launcher is the real package's.
+    # Everything but the launcher comes from the real package.
     (package / "__init__.py").write_text(
         "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
     )
@@ -52,7 +52,7 @@ def workers_of(program: Program) -> set[int]:
 
 
 async def chats(url: str, key: str, number: int) -> set[int]:
-    """The statuses of so many chats at once, each on a connection of its own."""
+    """The statuses of `number` concurrent chats, each on a connection of its own."""
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     headers = {"authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
@@ -66,14 +66,14 @@ async def chats(url: str, key: str, number: int) -> set[int]:
 
 
 async def until_answered(url: str, chats: int) -> None:
-    """Wait until every worker says that so many chats were answered with 200: they count after the answer."""
+    """Wait until every worker reports `chats` answers with 200: they are counted after the answer."""
     async with asyncio.timeout(60):
         while await answered(url) != {chats}:
             pass
 
 
 async def answered(url: str) -> set[float]:
-    """How many that were, as whichever worker says it."""
+    """The numbers of answers with 200 that the workers report."""
     said = set()
     for _ in range(6):
         async with aiohttp.ClientSession() as http, http.get(url.removesuffix("/v1") + "/metrics") as page:
@@ -88,7 +88,7 @@ async def answered(url: str) -> set[float]:
     return said
 
 
-async def test_it_serves_replaces_a_killed_worker_adds_metrics_up_and_stops(tmp_path: Path) -> None:
+async def test_serve_replaces_a_killed_worker_adds_up_metrics_and_stops(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("one\n")
     argv = [sys.executable, "-m", "serval", "serve", "--model", str(DEMO_CHECKPOINT), "--workers", "2"]
@@ -113,7 +113,7 @@ async def test_it_serves_replaces_a_killed_worker_adds_metrics_up_and_stops(tmp_
         assert await chats(url, "one", 20) == {200}
         await until_answered(url, 40)
 
-        # The whole program takes a hangup for its gateway.
+        # The program forwards SIGHUP to its gateway.
         keys.write_text("two\n")
         program.signal(signal.SIGHUP)
         await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""One limit per minute."""
+"""Buckets: one limit per minute."""
 
 from serval.limits.bucket import UNIT, Bucket
 
@@ -9,7 +9,7 @@ def bucket_of(limit: int) -> Bucket:
     return bucket
 
 
-def test_the_wait_is_exact_to_the_millisecond() -> None:
+def test_wait_ms_is_exact_to_the_millisecond() -> None:
     bucket = bucket_of(7)
     bucket.debit(7)
     wait_ms = bucket.wait_ms(2)
@@ -21,7 +21,7 @@ def test_the_wait_is_exact_to_the_millisecond() -> None:
     assert bucket.remaining() == 2
 
 
-def test_what_is_left_and_when_all_is_there_again() -> None:
+def test_remaining_and_reset_ms_follow_the_level() -> None:
     bucket = bucket_of(60)
     bucket.debit(10)
     assert (bucket.remaining(), bucket.reset_ms()) == (50, 10_000)
@@ -31,31 +31,31 @@ def test_what_is_left_and_when_all_is_there_again() -> None:
     assert (bucket.remaining(), bucket.reset_ms()) == (60, 0)
 
 
-def test_a_refund_is_exact() -> None:
+def test_correct_refund_is_exact() -> None:
     bucket = bucket_of(100)
     mark = bucket.debit(90)
     bucket.correct(90, 13, mark)
     assert bucket.level == 13 * UNIT
 
 
-def test_a_refund_gives_back_nothing_that_has_drained() -> None:
+def test_correct_refunds_nothing_that_has_drained() -> None:
     bucket = bucket_of(100)
     mark = bucket.debit(100)
     bucket.drain(60_000)
     bucket.debit(100)
-    # The first debit has left the bucket; giving it back would let 200 in at once.
+    # The first debit has drained; refunding it would admit 200 at once.
     bucket.correct(100, 0, mark)
     assert bucket.remaining() == 0
 
 
-def test_what_was_used_beyond_the_debit_is_charged_and_waited_for() -> None:
+def test_correct_charges_use_beyond_the_debit() -> None:
     bucket = bucket_of(60)
     mark = bucket.debit(10)
     bucket.correct(10, 130, mark)
     assert (bucket.remaining(), bucket.wait_ms(1)) == (0, 71_000)
 
 
-def test_a_new_limit_goes_on_from_the_same_use() -> None:
+def test_limit_change_keeps_the_use() -> None:
     bucket = bucket_of(10)
     bucket.debit(10)
     bucket.limit = 30

@@ -1,4 +1,4 @@
-"""How limits are written for clients."""
+"""Limits in response headers."""
 
 import pytest
 
@@ -19,5 +19,5 @@ from serval.limits.headers import duration
         (86_399_999, "24h0m0s"),
     ],
 )
-def test_durations_are_openais(ms: int, written: str) -> None:
+def test_duration_has_openais_format(ms: int, written: str) -> None:
     assert duration(ms) == written

@@ -1,4 +1,4 @@
-"""The books: all or nothing, one end for each reservation, leases, days."""
+"""The ledger: all or nothing, one end for each reservation, leases, days."""
 
 from itertools import count
 
@@ -28,39 +28,39 @@ def ledger() -> Ledger:
     return Ledger(DailyUse(), lease_ms=LEASE_MS)
 
 
-def test_a_rejected_request_consumes_nothing(ledger: Ledger) -> None:
+def test_reserve_refused_request_consumes_nothing(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100, concurrent_requests=5, tokens_per_day=1000)
     assert ledger.reserve(request(limits, 60), T0).refused is None
     for _ in range(50):
         decision = ledger.reserve(request(limits, 60), T0)
         assert (decision.refused, decision.requests_remaining, decision.tokens_remaining) == ("tokens", 9, 40)
-    # Neither requests, nor slots, nor the day's budget were touched: the small ones all fit.
+    # Requests, slots and the day's budget were not debited: all small requests fit.
     for _ in range(4):
         assert ledger.reserve(request(limits, 10), T0).refused is None
     assert ledger.reserve(request(limits, 0), T0).refused == "concurrency"
 
 
-def test_tokens_of_requests_that_run_at_once_count_together(ledger: Ledger) -> None:
+def test_reserve_counts_tokens_of_concurrent_requests_together(ledger: Ledger) -> None:
     limits = Limits(tokens_per_minute=100)
     decisions = [ledger.reserve(request(limits, 30), T0) for _ in range(20)]
     assert [decision.refused for decision in decisions] == [None] * 3 + ["tokens"] * 17
 
 
-def test_of_several_obstacles_the_longest_wait_counts(ledger: Ledger) -> None:
+def test_reserve_reports_the_longest_wait_of_several_limits(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=1, tokens_per_minute=100, concurrent_requests=1)
     ledger.reserve(request(limits, 100), T0)
     decision = ledger.reserve(request(limits, 50), T0)
     assert (decision.refused, decision.wait_ms) == ("requests", 60_000)
 
 
-def test_only_the_first_end_of_a_reservation_counts(ledger: Ledger) -> None:
+def test_settle_after_the_first_end_changes_nothing(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100)
     one = request(limits, 50)
     ledger.reserve(one, T0)
     ledger.settle(one.id, 20, T0)
     ledger.settle(one.id, 0, T0)
     ledger.close(one.id, T0)
-    assert remaining(ledger, limits) == (8, 80)  # what asks for what is left is a request too
+    assert remaining(ledger, limits) == (8, 80)  # the question itself is a request too
 
 
 def remaining(ledger: Ledger, limits: Limits, now: Moment = T0) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def remaining(ledger: Ledger, limits: Limits, now: Moment = T0) -> tuple[int, in
     return decision.requests_remaining, decision.tokens_remaining
 
 
-def test_a_closed_reservation_was_never_there(ledger: Ledger) -> None:
+def test_close_refunds_everything(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100, concurrent_requests=1, tokens_per_day=100)
     for _ in range(30):
         one = request(limits, 100)
@@ -78,19 +78,19 @@ def test_a_closed_reservation_was_never_there(ledger: Ledger) -> None:
     assert remaining(ledger, limits) == (9, 100)
 
 
-def test_a_slot_nobody_renews_is_free_again_and_its_debit_stays(ledger: Ledger) -> None:
+def test_lease_expiry_frees_the_slot_and_keeps_the_debit(ledger: Ledger) -> None:
     limits = Limits(concurrent_requests=1, tokens_per_day=100)
     one = request(limits, 60)
     ledger.reserve(one, T0)
     assert ledger.reserve(request(limits), later(LEASE_MS - 1)).refused == "concurrency"
     assert ledger.reserve(request(limits), later(LEASE_MS)).refused is None
-    # Abandoned is an end too: it cannot be settled any more.
+    # An abandoned reservation has ended: it cannot be settled.
     ledger.settle(one.id, 0, later(LEASE_MS))
     assert ledger.reserve(request(limits, 40), later(3 * LEASE_MS)).refused == "budget"
     assert ledger.reserve(request(limits, 39), later(3 * LEASE_MS)).refused is None
 
 
-def test_a_renewed_slot_stays_taken(ledger: Ledger) -> None:
+def test_renew_keeps_the_slot(ledger: Ledger) -> None:
     limits = Limits(concurrent_requests=1)
     one = request(limits)
     ledger.reserve(one, T0)
@@ -101,7 +101,7 @@ def test_a_renewed_slot_stays_taken(ledger: Ledger) -> None:
     assert ledger.reserve(request(limits), later(10 * LEASE_MS)).refused is None
 
 
-def test_the_budget_is_the_days_in_utc(ledger: Ledger) -> None:
+def test_budget_starts_anew_each_utc_day(ledger: Ledger) -> None:
     limits = Limits(tokens_per_day=100)
     one = request(limits, 100)
     assert ledger.reserve(one, T0).refused is None
@@ -111,7 +111,7 @@ def test_the_budget_is_the_days_in_utc(ledger: Ledger) -> None:
     assert ledger.reserve(request(limits, 100), later(decision.wait_ms)).refused is None
 
 
-def test_what_ends_after_midnight_is_settled_in_the_day_it_began() -> None:
+def test_settle_after_midnight_counts_for_the_day_of_the_reservation() -> None:
     daily = DailyUse()
     ledger = Ledger(daily, lease_ms=LEASE_MS)
     one = request(Limits(tokens_per_day=100), 70)
@@ -122,7 +122,7 @@ def test_what_ends_after_midnight_is_settled_in_the_day_it_began() -> None:
 
 
 @pytest.mark.parametrize("step_s", [-3600, 3600, -86_400, 86_400])
-def test_setting_the_clock_gives_no_limit_twice(ledger: Ledger, step_s: int) -> None:
+def test_budget_is_not_granted_twice_when_the_clock_is_set(ledger: Ledger, step_s: int) -> None:
     limits = Limits(requests_per_minute=1, concurrent_requests=1, tokens_per_day=100)
     one = request(limits, 100)
     ledger.reserve(one, T0)
@@ -130,11 +130,11 @@ def test_setting_the_clock_gives_no_limit_twice(ledger: Ledger, step_s: int) -> 
     assert ledger.reserve(request(limits, 1), stepped).refused in ("requests", "budget")
     assert ledger.reserve(request(Limits(concurrent_requests=1)), stepped).refused == "concurrency"
     ledger.settle(one.id, 100, stepped)
-    # Set right again, the day's budget is as used as it was.
+    # With the clock set back, the day's use is as before.
     assert ledger.reserve(request(limits, 1), later(120_000)).refused == "budget"
 
 
-def test_of_a_key_that_is_quiet_nothing_is_kept(ledger: Ledger) -> None:
+def test_sweep_drops_accounts_of_quiet_keys(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100)
     requests = [request(limits, 50, subject=f"s{number}") for number in range(100)]
     for one in requests:
@@ -149,5 +149,5 @@ def test_of_a_key_that_is_quiet_nothing_is_kept(ledger: Ledger) -> None:
     assert ledger.subject_count == 0
 
 
-def test_a_dimension_without_limit_says_nothing(ledger: Ledger) -> None:
+def test_decision_is_zero_for_dimensions_without_limit(ledger: Ledger) -> None:
     assert ledger.reserve(request(Limits(concurrent_requests=1)), T0) == Decision()

@@ -17,7 +17,7 @@ from serval.limits.ledger import Ledger, Moment
 from serval.limits.messages import ReservationRequest
 
 MINUTE_MS = 60_000
-# Longer than a bucket takes to drain, so that what has drained is settled too.
+# Longer than a bucket takes to drain, so that drained debits are settled too.
 LEASE_MS = 90_000
 LIMITS = Limits(requests_per_minute=6, tokens_per_minute=100, concurrent_requests=4, tokens_per_day=400)
 NOON = 20_000 * DAY_S + DAY_S // 2
@@ -25,7 +25,7 @@ NOON = 20_000 * DAY_S + DAY_S // 2
 
 @dataclass
 class Entry:
-    """A request that was let in. `counts` and `tokens` are what it weighs: reserved, then used."""
+    """An admitted request. `counts` and `tokens` are reserved at first, then used."""
 
     request: ReservationRequest
     at_ms: int
@@ -69,7 +69,7 @@ class LimitsMachine(RuleBasedStateMachine):
             assert used + tokens > 400
 
     def check_wait(self, before: Ledger, request: ReservationRequest, wait_ms: int, refused: str) -> None:
-        """One millisecond less is too little, and all of it is enough."""
+        """Check that `wait_ms` is enough, and one millisecond less is not."""
         early, in_time = (
             copy.deepcopy(before).reserve(request, Moment(self.ms + ms, self.unix_s + ms / 1000))
             for ms in (wait_ms - 1, wait_ms)
@@ -94,7 +94,7 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @rule()
     def an_old_request_ends_in_a_burst(self) -> None:
-        """What chance rarely finds: its debit has drained, and now all of it is given back."""
+        """A case that random steps rarely reach: a refund of a debit that has drained."""
         self.reserve(100)
         self.time_passes(MINUTE_MS)
         self.reserve(100)
@@ -150,7 +150,7 @@ class LimitsMachine(RuleBasedStateMachine):
             assert sum(entry.tokens for entry in self.entries if entry.day == day) <= 400
 
     def teardown(self) -> None:
-        """When all is over nothing is left: no slot, no debt, no account."""
+        """Check that nothing is left when all has ended: no slot, no debit, no account."""
         for entry in self.running:
             self.ledger.settle(entry.request.id, 0, self.now)
         self.ms += MINUTE_MS

@@ -1,4 +1,4 @@
-"""Daily use in the key database: what outlives a restart, and what happens when the database is away."""
+"""Daily use in the key database: restarts, and a database that cannot be reached."""
 
 import sqlite3
 from pathlib import Path
@@ -21,69 +21,69 @@ class Clock:
         return self.now
 
 
-async def keeper_of(location: str, clock: Clock) -> tuple[DailyUse, DailyUsePersister]:
+async def persister_of(location: str, clock: Clock) -> tuple[DailyUse, DailyUsePersister]:
     daily = DailyUse()
-    keeper = DailyUsePersister(daily, DailyTokens(open_database(location)), now=clock)
-    await keeper.load()
-    return daily, keeper
+    persister = DailyUsePersister(daily, DailyTokens(open_database(location)), now=clock)
+    await persister.load()
+    return daily, persister
 
 
-async def test_another_process_finds_what_was_used(key_database: str) -> None:
-    daily, keeper = await keeper_of(key_database, Clock())
+async def test_persister_use_is_loaded_by_another_process(key_database: str) -> None:
+    daily, persister = await persister_of(key_database, Clock())
     daily.record("a", DAY, 100)
     daily.record("a", DAY, -30)
     daily.record("b", DAY - 1, 5)
-    await keeper.save()
-    other, _ = await keeper_of(key_database, Clock())
+    await persister.save()
+    other, _ = await persister_of(key_database, Clock())
     assert (other.used("a", DAY), other.used("b", DAY - 1), other.used("b", DAY)) == (70, 5, 0)
 
 
-async def test_processes_on_one_database_add_up(key_database: str) -> None:
-    one, keeper_of_one = await keeper_of(key_database, Clock())
-    two, keeper_of_two = await keeper_of(key_database, Clock())
+async def test_persister_processes_on_one_database_add_up(key_database: str) -> None:
+    one, persister_of_one = await persister_of(key_database, Clock())
+    two, persister_of_two = await persister_of(key_database, Clock())
     for _ in range(3):
         one.record("a", DAY, 10)
         two.record("a", DAY, 1)
-        await keeper_of_one.save()
-        await keeper_of_two.save()
+        await persister_of_one.save()
+        await persister_of_two.save()
     assert (one.used("a", DAY), two.used("a", DAY)) == (32, 33)
 
 
-async def test_a_locked_database_delays_saving_and_loses_nothing(
+async def test_persister_locked_database_delays_saving_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serval.store.database._BUSY_TIMEOUT_S", 0.01)
     location = str(tmp_path / "keys.db")
-    daily, keeper = await keeper_of(location, Clock())
+    daily, persister = await persister_of(location, Clock())
     lock = sqlite3.connect(location)
     lock.execute("BEGIN EXCLUSIVE")
     daily.record("a", DAY, 10)
     with pytest.raises(OperationalError):
-        await keeper.save()
-    # Counting goes on meanwhile.
+        await persister.save()
+    # Use is still counted meanwhile.
     daily.record("a", DAY, 1)
     assert daily.used("a", DAY) == 11
     lock.close()
-    await keeper.save()
-    assert (await keeper_of(location, Clock()))[0].used("a", DAY) == 11
+    await persister.save()
+    assert (await persister_of(location, Clock()))[0].used("a", DAY) == 11
 
 
-async def test_the_use_of_a_day_is_found_again_after_the_clock_was_set(tmp_path: Path) -> None:
+async def test_persister_use_of_a_day_survives_a_set_clock(tmp_path: Path) -> None:
     clock = Clock()
-    daily, keeper = await keeper_of(str(tmp_path / "keys.db"), clock)
+    daily, persister = await persister_of(str(tmp_path / "keys.db"), clock)
     daily.record("a", DAY, 10)
-    await keeper.save()
+    await persister.save()
     for step_s in (3600, -3600, 10 * 365 * DAY_S):
         clock.now += step_s
-        await keeper.save()
+        await persister.save()
         clock.now -= step_s
-        await keeper.save()
+        await persister.save()
         assert daily.used("a", DAY) == 10
 
 
-async def test_what_is_used_until_the_end_is_saved_at_the_end(tmp_path: Path) -> None:
+async def test_persister_lifespan_saves_at_the_end(tmp_path: Path) -> None:
     location = str(tmp_path / "keys.db")
-    daily, keeper = await keeper_of(location, Clock())
-    async with keeper.lifespan():
+    daily, persister = await persister_of(location, Clock())
+    async with persister.lifespan():
         daily.record("a", DAY, 10)
-    assert (await keeper_of(location, Clock()))[0].used("a", DAY) == 10
+    assert (await persister_of(location, Clock()))[0].used("a", DAY) == 10

@@ -1,4 +1,4 @@
-"""The authority of many gateways, on a real Redis: it decides as the ledger does, and it may fail."""
+"""The limiter over a real Redis: it decides as the ledger does, and Redis may fail."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ def request(limits: Limits, tokens: int = 1, subject: str = "a") -> ReservationR
 
 
 def frozen() -> Moment:
-    """Nothing drains."""
+    """A time at which nothing drains."""
     return Moment(1000, float(NOON))
 
 
@@ -52,7 +52,7 @@ async def gateways_of(
     now: Callable[[], Moment] | None = frozen,
     timeout_s: float = 30.0,
 ) -> AsyncIterator[list[RedisLimiter]]:
-    """`timeout_s` is long where nothing fails: this machine may be busy."""
+    """`timeout_s` is long where nothing fails, as the machine may be busy."""
     async with AsyncExitStack() as stack:
         limiters = [
             RedisLimiter(
@@ -65,8 +65,8 @@ async def gateways_of(
         yield limiters
 
 
-async def until_back(limiter: Limiter, limits: Limits) -> Decision:
-    """The first decision of a Redis that was away."""
+async def until_reachable(limiter: Limiter, limits: Limits) -> Decision:
+    """The first decision once Redis can be reached again."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -75,14 +75,14 @@ async def until_back(limiter: Limiter, limits: Limits) -> Decision:
                 await asyncio.sleep(0.01)
 
 
-async def until_let_in(limiter: Limiter, limits: Limits, tokens: int = 1) -> None:
+async def until_admitted(limiter: Limiter, limits: Limits, tokens: int = 1) -> None:
     async with asyncio.timeout(60):
         while (await limiter.reserve(request(limits, tokens))).refused is not None:
             pass
 
 
-async def away(limiter: Limiter, limits: Limits) -> None:
-    """Returns when one is not answered."""
+async def until_unreachable(limiter: Limiter, limits: Limits) -> None:
+    """Reserve until Redis does not answer."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -92,7 +92,7 @@ async def away(limiter: Limiter, limits: Limits) -> None:
 
 
 class Twins:
-    """A ledger and a Redis that are told the same at the same times."""
+    """A ledger and a Redis that receive the same calls at the same times."""
 
     def __init__(self, limiter: RedisLimiter, ledger: Ledger) -> None:
         self.limiter = limiter
@@ -125,12 +125,12 @@ class Twins:
         await self.sent()
 
     async def sent(self) -> None:
-        """What is asked is answered after all that was said before."""
+        """Wait until Redis has processed everything sent so far: it answers in order."""
         await self.limiter.reserve(request(Limits(), subject="nobody"))
 
 
-async def do_something(twins: Twins, requests: list[ReservationRequest], choose: random.Random) -> str:
-    """One step; its name, or what the decision was."""
+async def take_random_step(twins: Twins, requests: list[ReservationRequest], choose: random.Random) -> str:
+    """Take one random step; return its name, or the decision."""
     limits = choose.choice(
         [
             Limits(6, 100, 4, 1500),
@@ -149,7 +149,7 @@ async def do_something(twins: Twins, requests: list[ReservationRequest], choose:
         requests.append(one)
         return (await twins.reserve(one)).refused or "let in"
     if step == "end" and requests:
-        # Of the last ones, some of which have ended before or were refused.
+        # Among the last ones, some of which have ended before or were refused.
         one = choose.choice(requests[-8:])
         await twins.end(one, choose.choice([None, 0, one.tokens, one.tokens // 2, one.tokens + 50]))
     elif step == "renew" and requests:
@@ -164,7 +164,7 @@ async def do_something(twins: Twins, requests: list[ReservationRequest], choose:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_it_decides_as_the_ledger_does(server: RedisServer, seed: int) -> None:
+async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: int) -> None:
     choose = random.Random(seed)
     requests: list[ReservationRequest] = []
     seen = set()
@@ -172,19 +172,19 @@ async def test_it_decides_as_the_ledger_does(server: RedisServer, seed: int) -> 
         (limiter,) = await stack.enter_async_context(gateways_of(server, now=lambda: twins.now))
         twins = Twins(limiter, Ledger(DailyUse(), lease_ms=LEASE_MS))
         if seed % 2:
-            # As after years: what has drained goes round soon.
+            # As after years of use: the drained total wraps around soon.
             near = 2**52 - 1_000_000
             for subject in "ab":
                 names = {"requests.gone": near, "tokens.gone": near, "requests.at": 0, "tokens.at": 0}
                 server.admin().hset(f"serval:{{k:{subject}}}:buckets", mapping=names)
         for _ in range(500):
-            seen.add(await do_something(twins, requests, choose))
+            seen.add(await take_random_step(twins, requests, choose))
         if seed % 2:
             assert int(server.admin().hget("serval:{k:a}:buckets", "tokens.gone") or near) < near
     assert seen >= {"let in", "requests", "tokens", "concurrency", "budget", "end", "renew", "time", "day"}
 
 
-async def test_any_number_of_gateways_share_one_limit(server: RedisServer) -> None:
+async def test_redis_limiter_gateways_share_one_limit(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=100, tokens_per_minute=10**6)
     async with gateways_of(server, 4) as gateways:
         decisions = await asyncio.gather(
@@ -193,38 +193,38 @@ async def test_any_number_of_gateways_share_one_limit(server: RedisServer) -> No
     assert sum(decision.refused is None for decision in decisions) == 100
 
 
-async def test_time_is_rediss_own(server: RedisServer) -> None:
+async def test_redis_limiter_uses_rediss_clock(server: RedisServer) -> None:
     first_day = int(time.time() // DAY_S)
     limits = Limits(requests_per_minute=6000, tokens_per_minute=1000, tokens_per_day=10**6)
     async with gateways_of(server, now=None) as (gateway,):
         assert (await gateway.reserve(request(limits, 1000))).refused is None
         assert (await gateway.reserve(request(limits, 1000))).refused == "tokens"
-        # 17 tokens a second come back.
-        await until_let_in(gateway, limits, 10)
+        # 17 tokens drain each second.
+        await until_admitted(gateway, limits, 10)
     (day,) = server.admin().hkeys("serval:{k:a}:days")
     assert first_day <= int(day) <= time.time() // DAY_S
 
 
 @pytest.mark.parametrize("subject", ["3f9a0c51d2e4", "oidc:some one", "}", "{x}{y}"])
-async def test_all_keys_of_a_subject_expire_and_are_in_one_slot(server: RedisServer, subject: str) -> None:
+async def test_redis_keys_of_a_subject_expire_and_share_a_slot(server: RedisServer, subject: str) -> None:
     limits = Limits(10, 100, 3, 1000)
     async with gateways_of(server) as (gateway,):
         one, two = request(limits, 5, subject), request(limits, 5, subject)
         await gateway.reserve(one)
         await gateway.reserve(two)
         gateway.renew([two])
-        # More than there was: it takes longer to drain.
+        # A larger debit takes longer to drain.
         gateway.settle(one, 500)
     keys = [key for key in server.admin().keys("*") if key != "serval:probe"]
     assert len(keys) == 4
     assert len({key_slot(key.encode()) for key in keys}) == 1
     lives = {key.rpartition(":")[2]: server.admin().pttl(key) for key in keys}
     assert all(life > LEASE_MS for life in lives.values())
-    # As long as what is in it needs to drain.
+    # As long as its content needs to drain.
     assert lives["buckets"] > 300_000
 
 
-async def test_only_the_days_around_today_are_kept(server: RedisServer) -> None:
+async def test_redis_keeps_only_the_days_around_today(server: RedisServer) -> None:
     moment = frozen()
     async with gateways_of(server, now=lambda: moment) as (gateway,):
         for day in (0, 1, 2, 3):
@@ -234,7 +234,7 @@ async def test_only_the_days_around_today_are_kept(server: RedisServer) -> None:
     assert sorted(server.admin().hkeys("serval:{k:a}:days")) == ["20002", "20003"]
 
 
-async def test_an_answer_nobody_waits_for_reserves_nothing(server: RedisServer) -> None:
+async def test_redis_limiter_cancelled_reserve_leaves_nothing_reserved(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=3, concurrent_requests=1)
     async with gateways_of(server) as (gateway,):
         for pauses in range(10):
@@ -242,18 +242,18 @@ async def test_an_answer_nobody_waits_for_reserves_nothing(server: RedisServer) 
             for _ in range(pauses):
                 await asyncio.sleep(0)
             await cancel_and_wait(asking)
-        await until_let_in(gateway, limits)
+        await until_admitted(gateway, limits)
         assert (await gateway.reserve(request(limits))).requests_remaining == 2
 
 
-async def test_a_burst_is_answered_and_nobody_thinks_redis_is_away(server: RedisServer) -> None:
+async def test_redis_limiter_stays_reachable_in_a_burst(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=500)
     async with gateways_of(server) as (gateway,):
         decisions = await asyncio.gather(*(gateway.reserve(request(limits)) for _ in range(1000)))
     assert sum(decision.refused is None for decision in decisions) == 500
 
 
-async def test_flushed_scripts_are_sent_again(server: RedisServer) -> None:
+async def test_redis_limiter_reloads_flushed_scripts(server: RedisServer) -> None:
     limits = Limits(requests_per_minute=10, concurrent_requests=1)
     async with gateways_of(server) as (gateway,):
         one = request(limits)
@@ -265,17 +265,17 @@ async def test_flushed_scripts_are_sent_again(server: RedisServer) -> None:
         assert (await gateway.reserve(request(limits))).requests_remaining == 8
 
 
-async def test_a_redis_that_was_killed_is_found_again(server: RedisServer) -> None:
+async def test_redis_limiter_reconnects_to_a_restarted_redis(server: RedisServer) -> None:
     limits = Limits(concurrent_requests=10**6)
     async with gateways_of(server) as (gateway,):
         await gateway.reserve(request(limits))
         server.kill()
-        await away(gateway, limits)
+        await until_unreachable(gateway, limits)
         server.start()
-        assert (await until_back(gateway, limits)).refused is None
+        assert (await until_reachable(gateway, limits)).refused is None
 
 
-async def test_a_redis_that_hangs_is_away_and_what_it_reserved_unheard_is_given_back(
+async def test_redis_limiter_hang_is_unreachable_and_its_reservation_is_refunded(
     server: RedisServer,
 ) -> None:
     limits = Limits(requests_per_minute=100, concurrent_requests=2)
@@ -283,18 +283,18 @@ async def test_a_redis_that_hangs_is_away_and_what_it_reserved_unheard_is_given_
         running = request(limits)
         assert (await gateway.reserve(running)).refused is None
         server.freeze()
-        unheard = request(limits)
+        timed_out = request(limits)
         with pytest.raises(LedgerUnreachableError):
-            await gateway.reserve(unheard)
-        # Nobody else waits for it.
+            await gateway.reserve(timed_out)
+        # No other request waits for the timeout.
         for _ in range(100):
             with pytest.raises(LedgerUnreachableError):
                 await gateway.reserve(request(limits))
         gateway.settle(running, 1)
         server.thaw()
-        await until_back(gateway, limits)
-        # What was settled meanwhile, too.
-        await until_let_in(gateway, limits)
+        await until_reachable(gateway, limits)
+        # The settlement made meanwhile has arrived, too.
+        await until_admitted(gateway, limits)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ async def test_a_redis_that_hangs_is_away_and_what_it_reserved_unheard_is_given_
     ],
     ids=["a read-only replica", "no memory left"],
 )
-async def test_a_redis_that_cannot_be_written_to_is_away(
+async def test_redis_limiter_unwritable_redis_is_unreachable(
     server: RedisServer, broken: tuple[str, ...], mended: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(requests_per_minute=10**6)
@@ -313,15 +313,15 @@ async def test_a_redis_that_cannot_be_written_to_is_away(
         assert (await gateway.reserve(request(limits))).requests_remaining == 10**6 - 1
         server.admin().execute_command(*broken)
         with caplog.at_level(logging.WARNING):
-            await away(gateway, limits)
+            await until_unreachable(gateway, limits)
             for _ in range(10):
                 await asyncio.sleep(0.05)
                 with pytest.raises(LedgerUnreachableError):
                     await gateway.reserve(request(limits))
         assert len([record for record in caplog.records if "Redis cannot keep" in record.message]) == 1
         server.admin().execute_command(*mended)
-        # All or nothing: what was not answered was not counted, or was given back.
-        assert (await until_back(gateway, limits)).requests_remaining == 10**6 - 2
+        # Unanswered reservations were not counted, or were refunded.
+        assert (await until_reachable(gateway, limits)).requests_remaining == 10**6 - 2
 
 
 class Clock:
@@ -337,7 +337,7 @@ class Clock:
         return self.s
 
 
-async def test_without_redis_a_gateway_allows_its_share_and_budgets_for_a_while_only(
+async def test_fallback_without_redis_allows_its_share_and_budgets_for_the_grace_period(
     server: RedisServer,
 ) -> None:
     clock = Clock()
@@ -353,14 +353,14 @@ async def test_without_redis_a_gateway_allows_its_share_and_budgets_for_a_while_
         )
         assert (await limiter.reserve(request(rate))).requests_remaining == 9
         server.kill()
-        await away(gateway, rate)
+        await until_unreachable(gateway, rate)
         assert [(await limiter.reserve(request(rate))).refused for _ in range(6)] == [None] * 5 + ["requests"]
         assert (await limiter.reserve(request(budget))).refused is None
         clock.s += 61
         with pytest.raises(LimitsUnavailableError):
             await limiter.reserve(request(budget))
         server.start()
-        await until_back(gateway, Limits())
+        await until_reachable(gateway, Limits())
         assert (await limiter.reserve(request(budget))).refused is None
 
 
@@ -377,14 +377,14 @@ SECRET = "p4ssw0rd"
         "",
     ],
 )
-def test_what_is_no_url_of_redis_is_refused_without_its_password(url: str) -> None:
+def test_open_gate_invalid_redis_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError, match=r"redis://") as caught:
         open_gate(Settings(limits_url=url), None)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def test_without_the_package_the_settings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_gate_without_the_redis_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"serval-llm\[redis\]"):
         open_gate(Settings(limits_url="redis://host"), None)

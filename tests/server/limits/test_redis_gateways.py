@@ -1,4 +1,4 @@
-"""Gateways as programs of their own, and one Redis that counts for all of them."""
+"""Gateways as separate programs, sharing limits through one Redis."""
 
 import asyncio
 import os
@@ -29,8 +29,10 @@ async def engine() -> AsyncIterator[StandInEngine]:
         yield running
 
 
-async def test_gateways_and_their_workers_share_a_limit(redis: RedisServer, engine: StandInEngine) -> None:
-    # A machine that is busy is not a Redis that is away.
+async def test_redis_gateways_and_their_workers_share_a_limit(
+    redis: RedisServer, engine: StandInEngine
+) -> None:
+    # A long timeout: a busy machine must not look like an unreachable Redis.
     options = {
         "SERVAL_LIMITS_URL": redis.url,
         "SERVAL_LIMITS_TIMEOUT_S": "5",
@@ -49,7 +51,7 @@ async def test_gateways_and_their_workers_share_a_limit(redis: RedisServer, engi
     assert statuses[200] + statuses[429] == 40
 
 
-async def test_what_a_killed_gateway_held_is_free_when_its_lease_ends(
+async def test_redis_slots_of_a_killed_gateway_are_free_after_the_lease(
     redis: RedisServer, engine: StandInEngine
 ) -> None:
     options = {
@@ -66,7 +68,7 @@ async def test_what_a_killed_gateway_held_is_free_when_its_lease_ends(
         engine.will_say("begin", fault="stall")
         asked = [asyncio.create_task(victim.chat_status(stream=True)) for _ in range(2)]
         await wait_until(lambda: len(engine.requests) == 2)
-        # Longer than a lease: those that run are renewed.
+        # Longer than a lease: running requests are renewed.
         held_until = time.monotonic() + 3
         while time.monotonic() < held_until:
             assert await survivor.chat_status() == 429

@@ -1,4 +1,4 @@
-"""One authority for all workers of a host: what they share, and what a worker leaves behind when it dies."""
+"""The limit service and its clients: shared limits, dead workers, restarts, and the fallback."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ def request(limits: Limits, tokens: int = 1) -> ReservationRequest:
 
 
 def frozen() -> Moment:
-    """Nothing drains."""
+    """A time at which nothing drains."""
     return Moment(1000, 1_800_000_000.0)
 
 
@@ -51,14 +51,14 @@ def ledger() -> Ledger:
     return Ledger(DailyUse(), lease_ms=60_000)
 
 
-async def refused_until(worker: LimiterClient, limits: Limits, tokens: int = 1) -> None:
-    """Ask until it is let in: what a worker says without waiting arrives a little later."""
+async def until_admitted(worker: LimiterClient, limits: Limits, tokens: int = 1) -> None:
+    """Reserve until it is admitted: messages without a reply arrive a little later."""
     async with asyncio.timeout(60):
         while (await worker.reserve(request(limits, tokens))).refused is not None:
             pass
 
 
-async def test_any_number_of_workers_share_one_limit(socket: Path) -> None:
+async def test_service_workers_share_one_limit(socket: Path) -> None:
     limits = Limits(requests_per_minute=100, tokens_per_minute=10**6)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 4) as workers:
         decisions = await asyncio.gather(
@@ -67,51 +67,51 @@ async def test_any_number_of_workers_share_one_limit(socket: Path) -> None:
     assert sum(decision.refused is None for decision in decisions) == 100
 
 
-async def test_what_is_settled_by_one_is_there_for_the_others(socket: Path) -> None:
+async def test_service_settlement_is_visible_to_other_workers(socket: Path) -> None:
     limits = Limits(tokens_per_minute=100, concurrent_requests=1)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 2) as (one, two):
         first = request(limits, 100)
         assert (await one.reserve(first)).refused is None
         assert (await two.reserve(request(limits))).refused == "concurrency"
         one.settle(first, 30)
-        await refused_until(two, limits, 70)
+        await until_admitted(two, limits, 70)
 
 
-async def test_a_worker_that_dies_frees_its_slots_and_its_debits_stay(socket: Path) -> None:
+async def test_service_dead_worker_frees_slots_and_keeps_debits(socket: Path) -> None:
     limits = Limits(tokens_per_minute=1000, concurrent_requests=8)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (survivor,):
         async with workers_of(socket, 1) as (victim,):
             for _ in range(8):
                 await victim.reserve(request(limits, 100))
             assert (await survivor.reserve(request(limits))).refused == "concurrency"
-        await refused_until(survivor, limits, 0)
+        await until_admitted(survivor, limits, 0)
         decision = await survivor.reserve(request(limits, 0))
         assert (decision.refused, decision.tokens_remaining) == (None, 200)
 
 
-async def test_an_answer_nobody_waits_for_reserves_nothing(socket: Path) -> None:
+async def test_client_cancelled_reserve_leaves_nothing_reserved(socket: Path) -> None:
     limits = Limits(concurrent_requests=1)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
         for _ in range(10):
-            asking = asyncio.create_task(worker.reserve(request(limits)))
+            reserving = asyncio.create_task(worker.reserve(request(limits)))
             await asyncio.sleep(0)
-            await cancel_and_wait(asking)
-        await refused_until(worker, limits)
+            await cancel_and_wait(reserving)
+        await until_admitted(worker, limits)
 
 
-async def test_a_worker_finds_a_host_that_was_away(socket: Path) -> None:
+async def test_client_reconnects_to_a_restarted_service(socket: Path) -> None:
     limits = Limits(concurrent_requests=1)
     async with AsyncExitStack() as stack:
         async with serve_ledger(socket, ledger(), now=frozen):
             (worker,) = await stack.enter_async_context(workers_of(socket, 1))
             assert (await worker.reserve(request(limits))).refused is None
         async with asyncio.timeout(60):
-            await away(worker, limits)
+            await until_unreachable(worker, limits)
         async with serve_ledger(socket, ledger(), now=frozen), asyncio.timeout(60):
-            await back(worker, limits)
+            await until_reachable(worker, limits)
 
 
-async def away(worker: LimiterClient, limits: Limits) -> None:
+async def until_unreachable(worker: LimiterClient, limits: Limits) -> None:
     while True:
         try:
             await worker.reserve(request(limits))
@@ -119,7 +119,7 @@ async def away(worker: LimiterClient, limits: Limits) -> None:
             return
 
 
-async def back(worker: LimiterClient, limits: Limits) -> None:
+async def until_reachable(worker: LimiterClient, limits: Limits) -> None:
     while True:
         try:
             await worker.reserve(request(limits))
@@ -129,7 +129,7 @@ async def back(worker: LimiterClient, limits: Limits) -> None:
             return
 
 
-async def test_what_is_no_message_costs_its_sender_the_connection_alone(socket: Path) -> None:
+async def test_service_invalid_message_closes_only_its_connection(socket: Path) -> None:
     limits = Limits(requests_per_minute=10)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
         reader, writer = await asyncio.open_unix_connection(str(socket))
@@ -139,7 +139,7 @@ async def test_what_is_no_message_costs_its_sender_the_connection_alone(socket: 
         assert (await worker.reserve(request(limits))).refused is None
 
 
-async def test_the_days_use_outlives_the_host(socket: Path, tmp_path: Path) -> None:
+async def test_service_daily_use_survives_a_restart(socket: Path, tmp_path: Path) -> None:
     settings = Settings(key_database=str(tmp_path / "keys.db"), tokens_per_day=100)
     limits = Limits(tokens_per_day=100)
     for expected in (None, "budget"):
@@ -164,7 +164,7 @@ def fallback_of(worker: LimiterClient, clock: Clock) -> FallbackLimiter:
     return FallbackLimiter(worker, ledger(), share=0.5, grace_s=60, now=clock.moment, monotonic=clock)
 
 
-async def test_while_the_host_is_away_a_worker_allows_its_share(socket: Path) -> None:
+async def test_fallback_allows_its_share_while_the_service_is_away(socket: Path) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100, concurrent_requests=4)
     limiter = fallback_of(LimiterClient(socket), Clock())
     requests = [request(limits, 10) for _ in range(4)]
@@ -176,13 +176,13 @@ async def test_while_the_host_is_away_a_worker_allows_its_share(socket: Path) ->
     ]
     for one in requests[:2]:
         limiter.settle(one, 10)
-    # Larger than the share, but not than the limit.
+    # Larger than the share, but not larger than the limit.
     assert (await limiter.reserve(request(limits, 80))).refused == "tokens"
     large = request(Limits(tokens_per_minute=100), 80)
     assert (await fallback_of(LimiterClient(socket), Clock()).reserve(large)).refused is None
 
 
-async def test_while_the_host_is_away_budgets_are_open_for_a_while_and_then_closed(socket: Path) -> None:
+async def test_fallback_admits_budgets_for_the_grace_period_only(socket: Path) -> None:
     clock = Clock()
     limits = Limits(tokens_per_day=100)
     limiter = fallback_of(LimiterClient(socket), clock)
@@ -193,17 +193,17 @@ async def test_while_the_host_is_away_budgets_are_open_for_a_while_and_then_clos
     with pytest.raises(LimitsUnavailableError) as caught:
         await limiter.reserve(request(limits))
     assert caught.value.headers["retry-after"] == "2"
-    # Keys without a budget are served on.
+    # Keys without a budget are still served.
     assert (await limiter.reserve(request(Limits(requests_per_minute=10)))).refused is None
 
 
-async def test_when_the_host_is_back_it_counts_again(socket: Path) -> None:
+async def test_fallback_returns_to_the_service_when_it_is_back(socket: Path) -> None:
     clock = Clock()
     limits = Limits(concurrent_requests=2, tokens_per_day=100)
     worker = LimiterClient(socket)
     limiter = fallback_of(worker, clock)
-    begun_alone = request(limits)
-    await limiter.reserve(begun_alone)
+    local = request(limits)
+    await limiter.reserve(local)
     clock.s += 100
     async with serve_ledger(socket, ledger(), now=frozen), limiter.lifespan():
         assert [(await limiter.reserve(request(limits))).refused for _ in range(3)] == [
@@ -211,6 +211,6 @@ async def test_when_the_host_is_back_it_counts_again(socket: Path) -> None:
             None,
             "concurrency",
         ]
-        # What was let in alone is settled alone.
-        limiter.settle(begun_alone, 1)
+        # A reservation made locally is settled locally.
+        limiter.settle(local, 1)
         assert (await limiter.reserve(request(limits))).refused == "concurrency"

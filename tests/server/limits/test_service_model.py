@@ -1,4 +1,4 @@
-"""Any sequence of what workers ask, say and suffer, against a ledger that is told the same without a socket.
+"""Any sequence of messages and failures of workers, against a ledger called directly with the same.
 
 What the ledger itself does is `test_model.py`'s. Here it is what comes between: that nothing is lost, doubled
 or out of order on the way, and that a worker's end frees what it held and nothing else.
@@ -34,16 +34,16 @@ TOKENS = st.integers(0, 100)
 SUBJECTS = st.sampled_from("ab")
 
 
-class HostLedger(Ledger):
-    """The host's. It notes in which order it was asked, and whose end it has heard of."""
+class ServiceLedger(Ledger):
+    """The ledger of the service. It records the order of requests, and abandoned reservations."""
 
     def __init__(self) -> None:
         super().__init__(DailyUse(), lease_ms=LEASE_MS)
-        self.asked: list[ReservationRequest] = []
+        self.received: list[ReservationRequest] = []
         self.abandoned: set[str] = set()
 
     def reserve(self, request: ReservationRequest, now: Moment) -> Decision:
-        self.asked.append(request)
+        self.received.append(request)
         return super().reserve(request, now)
 
     def abandon(self, reservation_id: str) -> None:
@@ -52,7 +52,7 @@ class HostLedger(Ledger):
 
 
 class Worker:
-    """A worker's connection, and what its requests hold."""
+    """A worker's connection and its open reservations."""
 
     def __init__(self, socket: Path) -> None:
         self.limiter = LimiterClient(socket)
@@ -63,13 +63,13 @@ class Worker:
         await self.stack.enter_async_context(self.limiter.lifespan())
         return self
 
-    async def die(self, host: HostLedger) -> None:
-        """End, and wait until the host knows of it."""
+    async def die(self, service_ledger: ServiceLedger) -> None:
+        """Disconnect, and wait until the service has noticed."""
         await self.stack.aclose()
-        await until(lambda: self.open.keys() <= host.abandoned)
+        await until(lambda: self.open.keys() <= service_ledger.abandoned)
 
-    async def heard(self) -> None:
-        """Wait until the host has done all that it was told: it answers in order."""
+    async def processed(self) -> None:
+        """Wait until the service has processed everything sent so far: it answers in order."""
         nothing = ReservationRequest(f"nothing-{next(NUMBERS)}", "nobody", Limits(), 0)
         await self.limiter.reserve(nothing)
         self.limiter.close(nothing)
@@ -80,17 +80,17 @@ async def until(wanted: Callable[[], bool]) -> None:
         if wanted():
             return
         await asyncio.sleep(0)
-    raise AssertionError("the host does not hear of it")
+    raise AssertionError("the service does not notice it")
 
 
-class HostMachine(RuleBasedStateMachine):
+class ServiceMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = uvloop.new_event_loop()
         self.folder = tempfile.TemporaryDirectory()
         self.socket = Path(self.folder.name) / "limits.sock"
         self.ms = 0
-        self.host = HostLedger()
+        self.service_ledger = ServiceLedger()
         self.direct = Ledger(DailyUse(), lease_ms=LEASE_MS)
         self.serving = AsyncExitStack()
         self.workers: list[Worker] = []
@@ -98,7 +98,9 @@ class HostMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(self.start())
 
     async def start(self) -> None:
-        await self.serving.enter_async_context(serve_ledger(self.socket, self.host, now=lambda: self.now))
+        await self.serving.enter_async_context(
+            serve_ledger(self.socket, self.service_ledger, now=lambda: self.now)
+        )
         self.workers = [await Worker(self.socket).start() for _ in range(3)]
 
     @property
@@ -110,47 +112,45 @@ class HostMachine(RuleBasedStateMachine):
 
     @rule(requests=st.lists(st.tuples(WORKERS, SUBJECTS, TOKENS), min_size=1, max_size=12))
     def reserve_at_once(self, requests: Sequence[tuple[int, str, int]]) -> None:
-        asked = [
-            (self.workers[worker], self.request(subject, tokens)) for worker, subject, tokens in requests
-        ]
+        sent = [(self.workers[worker], self.request(subject, tokens)) for worker, subject, tokens in requests]
 
-        async def all_of_them() -> list[Decision]:
-            return await asyncio.gather(*(worker.limiter.reserve(request) for worker, request in asked))
+        async def reserve_all() -> list[Decision]:
+            return await asyncio.gather(*(worker.limiter.reserve(request) for worker, request in sent))
 
-        self.host.asked.clear()
-        decisions = self.loop.run_until_complete(all_of_them())
-        by_id = {request.id: decision for (_, request), decision in zip(asked, decisions, strict=True)}
-        assert {request.id for request in self.host.asked} == by_id.keys()
-        assert len(self.host.asked) == len(by_id)
-        # Workers take turns as they please; each one's own questions are in order.
-        for request in self.host.asked:
+        self.service_ledger.received.clear()
+        decisions = self.loop.run_until_complete(reserve_all())
+        by_id = {request.id: decision for (_, request), decision in zip(sent, decisions, strict=True)}
+        assert {request.id for request in self.service_ledger.received} == by_id.keys()
+        assert len(self.service_ledger.received) == len(by_id)
+        # Requests of different workers come in any order, those of each worker in theirs.
+        for request in self.service_ledger.received:
             assert self.direct.reserve(request, self.now) == by_id[request.id]
-        for worker, request in asked:
+        for worker, request in sent:
             if by_id[request.id].refused is None:
                 worker.open[request.id] = request
 
     @rule(worker=WORKERS, subject=SUBJECTS, tokens=TOKENS, turns=st.integers(0, 4))
-    def a_client_leaves_while_it_is_asked(self, worker: int, subject: str, tokens: int, turns: int) -> None:
-        asking, request = self.workers[worker], self.request(subject, tokens)
+    def cancel_while_reserving(self, worker: int, subject: str, tokens: int, turns: int) -> None:
+        client, request = self.workers[worker], self.request(subject, tokens)
 
-        async def give_up() -> Decision | None:
-            task = asyncio.create_task(asking.limiter.reserve(request))
+        async def cancel() -> Decision | None:
+            task = asyncio.create_task(client.limiter.reserve(request))
             for _ in range(turns):
                 await asyncio.sleep(0)
             if task.done():
                 return task.result()
             await cancel_and_wait(task)
-            await asking.heard()
+            await client.processed()
             return None
 
-        decision = self.loop.run_until_complete(give_up())
-        expected = self.direct.reserve(request, self.now) if request in self.host.asked else None
+        decision = self.loop.run_until_complete(cancel())
+        expected = self.direct.reserve(request, self.now) if request in self.service_ledger.received else None
         if decision is None:
             self.direct.close(request.id, self.now)
         else:
             assert decision == expected
             if decision.refused is None:
-                asking.open[request.id] = request
+                client.open[request.id] = request
 
     @precondition(lambda self: any(worker.open for worker in self.workers))
     @rule(data=st.data(), used=st.one_of(st.none(), st.integers(0, 150)))
@@ -168,7 +168,7 @@ class HostMachine(RuleBasedStateMachine):
         else:
             worker.limiter.settle(request, used)
             self.direct.settle(request.id, used, self.now)
-        self.loop.run_until_complete(worker.heard())
+        self.loop.run_until_complete(worker.processed())
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data())
@@ -177,14 +177,14 @@ class HostMachine(RuleBasedStateMachine):
         worker = self.workers[place]
         worker.limiter.settle(request, 0)
         worker.limiter.close(request)
-        self.loop.run_until_complete(worker.heard())
+        self.loop.run_until_complete(worker.processed())
 
     @rule(worker=WORKERS)
     def a_worker_dies(self, worker: int) -> None:
         dead = self.workers[worker]
 
         async def replace() -> None:
-            await dead.die(self.host)
+            await dead.die(self.service_ledger)
             self.workers[worker] = await Worker(self.socket).start()
 
         self.loop.run_until_complete(replace())
@@ -197,11 +197,11 @@ class HostMachine(RuleBasedStateMachine):
         renewing = self.workers[worker]
         renewing.limiter.renew(list(renewing.open.values()))
         self.direct.renew(renewing.open, self.now)
-        self.loop.run_until_complete(renewing.heard())
+        self.loop.run_until_complete(renewing.processed())
 
     @rule(worker=WORKERS)
     def requests_outlive_their_lease(self, worker: int) -> None:
-        """What chance rarely finds: a slot is still taken only because somebody renewed it."""
+        """A case that random steps rarely reach: a slot that only a renewal keeps taken."""
         self.reserve_at_once([(worker, "a", 0)] * 6)
         self.time_passes(MINUTE_MS)
         self.renew(worker)
@@ -213,11 +213,11 @@ class HostMachine(RuleBasedStateMachine):
         self.ms += ms
 
     def teardown(self) -> None:
-        """When all workers are gone nothing is left: no slot, no debt, no account."""
+        """Check that nothing is left when all workers are gone: no slot, no debit, no account."""
 
         async def stop() -> None:
             for worker in self.workers:
-                await worker.die(self.host)
+                await worker.die(self.service_ledger)
             await self.serving.aclose()
 
         self.loop.run_until_complete(stop())
@@ -225,9 +225,9 @@ class HostMachine(RuleBasedStateMachine):
         self.folder.cleanup()
         # Requests may use more than they reserved.
         self.ms += 60 * MINUTE_MS
-        self.host.sweep(self.now)
-        assert self.host.subject_count == 0
+        self.service_ledger.sweep(self.now)
+        assert self.service_ledger.subject_count == 0
 
 
-TestHost = HostMachine.TestCase
-TestHost.settings = settings(max_examples=40, stateful_step_count=25)
+TestService = ServiceMachine.TestCase
+TestService.settings = settings(max_examples=40, stateful_step_count=25)

@@ -1,4 +1,4 @@
-"""From the flags of `serval engine` and `serval serve` to the engine's command line."""
+"""The engine's command line, from the flags of `serval serve`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ def command(parser: argparse.ArgumentParser, arguments: list[str]) -> list[str]:
     return engine_command(engine_options(parser.parse_args(arguments), host="127.0.0.1", port=1))
 
 
-def test_settings_of_the_model_are_passed_on(parser: argparse.ArgumentParser, model: str) -> None:
+def test_engine_command_passes_the_options_on(parser: argparse.ArgumentParser, model: str) -> None:
     made = command(parser, [model, "--ngram-tables=host", "--moe-overlap-tokens=64", "--", "--dtype=float32"])
     assert made[made.index("--ngram-tables") + 1] == "host"
     assert made[made.index("--moe-overlap-tokens") + 1] == "64"
     assert made[-2:] == ["--", "--dtype=float32"]
 
 
-def test_what_is_not_said_is_left_to_the_engine(parser: argparse.ArgumentParser, model: str) -> None:
+def test_engine_command_leaves_out_unset_options(parser: argparse.ArgumentParser, model: str) -> None:
     assert not {"--device", "--ngram-tables", "--moe-overlap-tokens"} & set(command(parser, [model]))
 
 
 @pytest.mark.parametrize("flag", ["--ngram-tables=disk", "--moe-overlap-tokens=-1"])
-def test_wrong_values_are_refused(parser: argparse.ArgumentParser, model: str, flag: str) -> None:
+def test_add_model_arguments_wrong_values_are_refused(
+    parser: argparse.ArgumentParser, model: str, flag: str
+) -> None:
     with pytest.raises(SystemExit):
         parser.parse_args([model, flag])

@@ -1,4 +1,4 @@
-"""Keys and limits change while the gateway runs; what cannot be used changes nothing."""
+"""Reload of keys and limits while the gateway runs; an unusable file changes nothing."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from serval_testkit.stand_in_engine import StandInEngine
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """With a key file that holds `one` and `two`, and a settings file without a setting."""
+    """Settings with a key file that holds `one` and `two`, and an empty settings file."""
     keys, file = tmp_path / "keys", tmp_path / "settings.toml"
     keys.write_text("one\ntwo\n")
     file.write_text("")
@@ -32,14 +32,14 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def write(settings: Settings, *, keys: str | None = None, file: str | None = None) -> None:
-    """Replace the files' text."""
+    """Replace the text of the files."""
     for path, text in ((settings.api_key_file, keys), (settings.settings_file, file)):
         if text is not None:
             assert path is not None
             path.write_text(text)
 
 
-def test_a_key_keeps_its_place_and_nobody_takes_that_of_a_withdrawn_one(settings: Settings) -> None:
+def test_live_settings_keys_keep_their_index(settings: Settings) -> None:
     live = read_live_settings(settings)
     assert live.keys == ("one", "two")
     write(settings, keys="three\ntwo\n")
@@ -49,7 +49,7 @@ def test_a_key_keeps_its_place_and_nobody_takes_that_of_a_withdrawn_one(settings
     assert read_live_settings(settings, before=live).keys == ("", "", "three", "one")
 
 
-def test_live_settings_come_to_another_process_whole_and_to_a_log_without_keys() -> None:
+def test_live_settings_round_trip_as_a_line_and_hide_keys_in_repr() -> None:
     live = LiveSettings(keys=("a  b", "ü"), limits=Limits(tokens_per_day=3), reserved_completion_tokens=5)
     line = to_line(live)
     assert from_line(line) == live
@@ -57,7 +57,7 @@ def test_live_settings_come_to_another_process_whole_and_to_a_log_without_keys()
     assert "ü" not in repr(live)
 
 
-async def test_a_change_is_taken_over_and_what_is_wrong_is_logged_and_changes_nothing(
+async def test_settings_changes_yields_changes_and_logs_errors(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="serval.process.reloading")
@@ -92,7 +92,7 @@ async def test_a_change_is_taken_over_and_what_is_wrong_is_logged_and_changes_no
     assert (await asyncio.wait_for(next_change, 60)).limits == Limits(requests_per_minute=8)
 
 
-async def test_a_file_that_is_being_written_is_not_read(
+async def test_settings_changes_skips_a_file_that_is_being_written(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = iter(f"key-{number}\n" for number in range(6))
@@ -109,7 +109,7 @@ async def test_a_file_that_is_being_written_is_not_read(
     assert len((await asyncio.wait_for(anext(changes), 60)).keys) == 2 + 6
 
 
-async def test_when_it_is_told_to_it_reads_at_once(settings: Settings) -> None:
+async def test_settings_changes_reads_at_once_on_request(settings: Settings) -> None:
     requested = asyncio.Event()
     changes = settings_changes(settings, read_live_settings(settings), requested=requested, poll_s=3600)
     changing = asyncio.ensure_future(anext(changes))
@@ -126,7 +126,7 @@ async def engine() -> AsyncIterator[StandInEngine]:
 
 
 async def statuses(gateway: GatewayProgram, key: str, number: int = 24) -> Counter[int]:
-    """What so many requests at once are answered; the kernel deals them out among the workers."""
+    """The statuses of concurrent requests, which the kernel spreads over the workers."""
     headers = {"authorization": f"Bearer {key}"}
     return Counter(await asyncio.gather(*(gateway.chat_status(headers) for _ in range(number))))
 
@@ -137,7 +137,7 @@ async def until_all(gateway: GatewayProgram, key: str, status: int) -> None:
             pass
 
 
-async def test_every_worker_takes_changes_over_and_one_that_is_started_anew_has_them(
+async def test_workers_all_apply_changes_and_replacements_start_with_them(
     engine: StandInEngine, settings: Settings
 ) -> None:
     options = ("--api-key-file", str(settings.api_key_file), "--settings-file", str(settings.settings_file))
@@ -156,7 +156,7 @@ async def test_every_worker_takes_changes_over_and_one_that_is_started_anew_has_
         await until_all(gateway, "three", 200)
         await until_all(gateway, "one", 401)
 
-        # One number for all workers: what a burst is let in comes from the process that counts for them.
+        # The limit is that of all workers together: the parent counts for them.
         write(settings, keys="two\nthree\n", file="requests_per_minute = 1")
         gateway.program.signal(signal.SIGHUP)
         await gateway.wait_for_line('"requests_per_minute":1')
@@ -167,7 +167,7 @@ async def test_every_worker_takes_changes_over_and_one_that_is_started_anew_has_
         assert not any("one" in line or "three" in line for line in gateway.program.lines if "again" in line)
 
 
-async def test_one_process_takes_changes_over_and_goes_on(engine: StandInEngine, settings: Settings) -> None:
+async def test_gateway_applies_changes_without_a_break(engine: StandInEngine, settings: Settings) -> None:
     options = ("--api-key-file", str(settings.api_key_file), "--settings-file", str(settings.settings_file))
     async with gateway_program(engine.url, *options) as gateway:
         write(settings, keys="two\nthree\n", file="concurrent_requests = 1")

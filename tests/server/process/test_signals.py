@@ -1,4 +1,4 @@
-"""SIGHUP: read the settings again, unless the terminal is gone."""
+"""SIGHUP: reload, unless the terminal is closed."""
 
 import os
 import pty
@@ -23,7 +23,7 @@ asyncio.run(main())
 TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
 
 
-def test_a_hangup_stops_a_program_only_if_its_terminal_is_closed() -> None:
+def test_hangup_stops_a_program_only_if_its_terminal_is_closed() -> None:
     ours, its = pty.openpty()
     program = Popen(
         [sys.executable, "-c", TAKE_TERMINAL + PROGRAM],
@@ -40,7 +40,7 @@ def test_a_hangup_stops_a_program_only_if_its_terminal_is_closed() -> None:
     program.stdout.close()
 
 
-def test_without_a_terminal_a_hangup_never_stops_it() -> None:
+def test_hangup_without_a_terminal_never_stops_a_program() -> None:
     program = Popen([sys.executable, "-c", PROGRAM], stdout=PIPE, start_new_session=True, text=True)
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"

@@ -99,7 +99,7 @@ async def assert_grandchildren_gone(log: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_signal_stops_the_gateway_first_then_the_engine_and_leaves_nothing(
+async def test_run_stack_signal_stops_gateway_then_engine_and_all_descendants(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     log = tmp_path / "log"
@@ -109,7 +109,7 @@ async def test_signal_stops_the_gateway_first_then_the_engine_and_leaves_nothing
     await assert_grandchildren_gone(log)
 
 
-async def test_a_hangup_is_passed_on_to_the_gateway_alone(tmp_path: Path) -> None:
+async def test_run_stack_hangup_is_forwarded_to_the_gateway_only(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
     async def hang_up_and_stop() -> None:
@@ -121,19 +121,19 @@ async def test_a_hangup_is_passed_on_to_the_gateway_alone(tmp_path: Path) -> Non
     assert [line for line in log.read_text().splitlines() if "again" in line] == ["gateway read again"]
 
 
-async def test_engine_that_cannot_start_is_reported_with_its_reason(tmp_path: Path) -> None:
+async def test_run_stack_engine_start_failure_is_reported_with_its_reason(tmp_path: Path) -> None:
     code = "import sys; print('loading'); print('ValueError: no such tensor'); print('bye'); sys.exit(3)"
     with pytest.raises(StackError, match=r"engine exited with code 3: ValueError: no such tensor"):
         await run_stack(stack(tmp_path / "log", engine_code=code), on_ready=do_nothing)
 
 
-async def test_engine_that_never_answers_is_given_up(tmp_path: Path) -> None:
+async def test_run_stack_engine_that_never_answers_times_out(tmp_path: Path) -> None:
     spec = stack(tmp_path / "log", engine_code="import time; time.sleep(600)", engine_start_timeout_s=1.0)
     with pytest.raises(StackError, match=r"not ready after 1 s .* a longer --engine-timeout"):
         await run_stack(spec, on_ready=do_nothing)
 
 
-async def test_engine_that_dies_later_ends_the_server_with_its_reason(tmp_path: Path) -> None:
+async def test_run_stack_engine_death_ends_the_server_with_its_reason(tmp_path: Path) -> None:
     log = tmp_path / "log"
     spec = stack(log)
 
@@ -150,7 +150,7 @@ async def test_engine_that_dies_later_ends_the_server_with_its_reason(tmp_path: 
     await assert_grandchildren_gone(log)
 
 
-async def test_signal_during_start_stops_at_once(tmp_path: Path) -> None:
+async def test_run_stack_signal_during_start_stops_at_once(tmp_path: Path) -> None:
     spec = stack(tmp_path / "log", engine_code="import time; time.sleep(600)")
     asyncio.get_running_loop().call_later(0.5, os.kill, os.getpid(), signal.SIGTERM)
     assert await run_stack(spec, on_ready=do_nothing) == 0

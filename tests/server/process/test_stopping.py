@@ -1,4 +1,4 @@
-"""A gateway that is told to stop: no new requests, an honest end for those that run."""
+"""Stop of a gateway: new requests are refused, running ones end properly."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ async def begun_stream(gateway: GatewayProgram) -> aiohttp.ClientResponse:
     return response
 
 
-async def test_it_says_so_and_lets_what_runs_end() -> None:
+async def test_stop_is_announced_and_running_requests_end() -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
     engine.will_say("begin", " end", delay_s=6.0)
     async with engine.running(), gateway_program(engine.url) as gateway:
@@ -45,7 +45,7 @@ async def test_it_says_so_and_lets_what_runs_end() -> None:
         assert len(engine.requests) == 1
 
 
-async def test_what_is_not_over_in_time_ends_with_an_error() -> None:
+async def test_stop_ends_requests_after_the_grace_period_with_an_error() -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
     engine.will_say("begin", fault="stall")
     async with engine.running(), gateway_program(engine.url, SERVAL_SHUTDOWN_GRACE_S="1") as gateway:

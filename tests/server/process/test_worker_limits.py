@@ -1,4 +1,4 @@
-"""Limits with several workers: one authority for all, and nothing a killed worker holds for ever."""
+"""Limits with several workers: one ledger for all, and no slot that a killed worker holds for ever."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ async def engine() -> AsyncIterator[StandInEngine]:
         yield running
 
 
-async def test_workers_do_not_multiply_a_limit(engine: StandInEngine) -> None:
+async def test_workers_share_one_limit(engine: StandInEngine) -> None:
     options = {"SERVAL_REQUESTS_PER_MINUTE": "6"}
     async with gateway_program(engine.url, "--workers", "3", **options) as gateway:
         began = time.monotonic()
@@ -31,7 +31,7 @@ async def test_workers_do_not_multiply_a_limit(engine: StandInEngine) -> None:
         assert statuses[200] + statuses[429] == 40
 
 
-async def test_workers_that_are_killed_leave_no_slot_taken(engine: StandInEngine) -> None:
+async def test_workers_killed_leave_no_slot_taken(engine: StandInEngine) -> None:
     options = {"SERVAL_CONCURRENT_REQUESTS": "4", "SERVAL_LIMITS_LEASE_S": "3600"}
     async with gateway_program(engine.url, "--workers", "2", **options) as gateway:
         for _ in range(4):
@@ -42,7 +42,7 @@ async def test_workers_that_are_killed_leave_no_slot_taken(engine: StandInEngine
         for pid in gateway.workers:
             os.kill(pid, signal.SIGKILL)
         async with asyncio.timeout(120):
-            # Four at once again, long before any lease ends.
+            # Four requests at once again, long before any lease ends.
             while await asyncio.gather(*(gateway.chat_status() for _ in range(4))) != [200] * 4:
                 pass
         await cancel_and_wait(*asked)

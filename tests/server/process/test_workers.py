@@ -1,4 +1,4 @@
-"""`serval gateway --workers N`: one gateway to its clients, several processes to the machine."""
+"""`serval gateway --workers N`: several processes that serve as one gateway."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ async def samples(gateway: GatewayProgram) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_several_processes_serve_one_port_and_add_their_metrics_up(engine: StandInEngine) -> None:
+async def test_workers_serve_one_port_and_add_up_metrics(engine: StandInEngine) -> None:
     async with gateway_program(engine.url, "--workers", "2") as gateway:
         parent = gateway.program.process.pid
         assert sum("serving checkpoint" in line for line in gateway.program.lines) == 1
@@ -54,7 +54,7 @@ async def test_several_processes_serve_one_port_and_add_their_metrics_up(engine:
         await asyncio.gather(*(chat(gateway) for _ in range(40)))
         seen = Counter(len(listening_inodes(pid)) for pid in (parent, *workers))
         assert seen == {0: 1, 1: 2}  # the parent does not listen, each worker does
-        for _ in range(8):  # whichever answers
+        for _ in range(8):  # each worker may answer
             got = await samples(gateway)
             assert got["serval_requests_total", "/v1/chat/completions", "200"] == 40
             assert got["serval_time_to_first_token_seconds_count",] == 40
@@ -70,7 +70,7 @@ def listening_inodes(pid: int) -> set[str]:
     return {inode for inode in listening if f"socket:[{inode}]" in links}
 
 
-async def test_a_killed_worker_comes_back_and_the_others_never_notice(engine: StandInEngine) -> None:
+async def test_workers_killed_one_is_replaced_without_disturbing_the_others(engine: StandInEngine) -> None:
     streams = 24
     for _ in range(streams):
         engine.will_say("begin", " end", delay_s=3.0)
@@ -89,7 +89,7 @@ async def test_a_killed_worker_comes_back_and_the_others_never_notice(engine: St
         for text in whole:
             assert " end" in text
             assert text.endswith("data: [DONE]\n\n")
-        # Meanwhile the port is open, and the other one serves.
+        # The port stays open meanwhile, and the other worker serves.
         assert "Hello" in await chat(gateway)
         await gateway.wait_for_line("worker serves again")
         after = gateway.workers
@@ -98,7 +98,7 @@ async def test_a_killed_worker_comes_back_and_the_others_never_notice(engine: St
         assert before - {victim} < after
         await asyncio.gather(*(chat(gateway) for _ in range(20)))
         got = await samples(gateway)
-        # Those that were lost with their worker are in no count; nothing that was counted is lost.
+        # Requests lost with their worker are not counted; no count is lost.
         assert got["serval_requests_total", "/v1/chat/completions", "200"] == len(whole) + 21
         assert got["serval_requests_in_flight",] == 1
         assert got["serval_worker_restarts_total",] == 1
@@ -111,7 +111,7 @@ async def test_workers_end_with_their_parent(engine: StandInEngine) -> None:
         await wait_until(lambda: not any(is_running(pid) for pid in workers))
 
 
-async def test_a_revoked_key_is_refused_by_every_worker_and_one_has_the_admin_api(
+async def test_workers_all_refuse_a_revoked_key_and_one_has_the_admin_api(
     engine: StandInEngine, tmp_path: Path
 ) -> None:
     database = str(tmp_path / "keys.db")
@@ -137,7 +137,7 @@ async def test_a_revoked_key_is_refused_by_every_worker_and_one_has_the_admin_ap
                 pass
 
 
-async def test_a_worker_that_cannot_start_is_one_error_of_the_gateway() -> None:
+async def test_workers_start_failure_is_one_error_of_the_gateway() -> None:
     async with StandInEngine(model_path="org/model").running() as engine:
         with pytest.raises(AssertionError, match="ended with 1") as ended:
             async with gateway_program(engine.url, "--workers", "2"):

@@ -29,7 +29,7 @@ def open_store(location: str, clock: Clock | None = None, pepper: str | None = N
     return KeyStore(open_database(location), now=clock or Clock(), pepper=pepper)
 
 
-def test_a_key_is_found_again_by_another_process(key_database: str) -> None:
+def test_key_store_key_is_found_by_another_process(key_database: str) -> None:
     record, key = open_store(key_database).create(
         name="alice", scopes=["inference", "admin"], models=["org/a", "b"], expires_in_s=60
     )
@@ -44,7 +44,7 @@ def test_a_key_is_found_again_by_another_process(key_database: str) -> None:
     assert not record.is_live(record.created_at + 60)
 
 
-def test_the_database_holds_neither_key_nor_secret(key_database: str) -> None:
+def test_key_store_holds_neither_key_nor_secret(key_database: str) -> None:
     database = open_database(key_database)
     _, key = KeyStore(database).create(name="alice", scopes=["inference"])
     secret = key.rpartition("-")[2]
@@ -54,7 +54,7 @@ def test_the_database_holds_neither_key_nor_secret(key_database: str) -> None:
     assert secret.encode().hex() not in rows
 
 
-def test_a_database_that_is_up_to_date_is_opened_without_loading_the_migrations(key_database: str) -> None:
+def test_open_database_up_to_date_does_not_load_the_migrations(key_database: str) -> None:
     open_database(key_database)
     program = (
         "import sys; from serval.store.database import open_database; open_database(sys.argv[1]);"
@@ -66,13 +66,13 @@ def test_a_database_that_is_up_to_date_is_opened_without_loading_the_migrations(
     assert done.stdout.strip() == "False"
 
 
-def test_the_newest_revision_is_the_last_migration() -> None:
+def test_newest_revision_is_the_last_migration() -> None:
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_heads() == [migrations.NEWEST]
 
 
-def test_every_change_makes_a_new_version(key_database: str) -> None:
+def test_version_increases_with_every_change(key_database: str) -> None:
     store = open_store(key_database)
     versions = [store.version()]
     record, _ = store.create(name="a", scopes=["inference"])
@@ -86,7 +86,7 @@ def test_every_change_makes_a_new_version(key_database: str) -> None:
     assert store.load()[0] == versions[-1]
 
 
-def test_revoking_counts_from_now_and_is_not_undone(key_database: str) -> None:
+def test_revoke_takes_effect_now_and_is_final(key_database: str) -> None:
     clock = Clock()
     store = open_store(key_database, clock)
     record, _ = store.create(name="a", scopes=["inference"])
@@ -96,7 +96,7 @@ def test_revoking_counts_from_now_and_is_not_undone(key_database: str) -> None:
     assert store.revoke(record.id) == revoked
 
 
-def test_rotating_keeps_what_the_key_may_do_and_the_old_one_for_a_while(key_database: str) -> None:
+def test_rotate_keeps_permissions_and_the_old_key_for_the_grace_period(key_database: str) -> None:
     clock = Clock()
     store = open_store(key_database, clock)
     old, old_key = store.create(name="a", scopes=["admin"], models=["m"], expires_in_s=1000)
@@ -112,7 +112,7 @@ def test_rotating_keeps_what_the_key_may_do_and_the_old_one_for_a_while(key_data
     kept = next(key for key in store.load()[1] if key.id == old.id)
     assert kept.is_live(clock.now + 29)
     assert not kept.is_live(clock.now + 30)
-    # A grace period never gives a revoked key more time.
+    # A grace period never extends the life of a revoked key.
     store.revoke(old.id)
     store.rotate(old.id, grace_s=30)
     kept = next(key for key in store.load()[1] if key.id == old.id)
@@ -120,7 +120,7 @@ def test_rotating_keeps_what_the_key_may_do_and_the_old_one_for_a_while(key_data
 
 
 @pytest.mark.parametrize("action", ["rotate", "revoke"])
-def test_an_unknown_id_is_an_error_that_changes_nothing(key_database: str, action: str) -> None:
+def test_key_store_unknown_id_is_an_error_that_changes_nothing(key_database: str, action: str) -> None:
     store = open_store(key_database)
     version = store.version()
     with pytest.raises(UnknownKeyError, match="nosuch"):
@@ -128,7 +128,7 @@ def test_an_unknown_id_is_an_error_that_changes_nothing(key_database: str, actio
     assert store.version() == version
 
 
-def test_processes_that_open_a_new_database_together_agree(key_database: str) -> None:
+def test_open_database_concurrent_processes_agree_on_a_new_database(key_database: str) -> None:
     stores: list[KeyStore] = []
     errors: list[Exception] = []
 
@@ -147,7 +147,7 @@ def test_processes_that_open_a_new_database_together_agree(key_database: str) ->
     assert len({store.digest("key") for store in stores}) == 1
 
 
-def test_a_pepper_must_stay_what_it_was(key_database: str) -> None:
+def test_pepper_must_not_change(key_database: str) -> None:
     store = open_store(key_database, pepper="one")
     assert open_store(key_database, pepper="one").digest("k") == store.digest("k")
     for wrong in ("two", None):
@@ -155,13 +155,13 @@ def test_a_pepper_must_stay_what_it_was(key_database: str) -> None:
             open_store(key_database, pepper=wrong)
 
 
-def test_a_pepper_cannot_come_later(key_database: str) -> None:
+def test_pepper_cannot_be_added_later(key_database: str) -> None:
     open_store(key_database)
     with pytest.raises(SettingsError, match="SERVAL_KEY_PEPPER"):
         open_store(key_database, pepper="one")
 
 
-def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_open_database_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "keys.db"
     open_store(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -177,7 +177,7 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         "postgresql://u:hunter2@127.0.0.1:1/x",  # not-a-secret: nobody has it
     ],
 )
-def test_a_database_that_cannot_be_used_is_a_settings_error_without_the_password(location: str) -> None:
+def test_open_database_unusable_database_is_a_settings_error_without_the_password(location: str) -> None:
     with pytest.raises(SettingsError) as caught:
         open_store(location)
     assert "hunter2" not in str(caught.value)
@@ -193,5 +193,5 @@ def test_a_database_that_cannot_be_used_is_a_settings_error_without_the_password
         ("", None),
     ],
 )
-def test_the_public_part_of_a_key(key: str, found: str | None) -> None:
+def test_public_id_of_valid_and_invalid_keys(key: str, found: str | None) -> None:
     assert public_id(key) == found

@@ -1,4 +1,4 @@
-"""Upgrades and rollbacks of the key database, with gateways of the other release at work on it."""
+"""Upgrades and downgrades of the key database while gateways of the other release use it."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from serval.store.database import downgrade_database, open_database
 from serval.store.key_store import KeyStore
 
 REVISIONS = ("0001", "0002")
-# What a release of schema 0001 asks for, with its own columns.
+# Statements of a release with schema 0001, with its own columns.
 OLD_COLUMNS = "id, digest, name, scopes, models, created_at, expires_at, revoked_at"
 OLD_INSERT = text(
     f"INSERT INTO api_keys ({OLD_COLUMNS})"  # noqa: S608  # a constant
@@ -23,7 +23,7 @@ OLD_VERSION = text("UPDATE key_store SET version = version + 1")
 
 
 def plain(location: str) -> Engine:
-    """The database as it is, without a migration."""
+    """The database without a migration."""
     url = make_url(location) if "://" in location else make_url(f"sqlite:///{location}")
     return create_engine(url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url)
 
@@ -49,8 +49,8 @@ def at_every_revision(location: str) -> list[dict[tuple[str, str], dict[str, Any
     return found[::-1]
 
 
-def test_a_migration_only_adds_what_older_gateways_need_not_know(key_database: str) -> None:
-    """So gateways of the old release go on while the first of the new one migrates under them."""
+def test_migration_only_adds_to_the_schema(key_database: str) -> None:
+    """Gateways of the old release must keep working when the first of the new one migrates."""
     older, *newer = at_every_revision(key_database)
     for schema in newer:
         for place, column in older.items():
@@ -63,13 +63,13 @@ def test_a_migration_only_adds_what_older_gateways_need_not_know(key_database: s
         older = schema
 
 
-def test_every_migration_is_among_those_that_are_tried(key_database: str) -> None:
+def test_migration_list_of_this_test_is_complete(key_database: str) -> None:
     with open_database(key_database).connect() as connection:
         newest = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     assert newest == REVISIONS[-1]
 
 
-def test_an_old_gateway_works_through_an_upgrade_and_the_new_one_sees_its_keys(key_database: str) -> None:
+def test_upgrade_keeps_old_gateways_working_and_shows_their_keys(key_database: str) -> None:
     open_database(key_database).dispose()
     downgrade_database(key_database, "0001")
     old_gateway = plain(key_database)
@@ -86,7 +86,7 @@ def test_an_old_gateway_works_through_an_upgrade_and_the_new_one_sees_its_keys(k
         assert len(connection.execute(text(f"SELECT {OLD_COLUMNS} FROM api_keys")).all()) == 2  # noqa: S608
 
 
-def test_going_back_keeps_keys_and_running_gateways_keep_accepting_them(key_database: str) -> None:
+def test_downgrade_keeps_keys_and_running_gateways_working(key_database: str) -> None:
     store = KeyStore(open_database(key_database), pepper=None)
     record, key = store.create(name="a", scopes=["inference"])
     gateway = KeyDirectory(KeyStore(open_database(key_database), pepper=None), poll_s=0.1, max_stale_s=600.0)
@@ -95,7 +95,7 @@ def test_going_back_keeps_keys_and_running_gateways_keep_accepting_them(key_data
     with plain(key_database).begin() as connection:
         (row,) = connection.execute(text(f"SELECT {OLD_COLUMNS} FROM api_keys")).all()  # noqa: S608
         assert row.id == record.id
-        # The old release is at work: the new one notices, cannot read, and goes on with what it has.
+        # A gateway of the new release cannot read the old schema, and keeps the keys that it has.
         connection.execute(OLD_VERSION)
     with pytest.raises(SQLAlchemyError):
         gateway.refresh()
@@ -105,7 +105,7 @@ def test_going_back_keeps_keys_and_running_gateways_keep_accepting_them(key_data
 
 
 @pytest.mark.parametrize("revision", ["0000", "base", "of-the-future", ""])
-def test_a_schema_that_is_not_known_changes_nothing(key_database: str, revision: str) -> None:
+def test_downgrade_to_an_unknown_schema_changes_nothing(key_database: str, revision: str) -> None:
     store = KeyStore(open_database(key_database), pepper=None)
     record, _ = store.create(name="a", scopes=["inference"])
     with pytest.raises(SettingsError):

@@ -2,5 +2,5 @@
 
 from typing import Final
 
-# The revision of the last one: a database that has it needs nothing of this.
+# The newest revision: a database that has it needs no migration.
 NEWEST: Final = "0002"

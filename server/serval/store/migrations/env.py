@@ -1,4 +1,4 @@
-"""Runs migrations on the connection `serval.store.upgrade` hands over."""
+"""Runs migrations on the connection that `serval.store.upgrade` provides."""
 
 from alembic import context
 

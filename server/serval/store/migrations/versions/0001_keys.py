@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make both tables."""
+    """Create both tables."""
     op.create_table(
         "api_keys",
         sa.Column("id", sa.Text, primary_key=True),
@@ -30,6 +30,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove both tables."""
+    """Drop both tables."""
     op.drop_table("key_store")
     op.drop_table("api_keys")

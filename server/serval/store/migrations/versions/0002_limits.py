@@ -1,4 +1,4 @@
-"""Limits of keys, and what each used on each day."""
+"""Limits of keys, and use of tokens by key and day."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ _LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "t
 
 
 def upgrade() -> None:
-    """Add the limits' columns and the table of daily use."""
+    """Add the columns of the limits and the table of daily use."""
     for name in _LIMITS:
         op.add_column("api_keys", sa.Column(name, sa.BigInteger))
     op.create_table(
@@ -22,7 +22,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them."""
+    """Drop the table and the columns."""
     op.drop_table("daily_tokens")
     for name in _LIMITS:
         op.drop_column("api_keys", name)
