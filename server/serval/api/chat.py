@@ -161,12 +161,12 @@ class ChatCompletions:
         )
 
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
-        def receive(choice: int, delta: GenerationDelta) -> bool:
-            job.assemblers[choice].feed(delta)
+        def on_delta(choice: int, delta: GenerationDelta) -> bool:
+            job.assemblers[choice].add(delta)
             return True
 
         try:
-            await job.generation.run(record, receive)
+            await job.generation.run(record, on_delta)
         finally:
             note_outcome(job.assemblers, record)
         as_object = legacy_choice_object if is_legacy(job.request) else choice_object
@@ -195,12 +195,12 @@ class ChatCompletions:
             for assembler in job.assemblers
         ]
 
-        def receive(choice: int, delta: GenerationDelta) -> bool:
-            chunks = streams[choice].feed(delta)
+        def on_delta(choice: int, delta: GenerationDelta) -> bool:
+            chunks = streams[choice].add(delta)
             return not chunks or to.write(chunks)
 
         try:
-            await job.generation.run(record, receive, to.ready)
+            await job.generation.run(record, on_delta, to.ready)
         finally:
             note_outcome(job.assemblers, record)
         if include_usage:

@@ -23,7 +23,7 @@ from serval.wire.chat_response import AnsweredCall, AnsweredChoice, ChunkEncoder
 
 
 class ChoiceAssembler:
-    """One choice in the making. Feed it every delta of its engine request."""
+    """One choice in the making. `add` every delta of its engine request to it."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class ChoiceAssembler:
         self._arguments: list[list[str]] = []
         self._logprobs: list[Mapping[str, Any]] | None = [] if logprobs else None
 
-    def feed(self, delta: GenerationDelta) -> list[Event]:
+    def add(self, delta: GenerationDelta) -> list[Event]:
         """What the delta adds to the answer. With the last delta, `finish_reason` is set."""
         events = self._parser.feed(delta.text) if delta.text else []
         if delta.finish is not None:
             events = [*events, *self._parser.finish(delta.finish)]
-        events = [event for event in events if self._take(event)]
+        events = [event for event in events if self._accept(event)]
         if self._logprobs is not None:
             self._logprobs += logprob_objects(delta.logprobs)
         if delta.finish == "length":
@@ -82,7 +82,7 @@ class ChoiceAssembler:
             logprobs=self._logprobs,
         )
 
-    def _take(self, event: Event) -> bool:
+    def _accept(self, event: Event) -> bool:
         """Add the event to the answer; False if it does not belong there."""
         if isinstance(event, ContentDelta):
             self._content.append(event.text)
@@ -127,12 +127,12 @@ class ChoiceStream:
         # Of tokens whose text has not been sent: the parser or the engine may hold text back.
         self._logprobs: list[Mapping[str, Any]] | None = [] if logprobs else None
 
-    def feed(self, delta: GenerationDelta) -> bytes:
+    def add(self, delta: GenerationDelta) -> bytes:
         """The chunks the delta gives rise to, joined; the finish chunk with the last delta."""
         index = self._assembler.index
         if self._logprobs is not None:
             self._logprobs += logprob_objects(delta.logprobs)
-        events = self._assembler.feed(delta)
+        events = self._assembler.add(delta)
         if self._begun and len(events) == 1 and delta.finish is None:
             return self._chunk(events[0])
         chunks = [] if self._begun else [self._encoder.role(index)]

@@ -55,7 +55,7 @@ class _TextChoice:
         self.pieces.append(self.echo)
         self.length = len(self.echo)
 
-    def feed(self, delta: GenerationDelta) -> Mapping[str, Any] | None:
+    def add(self, delta: GenerationDelta) -> Mapping[str, Any] | None:
         """Add the delta; the log-probabilities it brings, if they are wanted."""
         logprobs = text_logprobs_object(delta.logprobs, offset=self.length) if self.logprobs else None
         self.pieces.append(delta.text)
@@ -178,11 +178,11 @@ class Completions:
         )
 
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
-        def receive(place: int, delta: GenerationDelta) -> bool:
-            job.choices[place].feed(delta)
+        def on_delta(index: int, delta: GenerationDelta) -> bool:
+            job.choices[index].add(delta)
             return True
 
-        await job.generation.run(record, receive)
+        await job.generation.run(record, on_delta)
         record.finish_reason = job.choices[-1].finish_reason
         return text_completion_body(
             job.id,
@@ -200,16 +200,16 @@ class Completions:
         )
         echo = b"".join(encoder.text(choice.index, choice.echo) for choice in job.choices if choice.echo)
 
-        def receive(place: int, delta: GenerationDelta) -> bool:
+        def on_delta(index: int, delta: GenerationDelta) -> bool:
             nonlocal echo
-            logprobs = job.choices[place].feed(delta)
+            logprobs = job.choices[index].add(delta)
             if not (delta.text or delta.finish is not None or delta.logprobs):
                 return True
-            chunk = encoder.text(place, delta.text, logprobs=logprobs, finish_reason=delta.finish)
+            chunk = encoder.text(index, delta.text, logprobs=logprobs, finish_reason=delta.finish)
             before, echo = echo, b""
             return to.write(before + chunk)
 
-        await job.generation.run(record, receive, to.ready)
+        await job.generation.run(record, on_delta, to.ready)
         record.finish_reason = job.choices[-1].finish_reason
         if include_usage:
             to.write(encoder.usage(job.generation.usage()))

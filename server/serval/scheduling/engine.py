@@ -26,21 +26,21 @@ class ScheduledEngine:
         """See `Engine.generate`. Raises `EngineOverloadedError` and `ShuttingDownError` too."""
         slots = self.slots
         self.load.check(request.priority)
-        if not slots.take_free():
+        if not slots.try_acquire():
             await self._wait(request, record)
         try:
             await self._engine.generate(request, sink)
         finally:
-            slots.give_back()
+            slots.release()
 
     async def _wait(self, request: GenerateRequest, record: RequestRecord) -> None:
         # Other requests of a call may wait while its first one is with the engine.
         if request.request_id != record.engine_request_id:
-            await self.slots.wait(request.tenant, request.priority, _tokens(request))
+            await self.slots.acquire(request.tenant, request.priority, _tokens(request))
             return
         record.clock.enter(Phase.QUEUE, time.perf_counter())
         try:
-            await self.slots.wait(request.tenant, request.priority, _tokens(request))
+            await self.slots.acquire(request.tenant, request.priority, _tokens(request))
         finally:
             record.clock.enter(Phase.ENGINE, time.perf_counter())
 
@@ -64,7 +64,7 @@ def schedule_engine(
         engine.load,
         high_queue=settings.shed_queue_length or max(8, (info.max_running_requests or 0) // 4),
         high_kv_use=settings.shed_kv_use,
-        note=metrics.engine_saturation,
+        on_change=metrics.engine_saturation,
     )
     return ScheduledEngine(engine, slots, load)
 

@@ -28,18 +28,18 @@ class EngineLoad:
 
     def __init__(
         self,
-        ask: Callable[[], Awaitable[EngineLoadReport]],
+        fetch: Callable[[], Awaitable[EngineLoadReport]],
         *,
         high_queue: int,
         high_kv_use: float,
-        note: Callable[[float], None],
+        on_change: Callable[[float], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Saturation is 1 at `high_queue` requests waiting, or `high_kv_use` of the KV cache used."""
-        self._ask = ask
+        self._fetch = fetch
         self._high_queue = high_queue
         self._high_kv_use = high_kv_use
-        self._note = note
+        self._on_change = on_change
         self._now = now
         self._heard_at = now()
         self.saturation = 0.0
@@ -61,7 +61,7 @@ class EngineLoad:
     async def refresh(self) -> None:
         """Ask once. What was heard last counts for five seconds."""
         try:
-            report = await self._ask()
+            report = await self._fetch()
         except ApiError as error:
             if self.saturation and self._now() - self._heard_at > STALE_S:
                 logger.warning("the engine does not tell its load, nothing is shed: %s", error)
@@ -72,4 +72,4 @@ class EngineLoad:
 
     def _set(self, saturation: float) -> None:
         self.saturation = saturation
-        self._note(saturation)
+        self._on_change(saturation)

@@ -29,7 +29,7 @@ class QueueMeter(Protocol):
 
 
 class EngineSlots:
-    """`take_free` or `wait` once for each request, then `give_back`."""
+    """`try_acquire` or `acquire` once for each request, then `release`."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class EngineSlots:
         """Whether no new requests are taken."""
         return self._stopping
 
-    def take_free(self) -> bool:
+    def try_acquire(self) -> bool:
         """Take a slot if one is free and nobody waits for it. Raises `ShuttingDownError`."""
         if self._stopping:
             raise ShuttingDownError(
@@ -77,7 +77,7 @@ class EngineSlots:
             return True
         return False
 
-    async def wait(self, key: str | None, priority: Priority, tokens: int) -> None:
+    async def acquire(self, key: str | None, priority: Priority, tokens: int) -> None:
         """Take a slot when it is this request's turn.
 
         Raises `EngineOverloadedError` if too many wait, or when it has waited for too long.
@@ -108,7 +108,7 @@ class EngineSlots:
             del self._granted[ticket]
             self._meter.queue_left(priority)
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Return a slot; whoever is next takes it."""
         self._free += 1
         while self._free and self._queue:
@@ -139,7 +139,7 @@ class EngineSlots:
     def _leave(self, ticket: Ticket, granted: "asyncio.Future[None]") -> None:
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             # It was its turn in the same moment.
-            self.give_back()
+            self.release()
         else:
             self._queue.discard(ticket)
             self._note_idle()

@@ -28,7 +28,7 @@ class Reports:
 
 def load_of(reports: Reports, clock: Clock) -> EngineLoad:
     return EngineLoad(
-        reports.ask, high_queue=10, high_kv_use=0.9, note=reports.noted.append, now=lambda: clock.now
+        reports.ask, high_queue=10, high_kv_use=0.9, on_change=reports.noted.append, now=lambda: clock.now
     )
 
 

@@ -32,8 +32,8 @@ def slots_of(number: int, *, limit: int = 10, timeout_s: float = 60.0) -> Engine
 
 
 async def take(slots: EngineSlots, key: str = "a", priority: Priority = "default") -> None:
-    if not slots.take_free():
-        await slots.wait(key, priority, 10)
+    if not slots.try_acquire():
+        await slots.acquire(key, priority, 10)
 
 
 async def steps() -> None:
@@ -44,30 +44,30 @@ async def steps() -> None:
 
 async def test_a_slot_that_is_free_is_taken_at_once_and_the_next_waits() -> None:
     slots = slots_of(1)
-    assert slots.take_free()
-    assert not slots.take_free()
+    assert slots.try_acquire()
+    assert not slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
     await steps()
     assert not waiter.done()
-    slots.give_back()
+    slots.release()
     await waiter
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
 async def test_nobody_passes_those_who_wait() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
     await steps()
-    slots.give_back()
+    slots.release()
     # Not run yet, but the slot is its own.
-    assert not slots.take_free()
+    assert not slots.try_acquire()
     await waiter
 
 
 async def test_waiting_too_long_is_a_503_with_retry_after() -> None:
     slots = slots_of(1, timeout_s=0.01)
-    slots.take_free()
+    slots.try_acquire()
     with pytest.raises(EngineOverloadedError) as refused:
         await take(slots)
     assert (refused.value.status, refused.value.code) == (503, "queue_timeout")
@@ -77,7 +77,7 @@ async def test_waiting_too_long_is_a_503_with_retry_after() -> None:
 
 async def test_a_full_queue_refuses_the_newest_of_the_key_with_most() -> None:
     slots = slots_of(1, limit=2)
-    slots.take_free()
+    slots.try_acquire()
     greedy = [asyncio.create_task(take(slots, "greedy")) for _ in range(2)]
     await steps()
     with pytest.raises(EngineOverloadedError) as refused:
@@ -89,16 +89,16 @@ async def test_a_full_queue_refuses_the_newest_of_the_key_with_most() -> None:
     assert not other.done()
     assert slots.waiting == 2
     for waiter in (greedy[0], other):
-        slots.give_back()
+        slots.release()
         await waiter
 
 
 async def test_a_slot_granted_to_one_who_just_left_goes_to_the_next() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
     await steps()
-    slots.give_back()
+    slots.release()
     first.cancel()  # after the grant, before it could run
     await steps()
     assert second.done()
@@ -107,11 +107,11 @@ async def test_a_slot_granted_to_one_who_just_left_goes_to_the_next() -> None:
 
 async def test_one_who_leaves_before_the_grant_is_passed_over() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
     await steps()
     first.cancel()  # has not run yet, and so has not left
-    slots.give_back()
+    slots.release()
     await steps()
     assert second.done()
     assert (slots.in_use, slots.waiting) == (1, 0)
@@ -119,23 +119,23 @@ async def test_one_who_leaves_before_the_grant_is_passed_over() -> None:
 
 async def test_a_stop_waits_for_those_that_run_and_those_that_wait() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
     await steps()
     stop = asyncio.create_task(slots.stop(grace_s=60))
     await steps()
     with pytest.raises(ShuttingDownError):
-        slots.take_free()
-    slots.give_back()
+        slots.try_acquire()
+    slots.release()
     await waiter
     assert not stop.done()
-    slots.give_back()
+    slots.release()
     assert await stop
 
 
 async def test_at_the_end_of_the_grace_those_that_wait_are_refused() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
     await steps()
     assert not await slots.stop(grace_s=0.01)
@@ -170,7 +170,7 @@ class NoSlotIsLost(RuleBasedStateMachine):
         try:
             await end.wait()
         finally:
-            self.slots.give_back()
+            self.slots.release()
 
     @rule(key=st.sampled_from("abc"), priority=st.sampled_from(PRIORITIES))
     def comes(self, key: str, priority: Priority) -> None:
