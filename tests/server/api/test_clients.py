@@ -20,7 +20,7 @@ STRUCTURED = ('{"capital":', ' "Paris"}')
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-async def test_a_client_gets_everything_an_agent_needs(program: str) -> None:
+async def test_clients_get_everything_an_agent_needs(program: str) -> None:
     command = await asyncio.to_thread(command_of, program)
     async with running_gateway(served_model_name=MODEL) as gateway:
         for pieces in (TEXT, TEXT, CALL, CALL, STRUCTURED):

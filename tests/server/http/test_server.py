@@ -17,7 +17,7 @@ async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """An application that nobody asks."""
 
 
-def test_a_burst_of_connections_is_accepted_in_few_turns_of_the_event_loop() -> None:
+def test_server_accepts_a_burst_in_few_turns_of_the_event_loop() -> None:
     count = 4 * ACCEPTED_AT_ONCE
 
     async def turns() -> int:

@@ -42,7 +42,7 @@ async def steps() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_slot_that_is_free_is_taken_at_once_and_the_next_waits() -> None:
+async def test_slots_are_acquired_at_once_while_free() -> None:
     slots = slots_of(1)
     assert slots.try_acquire()
     assert not slots.try_acquire()
@@ -54,7 +54,7 @@ async def test_a_slot_that_is_free_is_taken_at_once_and_the_next_waits() -> None
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
-async def test_nobody_passes_those_who_wait() -> None:
+async def test_slots_cannot_be_acquired_past_waiting_requests() -> None:
     slots = slots_of(1)
     slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
@@ -65,7 +65,7 @@ async def test_nobody_passes_those_who_wait() -> None:
     await waiter
 
 
-async def test_waiting_too_long_is_a_503_with_retry_after() -> None:
+async def test_acquire_raises_503_with_retry_after_on_timeout() -> None:
     slots = slots_of(1, timeout_s=0.01)
     slots.try_acquire()
     with pytest.raises(EngineOverloadedError) as refused:
@@ -75,7 +75,7 @@ async def test_waiting_too_long_is_a_503_with_retry_after() -> None:
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
-async def test_a_full_queue_refuses_the_newest_of_the_key_with_most() -> None:
+async def test_acquire_refuses_the_newest_of_the_key_with_most_if_full() -> None:
     slots = slots_of(1, limit=2)
     slots.try_acquire()
     greedy = [asyncio.create_task(take(slots, "greedy")) for _ in range(2)]
@@ -93,7 +93,7 @@ async def test_a_full_queue_refuses_the_newest_of_the_key_with_most() -> None:
         await waiter
 
 
-async def test_a_slot_granted_to_one_who_just_left_goes_to_the_next() -> None:
+async def test_slot_granted_to_a_cancelled_request_goes_to_the_next() -> None:
     slots = slots_of(1)
     slots.try_acquire()
     first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
@@ -105,7 +105,7 @@ async def test_a_slot_granted_to_one_who_just_left_goes_to_the_next() -> None:
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
-async def test_one_who_leaves_before_the_grant_is_passed_over() -> None:
+async def test_release_passes_over_a_cancelled_request() -> None:
     slots = slots_of(1)
     slots.try_acquire()
     first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
@@ -117,7 +117,7 @@ async def test_one_who_leaves_before_the_grant_is_passed_over() -> None:
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
-async def test_a_stop_waits_for_those_that_run_and_those_that_wait() -> None:
+async def test_stop_waits_for_running_and_waiting_requests() -> None:
     slots = slots_of(1)
     slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
@@ -133,7 +133,7 @@ async def test_a_stop_waits_for_those_that_run_and_those_that_wait() -> None:
     assert await stop
 
 
-async def test_at_the_end_of_the_grace_those_that_wait_are_refused() -> None:
+async def test_stop_refuses_waiting_requests_after_the_grace_period() -> None:
     slots = slots_of(1)
     slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
@@ -144,7 +144,7 @@ async def test_at_the_end_of_the_grace_those_that_wait_are_refused() -> None:
     assert slots.waiting == 0
 
 
-async def test_an_idle_gateway_stops_at_once() -> None:
+async def test_stop_returns_at_once_when_idle() -> None:
     assert await slots_of(1).stop(grace_s=60)
 
 

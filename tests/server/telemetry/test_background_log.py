@@ -53,7 +53,7 @@ def close(logger: logging.Logger) -> None:
     logger.handlers[0].close()
 
 
-def test_nobody_waits_for_the_stream_and_nothing_is_lost(logger: logging.Logger, gate: Gate) -> None:
+def test_background_handler_writes_everything_without_blocking(logger: logging.Logger, gate: Gate) -> None:
     for number in range(100):
         logger.warning("line %d", number)
     assert gate.getvalue() == ""
@@ -62,7 +62,7 @@ def test_nobody_waits_for_the_stream_and_nothing_is_lost(logger: logging.Logger,
     assert [line["event"] for line in lines(gate)] == [f"line {number}" for number in range(100)]
 
 
-def test_lines_that_find_no_room_are_counted(logger: logging.Logger, gate: Gate) -> None:
+def test_background_handler_counts_lines_without_room(logger: logging.Logger, gate: Gate) -> None:
     logger.warning("first")
     assert gate.asked.wait(30)
     for number in range(10_005):
@@ -74,7 +74,7 @@ def test_lines_that_find_no_room_are_counted(logger: logging.Logger, gate: Gate)
     assert len(events) == 2 + 10_000
 
 
-def test_a_full_disk_raises_nothing_and_is_told_of_later(logger: logging.Logger, gate: Gate) -> None:
+def test_background_handler_reports_lost_lines_after_a_full_disk(logger: logging.Logger, gate: Gate) -> None:
     gate.fails = True
     gate.opened.set()
     logger.warning("lost")
@@ -88,7 +88,7 @@ def test_a_full_disk_raises_nothing_and_is_told_of_later(logger: logging.Logger,
     assert lines(gate)[0]["lines"] == 1
 
 
-def test_a_closed_stream_raises_nothing(logger: logging.Logger, gate: Gate) -> None:
+def test_background_handler_survives_a_closed_stream(logger: logging.Logger, gate: Gate) -> None:
     gate.close()
     gate.opened.set()
     logger.warning("lost")
