@@ -265,7 +265,9 @@ async def _trailer(gateway: Gateway) -> str:
 async def _garbage_behind(gateway: Gateway) -> str:
     stream = chat(gateway.key, stream=True, fields=b"")
     answer = await exchange(gateway.port, stream + b"not HTTP\r\n\r\n", patience_s=PATIENCE_S)
-    return "mixed in" if answer.count(b"HTTP/1.1 ") > 1 else "kept apart"
+    stream, _, behind = answer.partition(b"data: [DONE]")
+    apart = stream.count(b"HTTP/1.1 ") == 1 and behind.count(b"HTTP/1.1 ") <= 1
+    return "kept apart" if apart else "mixed in"
 
 
 async def _connections(gateway: Gateway) -> str:
