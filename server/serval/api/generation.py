@@ -24,7 +24,7 @@ async def _always_ready() -> None:
 
 
 class Generation:
-    """The engine requests of one call: `choices` of them for each prompt, prompt by prompt."""
+    """Engine requests of one call: `choices` of them for each prompt, prompt by prompt."""
 
     def __init__(
         self,
@@ -34,12 +34,12 @@ class Generation:
         choices: int,
         reservation: Reservation,
     ) -> None:
-        """`reservation` is settled when the engine is done, before the client is told so."""
+        """`reservation` is settled when the engine has ended, before the client is told so."""
         self.requests = requests
         self._reservation = reservation
         self._engine = engine
         self._choices = choices
-        # The last delta of each request so far.
+        # Latest delta of each request.
         self._last: list[GenerationDelta | None] = [None for _ in requests]
 
     async def run(
@@ -81,7 +81,7 @@ class Generation:
             self._reservation.settle(usage.prompt_tokens + usage.completion_tokens)
 
     def usage(self) -> Usage:
-        """Usage so far. The choices of a prompt share it, so it counts once."""
+        """Return the usage so far. A prompt counts once for all its choices."""
         prompt = completion = cached = reasoning = 0
         for index, delta in enumerate(self._last):
             if delta is None:

@@ -1,8 +1,8 @@
-"""How full the engine is, asked twice a second; what is shed when it is too full.
+"""Saturation of the engine, polled twice a second, and load shedding.
 
-Saturation is the larger of two shares: requests waiting in the engine, and tokens held in its KV cache, each
-of what counts as too much. Bulk requests are shed from 1 on, default ones from 2, interactive ones never.
-Only the queue can reach 2. When the engine does not say, nothing is shed.
+Saturation is the larger of two ratios: requests waiting in the engine, and tokens in its KV cache, each to
+its high mark. Bulk requests are shed from 1 on, default ones from 2, interactive ones never. Only the queue
+can reach 2. While the engine does not report its load, nothing is shed.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _RETRY_AFTER_S: Final = 3
 
 
 class EngineLoad:
-    """The saturation, kept fresh by `watch`."""
+    """The engine's saturation, updated by `watch`."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class EngineLoad:
             )
 
     async def watch(self) -> None:
-        """Ask again and again, until cancelled."""
+        """Poll until cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(POLL_S)
 
     async def refresh(self) -> None:
-        """Ask once. What was heard last counts for five seconds."""
+        """Poll once. On failure the last report stays valid for `STALE_S`."""
         try:
             report = await self._fetch()
         except ApiError as error:
