@@ -38,7 +38,7 @@ def pieces(text: str, size: int = 5) -> list[str]:
 
 
 async def stream_lines(gateway: RunningGateway, body: dict[str, Any]) -> list[Any]:
-    """The data events of a streamed answer, decoded; `[DONE]` as it is."""
+    """Return the events of a streamed answer, decoded, and `[DONE]` as text."""
     response = await gateway.post({"model": MODEL, "messages": HI, "stream": True, **body})
     assert response.status == 200
     events = [event for event in (await response.text()).split("\n\n") if event and not event.startswith(":")]
@@ -69,7 +69,7 @@ async def test_chat_answer_has_the_keys_of_the_specification(gateway: RunningGat
     before = int(time.time())
     response = await gateway.post({"model": MODEL, "messages": HI})
     body = await response.json()
-    # These and no others: nothing of the engine's own fields.
+    # Exactly these: no field of the engine's own.
     assert set(body) == {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
     assert isinstance(body["created"], int)
     assert before <= body["created"] <= time.time()
@@ -462,7 +462,7 @@ async def test_chat_constrains_the_model_to_json(gateway: RunningGateway) -> Non
     answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, response_format=PERSON)
     assert answer.choices[0].message.content == written
     sampling = gateway.engine.requests[0]["sampling_params"]
-    # A string may hold the text of a special token, and the client has to get the whole string.
+    # A string may contain the text of a special token, and has to reach the client whole.
     assert sampling["skip_special_tokens"] is False
     grammar = compiled(json.loads(sampling["structural_tag"]))
     assert accepts(grammar, written)

@@ -75,7 +75,7 @@ async def test_completions_take_texts_or_token_ids(gateway: RunningGateway) -> N
 async def test_completions_answer_several_prompts_and_choices(gateway: RunningGateway) -> None:
     answer = await gateway.openai.completions.create(model=MODEL, prompt=["a", "b c d"], n=2, seed=7)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
-    # They arrive over connections of their own, in any order.
+    # They arrive on separate connections, in any order.
     asked = {
         (tuple(request["input_ids"]), request["sampling_params"]["sampling_seed"])
         for request in gateway.engine.requests

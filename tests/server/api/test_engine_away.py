@@ -1,4 +1,4 @@
-"""The engine fails, hangs up or is started again: what is tried again, what fails at once, what recovers."""
+"""An engine that fails, hangs up or restarts: retries, fast failures, recovery."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content":
 
 @asynccontextmanager
 async def hanging_up(engine: StandInEngine, times: int) -> AsyncIterator[str]:
-    """The URL of a relay to the engine that hangs up on the first `times` requests it has read."""
+    """Yield the URL of a relay to the engine that hangs up on the first `times` requests."""
     left = times
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +78,7 @@ async def test_answered_request_is_not_sent_again() -> None:
 
 
 async def metrics(gateway: RunningGateway) -> str:
-    """The page that Prometheus reads."""
+    """Return the metrics page."""
     return await (await gateway.get("/metrics", key=None)).text()
 
 

@@ -1,4 +1,4 @@
-"""A stream of events to a client that takes them, or does not for a while."""
+"""A stream of events to a client that reads them, or is stuck for a while."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,13 +17,13 @@ Write = Callable[[EventStream], Awaitable[None]]
 
 
 class Client:
-    """What was sent, piece by piece; takes it unless it is `stuck`."""
+    """Records pieces, unless it is `stuck`."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.takes = asyncio.Event()
         self.takes.set()
-        # Something was to be sent while it was stuck.
+        # Set when a direct write was refused while it was stuck.
         self.refused = asyncio.Event()
         self._more = asyncio.Event()
 
@@ -98,7 +98,7 @@ async def test_event_stream_waits_for_a_stuck_client_and_loses_nothing() -> None
     await turns()
     assert client.pieces == [b"head", A]
     client.takes.set()
-    # Of a choice beside it, before the one that waits knows that it may go on.
+    # From another choice, before the waiting one runs again.
     assert not stream.write(C)
     await running
     assert client.pieces == [b"head", A, B, C, A, b"end"]
@@ -148,7 +148,7 @@ async def test_event_stream_sends_a_stuck_client_one_ping() -> None:
         client.stuck()
         before = len(client.pieces)
         await client.refused.wait()
-        # More of them would be due.
+        # Long enough for more pings to be due.
         await asyncio.sleep(0.02)
         client.takes.set()
         await to.ready()

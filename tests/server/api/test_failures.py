@@ -1,4 +1,4 @@
-"""When the engine fails or the client leaves: honest endings, no leftovers, and the server goes on."""
+"""Failures of the engine and disconnects: reported errors, nothing left over, and a server that goes on."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Coroutines that run together and end together."""
+"""Coroutines that run and end together."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The circuit breaker by itself."""
+"""The circuit breaker, without an engine."""
 
 import pytest
 

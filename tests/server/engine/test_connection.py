@@ -1,4 +1,4 @@
-"""HTTP/1.1 exchanges with an engine that does what a test tells it to, byte for byte."""
+"""HTTP/1.1 exchanges with an engine that a test scripts byte for byte."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -25,7 +25,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, 
 
 
 class Peer:
-    """Counts connections and keeps the requests it was sent."""
+    """Counts connections and records requests."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -36,7 +36,7 @@ class Peer:
 async def pool_for(
     answer: Handler, *, limit: int = 10, stall_s: float = 120
 ) -> AsyncIterator[tuple[ConnectionPool, Peer]]:
-    """A pool of connections to a server that calls `answer` for each request it has read."""
+    """Yield a pool of connections to a server that calls `answer` for each request."""
     peer = Peer()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +78,7 @@ def saying(*pieces: bytes, close: bool = False) -> Handler:
 
 
 class Taken:
-    """Takes pieces; `most` of them before it wants to be waited for each time."""
+    """Records pieces. After `most` of them it applies backpressure each time."""
 
     def __init__(self, most: int = 1 << 30) -> None:
         self.pieces: list[bytes] = []
@@ -215,7 +215,7 @@ async def test_reused_connection_reports_silence_as_a_stall(wait_s: float) -> No
 
 
 class RecordedTransport:
-    """As much of a transport as a connection uses; `reading` tells whether more may come."""
+    """The part of a transport that a connection uses. `reading` is False while reading is paused."""
 
     reading = True
 

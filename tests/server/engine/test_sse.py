@@ -1,4 +1,4 @@
-"""Frames of the engine: read the same however they are cut, and nothing but frames is accepted."""
+"""Events of the engine: read the same however they are cut, and strictly."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What an application's answer is on the wire: how it is framed, in how few writes, and where it ends."""
+"""Responses as bytes: their framing, their number of writes, and their end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ Respond = Callable[[Scope, Send], Awaitable[None]]
 
 
 class Recorder(asyncio.Transport):
-    """A transport that keeps what is written, one entry a write; `b"closed"` when it is closed."""
+    """A transport that records writes, one entry each, and `b"closed"` when it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Client:
         self.protocol.connection_made(self.transport)
 
     async def ask(self, *pieces: bytes) -> list[bytes]:
-        """All that was written when the pieces have been read."""
+        """Feed the pieces, and return everything written so far."""
         for piece in pieces:
             self.protocol.data_received(piece)
             await turns()
@@ -79,7 +79,7 @@ class Client:
 
 
 async def turns() -> None:
-    """Let the event loop go round often enough for everything that waits for nothing else."""
+    """Run the event loop until only tasks that wait for an event are left."""
     for _ in range(30):
         await asyncio.sleep(0)
 
@@ -283,7 +283,7 @@ async def test_reading_pauses_behind_many_pipelined_requests() -> None:
     first = asyncio.Event()
 
     client = Client(after(first, whole))
-    # So that a client that leaves is noticed, a few do not stop the reading.
+    # A few do not pause reading, so that a disconnect is noticed.
     await client.ask(GET * 17)
     assert client.transport.reading
     await client.ask(GET)
@@ -330,7 +330,7 @@ async def test_request_with_a_refused_body_ends_at_once() -> None:
     writes = await client.ask(CHUNKED, b"no number\r\n")
     assert writes[0].startswith(b"HTTP/1.1 400 ")
     assert client.received == [{"type": "http.disconnect"}]
-    # Whatever the application says now is not sent.
+    # The application's response is not sent any more.
     assert writes[1:] == [b"end"]
 
 

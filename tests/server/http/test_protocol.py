@@ -1,4 +1,4 @@
-"""Limits and deadlines of the HTTP server, over bare sockets: what is refused, how, and what goes on."""
+"""Limits and deadlines of the HTTP server, over bare sockets."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ from serval_testkit.running_app import running_app
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 OK = b"HTTP/1.1 200 "
-# More than sockets and the server hold on to.
+# More than sockets and the server buffer.
 LARGE = bytes(1 << 20)
 
 
 class App:
-    """Reads the body and answers; by path: `/wait` never answers, `/large` without end."""
+    """Reads the body and answers. `/wait` never answers, and `/large` never ends."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, int, bytes]] = []
@@ -62,14 +62,14 @@ class App:
 
 @contextlib.asynccontextmanager
 async def served(app: App, **settings: Any) -> AsyncIterator[int]:
-    """The port `app` is served on."""
+    """Serve `app`, and yield its port."""
     configured = Settings(**settings)
     async with running_app(app, configured, lifespan="off", refused=app.refused.append) as url:
         yield int(url.rpartition(":")[2])
 
 
 async def exchange(port: int, *pieces: bytes) -> bytes:
-    """What comes back until the server closes the connection."""
+    """Send the pieces, and return everything received until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for piece in pieces:
@@ -191,7 +191,7 @@ async def test_head_deadline_is_not_extended_by_single_headers() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
         reading = asyncio.create_task(reader.read())
-        # A byte now and then keeps no connection open.
+        # Sending a little now and then does not extend the deadline.
         while not reading.done():
             writer.write(b"X-A: a\r\n")
             await asyncio.sleep(0.05)
@@ -216,7 +216,7 @@ async def test_deadlines_end_with_their_request() -> None:
         for _ in range(3):
             for piece in (POST, b"Content-Length: 2\r\n\r\n", b"{}"):
                 writer.write(piece)
-                # Each part is far within its deadline, all together are not.
+                # Each part is well within its deadline, but not all together.
                 await asyncio.sleep(0.15)
             assert (await reader.readuntil(b"\r\n\r\n{}")).startswith(OK)
         await asyncio.sleep(1.2)
@@ -297,7 +297,7 @@ async def test_protocol_declines_an_upgrade_and_keeps_the_body(coding: str, offe
     async with served(app) as port:
         answer = await exchange(port, *pieces)
         assert answer.startswith(OK)
-        # The client may take the answer's end for the other protocol's beginning.
+        # The connection must not go on: the client may switch protocols.
         assert answer.count(b"HTTP/1.1 ") == 1
         await assert_serving(port)
     path, _, received = app.seen[0]

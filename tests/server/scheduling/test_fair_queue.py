@@ -1,4 +1,4 @@
-"""The order in which requests go to the engine."""
+"""Order of requests in the queue for the engine."""
 
 from collections import Counter
 
@@ -80,7 +80,7 @@ def test_full_queue_drops_a_request_of_the_key_with_most() -> None:
         queue.push(each)
     assert queue.push(ticket("one")) is waiting[-1]
     assert queue.push(ticket("two")) is waiting[-2]
-    # Now it has two, and a second one of another key would have as many.
+    # Now it has two, and another key's second one would make that key's share equal.
     with pytest.raises(QueueFullError):
         queue.push(ticket("one"))
     with pytest.raises(QueueFullError):

@@ -1,4 +1,4 @@
-"""What is shed when the engine is full, and that nothing is when it does not say."""
+"""Load shedding while the engine is saturated, and while it does not report its load."""
 
 import pytest
 
@@ -14,7 +14,7 @@ class Clock:
 
 
 class Reports:
-    """What an engine says of its load; None: nothing."""
+    """Load reports of an engine; None: it does not answer."""
 
     def __init__(self) -> None:
         self.report: EngineLoadReport | None = None

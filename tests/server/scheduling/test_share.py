@@ -1,4 +1,4 @@
-"""How many slots a process has."""
+"""Number of slots of a process."""
 
 from typing import Any
 

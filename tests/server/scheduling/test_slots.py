@@ -1,4 +1,4 @@
-"""Slots of the engine: taken, waited for, given back, and never lost."""
+"""Slots of the engine: acquired, waited for, released, and never lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from serval.scheduling.slots import EngineSlots
 
 
 class Meter:
-    """Counts who waits."""
+    """Counts waiting requests."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -37,7 +37,7 @@ async def take(slots: EngineSlots, key: str = "a", priority: Priority = "default
 
 
 async def steps() -> None:
-    """Let what can run run."""
+    """Run every task that is ready."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -60,7 +60,7 @@ async def test_slots_cannot_be_acquired_past_waiting_requests() -> None:
     waiter = asyncio.create_task(take(slots))
     await steps()
     slots.release()
-    # Not run yet, but the slot is its own.
+    # It has not run yet, but owns the slot.
     assert not slots.try_acquire()
     await waiter
 
@@ -99,7 +99,7 @@ async def test_slot_granted_to_a_cancelled_request_goes_to_the_next() -> None:
     first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
     await steps()
     slots.release()
-    first.cancel()  # after the grant, before it could run
+    first.cancel()  # after the grant, before it has run
     await steps()
     assert second.done()
     assert (slots.in_use, slots.waiting) == (1, 0)
@@ -149,7 +149,7 @@ async def test_stop_returns_at_once_when_idle() -> None:
 
 
 class NoSlotIsLost(RuleBasedStateMachine):
-    """Requests come, go, finish and time out in any order, also in the same turn of the event loop."""
+    """Requests arrive, leave, finish and time out in any order, also in one turn of the event loop."""
 
     SLOTS = 3
 

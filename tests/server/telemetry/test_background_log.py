@@ -1,4 +1,4 @@
-"""Log lines are written behind the request's back, and a stream that takes none hurts no request."""
+"""Log lines are written in the background, and a blocked stream delays no request."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from serval.telemetry.logs import BackgroundHandler, JsonFormatter
 
 
 class Gate(io.StringIO):
-    """A stream that takes nothing until it is opened."""
+    """A stream that blocks until it is opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def test_background_handler_reports_lost_lines_after_a_full_disk(logger: logging
     gate.fails = True
     gate.opened.set()
     logger.warning("lost")
-    # The next line is written when the disk has room again.
+    # The next line is written once the disk has room again.
     while logger.handlers[0]._lost == 0:  # type: ignore[attr-defined]
         threading.Event().wait(0.01)
     gate.fails = False

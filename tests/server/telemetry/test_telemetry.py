@@ -1,4 +1,4 @@
-"""Metrics and log lines: what they count, and what they never hold."""
+"""Metrics and log lines: their values, and the secrets they never hold."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 async def samples(gateway: RunningGateway) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and label values."""
+    """Return every sample by its name and label values."""
     text = await (await gateway.get("/metrics", key=None)).text()
     return {
         (sample.name, *sample.labels.values()): sample.value
@@ -55,9 +55,9 @@ async def test_metrics_count_requests_tokens_and_tool_calls() -> None:
     assert got["serval_tool_calls_total", "truncated"] == 1
     assert got["serval_time_to_first_token_seconds_count",] == 3
     assert got["serval_request_duration_seconds_count", "/v1/chat/completions"] == 4
-    assert got["serval_requests_in_flight",] == 1  # the one that asks
+    assert got["serval_requests_in_flight",] == 1  # this request itself
     assert got["serval_engine_up",] == 1
-    assert got["serval_inter_token_latency_seconds_count",] == 0  # none was streamed in pieces
+    assert got["serval_inter_token_latency_seconds_count",] == 0  # no answer was streamed in several events
     assert got["serval_gateway_overhead_seconds_count", "/v1/chat/completions"] == 4
     assert got["serval_rejections_total", "tokens"] == 0
     assert got["serval_errors_total", "unknown_url"] == 1

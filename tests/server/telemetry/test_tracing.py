@@ -1,4 +1,4 @@
-"""Traces, received by a stand-in for an OTLP/HTTP collector: what a span says, and what it never does."""
+"""Traces, received by a stand-in for an OTLP/HTTP collector."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @asynccontextmanager
 async def collector(received: list[bytes]) -> AsyncIterator[str]:
-    """A collector that keeps what it is sent; yields its base URL."""
+    """Run a collector that records spans; yields its base URL."""
 
     async def take(request: web.Request) -> web.Response:
         received.append(await request.read())
@@ -52,7 +52,7 @@ def attributes(span: Any) -> dict[str, Any]:
 
 
 async def ask(gateway: RunningGateway) -> None:
-    """An answer, one streamed, an error of the client, one of the engine, and what is not traced."""
+    """Make a whole and a streamed request, an error of client and engine each, and untraced requests."""
     headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
     await gateway.post(CHAT, headers=headers)
     await gateway.post({**CHAT, "stream": True})
@@ -100,7 +100,7 @@ async def test_trace_of_the_client_continues_to_the_engine() -> None:
     first, second, *_ = spans(received)
     assert (first.trace_id.hex(), first.parent_span_id.hex()) == (TRACE, SPAN)
     assert second.parent_span_id == b""
-    # Without the flags, of which one says how the trace's id was made.
+    # Without the flags: one says how the trace's id was generated.
     expected = [f"00-{span.trace_id.hex()}-{span.span_id.hex()}" for span in (first, second)]
     assert [traceparent[:-3] for traceparent in sent[:2]] == expected
 
