@@ -33,23 +33,23 @@ from serval.wire.legacy_functions import LegacyChunkEncoder, is_legacy, legacy_c
 
 
 class _Prompt(Struct, frozen=True):
-    """What the model is shown and held to."""
+    """Input of the model, and the grammar that constrains its output."""
 
     input_ids: list[int]
     tools: Sequence[Mapping[str, Any]]
     grammar: str | None
-    # The answer is either calls or one text that may quote a call.
+    # The answer is either calls or one text, which may quote a call.
     one_kind: bool
 
 
 class _Job(Struct, frozen=True):
-    """A request that has been checked, rendered and turned into engine requests, one a choice."""
+    """A validated request and its engine requests, one for each choice."""
 
     request: ChatRequest
     generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
-    # To be named in the answer.
+    # Service tier to be named in the answer.
     service_tier: str | None
 
     @property
@@ -58,7 +58,7 @@ class _Job(Struct, frozen=True):
 
 
 class ChatCompletions:
-    """The endpoint. A request walks through `__call__` once, top to bottom."""
+    """The endpoint. `__call__` has the steps of a request, in order."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
@@ -161,12 +161,12 @@ class ChatCompletions:
         )
 
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
-        def receive(choice: int, delta: GenerationDelta) -> bool:
-            job.assemblers[choice].feed(delta)
+        def on_delta(choice: int, delta: GenerationDelta) -> bool:
+            job.assemblers[choice].add(delta)
             return True
 
         try:
-            await job.generation.run(record, receive)
+            await job.generation.run(record, on_delta)
         finally:
             note_outcome(job.assemblers, record)
         as_object = legacy_choice_object if is_legacy(job.request) else choice_object
@@ -195,12 +195,12 @@ class ChatCompletions:
             for assembler in job.assemblers
         ]
 
-        def receive(choice: int, delta: GenerationDelta) -> bool:
-            chunks = streams[choice].feed(delta)
+        def on_delta(choice: int, delta: GenerationDelta) -> bool:
+            chunks = streams[choice].add(delta)
             return not chunks or to.write(chunks)
 
         try:
-            await job.generation.run(record, receive, to.ready)
+            await job.generation.run(record, on_delta, to.ready)
         finally:
             note_outcome(job.assemblers, record)
         if include_usage:
@@ -209,14 +209,14 @@ class ChatCompletions:
 
 
 def completion_limit(request: ChatRequest) -> int | None:
-    """The most tokens the answer may have; None: no limit. The newer field wins."""
+    """Return the answer's limit of tokens, or None. The newer field takes precedence."""
     if request.max_completion_tokens is not None:
         return request.max_completion_tokens
     return request.max_tokens
 
 
 def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
-    """The tools the model is told of: none if the choice is 'none'."""
+    """Return the tools declared to the model, which are none if the choice is 'none'."""
     if not request.tools or request.tool_choice == "none":
         return []
     tools: list[dict[str, Any]] = msgspec.to_builtins(request.tools)
@@ -224,9 +224,9 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
 
 
 def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    """What holds the model to the calls or the JSON that were asked for, as JSON text; None if it is free.
+    """Return the grammar of the calls or the JSON that were asked for, as JSON text; None without one.
 
-    Raises `InvalidRequestError` for a schema that cannot be enforced as asked; the message names the place.
+    Raises `InvalidRequestError` for a schema that cannot be enforced as asked; its message names the place.
     """
     try:
         return answer_grammar(
@@ -241,7 +241,7 @@ def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]]) -> str 
 
 
 def note_outcome(assemblers: Sequence[ChoiceAssembler], record: RequestRecord) -> None:
-    """Note in the record how the choices ended."""
+    """Record the finish reason and the tool calls of the choices."""
     for assembler in assemblers:
         if assembler.finish_reason is not None:
             record.finish_reason = assembler.finish_reason

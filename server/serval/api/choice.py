@@ -1,6 +1,6 @@
-"""From the engine's text to one OpenAI choice: parsing, call ids, finish reason.
+"""Assembles one OpenAI choice from the engine's text: parsing, call ids, finish reason.
 
-Streamed or whole, the same path.
+Streamed and whole answers take the same path.
 """
 
 import json
@@ -23,7 +23,7 @@ from serval.wire.chat_response import AnsweredCall, AnsweredChoice, ChunkEncoder
 
 
 class ChoiceAssembler:
-    """One choice in the making. Feed it every delta of its engine request."""
+    """One choice in progress. `add` every delta of its engine request."""
 
     def __init__(
         self,
@@ -44,16 +44,16 @@ class ChoiceAssembler:
         self._arguments: list[list[str]] = []
         self._logprobs: list[Mapping[str, Any]] | None = [] if logprobs else None
 
-    def feed(self, delta: GenerationDelta) -> list[Event]:
-        """What the delta adds to the answer. With the last delta, `finish_reason` is set."""
+    def add(self, delta: GenerationDelta) -> list[Event]:
+        """Add the delta, and return its events. The last delta sets `finish_reason`."""
         events = self._parser.feed(delta.text) if delta.text else []
         if delta.finish is not None:
             events = [*events, *self._parser.finish(delta.finish)]
-        events = [event for event in events if self._take(event)]
+        events = [event for event in events if self._accept(event)]
         if self._logprobs is not None:
             self._logprobs += logprob_objects(delta.logprobs)
         if delta.finish == "length":
-            # A call cut off by the length must not look like one that can be executed.
+            # A truncated call must not look like one that can be executed.
             self.finish_reason = "length"
         elif delta.finish is not None:
             self.finish_reason = "tool_calls" if self._calls else "stop"
@@ -61,15 +61,15 @@ class ChoiceAssembler:
 
     @property
     def has_calls(self) -> bool:
-        """Whether the model has called a tool."""
+        """True if the model has called a tool."""
         return bool(self._calls)
 
     def call_id(self, call: int) -> str:
-        """The id of the choice's `call`th tool call."""
+        """Return the id of the choice's `call`th tool call."""
         return self._calls[call].id
 
     def answer(self) -> AnsweredChoice:
-        """The choice as far as it has come; whole when `finish_reason` is set."""
+        """Return the choice so far, which is whole once `finish_reason` is set."""
         return AnsweredChoice(
             index=self.index,
             finish_reason=self.finish_reason or "stop",
@@ -82,8 +82,8 @@ class ChoiceAssembler:
             logprobs=self._logprobs,
         )
 
-    def _take(self, event: Event) -> bool:
-        """Add the event to the answer; False if it does not belong there."""
+    def _accept(self, event: Event) -> bool:
+        """Add the event to the answer. Return False for an event that is dropped."""
         if isinstance(event, ContentDelta):
             self._content.append(event.text)
         elif isinstance(event, ReasoningDelta):
@@ -99,7 +99,7 @@ class ChoiceAssembler:
 
 
 def count_tool_calls(answer: AnsweredChoice, record: RequestRecord) -> None:
-    """Note how the answer's tool calls came out."""
+    """Record the outcomes of the answer's tool calls."""
     last = len(answer.tool_calls) - 1
     for place, call in enumerate(answer.tool_calls):
         if _is_json_object(call.arguments):
@@ -118,21 +118,21 @@ def _is_json_object(text: str) -> bool:
 
 
 class ChoiceStream:
-    """The stream chunks of one choice."""
+    """Encodes one choice as stream chunks."""
 
     def __init__(self, assembler: ChoiceAssembler, encoder: ChunkEncoder, *, logprobs: bool) -> None:
         self._assembler = assembler
         self._encoder = encoder
         self._begun = False
-        # Of tokens whose text has not been sent: the parser or the engine may hold text back.
+        # Log-probabilities of tokens whose text the parser or the engine still holds back.
         self._logprobs: list[Mapping[str, Any]] | None = [] if logprobs else None
 
-    def feed(self, delta: GenerationDelta) -> bytes:
-        """The chunks the delta gives rise to, joined; the finish chunk with the last delta."""
+    def add(self, delta: GenerationDelta) -> bytes:
+        """Add the delta, and return its chunks, joined. The last delta brings the finish chunk."""
         index = self._assembler.index
         if self._logprobs is not None:
             self._logprobs += logprob_objects(delta.logprobs)
-        events = self._assembler.feed(delta)
+        events = self._assembler.add(delta)
         if self._begun and len(events) == 1 and delta.finish is None:
             return self._chunk(events[0])
         chunks = [] if self._begun else [self._encoder.role(index)]
@@ -162,7 +162,7 @@ class ChoiceStream:
 
 
 def logprob_objects(logprobs: Sequence[TokenLogprob]) -> list[Mapping[str, Any]]:
-    """Log-probabilities in OpenAI's form."""
+    """Return log-probabilities in OpenAI's format."""
     return [
         {**_logprob_object(logprob), "top_logprobs": [_logprob_object(top) for top in logprob.top]}
         for logprob in logprobs
@@ -170,7 +170,7 @@ def logprob_objects(logprobs: Sequence[TokenLogprob]) -> list[Mapping[str, Any]]
 
 
 def _logprob_object(logprob: TokenLogprob) -> dict[str, Any]:
-    # A token that is part of a character decodes to U+FFFD: its bytes are not known here.
+    # A token that is part of a character decodes to U+FFFD, so its bytes are unknown here.
     known = "\ufffd" not in logprob.text
     return {
         "token": logprob.text,

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: text goes on, without a conversation around it."""
+"""`POST /v1/completions`: completion of a text, without a conversation."""
 
 import asyncio
 import secrets
@@ -41,7 +41,7 @@ from serval.wire.completion_response import (
 
 @dataclass
 class _TextChoice:
-    """One choice in the making. `length` counts the characters that have been passed on, echo included."""
+    """One choice in progress. `length` is the number of characters so far, echo included."""
 
     index: int
     echo: str
@@ -55,8 +55,8 @@ class _TextChoice:
         self.pieces.append(self.echo)
         self.length = len(self.echo)
 
-    def feed(self, delta: GenerationDelta) -> Mapping[str, Any] | None:
-        """Add the delta; the log-probabilities it brings, if they are wanted."""
+    def add(self, delta: GenerationDelta) -> Mapping[str, Any] | None:
+        """Add the delta. Return its log-probabilities if they were asked for."""
         logprobs = text_logprobs_object(delta.logprobs, offset=self.length) if self.logprobs else None
         self.pieces.append(delta.text)
         self.length += len(delta.text)
@@ -65,7 +65,7 @@ class _TextChoice:
         return logprobs
 
     def as_object(self) -> dict[str, Any]:
-        """The whole choice."""
+        """Return the whole choice."""
         logprobs = text_logprobs_object(self.tokens, offset=len(self.echo)) if self.logprobs else None
         text = "".join(self.pieces)
         return text_choice_object(self.index, text, logprobs=logprobs, finish_reason=self.finish_reason)
@@ -81,7 +81,7 @@ class _Job:
 
 
 class Completions:
-    """The endpoint. A request walks through `__call__` once, top to bottom."""
+    """The endpoint. `__call__` has the steps of a request, in order."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
@@ -178,11 +178,11 @@ class Completions:
         )
 
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
-        def receive(place: int, delta: GenerationDelta) -> bool:
-            job.choices[place].feed(delta)
+        def on_delta(index: int, delta: GenerationDelta) -> bool:
+            job.choices[index].add(delta)
             return True
 
-        await job.generation.run(record, receive)
+        await job.generation.run(record, on_delta)
         record.finish_reason = job.choices[-1].finish_reason
         return text_completion_body(
             job.id,
@@ -200,16 +200,16 @@ class Completions:
         )
         echo = b"".join(encoder.text(choice.index, choice.echo) for choice in job.choices if choice.echo)
 
-        def receive(place: int, delta: GenerationDelta) -> bool:
+        def on_delta(index: int, delta: GenerationDelta) -> bool:
             nonlocal echo
-            logprobs = job.choices[place].feed(delta)
+            logprobs = job.choices[index].add(delta)
             if not (delta.text or delta.finish is not None or delta.logprobs):
                 return True
-            chunk = encoder.text(place, delta.text, logprobs=logprobs, finish_reason=delta.finish)
+            chunk = encoder.text(index, delta.text, logprobs=logprobs, finish_reason=delta.finish)
             before, echo = echo, b""
             return to.write(before + chunk)
 
-        await job.generation.run(record, receive, to.ready)
+        await job.generation.run(record, on_delta, to.ready)
         record.finish_reason = job.choices[-1].finish_reason
         if include_usage:
             to.write(encoder.usage(job.generation.usage()))
@@ -217,14 +217,14 @@ class Completions:
 
 
 def token_limit(request: CompletionRequest) -> int:
-    """The most tokens each completion may have."""
+    """Return the limit of tokens of each completion."""
     return DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
 
 
 def prompt_ids(prompt: Prompt, tokenizer: ControlSafeTokenizer) -> list[int]:
-    """The prompt's token ids. Text is only ever text; ids may name any token, control tokens too.
+    """Return the prompt's token ids. Text never becomes control tokens; ids may name any token.
 
-    Raises `InvalidRequestError` for an id that is none, or a prompt without a token.
+    Raises `InvalidRequestError` for an unknown id, or a prompt without tokens.
     """
     if isinstance(prompt, str):
         ids = tokenizer.encode_text(prompt).tolist()
@@ -237,7 +237,7 @@ def prompt_ids(prompt: Prompt, tokenizer: ControlSafeTokenizer) -> list[int]:
 
 
 def check_token_ids(ids: Sequence[int], tokenizer: ControlSafeTokenizer, *, param: str) -> None:
-    """Raise `InvalidRequestError` unless all ids are tokens: the engine would look outside its tables."""
+    """Raise `InvalidRequestError` unless all ids are tokens: others would index past the engine's tables."""
     if ids and not (min(ids) >= 0 and max(ids) < tokenizer.vocabulary_size):
         wrong = next(token_id for token_id in ids if not 0 <= token_id < tokenizer.vocabulary_size)
         raise InvalidRequestError(

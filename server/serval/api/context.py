@@ -1,4 +1,4 @@
-"""What every endpoint is given."""
+"""Parts of the application that endpoints share."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from serval.telemetry.metrics import Metrics
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model under the name clients use. Lengths are in tokens, `created` is Unix time."""
+    """The served model, by the name that clients use. Lengths are in tokens; `created` is Unix time."""
 
     name: str
     created: int
@@ -22,7 +22,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ApiContext:
-    """The application's parts; nothing here changes while it runs."""
+    """The application's parts. They do not change while it runs."""
 
     settings: Settings
     engine: ScheduledEngine

@@ -1,4 +1,4 @@
-"""Sending server-sent events: the first byte early, pings in silence, an honest end."""
+"""Server-sent events: an early first byte, pings during silence, and errors after the first byte."""
 
 import asyncio
 import logging
@@ -29,8 +29,8 @@ _HEADERS = [
 class EventStream:
     """One streamed response.
 
-    An error before the first byte is raised, to become a response with its own status. One after it becomes
-    an error event, with nothing behind it: a stream that ends without `[DONE]` is not complete.
+    An error before the first byte is raised, to become a response with its own status. A later one becomes
+    the last event: a stream that ends without `[DONE]` is not complete.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class EventStream:
         ping_interval_s: float,
         headers: Mapping[str, str],
     ) -> None:
-        """`headers` are sent beside those of every stream."""
+        """`headers` are sent in addition to those of every stream."""
         self._send_message = partial(send_message, send)
         self._direct = direct
         self._record = record
@@ -51,7 +51,7 @@ class EventStream:
         self._first_byte_s = first_byte_s
         self._ping_interval_s = ping_interval_s
         self._started = False
-        # What `ready` has still to send, and who may: choices wait beside each other.
+        # Events not sent yet, and a lock for sending them, as several choices may wait at once.
         self._held: list[bytes] = []
         self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -60,8 +60,8 @@ class EventStream:
         self._opening: asyncio.Task[None] | None = None
 
     async def run(self, write: Callable[["EventStream"], Awaitable[None]]) -> None:
-        """Let `write` write its events to this stream, and send them."""
-        self._look_again_in(self._first_byte_s)
+        """Call `write` to write its events to this stream, and send them."""
+        self._check_again_in(self._first_byte_s)
         try:
             try:
                 await write(self)
@@ -77,7 +77,7 @@ class EventStream:
         await self._send_message({"type": "http.response.body", "body": b"", "more_body": False})
 
     def write(self, events: bytes) -> bool:
-        """Send `events` now if that can be done without waiting. False: the caller has to await `ready`."""
+        """Send `events` if that is possible without waiting. If it returns False, await `ready`."""
         if self._started and not self._held and self._direct.write_chunk(events):
             self._last_sent = self._loop.time()
             return True
@@ -101,7 +101,7 @@ class EventStream:
                 )
                 self._started = True
             while self._held:
-                # It is held until it is sent: what is written meanwhile must not overtake it.
+                # Events stay in `_held` until they are sent: later ones must not overtake them.
                 count, body = len(self._held), b"".join(self._held)
                 await self._send_message({"type": "http.response.body", "body": body, "more_body": True})
                 del self._held[:count]
@@ -114,24 +114,24 @@ class EventStream:
         self._record.error_code = error.code
         return error
 
-    # Pings. One timer looks whether the stream has been silent; only a ping that opens it needs a task.
+    # Pings. One timer checks for silence. Only a ping that cannot be sent directly needs a task.
 
-    def _look_again_in(self, seconds: float) -> None:
-        self._timer = self._loop.call_later(seconds, self._look)
+    def _check_again_in(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._check_silence)
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         quiet_s = self._loop.time() - self._last_sent
         if self._started and quiet_s < self._ping_interval_s:
-            self._look_again_in(self._ping_interval_s - quiet_s)
+            self._check_again_in(self._ping_interval_s - quiet_s)
             return
-        # A client that has not taken what came before needs no ping.
+        # A client that has yet to take earlier events needs no ping.
         if not self._held and not self.write(PING):
             self._opening = self._loop.create_task(self._send_ping())
-        self._look_again_in(self._ping_interval_s)
+        self._check_again_in(self._ping_interval_s)
 
     async def _send_ping(self) -> None:
-        # The request goes on meanwhile, so this is not time spent in the phase CLIENT. A server may report a
-        # disconnect here; it reports it again to the next write of an event.
+        # The request goes on meanwhile, so this time is not the phase CLIENT. A disconnect reported here is
+        # reported again when the next event is sent.
         with suppress(ClientGoneError):
             await self._flush()
 

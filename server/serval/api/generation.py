@@ -1,4 +1,4 @@
-"""What chat and plain completions do alike: run the engine's requests of one call and add up their usage."""
+"""Running the engine requests of one call and adding up their usage, for chat and plain completions."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,16 +15,16 @@ from serval.telemetry.record import RequestRecord
 from serval.telemetry.stopwatch import Phase
 from serval.wire.chat_response import Usage
 
-# Takes the delta of a request, named by its place; whether there may be more at once.
-Receive = Callable[[int, GenerationDelta], bool]
+# Called with the index of a request and its next delta. False applies backpressure.
+OnDelta = Callable[[int, GenerationDelta], bool]
 
 
-async def _at_once() -> None:
-    """Whoever never says that there must be no more has nothing to wait for."""
+async def _always_ready() -> None:
+    """No-op `ready` for consumers that never apply backpressure."""
 
 
 class Generation:
-    """The engine requests of one call: `choices` of them for each prompt, prompt by prompt."""
+    """Engine requests of one call: `choices` of them for each prompt, prompt by prompt."""
 
     def __init__(
         self,
@@ -34,21 +34,22 @@ class Generation:
         choices: int,
         reservation: Reservation,
     ) -> None:
-        """`reservation` is settled when the engine is done, before the client is told so."""
+        """`reservation` is settled when the engine has ended, before the client is told so."""
         self.requests = requests
         self._reservation = reservation
         self._engine = engine
         self._choices = choices
-        # The last delta of each request so far.
+        # Latest delta of each request.
         self._last: list[GenerationDelta | None] = [None for _ in requests]
 
     async def run(
-        self, record: RequestRecord, receive: Receive, ready: Callable[[], Awaitable[None]] = _at_once
+        self, record: RequestRecord, on_delta: OnDelta, ready: Callable[[], Awaitable[None]] = _always_ready
     ) -> None:
-        """Have all deltas received; `ready` is awaited whenever `receive` returned False. Notes the usage in
-        `record` and settles it also if it is cancelled; a request that the engine refused is not counted.
+        """Run all requests. `ready` is awaited whenever `on_delta` returned False.
 
-        Raises an `ApiError`; ends without one only if every request has its finish reason.
+        Usage is recorded and settled even on cancellation; a call that the engine refused is not counted.
+
+        Raises an `ApiError` unless every request ended with a finish reason.
         """
         record.engine_request_id = self.requests[0].request_id
         requests = self.requests
@@ -59,9 +60,9 @@ class Generation:
             await all_of(
                 [
                     self._engine.generate(
-                        request, _RequestSink(place, self._last, record, receive, ready), record
+                        request, _RequestSink(index, self._last, record, on_delta, ready), record
                     )
-                    for place, request in enumerate(requests)
+                    for index, request in enumerate(requests)
                 ]
             )
             for delta in self._last:
@@ -80,34 +81,34 @@ class Generation:
             self._reservation.settle(usage.prompt_tokens + usage.completion_tokens)
 
     def usage(self) -> Usage:
-        """Usage so far. The choices of a prompt share it, so it counts once."""
+        """Return the usage so far. A prompt counts once for all its choices."""
         prompt = completion = cached = reasoning = 0
-        for place, delta in enumerate(self._last):
+        for index, delta in enumerate(self._last):
             if delta is None:
                 continue
             completion += delta.completion_tokens
             reasoning += delta.reasoning_tokens
-            if place % self._choices == 0:
+            if index % self._choices == 0:
                 prompt += delta.prompt_tokens
                 cached += delta.cached_tokens
         return Usage(prompt, completion, cached, reasoning)
 
 
 class _RequestSink:
-    """Takes what the engine says to the request at `place`."""
+    """`DeltaSink` of one request."""
 
     def __init__(
         self,
-        place: int,
+        index: int,
         last: list[GenerationDelta | None],
         record: RequestRecord,
-        receive: Receive,
+        on_delta: OnDelta,
         ready: Callable[[], Awaitable[None]],
     ) -> None:
-        self._place = place
+        self._index = index
         self._last = last
         self._record = record
-        self._receive = receive
+        self._on_delta = on_delta
         self._ready = ready
 
     def send(self, delta: GenerationDelta) -> bool:
@@ -115,8 +116,8 @@ class _RequestSink:
         record, now = self._record, time.perf_counter()
         record.clock.enter(Phase.GATEWAY, now)
         record.add_tokens(now)
-        self._last[self._place] = delta
-        if self._receive(self._place, delta):
+        self._last[self._index] = delta
+        if self._on_delta(self._index, delta):
             record.clock.enter(Phase.ENGINE, time.perf_counter())
             return True
         return False

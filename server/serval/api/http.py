@@ -1,4 +1,4 @@
-"""Reading and answering HTTP requests over bare ASGI."""
+"""Reading requests and sending responses over plain ASGI."""
 
 import asyncio
 import time
@@ -21,11 +21,11 @@ _IDENTITY = "serval.identity"
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection; there is nobody to answer."""
+    """The client closed the connection."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first value of the header, whose `name` is in lower case; None if it was not sent."""
+    """Return the first value of the header `name`, in lower case, or None."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value, "latin-1")
@@ -33,29 +33,29 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def attach_record(scope: Scope, record: RequestRecord) -> None:
-    """Let the endpoint of this request find `record`."""
+    """Attach `record` to the request."""
     scope[_RECORD] = record
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of this request."""
+    """Return the request's record."""
     record: RequestRecord = scope[_RECORD]
     return record
 
 
 def attach_identity(scope: Scope, identity: Identity) -> None:
-    """Let the endpoint of this request know who calls."""
+    """Attach the caller's identity to the request."""
     scope[_IDENTITY] = identity
 
 
 def identity_of(scope: Scope) -> Identity:
-    """Who calls. Only in requests that need a key."""
+    """Return the caller's identity. Only for requests that need a key."""
     identity: Identity = scope[_IDENTITY]
     return identity
 
 
 async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
-    """The request's body. Raises `BodyTooLargeError`, `InvalidRequestError` or `ClientGoneError`."""
+    """Read the body. Raises `BodyTooLargeError`, `InvalidRequestError` or `ClientGoneError`."""
     content_type = header(scope, b"content-type")
     media_type = "application/json"
     if content_type is not None and content_type != media_type:
@@ -93,7 +93,7 @@ def _too_large(max_bytes: int) -> BodyTooLargeError:
 
 
 async def send_message(send: Send, message: Message) -> None:
-    """Send an ASGI message. Raises `ClientGoneError` where the server reports a disconnect with `OSError`."""
+    """Send an ASGI message. Raises `ClientGoneError` if the server reports a disconnect by `OSError`."""
     try:
         await send(message)
     except OSError as error:
@@ -103,14 +103,14 @@ async def send_message(send: Send, message: Message) -> None:
 async def send_json(
     send: Send, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> None:
-    """A whole JSON response."""
+    """Send a whole JSON response."""
     await send_whole(send, body, status=status, content_type="application/json", headers=headers)
 
 
 async def send_whole(
     send: Send, body: bytes, *, status: int, content_type: str, headers: Mapping[str, str] | None = None
 ) -> None:
-    """A response of known length."""
+    """Send a response of known length."""
     fields = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
     fields += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     await send_message(send, {"type": "http.response.start", "status": status, "headers": fields})
@@ -118,10 +118,10 @@ async def send_whole(
 
 
 async def send_error(send: Send, error: ApiError) -> None:
-    """The error as a response of its own."""
+    """Send the error as a response."""
     headers = dict(error.headers)
     if isinstance(error, BodyTooLargeError):
-        # The rest of the body is not read, so the connection cannot carry another request.
+        # The rest of the body stays unread, so the connection cannot be reused.
         headers["connection"] = "close"
     await send_json(send, msgspec.json.encode(error_object(error)), status=error.status, headers=headers)
 
@@ -147,7 +147,7 @@ async def while_connected(scope: Scope, receive: Receive, work: Awaitable[T]) ->
     try:
         return await work
     except asyncio.CancelledError:
-        # As `asyncio.timeout` does: a cancellation that is not ours goes on.
+        # As in `asyncio.timeout`: propagate a cancellation that is not ours.
         if gone and task.uncancel() <= cancelling:
             raise ClientGoneError from None
         raise
@@ -156,7 +156,7 @@ async def while_connected(scope: Scope, receive: Receive, work: Awaitable[T]) ->
 
 
 async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:
-    """Cancel what still runs and wait until it has cleaned up; its exceptions were seen or do not matter."""
+    """Cancel the tasks and wait until they have ended, ignoring their exceptions."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

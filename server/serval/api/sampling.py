@@ -9,7 +9,7 @@ from serval.grammar.free_grammar import ebnf_grammar, regex_grammar
 from serval.schema.error import SchemaError
 from serval.wire.sampling_rules import SamplingFields
 
-# For answers that are sent whole: tokens between two events of the engine.
+# Tokens between two events of the engine, for answers that are sent whole.
 WHOLE_ANSWER_STREAM_INTERVAL = 32
 
 _SAME_NAME = (
@@ -25,7 +25,7 @@ _SAME_NAME = (
 
 
 def own_grammar(request: SamplingFields, identity: Identity) -> str | None:
-    """The structural tag of `regex` or `ebnf`, as JSON text; None if neither was sent.
+    """Return the structural tag of `regex` or `ebnf`, as JSON text, or None if neither was sent.
 
     Raises `PermissionDeniedError` if the caller may not, or `InvalidRequestError` if it cannot be enforced.
     """
@@ -47,7 +47,7 @@ def sampling_params(
     keep_special_tokens: bool,
     grammar: str | None,
 ) -> dict[str, Any]:
-    """Parameters of one choice; `defaults` are the checkpoint's, for what the client does not say.
+    """Return the parameters of one choice. `defaults` are the checkpoint's, for fields not sent.
 
     With `max_new_tokens` None the engine goes on to the end of the context; left out, it would mean 128.
     `grammar` is a structural tag as JSON text, which the answer will follow.
@@ -58,7 +58,7 @@ def sampling_params(
         if value is not None:
             params[name] = value
     if params.get("top_p") == 0:
-        # OpenAI allows 0, the engine does not. Both mean: the most likely token.
+        # OpenAI allows 0 for the most likely token; the engine does not.
         params |= {"top_p": 1.0, "top_k": 1}
     if params.get("top_k") == 0:
         params["top_k"] = -1
@@ -66,9 +66,9 @@ def sampling_params(
     if request.stop:
         params["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
     if request.seed is not None:
-        # Equal seeds would give n times the same answer.
+        # Equal seeds would make all choices the same.
         params["sampling_seed"] = min(request.seed + choice, 2**63 - 1)
-    # Tool calls are written in control tokens, which the engine may count as special and leave out.
+    # Tool calls consist of control tokens, which the engine may drop as special.
     params["skip_special_tokens"] = not keep_special_tokens
     if grammar is not None:
         params["structural_tag"] = grammar

@@ -1,4 +1,4 @@
-"""Sending what an endpoint makes: one body, or a stream of events."""
+"""Sending an endpoint's result: one body, or a stream of events."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ async def send_body(
     *,
     headers: Mapping[str, str],
 ) -> None:
-    """Send a JSON body when it is whole, with `headers` beside the usual ones.
+    """Send a JSON body once it is whole, with `headers` in addition to the usual ones.
 
     Raises `ClientGoneError`, and the errors of `body`.
     """
@@ -35,7 +35,7 @@ async def send_events(
     settings: Settings,
     headers: Mapping[str, str],
 ) -> None:
-    """Send the events that `write` writes, as they come, with `headers` beside the usual ones.
+    """Send the events that `write` writes, as they come, with `headers` in addition to the usual ones.
 
     Raises `ClientGoneError`, and the errors of `write` if nothing was sent yet.
     """

@@ -1,4 +1,4 @@
-"""Several coroutines at once, of which the first error ends all."""
+"""Running several coroutines at once, until the first error."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -8,7 +8,7 @@ from serval.api.http import cancel_and_wait
 
 
 async def all_of(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all to their ends. The first error of any ends the others, and is raised when they have ended."""
+    """Run all to their ends. The first error cancels the others, and is raised once they have ended."""
     if len(works) == 1:
         await works[0]
         return

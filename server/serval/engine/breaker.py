@@ -1,4 +1,4 @@
-"""A circuit breaker: while the engine fails, requests fail at once instead of one after the other."""
+"""Circuit breaker: while the engine keeps failing, requests fail at once without being sent."""
 
 import logging
 import time
@@ -45,7 +45,7 @@ class CircuitBreaker:
         return True
 
     def record_success(self) -> None:
-        """The engine answers."""
+        """Note that the engine answered."""
         if self._open_until is not None:
             logger.warning("the engine answers again")
             self.on_change(False)
@@ -54,7 +54,7 @@ class CircuitBreaker:
         self._trial_running = False
 
     def record_failure(self) -> None:
-        """The engine could not be reached, was silent for too long, or reported a failure of its own."""
+        """Note that the engine was unreachable, silent for too long, or reported a failure of its own."""
         self._failures += 1
         if self._failures >= self._limit:
             if self._open_until is None:
@@ -64,5 +64,5 @@ class CircuitBreaker:
             self._trial_running = False
 
     def abandon_trial(self) -> None:
-        """The trial ended without a result; let another one through."""
+        """Let another trial through, as this one ended without a result."""
         self._trial_running = False

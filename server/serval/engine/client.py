@@ -1,7 +1,7 @@
 """Client of one SGLang 0.5.23 engine over HTTP.
 
-Answers are always streamed, also for clients that want them whole: a stalled engine shows at once and there
-is one path to test. For those `stream_interval` keeps the number of events small.
+Answers are always streamed, even for clients that want them whole: a stall shows at once, and there is one
+path to test. For whole answers `stream_interval` keeps the number of events small.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class _ModelInfo(Struct):
 
 
 class _InternalState(Struct):
-    """Of one data-parallel rank."""
+    """State of one data-parallel rank."""
 
     effective_max_running_requests_per_dp: int | None = None
 
@@ -86,7 +86,7 @@ class _ModelList(Struct):
 
 
 def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes:
-    """The body of `/generate`. Prefixes are cached for requests with the same `salt` only."""
+    """Return the body of `/generate`. Cached prefixes are shared by requests with the same `salt` only."""
     body: dict[str, Any] = {
         "rid": request.request_id,
         "input_ids": request.input_ids,
@@ -108,18 +108,18 @@ def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes
 
 @lru_cache(maxsize=4096)
 def cache_salt(key: bytes, tenant: str) -> str:
-    """What keeps the cached prefixes of `tenant` apart: the same in every gateway that has the same key."""
+    """Return the salt of `tenant`'s cached prefixes. Every gateway with the same `key` computes the same."""
     return hmac.digest(key, tenant.encode(), hashlib.sha256).hex()
 
 
 def _renamed(request_id: str) -> str:
-    """Another id of the same form and length."""
+    """Return another id of the same form and length."""
     prefix, _, random = request_id.rpartition("-")
     return f"{prefix}-{secrets.token_hex(len(random) // 2)}"
 
 
 async def _all_of(answer: Connection) -> bytes:
-    """The body of an error, as far as it can matter."""
+    """Read the body of an error, up to a limit."""
     body = b""
 
     def on_data(data: bytes) -> bool:
@@ -163,7 +163,7 @@ class _AnswerReader:
 
 
 class SglangEngine:
-    """The engine at `settings.engine_url`. Made by `connect_engine`."""
+    """The engine at `settings.engine_url`. Use `connect_engine` to create one."""
 
     def __init__(
         self, session: aiohttp.ClientSession, connections: ConnectionPool, settings: Settings
@@ -174,7 +174,7 @@ class SglangEngine:
         self._connections = connections
         self._share_cache = settings.share_prefix_cache
         pepper = settings.key_pepper
-        # No client can send a salt, so this need not be secret; it must be the same in all gateways.
+        # Clients cannot send a salt, so the key need not be secret, only the same in all gateways.
         self._salt_key = b"serval" if pepper is None else pepper.get_secret_value().encode()
         self._breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._aborts: set[asyncio.Task[None]] = set()
@@ -188,7 +188,7 @@ class SglangEngine:
             try:
                 answer = await self._connections.post(self._body(request), reader.on_data)
             except NotReachedError:
-                # Nothing was answered: once more, by another name, should the engine know this one.
+                # Nothing was answered. Retry under another id, in case the engine has this one.
                 request = replace(request, request_id=_renamed(request.request_id))
                 answer = await self._connections.post(self._body(request), reader.on_data, fresh=True)
             self._note_status(answer.status)
@@ -210,7 +210,7 @@ class SglangEngine:
                 self._breaker.abandon_trial()
             if answer is not None:
                 self._connections.release(answer)
-            # The consumer has gone, or the answer went wrong: nobody reads what would still be generated.
+            # The consumer has gone or the answer broke, so the rest would be generated for nobody.
             if not reader.engine_done:
                 self._abort_soon(request.request_id)
 
@@ -224,7 +224,7 @@ class SglangEngine:
         return self._unavailable(error)
 
     def _note_status(self, status: int) -> None:
-        # A 503 is an engine that lives and has too much to do; anything below 500 is the request's own fault.
+        # A 503 comes from an overloaded but working engine, and below 500 the request is at fault.
         if status < 500:
             self._breaker.record_success()
         elif status != 503:
@@ -242,7 +242,7 @@ class SglangEngine:
         )
 
     def _abort_soon(self, request_id: str) -> None:
-        # A task of its own: the caller is usually being cancelled.
+        # In a separate task, as the caller is usually being cancelled.
         task = asyncio.create_task(self._abort(request_id))
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
@@ -300,7 +300,7 @@ class SglangEngine:
         )
 
     async def is_ready(self) -> bool:
-        """See `Engine.is_ready`. Not while the engine fails at what it is asked."""
+        """See `Engine.is_ready`. False while the circuit breaker is open."""
         if self._breaker.is_open:
             return False
         try:
@@ -326,13 +326,13 @@ class SglangEngine:
             ) from error
 
     async def finish_aborts(self) -> None:
-        """Wait for the aborts that are on their way."""
+        """Wait for aborts in progress."""
         await asyncio.gather(*self._aborts, return_exceptions=True)
 
 
 @asynccontextmanager
 async def connect_engine(settings: Settings) -> AsyncIterator[SglangEngine]:
-    """A client of the engine, in a running event loop. Nothing is sent before it is used."""
+    """Create a client of the engine, in a running event loop. It sends nothing before it is used."""
     key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
     peer = peer_of(
         settings.engine_url,

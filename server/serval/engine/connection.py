@@ -1,7 +1,7 @@
 """HTTP/1.1 exchanges with the engine over bare asyncio connections.
 
-For `/generate` alone, whose answers come as one small event for each token: a general HTTP client spends
-several times more on handing such an event over than the gateway spends on all the rest.
+Only for `/generate`, whose answers come as one small event for each token: a general HTTP client spends
+several times more on passing on such an event than the gateway spends on everything else.
 """
 
 import asyncio
@@ -17,40 +17,40 @@ import httptools
 
 from serval.errors import SettingsError
 
-# SGLang's HTTP server closes idle connections after 5 s; a request must not meet one that is being closed.
+# SGLang's HTTP server closes idle connections after 5 s. Do not reuse one that it may be closing.
 IDLE_S = 2.0
 OK = 200
-# What may wait to be read; then the engine waits too.
+# Pause reading from the engine above this many buffered bytes.
 BUFFER_BYTES = 1 << 20
 
 
 class NotReachedError(Exception):
-    """No connection, or it ended before the engine began to answer."""
+    """The engine could not be connected to, or closed the connection before it began to answer."""
 
 
 class BrokenAnswerError(Exception):
-    """The answer ended before it was complete, or is not HTTP."""
+    """The answer ended before it was complete, or is not valid HTTP."""
 
 
 class StalledError(Exception):
-    """Nothing came for longer than the limit."""
+    """Nothing was received for longer than the limit."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Where and how the engine is reached. Times are in seconds."""
+    """Address of the engine, and how to reach it. Times are in seconds."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None
-    # The request up to its content length.
+    # Head of a request, up to its content length.
     request_head: bytes
     connect_timeout_s: float
     stall_timeout_s: float
 
 
 def peer_of(url: str, *, api_key: str | None, connect_timeout_s: float, stall_timeout_s: float) -> Peer:
-    """The engine at the base URL `url`. Raises `SettingsError` if that is not an HTTP URL."""
+    """Return the engine at the base URL `url`. Raises `SettingsError` if that is not an HTTP URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -303,7 +303,7 @@ class Connection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """Connections to one engine; those that are idle are used again, the latest first."""
+    """Connections to one engine. Idle ones are reused, the most recent first."""
 
     def __init__(self, peer: Peer, *, limit: int) -> None:
         self._peer = peer
@@ -312,7 +312,9 @@ class ConnectionPool:
         self._busy: set[Connection] = set()
 
     async def post(self, body: bytes, on_data: OnData, *, fresh: bool = False) -> Connection:
-        """A connection whose answer to `body` has begun; `release` it. `fresh`: on none that was used before.
+        """Send `body`, and return a connection whose answer has begun, to be given to `release`.
+
+        `fresh`: do not reuse a connection.
 
         `on_data` is as in `Connection.answered`, and so is what is raised.
         """
@@ -332,7 +334,7 @@ class ConnectionPool:
         return connection
 
     def release(self, connection: Connection) -> None:
-        """The exchange is over for the client."""
+        """End the connection's exchange, and keep the connection if it can be reused."""
         self._busy.discard(connection)
         connection.end()
         if connection.reusable:
@@ -341,12 +343,12 @@ class ConnectionPool:
         self._slots.release()
 
     def interrupt(self, error: Callable[[], Exception]) -> None:
-        """Let each exchange that runs end with an `error`."""
+        """End each running exchange with an `error`."""
         for connection in self._busy:
             connection.fail(error())
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close idle connections."""
         while self._idle:
             self._idle.pop().close()
 

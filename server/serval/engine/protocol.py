@@ -1,4 +1,4 @@
-"""What the gateway needs of an engine. `SglangEngine` is the real one; tests may use another."""
+"""Interface to an engine. `SglangEngine` implements it; tests may use another."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class GenerateRequest(Struct, frozen=True):
     request_id: str
     input_ids: list[int]
     sampling: Mapping[str, Any]
-    # None: no log-probabilities; k: those of the token and of the k most likely ones.
+    # None: no log-probabilities; k: those of the token and of the k most likely tokens.
     top_logprobs: int | None = None
-    # The trace this is part of, as W3C Trace Context has it.
+    # W3C Trace Context of the trace that this is part of.
     traceparent: str | None = None
-    # Whose it is: tenants share neither turns nor cached prefixes.
+    # Tenants share neither turns in the queue nor cached prefixes.
     tenant: str | None = None
     priority: Priority = "default"
 
@@ -38,9 +38,9 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
     top: tuple["TokenLogprob", ...] = ()
 
 
-# A Struct, because one is made for each token: it costs a tenth of a frozen dataclass.
+# A Struct: one is made for each token, and it costs a tenth as much as a frozen dataclass.
 class GenerationDelta(Struct, frozen=True, kw_only=True):
-    """What came out since the last delta; the counts are totals so far. The last one has `finish` set."""
+    """Output since the previous delta. Counts are totals so far; the last delta has `finish` set."""
 
     text: str
     prompt_tokens: int
@@ -53,70 +53,70 @@ class GenerationDelta(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What the engine says about itself. Lengths are in tokens."""
+    """Properties that the engine reports. Lengths are in tokens."""
 
     model_path: str
     # Prompt and completion together.
     context_length: int
-    # Longest prompt: below the context when the KV cache is small.
+    # Longest prompt, which is below the context length if the KV cache is small.
     max_prompt_tokens: int
-    # Requests it works on at once; None: it does not say.
+    # Requests it runs at once; None if it does not report that.
     max_running_requests: int | None = None
 
 
 @dataclass(frozen=True)
 class EngineLoadReport:
-    """How full the engine is: requests that wait in it, and the share of its KV cache that is in use."""
+    """Load of the engine: requests waiting in it, and the share of its KV cache that is in use."""
 
     waiting: int
     kv_use: float
 
 
 class DeltaSink(Protocol):
-    """Who an answer is for. It is handed over where it is read: no task wakes up for a delta."""
+    """Consumer of an answer. Deltas are sent straight from the socket's callback: no task wakes for one."""
 
     def send(self, delta: GenerationDelta) -> bool:
-        """Take a delta. False: no more before `ready` returns; the engine has to wait then too.
+        """Consume a delta. Return False to apply backpressure: nothing more is sent before `ready` returns.
 
-        What it raises ends the answer.
+        An exception ends the answer.
         """
         ...
 
     async def ready(self) -> None:
-        """Wait until there may be more."""
+        """Wait until the sink can consume more."""
         ...
 
 
 class Engine(Protocol):
-    """An engine that completes token ids, as the endpoints know it."""
+    """An engine that completes token ids, as seen by the endpoints."""
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
-        """Have all deltas taken, up to one with `finish` set.
+        """Send all deltas to `sink`, up to one with `finish` set.
 
-        Cancelled before that, it aborts the request in the engine. Raises an `ApiError`.
+        Cancellation aborts the request in the engine. Raises an `ApiError`.
         """
         ...
 
     async def is_ready(self) -> bool:
-        """Whether the engine takes requests now."""
+        """Return True if the engine accepts requests now."""
         ...
 
 
 class ManagedEngine(Engine, Protocol):
-    """The same as the gateway's own management knows it."""
+    """An engine as seen by the gateway's management."""
 
     async def info(self) -> EngineInfo:
-        """Ask the engine what it serves. Raises an `ApiError`."""
+        """Fetch the engine's properties. Raises an `ApiError`."""
         ...
 
     async def load(self) -> EngineLoadReport:
-        """Ask the engine how full it is. Raises an `ApiError`."""
+        """Fetch the engine's load. Raises an `ApiError`."""
         ...
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
-        """Call `note` with True when requests begin to fail at once, and with False when that is over."""
+        """Call `note` with True when the circuit breaker opens, and with False when it closes."""
         ...
 
     def interrupt(self) -> None:
-        """End all requests that run, with `ShuttingDownError`."""
+        """End all running requests with `ShuttingDownError`."""
         ...

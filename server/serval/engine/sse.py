@@ -36,7 +36,7 @@ class _Finish(Struct):
     type: str
     message: str | None = None
     status_code: int | None = None
-    # Of type stop: the token id or ids, or the text, that ended the answer.
+    # For type stop: the token id or ids, or the text, that ended the answer.
     matched: int | list[int] | str | None = None
 
 
@@ -65,19 +65,19 @@ _decoder = msgspec.json.Decoder(_Frame)
 
 
 class EventReader:
-    """Turns the bytes of one answer into deltas, however they are cut."""
+    """Parses the bytes of one answer, in pieces of any size, into deltas."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self._completion_tokens = 0
         self.finished = False
-        # What went wrong behind the last delta.
+        # Error that followed the last delta.
         self.error: ApiError | None = None
 
     def feed(self, data: bytes) -> GenerationDelta | None:
-        """What `data` completes, as one delta: tokens that arrive together are passed on together.
+        """Parse `data`. Return the events that it completes as one delta, or None.
 
-        Once `error` is set, after the delta that is returned, nothing more can be read.
+        Once `error` is set, which concerns what follows the returned delta, nothing more can be read.
         """
         *events, self._buffer = (self._buffer + data if self._buffer else data).split(_SEPARATOR)
         deltas: list[GenerationDelta] = []
@@ -175,9 +175,9 @@ def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
 
 
 def _before_stop(logprobs: tuple[TokenLogprob, ...], stop: str) -> tuple[TokenLogprob, ...]:
-    """Without the tokens the stop string is in: they are not, or not whole, part of the text.
+    """Drop the tokens that overlap the stop string, as they are not entirely part of the text.
 
-    The engine holds back what may become a stop string, so all of it is in the last event.
+    The engine holds back text that may become a stop string, so all of it is in the last event.
     """
     tail = ""
     for place in reversed(range(len(logprobs))):
@@ -188,12 +188,12 @@ def _before_stop(logprobs: tuple[TokenLogprob, ...], stop: str) -> tuple[TokenLo
 
 
 def _number(logprob: float | None) -> float:
-    # OpenAI's value for "not among the most likely"; JSON has no minus infinity.
+    # OpenAI's value for "not among the most likely", as JSON has no minus infinity.
     return -9999.0 if logprob is None else max(logprob, -9999.0)
 
 
 def engine_error(status: int | None, message: str) -> ApiError:
-    """The API error for a failure the engine reports with an HTTP status; None: it was aborted."""
+    """Return the API error for a failure reported with an HTTP status, or for an abort (None)."""
     if status is None:
         return EngineUnavailableError("The engine stopped working on this request.", code="engine_aborted")
     if 400 <= status < 500 and status not in (401, 403, 404, 405):
@@ -204,7 +204,7 @@ def engine_error(status: int | None, message: str) -> ApiError:
 
 
 def error_message(body: bytes) -> str:
-    """The message of an error response of the engine, which has several shapes."""
+    """Return the message of an error response of the engine, which has several shapes."""
     try:
         content: Any = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

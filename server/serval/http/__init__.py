@@ -1,1 +1,1 @@
-"""HTTP/1.1: connections, exchanges, sockets and the server that holds them."""
+"""HTTP/1.1 server: connections, exchanges, sockets."""

@@ -1,4 +1,4 @@
-"""The HTTP server around an application: uvicorn, configured alike for the API, the admin API and tests."""
+"""HTTP server for an application: uvicorn, with one configuration for the API, the admin API and tests."""
 
 import contextlib
 import functools
@@ -14,15 +14,15 @@ from serval.http.limits import HttpLimits
 from serval.http.protocol import HttpProtocol
 from serval.settings import Settings
 
-# New connections that one turn of the event loop takes. libuv accepts one from each descriptor it listens on,
-# and a turn serves all connections that have asked: in a burst the last ones waited for seconds.
+# Connections accepted in one turn of the event loop. libuv accepts one from each descriptor it listens on,
+# and a turn also serves every open connection, so in a burst the last clients would wait for seconds.
 ACCEPTED_AT_ONCE: Final = 16
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handling, which would end the process by the signal, not with code 0.
+    """uvicorn without its signal handling, which would end the process by the signal instead of with code 0.
 
-    It ends when `should_exit` is set.
+    It stops when `should_exit` is set.
     """
 
     def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], None] = lambda: None) -> None:
@@ -39,7 +39,7 @@ class HttpServer(uvicorn.Server):
 
 
 def _several(listener: socket.socket) -> list[socket.socket]:
-    """The same listener under several descriptors; the event loop's server closes all but the first."""
+    """Duplicate `listener`'s descriptor. The event loop's server closes all but the first."""
     return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
@@ -51,16 +51,17 @@ def server_config(
     lifespan: Literal["on", "off"] = "on",
     grace_s: float | None = None,
 ) -> uvicorn.Config:
-    """How `app` is served. `refused` is told the code of each request that is refused before it.
+    """Return uvicorn's configuration for `app`.
 
-    `grace_s`: how long a stop waits for requests; default: as the settings say.
+    `refused` is called with the error code of each request that is refused before it reaches `app`.
+    `grace_s`: time that a stop waits for requests; by default from the settings.
     """
     limits = HttpLimits(
         head_timeout_s=settings.request_head_timeout_s,
         body_timeout_s=settings.request_body_timeout_s,
         idle_s=settings.idle_connection_s,
         stalled_client_s=settings.stalled_client_s,
-        # The kernel deals connections out evenly among the workers.
+        # The kernel distributes connections evenly among the workers.
         connections=max(1, settings.max_connections // settings.workers),
     )
     protocol = functools.partial(HttpProtocol, limits=limits, refused=refused)
@@ -80,7 +81,7 @@ def server_config(
 
 
 def raise_file_limit() -> None:
-    """Let this process have as many open files, and so connections, as the system allows it."""
+    """Raise the limit of open files, and so of connections, to the highest that the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""Sockets to listen on."""
+"""Listening sockets."""
 
 import socket
 
@@ -6,9 +6,9 @@ from serval.errors import SettingsError
 
 
 def bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.socket:
-    """A socket bound to `host` and `port`; it does not listen yet.
+    """Return a socket bound to `host` and `port`, which does not listen yet.
 
-    `shared`: others that say so too may listen there; the kernel deals connections out among them.
+    `shared`: other shared sockets may bind the port too; the kernel distributes connections among them.
 
     Raises `SettingsError`, naming the `option` that sets the port.
     """
@@ -28,9 +28,9 @@ def bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.s
 
 
 def reserve(host: str, port: int, option: str) -> socket.socket:
-    """A socket that keeps `host` and `port` for processes that bind them as `shared`. It must not listen.
+    """Return a socket that keeps the port for processes that bind it as `shared`. It must not listen.
 
-    Raises `SettingsError` if anybody else listens there, which binding it as `shared` alone would not show.
+    Raises `SettingsError` if another process listens there, which binding it as `shared` would not detect.
     """
     with bind(host, port, option) as probe:
         port = probe.getsockname()[1]
@@ -38,6 +38,6 @@ def reserve(host: str, port: int, option: str) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """The base URL of what is served on `listener`."""
+    """Return the base URL of `listener`."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

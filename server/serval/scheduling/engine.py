@@ -1,4 +1,4 @@
-"""An engine behind slots: what is too much for it waits, or is refused while it can still be."""
+"""An engine behind slots: requests beyond its capacity wait in a queue, or are refused."""
 
 import time
 
@@ -10,12 +10,12 @@ from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
 from serval.telemetry.stopwatch import Phase
 
-# An answer without a limit, for the shares of keys.
+# Assumed length of an answer without a limit, for the shares of keys.
 _USUAL_ANSWER_TOKENS = 512
 
 
 class ScheduledEngine:
-    """An engine that is given no more requests at once than it has slots."""
+    """An engine that gets no more requests at once than it has slots."""
 
     def __init__(self, engine: Engine, slots: EngineSlots, load: EngineLoad) -> None:
         self._engine = engine
@@ -23,24 +23,24 @@ class ScheduledEngine:
         self.load = load
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink, record: RequestRecord) -> None:
-        """See `Engine.generate`. Raises `EngineOverloadedError` and `ShuttingDownError` too."""
+        """See `Engine.generate`. Also raises `EngineOverloadedError` and `ShuttingDownError`."""
         slots = self.slots
         self.load.check(request.priority)
-        if not slots.take_free():
+        if not slots.try_acquire():
             await self._wait(request, record)
         try:
             await self._engine.generate(request, sink)
         finally:
-            slots.give_back()
+            slots.release()
 
     async def _wait(self, request: GenerateRequest, record: RequestRecord) -> None:
         # Other requests of a call may wait while its first one is with the engine.
         if request.request_id != record.engine_request_id:
-            await self.slots.wait(request.tenant, request.priority, _tokens(request))
+            await self.slots.acquire(request.tenant, request.priority, _tokens(request))
             return
         record.clock.enter(Phase.QUEUE, time.perf_counter())
         try:
-            await self.slots.wait(request.tenant, request.priority, _tokens(request))
+            await self.slots.acquire(request.tenant, request.priority, _tokens(request))
         finally:
             record.clock.enter(Phase.ENGINE, time.perf_counter())
 
@@ -52,7 +52,7 @@ class ScheduledEngine:
 def schedule_engine(
     engine: ManagedEngine, settings: Settings, info: EngineInfo, metrics: Metrics
 ) -> ScheduledEngine:
-    """The engine behind this process's share of its slots."""
+    """Put `engine` behind this process's share of its slots."""
     engine.watch_breaker(metrics.engine_breaker)
     slots = EngineSlots(
         slots_for(settings, info),
@@ -64,20 +64,21 @@ def schedule_engine(
         engine.load,
         high_queue=settings.shed_queue_length or max(8, (info.max_running_requests or 0) // 4),
         high_kv_use=settings.shed_kv_use,
-        note=metrics.engine_saturation,
+        on_change=metrics.engine_saturation,
     )
     return ScheduledEngine(engine, slots, load)
 
 
 def slots_for(settings: Settings, info: EngineInfo) -> int:
-    """This process's share of the engine's slots.
+    """Return this process's share of the engine's slots.
 
-    By default an eighth more than the engine works on at once: its queue never runs dry, and is short.
+    The default is an eighth more than the engine runs at once, so that its own queue stays short but never
+    runs dry.
     """
     slots = settings.engine_slots
     if slots is None and info.max_running_requests is not None:
         slots = info.max_running_requests + max(2, info.max_running_requests // 8)
-    # An engine that does not say gets all.
+    # An engine that does not report a number gets as many requests as there are connections.
     return max(1, (slots or settings.engine_max_connections) // settings.workers)
 
 

@@ -1,9 +1,9 @@
-"""What waits for the engine, and in which order it may go.
+"""Queue of requests for the engine, fair to keys and ordered by class.
 
-A class goes before the less urgent ones, but every fourth turn belongs to whoever has waited too long. Within
-a class keys share by tokens (start-time fair queueing): a request starts where its key's one before it would
-end, were the key alone, and the earliest start goes next. So a key with one request does not stand behind
-another's hundred.
+A more urgent class goes first, but every fourth turn goes to the oldest request that has waited too long.
+Within a class keys share by tokens (start-time fair queueing): a request's start is the end of its key's
+previous request, counted in tokens, and the earliest start goes next. So a key with one request does not wait
+behind another key's hundred.
 """
 
 import heapq
@@ -15,16 +15,16 @@ from typing import Final
 
 from serval.caller.priority import PRIORITIES, Priority
 
-# Seconds of waiting after which a request no longer stands behind more urgent ones alone.
+# Seconds of waiting after which a request takes part in every fourth turn.
 AGED_S: Final[Mapping[Priority, float]] = {"interactive": 5.0, "default": 10.0, "bulk": 30.0}
 AGED_TURN: Final = 4
-# Entries of the heap that are for nobody, before it is made anew.
+# Stale entries allowed in the heap before it is rebuilt.
 _SLACK: Final = 64
 
 
 @dataclass(eq=False)
 class Ticket:
-    """One request that waits. `tokens` is what it may cost: prompt and longest answer."""
+    """A waiting request. `tokens` is its highest possible cost: prompt and longest answer."""
 
     key: str | None
     priority: Priority
@@ -34,18 +34,18 @@ class Ticket:
 
 
 class QueueFullError(Exception):
-    """There is no room, and no key has more waiting than this one."""
+    """The queue is full, and no other key has more requests in it."""
 
 
 @dataclass
 class _Lane:
-    """The queue of one class."""
+    """Queue of one class."""
 
     # In order of arrival.
     waiting: dict[Ticket, None] = field(default_factory=dict)
-    # By start; tickets that have left may still be in it.
+    # By start. It may hold tickets that have left.
     heap: list[tuple[float, int, Ticket]] = field(default_factory=list)
-    # Where a key's next request starts, if that is later than now.
+    # Start of each key's next request, if that is later than `now`.
     ends: dict[str | None, float] = field(default_factory=dict)
     now: float = 0.0
 
@@ -75,7 +75,7 @@ class _Lane:
             self.ends = {key: end for key, end in self.ends.items() if end > self.now}
 
     def give_up(self, ticket: Ticket) -> None:
-        # What it would have cost is not held against its key, if nothing behind it was counted from there.
+        # Give the cost back to the key, unless a later request of the key starts at this one's end.
         if self.ends.get(ticket.key) == ticket.start + ticket.tokens:
             self.ends[ticket.key] = ticket.start
         self.leave(ticket)
@@ -84,7 +84,7 @@ class _Lane:
         return next(iter(self.waiting), None)
 
     def victim_for(self, key: str | None) -> Ticket | None:
-        """The newest request of the key with most waiting; None if `key` would have as many."""
+        """Return the newest request of the key with the most, or None if `key` would have as many."""
         waiting = Counter(ticket.key for ticket in self.waiting)
         largest, length = waiting.most_common(1)[0]
         if length <= waiting[key] + 1:
@@ -93,7 +93,7 @@ class _Lane:
 
 
 class FairQueue:
-    """See the module. `limit` is how many of one class may wait."""
+    """See the module. At most `limit` requests of a class may wait."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -106,7 +106,7 @@ class FairQueue:
         return self._size
 
     def push(self, ticket: Ticket) -> Ticket | None:
-        """Let the ticket wait; returns the one that has to make room for it, if any.
+        """Add the ticket. Return the one that was dropped to make room for it, if any.
 
         Raises `QueueFullError`.
         """
@@ -122,7 +122,7 @@ class FairQueue:
         return victim
 
     def pop(self, now: float) -> Ticket:
-        """The ticket whose turn it is. Only if there is one."""
+        """Remove and return the next ticket. The queue must not be empty."""
         self._size -= 1
         self._turns += 1
         aged = self._aged(now) if self._turns % AGED_TURN == 0 else None
@@ -132,7 +132,7 @@ class FairQueue:
         return next(lane for lane in self._lanes.values() if lane.waiting).take_next()
 
     def discard(self, ticket: Ticket) -> None:
-        """The ticket waits no longer; nothing happens if it did not."""
+        """Remove the ticket if it is in the queue."""
         lane = self._lanes[ticket.priority]
         if ticket in lane.waiting:
             self._size -= 1

@@ -1,8 +1,8 @@
-"""How full the engine is, asked twice a second; what is shed when it is too full.
+"""Saturation of the engine, polled twice a second, and load shedding.
 
-Saturation is the larger of two shares: requests waiting in the engine, and tokens held in its KV cache, each
-of what counts as too much. Bulk requests are shed from 1 on, default ones from 2, interactive ones never.
-Only the queue can reach 2. When the engine does not say, nothing is shed.
+Saturation is the larger of two ratios: requests waiting in the engine, and tokens in its KV cache, each to
+its high mark. Bulk requests are shed from 1 on, default ones from 2, interactive ones never. Only the queue
+can reach 2. While the engine does not report its load, nothing is shed.
 """
 
 import asyncio
@@ -24,22 +24,22 @@ _RETRY_AFTER_S: Final = 3
 
 
 class EngineLoad:
-    """The saturation, kept fresh by `watch`."""
+    """The engine's saturation, updated by `watch`."""
 
     def __init__(
         self,
-        ask: Callable[[], Awaitable[EngineLoadReport]],
+        fetch: Callable[[], Awaitable[EngineLoadReport]],
         *,
         high_queue: int,
         high_kv_use: float,
-        note: Callable[[float], None],
+        on_change: Callable[[float], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Saturation is 1 at `high_queue` requests waiting, or `high_kv_use` of the KV cache used."""
-        self._ask = ask
+        self._fetch = fetch
         self._high_queue = high_queue
         self._high_kv_use = high_kv_use
-        self._note = note
+        self._on_change = on_change
         self._now = now
         self._heard_at = now()
         self.saturation = 0.0
@@ -53,15 +53,15 @@ class EngineLoad:
             )
 
     async def watch(self) -> None:
-        """Ask again and again, until cancelled."""
+        """Poll until cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(POLL_S)
 
     async def refresh(self) -> None:
-        """Ask once. What was heard last counts for five seconds."""
+        """Poll once. On failure the last report stays valid for `STALE_S`."""
         try:
-            report = await self._ask()
+            report = await self._fetch()
         except ApiError as error:
             if self.saturation and self._now() - self._heard_at > STALE_S:
                 logger.warning("the engine does not tell its load, nothing is shed: %s", error)
@@ -72,4 +72,4 @@ class EngineLoad:
 
     def _set(self, saturation: float) -> None:
         self.saturation = saturation
-        self._note(saturation)
+        self._on_change(saturation)

@@ -1,6 +1,6 @@
-"""The engine's slots: as many requests as it can work on go to it at once, the others wait here.
+"""Slots of the engine: it gets as many requests at once as it can work on, and the others wait here.
 
-A slot that is free is taken without waiting for anything. All of this belongs to one event loop.
+A free slot is taken without awaiting anything. Everything here belongs to one event loop.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ _STOP_RETRY_AFTER_S = 1
 
 
 class QueueMeter(Protocol):
-    """Who is told what the queue does."""
+    """Observer of the queue."""
 
     def queue_entered(self, priority: Priority) -> None:
-        """A request waits."""
+        """Note that a request has begun to wait."""
         ...
 
     def queue_left(self, priority: Priority) -> None:
-        """A request waits no longer, for whatever reason."""
+        """Note that a request has stopped waiting, for any reason."""
         ...
 
 
 class EngineSlots:
-    """`take_free` or `wait` once for each request, then `give_back`."""
+    """Call `try_acquire` or `acquire` once for each request, then `release`."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class EngineSlots:
         meter: QueueMeter,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`queue_limit` is for each class; `timeout_s` is the longest that a request waits."""
+        """`queue_limit` is for each class; a request waits `timeout_s` at most."""
         self._slots = slots
         self._free = slots
         self._queue = FairQueue(queue_limit)
@@ -53,21 +53,21 @@ class EngineSlots:
 
     @property
     def in_use(self) -> int:
-        """Slots that are taken."""
+        """Number of slots in use."""
         return self._slots - self._free
 
     @property
     def waiting(self) -> int:
-        """Requests that wait."""
+        """Number of waiting requests."""
         return len(self._queue)
 
     @property
     def stopping(self) -> bool:
-        """Whether no new requests are taken."""
+        """True if new requests are refused."""
         return self._stopping
 
-    def take_free(self) -> bool:
-        """Take a slot if one is free and nobody waits for it. Raises `ShuttingDownError`."""
+    def try_acquire(self) -> bool:
+        """Take a slot if one is free and no request waits for it. Raises `ShuttingDownError`."""
         if self._stopping:
             raise ShuttingDownError(
                 "This server is being stopped. Try again shortly.", retry_after_s=_STOP_RETRY_AFTER_S
@@ -77,8 +77,8 @@ class EngineSlots:
             return True
         return False
 
-    async def wait(self, key: str | None, priority: Priority, tokens: int) -> None:
-        """Take a slot when it is this request's turn.
+    async def acquire(self, key: str | None, priority: Priority, tokens: int) -> None:
+        """Wait for this request's turn, and take a slot.
 
         Raises `EngineOverloadedError` if too many wait, or when it has waited for too long.
         """
@@ -108,21 +108,21 @@ class EngineSlots:
             del self._granted[ticket]
             self._meter.queue_left(priority)
 
-    def give_back(self) -> None:
-        """Return a slot; whoever is next takes it."""
+    def release(self) -> None:
+        """Give a slot back, and grant it to the next request."""
         self._free += 1
         while self._free and self._queue:
             granted = self._granted[self._queue.pop(self._now())]
-            # One that has just been cancelled has not left yet.
+            # A request that was just cancelled has not left the queue yet.
             if not granted.done():
                 granted.set_result(None)
                 self._free -= 1
         self._note_idle()
 
     async def stop(self, *, grace_s: float) -> bool:
-        """Take no new requests; wait until the others are over, at most `grace_s`. False if some are not.
+        """Refuse new requests, and wait at most `grace_s` for the others. Return False if some remain.
 
-        Those that still wait then are refused.
+        Those that still wait in the queue then are refused.
         """
         self._stopping = True
         self._note_idle()
@@ -138,8 +138,8 @@ class EngineSlots:
 
     def _leave(self, ticket: Ticket, granted: "asyncio.Future[None]") -> None:
         if granted.done() and not granted.cancelled() and granted.exception() is None:
-            # It was its turn in the same moment.
-            self.give_back()
+            # The slot was granted just before the request left.
+            self.release()
         else:
             self._queue.discard(ticket)
             self._note_idle()

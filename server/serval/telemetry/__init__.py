@@ -1,1 +1,1 @@
-"""What the gateway tells its operators: metrics and one log line a request."""
+"""Metrics, logs and traces of the gateway."""

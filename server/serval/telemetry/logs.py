@@ -1,4 +1,4 @@
-"""JSON log lines: one for each request, and one for each other event. No prompt, no answer, no key."""
+"""JSON log lines, one for each request and each other event. They hold no prompt, answer or key."""
 
 import atexit
 import logging
@@ -15,23 +15,23 @@ from serval.telemetry.stopwatch import Phase
 
 _requests = logging.getLogger("serval.requests")
 
-# Lines that may wait to be written; more are lost rather than kept in memory.
+# Lines waiting to be written; further ones are dropped to bound memory.
 _MAX_WAITING: Final = 10_000
-# So seldom that lines come in batches, so often that a batch holds no request up.
+# Long enough for lines to come in batches, short enough for a batch not to delay requests.
 _WRITE_EVERY_S: Final = 0.02
 _encode = msgspec.json.Encoder().encode
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; `extra={"fields": {...}}` adds to it."""
+    """Formats records as one JSON object a line; `extra={"fields": {...}}` adds fields."""
 
     def __init__(self) -> None:
         super().__init__()
-        # The latest second and its text: most lines share it with the one before.
+        # Latest second and its text, which most lines share with the one before.
         self._second = (-1, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line for `record`.
+        """Return the line for `record`.
 
         JSON escapes line breaks and control characters, so no line can be forged.
         """
@@ -58,12 +58,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class BackgroundHandler(logging.Handler):
-    """Writes lines from a thread of its own, so that no request waits for the disk or the terminal.
+    """Writes lines from its own thread, so that no request waits for the disk or the terminal.
 
-    The thread wakes some tens of times a second, not for each line: then it would take the interpreter from
-    the requests again and again. Lines of requests are made there too, one after the other, which costs a
-    third of making each between two requests. What cannot be written, because the stream is full, closed or
-    too slow, is lost; how many lines that were is said as soon as there is room again.
+    The thread wakes a few dozen times a second, not for each line, which would take the interpreter from
+    requests again and again. It also formats the lines of requests: in batches that costs a third. Lines that
+    cannot be written because the stream is full, closed or too slow are dropped; a later line says how many.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -76,15 +75,15 @@ class BackgroundHandler(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have `record` written soon. The caller holds the handler's lock."""
+        """Queue `record`. The caller holds the handler's lock."""
         if len(self._waiting) < _MAX_WAITING:
-            # Others may change before the thread comes to them.
+            # Other records may change before the thread formats them.
             self._waiting.append(record if isinstance(record, RequestEntry) else self.format(record))
         else:
             self._lost += 1
 
     def close(self) -> None:
-        """Write what is waiting, then end."""
+        """Write the waiting lines and end the thread."""
         self._closing.set()
         self._thread.join(timeout=2.0)
         super().close()
@@ -118,7 +117,7 @@ def _lost_entry(count: int) -> logging.LogRecord:
 def configure_logging(level: str = "info") -> None:
     """Send the loggers of Serval, its HTTP server and its traces to standard error as JSON lines.
 
-    For the command line, once a process. `level` is the least one of Serval's own lines.
+    For the command line, once a process. `level` is the lowest level of Serval's own lines.
     """
     handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
@@ -131,18 +130,18 @@ def configure_logging(level: str = "info") -> None:
 
 
 def log_request(record: RequestRecord) -> None:
-    """The one line of a request that is over."""
+    """Log the line of a request that has ended."""
     if _requests.isEnabledFor(logging.INFO):
         _requests.handle(RequestEntry(record))
 
 
-# What is the same in the entries of all requests.
+# Attributes that the entries of all requests share.
 _ENTRY: Final = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", None, None).__dict__
 
 
 class RequestEntry(logging.LogRecord):
-    """The entry of a request that is over. logging's own looks up caller, thread and process, which nobody
-    reads; that costs more than all the rest."""
+    """Log record of a request that has ended. `LogRecord.__init__` looks up caller, thread and process, which
+    are not used and cost more than everything else."""
 
     def __init__(self, record: RequestRecord) -> None:
         now = time.time()
@@ -151,7 +150,7 @@ class RequestEntry(logging.LogRecord):
         self._elapsed_s = record.elapsed_s()
 
     def line(self, when: str) -> "_RequestLine":
-        """What is written about the request."""
+        """Return the request's line, as of the time `when`."""
         record, elapsed_s = self._record, self._elapsed_s
         return _RequestLine(
             time=when,
@@ -180,9 +179,9 @@ class RequestEntry(logging.LogRecord):
         )
 
 
-# A Struct, because one is written for each request: it costs half of a dictionary.
+# A Struct: one is written for each request, and it costs half as much as a dictionary.
 class _RequestLine(Struct):
-    """In the order in which it is written."""
+    """Fields in the order in which they are written."""
 
     time: str
     level: str

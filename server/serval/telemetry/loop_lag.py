@@ -1,4 +1,4 @@
-"""How late the event loop is: what a request waits for because other work is being done."""
+"""Lag of the event loop: the delay that other work adds to a request."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ _INTERVAL_S = 0.25
 
 @contextmanager
 def watching_loop(observe: Callable[[float], None]) -> Iterator[None]:
-    """Meanwhile call `observe` a few times a second with the seconds by which a timer was late."""
+    """Call `observe` a few times a second with the seconds by which a timer was late."""
     loop = asyncio.get_running_loop()
 
     async def watch() -> None:

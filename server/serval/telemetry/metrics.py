@@ -21,7 +21,7 @@ CLIENT_GONE = 499
 
 
 class _Answers:
-    """When the tokens of answers came, how many they were, and what became of tool calls."""
+    """Latency and number of tokens, and outcomes of tool calls."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._first_token = Histogram(
@@ -58,7 +58,7 @@ class _Answers:
         self._calls_invalid = calls.labels("invalid")
 
     def add(self, record: RequestRecord) -> None:
-        """Count a request that is over."""
+        """Count a request that has ended."""
         if record.first_token_s is not None:
             _observe(self._first_token, record.first_token_s)
         if record.token_gaps is not None:
@@ -78,7 +78,7 @@ class _Answers:
 
 
 class _Refusals:
-    """Requests that were not answered as asked, and why."""
+    """Requests that were refused or ended with an error, by reason."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._errors = Counter(
@@ -100,12 +100,12 @@ class _Refusals:
             ["reason"],
             registry=registry,
         )
-        # From 0 on, so that the first one is an increase too.
+        # Begin at 0, so that the first rejection is an increase.
         for reason in get_args(Rejection):
             self._rejections.labels(reason)
 
     def add(self, record: RequestRecord) -> None:
-        """Count a request that is over."""
+        """Count a request that has ended."""
         if record.error_code is not None:
             self._errors.labels(record.error_code).inc()
         if record.rejection is not None:
@@ -113,7 +113,7 @@ class _Refusals:
 
 
 class _Queue:
-    """What waits for the engine, and how full that is."""
+    """Queue for the engine, and the engine's saturation."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.depth = Gauge(
@@ -140,7 +140,7 @@ class _Queue:
 
 
 class _EventLoop:
-    """How late it is and how much there is in it, four times a second."""
+    """Lag and number of tasks of the event loop, four times a second."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.lag = Histogram(
@@ -161,7 +161,7 @@ class Metrics:
     """The metrics of one application, in a registry of its own."""
 
     def __init__(self, shared: Path | None = None) -> None:
-        """`shared`: the folder in which several processes keep their values, after `share_metrics`."""
+        """`shared`: folder in which several processes keep their values, after `share_metrics`."""
         self._shared = shared
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -201,7 +201,7 @@ class Metrics:
             "Worker processes that ended without being told to and were replaced.",
             registry=self._registry,
         )
-        # Children by their labels: looking them up in the metric costs more than counting.
+        # Children by label: looking them up in the metric costs more than counting.
         self._counted: dict[tuple[str, int], Counter] = {}
         self._timed: dict[str, tuple[Histogram, Histogram]] = {}
         self._answers = _Answers(self._registry)
@@ -216,11 +216,11 @@ class Metrics:
         )
 
     def request_started(self) -> None:
-        """Count a request in."""
+        """Count a request as in flight."""
         _add(self._in_flight, 1)
 
     def request_over(self, record: RequestRecord) -> None:
-        """Count a request out, with all that is known about it."""
+        """Count a request that has ended, from its record."""
         _add(self._in_flight, -1)
         self._count(record.route, CLIENT_GONE if record.client_gone else record.status)
         self._time(record)
@@ -248,62 +248,62 @@ class Metrics:
             _observe(self._queue_wait, queue_s)
 
     def loop_was_late(self, seconds: float) -> None:
-        """Count a timer of the event loop that was late by so much, and the loop's tasks."""
+        """Record the lag of the event loop, and the number of its tasks."""
         self._loop.lag.observe(seconds)
         self._loop.tasks.set(len(asyncio.all_tasks()))
 
     def request_refused(self, reason: str) -> None:
-        """Count a request that the HTTP server answered itself; `reason` is the error's code."""
+        """Count a request that the HTTP server refused; `reason` is the error's code."""
         self._refusals.refused.labels(reason).inc()
 
     def queue_entered(self, priority: str) -> None:
-        """A request waits for the engine."""
+        """Count a request into the queue."""
         self._queue.depth.labels(priority).inc()
 
     def queue_left(self, priority: str) -> None:
-        """A request waits no longer, for whatever reason."""
+        """Count a request out of the queue."""
         self._queue.depth.labels(priority).dec()
 
     def engine_saturation(self, share: float) -> None:
-        """Note how full the engine is."""
+        """Record the engine's saturation."""
         self._queue.saturation.set(share)
 
     def engine_breaker(self, is_open: bool) -> None:
-        """Note whether requests fail at once."""
+        """Record the state of the circuit breaker."""
         self._queue.breaker.set(is_open)
 
     def worker_restarted(self) -> None:
-        """Count this process as one that replaces another."""
+        """Count this process as a replacement of one that ended."""
         self._worker_restarts.inc()
 
     def exposition(self, *, engine_up: bool) -> bytes:
-        """The text Prometheus reads."""
+        """Return the metrics in Prometheus's text format."""
         self._engine_up.set(engine_up)
         if self._shared is not None:
             return exposition_of_all(self._shared)
         return generate_latest(self._registry)
 
 
-# prometheus_client asks each time whether the metric has labels and an exemplar. For what every request
-# counts, that costs as much as the counting.
+# prometheus_client checks labels and exemplars with each call, which costs as much as the counting itself.
+# These use its private members instead; see server/UPSTREAM.md.
 
 
 def _add(metric: Counter | Gauge, amount: float) -> None:
-    """As the metric's own `inc`."""
+    """Do what the metric's `inc` does."""
     metric._value.inc(amount)
 
 
 def _observe(histogram: Histogram, value: float) -> None:
-    """As the histogram's own `observe`."""
+    """Do what the histogram's `observe` does."""
     histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(1)
     histogram._sum.inc(value)
 
 
 def _add_counts(histogram: Histogram, counts: list[int], total: float) -> None:
-    """Add observations that have been counted by bucket already.
+    """Add observations that are already counted by bucket.
 
-    prometheus_client has no public way: observing the gaps of 10,000 tokens one by one would stop the event
-    loop for as many microseconds.
+    prometheus_client has no public way to do so. Observing the gaps of 10,000 tokens one by one would block
+    the event loop for as many microseconds.
     """
     for bucket, count in zip(histogram._buckets, counts, strict=True):
         if count:

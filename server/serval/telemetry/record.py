@@ -1,4 +1,4 @@
-"""What is known about one request when it is over. Never holds a prompt, an answer or a key."""
+"""Facts about one request, for metrics, log and trace. They never hold a prompt, an answer or a key."""
 
 from bisect import bisect_left
 from typing import Final, Literal
@@ -7,18 +7,18 @@ from msgspec import Struct, field
 
 from serval.telemetry.stopwatch import Stopwatch
 
-# Why a good request was not let in. A closed set: it is a label.
+# Reason for not admitting a valid request. A closed set, as it is a label.
 Rejection = Literal["requests", "tokens", "concurrency", "budget", "too_large", "limits_unavailable"]
 
-# Upper bounds of the counts of `RequestRecord.token_gaps`, in seconds; the last count is of all above.
+# Upper bounds of `RequestRecord.token_gaps`, in seconds. Its last count is of longer gaps.
 TOKEN_GAP_BOUNDS: Final = (
     0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 
 
-# A Struct, because one is made for each request: it costs a third of a dataclass.
+# A Struct: one is made for each request, and it costs a third as much as a dataclass.
 class RequestRecord(Struct, kw_only=True):
-    """Filled in while the request walks through; read once, by metrics, log and trace, when it is over.
+    """Filled in while the request is served, and read when it has ended.
 
     Times are in seconds; points in time are `time.perf_counter`'s.
     """
@@ -27,7 +27,7 @@ class RequestRecord(Struct, kw_only=True):
     method: str
     route: str
     client_request_id: str | None = None
-    # Of this request's span, if there are traces.
+    # W3C Trace Context of this request's span, if there are traces.
     traceparent: str | None = None
     engine_request_id: str | None = None
     key_id: str | None = None
@@ -46,7 +46,7 @@ class RequestRecord(Struct, kw_only=True):
     tool_calls_complete: int = 0
     tool_calls_truncated: int = 0
     tool_calls_invalid: int = 0
-    # Times between what the engine sends for a streamed answer: how many up to each bound, and their sum.
+    # Number of gaps between the events of a streamed answer up to each bound, and the sum of all gaps.
     token_gaps: list[int] | None = None
     token_gaps_s: float = 0.0
     last_token: float = 0.0

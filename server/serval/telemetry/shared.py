@@ -1,4 +1,4 @@
-"""Metrics of several workers, added up: each keeps its values in files of its own, any of them reads all."""
+"""Metrics of several workers: each keeps its values in its own files, and any of them adds up all."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 
 def share_metrics(index: int) -> None:
-    """Keep the values of this process in files, as worker `index`. To be called before any metric is made.
+    """Keep the values of this process in files, as worker `index`. Call it before any metric is made.
 
     The files' names hold the index, not the process id: a worker that is started again goes on where the one
     before it was, and no files are left behind. The folder is PROMETHEUS_MULTIPROC_DIR, which
@@ -17,12 +17,12 @@ def share_metrics(index: int) -> None:
 
 
 def forget_live_values(index: int, directory: Path) -> None:
-    """Drop what only held while worker `index` ran, such as its requests in flight."""
+    """Drop values that are valid only while worker `index` runs, such as its requests in flight."""
     mark_process_dead(index, str(directory))  # type: ignore[no-untyped-call]
 
 
 def exposition_of_all(directory: Path) -> bytes:
-    """The text Prometheus reads: the sum over all workers."""
+    """Return the sum over all workers in Prometheus's text format."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
     return generate_latest(registry)

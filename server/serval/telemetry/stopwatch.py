@@ -1,11 +1,11 @@
-"""Time of one request, split by what the request waited for."""
+"""Time of one request, split by the part of the system that the request waited for."""
 
 import enum
 import time
 
 
 class Phase(enum.IntEnum):
-    """Holder of a request: whoever has to act before it can go on."""
+    """Part of the system that has to act before a request can go on."""
 
     GATEWAY = 0
     QUEUE = 1

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: a span a request, after the conventions for generative AI. No prompt, answer or key.
+"""OpenTelemetry traces: a span for each request, by the conventions for generative AI.
 
-OpenTelemetry is loaded only where an endpoint is set; without one, a request does nothing of this.
-https://opentelemetry.io/docs/specs/semconv/gen-ai/ (their names are still in development).
+Spans hold no prompt, answer or key. OpenTelemetry is loaded only if an endpoint is set.
+https://opentelemetry.io/docs/specs/semconv/gen-ai/ (the names are still in development).
 """
 
 import time
@@ -21,7 +21,7 @@ _FIRST_TOKEN: Final = "gen_ai.first_token"  # noqa: S105  # the name of an event
 
 
 class Tracing:
-    """Spans of requests, sent from a thread of its own."""
+    """Creates spans of requests, and sends them from its own thread."""
 
     def __init__(self, endpoint: str) -> None:
         """`endpoint`: the base URL of an OTLP/HTTP receiver. Raises `SettingsError` without OpenTelemetry."""
@@ -43,7 +43,7 @@ class Tracing:
 
     @contextmanager
     def span(self, operation: str, record: RequestRecord, *, traceparent: str | None) -> Iterator[None]:
-        """The span of one request, which goes on the client's trace; sets the record's `traceparent`.
+        """Create the span of one request, in the client's trace; sets the record's `traceparent`.
 
         `operation` is its `gen_ai.operation.name`.
         """
@@ -63,7 +63,7 @@ class Tracing:
             span.end()
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 
@@ -83,7 +83,7 @@ def _describe(span: "Span", record: RequestRecord, operation: str, began_ns: int
     if record.status:
         attributes["http.response.status_code"] = record.status
     if record.model is not None:
-        # Only the name of what is served gets into the record, whatever was asked for.
+        # The record has the name of the served model, whatever name was asked for.
         attributes["gen_ai.request.model"] = attributes["gen_ai.response.model"] = record.model
         span.update_name(f"{operation} {record.model}")
     if record.engine_request_id is not None:
@@ -101,6 +101,6 @@ def _describe(span: "Span", record: RequestRecord, operation: str, began_ns: int
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
-    """Traces to the endpoint of the settings; None if there is none. Raises `SettingsError`."""
+    """Return traces to the settings' endpoint, or None without one. Raises `SettingsError`."""
     endpoint = settings.otlp_endpoint
     return None if endpoint is None else Tracing(endpoint)

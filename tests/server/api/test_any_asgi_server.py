@@ -156,7 +156,7 @@ async def test_frames_reach_the_client_of_a_stock_server_as_they_come() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_a_stock_server_frees_the_engine(
+async def test_disconnect_from_a_stock_server_frees_the_engine(
     stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "serval.requests")
@@ -172,7 +172,7 @@ async def test_a_client_that_leaves_a_stock_server_frees_the_engine(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_cancelled_call_of_the_test_transport_frees_the_engine(stream: bool) -> None:
+async def test_cancelled_call_of_the_test_transport_frees_the_engine(stream: bool) -> None:
     async with gateway_app() as (app, engine), asgi_transport(app) as client:
         engine.will_say("a", "b", fault="stall")
         asking = asyncio.create_task(client.post(CHAT_PATH, json={**CHAT, "stream": stream}))
@@ -182,7 +182,7 @@ async def test_a_cancelled_call_of_the_test_transport_frees_the_engine(stream: b
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_disconnect_told_by_receive_frees_the_engine(
+async def test_disconnect_reported_by_receive_frees_the_engine(
     stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "serval.requests")
@@ -198,7 +198,7 @@ async def test_a_disconnect_told_by_receive_frees_the_engine(
     assert line["client_gone"] is True
 
 
-async def test_a_disconnect_told_by_send_frees_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+async def test_disconnect_reported_by_send_frees_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "serval.requests")
     async with gateway_app(first_byte_s=0.01, ping_interval_s=0.01) as (app, engine):
         engine.will_say(*"abcdefgh", delay_s=0.05)
@@ -213,7 +213,7 @@ async def test_a_disconnect_told_by_send_frees_the_engine(caplog: pytest.LogCapt
     assert line["error_code"] is None
 
 
-async def test_a_request_leaves_no_task_behind() -> None:
+async def test_request_leaves_no_task_behind() -> None:
     async with gateway_app() as (app, _):
         before = asyncio.all_tasks()
         for stream in (False, True):

@@ -38,7 +38,7 @@ def pieces(text: str, size: int = 5) -> list[str]:
 
 
 async def stream_lines(gateway: RunningGateway, body: dict[str, Any]) -> list[Any]:
-    """The data events of a streamed answer, decoded; `[DONE]` as it is."""
+    """Return the events of a streamed answer, decoded, and `[DONE]` as text."""
     response = await gateway.post({"model": MODEL, "messages": HI, "stream": True, **body})
     assert response.status == 200
     events = [event for event in (await response.text()).split("\n\n") if event and not event.startswith(":")]
@@ -46,7 +46,7 @@ async def stream_lines(gateway: RunningGateway, body: dict[str, Any]) -> list[An
     return [event[6:] if event == "data: [DONE]" else json.loads(event[6:]) for event in events]
 
 
-async def test_whole_answer(gateway: RunningGateway) -> None:
+async def test_chat_answers_whole(gateway: RunningGateway) -> None:
     gateway.engine.will_say("Hello", " there", cached_tokens=2)
     answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI)
     assert answer.id.startswith("chatcmpl-")
@@ -65,11 +65,11 @@ async def test_whole_answer(gateway: RunningGateway) -> None:
     assert answer.usage.prompt_tokens_details.cached_tokens == 2
 
 
-async def test_whole_answer_has_the_keys_the_specification_requires(gateway: RunningGateway) -> None:
+async def test_chat_answer_has_the_keys_of_the_specification(gateway: RunningGateway) -> None:
     before = int(time.time())
     response = await gateway.post({"model": MODEL, "messages": HI})
     body = await response.json()
-    # These and no others: nothing of the engine's own fields.
+    # Exactly these: no field of the engine's own.
     assert set(body) == {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
     assert isinstance(body["created"], int)
     assert before <= body["created"] <= time.time()
@@ -86,7 +86,7 @@ async def test_whole_answer_has_the_keys_the_specification_requires(gateway: Run
     assert again["id"] != body["id"]
 
 
-async def test_streamed_answer(gateway: RunningGateway) -> None:
+async def test_chat_streams(gateway: RunningGateway) -> None:
     gateway.engine.will_say("Hel", "lo", " 北京")
     chunks = await stream_lines(gateway, {})
     assert chunks.pop() == "[DONE]"
@@ -99,7 +99,7 @@ async def test_streamed_answer(gateway: RunningGateway) -> None:
     assert all("usage" not in c for c in chunks)
 
 
-async def test_streamed_usage_comes_once_after_the_choices_if_asked_for(gateway: RunningGateway) -> None:
+async def test_chat_streams_usage_once_after_the_choices_if_asked_for(gateway: RunningGateway) -> None:
     gateway.engine.will_say("a", "b")
     chunks = await stream_lines(gateway, {"stream_options": {"include_usage": True}})
     assert chunks.pop() == "[DONE]"
@@ -110,9 +110,7 @@ async def test_streamed_usage_comes_once_after_the_choices_if_asked_for(gateway:
 
 
 @pytest.mark.parametrize("tools", [[], WEATHER], ids=["without tools", "with tools"])
-async def test_reasoning_comes_before_the_content_and_never_beside_it(
-    gateway: RunningGateway, tools: list[Any]
-) -> None:
+async def test_chat_sends_reasoning_before_content(gateway: RunningGateway, tools: list[Any]) -> None:
     text = "<longcat_think>\nThey greet me.\n</longcat_think>\nHello there"
     gateway.engine.will_say(*pieces(text))
     whole = await (await gateway.post({"model": MODEL, "messages": HI, "tools": tools})).json()
@@ -131,7 +129,7 @@ async def test_reasoning_comes_before_the_content_and_never_beside_it(
 @pytest.mark.parametrize(
     ("asked", "served"), [("auto", "default"), ("priority", "default"), ("flex", "flex")]
 )
-async def test_the_service_tier_is_named_to_those_who_ask_for_one(
+async def test_chat_names_the_service_tier_if_asked_for(
     gateway: RunningGateway, asked: str, served: str
 ) -> None:
     body = {"model": MODEL, "messages": HI, "service_tier": asked}
@@ -152,14 +150,14 @@ async def test_the_service_tier_is_named_to_those_who_ask_for_one(
         ("logit_bias", {"5": 100}),
     ],
 )
-async def test_sampling_fields_that_the_engine_calls_the_same(
+async def test_chat_passes_on_sampling_fields_of_the_same_name(
     gateway: RunningGateway, field: str, value: Any
 ) -> None:
     await gateway.post({"model": MODEL, "messages": HI, field: value})
     assert gateway.engine.requests[0]["sampling_params"][field] == value
 
 
-async def test_stream_headers_keep_proxies_from_buffering(gateway: RunningGateway) -> None:
+async def test_chat_stream_headers_keep_proxies_from_buffering(gateway: RunningGateway) -> None:
     response = await gateway.post({"model": MODEL, "messages": HI, "stream": True})
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache, no-transform"
@@ -170,7 +168,7 @@ async def test_stream_headers_keep_proxies_from_buffering(gateway: RunningGatewa
     assert "content-encoding" not in response.headers
 
 
-async def test_tool_call_whole_and_streamed_are_the_same(gateway: RunningGateway) -> None:
+async def test_chat_tool_call_is_the_same_whole_and_streamed(gateway: RunningGateway) -> None:
     text = "Let me check.\n" + CALL
     gateway.engine.will_say(*pieces(text))
     whole = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, tools=WEATHER)
@@ -202,7 +200,7 @@ async def test_tool_call_whole_and_streamed_are_the_same(gateway: RunningGateway
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_engine_keeps_control_tokens_in_the_text_only_when_tools_are_declared(
+async def test_chat_keeps_special_tokens_only_with_tools(
     gateway: RunningGateway,
 ) -> None:
     await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER})
@@ -214,13 +212,13 @@ async def test_engine_keeps_control_tokens_in_the_text_only_when_tools_are_decla
     assert lengths[0] > lengths[1] == lengths[2]
 
 
-async def test_length_wins_over_an_unfinished_call(gateway: RunningGateway) -> None:
+async def test_chat_finish_reason_is_length_for_an_unfinished_call(gateway: RunningGateway) -> None:
     gateway.engine.will_say(CALL[:70], finish={"type": "length", "length": 1})
     answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, tools=WEATHER)
     assert answer.choices[0].finish_reason == "length"
 
 
-async def test_parallel_tool_calls_false_gives_one_call(gateway: RunningGateway) -> None:
+async def test_chat_returns_one_call_without_parallel_tool_calls(gateway: RunningGateway) -> None:
     gateway.engine.will_say(*pieces(CALL + CALL))
     answer = await gateway.openai.chat.completions.create(
         model=MODEL, messages=HI, tools=WEATHER, parallel_tool_calls=False
@@ -232,7 +230,7 @@ async def test_parallel_tool_calls_false_gives_one_call(gateway: RunningGateway)
     assert len(ids) == len(set(ids)) == 2
 
 
-async def test_tool_follow_up_is_rendered_in_call_order(gateway: RunningGateway) -> None:
+async def test_chat_renders_tool_results_in_call_order(gateway: RunningGateway) -> None:
     def call(call_id: str, city: str) -> dict[str, Any]:
         function = {"name": "get_weather", "arguments": json.dumps({"city": city})}
         return {"id": call_id, "type": "function", "function": function}
@@ -255,7 +253,7 @@ async def test_tool_follow_up_is_rendered_in_call_order(gateway: RunningGateway)
     assert first["input_ids"] == second["input_ids"]
 
 
-async def test_several_choices_share_the_prompt(gateway: RunningGateway) -> None:
+async def test_chat_choices_share_the_prompt(gateway: RunningGateway) -> None:
     gateway.engine.will_say("a")
     gateway.engine.will_say("b", "c")
     answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, n=2, seed=5)
@@ -268,7 +266,7 @@ async def test_several_choices_share_the_prompt(gateway: RunningGateway) -> None
     assert len({request["rid"] for request in gateway.engine.requests}) == 2
 
 
-async def test_several_streamed_choices_each_begin_and_finish_once(gateway: RunningGateway) -> None:
+async def test_chat_streams_each_choice_s_begin_and_finish_once(gateway: RunningGateway) -> None:
     gateway.engine.will_say("a")
     gateway.engine.will_say("b", "c")
     chunks = await stream_lines(gateway, {"n": 2})
@@ -280,7 +278,7 @@ async def test_several_streamed_choices_each_begin_and_finish_once(gateway: Runn
         assert mine[-1]["finish_reason"] == "stop"
 
 
-async def test_sampling_fields_reach_the_engine_over_the_checkpoints_defaults(
+async def test_chat_sampling_fields_override_the_checkpoint_s_defaults(
     gateway: RunningGateway,
 ) -> None:
     await gateway.post(
@@ -306,7 +304,7 @@ async def test_sampling_fields_reach_the_engine_over_the_checkpoints_defaults(
     assert params["top_p"] == 0.9  # generation_config.json of the demo checkpoint
 
 
-async def test_without_a_limit_the_engine_is_not_left_to_its_default_of_128_tokens(
+async def test_chat_without_a_limit_overrides_the_engine_s_default(
     gateway: RunningGateway,
 ) -> None:
     await gateway.post({"model": MODEL, "messages": HI})
@@ -315,13 +313,13 @@ async def test_without_a_limit_the_engine_is_not_left_to_its_default_of_128_toke
     assert params["max_new_tokens"] is None
 
 
-async def test_top_p_zero_is_greedy(gateway: RunningGateway) -> None:
+async def test_chat_top_p_zero_is_greedy(gateway: RunningGateway) -> None:
     await gateway.post({"model": MODEL, "messages": HI, "top_p": 0})
     params = gateway.engine.requests[0]["sampling_params"]
     assert (params["top_p"], params["top_k"]) == (1.0, 1)
 
 
-async def test_logprobs_whole_and_streamed(gateway: RunningGateway) -> None:
+async def test_chat_logprobs_are_the_same_whole_and_streamed(gateway: RunningGateway) -> None:
     logprobs = [[[-0.5, 100, "Hel"]], [[-0.25, 101, "lo"]]]
     gateway.engine.will_say("Hel", "lo", logprobs=logprobs, finish={"type": "length", "length": 2})
     whole = await gateway.openai.chat.completions.create(
@@ -346,14 +344,14 @@ async def test_logprobs_whole_and_streamed(gateway: RunningGateway) -> None:
     assert streamed == ["Hel", "lo"]
 
 
-async def test_the_stop_token_has_no_logprob(gateway: RunningGateway) -> None:
+async def test_chat_stop_token_has_no_logprob(gateway: RunningGateway) -> None:
     gateway.engine.will_say("Hi", "", logprobs=[[[-0.5, 100, "Hi"]], [[-0.1, 2, "</longcat_s>"]]])
     answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, logprobs=True)
     assert answer.choices[0].logprobs is not None
     assert [entry.token for entry in answer.choices[0].logprobs.content or ()] == ["Hi"]
 
 
-async def test_a_silent_engine_does_not_keep_the_first_byte_back() -> None:
+async def test_chat_stream_begins_while_the_engine_is_silent() -> None:
     async with running_gateway(first_byte_s=0.0, ping_interval_s=0.02) as gateway:
         gateway.engine.will_say("a", "b", "c", delay_s=0.1)
         response = await gateway.post({"model": MODEL, "messages": HI, "stream": True})
@@ -365,7 +363,7 @@ async def test_a_silent_engine_does_not_keep_the_first_byte_back() -> None:
     )
 
 
-async def test_large_conversations_are_rendered_the_same_in_a_thread() -> None:
+async def test_chat_renders_large_conversations_in_a_thread() -> None:
     messages = [{"role": "user", "content": "word " * 500}]
     sent = []
     for limit in (0, 1 << 30):
@@ -375,13 +373,13 @@ async def test_large_conversations_are_rendered_the_same_in_a_thread() -> None:
     assert sent[0] == sent[1]
 
 
-async def test_engine_key_is_sent_to_the_engine() -> None:
+async def test_chat_sends_the_engine_its_key() -> None:
     async with running_gateway(engine_api_key="engine-secret") as gateway:
         await gateway.post({"model": MODEL, "messages": HI})
         assert gateway.engine.headers[0]["Authorization"] == "Bearer engine-secret"
 
 
-async def test_context_overflow_is_refused_before_the_engine_sees_it() -> None:
+async def test_chat_refuses_a_context_overflow_before_the_engine() -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT), context_length=100, max_req_input_len=64)
     async with running_gateway(engine=engine) as gateway:
         long = await gateway.post({"model": MODEL, "messages": [{"role": "user", "content": "word " * 200}]})
@@ -402,9 +400,7 @@ async def test_context_overflow_is_refused_before_the_engine_sees_it() -> None:
     ["required", {"type": "function", "function": {"name": "get_weather"}}],
     ids=["required", "named"],
 )
-async def test_a_call_that_is_asked_for_is_all_the_model_can_write(
-    gateway: RunningGateway, choice: Any
-) -> None:
+async def test_chat_constrains_the_model_to_a_required_call(gateway: RunningGateway, choice: Any) -> None:
     gateway.engine.will_say(*pieces(CALL))
     other: Any = {
         "type": "function",
@@ -422,13 +418,13 @@ async def test_a_call_that_is_asked_for_is_all_the_model_can_write(
     assert accepts(grammar, "<longcat_tool_call>other\n</longcat_tool_call>\n") is not named
 
 
-async def test_the_model_is_free_when_it_may_call_or_not(gateway: RunningGateway) -> None:
+async def test_chat_does_not_constrain_optional_calls(gateway: RunningGateway) -> None:
     for choice in ("auto", "none", None):
         await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER, "tool_choice": choice})
     assert all("structural_tag" not in request["sampling_params"] for request in gateway.engine.requests)
 
 
-async def test_a_schema_that_cannot_be_enforced_is_refused_only_if_it_must_be(
+async def test_chat_refuses_an_unenforceable_schema_only_if_strict(
     gateway: RunningGateway,
 ) -> None:
     parameters: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -460,13 +456,13 @@ PERSON: dict[str, Any] = {
 }
 
 
-async def test_json_that_is_asked_for_is_all_the_model_can_write(gateway: RunningGateway) -> None:
+async def test_chat_constrains_the_model_to_json(gateway: RunningGateway) -> None:
     written = '{"name": "Ada", "age": 36}'
     gateway.engine.will_say(*pieces(written))
     answer = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, response_format=PERSON)
     assert answer.choices[0].message.content == written
     sampling = gateway.engine.requests[0]["sampling_params"]
-    # A string may hold the text of a special token, and the client has to get the whole string.
+    # A string may contain the text of a special token, and has to reach the client whole.
     assert sampling["skip_special_tokens"] is False
     grammar = compiled(json.loads(sampling["structural_tag"]))
     assert accepts(grammar, written)
@@ -474,7 +470,7 @@ async def test_json_that_is_asked_for_is_all_the_model_can_write(gateway: Runnin
 
 
 @pytest.mark.parametrize("tools", [[], WEATHER], ids=["without tools", "with tools"])
-async def test_json_may_quote_a_call(gateway: RunningGateway, tools: list[Any]) -> None:
+async def test_chat_json_may_quote_a_call(gateway: RunningGateway, tools: list[Any]) -> None:
     written = json.dumps({"name": CALL, "age": 3})
     gateway.engine.will_say(*pieces(written))
     body = {"model": MODEL, "messages": HI, "response_format": PERSON, "tools": tools}
@@ -483,7 +479,7 @@ async def test_json_may_quote_a_call(gateway: RunningGateway, tools: list[Any]) 
     assert "tool_calls" not in choice["message"]
 
 
-async def test_tools_beside_json_can_still_be_called(gateway: RunningGateway) -> None:
+async def test_chat_tools_can_be_called_beside_json(gateway: RunningGateway) -> None:
     gateway.engine.will_say(*pieces(CALL))
     answer = await gateway.openai.chat.completions.create(
         model=MODEL, messages=HI, tools=WEATHER, response_format=PERSON
@@ -495,7 +491,7 @@ async def test_tools_beside_json_can_still_be_called(gateway: RunningGateway) ->
     assert not accepts(grammar, "Hello.")
 
 
-async def test_json_schema_that_cannot_be_enforced_is_refused_with_its_path(gateway: RunningGateway) -> None:
+async def test_chat_refuses_an_unenforceable_json_schema_with_its_path(gateway: RunningGateway) -> None:
     strict = json.loads(json.dumps(PERSON))
     strict["json_schema"]["schema"]["properties"]["name"]["pattern"] = "(a+)+$"
     response = await gateway.post({"model": MODEL, "messages": HI, "response_format": strict})

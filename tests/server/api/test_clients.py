@@ -1,4 +1,4 @@
-"""The clients people use, unchanged (tests/e2e/clients), at the gateway. What the engine says is scripted."""
+"""Popular clients (tests/e2e/clients) against the gateway, with a scripted engine."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ STRUCTURED = ('{"capital":', ' "Paris"}')
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-async def test_a_client_gets_everything_an_agent_needs(program: str) -> None:
+async def test_clients_get_everything_an_agent_needs(program: str) -> None:
     command = await asyncio.to_thread(command_of, program)
     async with running_gateway(served_model_name=MODEL) as gateway:
         for pieces in (TEXT, TEXT, CALL, CALL, STRUCTURED):
@@ -32,7 +32,7 @@ async def test_a_client_gets_everything_an_agent_needs(program: str) -> None:
         output, errors = await process.communicate()
         assert process.returncode == 0, errors.decode()
         assert_complete(json.loads(output))
-        # The client that went away in the middle of its answer has freed the engine.
+        # The client that disconnected during its answer has freed the engine.
         await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
         schema_held = [
             request for request in gateway.engine.requests if "structural_tag" in request["sampling_params"]

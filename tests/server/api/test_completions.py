@@ -25,7 +25,7 @@ async def chunks_of(gateway: RunningGateway, **fields: Any) -> list[Any]:
     return [json.loads(event.removeprefix("data: ")) for event in events]
 
 
-async def test_whole_answer(gateway: RunningGateway) -> None:
+async def test_completions_answer_whole(gateway: RunningGateway) -> None:
     gateway.engine.will_say(" a", " time", cached_tokens=2)
     answer = await gateway.openai.completions.create(model=MODEL, prompt="Once upon")
     assert answer.id.startswith("cmpl-")
@@ -40,7 +40,7 @@ async def test_whole_answer(gateway: RunningGateway) -> None:
     assert answer.usage.prompt_tokens_details.cached_tokens == 2
 
 
-async def test_stream_and_whole_say_the_same(gateway: RunningGateway) -> None:
+async def test_completions_are_the_same_whole_and_streamed(gateway: RunningGateway) -> None:
     gateway.engine.will_say(" a", " 北京", "!")
     chunks = await chunks_of(gateway)
     assert len({(c["id"], c["created"], c["model"], c["object"]) for c in chunks}) == 1
@@ -51,7 +51,7 @@ async def test_stream_and_whole_say_the_same(gateway: RunningGateway) -> None:
     assert all("usage" not in c for c in chunks)
 
 
-async def test_streamed_usage_comes_once_at_the_end_if_asked_for(gateway: RunningGateway) -> None:
+async def test_completions_stream_usage_once_at_the_end_if_asked_for(gateway: RunningGateway) -> None:
     chunks = await chunks_of(gateway, stream_options={"include_usage": True})
     last = chunks.pop()
     assert last["choices"] == []
@@ -59,23 +59,23 @@ async def test_streamed_usage_comes_once_at_the_end_if_asked_for(gateway: Runnin
     assert all(c["usage"] is None for c in chunks)
 
 
-async def test_sixteen_tokens_unless_the_client_says_otherwise(gateway: RunningGateway) -> None:
+async def test_completions_default_to_sixteen_tokens(gateway: RunningGateway) -> None:
     await gateway.post(completion(), path=PATH)
     await gateway.post(completion(max_tokens=3), path=PATH)
     assert [r["sampling_params"]["max_new_tokens"] for r in gateway.engine.requests] == [16, 3]
 
 
-async def test_prompts_are_texts_or_token_ids_one_or_many(gateway: RunningGateway) -> None:
+async def test_completions_take_texts_or_token_ids(gateway: RunningGateway) -> None:
     ids = (await (await gateway.post(completion(), path="/tokenize")).json())["tokens"]
     for prompt in ("Once upon", ids, ["Once upon"], [ids]):
         assert (await gateway.post(completion(prompt=prompt), path=PATH)).status == 200
     assert [request["input_ids"] for request in gateway.engine.requests] == [ids] * 4
 
 
-async def test_several_prompts_with_several_choices_each(gateway: RunningGateway) -> None:
+async def test_completions_answer_several_prompts_and_choices(gateway: RunningGateway) -> None:
     answer = await gateway.openai.completions.create(model=MODEL, prompt=["a", "b c d"], n=2, seed=7)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
-    # They arrive over connections of their own, in any order.
+    # They arrive on separate connections, in any order.
     asked = {
         (tuple(request["input_ids"]), request["sampling_params"]["sampling_seed"])
         for request in gateway.engine.requests
@@ -88,7 +88,7 @@ async def test_several_prompts_with_several_choices_each(gateway: RunningGateway
     assert answer.usage.completion_tokens == 8
 
 
-async def test_several_streamed_choices_each_finish_once(gateway: RunningGateway) -> None:
+async def test_completions_stream_each_choice_s_finish_once(gateway: RunningGateway) -> None:
     chunks = await chunks_of(gateway, prompt=["a", "b"])
     for index in (0, 1):
         mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == index]
@@ -97,7 +97,7 @@ async def test_several_streamed_choices_each_finish_once(gateway: RunningGateway
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_echo_puts_the_prompt_in_front(gateway: RunningGateway, *, stream: bool) -> None:
+async def test_completions_echo_the_prompt(gateway: RunningGateway, *, stream: bool) -> None:
     gateway.engine.will_say(" a time")
     if stream:
         text = "".join(c["choices"][0]["text"] for c in await chunks_of(gateway, echo=True))
@@ -107,7 +107,7 @@ async def test_echo_puts_the_prompt_in_front(gateway: RunningGateway, *, stream:
     assert text == "Once upon a time"
 
 
-async def test_logprobs_align_with_the_text(gateway: RunningGateway) -> None:
+async def test_completions_logprobs_align_with_the_text(gateway: RunningGateway) -> None:
     logprobs = [[[-0.5, 100, " a"]], [[-0.25, 101, " time"]]]
     gateway.engine.will_say(" a", " time", logprobs=logprobs, finish=LENGTH)
     answer = await gateway.openai.completions.create(model=MODEL, prompt="Once", logprobs=1)
@@ -121,7 +121,7 @@ async def test_logprobs_align_with_the_text(gateway: RunningGateway) -> None:
         assert [value for part in streamed for value in part[name]] == values
 
 
-async def test_tokens_of_a_stop_string_have_no_logprobs(gateway: RunningGateway) -> None:
+async def test_completions_stop_string_has_no_logprobs(gateway: RunningGateway) -> None:
     tokens = [[[-0.5, 100, " a"]], [[-0.1, 101, " END"], [-0.2, 102, "ING"]]]
     gateway.engine.will_say(" a", "", logprobs=tokens, finish={"type": "stop", "matched": "END"})
     answer = await gateway.openai.completions.create(model=MODEL, prompt="Once", logprobs=1, stop="END")
@@ -130,7 +130,7 @@ async def test_tokens_of_a_stop_string_have_no_logprobs(gateway: RunningGateway)
     assert found.tokens == [" a"]
 
 
-async def test_control_tokens_come_from_ids_alone(gateway: RunningGateway) -> None:
+async def test_completions_encode_text_without_control_tokens(gateway: RunningGateway) -> None:
     control = user_marker_id()
     await gateway.post(completion(prompt="<longcat_user>"), path=PATH)
     await gateway.post(completion(prompt=[control]), path=PATH)
@@ -170,7 +170,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_the_field_at_fault_is_named(gateway: RunningGateway, case: str) -> None:
+async def test_completions_name_the_field_at_fault(gateway: RunningGateway, case: str) -> None:
     body, param = WRONG[case]
     response = await gateway.post(body, path=PATH)
     assert response.status == 400
@@ -178,11 +178,11 @@ async def test_the_field_at_fault_is_named(gateway: RunningGateway, case: str) -
     assert gateway.engine.requests == []
 
 
-async def test_best_of_equal_to_n_and_an_empty_suffix_change_nothing(gateway: RunningGateway) -> None:
+async def test_completions_accept_best_of_equal_to_n_and_an_empty_suffix(gateway: RunningGateway) -> None:
     assert (await gateway.post(completion(best_of=1, suffix=""), path=PATH)).status == 200
 
 
-async def test_a_broken_engine_stream_ends_without_done(gateway: RunningGateway) -> None:
+async def test_completions_stream_ends_without_done_if_it_breaks(gateway: RunningGateway) -> None:
     gateway.engine.will_say(" a", fault="cut")
     response = await gateway.post(completion(stream=True), path=PATH)
     text = await response.text()
@@ -190,7 +190,7 @@ async def test_a_broken_engine_stream_ends_without_done(gateway: RunningGateway)
     assert json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["code"]
 
 
-async def test_large_prompts_are_encoded_the_same_in_a_thread() -> None:
+async def test_completions_encode_large_prompts_in_a_thread() -> None:
     sent = []
     for limit in (0, 1 << 30):
         async with running_gateway(inline_render_bytes=limit) as gateway:

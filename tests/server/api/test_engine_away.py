@@ -1,4 +1,4 @@
-"""The engine fails, hangs up or is started again: what is tried again, what fails at once, what recovers."""
+"""An engine that fails, hangs up or restarts: retries, fast failures, recovery."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content":
 
 @asynccontextmanager
 async def hanging_up(engine: StandInEngine, times: int) -> AsyncIterator[str]:
-    """The URL of a relay to the engine that hangs up on the first `times` requests it has read."""
+    """Yield the URL of a relay to the engine that hangs up on the first `times` requests."""
     left = times
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,20 +57,20 @@ async def gateway_behind(times: int, **settings: Any) -> AsyncIterator[RunningGa
         yield gateway
 
 
-async def test_a_request_that_was_not_answered_at_all_is_sent_once_more() -> None:
+async def test_unanswered_request_is_sent_again() -> None:
     async with gateway_behind(1) as gateway:
         assert await status(gateway) == 200
         assert len(gateway.engine.requests) == 1
 
 
-async def test_but_no_more_than_once() -> None:
+async def test_unanswered_request_is_sent_again_only_once() -> None:
     async with gateway_behind(2) as gateway:
         assert await status(gateway) == 503
         assert gateway.engine.requests == []
         assert await status(gateway) == 200
 
 
-async def test_nothing_is_sent_again_after_the_first_token() -> None:
+async def test_answered_request_is_not_sent_again() -> None:
     async with running_gateway() as gateway:
         gateway.engine.will_say("partial", fault="cut")
         assert await status(gateway) == 502
@@ -78,11 +78,11 @@ async def test_nothing_is_sent_again_after_the_first_token() -> None:
 
 
 async def metrics(gateway: RunningGateway) -> str:
-    """The page that Prometheus reads."""
+    """Return the metrics page."""
     return await (await gateway.get("/metrics", key=None)).text()
 
 
-async def test_failures_in_a_row_make_requests_fail_at_once_until_one_succeeds() -> None:
+async def test_engine_failures_open_the_breaker_until_a_request_succeeds() -> None:
     async with running_gateway(breaker_failures=3, breaker_open_s=2) as gateway:
         for _ in range(3):
             gateway.engine.will_say(fault="http_error", status=500)
@@ -101,7 +101,7 @@ async def test_failures_in_a_row_make_requests_fail_at_once_until_one_succeeds()
         assert await status(gateway) == 200
 
 
-async def test_an_engine_that_answers_with_an_error_of_the_request_does_not_fail_any_more() -> None:
+async def test_error_of_a_request_closes_the_breaker() -> None:
     async with running_gateway(breaker_failures=1, breaker_open_s=0.2) as gateway:
         gateway.engine.will_say(fault="http_error", status=500)
         assert await status(gateway) == 500
@@ -112,7 +112,7 @@ async def test_an_engine_that_answers_with_an_error_of_the_request_does_not_fail
         assert "\nserval_engine_breaker_open 0.0\n" in await metrics(gateway)
 
 
-async def test_a_gateway_whose_engine_fails_is_not_ready() -> None:
+async def test_gateway_is_not_ready_while_its_engine_fails() -> None:
     async with running_gateway(breaker_failures=1, breaker_open_s=600) as gateway:
         assert (await gateway.get("/readyz", key=None)).status == 200
         gateway.engine.will_say(fault="http_error", status=500)
@@ -120,7 +120,7 @@ async def test_a_gateway_whose_engine_fails_is_not_ready() -> None:
         assert (await gateway.get("/readyz", key=None)).status == 503
 
 
-async def test_a_request_that_is_wrong_or_too_much_is_no_failure_of_the_engine() -> None:
+async def test_error_or_overload_is_not_counted_as_an_engine_failure() -> None:
     async with running_gateway(breaker_failures=2, breaker_open_s=600) as gateway:
         for code in (400, 400, 400, 503, 503, 503):
             gateway.engine.will_say(fault="http_error", status=code)
@@ -128,7 +128,7 @@ async def test_a_request_that_is_wrong_or_too_much_is_no_failure_of_the_engine()
         assert await status(gateway) == 200
 
 
-async def test_an_engine_that_is_started_again_is_used_again() -> None:
+async def test_restarted_engine_is_used_again() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     async with running_gateway(engine_url=url, breaker_failures=2, breaker_open_s=0.1) as gateway:

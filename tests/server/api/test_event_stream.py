@@ -1,4 +1,4 @@
-"""A stream of events to a client that takes them, or does not for a while."""
+"""A stream of events to a client that reads them, or is stuck for a while."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,13 +17,13 @@ Write = Callable[[EventStream], Awaitable[None]]
 
 
 class Client:
-    """What was sent, piece by piece; takes it unless it is `stuck`."""
+    """Records pieces, unless it is `stuck`."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.takes = asyncio.Event()
         self.takes.set()
-        # Something was to be sent while it was stuck.
+        # Set when a direct write was refused while it was stuck.
         self.refused = asyncio.Event()
         self._more = asyncio.Event()
 
@@ -65,7 +65,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_once_it_has_begun_an_event_is_sent_where_it_is_written() -> None:
+async def test_event_stream_sends_an_event_in_write_once_begun() -> None:
     client = Client()
 
     async def write(to: EventStream) -> None:
@@ -80,7 +80,7 @@ async def test_once_it_has_begun_an_event_is_sent_where_it_is_written() -> None:
     assert client.pieces == [b"head", A, B, b"end"]
 
 
-async def test_a_client_that_takes_nothing_is_waited_for_and_misses_nothing() -> None:
+async def test_event_stream_waits_for_a_stuck_client_and_loses_nothing() -> None:
     client, waited = Client(), asyncio.Event()
 
     async def write(to: EventStream) -> None:
@@ -98,13 +98,13 @@ async def test_a_client_that_takes_nothing_is_waited_for_and_misses_nothing() ->
     await turns()
     assert client.pieces == [b"head", A]
     client.takes.set()
-    # Of a choice beside it, before the one that waits knows that it may go on.
+    # From another choice, before the waiting one runs again.
     assert not stream.write(C)
     await running
     assert client.pieces == [b"head", A, B, C, A, b"end"]
 
 
-async def test_what_came_before_an_error_is_sent_before_it() -> None:
+async def test_event_stream_sends_events_before_an_error() -> None:
     client = Client()
 
     async def write(to: EventStream) -> None:
@@ -117,7 +117,7 @@ async def test_what_came_before_an_error_is_sent_before_it() -> None:
     assert body.startswith(A + b'data: {"error":')
 
 
-async def test_an_error_before_everything_else_is_no_stream() -> None:
+async def test_event_stream_raises_an_error_before_the_first_byte() -> None:
     client = Client()
 
     async def write(to: EventStream) -> None:
@@ -128,7 +128,7 @@ async def test_an_error_before_everything_else_is_no_stream() -> None:
     assert client.pieces == []
 
 
-async def test_silence_is_broken_by_pings_from_before_the_first_event_on() -> None:
+async def test_event_stream_pings_before_the_first_event() -> None:
     client = Client()
 
     async def write(to: EventStream) -> None:
@@ -140,7 +140,7 @@ async def test_silence_is_broken_by_pings_from_before_the_first_event_on() -> No
     assert client.pieces[-2:] == [A, b"end"]
 
 
-async def test_a_client_that_takes_nothing_is_sent_one_ping_not_many() -> None:
+async def test_event_stream_sends_a_stuck_client_one_ping() -> None:
     client = Client()
 
     async def write(to: EventStream) -> None:
@@ -148,7 +148,7 @@ async def test_a_client_that_takes_nothing_is_sent_one_ping_not_many() -> None:
         client.stuck()
         before = len(client.pieces)
         await client.refused.wait()
-        # More of them would be due.
+        # Long enough for more pings to be due.
         await asyncio.sleep(0.02)
         client.takes.set()
         await to.ready()

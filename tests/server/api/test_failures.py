@@ -1,4 +1,4 @@
-"""When the engine fails or the client leaves: honest endings, no leftovers, and the server goes on."""
+"""Failures of the engine and disconnects: reported errors, nothing left over, and a server that goes on."""
 
 import asyncio
 import json
@@ -27,9 +27,7 @@ async def streamed_text(gateway: RunningGateway) -> str:
 
 
 @pytest.mark.parametrize("fault", ["cut", "garbage", "no_finish", "error_event"])
-async def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
-    gateway: RunningGateway, fault: Any
-) -> None:
+async def test_broken_stream_ends_with_an_error_and_no_done(gateway: RunningGateway, fault: Any) -> None:
     gateway.engine.will_say("partial", fault=fault)
     text = await streamed_text(gateway)
     *_, last = [event for event in text.split("\n\n") if event]
@@ -42,7 +40,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
 
 
 @pytest.mark.parametrize("fault", ["cut", "garbage", "no_finish", "error_event"])
-async def test_the_openai_client_raises_on_a_stream_that_breaks(gateway: RunningGateway, fault: Any) -> None:
+async def test_openai_client_raises_on_a_broken_stream(gateway: RunningGateway, fault: Any) -> None:
     gateway.engine.will_say("partial", fault=fault)
     stream = await gateway.openai.chat.completions.create(model=MODEL, messages=HI, stream=True)
     with pytest.raises(openai.APIError):
@@ -60,7 +58,7 @@ async def test_the_openai_client_raises_on_a_stream_that_breaks(gateway: Running
         ("error_event", 500, "engine_failure"),
     ],
 )
-async def test_a_whole_answer_that_breaks_is_an_error(
+async def test_broken_whole_answer_is_an_error(
     gateway: RunningGateway, fault: Any, status: int, code: str
 ) -> None:
     gateway.engine.will_say("partial", fault=fault)
@@ -73,7 +71,7 @@ async def test_a_whole_answer_that_breaks_is_an_error(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_engines_400_is_a_400_with_its_message(gateway: RunningGateway, stream: bool) -> None:
+async def test_engine_400_is_passed_on_with_its_message(gateway: RunningGateway, stream: bool) -> None:
     gateway.engine.will_say(fault="http_error", status=400, message="logit_bias must has keys in [0, 9]")
     response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
     assert response.status == 400
@@ -84,9 +82,7 @@ async def test_the_engines_400_is_a_400_with_its_message(gateway: RunningGateway
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_error_as_the_streams_first_event_keeps_its_status(
-    gateway: RunningGateway, stream: bool
-) -> None:
+async def test_error_in_the_first_event_keeps_its_status(gateway: RunningGateway, stream: bool) -> None:
     gateway.engine.will_say(fault="error_event", status=400, message="too long")
     response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
     assert response.status == 400
@@ -103,9 +99,7 @@ async def test_an_error_as_the_streams_first_event_keeps_its_status(
         ({"type": "surprise"}, 502),
     ],
 )
-async def test_an_abort_is_never_passed_off_as_an_answer(
-    gateway: RunningGateway, finish: dict[str, Any], status: int
-) -> None:
+async def test_engine_abort_is_an_error(gateway: RunningGateway, finish: dict[str, Any], status: int) -> None:
     gateway.engine.will_say("partial", finish=finish)
     response = await gateway.post({"model": MODEL, "messages": HI})
     assert response.status == status
@@ -113,7 +107,7 @@ async def test_an_abort_is_never_passed_off_as_an_answer(
     await assert_still_serving(gateway)
 
 
-async def test_an_engine_that_fails_at_once_is_an_error_without_its_message(gateway: RunningGateway) -> None:
+async def test_engine_500_is_an_error_without_its_message(gateway: RunningGateway) -> None:
     gateway.engine.will_say(fault="http_error", status=500, message="Traceback ... /secret/path")
     response = await gateway.post({"model": MODEL, "messages": HI})
     assert response.status == 500
@@ -122,7 +116,7 @@ async def test_an_engine_that_fails_at_once_is_an_error_without_its_message(gate
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engine_that_is_away_is_a_503_with_retry_after(stream: bool) -> None:
+async def test_absent_engine_is_a_503_with_retry_after(stream: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     async with running_gateway(engine_url=f"http://127.0.0.1:{port}") as gateway:
@@ -135,7 +129,7 @@ async def test_an_engine_that_is_away_is_a_503_with_retry_after(stream: bool) ->
 
 
 @pytest.mark.parametrize("fault", ["silent", "stall"])
-async def test_an_engine_that_says_nothing_for_too_long_is_a_504_and_is_told_to_stop(fault: Any) -> None:
+async def test_silent_engine_is_a_504_and_gets_an_abort(fault: Any) -> None:
     async with running_gateway(engine_stall_timeout_s=0.5) as gateway:
         gateway.engine.will_say("partial", fault=fault)
         response = await gateway.post({"model": MODEL, "messages": HI})
@@ -147,7 +141,7 @@ async def test_an_engine_that_says_nothing_for_too_long_is_a_504_and_is_told_to_
 
 @pytest.mark.parametrize("fault", ["silent", "stall"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_aborts_its_request_in_the_engine(
+async def test_disconnect_aborts_the_request_in_the_engine(
     gateway: RunningGateway, stream: bool, fault: Any
 ) -> None:
     gateway.engine.will_say("partial", fault=fault)
@@ -169,7 +163,7 @@ async def test_a_client_that_leaves_aborts_its_request_in_the_engine(
     await assert_still_serving(gateway)
 
 
-async def test_all_choices_are_aborted_when_one_fails(gateway: RunningGateway) -> None:
+async def test_failed_choice_aborts_the_others(gateway: RunningGateway) -> None:
     gateway.engine.will_say("a", fault="stall")
     gateway.engine.will_say("b", fault="error_event")
     response = await gateway.post({"model": MODEL, "messages": HI, "n": 2})
@@ -180,7 +174,7 @@ async def test_all_choices_are_aborted_when_one_fails(gateway: RunningGateway) -
     await assert_still_serving(gateway)
 
 
-async def test_a_finished_answer_is_not_aborted(gateway: RunningGateway) -> None:
+async def test_finished_answer_is_not_aborted(gateway: RunningGateway) -> None:
     await gateway.post({"model": MODEL, "messages": HI})
     await streamed_text(gateway)
     assert gateway.engine.aborted == []

@@ -1,4 +1,4 @@
-"""Coroutines that run together and end together."""
+"""Coroutines that run and end together."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from serval.api.tasks import all_of
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_all_run_to_their_ends(count: int) -> None:
+async def test_all_of_runs_everything_to_its_end(count: int) -> None:
     ended: list[int] = []
 
     async def work(number: int) -> None:
@@ -19,7 +19,7 @@ async def test_all_run_to_their_ends(count: int) -> None:
     assert sorted(ended) == list(range(count))
 
 
-async def test_the_first_error_is_raised_when_the_others_have_cleaned_up() -> None:
+async def test_all_of_raises_the_first_error_after_the_others_cleaned_up() -> None:
     cleaned = False
 
     async def fails() -> None:
@@ -39,7 +39,7 @@ async def test_the_first_error_is_raised_when_the_others_have_cleaned_up() -> No
     assert cleaned
 
 
-async def test_who_is_cancelled_cancels_them_all() -> None:
+async def test_all_of_cancels_everything_when_cancelled() -> None:
     cancelled = 0
 
     async def goes_on() -> None:

@@ -1,4 +1,4 @@
-"""The circuit breaker by itself."""
+"""The circuit breaker, without an engine."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def opened(clock: Clock) -> CircuitBreaker:
     return breaker
 
 
-def test_it_opens_after_failures_in_a_row_only() -> None:
+def test_breaker_opens_after_failures_in_a_row_only() -> None:
     breaker = CircuitBreaker(failures=3, open_s=2.0, now=Clock())
     for _ in range(10):
         breaker.record_failure()
@@ -32,7 +32,7 @@ def test_it_opens_after_failures_in_a_row_only() -> None:
     assert not breaker.is_open
 
 
-def test_while_it_is_open_requests_fail_with_retry_after() -> None:
+def test_open_breaker_refuses_with_retry_after() -> None:
     breaker = opened(Clock())
     assert breaker.is_open
     with pytest.raises(EngineUnavailableError) as refused:
@@ -40,7 +40,7 @@ def test_while_it_is_open_requests_fail_with_retry_after() -> None:
     assert refused.value.headers["retry-after"] == "2"
 
 
-def test_then_one_may_try_and_its_success_closes_it() -> None:
+def test_breaker_closes_after_a_successful_trial() -> None:
     clock = Clock()
     breaker = opened(clock)
     clock.now = 2.1
@@ -52,7 +52,7 @@ def test_then_one_may_try_and_its_success_closes_it() -> None:
     assert not breaker.enter()
 
 
-def test_who_asked_is_told_when_it_opens_and_when_it_closes() -> None:
+def test_breaker_reports_when_it_opens_and_closes() -> None:
     clock, told = Clock(), list[bool]()
     breaker = CircuitBreaker(failures=2, open_s=2.0, now=clock)
     breaker.on_change = told.append
@@ -67,7 +67,7 @@ def test_who_asked_is_told_when_it_opens_and_when_it_closes() -> None:
     assert told == [True, False]
 
 
-def test_its_failure_opens_it_again() -> None:
+def test_breaker_opens_again_after_a_failed_trial() -> None:
     clock = Clock()
     breaker = opened(clock)
     clock.now = 2.1
@@ -78,7 +78,7 @@ def test_its_failure_opens_it_again() -> None:
     assert breaker.enter()
 
 
-def test_another_may_try_if_the_one_that_tried_left() -> None:
+def test_breaker_allows_another_trial_after_an_abandoned_one() -> None:
     clock = Clock()
     breaker = opened(clock)
     clock.now = 2.1

@@ -1,4 +1,4 @@
-"""HTTP/1.1 exchanges with an engine that does what a test tells it to, byte for byte."""
+"""HTTP/1.1 exchanges with an engine that a test scripts byte for byte."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -25,7 +25,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, 
 
 
 class Peer:
-    """Counts connections and keeps the requests it was sent."""
+    """Counts connections and records requests."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -36,7 +36,7 @@ class Peer:
 async def pool_for(
     answer: Handler, *, limit: int = 10, stall_s: float = 120
 ) -> AsyncIterator[tuple[ConnectionPool, Peer]]:
-    """A pool of connections to a server that calls `answer` for each request it has read."""
+    """Yield a pool of connections to a server that calls `answer` for each request."""
     peer = Peer()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +78,7 @@ def saying(*pieces: bytes, close: bool = False) -> Handler:
 
 
 class Taken:
-    """Takes pieces; `most` of them before it wants to be waited for each time."""
+    """Records pieces. After `most` of them it applies backpressure each time."""
 
     def __init__(self, most: int = 1 << 30) -> None:
         self.pieces: list[bytes] = []
@@ -116,7 +116,7 @@ async def first_piece(answer: Connection) -> bytes:
     return pieces[0]
 
 
-async def test_the_request_is_a_post_of_the_body_with_the_key() -> None:
+async def test_pool_posts_the_body_with_the_key() -> None:
     async with pool_for(saying(WHOLE)) as (pool, peer):
         await exchange(pool)
     head, body = peer.requests[0].split(b"\r\n\r\n")
@@ -126,20 +126,20 @@ async def test_the_request_is_a_post_of_the_body_with_the_key() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-async def test_an_answer_is_the_same_however_it_is_cut(size: int) -> None:
+async def test_connection_reads_an_answer_however_it_is_cut(size: int) -> None:
     pieces = [WHOLE[start : start + size] for start in range(0, len(WHOLE), size)]
     async with pool_for(saying(*pieces)) as (pool, _):
         assert await exchange(pool) == (200, b"hello")
 
 
-async def test_a_connection_is_used_again() -> None:
+async def test_pool_reuses_a_connection() -> None:
     async with pool_for(saying(WHOLE)) as (pool, peer):
         for _ in range(3):
             assert await exchange(pool) == (200, b"hello")
     assert peer.connections == 1
 
 
-async def test_an_idle_connection_is_not_used_when_the_engine_may_be_closing_it(
+async def test_pool_does_not_reuse_a_connection_idle_for_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "IDLE_S", -1.0)
@@ -152,7 +152,7 @@ async def test_an_idle_connection_is_not_used_when_the_engine_may_be_closing_it(
 @pytest.mark.parametrize(
     "last", [b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello", WHOLE + b"more"]
 )
-async def test_a_connection_that_may_not_be_used_again_is_not(last: bytes) -> None:
+async def test_pool_does_not_reuse_a_closing_connection(last: bytes) -> None:
     async with pool_for(saying(last)) as (pool, peer):
         for _ in range(2):
             status, body = await exchange(pool)
@@ -160,7 +160,7 @@ async def test_a_connection_that_may_not_be_used_again_is_not(last: bytes) -> No
     assert peer.connections == 2
 
 
-async def test_an_answer_that_is_left_early_takes_its_connection_along() -> None:
+async def test_release_closes_a_connection_with_an_unread_answer() -> None:
     async with pool_for(saying(HEAD + b"5\r\nhello\r\n")) as (pool, peer):
         for _ in range(2):
             async with posted(pool, take := Taken(1)) as answer:
@@ -169,7 +169,7 @@ async def test_an_answer_that_is_left_early_takes_its_connection_along() -> None
     assert peer.connections == 2
 
 
-async def test_what_came_before_the_end_is_read_before_the_error() -> None:
+async def test_read_returns_buffered_data_before_the_error() -> None:
     async with (
         pool_for(saying(HEAD + b"5\r\nhello\r\n", close=True)) as (pool, _),
         posted(pool, take := Taken(1)) as answer,
@@ -181,26 +181,26 @@ async def test_what_came_before_the_end_is_read_before_the_error() -> None:
 
 
 @pytest.mark.parametrize("said", [b"nonsense\r\n\r\n", HEAD + b"zz\r\n"])
-async def test_what_is_not_http_is_a_broken_answer(said: bytes) -> None:
+async def test_connection_reports_invalid_http_as_a_broken_answer(said: bytes) -> None:
     async with pool_for(saying(said)) as (pool, _):
         with pytest.raises(BrokenAnswerError):
             await exchange(pool)
 
 
-async def test_a_connection_that_ends_without_an_answer_was_not_reached() -> None:
+async def test_connection_reports_an_end_without_an_answer_as_not_reached() -> None:
     async with pool_for(saying(close=True)) as (pool, _):
         with pytest.raises(NotReachedError):
             await exchange(pool)
 
 
-async def test_silence_is_a_stall() -> None:
+async def test_connection_reports_silence_as_a_stall() -> None:
     async with pool_for(saying(HEAD), stall_s=0.05) as (pool, _):
         with pytest.raises(StalledError):
             await exchange(pool)
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.8], ids=["at once", "after the timer has looked"])
-async def test_silence_is_a_stall_on_a_connection_that_was_used_before(wait_s: float) -> None:
+async def test_reused_connection_reports_silence_as_a_stall(wait_s: float) -> None:
     answers = iter([WHOLE, HEAD])
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -215,7 +215,7 @@ async def test_silence_is_a_stall_on_a_connection_that_was_used_before(wait_s: f
 
 
 class RecordedTransport:
-    """As much of a transport as a connection uses; `reading` tells whether more may come."""
+    """The part of a transport that a connection uses. `reading` is False while reading is paused."""
 
     reading = True
 
@@ -235,7 +235,7 @@ class RecordedTransport:
         pass
 
 
-async def test_an_engine_that_is_ahead_has_to_wait_until_its_answer_is_read() -> None:
+async def test_connection_pauses_reading_while_much_is_buffered() -> None:
     transport = RecordedTransport()
     connection = Connection(stall_timeout_s=3600)
     connection.connection_made(cast(asyncio.Transport, transport))
@@ -260,7 +260,7 @@ def a_connection_that_answers() -> Connection:
     return connection
 
 
-async def test_what_comes_is_handed_over_where_it_is_read() -> None:
+async def test_connection_hands_data_over_in_data_received() -> None:
     connection, pieces = a_connection_that_answers(), list[bytes]()
 
     def take(data: bytes) -> bool:
@@ -277,7 +277,7 @@ async def test_what_comes_is_handed_over_where_it_is_read() -> None:
     connection.end()
 
 
-async def test_nothing_is_handed_over_to_whoever_wants_no_more_for_now() -> None:
+async def test_connection_hands_nothing_over_under_backpressure() -> None:
     connection, pieces = a_connection_that_answers(), list[bytes]()
 
     def take(data: bytes) -> bool:
@@ -302,7 +302,7 @@ def a_connection_that_was_asked() -> Connection:
     return connection
 
 
-async def test_a_whole_answer_is_taken_before_anybody_wakes() -> None:
+async def test_connection_hands_over_a_whole_answer_before_the_caller_wakes() -> None:
     connection, take = a_connection_that_was_asked(), Taken()
     waiting = asyncio.create_task(connection.answered(take))
     await asyncio.sleep(0)
@@ -316,7 +316,7 @@ async def test_a_whole_answer_is_taken_before_anybody_wakes() -> None:
     assert await connection.read(take) is False
 
 
-async def test_who_wanted_to_be_waited_for_with_the_answer_s_beginning_is_before_more_is_taken() -> None:
+async def test_read_reports_backpressure_applied_in_answered() -> None:
     connection, take = a_connection_that_was_asked(), Taken(1)
     waiting = asyncio.create_task(connection.answered(take))
     await asyncio.sleep(0)
@@ -330,7 +330,7 @@ async def test_who_wanted_to_be_waited_for_with_the_answer_s_beginning_is_before
     assert await connection.read(take) is False
 
 
-async def test_the_body_of_a_refusal_is_not_taken_for_an_answer() -> None:
+async def test_answered_does_not_hand_over_the_body_of_an_error() -> None:
     connection, take = a_connection_that_was_asked(), Taken()
     waiting = asyncio.create_task(connection.answered(take))
     await asyncio.sleep(0)
@@ -341,7 +341,7 @@ async def test_the_body_of_a_refusal_is_not_taken_for_an_answer() -> None:
     assert take.pieces == [b"no"]
 
 
-async def test_an_error_of_the_taker_reaches_the_reader_and_nothing_else_is_taken() -> None:
+async def test_read_raises_an_error_of_on_data_and_hands_over_nothing_more() -> None:
     connection, taken = a_connection_that_answers(), 0
 
     def take(_: bytes) -> bool:
@@ -359,26 +359,26 @@ async def test_an_error_of_the_taker_reaches_the_reader_and_nothing_else_is_take
     connection.end()
 
 
-async def test_a_large_answer_arrives_whole() -> None:
+async def test_connection_reads_a_large_answer_whole() -> None:
     piece = b"x" * (1 << 16)
     chunks = [b"%x\r\n%b\r\n" % (len(piece), piece)] * 128
     async with pool_for(saying(HEAD, *chunks, b"0\r\n\r\n")) as (pool, _):
         assert await exchange(pool) == (200, piece * 128)
 
 
-async def test_no_more_connections_than_the_limit() -> None:
+async def test_pool_keeps_to_its_limit_of_connections() -> None:
     async with pool_for(saying(WHOLE), limit=2) as (pool, peer):
         assert await asyncio.gather(*(exchange(pool) for _ in range(10))) == [(200, b"hello")] * 10
     assert peer.connections <= 2
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "host:1", "http://", "http://host:port", ""])
-def test_an_url_that_is_none_is_a_settings_error(url: str) -> None:
+def test_peer_of_refuses_an_invalid_url(url: str) -> None:
     with pytest.raises(SettingsError, match="engine's URL"):
         peer_of(url, api_key=None, connect_timeout_s=1, stall_timeout_s=1)
 
 
-def test_a_user_in_the_url_is_refused_without_being_repeated() -> None:
+def test_peer_of_refuses_a_user_without_repeating_it() -> None:
     with pytest.raises(SettingsError, match="SERVAL_ENGINE_API_KEY") as caught:
         peer_of("http://canary@host", api_key=None, connect_timeout_s=1, stall_timeout_s=1)
     assert "canary" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Frames of the engine: read the same however they are cut, and nothing but frames is accepted."""
+"""Events of the engine: read the same however they are cut, and strictly."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ def read(pieces: list[bytes]) -> tuple[EventReader, list[GenerationDelta]]:
     texts=st.lists(st.text(max_size=5), min_size=1, max_size=5),
     cuts=st.lists(st.integers(0, 2000), max_size=8),
 )
-def test_text_and_counts_do_not_depend_on_how_the_bytes_are_cut(texts: list[str], cuts: list[int]) -> None:
+def test_event_reader_reads_text_and_counts_however_they_are_cut(texts: list[str], cuts: list[int]) -> None:
     frames = [frame(text, place + 1) for place, text in enumerate(texts)]
     stream = b"".join([*frames, frame("", len(texts) + 1, STOP), DONE])
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
@@ -64,7 +64,7 @@ def test_text_and_counts_do_not_depend_on_how_the_bytes_are_cut(texts: list[str]
         frame("a", 9, {"type": "surprise"}),
     ],
 )
-def test_anything_else_is_an_error_behind_what_was_read(bad: bytes) -> None:
+def test_event_reader_returns_deltas_before_an_error(bad: bytes) -> None:
     reader, (delta,) = read([frame("ok", 2) + bad])
     assert delta.text == "ok"
     assert reader.error is not None
@@ -72,7 +72,7 @@ def test_anything_else_is_an_error_behind_what_was_read(bad: bytes) -> None:
     assert not reader.finished
 
 
-def test_nothing_may_come_behind_the_finish() -> None:
+def test_event_reader_refuses_events_behind_the_finish() -> None:
     reader, _ = read([frame("a", 1, STOP), frame("b", 2)])
     assert reader.error is not None
 
@@ -86,10 +86,10 @@ def test_nothing_may_come_behind_the_finish() -> None:
         b'{"detail": "why"}',
     ],
 )
-def test_every_shape_of_engine_error_gives_its_message(body: bytes) -> None:
+def test_error_message_reads_every_shape_of_error(body: bytes) -> None:
     assert error_message(body) == "why"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b"\xff", b'{"error": {"message": 3}}'])
-def test_an_error_without_a_message_is_still_one(body: bytes) -> None:
+def test_error_without_a_message_is_an_error(body: bytes) -> None:
     assert "no readable reason" in error_message(body)

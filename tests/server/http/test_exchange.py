@@ -1,4 +1,4 @@
-"""What an application's answer is on the wire: how it is framed, in how few writes, and where it ends."""
+"""Responses as bytes: their framing, their number of writes, and their end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ Respond = Callable[[Scope, Send], Awaitable[None]]
 
 
 class Recorder(asyncio.Transport):
-    """A transport that keeps what is written, one entry a write; `b"closed"` when it is closed."""
+    """A transport that records writes, one entry each, and `b"closed"` when it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Client:
         self.protocol.connection_made(self.transport)
 
     async def ask(self, *pieces: bytes) -> list[bytes]:
-        """All that was written when the pieces have been read."""
+        """Feed the pieces, and return everything written so far."""
         for piece in pieces:
             self.protocol.data_received(piece)
             await turns()
@@ -79,7 +79,7 @@ class Client:
 
 
 async def turns() -> None:
-    """Let the event loop go round often enough for everything that waits for nothing else."""
+    """Run the event loop until only tasks that wait for an event are left."""
     for _ in range(30):
         await asyncio.sleep(0)
 
@@ -113,12 +113,12 @@ def after(event: asyncio.Event, respond: Respond) -> Respond:
     return when_set
 
 
-async def test_a_whole_answer_is_one_write() -> None:
+async def test_exchange_writes_a_whole_response_at_once() -> None:
     writes = await Client(whole).ask(GET)
     assert writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"]
 
 
-async def test_a_stream_s_head_goes_with_its_first_piece() -> None:
+async def test_exchange_writes_the_head_with_the_first_chunk() -> None:
     writes = await Client(streamed).ask(GET)
     assert writes == [
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n",
@@ -127,21 +127,21 @@ async def test_a_stream_s_head_goes_with_its_first_piece() -> None:
     ]
 
 
-async def test_a_client_of_http_1_0_gets_no_chunks() -> None:
+async def test_exchange_sends_no_chunks_to_an_http_1_0_client() -> None:
     writes = await Client(streamed).ask(b"GET / HTTP/1.0\r\n\r\n")
     head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
     assert writes == [head + b"0123456789abcdef", b"x", b"closed"]
 
 
 @pytest.mark.parametrize("respond", [whole, streamed])
-async def test_the_answer_to_a_head_request_has_no_body(respond: Respond) -> None:
+async def test_exchange_sends_no_body_for_a_head_request(respond: Respond) -> None:
     writes = await Client(respond).ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
     head, _, rest = b"".join(writes).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK")
     assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_a_status_without_content_has_no_body() -> None:
+async def test_exchange_sends_no_body_with_a_204() -> None:
     async def respond(scope: Scope, send: Send) -> None:
         await send(start(204))
         await send(body())
@@ -157,12 +157,12 @@ async def test_a_status_without_content_has_no_body() -> None:
     ],
     ids=["close", "upgrade"],
 )
-async def test_a_connection_that_cannot_go_on_is_closed(asked: bytes) -> None:
+async def test_connection_closes_after_a_request_that_ends_it(asked: bytes) -> None:
     writes = await Client(whole).ask(asked + GET)
     assert writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}", b"closed"]
 
 
-async def test_an_application_may_close_the_connection() -> None:
+async def test_connection_closes_if_the_application_asks_for_it() -> None:
     async def respond(scope: Scope, send: Send) -> None:
         await send(start(headers=[*LENGTH_2, (b"connection", b"close")]))
         await send(body(b"{}"))
@@ -172,7 +172,7 @@ async def test_an_application_may_close_the_connection() -> None:
     assert closed == b"closed"
 
 
-async def test_a_body_is_asked_for_if_the_client_waits_for_that() -> None:
+async def test_receive_sends_100_continue_if_the_client_expects_it() -> None:
     asked = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     client = Client(whole)
     assert await client.ask(asked) == [b"HTTP/1.1 100 Continue\r\n\r\n"]
@@ -188,14 +188,14 @@ async def test_a_body_is_asked_for_if_the_client_waits_for_that() -> None:
         (b"http://x/a?b", "/a", b"/a", b"b"),
     ],
 )
-async def test_the_target_is_taken_apart(target: bytes, path: str, raw: bytes, query: bytes) -> None:
+async def test_scope_has_the_parts_of_the_target(target: bytes, path: str, raw: bytes, query: bytes) -> None:
     client = Client(whole)
     await client.ask(GET.replace(b"/ ", target + b" ", 1))
     scope = client.scope
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == (path, raw, query)
 
 
-async def test_a_header_cannot_bring_another_along() -> None:
+async def test_exchange_refuses_a_line_end_in_a_header() -> None:
     async def respond(scope: Scope, send: Send) -> None:
         await send(start(headers=[(b"x-a", b"a\r\nset-cookie: b")]))
 
@@ -207,7 +207,7 @@ async def test_a_header_cannot_bring_another_along() -> None:
 
 
 @pytest.mark.parametrize("data", [b"{", b"{}}"], ids=["too short", "too long"])
-async def test_an_answer_of_another_length_than_it_says_ends_the_connection(data: bytes) -> None:
+async def test_exchange_closes_on_a_wrong_content_length(data: bytes) -> None:
     async def respond(scope: Scope, send: Send) -> None:
         await send(start(headers=LENGTH_2))
         await send(body(data))
@@ -224,7 +224,7 @@ async def _failing(scope: Scope, send: Send) -> None:
 
 
 @pytest.mark.parametrize("respond", [_nothing, _failing])
-async def test_a_request_that_the_application_does_not_answer_is_a_500(
+async def test_exchange_answers_500_for_an_application_that_does_not(
     respond: Respond, caplog: pytest.LogCaptureFixture
 ) -> None:
     (answer, closed) = await Client(respond).ask(GET)
@@ -233,7 +233,7 @@ async def test_a_request_that_the_application_does_not_answer_is_a_500(
     assert ("a defect" in caplog.text) == (respond is _failing)
 
 
-async def test_an_answer_that_breaks_off_ends_the_connection() -> None:
+async def test_exchange_closes_on_a_response_that_breaks_off() -> None:
     async def respond(scope: Scope, send: Send) -> None:
         await send(start())
         await send(body(b"{", more=True))
@@ -244,7 +244,7 @@ async def test_an_answer_that_breaks_off_ends_the_connection() -> None:
     assert b"0\r\n\r\n" not in writes
 
 
-async def test_a_client_that_takes_nothing_is_not_written_to() -> None:
+async def test_exchange_does_not_write_while_writing_is_paused() -> None:
     client = Client(streamed)
     client.protocol.pause_writing()
     assert await client.ask(GET) == []
@@ -255,7 +255,7 @@ async def test_a_client_that_takes_nothing_is_not_written_to() -> None:
     assert not client.scope[DIRECT_WRITES].write_chunk(b"x")
 
 
-async def test_nothing_is_written_for_a_client_that_has_gone() -> None:
+async def test_exchange_writes_nothing_after_a_disconnect() -> None:
     gone = asyncio.Event()
 
     client = Client(after(gone, streamed))
@@ -266,7 +266,7 @@ async def test_nothing_is_written_for_a_client_that_has_gone() -> None:
     assert client.transport.writes == []
 
 
-async def test_a_large_body_waits_in_the_client_until_it_is_asked_for() -> None:
+async def test_reading_pauses_while_a_large_body_is_buffered() -> None:
     async def respond(scope: Scope, send: Send) -> None:
         await asyncio.sleep(3600)
 
@@ -279,11 +279,11 @@ async def test_a_large_body_waits_in_the_client_until_it_is_asked_for() -> None:
     client.leave()
 
 
-async def test_more_requests_sent_ahead_than_a_few_wait_in_the_client() -> None:
+async def test_reading_pauses_behind_many_pipelined_requests() -> None:
     first = asyncio.Event()
 
     client = Client(after(first, whole))
-    # So that a client that leaves is noticed, a few do not stop the reading.
+    # A few do not pause reading, so that a disconnect is noticed.
     await client.ask(GET * 17)
     assert client.transport.reading
     await client.ask(GET)
@@ -295,7 +295,7 @@ async def test_more_requests_sent_ahead_than_a_few_wait_in_the_client() -> None:
     assert b"".join(client.transport.writes).count(b"200 OK") == 18
 
 
-async def test_what_comes_behind_an_early_answer_is_dropped() -> None:
+async def test_body_behind_an_early_response_is_dropped() -> None:
     client = Client(whole, reads=False)
     asked = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
     writes = await client.ask(asked, b"a" * 50_000, b"a" * 50_000)
@@ -307,13 +307,13 @@ async def test_what_comes_behind_an_early_answer_is_dropped() -> None:
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-async def test_what_is_wrong_behind_a_request_is_not_its_answer() -> None:
+async def test_error_behind_a_request_does_not_answer_it() -> None:
     client = Client(lambda scope, send: asyncio.sleep(3600))
     assert await client.ask(GET, b"not HTTP\r\n\r\n") == [b"aborted"]
     client.leave()
 
 
-async def test_what_is_wrong_in_a_body_does_not_become_part_of_an_answer_that_has_begun() -> None:
+async def test_error_in_a_body_does_not_enter_a_response_in_progress() -> None:
     async def respond(scope: Scope, send: Send) -> None:
         await send(start())
         await send(body(b"{", more=True))
@@ -325,16 +325,16 @@ async def test_what_is_wrong_in_a_body_does_not_become_part_of_an_answer_that_ha
     client.leave()
 
 
-async def test_a_request_whose_body_is_refused_is_over_at_once() -> None:
+async def test_request_with_a_refused_body_ends_at_once() -> None:
     client = Client(whole)
     writes = await client.ask(CHUNKED, b"no number\r\n")
     assert writes[0].startswith(b"HTTP/1.1 400 ")
     assert client.received == [{"type": "http.disconnect"}]
-    # Whatever the application says now is not sent.
+    # The application's response is not sent any more.
     assert writes[1:] == [b"end"]
 
 
-async def test_a_server_that_stops_ends_connections_after_their_answers() -> None:
+async def test_shutdown_closes_connections_after_their_responses() -> None:
     go_on = asyncio.Event()
 
     busy, idle = Client(after(go_on, whole)), Client(after(go_on, whole))

@@ -1,4 +1,4 @@
-"""Limits and deadlines of the HTTP server, over bare sockets: what is refused, how, and what goes on."""
+"""Limits and deadlines of the HTTP server, over bare sockets."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ from serval_testkit.running_app import running_app
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 OK = b"HTTP/1.1 200 "
-# More than sockets and the server hold on to.
+# More than sockets and the server buffer.
 LARGE = bytes(1 << 20)
 
 
 class App:
-    """Reads the body and answers; by path: `/wait` never answers, `/large` without end."""
+    """Reads the body and answers. `/wait` never answers, and `/large` never ends."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, int, bytes]] = []
@@ -62,14 +62,14 @@ class App:
 
 @contextlib.asynccontextmanager
 async def served(app: App, **settings: Any) -> AsyncIterator[int]:
-    """The port `app` is served on."""
+    """Serve `app`, and yield its port."""
     configured = Settings(**settings)
     async with running_app(app, configured, lifespan="off", refused=app.refused.append) as url:
         yield int(url.rpartition(":")[2])
 
 
 async def exchange(port: int, *pieces: bytes) -> bytes:
-    """What comes back until the server closes the connection."""
+    """Send the pieces, and return everything received until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for piece in pieces:
@@ -121,7 +121,7 @@ MALFORMED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-async def test_what_can_be_read_in_two_ways_is_refused(case: str) -> None:
+async def test_protocol_refuses_ambiguous_requests(case: str) -> None:
     app, request = App(), MALFORMED[case]
     async with served(app) as port:
         assert_refused(await exchange(port, request), 400, "malformed_request")
@@ -143,7 +143,7 @@ TOO_LARGE: dict[str, list[bytes]] = {
 
 
 @pytest.mark.parametrize("case", TOO_LARGE)
-async def test_headers_over_the_limit_are_a_431(case: str) -> None:
+async def test_protocol_answers_431_for_headers_over_the_limit(case: str) -> None:
     app = App()
     async with served(app) as port:
         assert_refused(await exchange(port, *TOO_LARGE[case]), 431, "headers_too_large")
@@ -152,7 +152,7 @@ async def test_headers_over_the_limit_are_a_431(case: str) -> None:
         await assert_serving(port)
 
 
-async def test_headers_up_to_the_limit_are_read() -> None:
+async def test_protocol_reads_headers_up_to_the_limit() -> None:
     app = App()
     fields = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 600) for number in range(98))
     async with served(app) as port:
@@ -161,7 +161,7 @@ async def test_headers_up_to_the_limit_are_read() -> None:
     assert app.seen == [("/", 100, b"")]
 
 
-async def test_a_large_body_is_no_large_head() -> None:
+async def test_protocol_does_not_count_a_body_as_head() -> None:
     app, body = App(), b"a" * 300_000
     request = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
     async with served(app) as port:
@@ -176,7 +176,7 @@ async def test_a_large_body_is_no_large_head() -> None:
     [b"G", GET + b"X-A: ", GET + b"\r\n" + GET],
     ids=["a letter", "half a header", "after a whole request"],
 )
-async def test_headers_that_do_not_come_are_a_408(sent: bytes) -> None:
+async def test_protocol_answers_408_for_an_unfinished_head(sent: bytes) -> None:
     app = App()
     async with served(app, request_head_timeout_s=0.2) as port:
         answer = await exchange(port, sent)
@@ -185,13 +185,13 @@ async def test_headers_that_do_not_come_are_a_408(sent: bytes) -> None:
     assert whole == b"" or whole.startswith(OK)
 
 
-async def test_headers_have_one_deadline_together() -> None:
+async def test_head_deadline_is_not_extended_by_single_headers() -> None:
     app = App()
     async with served(app, request_head_timeout_s=0.4) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
         reading = asyncio.create_task(reader.read())
-        # A byte now and then keeps no connection open.
+        # Sending a little now and then does not extend the deadline.
         while not reading.done():
             writer.write(b"X-A: a\r\n")
             await asyncio.sleep(0.05)
@@ -199,7 +199,7 @@ async def test_headers_have_one_deadline_together() -> None:
         writer.close()
 
 
-async def test_a_body_that_does_not_come_is_a_408_and_the_application_is_told() -> None:
+async def test_protocol_answers_408_for_an_unfinished_body_and_disconnects() -> None:
     app = App()
     async with served(app, request_body_timeout_s=0.2) as port:
         answer = await exchange(port, POST + b"Content-Length: 5\r\n\r\n{")
@@ -209,14 +209,14 @@ async def test_a_body_that_does_not_come_is_a_408_and_the_application_is_told() 
         await assert_serving(port)
 
 
-async def test_deadlines_of_a_request_end_with_it() -> None:
+async def test_deadlines_end_with_their_request() -> None:
     app = App()
     async with served(app, request_head_timeout_s=1, request_body_timeout_s=1) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(3):
             for piece in (POST, b"Content-Length: 2\r\n\r\n", b"{}"):
                 writer.write(piece)
-                # Each part is far within its deadline, all together are not.
+                # Each part is well within its deadline, but not all together.
                 await asyncio.sleep(0.15)
             assert (await reader.readuntil(b"\r\n\r\n{}")).startswith(OK)
         await asyncio.sleep(1.2)
@@ -226,7 +226,7 @@ async def test_deadlines_of_a_request_end_with_it() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n", GET + b"\r\n"], ids=["nothing", "a line end", "a request"])
-async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
+async def test_protocol_closes_an_idle_connection(sent: bytes) -> None:
     app = App()
     async with served(app, idle_connection_s=0.2) as port:
         answer = await exchange(port, sent)
@@ -235,7 +235,9 @@ async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize(("connections", "workers"), [(2, 1), (5, 2)])
-async def test_connections_over_a_workers_part_of_the_limit_are_a_503(connections: int, workers: int) -> None:
+async def test_protocol_answers_503_over_a_worker_s_share_of_connections(
+    connections: int, workers: int
+) -> None:
     app = App()
     async with served(app, max_connections=connections, workers=workers) as port:
         open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
@@ -251,7 +253,7 @@ async def test_connections_over_a_workers_part_of_the_limit_are_a_503(connection
 
 
 @pytest.mark.parametrize("path", [b"/wait", b"/large"])
-async def test_work_for_a_client_that_leaves_ends(path: bytes) -> None:
+async def test_disconnect_cancels_work_for_the_client(path: bytes) -> None:
     app = App()
     async with served(app) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -262,7 +264,7 @@ async def test_work_for_a_client_that_leaves_ends(path: bytes) -> None:
         await assert_serving(port)
 
 
-async def test_also_if_it_has_asked_again_before_the_answer() -> None:
+async def test_disconnect_cancels_work_behind_which_requests_wait() -> None:
     app = App()
     async with served(app) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -295,7 +297,7 @@ async def test_protocol_declines_an_upgrade_and_keeps_the_body(coding: str, offe
     async with served(app) as port:
         answer = await exchange(port, *pieces)
         assert answer.startswith(OK)
-        # The client may take the answer's end for the other protocol's beginning.
+        # The connection must not go on: the client may switch protocols.
         assert answer.count(b"HTTP/1.1 ") == 1
         await assert_serving(port)
     path, _, received = app.seen[0]
@@ -332,7 +334,7 @@ async def test_protocol_limits_the_size_of_a_trailer() -> None:
     assert app.seen == []
 
 
-async def test_requests_sent_ahead_are_answered_in_order() -> None:
+async def test_protocol_answers_pipelined_requests_in_order() -> None:
     app = App()
     asked = [GET.replace(b"/ ", b"/%d " % number) + b"\r\n" for number in range(5)]
     async with served(app) as port:
@@ -341,7 +343,7 @@ async def test_requests_sent_ahead_are_answered_in_order() -> None:
     assert [path for path, *_ in app.seen] == ["/0", "/1", "/2", "/3", "/4", "/"]
 
 
-async def test_what_is_wrong_behind_a_request_does_not_become_part_of_its_answer() -> None:
+async def test_error_behind_a_request_does_not_enter_its_response() -> None:
     app = App()
     async with served(app) as port:
         answer = await exchange(port, GET.replace(b"/ ", b"/large ") + b"\r\n", b"not HTTP\r\n\r\n")
@@ -351,7 +353,7 @@ async def test_what_is_wrong_behind_a_request_does_not_become_part_of_its_answer
         await assert_serving(port)
 
 
-async def test_a_client_that_does_not_read_is_cut_off_and_holds_up_nobody() -> None:
+async def test_client_that_does_not_read_is_cut_off() -> None:
     app = App()
     async with served(app, stalled_client_s=0.5) as port:
         with socket.create_connection(("127.0.0.1", port)) as reader:

@@ -14,10 +14,10 @@ from serval.settings import Settings
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that nobody asks."""
+    """An application that gets no requests."""
 
 
-def test_a_burst_of_connections_is_accepted_in_few_turns_of_the_event_loop() -> None:
+def test_server_accepts_a_burst_in_few_turns_of_the_event_loop() -> None:
     count = 4 * ACCEPTED_AT_ONCE
 
     async def turns() -> int:
@@ -41,5 +41,5 @@ def test_a_burst_of_connections_is_accepted_in_few_turns_of_the_event_loop() -> 
                 socket.create_connection(address)
         return taken
 
-    # One each turn would be `count`; the first of them may come before the event loop looks.
+    # Accepting one a turn would take `count` turns; the first ones may arrive before the first turn.
     assert uvloop.run(turns()) <= count // 2

@@ -11,7 +11,7 @@ from serval.http.sockets import bind, reserve, url_of
 HOST = "127.0.0.1"
 
 
-def test_a_reserved_port_can_be_shared_by_those_who_say_so() -> None:
+def test_reserve_lets_shared_sockets_bind_the_port() -> None:
     with closing(reserve(HOST, 0, "--port")) as kept:
         port = kept.getsockname()[1]
         one, two = (bind(HOST, port, "--port", shared=True) for _ in range(2))
@@ -25,13 +25,13 @@ def test_a_reserved_port_can_be_shared_by_those_who_say_so() -> None:
             bind(HOST, port, "--port")
 
 
-def test_a_port_that_another_gateways_workers_share_is_not_reserved() -> None:
+def test_reserve_refuses_a_port_that_others_share() -> None:
     with closing(bind(HOST, 0, "--port", shared=True)) as other:
         other.listen()
         with pytest.raises(SettingsError, match="choose another with --port"):
             reserve(HOST, other.getsockname()[1], "--port")
 
 
-def test_the_url_of_a_socket() -> None:
+def test_url_of_a_socket() -> None:
     with closing(bind("::1", 0, "--port")) as listener:
         assert url_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"

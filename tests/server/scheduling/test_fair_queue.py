@@ -1,4 +1,4 @@
-"""The order in which requests go to the engine."""
+"""Order of requests in the queue for the engine."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ def drained(queue: FairQueue, now: float = 0.0) -> list[Ticket]:
     return [queue.pop(now) for _ in range(len(queue))]
 
 
-def test_a_key_with_one_request_does_not_stand_behind_anothers_hundred() -> None:
+def test_queue_serves_a_key_with_one_request_before_another_s_hundredth() -> None:
     queue = FairQueue(1000)
     for _ in range(100):
         queue.push(ticket("many"))
@@ -27,7 +27,7 @@ def test_a_key_with_one_request_does_not_stand_behind_anothers_hundred() -> None
     assert order.index("one") <= 1
 
 
-def test_keys_share_by_tokens_not_by_requests() -> None:
+def test_queue_shares_by_tokens_not_by_requests() -> None:
     queue = FairQueue(1000)
     for _ in range(100):
         queue.push(ticket("large", tokens=1000))
@@ -36,7 +36,7 @@ def test_keys_share_by_tokens_not_by_requests() -> None:
     assert Counter(each.key for each in first)["small"] > 55
 
 
-def test_a_class_goes_before_the_less_urgent_ones() -> None:
+def test_queue_serves_more_urgent_classes_first() -> None:
     queue = FairQueue(1000)
     for priority in reversed(PRIORITIES):
         for _ in range(3):
@@ -45,7 +45,7 @@ def test_a_class_goes_before_the_less_urgent_ones() -> None:
 
 
 @pytest.mark.parametrize("priority", ["default", "bulk"])
-def test_what_has_waited_too_long_gets_every_fourth_turn(priority: Priority) -> None:
+def test_queue_gives_aged_requests_every_fourth_turn(priority: Priority) -> None:
     queue = FairQueue(1000)
     queue.push(ticket(priority=priority))
     for _ in range(20):
@@ -54,7 +54,7 @@ def test_what_has_waited_too_long_gets_every_fourth_turn(priority: Priority) -> 
     assert [each.priority for each in order].index(priority) == AGED_TURN - 1
 
 
-def test_urgent_ones_still_get_most_turns_when_all_others_have_aged() -> None:
+def test_queue_gives_urgent_requests_most_turns_when_all_others_have_aged() -> None:
     queue = FairQueue(1000)
     for _ in range(50):
         queue.push(ticket(priority="bulk"))
@@ -63,7 +63,7 @@ def test_urgent_ones_still_get_most_turns_when_all_others_have_aged() -> None:
     assert Counter(each.priority for each in order)["interactive"] >= 30
 
 
-def test_a_full_class_takes_no_more_and_others_do() -> None:
+def test_queue_limits_each_class_separately() -> None:
     queue = FairQueue(2)
     queue.push(ticket())
     queue.push(ticket())
@@ -73,21 +73,21 @@ def test_a_full_class_takes_no_more_and_others_do() -> None:
     assert len(queue) == 3
 
 
-def test_in_a_full_class_the_key_with_most_makes_room_for_another() -> None:
+def test_full_queue_drops_a_request_of_the_key_with_most() -> None:
     queue = FairQueue(4)
     waiting = [ticket("many") for _ in range(4)]
     for each in waiting:
         queue.push(each)
     assert queue.push(ticket("one")) is waiting[-1]
     assert queue.push(ticket("two")) is waiting[-2]
-    # Now it has two, and a second one of another key would have as many.
+    # Now it has two, and another key's second one would make that key's share equal.
     with pytest.raises(QueueFullError):
         queue.push(ticket("one"))
     with pytest.raises(QueueFullError):
         queue.push(ticket("many"))
 
 
-def test_what_left_is_not_held_against_its_key() -> None:
+def test_queue_does_not_charge_a_key_for_discarded_requests() -> None:
     queue = FairQueue(1000)
     queue.push(ticket("busy"))
     for _ in range(50):
@@ -110,7 +110,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-def test_every_ticket_comes_out_once_or_was_taken_out(operations: list[tuple[object, ...]]) -> None:
+def test_queue_returns_each_ticket_once_unless_discarded(operations: list[tuple[object, ...]]) -> None:
     queue = FairQueue(30)
     inside: list[Ticket] = []
     for now, operation in enumerate(operations):
@@ -137,7 +137,7 @@ def test_every_ticket_comes_out_once_or_was_taken_out(operations: list[tuple[obj
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 500)), min_size=1, max_size=200))
-def test_no_key_that_waits_gets_more_than_a_requests_worth_less_than_another(
+def test_queue_keeps_waiting_keys_within_one_request_of_each_other(
     requests: list[tuple[str, int]],
 ) -> None:
     queue = FairQueue(1000)

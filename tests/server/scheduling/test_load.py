@@ -1,4 +1,4 @@
-"""What is shed when the engine is full, and that nothing is when it does not say."""
+"""Load shedding while the engine is saturated, and while it does not report its load."""
 
 import pytest
 
@@ -14,7 +14,7 @@ class Clock:
 
 
 class Reports:
-    """What an engine says of its load; None: nothing."""
+    """Load reports of an engine; None: it does not answer."""
 
     def __init__(self) -> None:
         self.report: EngineLoadReport | None = None
@@ -28,7 +28,7 @@ class Reports:
 
 def load_of(reports: Reports, clock: Clock) -> EngineLoad:
     return EngineLoad(
-        reports.ask, high_queue=10, high_kv_use=0.9, note=reports.noted.append, now=lambda: clock.now
+        reports.ask, high_queue=10, high_kv_use=0.9, on_change=reports.noted.append, now=lambda: clock.now
     )
 
 
@@ -54,7 +54,7 @@ def shed(load: EngineLoad) -> set[str]:
         (10_000, 1.0, {"bulk", "default"}),
     ],
 )
-async def test_the_least_urgent_is_shed_first(waiting: int, kv_use: float, refused: set[str]) -> None:
+async def test_load_sheds_the_least_urgent_first(waiting: int, kv_use: float, refused: set[str]) -> None:
     reports = Reports()
     reports.report = EngineLoadReport(waiting=waiting, kv_use=kv_use)
     load = load_of(reports, Clock())
@@ -63,7 +63,7 @@ async def test_the_least_urgent_is_shed_first(waiting: int, kv_use: float, refus
     assert reports.noted == [load.saturation]
 
 
-async def test_old_news_sheds_nothing() -> None:
+async def test_load_sheds_nothing_on_a_stale_report() -> None:
     reports, clock = Reports(), Clock()
     reports.report = EngineLoadReport(waiting=1000, kv_use=1.0)
     load = load_of(reports, clock)

@@ -1,4 +1,4 @@
-"""Slots of the engine: taken, waited for, given back, and never lost."""
+"""Slots of the engine: acquired, waited for, released, and never lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from serval.scheduling.slots import EngineSlots
 
 
 class Meter:
-    """Counts who waits."""
+    """Counts waiting requests."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -32,42 +32,42 @@ def slots_of(number: int, *, limit: int = 10, timeout_s: float = 60.0) -> Engine
 
 
 async def take(slots: EngineSlots, key: str = "a", priority: Priority = "default") -> None:
-    if not slots.take_free():
-        await slots.wait(key, priority, 10)
+    if not slots.try_acquire():
+        await slots.acquire(key, priority, 10)
 
 
 async def steps() -> None:
-    """Let what can run run."""
+    """Run every task that is ready."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def test_a_slot_that_is_free_is_taken_at_once_and_the_next_waits() -> None:
+async def test_slots_are_acquired_at_once_while_free() -> None:
     slots = slots_of(1)
-    assert slots.take_free()
-    assert not slots.take_free()
+    assert slots.try_acquire()
+    assert not slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
     await steps()
     assert not waiter.done()
-    slots.give_back()
+    slots.release()
     await waiter
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
-async def test_nobody_passes_those_who_wait() -> None:
+async def test_slots_cannot_be_acquired_past_waiting_requests() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
     await steps()
-    slots.give_back()
-    # Not run yet, but the slot is its own.
-    assert not slots.take_free()
+    slots.release()
+    # It has not run yet, but owns the slot.
+    assert not slots.try_acquire()
     await waiter
 
 
-async def test_waiting_too_long_is_a_503_with_retry_after() -> None:
+async def test_acquire_raises_503_with_retry_after_on_timeout() -> None:
     slots = slots_of(1, timeout_s=0.01)
-    slots.take_free()
+    slots.try_acquire()
     with pytest.raises(EngineOverloadedError) as refused:
         await take(slots)
     assert (refused.value.status, refused.value.code) == (503, "queue_timeout")
@@ -75,9 +75,9 @@ async def test_waiting_too_long_is_a_503_with_retry_after() -> None:
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
-async def test_a_full_queue_refuses_the_newest_of_the_key_with_most() -> None:
+async def test_acquire_refuses_the_newest_of_the_key_with_most_if_full() -> None:
     slots = slots_of(1, limit=2)
-    slots.take_free()
+    slots.try_acquire()
     greedy = [asyncio.create_task(take(slots, "greedy")) for _ in range(2)]
     await steps()
     with pytest.raises(EngineOverloadedError) as refused:
@@ -89,53 +89,53 @@ async def test_a_full_queue_refuses_the_newest_of_the_key_with_most() -> None:
     assert not other.done()
     assert slots.waiting == 2
     for waiter in (greedy[0], other):
-        slots.give_back()
+        slots.release()
         await waiter
 
 
-async def test_a_slot_granted_to_one_who_just_left_goes_to_the_next() -> None:
+async def test_slot_granted_to_a_cancelled_request_goes_to_the_next() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
     await steps()
-    slots.give_back()
-    first.cancel()  # after the grant, before it could run
+    slots.release()
+    first.cancel()  # after the grant, before it has run
     await steps()
     assert second.done()
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
-async def test_one_who_leaves_before_the_grant_is_passed_over() -> None:
+async def test_release_passes_over_a_cancelled_request() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     first, second = [asyncio.create_task(take(slots)) for _ in range(2)]
     await steps()
     first.cancel()  # has not run yet, and so has not left
-    slots.give_back()
+    slots.release()
     await steps()
     assert second.done()
     assert (slots.in_use, slots.waiting) == (1, 0)
 
 
-async def test_a_stop_waits_for_those_that_run_and_those_that_wait() -> None:
+async def test_stop_waits_for_running_and_waiting_requests() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
     await steps()
     stop = asyncio.create_task(slots.stop(grace_s=60))
     await steps()
     with pytest.raises(ShuttingDownError):
-        slots.take_free()
-    slots.give_back()
+        slots.try_acquire()
+    slots.release()
     await waiter
     assert not stop.done()
-    slots.give_back()
+    slots.release()
     assert await stop
 
 
-async def test_at_the_end_of_the_grace_those_that_wait_are_refused() -> None:
+async def test_stop_refuses_waiting_requests_after_the_grace_period() -> None:
     slots = slots_of(1)
-    slots.take_free()
+    slots.try_acquire()
     waiter = asyncio.create_task(take(slots))
     await steps()
     assert not await slots.stop(grace_s=0.01)
@@ -144,12 +144,12 @@ async def test_at_the_end_of_the_grace_those_that_wait_are_refused() -> None:
     assert slots.waiting == 0
 
 
-async def test_an_idle_gateway_stops_at_once() -> None:
+async def test_stop_returns_at_once_when_idle() -> None:
     assert await slots_of(1).stop(grace_s=60)
 
 
 class NoSlotIsLost(RuleBasedStateMachine):
-    """Requests come, go, finish and time out in any order, also in the same turn of the event loop."""
+    """Requests arrive, leave, finish and time out in any order, also in one turn of the event loop."""
 
     SLOTS = 3
 
@@ -170,7 +170,7 @@ class NoSlotIsLost(RuleBasedStateMachine):
         try:
             await end.wait()
         finally:
-            self.slots.give_back()
+            self.slots.release()
 
     @rule(key=st.sampled_from("abc"), priority=st.sampled_from(PRIORITIES))
     def comes(self, key: str, priority: Priority) -> None:

@@ -1,4 +1,4 @@
-"""Log lines are written behind the request's back, and a stream that takes none hurts no request."""
+"""Log lines are written in the background, and a blocked stream delays no request."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from serval.telemetry.logs import BackgroundHandler, JsonFormatter
 
 
 class Gate(io.StringIO):
-    """A stream that takes nothing until it is opened."""
+    """A stream that blocks until it is opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def close(logger: logging.Logger) -> None:
     logger.handlers[0].close()
 
 
-def test_nobody_waits_for_the_stream_and_nothing_is_lost(logger: logging.Logger, gate: Gate) -> None:
+def test_background_handler_writes_everything_without_blocking(logger: logging.Logger, gate: Gate) -> None:
     for number in range(100):
         logger.warning("line %d", number)
     assert gate.getvalue() == ""
@@ -62,7 +62,7 @@ def test_nobody_waits_for_the_stream_and_nothing_is_lost(logger: logging.Logger,
     assert [line["event"] for line in lines(gate)] == [f"line {number}" for number in range(100)]
 
 
-def test_lines_that_find_no_room_are_counted(logger: logging.Logger, gate: Gate) -> None:
+def test_background_handler_counts_lines_without_room(logger: logging.Logger, gate: Gate) -> None:
     logger.warning("first")
     assert gate.asked.wait(30)
     for number in range(10_005):
@@ -74,11 +74,11 @@ def test_lines_that_find_no_room_are_counted(logger: logging.Logger, gate: Gate)
     assert len(events) == 2 + 10_000
 
 
-def test_a_full_disk_raises_nothing_and_is_told_of_later(logger: logging.Logger, gate: Gate) -> None:
+def test_background_handler_reports_lost_lines_after_a_full_disk(logger: logging.Logger, gate: Gate) -> None:
     gate.fails = True
     gate.opened.set()
     logger.warning("lost")
-    # The next line is written when the disk has room again.
+    # The next line is written once the disk has room again.
     while logger.handlers[0]._lost == 0:  # type: ignore[attr-defined]
         threading.Event().wait(0.01)
     gate.fails = False
@@ -88,7 +88,7 @@ def test_a_full_disk_raises_nothing_and_is_told_of_later(logger: logging.Logger,
     assert lines(gate)[0]["lines"] == 1
 
 
-def test_a_closed_stream_raises_nothing(logger: logging.Logger, gate: Gate) -> None:
+def test_background_handler_survives_a_closed_stream(logger: logging.Logger, gate: Gate) -> None:
     gate.close()
     gate.opened.set()
     logger.warning("lost")

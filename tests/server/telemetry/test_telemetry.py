@@ -1,4 +1,4 @@
-"""Metrics and log lines: what they count, and what they never hold."""
+"""Metrics and log lines: their values, and the secrets they never hold."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 async def samples(gateway: RunningGateway) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and label values."""
+    """Return every sample by its name and label values."""
     text = await (await gateway.get("/metrics", key=None)).text()
     return {
         (sample.name, *sample.labels.values()): sample.value
@@ -55,16 +55,16 @@ async def test_metrics_count_requests_tokens_and_tool_calls() -> None:
     assert got["serval_tool_calls_total", "truncated"] == 1
     assert got["serval_time_to_first_token_seconds_count",] == 3
     assert got["serval_request_duration_seconds_count", "/v1/chat/completions"] == 4
-    assert got["serval_requests_in_flight",] == 1  # the one that asks
+    assert got["serval_requests_in_flight",] == 1  # this request itself
     assert got["serval_engine_up",] == 1
-    assert got["serval_inter_token_latency_seconds_count",] == 0  # none was streamed in pieces
+    assert got["serval_inter_token_latency_seconds_count",] == 0  # no answer was streamed in several events
     assert got["serval_gateway_overhead_seconds_count", "/v1/chat/completions"] == 4
     assert got["serval_rejections_total", "tokens"] == 0
     assert got["serval_errors_total", "unknown_url"] == 1
     assert got["serval_errors_total", "invalid_value"] == 1
 
 
-async def test_gaps_between_streamed_tokens_are_counted_by_their_length() -> None:
+async def test_metrics_count_gaps_between_streamed_tokens() -> None:
     async with running_gateway() as gateway:
         gateway.engine.will_say("a", "b", "c", delay_s=0.06)
         await gateway.post({"model": MODEL, "messages": HI, "stream": True})
@@ -76,7 +76,7 @@ async def test_gaps_between_streamed_tokens_are_counted_by_their_length() -> Non
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_overhead_is_not_what_the_engine_or_the_client_takes(stream: bool) -> None:
+async def test_overhead_excludes_time_of_engine_and_client(stream: bool) -> None:
     async with running_gateway() as gateway:
         gateway.engine.will_say("a", "b", delay_s=1.0)
         gateway.engine.will_say("a", fault="stall")
@@ -101,7 +101,7 @@ async def test_overhead_is_not_what_the_engine_or_the_client_takes(stream: bool)
     assert got["serval_gateway_overhead_seconds_sum", route] < 0.8
 
 
-async def test_a_busy_event_loop_is_seen() -> None:
+async def test_loop_lag_shows_a_busy_event_loop() -> None:
     late: list[float] = []
     with watching_loop(late.append):
         await asyncio.sleep(0.3)
@@ -110,7 +110,7 @@ async def test_a_busy_event_loop_is_seen() -> None:
     assert max(late) > 0.2
 
 
-async def test_tasks_of_the_event_loop_are_counted() -> None:
+async def test_metrics_count_tasks_of_the_event_loop() -> None:
     async with running_gateway() as gateway:
 
         async def until(holds: Callable[[float], bool]) -> None:
@@ -126,7 +126,7 @@ async def test_tasks_of_the_event_loop_are_counted() -> None:
         await until(lambda tasks: tasks < 50)
 
 
-async def test_requests_refused_before_they_were_read_are_counted() -> None:
+async def test_metrics_count_requests_refused_unread() -> None:
     async with running_gateway() as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
         writer.write(b"not HTTP\r\n\r\n")
@@ -141,7 +141,7 @@ async def test_engine_up_follows_the_engine() -> None:
         assert (await samples(gateway))["serval_engine_up",] == 0
 
 
-async def test_labels_come_from_closed_sets() -> None:
+async def test_metrics_labels_come_from_closed_sets() -> None:
     async with running_gateway() as gateway:
         for path in ("/a", "/b", "/v1/models/x", "/v1/models/y"):
             await gateway.get(path)
@@ -149,7 +149,7 @@ async def test_labels_come_from_closed_sets() -> None:
     assert routes == {"other", "/v1/models/{model_id}"}
 
 
-async def test_a_client_that_leaves_is_counted_with_what_it_used(caplog: pytest.LogCaptureFixture) -> None:
+async def test_metrics_count_a_disconnected_client_s_usage(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "serval.requests")
     async with running_gateway() as gateway:
         gateway.engine.will_say("a", "b", fault="stall")
@@ -167,7 +167,7 @@ async def test_a_client_that_leaves_is_counted_with_what_it_used(caplog: pytest.
     assert line["client_gone"] is True
 
 
-async def test_no_log_line_error_or_metric_holds_a_prompt_an_answer_or_a_key(
+async def test_logs_errors_and_metrics_hold_no_prompt_answer_or_key(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -196,7 +196,7 @@ async def test_no_log_line_error_or_metric_holds_a_prompt_an_answer_or_a_key(
             assert secret not in text
 
 
-async def test_one_line_a_request_with_its_id(caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_has_one_line_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "serval.requests")
     async with running_gateway() as gateway:
         response = await gateway.post(
@@ -215,14 +215,14 @@ async def test_one_line_a_request_with_its_id(caplog: pytest.LogCaptureFixture) 
     assert second["client_request_id"] is None
 
 
-def test_the_times_of_a_request_are_those_of_its_end_whenever_its_line_is_written() -> None:
+def test_log_line_has_the_times_of_the_request_s_end() -> None:
     entry = RequestEntry(RequestRecord(request_id="r", method="GET", route="/"))
     first = JsonFormatter().format(entry)
     time.sleep(0.002)
     assert JsonFormatter().format(entry) == first
 
 
-def test_a_log_line_cannot_be_forged() -> None:
+def test_log_line_cannot_be_forged() -> None:
     record = logging.LogRecord("serval", logging.INFO, "", 0, 'a\n{"event": "b"}\x1b[31m', None, None)
     line = JsonFormatter().format(record)
     assert "\n" not in line

@@ -1,4 +1,4 @@
-"""Traces, received by a stand-in for an OTLP/HTTP collector: what a span says, and what it never does."""
+"""Traces, received by a stand-in for an OTLP/HTTP collector."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @asynccontextmanager
 async def collector(received: list[bytes]) -> AsyncIterator[str]:
-    """A collector that keeps what it is sent; yields its base URL."""
+    """Run a collector that records spans; yields its base URL."""
 
     async def take(request: web.Request) -> web.Response:
         received.append(await request.read())
@@ -52,7 +52,7 @@ def attributes(span: Any) -> dict[str, Any]:
 
 
 async def ask(gateway: RunningGateway) -> None:
-    """An answer, one streamed, an error of the client, one of the engine, and what is not traced."""
+    """Make a whole and a streamed request, an error of client and engine each, and untraced requests."""
     headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
     await gateway.post(CHAT, headers=headers)
     await gateway.post({**CHAT, "stream": True})
@@ -62,7 +62,7 @@ async def ask(gateway: RunningGateway) -> None:
     await gateway.get("/v1/models")
 
 
-async def test_a_span_a_request_with_the_names_of_the_conventions() -> None:
+async def test_span_follows_the_conventions_for_generative_ai() -> None:
     received: list[bytes] = []
     async with collector(received) as url, running_gateway(otlp_endpoint=url) as gateway:
         await ask(gateway)
@@ -92,7 +92,7 @@ async def test_a_span_a_request_with_the_names_of_the_conventions() -> None:
     assert got[3].status.code == 2
 
 
-async def test_the_trace_of_the_client_goes_on_to_the_engine() -> None:
+async def test_trace_of_the_client_continues_to_the_engine() -> None:
     received: list[bytes] = []
     async with collector(received) as url, running_gateway(otlp_endpoint=url) as gateway:
         await ask(gateway)
@@ -100,12 +100,12 @@ async def test_the_trace_of_the_client_goes_on_to_the_engine() -> None:
     first, second, *_ = spans(received)
     assert (first.trace_id.hex(), first.parent_span_id.hex()) == (TRACE, SPAN)
     assert second.parent_span_id == b""
-    # Without the flags, of which one says how the trace's id was made.
+    # Without the flags: one says how the trace's id was generated.
     expected = [f"00-{span.trace_id.hex()}-{span.span_id.hex()}" for span in (first, second)]
     assert [traceparent[:-3] for traceparent in sent[:2]] == expected
 
 
-async def test_no_span_holds_a_prompt_an_answer_or_a_key() -> None:
+async def test_spans_hold_no_prompt_answer_or_key() -> None:
     received: list[bytes] = []
     async with collector(received) as url, running_gateway(otlp_endpoint=url) as gateway:
         await ask(gateway)
@@ -116,19 +116,19 @@ async def test_no_span_holds_a_prompt_an_answer_or_a_key() -> None:
     assert API_KEY.encode() not in body
 
 
-async def test_a_collector_that_is_away_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_tracing_survives_an_absent_collector(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "opentelemetry")
     async with running_gateway(otlp_endpoint="http://127.0.0.1:1") as gateway:
         assert (await gateway.post(CHAT)).status == 200
 
 
-async def test_without_an_endpoint_the_engine_is_sent_no_trace() -> None:
+async def test_engine_gets_no_trace_without_an_endpoint() -> None:
     async with running_gateway() as gateway:
         await gateway.post(CHAT, headers={"traceparent": f"00-{TRACE}-{SPAN}-01"})
         assert "external_trace_header" not in gateway.engine.requests[0]
 
 
-def test_the_common_variable_is_heeded_if_ours_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_falls_back_to_the_standard_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://common:4318")
     assert load_settings().otlp_endpoint == "http://common:4318"
     monkeypatch.setenv("SERVAL_OTLP_ENDPOINT", "http://ours:4318")
