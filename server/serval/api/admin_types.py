@@ -9,7 +9,7 @@ from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, limit_of
 from serval.wire.answers import Answer, UnixTime
 
 # No white space: the lists are stored as words.
-Word = Annotated[str, Field(pattern=r"^\S{1,200}\z")]
+Word = Annotated[str, Field(pattern=r"^\S{1,200}$")]
 ScopeName = Annotated[str, Field(json_schema_extra={"enum": list(SCOPES)})]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)] | Literal["unlimited", "default"]
 Seconds = Annotated[int, Field(ge=0, le=10**10)]

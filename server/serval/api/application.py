@@ -17,6 +17,8 @@ from serval.api.dependencies import api_key
 from serval.api.endpoints import API, OPENAPI, EndpointTable
 from serval.api.exception_handlers import exception_handlers
 from serval.api.responses import COMMON_HEADERS, EVERYWHERE, WITH_KEY, success
+from serval.wire.answers import ErrorAnswer
+from serval.wire.components import model_components
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -80,7 +82,7 @@ class Application(FastAPI):
     def _complete(self, document: dict[str, Any]) -> None:
         components = document["components"]
         components["headers"] = COMMON_HEADERS
-        components["schemas"] |= self._schemas()
+        components["schemas"] |= {**self._schemas(), **model_components([ErrorAnswer])}
         for methods in document["paths"].values():
             for operation in methods.values():
                 operation["responses"].pop("422", None)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from serval.errors import ApiError
 from serval.wire.answers import ErrorAnswer
+from serval.wire.components import reference_to
 
 Responses = dict[int | str, dict[str, Any]]
 Headers = dict[str, dict[str, Any]]
@@ -40,6 +41,9 @@ _ERROR_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
     503: _RETRY_AFTER,
 }
 
+# A reference in place of `model`: FastAPI would build a validator for each status of each route.
+_ERROR_CONTENT: Final = {"application/json": {"schema": reference_to(ErrorAnswer)}}
+
 
 def success(
     status: int = 200,
@@ -56,9 +60,9 @@ def errors(*statuses: int) -> Responses:
     """Describe error responses, with the codes that each may have."""
     return {
         status: {
-            "model": ErrorAnswer,
             "description": _description(status),
             "headers": _headers(_ERROR_HEADERS.get(status, {})),
+            "content": _ERROR_CONTENT,
         }
         for status in statuses
     }

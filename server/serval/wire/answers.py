@@ -15,7 +15,8 @@ UnixTime = Annotated[int, Field(ge=0)]
 class Answer(BaseModel):
     """Base of answers: they have the described fields and no others."""
 
-    model_config = ConfigDict(extra="forbid")
+    # Most are only described: no validator is built before the first use.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class ErrorDetail(Answer):

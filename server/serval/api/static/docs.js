@@ -38,10 +38,10 @@ function bounds(schema) {
     .map((name) => `${name} ${JSON.stringify(part[name])}`)).join(", ");
 }
 
-// Objects that the schema is made of, to be shown below it.
+// Objects that a value of the schema is or holds, to be shown below it.
 function objectsIn(schema, spec) {
-  const parts = [schema, schema.items, ...(schema.anyOf || []), ...(schema.oneOf || [])].filter(Boolean);
-  parts.push(...parts.map((part) => part.items).filter(Boolean));
+  const choices = [schema, ...(schema.anyOf || []), ...(schema.oneOf || [])];
+  const parts = choices.flatMap((choice) => [choice, choice.items]).filter(Boolean);
   return parts.map((part) => resolve(part, spec)).filter((part) => part.properties);
 }
 
