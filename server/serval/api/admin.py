@@ -29,11 +29,11 @@ T = TypeVar("T")
 _MAX_BODY_BYTES: Final = 1 << 16
 
 
-def _not_stored(response: Response) -> None:
+async def _not_stored(response: Response) -> None:
     response.headers["cache-control"] = "no-store"
 
 
-def _directory_of(request: Request) -> KeyDirectory:
+async def _directory_of(request: Request) -> KeyDirectory:
     directory: KeyDirectory = request.app.state.directory
     return directory
 

@@ -22,7 +22,7 @@ class BearerKey(SecurityBase):
         return identity_of(request.scope)
 
 
-def context_of(request: Request) -> ApiContext:
+async def context_of(request: Request) -> ApiContext:
     """Return the parts of the application that serves this request."""
     context: ApiContext = request.app.state.context
     return context

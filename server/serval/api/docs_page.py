@@ -34,9 +34,10 @@ def docs_router(inference_document: Callable[[], dict[str, Any]]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get(ADMIN_DOCS.path)
-    def docs_page() -> Response:
+    async def docs_page() -> Response:
         return _file("docs.html", files)
 
+    # Not a coroutine, because the document of the inference API may have to be made.
     @router.get(ADMIN_DOCS_ASSET.path)
     def docs_asset(name: str) -> Response:
         if name == _INFERENCE:
