@@ -28,7 +28,7 @@ async def left(response: aiohttp.ClientResponse, what: str) -> int:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_every_answer_says_how_the_limits_stand(stream: bool) -> None:
+async def test_response_has_the_state_of_the_limits(stream: bool) -> None:
     async with running_gateway(requests_per_minute=60, tokens_per_minute=6000) as gateway:
         response = await gateway.post({**CHAT, "stream": stream})
         assert response.status == 200
@@ -43,14 +43,14 @@ async def test_every_answer_says_how_the_limits_stand(stream: bool) -> None:
         }
 
 
-async def test_without_limits_nothing_is_said() -> None:
+async def test_response_without_limits_has_no_limit_headers() -> None:
     async with running_gateway() as gateway:
         response = await gateway.post(CHAT)
         assert not [name for name in response.headers if name.lower().startswith("x-ratelimit")]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_too_many_requests_are_told_when_to_come_again(stream: bool) -> None:
+async def test_request_over_the_limit_is_a_429_with_retry_after(stream: bool) -> None:
     async with running_gateway(requests_per_minute=2) as gateway:
         for _ in range(2):
             assert (await gateway.post(CHAT)).status == 200
@@ -67,7 +67,7 @@ async def test_too_many_requests_are_told_when_to_come_again(stream: bool) -> No
         assert len(gateway.engine.requests) == 2
 
 
-async def test_the_openai_package_waits_as_it_is_told_and_then_succeeds() -> None:
+async def test_openai_client_waits_as_told_and_then_succeeds() -> None:
     async with running_gateway(requests_per_minute=20) as gateway:
         while (await gateway.post(CHAT)).status != 429:
             pass
@@ -76,7 +76,7 @@ async def test_the_openai_package_waits_as_it_is_told_and_then_succeeds() -> Non
         assert answer.choices[0].message.content == "Hello world"
 
 
-async def test_tokens_are_not_got_around_by_asking_at_once() -> None:
+async def test_concurrent_requests_cannot_exceed_the_token_limit() -> None:
     async with running_gateway(tokens_per_minute=100) as gateway:
         for _ in range(20):
             gateway.engine.will_say(fault="silent")
@@ -107,7 +107,7 @@ async def test_rejected_requests_consume_nothing() -> None:
         assert await left(response, "requests") >= 7
 
 
-async def test_a_request_that_can_never_fit_is_a_400_that_says_so() -> None:
+async def test_request_larger_than_the_limit_is_a_400() -> None:
     async with running_gateway(tokens_per_minute=50) as gateway:
         response = await gateway.post({**CHAT, "max_tokens": 60})
         error = (await response.json())["error"]
@@ -119,7 +119,7 @@ async def test_a_request_that_can_never_fit_is_a_400_that_says_so() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_is_settled_with_what_it_used(stream: bool) -> None:
+async def test_request_is_settled_with_its_use(stream: bool) -> None:
     async with running_gateway(tokens_per_minute=10_000) as gateway:
         await gateway.post({**CHAT, "max_tokens": 5000, "n": 1, "stream": stream})
         response = await gateway.post({**TEXT, "max_tokens": 1}, path="/v1/completions")
@@ -128,7 +128,7 @@ async def test_a_request_is_settled_with_what_it_used(stream: bool) -> None:
         assert used <= PROMPT_TOKENS + ANSWER_TOKENS
 
 
-async def test_an_answer_longer_than_was_counted_on_is_charged_in_full() -> None:
+async def test_answer_longer_than_reserved_is_charged_in_full() -> None:
     async with running_gateway(tokens_per_minute=100, reserved_completion_tokens=3) as gateway:
         gateway.engine.will_say(*["x"] * 120)
         assert (await gateway.post({**CHAT, "max_tokens": None})).status == 200
@@ -138,7 +138,7 @@ async def test_an_answer_longer_than_was_counted_on_is_charged_in_full() -> None
         assert 15_000 < int(response.headers["retry-after-ms"]) <= 24_000
 
 
-async def test_every_choice_is_reserved_and_the_prompt_once() -> None:
+async def test_reservation_counts_each_choice_and_the_prompt_once() -> None:
     async with running_gateway(tokens_per_minute=6000) as gateway:
         response = await gateway.post({**CHAT, "n": 3})
         assert await left(response, "tokens") == 6000 - PROMPT_TOKENS - 3 * 10
@@ -146,7 +146,7 @@ async def test_every_choice_is_reserved_and_the_prompt_once() -> None:
         assert response.status == 200
 
 
-async def test_the_engine_refused_so_nothing_is_counted() -> None:
+async def test_request_refused_by_the_engine_is_not_counted() -> None:
     async with running_gateway(requests_per_minute=1, tokens_per_minute=100) as gateway:
         for _ in range(3):
             gateway.engine.will_say(fault="http_error", status=503)
@@ -168,7 +168,7 @@ async def client_that_leaves(gateway: RunningGateway, *, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_slot_is_free_again_when_its_client_has_gone(stream: bool) -> None:
+async def test_concurrency_slot_is_released_when_the_client_leaves(stream: bool) -> None:
     async with running_gateway(concurrent_requests=1) as gateway:
         for _ in range(5):
             gateway.engine.will_say(fault="silent")
@@ -186,7 +186,7 @@ async def ask_until_let_in(gateway: RunningGateway) -> int:
 
 @pytest.mark.parametrize("fault", ["cut", "garbage", "no_finish", "error_event", "http_error"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_slot_is_free_again_whatever_the_engine_does(fault: Any, stream: bool) -> None:
+async def test_concurrency_slot_is_released_after_every_engine_fault(fault: Any, stream: bool) -> None:
     async with running_gateway(concurrent_requests=1) as gateway:
         for _ in range(3):
             gateway.engine.will_say("a", fault=fault)
@@ -194,7 +194,7 @@ async def test_a_slot_is_free_again_whatever_the_engine_does(fault: Any, stream:
         assert (await gateway.post(CHAT)).status == 200
 
 
-async def test_too_many_at_once_are_refused_and_named() -> None:
+async def test_request_over_the_concurrency_limit_is_a_429() -> None:
     async with running_gateway(concurrent_requests=2) as gateway:
         for _ in range(2):
             gateway.engine.will_say("a", fault="stall")
@@ -208,7 +208,7 @@ async def test_too_many_at_once_are_refused_and_named() -> None:
         await cancel_and_wait(*asked)
 
 
-async def test_one_after_the_other_never_meets_its_own_slot() -> None:
+async def test_sequential_requests_never_exceed_a_concurrency_of_one() -> None:
     async with running_gateway(concurrent_requests=1) as gateway:
         for number in range(40):
             assert (await gateway.post({**CHAT, "stream": bool(number % 2)})).status == 200
@@ -223,7 +223,7 @@ async def ask(gateway: RunningGateway, key: str, body: Any = CHAT) -> aiohttp.Cl
     return await gateway.post(body, headers={"authorization": f"Bearer {key}"})
 
 
-async def test_a_used_up_day_is_not_retried_and_outlives_a_restart(sqlite: str) -> None:
+async def test_exhausted_daily_budget_is_not_retried_and_survives_a_restart(sqlite: str) -> None:
     store = open_store(Settings(key_database=sqlite))
     _, key = store.create(name="a", scopes=["inference"], limits=KeyLimits(tokens_per_day=30))
     async with running_gateway(key_database=sqlite) as gateway:
@@ -245,7 +245,7 @@ async def test_a_used_up_day_is_not_retried_and_outlives_a_restart(sqlite: str) 
         assert len(gateway.engine.requests) == 1
 
 
-async def test_each_key_has_its_own_limits_and_a_change_reaches_running_workers(sqlite: str) -> None:
+async def test_keys_have_their_own_limits_and_changes_reach_a_running_gateway(sqlite: str) -> None:
     store = open_store(Settings(key_database=sqlite))
     one, key = store.create(name="a", scopes=["inference"], limits=KeyLimits(requests_per_minute=1))
     _, other = store.create(name="b", scopes=["inference"])
@@ -263,7 +263,7 @@ async def test_each_key_has_its_own_limits_and_a_change_reaches_running_workers(
         assert "x-ratelimit-limit-requests" not in response.headers
 
 
-async def test_fixed_keys_are_counted_each_for_itself(tmp_path: Path) -> None:
+async def test_keys_of_a_file_are_counted_separately(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("sk-one\nsk-two\n")
     async with running_gateway(api_key_file=keys, requests_per_minute=1) as gateway:
