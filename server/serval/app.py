@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Applications:
-    """What is served: the API, and the admin API if there is one. `apply` puts other settings in force."""
+    """Served applications; `admin` is None without an admin port. `apply` puts new settings in force."""
 
     api: ASGIApp
     admin: ASGIApp | None
@@ -60,7 +60,7 @@ def create_apps(
     directory: "KeyDirectory | None",
     tokens: "TokenVerifier | None" = None,
 ) -> Applications:
-    """The ASGI applications in front of `engine`.
+    """Create the ASGI applications in front of `engine`.
 
     `live` holds the operator's keys, `directory` the database's, `tokens` checks those of an identity
     provider.
@@ -91,7 +91,7 @@ def create_apps(
                 await asyncio.to_thread(tracing.close)
         context.render_executor.shutdown(wait=False, cancel_futures=True)
 
-    # Plain ASGI endpoints: FastAPI's route machinery would cost more than all they do themselves.
+    # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
     hot: dict[str, ASGIApp] = {
         CHAT_COMPLETIONS.path: ChatCompletions(context),
         COMPLETIONS.path: Completions(context),
@@ -100,7 +100,7 @@ def create_apps(
     app.state.context = context
     app.state.hot = hot
     authenticator = inference_authenticator(settings, live.keys, directory, tokens)
-    # Around everything: each layer in between would cost every request a call, and every streamed frame too.
+    # Outermost: every layer in between would cost a call for each request and each streamed frame.
     api = RequestEdge(
         app,
         hot=hot,
@@ -122,7 +122,7 @@ def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) 
 
 class _Watch(Protocol):
     async def watch(self) -> None:
-        """Keep itself up to date, until cancelled."""
+        """Stay up to date until cancelled."""
 
 
 @asynccontextmanager

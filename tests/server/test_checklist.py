@@ -1,4 +1,4 @@
-"""CHECKLIST.md is whole, and the tests it names exist."""
+"""CHECKLIST.md is complete, and the tests it names exist."""
 
 import re
 from pathlib import Path

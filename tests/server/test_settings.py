@@ -1,4 +1,4 @@
-"""Settings come from a file, from SERVAL_*, which wins, and from options, which win over both."""
+"""Precedence of settings: options over SERVAL_* variables over the settings file."""
 
 import os
 from pathlib import Path

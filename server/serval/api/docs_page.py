@@ -18,7 +18,7 @@ _STATIC: Final = Path(__file__).with_name("static")
 _MEDIA_TYPES: Final = {"docs.css": "text/css", "docs.html": "text/html", "docs.js": "text/javascript"}
 _INFERENCE: Final = "inference.json"
 _HEADERS: Final = {
-    # Nothing from elsewhere, and nothing that runs but the page's own script.
+    # Only files of this server, and no script but the page's own.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -37,7 +37,7 @@ def docs_router(inference_document: Callable[[], dict[str, Any]]) -> APIRouter:
     async def docs_page() -> Response:
         return _file("docs.html", files)
 
-    # Not a coroutine, because the document of the inference API may have to be made.
+    # A plain function runs in a thread: creating the document takes a tenth of a second.
     @router.get(ADMIN_DOCS_ASSET.path)
     def docs_asset(name: str) -> Response:
         if name == _INFERENCE:

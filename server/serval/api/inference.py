@@ -74,7 +74,7 @@ async def chat_completions(request: Request) -> Response:
 
 @router.post(
     COMPLETIONS.path,
-    summary="Go on with a text, whole or as server-sent events",
+    summary="Complete a text, whole or as server-sent events",
     responses=_answers(TextCompletion, TextCompletion),
     openapi_extra=_body(CompletionRequest),
 )

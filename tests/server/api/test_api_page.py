@@ -1,4 +1,4 @@
-"""server/API.md says what the request types and the settings say."""
+"""Consistency of server/API.md with the request types and the settings."""
 
 import re
 from pathlib import Path

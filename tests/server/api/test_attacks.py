@@ -1,4 +1,4 @@
-"""Requests that try to confuse the server, and engines that do: refused, and the server goes on."""
+"""Hostile requests and engine responses are refused, and the server goes on serving."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer 
 
 
 async def raw_exchange(gateway: RunningGateway, request: bytes) -> bytes:
-    """All that comes back for `request` until the server closes the connection."""
+    """Return all bytes that the server sends for `request` before it closes the connection."""
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -98,7 +98,7 @@ async def test_response_has_its_processing_time(gateway: RunningGateway) -> None
 
 async def test_client_request_id_is_logged_only_if_well_formed(gateway: RunningGateway, caplog: Any) -> None:
     caplog.set_level("INFO", "serval.requests")
-    # What a header may not hold at all never gets as far as the log.
+    # A request whose header holds a control character is refused before it is logged.
     for sent, kept in (("abc-123", ["abc-123"]), ("x" * 200, [None]), ("a b", [None]), ("\x1b[31m", [])):
         caplog.clear()
         await raw_exchange(

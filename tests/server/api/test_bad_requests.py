@@ -1,4 +1,4 @@
-"""Requests that are wrong: the right status, the error object, the field at fault; no engine is asked."""
+"""Invalid requests: status, error object and field at fault; none reaches the engine."""
 
 import json
 from typing import Any

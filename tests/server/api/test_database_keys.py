@@ -121,7 +121,7 @@ async def test_admin_api_creates_lists_rotates_and_revokes_keys(key_database: st
         assert "digest" not in listed["data"][0]
         response = await admin_call(gateway, "POST", f"/admin/keys/{made['id']}/rotate", json={})
         rotated = await response.json()
-        # This worker sees its own changes at once.
+        # The worker that serves the admin API applies its changes immediately.
         assert (await ask(gateway, made["key"])).status == 401
         assert (await ask(gateway, rotated["key"])).status == 200
         assert (await admin_call(gateway, "DELETE", f"/admin/keys/{rotated['id']}")).status == 200
@@ -151,7 +151,7 @@ async def test_admin_api_needs_the_admin_scope_and_has_its_own_port(sqlite: str)
     async with running_gateway(key_database=sqlite, admin_port=0) as gateway:
         assert (await admin_call(gateway, "GET", "/admin/keys", key=admin)).status == 200
         assert (await admin_call(gateway, "GET", "/admin/keys", key=user)).status == 403
-        # The key for the model is not the operator's key for this; without one there is none.
+        # SERVAL_API_KEY does not open the admin API, and without SERVAL_ADMIN_KEY no operator key does.
         for key in (API_KEY, "", "x"):
             assert (await admin_call(gateway, "GET", "/admin/keys", key=key)).status == 401
         assert (await gateway.get("/admin/keys", key=API_KEY)).status == 404

@@ -1,4 +1,4 @@
-"""`functions` and `function_call`: the deprecated form gets the same model and an answer in its own form."""
+"""`functions` and `function_call`: the deprecated form of tools, answered in the same form."""
 
 import json
 from typing import Any

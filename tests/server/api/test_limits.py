@@ -1,4 +1,4 @@
-"""Limits as clients meet them: who is let in, what is said, and what a request costs in the end."""
+"""Rate limits over HTTP: refusals, headers, and the tokens that a request is charged."""
 
 import asyncio
 from itertools import islice
@@ -18,8 +18,9 @@ from serval_testkit.gateway_process import wait_until
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": [1, 2, 3], "max_tokens": 10}
-PROMPT_TOKENS = 3  # of CHAT
-# Of an answer nobody told the stand-in to give.
+# Length of CHAT's prompt.
+PROMPT_TOKENS = 3
+# Length of the stand-in engine's default answer.
 ANSWER_TOKENS = 2
 
 
@@ -86,7 +87,7 @@ async def test_concurrent_requests_cannot_exceed_the_token_limit() -> None:
             refused = await answered
             assert refused.status == 429
             assert "tokens" in (await refused.json())["error"]["message"]
-        # They may still be on their way when the others have been refused.
+        # The accepted requests may reach the engine after the others have been refused.
         await wait_until(lambda: len(gateway.engine.requests) >= 3)
         assert len(gateway.engine.requests) == 3
         await cancel_and_wait(*asked)
@@ -97,7 +98,7 @@ async def test_rejected_requests_consume_nothing() -> None:
         for _ in range(20):
             assert (
                 await gateway.post({**TEXT, "max_tokens": 98}, path="/v1/completions")
-            ).status == 400  # 101 never fit
+            ).status == 400  # 101 tokens can never fit
         assert (await gateway.post({**TEXT, "max_tokens": 60}, path="/v1/completions")).status == 200
         await gateway.post({**TEXT, "max_tokens": 90}, path="/v1/completions")
         for _ in range(20):
@@ -114,7 +115,7 @@ async def test_request_larger_than_the_limit_is_a_400() -> None:
         assert (response.status, error["code"]) == (400, "tokens_exceed_limit")
         assert "63" in error["message"]
         assert "50 tokens a minute" in error["message"]
-        # Without a limit of its own a request is let in, and settled when its length is known.
+        # A request without `max_tokens` is accepted, and settled when its length is known.
         assert (await gateway.post({**CHAT, "max_tokens": None})).status == 200
 
 
@@ -124,7 +125,7 @@ async def test_request_is_settled_with_its_use(stream: bool) -> None:
         await gateway.post({**CHAT, "max_tokens": 5000, "n": 1, "stream": stream})
         response = await gateway.post({**TEXT, "max_tokens": 1}, path="/v1/completions")
         used = 10_000 - 4 - await left(response, "tokens")
-        # Less than was used only by what has drained since.
+        # The bucket may have refilled a little since.
         assert used <= PROMPT_TOKENS + ANSWER_TOKENS
 
 
@@ -134,7 +135,7 @@ async def test_answer_longer_than_reserved_is_charged_in_full() -> None:
         assert (await gateway.post({**CHAT, "max_tokens": None})).status == 200
         response = await gateway.post(CHAT)
         assert response.status == 429
-        # 123 used and 13 asked for are 36 too many.
+        # 123 used and 13 requested exceed the limit by 36.
         assert 15_000 < int(response.headers["retry-after-ms"]) <= 24_000
 
 
@@ -155,7 +156,7 @@ async def test_request_refused_by_the_engine_is_not_counted() -> None:
 
 
 async def client_that_leaves(gateway: RunningGateway, *, stream: bool) -> None:
-    """Ask, and leave when the engine has begun."""
+    """Send a request and disconnect when the engine has begun to answer."""
     gateway.engine.generating.clear()
     gateway.engine.abort_seen.clear()
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {API_KEY}"}) as leaving:
@@ -177,7 +178,7 @@ async def test_concurrency_slot_is_released_when_the_client_leaves(stream: bool)
 
 
 async def ask_until_let_in(gateway: RunningGateway) -> int:
-    """The status of the first answer that is no 429: the slot's release follows the abort."""
+    """Return the first status other than 429; the slot is released after the abort."""
     async with asyncio.timeout(60):
         while (response := await gateway.post(CHAT)).status == 429:
             pass
@@ -238,7 +239,7 @@ async def test_exhausted_daily_budget_is_not_retried_and_survives_a_restart(sqli
         assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
         assert response.headers["x-should-retry"] == "false"
         assert 0 < int(response.headers["retry-after"]) <= 86_400
-        # The package gives up at once.
+        # The client does not retry.
         client = gateway.openai.with_options(api_key=key, max_retries=5)
         with pytest.raises(openai.RateLimitError):
             await client.chat.completions.create(**CHAT)
@@ -251,7 +252,7 @@ async def test_keys_have_their_own_limits_and_changes_reach_a_running_gateway(sq
     _, other = store.create(name="b", scopes=["inference"])
     async with running_gateway(key_database=sqlite, requests_per_minute=5) as gateway:
         assert [(await ask(gateway, key)).status for _ in range(2)] == [200, 429]
-        # Its own use, and the default: the other key, and the operator's.
+        # Other keys have the default limit and use of their own.
         for free in (other, API_KEY):
             response = await ask(gateway, free)
             assert (response.status, await left(response, "requests")) == (200, 4)

@@ -1,4 +1,4 @@
-"""The OpenAPI document is a valid one, and real answers and errors are what it says."""
+"""Responses of the running gateway match the OpenAPI document."""
 
 import json
 from typing import Any
@@ -48,7 +48,7 @@ def answer_of(document: dict[str, Any], path: str, method: str, status: int) -> 
 
 
 def headers_of(described: dict[str, Any]) -> set[str]:
-    """The headers that must be there: those of limits are only where there are limits."""
+    """Return the headers that are always present; those of limits need a limit."""
     return {name for name in described["headers"] if not name.startswith("x-ratelimit-")}
 
 
@@ -121,5 +121,5 @@ def test_every_error_status_is_described() -> None:
     kinds = ApiError.__subclasses__()
     for kind in kinds:
         kinds += kind.__subclasses__()
-    # 405 is the answer to a method that is not described.
+    # 405 answers methods that are not described.
     assert {kind.status for kind in kinds} - described == {405}

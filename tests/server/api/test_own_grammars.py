@@ -1,4 +1,4 @@
-"""`regex` and `ebnf`: for callers that may, checked before the engine sees them."""
+"""`regex` and `ebnf`: allowed by scope, and checked before they reach the engine."""
 
 import json
 from pathlib import Path

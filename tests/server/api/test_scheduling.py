@@ -1,4 +1,4 @@
-"""More requests than the engine has slots: who waits, who is refused, and what they are told."""
+"""Requests beyond the engine's slots: order in the queue, refusals and their headers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +26,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 @asynccontextmanager
 async def busy_gateway(**settings: Any) -> AsyncIterator[tuple[RunningGateway, Callable[[], None]]]:
-    """A gateway whose engine's one slot is taken, and what frees it."""
+    """Run a gateway whose only engine slot is taken; yield it and a function that frees the slot."""
     async with running_gateway(engine_slots=1, **settings) as gateway, client() as holder:
         gateway.engine.will_say("held", fault="stall")
         response = await holder.post(gateway.url + PATH, json=CHAT | {"stream": True})
@@ -61,7 +61,7 @@ async def test_queued_stream_gets_headers_and_pings_at_once() -> None:
         async with asyncio.timeout(60):
             while await metric(gateway, "serval_queue_wait_seconds_count") != 1:
                 pass
-        # Three pings' worth at least.
+        # At least the time of the pings that were received.
         assert await metric(gateway, "serval_queue_wait_seconds_sum") > 0.1
 
 
@@ -167,7 +167,7 @@ async def test_keys_share_the_prefix_cache_only_if_configured(tmp_path: Path) ->
         assert first == again
         assert len({first, second, operator}) == 3
     async with running_gateway(key_database=database) as gateway:
-        # The same in every gateway in front of an engine.
+        # Every gateway derives the same salt from a key.
         assert await salts_of(gateway, one) == [first]
     async with running_gateway(key_database=database, share_prefix_cache=True) as gateway:
         assert await salts_of(gateway, one, two) == [None, None]

@@ -1,4 +1,4 @@
-"""Unknown request fields: ignored by default, refused where the operator says so."""
+"""Unknown request fields: ignored by default, refused with SERVAL_STRICT_FIELDS."""
 
 import pytest
 
@@ -33,7 +33,7 @@ async def test_strict_mode_accepts_the_fields_of_openai() -> None:
         body = {"model": MODEL, **BODIES["/v1/chat/completions"]}
         response = await gateway.post({**body, **fields})
         assert response.status == 200
-        # What the server does not do is not claimed in the answer either.
+        # The response does not claim features that the server lacks.
         assert not {"store", "metadata"} & set(await response.json())
         assert (await gateway.post(body)).status == 200
         known, plain = gateway.engine.requests

@@ -1,4 +1,4 @@
-"""`/tokenize` and `/detokenize` say what the engine is sent."""
+"""`/tokenize` and `/detokenize`: the token ids that the engine is sent, and their text."""
 
 from typing import Any
 

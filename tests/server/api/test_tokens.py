@@ -1,4 +1,4 @@
-"""Tokens of an identity provider at the running gateway."""
+"""Bearer tokens of an identity provider at the running gateway."""
 
 import openai
 import pytest
