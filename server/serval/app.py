@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Applications:
-    """What is served: the API, and the admin API if there is one. `apply` puts other settings in force."""
+    """Served applications; `admin` is None without an admin port. `apply` puts new settings in force."""
 
     api: ASGIApp
     admin: ASGIApp | None
@@ -69,7 +69,7 @@ class Callers:
 
 
 def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Applications:
-    """The ASGI applications in front of the engine. Raises `SettingsError` if traces cannot be made."""
+    """Create the ASGI applications in front of the engine. Raises `SettingsError` if traces cannot be made."""
     live, directory, tokens = callers.live, callers.directory, callers.tokens
     metrics = Metrics(settings.metrics_directory)
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
@@ -95,7 +95,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
                 await asyncio.to_thread(tracing.close)
         context.render_executor.shutdown(wait=False, cancel_futures=True)
 
-    # Plain ASGI endpoints: FastAPI's route machinery would cost more than all they do themselves.
+    # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
     hot: dict[str, ASGIApp] = {
         CHAT_COMPLETIONS.path: ChatCompletions(context),
         COMPLETIONS.path: Completions(context),
@@ -104,7 +104,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     app.state.context = context
     app.state.hot = hot
     authenticator = inference_authenticator(settings, live.keys, directory, tokens)
-    # Around everything: each layer in between would cost every request a call, and every streamed frame too.
+    # Outermost: every layer in between would cost a call for each request and each streamed frame.
     api = RequestEdge(
         app,
         hot=hot,
@@ -126,7 +126,7 @@ def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) 
 
 class _Watch(Protocol):
     async def watch(self) -> None:
-        """Keep itself up to date, until cancelled."""
+        """Stay up to date until cancelled."""
 
 
 @asynccontextmanager

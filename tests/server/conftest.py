@@ -9,7 +9,7 @@ from serval_testkit.postgres import make_database, running_postgres
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Callable[[], str]]:
-    """Makes empty databases on one real server; each call gives the URL of one."""
+    """Return a function that creates an empty database on a real server and returns its URL."""
     numbers = count()
     with running_postgres() as server_url:
         yield lambda: make_database(server_url, f"serval{next(numbers)}")
@@ -17,7 +17,7 @@ def postgres() -> Iterator[Callable[[], str]]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def key_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty key database of each kind: a path, or a URL."""
+    """Path or URL of an empty key database, once for each kind."""
     if request.param == "sqlite":
         return str(tmp_path / "keys.db")
     url: str = request.getfixturevalue("postgres")()

@@ -1,4 +1,4 @@
-"""CHECKLIST.md is whole, and the tests it names exist."""
+"""CHECKLIST.md is complete, and the tests it names exist."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ HERE = Path(__file__).parent
 ROWS = re.findall(r"^\| (A?\d+) \| (.+?) \| (.+) \|$", (HERE / "CHECKLIST.md").read_text(), re.MULTILINE)
 
 
-def test_every_line_is_there_once() -> None:
+def test_checklist_has_every_line_once() -> None:
     expected = [str(number) for number in range(1, 91)] + [f"A{number}" for number in range(1, 25)]
     assert [number for number, _, _ in ROWS] == expected
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[number for number, _, _ in ROWS])
-def test_a_line_names_tests_that_exist_or_a_reason(row: tuple[str, str, str]) -> None:
+def test_line_names_existing_tests_or_a_reason(row: tuple[str, str, str]) -> None:
     names = re.findall(r"`([^`]+)`", row[2])
     if not names:
         assert row[2].startswith("no: ")

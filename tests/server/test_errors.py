@@ -28,7 +28,7 @@ def test_every_error_has_a_status_a_type_and_a_code(kind: type[ApiError]) -> Non
     assert body["error"]["code"]
 
 
-def test_codes_tell_errors_of_one_status_apart() -> None:
+def test_default_codes_are_unique() -> None:
     kinds = list(leaves(ApiError))
     assert len({kind.default_code for kind in kinds}) == len(kinds)
 

@@ -1,4 +1,4 @@
-"""Settings come from a file, from SERVAL_*, which wins, and from options, which win over both."""
+"""Precedence of settings: options over SERVAL_* variables over the settings file."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from serval.errors import SettingsError
 from serval.settings import Settings, child_environment, load_settings
 
 
-def test_options_win_over_variables_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_override_variables_and_variables_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVAL_PORT", "1234")
     monkeypatch.setenv("SERVAL_HOST", "0.0.0.0")  # noqa: S104
     settings = load_settings(port=99, host=None)
@@ -17,14 +17,14 @@ def test_options_win_over_variables_over_defaults(monkeypatch: pytest.MonkeyPatc
     assert settings.max_choices == Settings.model_fields["max_choices"].default
 
 
-def test_a_bad_value_is_named_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_value_is_named_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVAL_PORT", "canary")
     with pytest.raises(SettingsError, match="port") as error:
         load_settings()
     assert "canary" not in str(error.value)
 
 
-def test_variables_win_over_the_file_and_options_over_both(
+def test_variables_override_the_file_and_options_both(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.toml"
@@ -41,7 +41,7 @@ def test_variables_win_over_the_file_and_options_over_both(
     ("text", "says"),
     [("port port", "line 1"), ('port = "canary"', "port"), ("ports = 1", "ports"), (None, "No such file")],
 )
-def test_a_settings_file_that_is_wrong_is_named(tmp_path: Path, text: str | None, says: str) -> None:
+def test_invalid_settings_file_is_named(tmp_path: Path, text: str | None, says: str) -> None:
     file = tmp_path / "settings.toml"
     if text is not None:
         file.write_text(text)
@@ -51,7 +51,7 @@ def test_a_settings_file_that_is_wrong_is_named(tmp_path: Path, text: str | None
     assert "canary" not in str(error.value)
 
 
-def test_a_child_has_the_same_settings_but_reads_limits_in_the_file_itself(
+def test_child_inherits_the_settings_but_reads_limits_from_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.toml"
@@ -72,7 +72,7 @@ def test_a_child_has_the_same_settings_but_reads_limits_in_the_file_itself(
     assert (child.requests_per_minute, child.tokens_per_minute) == (9, 3)
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 1
 

@@ -1,4 +1,4 @@
-"""The admin API: keys are made, listed, changed, rotated and revoked. It has a port of its own."""
+"""Admin API, on a port of its own: create, list, change, rotate and revoke keys."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,11 +29,11 @@ T = TypeVar("T")
 _MAX_BODY_BYTES: Final = 1 << 16
 
 
-def _not_stored(response: Response) -> None:
+async def _not_stored(response: Response) -> None:
     response.headers["cache-control"] = "no-store"
 
 
-def _directory_of(request: Request) -> KeyDirectory:
+async def _directory_of(request: Request) -> KeyDirectory:
     directory: KeyDirectory = request.app.state.directory
     return directory
 
@@ -52,7 +52,7 @@ _CREATED: Final = success(201, headers=_NO_STORE)
 
 
 def check_scopes(scopes: list[str]) -> None:
-    """Raise `InvalidRequestError` for a scope there is not."""
+    """Raise `InvalidRequestError` for an unknown scope."""
     for scope in scopes:
         if scope not in SCOPES:
             raise InvalidRequestError(
@@ -60,7 +60,7 @@ def check_scopes(scopes: list[str]) -> None:
             )
 
 
-@router.post(ADMIN_KEYS.path, status_code=201, summary="Make a key", responses={**_CREATED, **errors(413)})
+@router.post(ADMIN_KEYS.path, status_code=201, summary="Create a key", responses={**_CREATED, **errors(413)})
 async def create_key(asked: CreateKey, directory: Directory) -> NewKey:
     check_scopes(asked.scopes)
     limits = KeyLimits(**asked.limits.given())
@@ -78,13 +78,13 @@ async def create_key(asked: CreateKey, directory: Directory) -> NewKey:
     )
 
 
-@router.get(ADMIN_KEYS.path, summary="List the keys", responses=_OK)
+@router.get(ADMIN_KEYS.path, summary="List all keys", responses=_OK)
 async def list_keys(directory: Directory) -> KeyList:
     _, keys = await asyncio.to_thread(directory.store.load)
     return KeyList(object="list", data=[_key(record) for record in keys])
 
 
-@router.patch(ADMIN_KEY.path, summary="Change a key's limits", responses={**_OK, **errors(404, 413)})
+@router.patch(ADMIN_KEY.path, summary="Change the limits of a key", responses={**_OK, **errors(404, 413)})
 async def update_key(key_id: str, asked: UpdateKey, directory: Directory) -> Key:
     changes = asked.limits.given()
     return await _changed(directory, lambda: _key(directory.store.update_limits(key_id, changes)))

@@ -8,8 +8,8 @@ from serval.caller.identity import INFERENCE, SCOPES
 from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, limit_of
 from serval.wire.answers import Answer, UnixTime
 
-# No white space: the lists are stored as words.
-Word = Annotated[str, Field(pattern=r"^\S{1,200}\z")]
+# No white space: lists are stored as words.
+Word = Annotated[str, Field(pattern=r"^\S{1,200}$")]
 ScopeName = Annotated[str, Field(json_schema_extra={"enum": list(SCOPES)})]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)] | Literal["unlimited", "default"]
 Seconds = Annotated[int, Field(ge=0, le=10**10)]
@@ -19,7 +19,7 @@ def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]
 
 
-# For fields of which it matters whether they were sent.
+# For fields that differ when omitted and when sent with their default.
 _ABSENT: Final[Any] = Field(default="default", json_schema_extra=_without_default)
 
 
@@ -28,7 +28,7 @@ class _Body(BaseModel):
 
 
 class LimitChanges(_Body):
-    """Limits to be set; what is left out stays as it is, or the default."""
+    """Limits to set. An omitted limit keeps its value; that of a new key is the default."""
 
     requests_per_minute: Limit = _ABSENT
     tokens_per_minute: Limit = _ABSENT
@@ -36,18 +36,18 @@ class LimitChanges(_Body):
     tokens_per_day: Limit = _ABSENT
 
     def given(self) -> dict[str, int | None]:
-        """Return the limits that are to be set, as they are stored."""
+        """Return the limits to set, in the form that is stored."""
         return {name: limit_of(getattr(self, name)) for name in LIMIT_NAMES if name in self.model_fields_set}
 
 
 class UpdateKey(_Body):
-    """Changes of a key."""
+    """Changes to a key."""
 
     limits: LimitChanges
 
 
 class CreateKey(_Body):
-    """A key to be made. `models` null: all; `expires_in_s` null: never."""
+    """Key to create. With `models` null it is for all models, with `expires_in_s` null it never expires."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     scopes: Annotated[list[ScopeName], Field(min_length=1)] = [INFERENCE]
@@ -72,7 +72,7 @@ class Limits(Answer):
 
 
 class Key(Answer):
-    """A key, without its secret. Times are Unix time in seconds; `models` null: all."""
+    """A key, without its secret. Times are Unix time in seconds; `models` null means all models."""
 
     id: str
     name: str
@@ -91,7 +91,7 @@ class NewKey(Key):
 
 
 class KeyList(Answer):
-    """All keys, in the order they were made."""
+    """All keys, in order of creation."""
 
     object: Literal["list"]
     data: list[Key]

@@ -17,6 +17,8 @@ from serval.api.dependencies import api_key
 from serval.api.endpoints import API, OPENAPI, EndpointTable
 from serval.api.exception_handlers import exception_handlers
 from serval.api.responses import COMMON_HEADERS, EVERYWHERE, WITH_KEY, success
+from serval.wire.answers import ErrorAnswer
+from serval.wire.components import model_components
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -29,9 +31,9 @@ class Document(BaseModel):
 
 
 class Application(FastAPI):
-    """FastAPI that leaves errors to the edge and completes its document.
+    """FastAPI application that leaves errors to the edge and completes its document.
 
-    `state` holds what the routes read: `max_body_bytes`, and what the functions that create applications add.
+    Routes read `state`: `max_body_bytes`, and the parts added by the functions that create applications.
     """
 
     def __init__(
@@ -44,13 +46,13 @@ class Application(FastAPI):
         schemas: Callable[[], Mapping[str, Any]] = dict,
         lifespan: Lifespan | None = None,
     ) -> None:
-        """`schemas` makes components that routes refer to and FastAPI does not know."""
+        """`schemas` creates the components that routes refer to and FastAPI cannot derive."""
         super().__init__(
             title=title,
             description=description,
             version=serval.__version__,
             license_info={"name": "MIT", "identifier": "MIT"},
-            # The document is an endpoint of ours, with a key; its page has no assets from elsewhere.
+            # `document_router` serves the document; FastAPI's own page loads assets from a CDN.
             openapi_url=None,
             redirect_slashes=False,
             strict_content_type=False,
@@ -64,13 +66,13 @@ class Application(FastAPI):
         self._document_lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # FastAPI's routes know no HEAD: it is GET, and the server leaves the body out.
+        # FastAPI's routes do not answer HEAD. As GET they do, and the server omits the body.
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """Return FastAPI's document, with the components it does not know and without its own 422."""
+        """Return FastAPI's document with the components it cannot derive and without its 422 responses."""
         with self._document_lock:
             document = super().openapi()
             if "headers" not in document["components"]:
@@ -80,7 +82,7 @@ class Application(FastAPI):
     def _complete(self, document: dict[str, Any]) -> None:
         components = document["components"]
         components["headers"] = COMMON_HEADERS
-        components["schemas"] |= self._schemas()
+        components["schemas"] |= {**self._schemas(), **model_components([ErrorAnswer])}
         for methods in document["paths"].values():
             for operation in methods.values():
                 operation["responses"].pop("422", None)
@@ -96,7 +98,7 @@ def document_router(path: str, **options: Any) -> APIRouter:
     """Return the route of the application's own document; `options` are FastAPI's."""
     router = APIRouter(**options)
 
-    # Not a coroutine: the first document takes a tenth of a second, for which other requests need not wait.
+    # A plain function runs in a thread: creating the document takes a tenth of a second.
     @router.get(path, summary="This document", response_model=Document)
     def openapi_document(request: Request) -> JSONResponse:
         return JSONResponse(request.app.openapi())

@@ -1,4 +1,4 @@
-"""FastAPI dependencies: the caller of a request, and the application's parts."""
+"""FastAPI dependencies on the caller of a request and on the parts of the application."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from serval.caller.identity import Identity
 
 
 class BearerKey(SecurityBase):
-    """Dependency on the caller that `RequestEdge` has authenticated; a security scheme in the document."""
+    """Dependency on the caller, whom `RequestEdge` has authenticated; described as a security scheme."""
 
     def __init__(self, description: str) -> None:
         self.model = HTTPBearer(description=description)
@@ -22,7 +22,7 @@ class BearerKey(SecurityBase):
         return identity_of(request.scope)
 
 
-def context_of(request: Request) -> ApiContext:
+async def context_of(request: Request) -> ApiContext:
     """Return the parts of the application that serves this request."""
     context: ApiContext = request.app.state.context
     return context

@@ -18,7 +18,7 @@ _STATIC: Final = Path(__file__).with_name("static")
 _MEDIA_TYPES: Final = {"docs.css": "text/css", "docs.html": "text/html", "docs.js": "text/javascript"}
 _INFERENCE: Final = "inference.json"
 _HEADERS: Final = {
-    # Nothing from elsewhere, and nothing that runs but the page's own script.
+    # Only files of this server, and no script but the page's own.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -34,9 +34,10 @@ def docs_router(inference_document: Callable[[], dict[str, Any]]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get(ADMIN_DOCS.path)
-    def docs_page() -> Response:
+    async def docs_page() -> Response:
         return _file("docs.html", files)
 
+    # A plain function runs in a thread: creating the document takes a tenth of a second.
     @router.get(ADMIN_DOCS_ASSET.path)
     def docs_asset(name: str) -> Response:
         if name == _INFERENCE:

@@ -1,4 +1,4 @@
-"""The outermost layer of every request: its id, its key, its errors, its log line and its metrics."""
+"""Outermost layer of every request: request id, authentication, errors, log line and metrics."""
 
 import re
 import secrets
@@ -23,7 +23,7 @@ _CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestEdge:
-    """ASGI application around the whole application.
+    """ASGI middleware around a whole application.
 
     `hot` maps the paths of hot endpoints to their ASGI applications, which need no router.
     """
@@ -38,7 +38,7 @@ class RequestEdge:
         metrics: Metrics,
         tracing: "Tracing | None" = None,
     ) -> None:
-        """Without `tracing` there are no traces."""
+        """Requests are traced only if `tracing` is given."""
         self._app = app
         self._hot = hot
         self._endpoints = endpoints
@@ -47,7 +47,7 @@ class RequestEdge:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. Lifespan and other scopes pass through."""
+        """Serve one request; pass other scopes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -91,7 +91,7 @@ class RequestEdge:
         except ApiError as error:
             record.error_code = error.code
             if record.status:
-                raise  # A response has begun; it cannot become another one.
+                raise  # The response has begun; it cannot be replaced by an error.
             await send_error(send_with_id, error)
         except Exception:
             record.error_code = InternalError.default_code

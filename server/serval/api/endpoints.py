@@ -14,18 +14,18 @@ from serval.caller.identity import ADMIN, INFERENCE
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One path and the facts about it that are needed outside its handler."""
+    """Path of an endpoint, with its attributes that are used outside its handler."""
 
-    # As the router takes it, with parameters such as `{model_id:path}`.
+    # In the form of the router, with parameters such as `{model_id:path}`.
     path: str
     methods: tuple[str, ...]
-    # Scope that the caller's key needs; None: no key is needed.
+    # Scope required of the caller's key; None for endpoints that need no key.
     scope: str | None
-    # Route in metrics, logs and traces; a closed set.
+    # Route in metrics, logs and traces, from a closed set.
     label: str
-    # POST requests go to the endpoint directly, past the router.
+    # The edge calls the endpoint of POST requests directly, past the router.
     hot: bool = False
-    # `gen_ai.operation.name` of the request's span; None: not traced.
+    # `gen_ai.operation.name` of the request's span; None for endpoints that are not traced.
     operation: str | None = None
 
 
@@ -67,7 +67,7 @@ COMPLETIONS: Final = Endpoint(
 TOKENIZE: Final = Endpoint("/tokenize", ("POST",), INFERENCE, label="/tokenize")
 DETOKENIZE: Final = Endpoint("/detokenize", ("POST",), INFERENCE, label="/detokenize")
 MODELS: Final = _get("/v1/models", INFERENCE)
-# Names of models may hold slashes.
+# Model names may contain slashes.
 MODEL: Final = Endpoint(
     "/v1/models/{model_id:path}", ("GET", "HEAD"), INFERENCE, label="/v1/models/{model_id}"
 )
@@ -94,11 +94,11 @@ API: Final = EndpointTable(
 
 ADMIN_KEYS: Final = Endpoint("/admin/keys", ("GET", "HEAD", "POST"), ADMIN, label="/admin/keys")
 ADMIN_KEY: Final = Endpoint("/admin/keys/{key_id}", ("DELETE", "PATCH"), ADMIN, label="/admin/keys/{key_id}")
-# Counted with the other requests about one key.
+# Has the label of the other requests for a single key.
 ADMIN_KEY_ROTATE: Final = Endpoint(
     "/admin/keys/{key_id}/rotate", ("POST",), ADMIN, label="/admin/keys/{key_id}"
 )
-# A browser that opens a page sends no key. Neither the page nor the document holds anything of this server's.
+# Public: a browser sends no key when it opens a page, and neither page nor document holds data.
 ADMIN_DOCS: Final = _get("/docs", None)
 ADMIN_DOCS_ASSET: Final = Endpoint("/docs/{name}", ("GET", "HEAD"), None, label="/docs")
 ADMIN_OPENAPI: Final = _get("/openapi.json", None)

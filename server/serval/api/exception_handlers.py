@@ -1,6 +1,6 @@
-"""FastAPI exception handlers that raise an `ApiError`, which `RequestEdge` answers.
+"""FastAPI exception handlers that raise an `ApiError`, which `RequestEdge` turns into a response.
 
-Without them FastAPI would answer itself: in its own format, and a wrong body with 422.
+FastAPI's own handlers would respond in another format, and to an invalid body with 422.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -16,7 +16,7 @@ from serval.wire.decode import invalid_value, missing_parameter, unknown_paramet
 
 Handler = Callable[[Request, Exception], Coroutine[Any, Any, NoReturn]]
 
-# Kinds of pydantic errors that are about the type of a value, beside all that end with `_type`.
+# Pydantic's errors about the type of a value, beside those whose names end with `_type`.
 _TYPE_ERRORS: Final = frozenset({"int_from_float"})
 
 
@@ -39,7 +39,7 @@ def exception_handlers(endpoints: EndpointTable) -> Mapping[Any, Handler]:
     return {
         HTTPException: raise_http_error,
         RequestValidationError: _raise_validation_error,
-        # Starlette's outermost middleware would otherwise answer in plain text.
+        # Otherwise Starlette's outermost middleware would respond in plain text.
         Exception: _raise_unchanged,
     }
 
@@ -54,14 +54,14 @@ async def _raise_validation_error(request: Request, error: Exception) -> NoRetur
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]], body: Any) -> InvalidRequestError:
-    """Translate what pydantic found wrong with `body`; only the first field at fault is named."""
+    """Translate pydantic's errors in `body`; the result names the first field at fault."""
     first = errors[0]
     path = _path_in(body, first)
     if first["type"] == "missing":
         return missing_parameter(path)
     if first["type"] == "extra_forbidden":
         return unknown_parameter(path)
-    # A union has an error for each of its types.
+    # A union yields one error for each of its types.
     same = [error for error in errors if _path_in(body, error) == path]
     reasons = dict.fromkeys(error["msg"][:1].lower() + error["msg"][1:] for error in same)
     wrong_type = all(error["type"].endswith("_type") or error["type"] in _TYPE_ERRORS for error in same)
@@ -71,7 +71,7 @@ def validation_error(errors: Sequence[Mapping[str, Any]], body: Any) -> InvalidR
 def _path_in(body: Any, error: Mapping[str, Any]) -> str:
     """Return the path of the field at fault, such as `models[0]`.
 
-    Locations also name the types of unions, which are no keys of the body and are left out.
+    Pydantic's locations also name the types of unions, which are not keys of the body and are left out.
     """
     path = ""
     location = error["loc"][1:]

@@ -29,13 +29,13 @@ class Ready(Answer):
     status: Literal["ready"]
 
 
-@liveness.get(HEALTHZ.path, summary="Whether the gateway is alive")
+@liveness.get(HEALTHZ.path, summary="Check that the gateway is alive")
 async def healthz() -> Alive:
-    """Says nothing about the engine, so that a slow engine does not get the gateway restarted."""
+    """Independent of the engine, so that a slow engine does not get the gateway restarted."""
     return Alive(status="ok")
 
 
-@router.get(READYZ.path, summary="Whether the engine takes requests")
+@router.get(READYZ.path, summary="Check that the engine takes requests")
 async def readyz(context: Context) -> Ready:
     if context.engine.slots.stopping:
         raise ShuttingDownError("This server is being stopped.")

@@ -6,9 +6,7 @@ them, refuses their other methods, and calls them where there is no edge.
 
 from typing import Any, Final
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
-from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,7 +16,7 @@ from serval.api.responses import LIMIT_HEADERS, WITH_KEY, Responses, errors, suc
 from serval.wire.answers import ChatCompletion, ChatCompletionChunk, TextCompletion
 from serval.wire.chat_request import ChatRequest
 from serval.wire.completion_request import CompletionRequest
-from serval.wire.struct_field import COMPONENT
+from serval.wire.components import model_components, reference_to, struct_components
 
 router = APIRouter(
     dependencies=[Depends(api_key)],
@@ -48,19 +46,15 @@ class RawResponse(Response):
 
 def _answers(whole: type, event: type) -> Responses:
     content = {
-        "application/json": {"schema": _reference(whole)},
-        "text/event-stream": {"schema": _STREAM, "x-event-schema": _reference(event)},
+        "application/json": {"schema": reference_to(whole)},
+        "text/event-stream": {"schema": _STREAM, "x-event-schema": reference_to(event)},
     }
     return success(headers=LIMIT_HEADERS, content=content)
 
 
 def _body(kind: type) -> dict[str, Any]:
-    content = {"application/json": {"schema": _reference(kind)}}
+    content = {"application/json": {"schema": reference_to(kind)}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-def _reference(kind: type) -> dict[str, str]:
-    return {"$ref": COMPONENT.format(name=kind.__name__)}
 
 
 def _raw(request: Request, endpoint: Endpoint) -> Response:
@@ -80,7 +74,7 @@ async def chat_completions(request: Request) -> Response:
 
 @router.post(
     COMPLETIONS.path,
-    summary="Go on with a text, whole or as server-sent events",
+    summary="Complete a text, whole or as server-sent events",
     responses=_answers(TextCompletion, TextCompletion),
     openapi_extra=_body(CompletionRequest),
 )
@@ -90,9 +84,5 @@ async def completions(request: Request) -> Response:
 
 def inference_schemas() -> dict[str, Any]:
     """Return the schemas that the routes above refer to, by name, and all that those refer to."""
-    _, requests = msgspec.json.schema_components([ChatRequest, CompletionRequest], ref_template=COMPONENT)
-    _, answers = models_json_schema(
-        [(kind, "serialization") for kind in (ChatCompletion, ChatCompletionChunk, TextCompletion)],
-        ref_template=COMPONENT.replace("{name}", "{model}"),
-    )
-    return {**requests, **answers["$defs"]}
+    requests = struct_components([ChatRequest, CompletionRequest])
+    return requests | model_components([ChatCompletion, ChatCompletionChunk, TextCompletion])

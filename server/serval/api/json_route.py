@@ -1,4 +1,4 @@
-"""Routes whose JSON bodies are read within bounds before FastAPI validates them."""
+"""Routes that read and decode the JSON body within limits before FastAPI validates it."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,12 +12,12 @@ from starlette.types import Receive, Scope
 from serval.api.http import read_json_body
 from serval.wire.decode import decode_json
 
-# JSON as RFC 8259 has it: no NaN, no other encoding than UTF-8, a bound on nesting.
+# JSON as in RFC 8259: no NaN, no encoding but UTF-8, and a limit on nesting.
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 class JsonRequest(Request):
-    """A request whose body has been read and decoded."""
+    """Request whose body has been read and decoded."""
 
     def __init__(self, scope: Scope, receive: Receive, *, body: bytes, content: dict[str, Any]) -> None:
         super().__init__(scope, receive)
@@ -32,7 +32,7 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """Route that reads at most `app.state.max_body_bytes` of the body, and decodes it strictly."""
+    """Route with a JSON body of at most `app.state.max_body_bytes` bytes."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler behind one that reads the body.

@@ -33,7 +33,7 @@ class ModelList(Answer):
 
 
 def check_model(name: str, served: ServedModel, identity: Identity) -> None:
-    """Raise `ModelNotFoundError` unless `name` is what is served, or `ModelNotAllowedError`."""
+    """Raise `ModelNotFoundError` for another model, `ModelNotAllowedError` if the key may not use it."""
     if name != served.name:
         raise ModelNotFoundError(
             f"The model {name[:200]!r} does not exist here. This server has {served.name!r}.", param="model"
@@ -48,7 +48,7 @@ async def list_models(caller: Caller, context: Context) -> ModelList:
     return ModelList(object="list", data=[_model_object(context.model)] if visible else [])
 
 
-@router.get(MODEL.path, summary="One model", responses=errors(404))
+@router.get(MODEL.path, summary="Get a model", responses=errors(404))
 async def retrieve_model(
     model_id: Annotated[str, Path(min_length=1, description="May hold slashes.")],
     caller: Caller,

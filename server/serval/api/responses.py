@@ -1,4 +1,4 @@
-"""Responses that several endpoints share, as the `responses` of FastAPI's routes and routers."""
+"""Descriptions of responses, for the parameter `responses` of FastAPI's routes and routers."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from serval.errors import ApiError
 from serval.wire.answers import ErrorAnswer
+from serval.wire.components import reference_to
 
 Responses = dict[int | str, dict[str, Any]]
 Headers = dict[str, dict[str, Any]]
 
-# Components of the document; every response has these headers.
+# Headers of every response; components of the document.
 COMMON_HEADERS: Final[Headers] = {
     "x-request-id": {
         "description": "The request's id, which the log has too.",
@@ -23,7 +24,7 @@ COMMON_HEADERS: Final[Headers] = {
         "required": True,
     },
 }
-# Responses of the inference endpoints to a key that has limits.
+# Headers of the inference endpoints' responses to a key with limits.
 LIMIT_HEADERS: Final[Mapping[str, str]] = {
     f"x-ratelimit-{what}-{unit}": text
     for unit in ("requests", "tokens")
@@ -40,6 +41,9 @@ _ERROR_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
     503: _RETRY_AFTER,
 }
 
+# A reference, because for `model` FastAPI builds a validator for each status of each route.
+_ERROR_CONTENT: Final = {"application/json": {"schema": reference_to(ErrorAnswer)}}
+
 
 def success(
     status: int = 200,
@@ -53,12 +57,12 @@ def success(
 
 
 def errors(*statuses: int) -> Responses:
-    """Describe error responses, with the codes that each may have."""
+    """Describe error responses, with the error codes of each status."""
     return {
         status: {
-            "model": ErrorAnswer,
             "description": _description(status),
             "headers": _headers(_ERROR_HEADERS.get(status, {})),
+            "content": _ERROR_CONTENT,
         }
         for status in statuses
     }
@@ -79,7 +83,7 @@ def _description(status: int) -> str:
 
 
 def codes_of(status: int) -> set[str]:
-    """Return the error codes that go with the status by default."""
+    """Return the default error codes of the status."""
     codes: set[str] = set()
     unread: list[type[ApiError]] = [ApiError]
     while unread:
@@ -90,6 +94,6 @@ def codes_of(status: int) -> set[str]:
     return codes
 
 
-# Responses to any request; 401 and 403 where a key is needed.
+# Responses of every endpoint, and of every endpoint that needs a key.
 EVERYWHERE: Final = errors(400, 408, 431, 500, 503)
 WITH_KEY: Final = errors(401, 403)

@@ -27,11 +27,11 @@ from serval.wire.tokenize import (
 router = APIRouter(route_class=JsonRoute, responses={**success(), **WITH_KEY, **errors(404, 413)})
 
 
-@router.post(TOKENIZE.path, summary="Token ids of a text or a conversation")
+@router.post(TOKENIZE.path, summary="Get the token ids of a text or a conversation")
 async def tokenize(
     asked: TokenizeRequest, request: Request, caller: Caller, context: Context
 ) -> TokenizeAnswer:
-    """The ids that the chat or completions endpoint would send to the engine."""
+    """Return the ids that the chat or completions endpoint would send to the engine."""
     given = text_or_conversation(asked)
     _check_model(asked.model, request, caller, context)
     if await _is_small(request, context):
@@ -41,11 +41,11 @@ async def tokenize(
     return TokenizeAnswer(tokens=ids, count=len(ids), max_model_len=context.model.context_length)
 
 
-@router.post(DETOKENIZE.path, summary="The text of token ids")
+@router.post(DETOKENIZE.path, summary="Get the text of token ids")
 async def detokenize(
     asked: DetokenizeRequest, request: Request, caller: Caller, context: Context
 ) -> DetokenizeAnswer:
-    """The text of token ids; control tokens appear as their names."""
+    """Return the text of token ids; control tokens appear as their names."""
     _check_model(asked.model, request, caller, context)
     tokenizer = context.chat.tokenizer
     check_token_ids(asked.tokens, tokenizer, param="tokens")

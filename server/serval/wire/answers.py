@@ -13,13 +13,14 @@ UnixTime = Annotated[int, Field(ge=0)]
 
 
 class Answer(BaseModel):
-    """Base of answers: they have the described fields and no others."""
+    """Base of answers; they have no fields but the described ones."""
 
-    model_config = ConfigDict(extra="forbid")
+    # Most serve only as descriptions, so no validator is built before its first use.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class ErrorDetail(Answer):
-    """What was wrong. `param` is the path of the field at fault, such as `messages[0].content`."""
+    """Description of an error. `param` is the path of the field at fault, such as `messages[0].content`."""
 
     message: str
     type: str
@@ -28,25 +29,25 @@ class ErrorDetail(Answer):
 
 
 class ErrorAnswer(Answer):
-    """Every error, of every status."""
+    """Error response of any status."""
 
     error: ErrorDetail
 
 
 class PromptTokensDetails(Answer):
-    """Tokens of the prompt that were found in the engine's cache."""
+    """Prompt tokens found in the engine's cache."""
 
     cached_tokens: Count
 
 
 class CompletionTokensDetails(Answer):
-    """Tokens of the answer that are reasoning."""
+    """Completion tokens that are reasoning."""
 
     reasoning_tokens: Count
 
 
 class UsageAnswer(Answer):
-    """Tokens as the engine counts them."""
+    """Token counts of the engine."""
 
     prompt_tokens: Count
     completion_tokens: Count
@@ -56,14 +57,14 @@ class UsageAnswer(Answer):
 
 
 class CalledFunction(Answer):
-    """`arguments` is JSON in a string."""
+    """Called function; `arguments` is a string of JSON."""
 
     name: str
     arguments: str
 
 
 class CallAnswer(Answer):
-    """A call that the model makes."""
+    """Tool call of the model."""
 
     id: str
     type: Literal["function"]
@@ -71,7 +72,7 @@ class CallAnswer(Answer):
 
 
 class MessageAnswer(Answer):
-    """What the model said. `function_call` answers `functions`, the older form of tools."""
+    """Message of the model. `function_call` answers `functions`, the deprecated form of tools."""
 
     role: Literal["assistant"]
     content: str | None
@@ -82,7 +83,7 @@ class MessageAnswer(Answer):
 
 
 class TopLogprob(Answer):
-    """`bytes` is null for a part of a character."""
+    """A likely token; `bytes` is null for a part of a character."""
 
     token: str
     logprob: float
@@ -90,7 +91,7 @@ class TopLogprob(Answer):
 
 
 class TokenLogprobAnswer(TopLogprob):
-    """A token of the answer and the most likely ones in its place."""
+    """A token of the answer, and the most likely tokens at its position."""
 
     top_logprobs: list[TopLogprob]
 
@@ -103,7 +104,7 @@ class LogprobsAnswer(Answer):
 
 
 class ChoiceAnswer(Answer):
-    """One answer of `n`."""
+    """One of the `n` choices."""
 
     index: Count
     message: MessageAnswer
@@ -112,7 +113,7 @@ class ChoiceAnswer(Answer):
 
 
 class ChatCompletion(Answer):
-    """A whole answer. `service_tier` is there if the request named one."""
+    """Whole answer. `service_tier` is present if the request named one."""
 
     id: Annotated[str, Field(pattern="^chatcmpl-")]
     object: Literal["chat.completion"]
@@ -125,14 +126,14 @@ class ChatCompletion(Answer):
 
 
 class FunctionDelta(Answer):
-    """The name comes first, then the arguments in pieces."""
+    """Part of a function call: first the name, then the arguments in pieces."""
 
     name: str | None = None
     arguments: str | None = None
 
 
 class CallDelta(Answer):
-    """A piece of the call number `index`; its first one has `id` and `type`."""
+    """Part of the tool call number `index`; the first part has `id` and `type`."""
 
     index: Count
     function: FunctionDelta
@@ -141,7 +142,7 @@ class CallDelta(Answer):
 
 
 class MessageDelta(Answer):
-    """What is new; the first delta of a choice has the role."""
+    """New parts of a message; the first delta of a choice has the role."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -152,7 +153,7 @@ class MessageDelta(Answer):
 
 
 class ChoiceDelta(Answer):
-    """A piece of one choice; `finish_reason` is null but in the last one."""
+    """Part of one choice; `finish_reason` is null except in the last part."""
 
     index: Count
     delta: MessageDelta
@@ -161,7 +162,7 @@ class ChoiceDelta(Answer):
 
 
 class ChatCompletionChunk(Answer):
-    """One event of a streamed answer. `usage` is in the last one, if it was asked for."""
+    """Event of a streamed answer. The last one has `usage`, if it was requested."""
 
     id: Annotated[str, Field(pattern="^chatcmpl-")]
     object: Literal["chat.completion.chunk"]
@@ -174,7 +175,7 @@ class ChatCompletionChunk(Answer):
 
 
 class TextLogprobs(Answer):
-    """Lists as long as the text has tokens."""
+    """Log-probabilities of a text; each list has an entry for each token."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -183,7 +184,7 @@ class TextLogprobs(Answer):
 
 
 class TextChoice(Answer):
-    """One text; in a stream, a piece of it."""
+    """One text; in a stream, a part of it."""
 
     index: Count
     text: str
@@ -192,7 +193,7 @@ class TextChoice(Answer):
 
 
 class TextCompletion(Answer):
-    """A whole answer, or one event of a streamed one."""
+    """Whole answer, or one event of a streamed answer."""
 
     id: Annotated[str, Field(pattern="^cmpl-")]
     object: Literal["text_completion"]

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import msgspec
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from serval.wire.components import struct_schema
 from serval.wire.decode import convert_field
-
-COMPONENT: str = "#/components/schemas/{name}"
 
 
 class StructField:
@@ -30,5 +28,4 @@ class StructField:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        (described,), _ = msgspec.json.schema_components([self._kind], ref_template=COMPONENT)
-        return described
+        return struct_schema(self._kind)

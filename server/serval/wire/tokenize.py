@@ -36,7 +36,7 @@ class TokenizeRequest(BaseModel):
 
 
 class TokenizeAnswer(Answer):
-    """The token ids, how many they are, and how many the model takes."""
+    """Token ids, their number, and the context length of the model."""
 
     tokens: list[int]
     count: int
@@ -59,7 +59,7 @@ class DetokenizeAnswer(Answer):
 
 
 def text_or_conversation(request: TokenizeRequest) -> str | ChatRequest:
-    """Return what is to be tokenized. Raises `InvalidRequestError` unless there is exactly one of the two."""
+    """Return the text or the conversation. Raises `InvalidRequestError` unless exactly one is given."""
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequestError("Send either 'prompt' or 'messages'.", param="prompt")
     if request.messages is None:

@@ -1,4 +1,4 @@
-"""server/API.md says what the request types and the settings say."""
+"""Consistency of server/API.md with the request types and the settings."""
 
 import re
 from pathlib import Path
@@ -18,20 +18,20 @@ def section(title: str) -> str:
     return PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
-def test_both_endpoints_take_the_extra_fields() -> None:
+def test_extra_fields_are_fields_of_both_requests() -> None:
     extras = re.findall(r"^\| `(\w+)` \|", section("More fields"), re.MULTILINE)
     assert len(extras) == 5
     for request in (ChatRequest, CompletionRequest):
         assert set(extras) <= {field.name for field in msgspec.structs.fields(request)}
 
 
-def test_fields_without_effect_are_fields_of_the_request() -> None:
+def test_fields_without_effect_are_fields_of_the_chat_request() -> None:
     said = set(re.findall(r"`([a-z_]+)`", section("Accepted, without effect").split("Other fields")[0]))
     said -= {"reasoning_content"}
     assert said <= {field.name for field in msgspec.structs.fields(ChatRequest)}
 
 
-def test_the_table_of_classes_is_what_headers_and_tiers_do() -> None:
+def test_priority_table_matches_headers_and_tiers() -> None:
     key = Identity(scopes=frozenset({INTERACTIVE}))
     rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| `(\w+)` \|$", section("Priority"), re.MULTILINE)
     assert tuple(header for header, _ in rows) == PRIORITIES
@@ -40,7 +40,7 @@ def test_the_table_of_classes_is_what_headers_and_tiers_do() -> None:
         assert tier_of(header) == tier
 
 
-def test_settings_that_are_named_exist() -> None:
+def test_page_names_only_existing_settings_and_all_of_oidc() -> None:
     variables = {variable_of(name) for name in Settings.model_fields}
     named = set(re.findall(r"SERVAL_\w+", PAGE))
     assert named <= variables

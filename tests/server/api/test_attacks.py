@@ -1,4 +1,4 @@
-"""Requests that try to confuse the server, and engines that do: refused, and the server goes on."""
+"""Hostile requests and engine responses are refused, and the server goes on serving."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer 
 
 
 async def raw_exchange(gateway: RunningGateway, request: bytes) -> bytes:
-    """All that comes back for `request` until the server closes the connection."""
+    """Return all bytes that the server sends for `request` before it closes the connection."""
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -38,20 +38,20 @@ JSON_BOMBS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", JSON_BOMBS)
-async def test_a_body_made_to_hurt_is_a_400(gateway: RunningGateway, case: str) -> None:
+async def test_hostile_body_is_a_400(gateway: RunningGateway, case: str) -> None:
     assert (await gateway.post(JSON_BOMBS[case])).status == 400
     assert gateway.engine.requests == []
     assert (await gateway.post(CHAT)).status == 200
 
 
-async def test_of_two_fields_with_one_name_the_last_counts_for_us_and_the_engine(
+async def test_duplicate_field_has_its_last_value_in_the_engine_request(
     gateway: RunningGateway,
 ) -> None:
     await gateway.post(b'{"max_tokens": 5, "max_tokens": 7, ' + BODY[1:])
     assert gateway.engine.requests[0]["sampling_params"]["max_new_tokens"] == 7
 
 
-async def test_a_client_that_does_not_read_is_cut_off_and_its_request_aborted() -> None:
+async def test_client_that_does_not_read_is_disconnected_and_its_request_aborted() -> None:
     async with running_gateway(stalled_client_s=0.5) as gateway:
         gateway.engine.will_say(*["a" * 100_000] * 200, fault="stall")
         body = json.dumps({**CHAT, "stream": True}).encode()
@@ -63,19 +63,19 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_request_aborted() 
         assert (await gateway.post(CHAT)).status == 200
 
 
-async def test_other_origins_are_not_let_in(gateway: RunningGateway) -> None:
+async def test_response_has_no_cors_headers(gateway: RunningGateway) -> None:
     response = await gateway.post(CHAT, headers={"origin": "https://evil.example"})
     assert not [name for name in response.headers if name.lower().startswith("access-control")]
 
 
-async def test_a_body_that_is_no_event_stream_is_not_passed_off_as_an_answer(gateway: RunningGateway) -> None:
+async def test_engine_body_that_is_no_event_stream_is_a_502(gateway: RunningGateway) -> None:
     gateway.engine.will_say(fault="http_error", status=200, message="not an event")
     response = await gateway.post(CHAT)
     assert response.status == 502
     assert (await gateway.post(CHAT)).status == 200
 
 
-async def test_headers_that_steer_the_engine_are_not_passed_on(gateway: RunningGateway) -> None:
+async def test_headers_that_steer_the_engine_are_not_forwarded(gateway: RunningGateway) -> None:
     steering = {"x-override-priority": "9", "x-smg-routing-key": "a", "x-data-parallel-rank": "1"}
     await gateway.post(CHAT, headers=steering)
     names = {name.lower() for name in gateway.engine.headers[0]}
@@ -87,18 +87,18 @@ async def test_headers_that_steer_the_engine_are_not_passed_on(gateway: RunningG
     ["/generate", "/abort_request", "/flush_cache", "/server_info", "/v1/loads", "/update_weights_from_disk"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_the_engines_own_routes_are_not_there(gateway: RunningGateway, path: str, method: str) -> None:
+async def test_engine_routes_are_not_exposed(gateway: RunningGateway, path: str, method: str) -> None:
     assert (await gateway.get(path, method=method)).status == 404
 
 
-async def test_answers_say_how_long_they_took(gateway: RunningGateway) -> None:
+async def test_response_has_its_processing_time(gateway: RunningGateway) -> None:
     response = await gateway.post(CHAT)
     assert int(response.headers["openai-processing-ms"]) >= 0
 
 
-async def test_a_forged_request_id_is_not_repeated(gateway: RunningGateway, caplog: Any) -> None:
+async def test_client_request_id_is_logged_only_if_well_formed(gateway: RunningGateway, caplog: Any) -> None:
     caplog.set_level("INFO", "serval.requests")
-    # What a header may not hold at all never gets as far as the log.
+    # A request whose header holds a control character is refused before it is logged.
     for sent, kept in (("abc-123", ["abc-123"]), ("x" * 200, [None]), ("a b", [None]), ("\x1b[31m", [])):
         caplog.clear()
         await raw_exchange(

@@ -1,4 +1,4 @@
-"""Requests that are wrong: the right status, the error object, the field at fault; no engine is asked."""
+"""Invalid requests: status, error object and field at fault; none reaches the engine."""
 
 import json
 from typing import Any
@@ -206,7 +206,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", FIELDS)
-async def test_the_field_at_fault_is_named(gateway: RunningGateway, case: str) -> None:
+async def test_invalid_field_is_named(gateway: RunningGateway, case: str) -> None:
     body, param = FIELDS[case]
     await assert_error(await gateway.post(body), status=400, param=param)
     assert gateway.engine.requests == []
@@ -228,7 +228,7 @@ BODIES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", BODIES)
-async def test_a_body_that_is_not_json_is_a_400(gateway: RunningGateway, case: str) -> None:
+async def test_body_that_is_not_json_is_a_400(gateway: RunningGateway, case: str) -> None:
     response = await gateway.post(BODIES[case])
     assert response.status == 400
     error = (await response.json())["error"]
@@ -236,17 +236,17 @@ async def test_a_body_that_is_not_json_is_a_400(gateway: RunningGateway, case: s
     assert (await gateway.post(chat())).status == 200
 
 
-async def test_a_number_too_large_for_a_float_is_a_400(gateway: RunningGateway) -> None:
+async def test_number_too_large_for_a_float_is_a_400(gateway: RunningGateway) -> None:
     body = b'{"model": "x", "messages": [], "temperature": 1e400}'
     await assert_error(await gateway.post(body), status=400, param="temperature")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"text"', b"3"])
-async def test_a_body_that_is_no_object_is_a_400(gateway: RunningGateway, body: bytes) -> None:
+async def test_body_that_is_no_object_is_a_400(gateway: RunningGateway, body: bytes) -> None:
     await assert_error(await gateway.post(body), status=400, param=None, code="invalid_type")
 
 
-async def test_a_body_over_the_limit_is_a_413() -> None:
+async def test_body_over_the_limit_is_a_413() -> None:
     async with running_gateway(max_body_bytes=2048) as gateway:
         body = json.dumps(chat(user="x" * 4096)).encode()
 
@@ -263,14 +263,14 @@ async def test_a_body_over_the_limit_is_a_413() -> None:
         assert (await gateway.post(chat())).status == 200
 
 
-async def test_another_content_type_is_a_400(gateway: RunningGateway) -> None:
+async def test_other_content_type_is_a_400(gateway: RunningGateway) -> None:
     response = await gateway.post(json.dumps(chat()).encode(), headers={"content-type": "text/plain"})
     await assert_error(response, status=400, param=None, code="invalid_content_type")
     charset = {"content-type": "application/json; charset=utf-8"}
     assert (await gateway.post(json.dumps(chat()).encode(), headers=charset)).status == 200
 
 
-async def test_null_is_the_same_as_absent(gateway: RunningGateway) -> None:
+async def test_null_field_is_the_same_as_an_absent_one(gateway: RunningGateway) -> None:
     optional = [
         "tools", "tool_choice", "parallel_tool_calls", "stream", "stream_options", "max_tokens",
         "max_completion_tokens", "n", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed",
@@ -283,7 +283,7 @@ async def test_null_is_the_same_as_absent(gateway: RunningGateway) -> None:
     assert first["input_ids"] == second["input_ids"]
 
 
-async def test_fields_of_other_servers_are_ignored_and_do_not_reach_the_engine(
+async def test_unknown_fields_are_ignored_and_do_not_reach_the_engine(
     gateway: RunningGateway,
 ) -> None:
     extra = {
@@ -303,7 +303,7 @@ async def test_fields_of_other_servers_are_ignored_and_do_not_reach_the_engine(
     assert "ignore_eos" not in sent["sampling_params"]
 
 
-async def test_openai_client_sees_its_own_error_classes(gateway: RunningGateway) -> None:
+async def test_openai_client_raises_its_own_error_classes(gateway: RunningGateway) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         await gateway.openai.chat.completions.create(model=MODEL, messages=HI, temperature=9)
     assert bad.value.param == "temperature"

@@ -35,7 +35,7 @@ async def wait_until_refused(gateway: RunningGateway, key: str) -> None:
             pass
 
 
-async def test_database_keys_and_the_operators_key_are_let_in(sqlite: str) -> None:
+async def test_database_keys_and_operator_key_are_accepted(sqlite: str) -> None:
     _, key = store_of(sqlite).create(name="a", scopes=["inference"])
     async with running_gateway(key_database=sqlite) as gateway:
         assert (await ask(gateway, key)).status == 200
@@ -43,13 +43,13 @@ async def test_database_keys_and_the_operators_key_are_let_in(sqlite: str) -> No
         assert (await ask(gateway, key + "x")).status == 401
 
 
-async def test_a_database_without_keys_lets_nobody_in(sqlite: str) -> None:
+async def test_empty_database_accepts_no_request(sqlite: str) -> None:
     async with running_gateway(key_database=sqlite, api_key=None) as gateway:
         response = await gateway.get("/v1/models", key=None)
         assert response.status == 401
 
 
-async def test_a_revoked_key_is_refused_by_every_worker(key_database: str) -> None:
+async def test_revoked_key_is_refused_by_every_gateway(key_database: str) -> None:
     store = store_of(key_database)
     record, key = store.create(name="a", scopes=["inference"])
     async with (
@@ -65,7 +65,7 @@ async def test_a_revoked_key_is_refused_by_every_worker(key_database: str) -> No
             assert (await response.json())["error"]["code"] == "invalid_api_key"
 
 
-async def test_scopes_and_models_are_kept(sqlite: str) -> None:
+async def test_scopes_and_models_of_keys_are_enforced(sqlite: str) -> None:
     store = store_of(sqlite)
     _, admin = store.create(name="admin", scopes=["admin"])
     _, other = store.create(name="other", scopes=["inference"], models=["other"])
@@ -88,9 +88,7 @@ async def test_scopes_and_models_are_kept(sqlite: str) -> None:
         assert len(gateway.engine.requests) == 1
 
 
-async def test_the_log_names_the_key_by_its_public_part(
-    sqlite: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_log_names_the_key_by_its_public_part(sqlite: str, caplog: pytest.LogCaptureFixture) -> None:
     record, key = store_of(sqlite).create(name="a", scopes=["inference"])
     caplog.set_level("INFO", "serval.requests")
     async with running_gateway(key_database=sqlite) as gateway:
@@ -110,7 +108,7 @@ async def admin_call(
         return response
 
 
-async def test_the_admin_api_makes_lists_rotates_and_revokes_keys(key_database: str) -> None:
+async def test_admin_api_creates_lists_rotates_and_revokes_keys(key_database: str) -> None:
     async with running_gateway(key_database=key_database, admin_port=0, admin_key=ADMIN_KEY) as gateway:
         response = await admin_call(gateway, "POST", "/admin/keys", json={"name": "a", "models": [MODEL]})
         assert response.status == 201
@@ -123,14 +121,14 @@ async def test_the_admin_api_makes_lists_rotates_and_revokes_keys(key_database: 
         assert "digest" not in listed["data"][0]
         response = await admin_call(gateway, "POST", f"/admin/keys/{made['id']}/rotate", json={})
         rotated = await response.json()
-        # This worker sees its own changes at once.
+        # The worker that serves the admin API applies its changes immediately.
         assert (await ask(gateway, made["key"])).status == 401
         assert (await ask(gateway, rotated["key"])).status == 200
         assert (await admin_call(gateway, "DELETE", f"/admin/keys/{rotated['id']}")).status == 200
         assert (await ask(gateway, rotated["key"])).status == 401
 
 
-async def test_the_admin_api_sets_limits_that_hold_at_once(sqlite: str) -> None:
+async def test_admin_api_sets_limits_with_immediate_effect(sqlite: str) -> None:
     async with running_gateway(key_database=sqlite, admin_port=0, admin_key=ADMIN_KEY) as gateway:
         body = {"name": "a", "limits": {"requests_per_minute": 1, "tokens_per_day": 5000}}
         made = await (await admin_call(gateway, "POST", "/admin/keys", json=body)).json()
@@ -146,14 +144,14 @@ async def test_the_admin_api_sets_limits_that_hold_at_once(sqlite: str) -> None:
         assert (await ask(gateway, made["key"])).status == 200
 
 
-async def test_the_admin_api_is_for_admins_and_on_its_own_port_alone(sqlite: str) -> None:
+async def test_admin_api_needs_the_admin_scope_and_has_its_own_port(sqlite: str) -> None:
     store = store_of(sqlite)
     _, user = store.create(name="user", scopes=["inference"])
     _, admin = store.create(name="admin", scopes=["admin"])
     async with running_gateway(key_database=sqlite, admin_port=0) as gateway:
         assert (await admin_call(gateway, "GET", "/admin/keys", key=admin)).status == 200
         assert (await admin_call(gateway, "GET", "/admin/keys", key=user)).status == 403
-        # The key for the model is not the operator's key for this; without one there is none.
+        # SERVAL_API_KEY does not open the admin API, and without SERVAL_ADMIN_KEY no operator key does.
         for key in (API_KEY, "", "x"):
             assert (await admin_call(gateway, "GET", "/admin/keys", key=key)).status == 401
         assert (await gateway.get("/admin/keys", key=API_KEY)).status == 404
@@ -180,7 +178,7 @@ async def test_the_admin_api_is_for_admins_and_on_its_own_port_alone(sqlite: str
         ("GET", "/admin", None, 404, None),
     ],
 )
-async def test_errors_of_the_admin_api(
+async def test_admin_api_errors_name_the_parameter(
     sqlite: str, method: str, path: str, body: Any, status: int, param: str | None
 ) -> None:
     async with running_gateway(key_database=sqlite, admin_port=0, admin_key=ADMIN_KEY) as gateway:

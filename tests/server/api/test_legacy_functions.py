@@ -1,4 +1,4 @@
-"""`functions` and `function_call`: the deprecated form gets the same model and an answer in its own form."""
+"""`functions` and `function_call`: the deprecated form of tools, answered in the same form."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def pieces(text: str) -> list[str]:
     return [text[start : start + 7] for start in range(0, len(text), 7)]
 
 
-async def test_the_engine_is_sent_what_tools_would_send(gateway: RunningGateway) -> None:
+async def test_functions_give_the_engine_request_of_tools(gateway: RunningGateway) -> None:
     tool = {"type": "function", "function": FUNCTION}
     for choice, tool_choice in (
         ("auto", "auto"),
@@ -70,7 +70,7 @@ async def test_streamed_answer_has_a_function_call(gateway: RunningGateway) -> N
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_without_a_call_is_an_ordinary_one(gateway: RunningGateway, *, stream: bool) -> None:
+async def test_answer_without_a_call_has_no_function_call(gateway: RunningGateway, *, stream: bool) -> None:
     response = await gateway.post(legacy(stream=stream))
     assert response.status == 200
     text = await response.text()
@@ -78,7 +78,7 @@ async def test_an_answer_without_a_call_is_an_ordinary_one(gateway: RunningGatew
     assert '"stop"' in text
 
 
-async def test_results_of_functions_are_shown_to_the_model_like_those_of_tools(
+async def test_function_results_are_rendered_like_tool_results(
     gateway: RunningGateway,
 ) -> None:
     call = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
@@ -97,7 +97,7 @@ async def test_results_of_functions_are_shown_to_the_model_like_those_of_tools(
     assert first["input_ids"] == second["input_ids"]
 
 
-async def test_old_messages_are_read_without_functions_too(gateway: RunningGateway) -> None:
+async def test_legacy_messages_need_no_functions(gateway: RunningGateway) -> None:
     call = {"name": "f", "arguments": "{}"}
     messages = [
         *HI,

@@ -1,4 +1,4 @@
-"""Limits as clients meet them: who is let in, what is said, and what a request costs in the end."""
+"""Rate limits over HTTP: refusals, headers, and the tokens that a request is charged."""
 
 import asyncio
 from itertools import islice
@@ -18,8 +18,9 @@ from serval_testkit.gateway_process import wait_until
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": [1, 2, 3], "max_tokens": 10}
-PROMPT_TOKENS = 3  # of CHAT
-# Of an answer nobody told the stand-in to give.
+# Length of CHAT's prompt.
+PROMPT_TOKENS = 3
+# Length of the stand-in engine's default answer.
 ANSWER_TOKENS = 2
 
 
@@ -28,7 +29,7 @@ async def left(response: aiohttp.ClientResponse, what: str) -> int:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_every_answer_says_how_the_limits_stand(stream: bool) -> None:
+async def test_response_has_the_state_of_the_limits(stream: bool) -> None:
     async with running_gateway(requests_per_minute=60, tokens_per_minute=6000) as gateway:
         response = await gateway.post({**CHAT, "stream": stream})
         assert response.status == 200
@@ -43,14 +44,14 @@ async def test_every_answer_says_how_the_limits_stand(stream: bool) -> None:
         }
 
 
-async def test_without_limits_nothing_is_said() -> None:
+async def test_response_without_limits_has_no_limit_headers() -> None:
     async with running_gateway() as gateway:
         response = await gateway.post(CHAT)
         assert not [name for name in response.headers if name.lower().startswith("x-ratelimit")]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_too_many_requests_are_told_when_to_come_again(stream: bool) -> None:
+async def test_request_over_the_limit_is_a_429_with_retry_after(stream: bool) -> None:
     async with running_gateway(requests_per_minute=2) as gateway:
         for _ in range(2):
             assert (await gateway.post(CHAT)).status == 200
@@ -67,7 +68,7 @@ async def test_too_many_requests_are_told_when_to_come_again(stream: bool) -> No
         assert len(gateway.engine.requests) == 2
 
 
-async def test_the_openai_package_waits_as_it_is_told_and_then_succeeds() -> None:
+async def test_openai_client_waits_as_told_and_then_succeeds() -> None:
     async with running_gateway(requests_per_minute=20) as gateway:
         while (await gateway.post(CHAT)).status != 429:
             pass
@@ -76,7 +77,7 @@ async def test_the_openai_package_waits_as_it_is_told_and_then_succeeds() -> Non
         assert answer.choices[0].message.content == "Hello world"
 
 
-async def test_tokens_are_not_got_around_by_asking_at_once() -> None:
+async def test_concurrent_requests_cannot_exceed_the_token_limit() -> None:
     async with running_gateway(tokens_per_minute=100) as gateway:
         for _ in range(20):
             gateway.engine.will_say(fault="silent")
@@ -86,7 +87,7 @@ async def test_tokens_are_not_got_around_by_asking_at_once() -> None:
             refused = await answered
             assert refused.status == 429
             assert "tokens" in (await refused.json())["error"]["message"]
-        # They may still be on their way when the others have been refused.
+        # The accepted requests may reach the engine after the others have been refused.
         await wait_until(lambda: len(gateway.engine.requests) >= 3)
         assert len(gateway.engine.requests) == 3
         await cancel_and_wait(*asked)
@@ -97,7 +98,7 @@ async def test_rejected_requests_consume_nothing() -> None:
         for _ in range(20):
             assert (
                 await gateway.post({**TEXT, "max_tokens": 98}, path="/v1/completions")
-            ).status == 400  # 101 never fit
+            ).status == 400  # 101 tokens can never fit
         assert (await gateway.post({**TEXT, "max_tokens": 60}, path="/v1/completions")).status == 200
         await gateway.post({**TEXT, "max_tokens": 90}, path="/v1/completions")
         for _ in range(20):
@@ -107,38 +108,38 @@ async def test_rejected_requests_consume_nothing() -> None:
         assert await left(response, "requests") >= 7
 
 
-async def test_a_request_that_can_never_fit_is_a_400_that_says_so() -> None:
+async def test_request_larger_than_the_limit_is_a_400() -> None:
     async with running_gateway(tokens_per_minute=50) as gateway:
         response = await gateway.post({**CHAT, "max_tokens": 60})
         error = (await response.json())["error"]
         assert (response.status, error["code"]) == (400, "tokens_exceed_limit")
         assert "63" in error["message"]
         assert "50 tokens a minute" in error["message"]
-        # Without a limit of its own a request is let in, and settled when its length is known.
+        # A request without `max_tokens` is accepted, and settled when its length is known.
         assert (await gateway.post({**CHAT, "max_tokens": None})).status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_is_settled_with_what_it_used(stream: bool) -> None:
+async def test_request_is_settled_with_its_use(stream: bool) -> None:
     async with running_gateway(tokens_per_minute=10_000) as gateway:
         await gateway.post({**CHAT, "max_tokens": 5000, "n": 1, "stream": stream})
         response = await gateway.post({**TEXT, "max_tokens": 1}, path="/v1/completions")
         used = 10_000 - 4 - await left(response, "tokens")
-        # Less than was used only by what has drained since.
+        # The bucket may have refilled a little since.
         assert used <= PROMPT_TOKENS + ANSWER_TOKENS
 
 
-async def test_an_answer_longer_than_was_counted_on_is_charged_in_full() -> None:
+async def test_answer_longer_than_reserved_is_charged_in_full() -> None:
     async with running_gateway(tokens_per_minute=100, reserved_completion_tokens=3) as gateway:
         gateway.engine.will_say(*["x"] * 120)
         assert (await gateway.post({**CHAT, "max_tokens": None})).status == 200
         response = await gateway.post(CHAT)
         assert response.status == 429
-        # 123 used and 13 asked for are 36 too many.
+        # 123 used and 13 requested exceed the limit by 36.
         assert 15_000 < int(response.headers["retry-after-ms"]) <= 24_000
 
 
-async def test_every_choice_is_reserved_and_the_prompt_once() -> None:
+async def test_reservation_counts_each_choice_and_the_prompt_once() -> None:
     async with running_gateway(tokens_per_minute=6000) as gateway:
         response = await gateway.post({**CHAT, "n": 3})
         assert await left(response, "tokens") == 6000 - PROMPT_TOKENS - 3 * 10
@@ -146,7 +147,7 @@ async def test_every_choice_is_reserved_and_the_prompt_once() -> None:
         assert response.status == 200
 
 
-async def test_the_engine_refused_so_nothing_is_counted() -> None:
+async def test_request_refused_by_the_engine_is_not_counted() -> None:
     async with running_gateway(requests_per_minute=1, tokens_per_minute=100) as gateway:
         for _ in range(3):
             gateway.engine.will_say(fault="http_error", status=503)
@@ -155,7 +156,7 @@ async def test_the_engine_refused_so_nothing_is_counted() -> None:
 
 
 async def client_that_leaves(gateway: RunningGateway, *, stream: bool) -> None:
-    """Ask, and leave when the engine has begun."""
+    """Send a request and disconnect when the engine has begun to answer."""
     gateway.engine.generating.clear()
     gateway.engine.abort_seen.clear()
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {API_KEY}"}) as leaving:
@@ -168,7 +169,7 @@ async def client_that_leaves(gateway: RunningGateway, *, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_slot_is_free_again_when_its_client_has_gone(stream: bool) -> None:
+async def test_concurrency_slot_is_released_when_the_client_leaves(stream: bool) -> None:
     async with running_gateway(concurrent_requests=1) as gateway:
         for _ in range(5):
             gateway.engine.will_say(fault="silent")
@@ -177,7 +178,7 @@ async def test_a_slot_is_free_again_when_its_client_has_gone(stream: bool) -> No
 
 
 async def ask_until_let_in(gateway: RunningGateway) -> int:
-    """The status of the first answer that is no 429: the slot's release follows the abort."""
+    """Return the first status other than 429; the slot is released after the abort."""
     async with asyncio.timeout(60):
         while (response := await gateway.post(CHAT)).status == 429:
             pass
@@ -186,7 +187,7 @@ async def ask_until_let_in(gateway: RunningGateway) -> int:
 
 @pytest.mark.parametrize("fault", ["cut", "garbage", "no_finish", "error_event", "http_error"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_slot_is_free_again_whatever_the_engine_does(fault: Any, stream: bool) -> None:
+async def test_concurrency_slot_is_released_after_every_engine_fault(fault: Any, stream: bool) -> None:
     async with running_gateway(concurrent_requests=1) as gateway:
         for _ in range(3):
             gateway.engine.will_say("a", fault=fault)
@@ -194,7 +195,7 @@ async def test_a_slot_is_free_again_whatever_the_engine_does(fault: Any, stream:
         assert (await gateway.post(CHAT)).status == 200
 
 
-async def test_too_many_at_once_are_refused_and_named() -> None:
+async def test_request_over_the_concurrency_limit_is_a_429() -> None:
     async with running_gateway(concurrent_requests=2) as gateway:
         for _ in range(2):
             gateway.engine.will_say("a", fault="stall")
@@ -208,7 +209,7 @@ async def test_too_many_at_once_are_refused_and_named() -> None:
         await cancel_and_wait(*asked)
 
 
-async def test_one_after_the_other_never_meets_its_own_slot() -> None:
+async def test_sequential_requests_never_exceed_a_concurrency_of_one() -> None:
     async with running_gateway(concurrent_requests=1) as gateway:
         for number in range(40):
             assert (await gateway.post({**CHAT, "stream": bool(number % 2)})).status == 200
@@ -223,7 +224,7 @@ async def ask(gateway: RunningGateway, key: str, body: Any = CHAT) -> aiohttp.Cl
     return await gateway.post(body, headers={"authorization": f"Bearer {key}"})
 
 
-async def test_a_used_up_day_is_not_retried_and_outlives_a_restart(sqlite: str) -> None:
+async def test_exhausted_daily_budget_is_not_retried_and_survives_a_restart(sqlite: str) -> None:
     store = open_store(Settings(key_database=sqlite))
     _, key = store.create(name="a", scopes=["inference"], limits=KeyLimits(tokens_per_day=30))
     async with running_gateway(key_database=sqlite) as gateway:
@@ -238,20 +239,20 @@ async def test_a_used_up_day_is_not_retried_and_outlives_a_restart(sqlite: str) 
         assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
         assert response.headers["x-should-retry"] == "false"
         assert 0 < int(response.headers["retry-after"]) <= 86_400
-        # The package gives up at once.
+        # The client does not retry.
         client = gateway.openai.with_options(api_key=key, max_retries=5)
         with pytest.raises(openai.RateLimitError):
             await client.chat.completions.create(**CHAT)
         assert len(gateway.engine.requests) == 1
 
 
-async def test_each_key_has_its_own_limits_and_a_change_reaches_running_workers(sqlite: str) -> None:
+async def test_keys_have_their_own_limits_and_changes_reach_a_running_gateway(sqlite: str) -> None:
     store = open_store(Settings(key_database=sqlite))
     one, key = store.create(name="a", scopes=["inference"], limits=KeyLimits(requests_per_minute=1))
     _, other = store.create(name="b", scopes=["inference"])
     async with running_gateway(key_database=sqlite, requests_per_minute=5) as gateway:
         assert [(await ask(gateway, key)).status for _ in range(2)] == [200, 429]
-        # Its own use, and the default: the other key, and the operator's.
+        # Other keys have the default limit and use of their own.
         for free in (other, API_KEY):
             response = await ask(gateway, free)
             assert (response.status, await left(response, "requests")) == (200, 4)
@@ -263,7 +264,7 @@ async def test_each_key_has_its_own_limits_and_a_change_reaches_running_workers(
         assert "x-ratelimit-limit-requests" not in response.headers
 
 
-async def test_fixed_keys_are_counted_each_for_itself(tmp_path: Path) -> None:
+async def test_keys_of_a_file_are_counted_separately(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("sk-one\nsk-two\n")
     async with running_gateway(api_key_file=keys, requests_per_minute=1) as gateway:

@@ -1,4 +1,4 @@
-"""The OpenAPI document is a valid one, and real answers and errors are what it says."""
+"""Responses of the running gateway match the OpenAPI document."""
 
 import json
 from typing import Any
@@ -48,7 +48,7 @@ def answer_of(document: dict[str, Any], path: str, method: str, status: int) -> 
 
 
 def headers_of(described: dict[str, Any]) -> set[str]:
-    """The headers that must be there: those of limits are only where there are limits."""
+    """Return the headers that are always present; those of limits need a limit."""
     return {name for name in described["headers"] if not name.startswith("x-ratelimit-")}
 
 
@@ -62,7 +62,7 @@ async def asked(gateway: RunningGateway, name: str, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_whole_answers_are_of_their_schema(gateway: RunningGateway, name: str) -> None:
+async def test_whole_answer_matches_its_schema(gateway: RunningGateway, name: str) -> None:
     document = create_api().openapi()
     response = await asked(gateway, name)
     described = answer_of(document, ANSWERS[name][0], "post", 200)
@@ -71,7 +71,7 @@ async def test_whole_answers_are_of_their_schema(gateway: RunningGateway, name: 
 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in (CHAT, TEXT)])
-async def test_every_streamed_event_is_of_its_schema(gateway: RunningGateway, name: str) -> None:
+async def test_streamed_events_match_their_schema(gateway: RunningGateway, name: str) -> None:
     document = create_api().openapi()
     path = ANSWERS[name][0]
     response = await asked(gateway, name, stream=True, stream_options={"include_usage": True})
@@ -86,14 +86,14 @@ async def test_every_streamed_event_is_of_its_schema(gateway: RunningGateway, na
 @pytest.mark.parametrize(
     "path", ["/v1/models", f"/v1/models/{MODEL}", "/openapi.json", "/healthz", "/readyz"]
 )
-async def test_what_is_got_is_of_its_schema(gateway: RunningGateway, path: str) -> None:
+async def test_get_answer_matches_its_schema(gateway: RunningGateway, path: str) -> None:
     document = create_api().openapi()
     response = await gateway.get(path)
     described = answer_of(document, path.replace(MODEL, "{model_id}"), "get", response.status)
     validate(await response.json(), described["content"]["application/json"]["schema"], document)
 
 
-async def test_errors_are_of_their_schema_and_bring_their_headers(gateway: RunningGateway) -> None:
+async def test_errors_match_their_schema_and_have_their_headers(gateway: RunningGateway) -> None:
     document = create_api().openapi()
     gateway.engine.ready = False
     for path, method, response in (
@@ -109,7 +109,7 @@ async def test_errors_are_of_their_schema_and_bring_their_headers(gateway: Runni
         assert code in described["description"] or code == "invalid_json"
 
 
-def test_every_status_an_error_can_have_is_described() -> None:
+def test_every_error_status_is_described() -> None:
     from serval.errors import ApiError
 
     described = {
@@ -121,5 +121,5 @@ def test_every_status_an_error_can_have_is_described() -> None:
     kinds = ApiError.__subclasses__()
     for kind in kinds:
         kinds += kind.__subclasses__()
-    # 405 is the answer to a method that is not described.
+    # 405 answers methods that are not described.
     assert {kind.status for kind in kinds} - described == {405}

@@ -1,4 +1,4 @@
-"""`regex` and `ebnf`: for callers that may, checked before the engine sees them."""
+"""`regex` and `ebnf`: allowed by scope, and checked before they reach the engine."""
 
 import json
 from pathlib import Path
@@ -22,9 +22,7 @@ GRAMMARS = {"regex": "yes|no", "ebnf": 'root ::= "yes" | "no"'}
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("field", GRAMMARS)
-async def test_a_grammar_needs_the_scope_and_reaches_the_engine(
-    tmp_path: Path, field: str, path: str
-) -> None:
+async def test_grammar_needs_the_scope_and_reaches_the_engine(tmp_path: Path, field: str, path: str) -> None:
     store = KeyStore(open_database(str(tmp_path / "keys.db")))
     _, plain = store.create(name="plain", scopes=["inference"])
     _, trusted = store.create(name="trusted", scopes=["inference", "grammar"])
@@ -56,7 +54,7 @@ async def test_a_grammar_needs_the_scope_and_reaches_the_engine(
         ({"ebnf": 'root ::= "a"', "response_format": {"type": "json_object"}}, "ebnf"),
     ],
 )
-async def test_the_field_at_fault_is_named(fields: dict[str, Any], param: str) -> None:
+async def test_invalid_grammar_is_named(fields: dict[str, Any], param: str) -> None:
     async with running_gateway(operator_grammars=True) as gateway:
         response = await gateway.post({**BODIES["/v1/chat/completions"], **fields})
         assert response.status == 400
@@ -64,7 +62,7 @@ async def test_the_field_at_fault_is_named(fields: dict[str, Any], param: str) -
         assert gateway.engine.requests == []
 
 
-async def test_text_of_a_grammar_may_quote_a_call_and_tools_may_be_declared_but_not_called() -> None:
+async def test_grammar_text_that_quotes_a_call_is_content() -> None:
     written = "say <longcat_tool_call>f\n</longcat_tool_call>"
     async with running_gateway(operator_grammars=True) as gateway:
         gateway.engine.will_say(written)
@@ -74,7 +72,7 @@ async def test_text_of_a_grammar_may_quote_a_call_and_tools_may_be_declared_but_
         assert gateway.engine.requests[0]["sampling_params"]["skip_special_tokens"] is False
 
 
-async def test_what_the_engine_says_against_a_grammar_is_a_400() -> None:
+async def test_grammar_refused_by_the_engine_is_a_400() -> None:
     async with running_gateway(operator_grammars=True) as gateway:
         gateway.engine.will_say(fault="http_error", status=400, message='Rule "foo" is not defined')
         response = await gateway.post({**BODIES["/v1/chat/completions"], "ebnf": "root ::= foo"})

@@ -5,14 +5,14 @@ import pytest
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 
 
-async def test_models_are_listed_and_found(gateway: RunningGateway) -> None:
+async def test_models_are_listed_and_retrieved(gateway: RunningGateway) -> None:
     models = await gateway.openai.models.list()
     assert [model.id for model in models.data] == [MODEL]
     assert models.data[0].object == "model"
     assert await gateway.openai.models.retrieve(MODEL) == models.data[0]
 
 
-async def test_model_names_may_hold_slashes() -> None:
+async def test_model_name_with_a_slash_is_found() -> None:
     async with running_gateway(served_model_name="org/model") as gateway:
         assert (await (await gateway.get("/v1/models/org/model")).json())["id"] == "org/model"
 
@@ -29,7 +29,7 @@ async def test_model_names_may_hold_slashes() -> None:
         ("OPTIONS", "/v1/chat/completions", 405, "method_not_allowed"),
     ],
 )
-async def test_errors_of_routing_are_openai_error_objects(
+async def test_routing_error_is_an_openai_error_object(
     gateway: RunningGateway, method: str, path: str, status: int, code: str
 ) -> None:
     response = await gateway.get(path, method=method)
@@ -43,16 +43,16 @@ async def test_errors_of_routing_are_openai_error_objects(
 
 
 @pytest.mark.parametrize("path", ["/v1/models/", "/healthz/", f"/v1/models/{MODEL}/"])
-async def test_a_trailing_slash_makes_no_difference(gateway: RunningGateway, path: str) -> None:
+async def test_trailing_slash_is_ignored(gateway: RunningGateway, path: str) -> None:
     assert (await gateway.get(path)).status == 200
 
 
-async def test_chat_with_a_trailing_slash(gateway: RunningGateway) -> None:
+async def test_trailing_slash_of_chat_is_ignored(gateway: RunningGateway) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
     assert (await gateway.post(body, path="/v1/chat/completions/")).status == 200
 
 
-async def test_head_answers_like_get_without_a_body(gateway: RunningGateway) -> None:
+async def test_head_is_get_without_a_body(gateway: RunningGateway) -> None:
     response = await gateway.get("/v1/models", method="HEAD")
     assert response.status == 200
     assert int(response.headers["content-length"]) > 0
@@ -61,7 +61,7 @@ async def test_head_answers_like_get_without_a_body(gateway: RunningGateway) -> 
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/v1/chat/completions", "/openapi.json", "/nothing", "//healthz"]
 )
-async def test_everything_but_health_needs_a_key(gateway: RunningGateway, path: str) -> None:
+async def test_request_without_a_key_is_a_401(gateway: RunningGateway, path: str) -> None:
     response = await gateway.get(path, key=None)
     assert response.status == 401
     assert response.headers["www-authenticate"] == "Bearer"
@@ -89,7 +89,9 @@ async def test_health_needs_no_key(gateway: RunningGateway, path: str) -> None:
         ("Bearer \u00e9", 401),
     ],
 )
-async def test_keys(gateway: RunningGateway, authorization: str, status: int) -> None:
+async def test_authorization_header_is_checked(
+    gateway: RunningGateway, authorization: str, status: int
+) -> None:
     async with gateway.http.get(
         f"{gateway.url}/v1/models", headers={"authorization": authorization}
     ) as response:
@@ -99,7 +101,7 @@ async def test_keys(gateway: RunningGateway, authorization: str, status: int) ->
             assert API_KEY[:-1] not in text
 
 
-async def test_readiness_is_the_engines(gateway: RunningGateway) -> None:
+async def test_readyz_follows_the_engine(gateway: RunningGateway) -> None:
     assert (await gateway.get("/readyz")).status == 200
     gateway.engine.ready = False
     response = await gateway.get("/readyz")
@@ -108,7 +110,7 @@ async def test_readiness_is_the_engines(gateway: RunningGateway) -> None:
     assert (await gateway.get("/healthz")).status == 200
 
 
-async def test_request_ids_differ(gateway: RunningGateway) -> None:
+async def test_request_ids_are_unique(gateway: RunningGateway) -> None:
     ids = {(await gateway.get("/v1/models")).headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 3
 
@@ -122,5 +124,5 @@ async def test_openapi_document_covers_the_routes(gateway: RunningGateway) -> No
     assert "ChatRequest" in document["components"]["schemas"]
 
 
-async def test_no_server_header(gateway: RunningGateway) -> None:
+async def test_response_has_no_server_header(gateway: RunningGateway) -> None:
     assert "server" not in (await gateway.get("/healthz")).headers

@@ -1,4 +1,4 @@
-"""schemathesis against a gateway process: what the OpenAPI document promises, tried with made-up requests."""
+"""Generated requests by schemathesis, checked against the OpenAPI document."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ KEY = "sk-test-schemathesis"
 
 
 async def findings(folder: Path, url: str, *options: str) -> tuple[int | None, str]:
-    """Exit code and output of schemathesis, which leaves files behind in `folder`, a new one."""
+    """Run schemathesis in the new folder `folder`; return its exit code and output."""
     await asyncio.to_thread(folder.mkdir)
     program = await asyncio.to_thread(clients_environment) / "bin" / "schemathesis"
     process = await asyncio.create_subprocess_exec(
@@ -32,7 +32,7 @@ async def findings(folder: Path, url: str, *options: str) -> tuple[int | None, s
     return process.returncode, output
 
 
-# About 40 s of CPU; more than the usual limit where much else runs.
+# About 40 s of CPU: longer than the default timeout on a busy machine.
 @pytest.mark.timeout(900)
 async def test_schemathesis_finds_nothing_unless_the_document_is_wrong(tmp_path: Path) -> None:
     document = create_api().openapi()
@@ -56,7 +56,7 @@ async def test_schemathesis_finds_nothing_unless_the_document_is_wrong(tmp_path:
             )
     code, output = right
     assert code == 0, output
-    # It did ask, for all but the document itself.
+    # All operations but the document itself were tested.
     assert "Tested: 9" in output
     assert "internal_error" not in served.output
     code, output = wrong

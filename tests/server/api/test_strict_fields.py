@@ -1,4 +1,4 @@
-"""Unknown request fields: ignored by default, refused where the operator says so."""
+"""Unknown request fields: ignored by default, refused with SERVAL_STRICT_FIELDS."""
 
 import pytest
 
@@ -11,7 +11,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_unknown_fields_are_refused_in_strict_mode_only(path: str) -> None:
+async def test_unknown_field_is_refused_in_strict_mode_only(path: str) -> None:
     body = {"model": MODEL, **BODIES[path]}
     for strict, status in ((False, 200), (True, 400)):
         async with running_gateway(strict_fields=strict) as gateway:
@@ -23,7 +23,7 @@ async def test_unknown_fields_are_refused_in_strict_mode_only(path: str) -> None
             assert (await gateway.post(body, path=path)).status == 200
 
 
-async def test_strict_mode_knows_the_fields_of_openai() -> None:
+async def test_strict_mode_accepts_the_fields_of_openai() -> None:
     fields = {
         "user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "prompt_cache_retention": "24h",
         "reasoning_effort": "low", "verbosity": "low", "service_tier": "auto", "store": False,
@@ -33,7 +33,7 @@ async def test_strict_mode_knows_the_fields_of_openai() -> None:
         body = {"model": MODEL, **BODIES["/v1/chat/completions"]}
         response = await gateway.post({**body, **fields})
         assert response.status == 200
-        # What the server does not do is not claimed in the answer either.
+        # The response does not claim features that the server lacks.
         assert not {"store", "metadata"} & set(await response.json())
         assert (await gateway.post(body)).status == 200
         known, plain = gateway.engine.requests

@@ -1,4 +1,4 @@
-"""`/tokenize` and `/detokenize` say what the engine is sent."""
+"""`/tokenize` and `/detokenize`: the token ids that the engine is sent, and their text."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ async def text_of(gateway: RunningGateway, tokens: list[int]) -> str:
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "none"}])
-async def test_a_conversation_is_what_the_chat_endpoint_sends(
+async def test_tokenize_returns_the_ids_that_chat_sends(
     gateway: RunningGateway, fields: dict[str, Any]
 ) -> None:
     tokens = await tokens_of(gateway, messages=HI, **fields)
@@ -37,11 +37,11 @@ async def test_a_conversation_is_what_the_chat_endpoint_sends(
 
 
 @pytest.mark.parametrize("text", ["Hello, world", " 北京 🐈‍⬛\n\ttab", "<longcat_user></longcat_s>", ""])
-async def test_text_comes_back_as_it_was(gateway: RunningGateway, text: str) -> None:
+async def test_detokenize_reverses_tokenize(gateway: RunningGateway, text: str) -> None:
     assert await text_of(gateway, await tokens_of(gateway, prompt=text)) == text
 
 
-async def test_a_conversation_comes_back_with_the_names_of_its_control_tokens(
+async def test_detokenize_names_control_tokens(
     gateway: RunningGateway,
 ) -> None:
     text = await text_of(gateway, await tokens_of(gateway, messages=HI))
@@ -63,7 +63,7 @@ async def test_a_conversation_comes_back_with_the_names_of_its_control_tokens(
         ("/detokenize", {"model": MODEL, "tokens": ["x"]}, "tokens[0]"),
     ],
 )
-async def test_the_field_at_fault_is_named(
+async def test_invalid_field_is_named(
     gateway: RunningGateway, path: str, body: dict[str, Any], param: str
 ) -> None:
     response = await gateway.post(body, path=path)
@@ -72,12 +72,12 @@ async def test_the_field_at_fault_is_named(
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
-async def test_an_unknown_model_is_a_404(gateway: RunningGateway, path: str) -> None:
+async def test_unknown_model_is_a_404(gateway: RunningGateway, path: str) -> None:
     response = await gateway.post({"model": "x", "prompt": "x", "tokens": []}, path=path)
     assert response.status == 404
 
 
-async def test_large_inputs_are_the_same_in_a_thread() -> None:
+async def test_large_inputs_give_the_same_in_a_thread() -> None:
     answers = []
     for limit in (0, 1 << 30):
         async with running_gateway(inline_render_bytes=limit) as gateway:

@@ -1,4 +1,4 @@
-"""Tokens of an identity provider at the running gateway."""
+"""Bearer tokens of an identity provider at the running gateway."""
 
 import openai
 import pytest
@@ -11,7 +11,7 @@ from serval_testkit.request_log import request_lines
 HI = [{"role": "user", "content": "Hi"}]
 
 
-async def test_tokens_are_let_in_beside_keys_and_refused_with_a_reason() -> None:
+async def test_tokens_are_accepted_beside_keys_and_refused_with_a_reason() -> None:
     async with (
         Issuer().running() as issuer,
         running_gateway(**issuer.settings(oidc_models_claim="models")) as gateway,
@@ -34,7 +34,7 @@ async def test_tokens_are_let_in_beside_keys_and_refused_with_a_reason() -> None
         assert refused.value.code == "invalid_api_key"
 
 
-async def test_the_gateway_starts_without_its_issuer_and_takes_tokens_when_it_is_there() -> None:
+async def test_gateway_starts_while_the_issuer_is_away() -> None:
     async with Issuer().running() as issuer:
         issuer.status = 503
         async with running_gateway(**issuer.settings()) as gateway:
@@ -44,7 +44,7 @@ async def test_the_gateway_starts_without_its_issuer_and_takes_tokens_when_it_is
             assert (await gateway.get("/v1/models")).status == 200
 
 
-async def test_the_log_names_the_caller_and_never_shows_the_token(caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_names_the_caller_and_never_the_token(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with Issuer().running() as issuer, running_gateway(**issuer.settings()) as gateway:
         good = token(sub="alice@example")

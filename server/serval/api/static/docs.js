@@ -1,9 +1,9 @@
-// Shows an OpenAPI document and sends requests of the admin API. All text enters the page as text, never as HTML.
+// Shows an OpenAPI document and sends requests to the admin API. Text is inserted as text, never as HTML.
 "use strict";
 
 const DOCUMENTS = {
   "#admin": { url: "/openapi.json", sends: true },
-  // The inference API is on another port, which a page of this one may not ask.
+  // The inference API is on another port, to which the browser lets this page send nothing.
   "#inference": { url: "/docs/inference.json", sends: false },
 };
 const MAX_DEPTH = 8;
@@ -38,10 +38,10 @@ function bounds(schema) {
     .map((name) => `${name} ${JSON.stringify(part[name])}`)).join(", ");
 }
 
-// Objects that the schema is made of, to be shown below it.
+// Objects that a value of the schema is or holds, to be shown below it.
 function objectsIn(schema, spec) {
-  const parts = [schema, schema.items, ...(schema.anyOf || []), ...(schema.oneOf || [])].filter(Boolean);
-  parts.push(...parts.map((part) => part.items).filter(Boolean));
+  const choices = [schema, ...(schema.anyOf || []), ...(schema.oneOf || [])];
+  const parts = choices.flatMap((choice) => [choice, choice.items]).filter(Boolean);
   return parts.map((part) => resolve(part, spec)).filter((part) => part.properties);
 }
 
@@ -88,7 +88,7 @@ function bodySchema(operation) {
 }
 
 function responses(operation, spec) {
-  const list = element("div", {}, element("h3", { textContent: "Answers" }));
+  const list = element("div", {}, element("h3", { textContent: "Responses" }));
   for (const [status, response] of Object.entries(operation.responses)) {
     const details = element("details", {}, element("summary", { textContent: `${status} ${response.description}` }));
     for (const [media, content] of Object.entries(response.content || {})) {

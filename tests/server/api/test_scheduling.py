@@ -1,4 +1,4 @@
-"""More requests than the engine has slots: who waits, who is refused, and what they are told."""
+"""Requests beyond the engine's slots: order in the queue, refusals and their headers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +26,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 @asynccontextmanager
 async def busy_gateway(**settings: Any) -> AsyncIterator[tuple[RunningGateway, Callable[[], None]]]:
-    """A gateway whose engine's one slot is taken, and what frees it."""
+    """Run a gateway whose only engine slot is taken; yield it and a function that frees the slot."""
     async with running_gateway(engine_slots=1, **settings) as gateway, client() as holder:
         gateway.engine.will_say("held", fault="stall")
         response = await holder.post(gateway.url + PATH, json=CHAT | {"stream": True})
@@ -46,7 +46,7 @@ async def until_depth(gateway: RunningGateway, depth: float) -> None:
             pass
 
 
-async def test_a_stream_that_waits_has_its_headers_and_pings_from_the_first_moment() -> None:
+async def test_queued_stream_gets_headers_and_pings_at_once() -> None:
     async with busy_gateway(ping_interval_s=0.05) as (gateway, release), client() as waiting:
         async with waiting.post(gateway.url + PATH, json=CHAT | {"stream": True}) as response:
             assert response.status == 200
@@ -61,12 +61,12 @@ async def test_a_stream_that_waits_has_its_headers_and_pings_from_the_first_mome
         async with asyncio.timeout(60):
             while await metric(gateway, "serval_queue_wait_seconds_count") != 1:
                 pass
-        # Three pings' worth at least.
+        # At least the time of the pings that were received.
         assert await metric(gateway, "serval_queue_wait_seconds_sum") > 0.1
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_the_queue_never_reaches_the_engine(stream: bool) -> None:
+async def test_request_of_a_client_that_leaves_the_queue_never_reaches_the_engine(stream: bool) -> None:
     async with busy_gateway() as (gateway, release):
         async with client() as leaving:
             request = asyncio.create_task(leaving.post(gateway.url + PATH, json=CHAT | {"stream": stream}))
@@ -80,7 +80,7 @@ async def test_a_client_that_leaves_the_queue_never_reaches_the_engine(stream: b
         assert len(gateway.engine.requests) == 2
 
 
-async def test_the_more_urgent_class_goes_first() -> None:
+async def test_more_urgent_class_goes_first() -> None:
     async with busy_gateway() as (gateway, release):
         asked: list[asyncio.Task[Any]] = []
         ways: list[tuple[dict[str, str], dict[str, str]]] = [
@@ -96,7 +96,7 @@ async def test_the_more_urgent_class_goes_first() -> None:
         assert lengths == [12, 10, 11]
 
 
-async def test_a_full_queue_and_a_long_wait_are_503_with_retry_after() -> None:
+async def test_full_queue_and_queue_timeout_are_a_503_with_retry_after() -> None:
     async with busy_gateway(queue_limit=1, max_batch=1, queue_timeout_s=3) as (gateway, _):
         waiting = asyncio.create_task(gateway.post(CHAT))
         await until_depth(gateway, 1)
@@ -111,7 +111,7 @@ async def test_a_full_queue_and_a_long_wait_are_503_with_retry_after() -> None:
         assert len(gateway.engine.requests) == 1
 
 
-async def test_all_choices_of_a_call_pass_through_few_slots() -> None:
+async def test_choices_of_a_request_share_few_slots() -> None:
     async with running_gateway(engine_slots=2) as gateway:
         for place in range(7):
             gateway.engine.will_say(f"c{place}")
@@ -139,7 +139,7 @@ async def test_bulk_is_refused_while_the_engine_is_saturated() -> None:
                 pass
 
 
-async def test_a_header_that_names_no_class_is_a_400() -> None:
+async def test_unknown_priority_header_is_a_400() -> None:
     async with running_gateway() as gateway:
         for path, body in ((PATH, CHAT), ("/v1/completions", {"model": MODEL, "prompt": "a"})):
             response = await gateway.post(body, path=path, headers={"x-serval-priority": "urgent"})
@@ -157,7 +157,7 @@ async def salts_of(gateway: RunningGateway, *keys: str) -> list[str | None]:
     return salts[: len(keys)]
 
 
-async def test_keys_do_not_share_the_prefix_cache_unless_told_to(tmp_path: Path) -> None:
+async def test_keys_share_the_prefix_cache_only_if_configured(tmp_path: Path) -> None:
     database = str(tmp_path / "keys.db")
     store = open_store(Settings(key_database=database))
     one, two = (store.create(name=name, scopes=["inference"])[1] for name in "ab")
@@ -167,7 +167,7 @@ async def test_keys_do_not_share_the_prefix_cache_unless_told_to(tmp_path: Path)
         assert first == again
         assert len({first, second, operator}) == 3
     async with running_gateway(key_database=database) as gateway:
-        # The same in every gateway in front of an engine.
+        # Every gateway derives the same salt from a key.
         assert await salts_of(gateway, one) == [first]
     async with running_gateway(key_database=database, share_prefix_cache=True) as gateway:
         assert await salts_of(gateway, one, two) == [None, None]
