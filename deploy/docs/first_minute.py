@@ -1,7 +1,7 @@
 """The picture of the first minute, drawn from text that a real run printed (first_minute.txt).
 
-Recorded on 2026-11-29 with the demo model on a CPU: `make serve`, then the README's two examples. Left out is
-what stands at `…`: the engine's log and the key.
+Recorded on 2026-11-29 with the demo model on a CPU: `make serve`, then the two examples of the README. `…` is
+in place of the log of the engine and of the key; long lines are broken.
 """
 
 import io

@@ -23,7 +23,7 @@ _OTHER_ATTENTION_BACKEND = "triton"
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. `capability` is its compute capability, such as "9.0"."""
+    """One GPU: name and memory as the driver lists them, and its compute capability, such as "9.0"."""
 
     name: str
     capability: str
