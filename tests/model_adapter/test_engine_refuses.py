@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 from serval_sglang.verify.engine import EngineFailed, generate, running_engine
+from serval_testkit.engine_plugins import write_counting_plugin
 
 pytestmark = pytest.mark.engine
 
@@ -153,8 +154,15 @@ def test_a_dead_scheduler_ends_the_engine(checkpoint: Path, processes: list[psut
     assert "the engine has stopped" in str(error.value)
 
 
-def test_a_stopped_engine_leaves_nothing_running(checkpoint: Path, processes: list[psutil.Process]) -> None:
-    with running_engine(checkpoint, dtype="float32") as engine:
+def test_a_stopped_engine_leaves_nothing_running(
+    checkpoint: Path, processes: list[psutil.Process], tmp_path: Path
+) -> None:
+    environment = write_counting_plugin(tmp_path)
+    with running_engine(checkpoint, dtype="float32", environment=environment) as engine:
         launcher = psutil.Process(engine.launcher_pid)
         processes.extend([launcher, *launcher.children(recursive=True)])
         assert len(processes) >= 4  # launcher, main process, scheduler, detokenizer
+        # The others are copies of the main process.
+        (main_process,) = launcher.children()
+        registered = Path(environment["SERVAL_TEST_REGISTERED"]).read_text()
+        assert registered.split() == [str(main_process.pid)]

@@ -108,6 +108,18 @@ async def test_signal_stops_the_gateway_first_then_the_engine_and_leaves_nothing
     await assert_grandchildren_gone(log)
 
 
+async def test_run_stack_starts_the_gateway_beside_the_engine(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    wait_for_gateway = """
+import pathlib, sys, time
+while "gateway" not in pathlib.Path(sys.argv[2]).read_text():
+    time.sleep(0.05)
+"""
+    spec = stack(log, engine_code=wait_for_gateway + STAND_IN_SERVER)
+    assert await run_stack(spec, on_ready=signal_self(signal.SIGTERM)) == 0
+
+
 async def test_a_hangup_is_passed_on_to_the_gateway_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
