@@ -187,7 +187,8 @@ def _free_port() -> int:
     Below those among which SGLang chooses its own.
     """
     while True:
-        port = random.randrange(10_000, 21_700)
+        # Not of the module's own generator, which tests seed.
+        port = random.SystemRandom().randrange(10_000, 21_700)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

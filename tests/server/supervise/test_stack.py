@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable
@@ -14,6 +13,7 @@ import pytest
 from serval.supervise.process import ProcessSpec
 from serval.supervise.stack import StackError, StackSpec, run_stack
 from serval_testkit.gateway_process import wait_until
+from serval_testkit.processes import free_port
 
 STAND_IN_SERVER = textwrap.dedent(
     """
@@ -38,13 +38,6 @@ STAND_IN_SERVER = textwrap.dedent(
     http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
     """
 )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def stand_in(name: str, code: str, *arguments: str) -> ProcessSpec:
