@@ -17,7 +17,7 @@ serve: setup ## Start engine and gateway (demo model; ARGS="--model DIR --tp 2" 
 
 test: setup lint types ## Everything CI runs: lint, types, unit tests, tests on the real engine.
 	@deploy/setup/test_services.sh --rehearsal
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) tests/support/serval_testkit/lanes.py $(ARGS)
 
 test-fast: setup ## The tests that start no engine.
 	@deploy/setup/test_services.sh

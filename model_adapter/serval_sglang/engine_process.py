@@ -49,6 +49,11 @@ def main(arguments: Sequence[str]) -> None:
     """
     # It would go through thousands of new modules again and again for a tenth of the time, and find nothing.
     gc.disable()
+    on_cpu = "--device=cpu" in arguments
+    if on_cpu:
+        from serval_sglang.cpu_compat.deferred_compile import defer_compilation
+
+        defer_compilation()
     from sglang.srt.plugins import load_plugins
     from sglang.srt.utils import kill_itself_when_parent_died, kill_process_tree
 
@@ -66,6 +71,10 @@ def main(arguments: Sequence[str]) -> None:
 
     from serval_sglang.readiness import run_checked_scheduler
 
+    if on_cpu:
+        from serval_sglang.cpu_compat.forked_processes import fork_processes
+
+        fork_processes()
     gc.enable()
     server_args = prepare_server_args(list(arguments))
     require_supported(server_args)

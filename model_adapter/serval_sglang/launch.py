@@ -8,6 +8,7 @@ failed, with 2 for wrong use.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from serval_sglang.gpu_flags import gpu_flags
 from serval_sglang.options import Device, EngineOptions, ModelFolderError, configure, engine_options
 from serval_sglang.settings import available_cpus, inherited_environment, model_variables
 from serval_sglang.supervision import supervise
+
+_CUDA_DRIVER = "libcuda.so.1"
 
 _EXAMPLE = """\
 example:
@@ -106,10 +109,21 @@ def _require_free_port(host: str, port: int) -> None:
 
 
 def _default_device() -> Device:
+    # Asking torch takes seconds, and without the driver's library there is nothing to ask.
+    if not _has_cuda_driver():
+        return "cpu"
     # Asked in a process of its own: here torch would stay, half a gigabyte for as long as the engine runs.
     question = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     has_gpu = subprocess.run([sys.executable, "-P", "-c", question], check=False).returncode == 0
     return "cuda" if has_gpu else "cpu"
+
+
+def _has_cuda_driver() -> bool:
+    try:
+        ctypes.CDLL(_CUDA_DRIVER)
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

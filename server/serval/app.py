@@ -69,7 +69,7 @@ class Callers:
 
 
 def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Applications:
-    """Create the ASGI applications in front of the engine. Raises `SettingsError` if traces cannot be made."""
+    """Create the applications in front of the engine. Raises `SettingsError` if traces cannot be made."""
     live, directory, tokens = callers.live, callers.directory, callers.tokens
     metrics = Metrics(settings.metrics_directory)
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from serval_testkit.engine_plugins import with_plugins, write_fork_plugin
+from serval_testkit.engine_plugins import with_plugins, write_spawn_plugin
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,8 +20,8 @@ def one_torch_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables of an engine that starts with a third of the work: for tests of what it computes."""
+def spawned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of an engine whose processes are spawned, not forked."""
     plugins = tmp_path_factory.mktemp("plugins")
-    write_fork_plugin(plugins)
+    write_spawn_plugin(plugins)
     return with_plugins(plugins)

@@ -37,7 +37,7 @@ class Configuration:
     table_codes: torch.dtype | None = None
     fp8: bool = False
     packed: Layout | None = None
-    forked: bool = True  # see serval_testkit.engine_plugins
+    spawned: bool = False  # see serval_testkit.engine_plugins
 
 
 CONFIGURATIONS = (
@@ -84,7 +84,7 @@ CONFIGURATIONS = (
         fp8=True,
     ),
     # Each rank has requests of its own; their experts' tokens and the vocabulary are shared. Its processes
-    # are started as SGLang starts them: several ranks, and hooks that each of them puts in place itself.
+    # are spawned, as on a GPU: several ranks, and hooks that each of them puts in place itself.
     Configuration(
         "float32-attention-dp2-ep2-packed",
         "float32",
@@ -93,7 +93,7 @@ CONFIGURATIONS = (
         ep=2,
         flags=("--enable-dp-attention", "--dp-size=2"),
         packed="compressed-tensors",
-        forked=False,
+        spawned=True,
     ),
 )
 
@@ -115,7 +115,7 @@ class Subject:
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS, ids=lambda configuration: configuration.id)
 def subject(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forked: dict[str, str]
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, spawned: dict[str, str]
 ) -> Iterator[Subject]:
     configuration: Configuration = request.param
     directory: Path = tmp_path_factory.mktemp("checkpoint")
@@ -131,7 +131,7 @@ def subject(
         tp=configuration.tp,
         ep=configuration.ep,
         extra_flags=[f"--chunked-prefill-size={chunk}", *configuration.flags],
-        environment={**configuration.environment, **(forked if configuration.forked else {})},
+        environment={**configuration.environment, **(spawned if configuration.spawned else {})},
     ) as engine:
         yield Subject(configuration, directory, engine, load_reference(directory))
 

@@ -29,11 +29,9 @@ def dtype(request: pytest.FixtureRequest) -> DType:
 
 
 @pytest.fixture(scope="module")
-def engine(dtype: DType, forked: dict[str, str]) -> Iterator[Engine]:
+def engine(dtype: DType) -> Iterator[Engine]:
     flags = ("--chunked-prefill-size=64", "--tool-call-parser=longcat", "--reasoning-parser=longcat")
-    with running_engine(
-        checkpoint_directory(), dtype=dtype, extra_flags=flags, environment=forked
-    ) as running:
+    with running_engine(checkpoint_directory(), dtype=dtype, extra_flags=flags) as running:
         yield running
 
 

@@ -1,12 +1,14 @@
-"""Flags that the engine refuses before it loads anything."""
+"""Flags that the engine refuses, and how it starts on each device; SGLang itself is left out."""
 
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
-from serval_sglang.engine_process import _UNSUPPORTED, require_supported
+from serval_sglang.cpu_compat import deferred_compile, forked_processes
+from serval_sglang.engine_process import _UNSUPPORTED, main, require_supported
 
 
 def arguments(**asked: bool) -> SimpleNamespace:
@@ -36,3 +38,37 @@ def test_engine_process_imports_nothing_heavy() -> None:
         "import serval_sglang.engine_process, sys; sys.exit(bool({'torch', 'sglang'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Steps of a start that the device decides, and SGLang's launch, in order; nothing is started."""
+    steps: list[str] = []
+
+    def module(name: str, **content: Any) -> None:
+        stand_in = ModuleType(name)
+        stand_in.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, stand_in)
+
+    nothing = SimpleNamespace(register=lambda *_: None, apply_hooks=lambda: None)
+    module("sglang.srt.plugins", load_plugins=lambda: steps.append("plugins"))
+    module("sglang.srt.plugins.hook_registry", HookRegistry=nothing, HookType=SimpleNamespace(AFTER="after"))
+    module(
+        "sglang.srt.utils", kill_itself_when_parent_died=lambda: None, kill_process_tree=lambda *_, **__: None
+    )
+    module("sglang.srt.server_args", prepare_server_args=lambda _: arguments())
+    module("sglang.srt.entrypoints.http_server", launch_server=lambda *_, **__: steps.append("launch"))
+    monkeypatch.setattr("serval_sglang.registration.require_registered", lambda: None)
+    monkeypatch.setattr(deferred_compile, "defer_compilation", lambda: steps.append("defer compilation"))
+    monkeypatch.setattr(forked_processes, "fork_processes", lambda: steps.append("fork processes"))
+    return steps
+
+
+def test_main_on_a_gpu_starts_sglang_as_it_is(start: list[str]) -> None:
+    main(["--device=cuda"])
+    assert start == ["plugins", "launch"]
+
+
+def test_main_on_a_cpu_forks_processes_and_defers_compilation(start: list[str]) -> None:
+    main(["--device=cpu"])
+    assert start == ["defer compilation", "plugins", "fork processes", "launch"]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 from serval_sglang.verify.engine import EngineFailed, generate, running_engine
+from serval_testkit.engine_plugins import write_counting_plugin
 
 pytestmark = pytest.mark.engine
 
@@ -152,9 +153,14 @@ def test_engine_ends_with_its_scheduler(checkpoint: Path, processes: list[psutil
 
 
 def test_engine_leaves_nothing_running_when_stopped(
-    checkpoint: Path, processes: list[psutil.Process]
+    checkpoint: Path, processes: list[psutil.Process], tmp_path: Path
 ) -> None:
-    with running_engine(checkpoint, dtype="float32") as engine:
+    environment = write_counting_plugin(tmp_path)
+    with running_engine(checkpoint, dtype="float32", environment=environment) as engine:
         launcher = psutil.Process(engine.launcher_pid)
         processes.extend([launcher, *launcher.children(recursive=True)])
         assert len(processes) >= 4  # launcher, main process, scheduler, detokenizer
+        # The others are copies of the main process.
+        (main_process,) = launcher.children()
+        registered = Path(environment["SERVAL_TEST_REGISTERED"]).read_text()
+        assert registered.split() == [str(main_process.pid)]

@@ -19,7 +19,7 @@ from serval_sglang.reference import ReferenceModel
 from serval_sglang.verify.cases import Prompts
 from serval_sglang.verify.engine import Engine, generate, running_engine
 from serval_sglang.verify.verification import BOUNDS, CaseResult, judge
-from serval_testkit.engine_plugins import with_plugins, write_fork_plugin, write_plugin
+from serval_testkit.engine_plugins import with_plugins, write_plugin
 
 pytestmark = pytest.mark.engine
 
@@ -133,7 +133,6 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patched]:
     folder = tmp_path_factory.mktemp("patched")
     plugins = folder / "plugins"
     write_plugin(plugins, "mistakes", PLUGIN)
-    write_fork_plugin(plugins)
     mistake_file = folder / "mistake"
     mistake_file.write_text("none")
     checkpoint = folder / "checkpoint"

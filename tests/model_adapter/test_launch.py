@@ -72,6 +72,21 @@ def test_parse_options_defaults_to_cpu_without_gpu(model: Path) -> None:
     assert parse_options([f"--model={model}"]).device == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("library", "torch_says", "device"),
+    [("libc.so.6", "True", "cuda"), ("libc.so.6", "False", "cpu"), ("libabsent.so.1", "True", "cpu")],
+)
+def test_default_device_asks_torch_only_where_there_is_a_driver(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, torch_says: str, device: str
+) -> None:
+    folder = tmp_path / "torch"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(f"class cuda:\n    is_available = lambda: {torch_says}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("serval_sglang.launch._CUDA_DRIVER", library)
+    assert parse_options([f"--model={model}"]).device == device
+
+
 def test_launcher_imports_neither_torch_nor_sglang() -> None:
     program = "import serval_sglang.launch, sys; sys.exit(bool({'torch', 'sglang'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -118,6 +133,13 @@ def test_main_refuses_port_in_use(model: Path) -> None:
 )
 def test_cpu_environment_divides_cpus_among_ranks(cpus: list[int], ranks: int, shares: str) -> None:
     assert cpu_environment({}, ranks=ranks, cpus=cpus)["SGLANG_CPU_OMP_THREADS_BIND"] == shares
+
+
+def test_cpu_environment_keeps_numpy_from_starting_threads() -> None:
+    """With them, processes could not be forked."""
+    environment = {**os.environ, **cpu_environment({}, ranks=1, cpus=range(2))}
+    program = "import numpy, os, sys; sys.exit(len(os.listdir('/proc/self/task')))"
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 1
 
 
 def test_cpu_environment_lets_waiting_threads_sleep() -> None:

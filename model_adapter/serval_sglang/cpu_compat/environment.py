@@ -35,6 +35,9 @@ def cpu_environment(inherited: Mapping[str, str], *, ranks: int, cpus: Sequence[
         # another program keeps one of two cores busy they wait for its time slices: the demo took 450 s to
         # start instead of 60.
         "OMP_WAIT_POLICY": "passive",
+        # NumPy and SciPy start their threads when they are imported; with any, SGLang's processes cannot be
+        # forked (see forked_processes).
+        "OPENBLAS_NUM_THREADS": "1",
     }
     if ranks > 1:
         # Without this SGLang demands one NUMA node a rank.

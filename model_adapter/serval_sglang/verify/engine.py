@@ -24,7 +24,7 @@ from serval_sglang.settings import inherited_environment
 DType = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 
-START_TIMEOUT_S = 800.0  # of a small model: 15-25 s alone on two cores, minutes beside other work
+START_TIMEOUT_S = 800.0  # of a small model: 10-20 s alone on two cores, minutes beside other work
 _STOP_TIMEOUT_S = 120.0
 _REQUEST_TIMEOUT_S = 600.0
 _LOG_TAIL_CHARACTERS = 6000
@@ -182,9 +182,13 @@ def _by_token(entries: Sequence[tuple[float, int, object]]) -> dict[int, float]:
 
 
 def _free_port() -> int:
-    """A port below those the system hands out: the engine binds it only after opening dozens of its own."""
+    """A free port that the system gives to no connection, as the engine binds it seconds later.
+
+    Below those among which SGLang chooses its own.
+    """
     while True:
-        port = random.randrange(20_000, 32_000)
+        # Not of the module's own generator, which tests seed.
+        port = random.SystemRandom().randrange(10_000, 21_700)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -202,10 +206,11 @@ def _wait_until_healthy(engine: Engine, process: subprocess.Popen[bytes], *, tim
             raise EngineFailed(f"the engine ended with {process.returncode}:\n{_tail(engine.log_path)}")
         with (
             suppress(urllib.error.URLError, ConnectionError, TimeoutError),
-            _open(f"{engine.base_url}/health"),
+            # Not /health, which takes a second at least.
+            _open(f"{engine.base_url}/ready"),
         ):
             return
-        time.sleep(0.5)
+        time.sleep(0.1)
     raise EngineFailed(f"the engine was not healthy after {timeout_s:.0f} s:\n{_tail(engine.log_path)}")
 
 

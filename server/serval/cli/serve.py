@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import contextlib
+import random
 import socket
 
 import aiohttp
@@ -41,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run both until a signal (returns 0) or until one of them fails (raises `StackError`)."""
-    engine = engine_options(args, host="127.0.0.1", port=_free_port())
+    engine = engine_options(args, host="127.0.0.1", port=_engine_port())
     settings, made_key = ensure_key(
         gateway_settings(
             args,
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
     return StackSpec(
         engine=ProcessSpec(name="engine", argv=engine_command(engine), environment=child_environment()),
-        engine_ready_url=f"{settings.engine_url}/health",
+        engine_ready_url=f"{settings.engine_url}/ready",
         engine_start_timeout_s=settings.engine_timeout_s,
         gateway=ProcessSpec(
             name="gateway",
@@ -88,6 +90,18 @@ async def _engine_device(engine_url: str) -> str:
     async with aiohttp.ClientSession() as session, session.get(f"{engine_url}/server_info") as response:
         info = await response.json()
     return str(info["device"])
+
+
+def _engine_port() -> int:
+    """A free port that the system gives to no connection, as the engine binds it seconds later.
+
+    Below those among which SGLang chooses its own.
+    """
+    while True:
+        port = random.randrange(10_000, 21_700)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""Engine and gateway as one server: started in order, watched, stopped in reverse order."""
+"""Engine and gateway as one server: started together, watched, stopped one after the other."""
 
 import asyncio
 import signal
@@ -11,7 +11,7 @@ from serval.errors import StackError
 from serval.process.child import ChildProcess, ProcessSpec, start
 from serval.process.signals import stop_on_signals
 
-_POLL_INTERVAL_S = 0.25
+_POLL_INTERVAL_S = 0.1
 _PROBE_TIMEOUT_S = 30.0
 _ENGINE_GRACE_S = 15.0
 
@@ -45,13 +45,14 @@ async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]])
 
     stop_requested = stop_on_signals(on_hangup=hangup)
     try:
-        for process, ready_url, timeout_s, grace_s in (
-            (spec.engine, spec.engine_ready_url, spec.engine_start_timeout_s, _ENGINE_GRACE_S),
-            (spec.gateway, spec.gateway_ready_url, spec.gateway_start_timeout_s, spec.gateway_grace_s),
+        # The gateway waits for the engine by itself, and has done its imports by then.
+        for process, grace_s in ((spec.engine, _ENGINE_GRACE_S), (spec.gateway, spec.gateway_grace_s)):
+            children.append((await start(process), grace_s))
+        started = [child for child, _ in children]
+        for child, ready_url, timeout_s in (
+            (started[0], spec.engine_ready_url, spec.engine_start_timeout_s),
+            (started[1], spec.gateway_ready_url, spec.gateway_start_timeout_s),
         ):
-            child = await start(process)
-            children.append((child, grace_s))
-            started = [started_child for started_child, _ in children]
             ready = _wait_until_ready(child, ready_url, timeout_s=timeout_s)
             if not await _finish_unless_stopped(ready, started, stop_requested):
                 return 0

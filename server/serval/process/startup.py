@@ -14,7 +14,7 @@ from serval.settings import Settings
 
 Progress = Callable[[str], None]
 
-_POLL_S = 0.5
+_POLL_S = 0.25
 _PROGRESS_EVERY_S = 10.0
 
 

@@ -86,6 +86,24 @@ def test_servers_ignore_code_in_the_working_directory(
     ]
 
 
+def test_serve_gives_the_engine_a_port_below_those_of_connections(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    ports: set[int] = set()
+
+    async def run_stack(spec: StackSpec, **_: Any) -> int:
+        ports.add(int(spec.engine.argv[spec.engine.argv.index("--port") + 1]))
+        return 0
+
+    monkeypatch.setattr("serval.cli.serve.run_stack", run_stack)
+    for _ in range(20):
+        assert main(["serve", "--model", str(tmp_path)]) == 0
+    # SGLang takes its own from 22,000 on, the system gives connections those from 32,768 on.
+    assert all(10_000 <= port < 22_000 for port in ports)
+    assert len(ports) > 1
+
+
 def test_engine_command_without_the_engine_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from serval.errors import StackError
 from serval.process.child import ProcessSpec
 from serval.process.stack import StackSpec, run_stack
 from serval_testkit.gateway_process import wait_until
+from serval_testkit.processes import free_port
 
 STAND_IN_SERVER = textwrap.dedent(
     """
@@ -39,13 +39,6 @@ STAND_IN_SERVER = textwrap.dedent(
     http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
     """
 )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def stand_in(name: str, code: str, *arguments: str) -> ProcessSpec:
@@ -107,6 +100,18 @@ async def test_run_stack_signal_stops_gateway_then_engine_and_all_descendants(
     stops = [line for line in log.read_text().splitlines() if line.endswith("stopped")]
     assert stops == ["gateway stopped", "engine stopped"]
     await assert_grandchildren_gone(log)
+
+
+async def test_run_stack_starts_the_gateway_beside_the_engine(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    wait_for_gateway = """
+import pathlib, sys, time
+while "gateway" not in pathlib.Path(sys.argv[2]).read_text():
+    time.sleep(0.05)
+"""
+    spec = stack(log, engine_code=wait_for_gateway + STAND_IN_SERVER)
+    assert await run_stack(spec, on_ready=signal_self(signal.SIGTERM)) == 0
 
 
 async def test_run_stack_hangup_is_forwarded_to_the_gateway_only(tmp_path: Path) -> None:

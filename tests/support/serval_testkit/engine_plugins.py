@@ -4,14 +4,21 @@ import os
 import textwrap
 from pathlib import Path
 
-_FORK = """
-import multiprocessing
+_SPAWN = """
+from serval_sglang.cpu_compat import forked_processes
 
 
 def register():
-    multiprocessing.set_start_method("fork", force=True)
-    # SGLang asks for "spawn" later on.
-    multiprocessing.set_start_method = lambda method, force=False: None
+    forked_processes.thread_count = lambda: 2
+"""
+
+_COUNT = """
+import os
+
+
+def register():
+    with open(os.environ["SERVAL_TEST_REGISTERED"], "a") as file:
+        file.write(f"{os.getpid()}\\n")
 """
 
 
@@ -29,11 +36,15 @@ def with_plugins(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
-def write_fork_plugin(folder: Path) -> None:
-    """SGLang's processes are copies of the engine's main process, after its imports.
+def write_spawn_plugin(folder: Path) -> None:
+    """An engine on a CPU spawns its processes, as it does on a GPU: the plugin gets a thread too many."""
+    write_plugin(folder, "spawned_processes", _SPAWN)
 
-    Each of them otherwise imports the same again, for 20 s of a core; so an engine starts with a third of the
-    work.
-    For tests of what an engine computes. Tests of how it starts, fails and stops leave it out.
+
+def write_counting_plugin(folder: Path) -> dict[str, str]:
+    """Processes that load plugins, and so are not copies of one that has, leave their pid in a file.
+
+    Returns the variables of such an engine; SERVAL_TEST_REGISTERED is the file.
     """
-    write_plugin(folder, "forked_processes", _FORK)
+    write_plugin(folder, "counted_processes", _COUNT)
+    return {**with_plugins(folder), "SERVAL_TEST_REGISTERED": str(folder / "registered")}

@@ -1,22 +1,28 @@
 """Small helpers to start programs in tests and to be sure that they are gone afterwards."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on right now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nobody listens on right now, and that the system gives to no connection.
+
+    A program binds it seconds later, while other tests open thousands of connections.
+    """
+    while True:
+        # Not of the module's own generator, which tests and Hypothesis seed.
+        port = random.SystemRandom().randrange(10_000, 21_700)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class Program:

@@ -1,0 +1,54 @@
+"""Starts SGLang's processes as copies of the engine's main process, which has imported everything.
+
+SGLang spawns them: each would import torch, transformers and SGLang again, for ten seconds of a core and a
+gigabyte of memory. A fork copies one thread only, so whatever another one held would stay locked in the copy
+for ever. Therefore nothing is forked unless the main process has one thread, counting those of libraries;
+otherwise SGLang spawns, as it does on a GPU.
+"""
+
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_LAUNCHERS = (
+    "sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes",
+    "sglang.srt.entrypoints.engine.Engine._launch_detokenizer_subprocesses",
+)
+
+
+def fork_processes() -> None:
+    """Have SGLang fork its processes where that is safe. For the main process, before it launches them."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    # Keeps the collector off what the imports made, so that the copies go on sharing its memory.
+    gc.freeze()
+    os.register_at_fork(after_in_child=_start_afresh)
+    for target in _LAUNCHERS:
+        HookRegistry.register(target, _choose_start_method, HookType.BEFORE)
+    HookRegistry.apply_hooks()
+
+
+def _choose_start_method(*_: Any, **__: Any) -> None:
+    """Replace the start method that SGLang has set."""
+    threads = thread_count()
+    if threads > 1:
+        logger.warning("Slow start: the main process has %d threads, so its processes are spawned.", threads)
+    multiprocessing.set_start_method("fork" if threads == 1 else "spawn", force=True)
+
+
+def thread_count() -> int:
+    """Threads of this process, including those that Python does not know."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def _start_afresh() -> None:
+    """Undo in a copy what SGLang has set up in its main process alone."""
+    multiprocessing.set_start_method("spawn", force=True)
+    # The main process's handler would end the copy's whole process tree with an unrelated message.
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
