@@ -40,6 +40,7 @@ from serval.auth.keys import ApiKeys
 from serval.caller.identity import INFERENCE
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.limits.factory import open_gate
 from serval.limits.gate import Gate
 from serval.live_settings import LiveSettings
@@ -107,6 +108,7 @@ def create_apps(
         engine=behind_slots,
         chat=chat,
         model=model,
+        dialect=LONGCAT,
         metrics=metrics,
         gate=open_gate(settings, None if directory is None else directory.store),
         render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serval.errors import ServalError
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
-from serval.tools.markers import END_OF_TURN
 from serval.tools.message import AssistantMessage, assemble
-from serval.tools.parser import ToolCallParser
 
 _PARSE_HELP = """\
 Reads JSON Lines, one model output a line, and prints one OpenAI assistant message a line. Starts no engine.
@@ -107,7 +106,7 @@ def read_request(line: bytes) -> ParseRequest:
     if "text" not in given:
         raise InputLineError("no text; give the model's output as a string")
     return ParseRequest(
-        text=_field(given, "text", str, default="").removesuffix(END_OF_TURN),
+        text=_field(given, "text", str, default="").removesuffix(LONGCAT.reply.end_of_turn),
         tools=tools,
         chunk_size=chunk_size,
         finish_reason=_field(given, "finish_reason", str, default="stop"),
@@ -175,7 +174,7 @@ def _deltas(request: ParseRequest, pieces: Iterable[str]) -> Iterator[dict[str, 
 
 
 def _events(request: ParseRequest, pieces: Iterable[str]) -> Iterator[Event]:
-    parser = ToolCallParser(request.tools, thinking=request.thinking)
+    parser = LONGCAT.parser(request.tools, thinking=request.thinking)
     for piece in pieces:
         yield from parser.feed(piece)
     yield from parser.finish(request.finish_reason)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from serval.grammar.constraints import Schema
+from serval.grammar.dialect import Dialect
+from serval.grammar.formats import Format
 from serval.grammar.schema_check import enforceable_schema
 from serval.grammar.structural_tag import calls_tag, structural_tag
 from serval.schema.error import SchemaError
@@ -16,6 +19,7 @@ _MAX_WHITESPACE: Final = 41
 
 
 def answer_grammar(
+    dialect: Dialect,
     tools: Sequence[Mapping[str, Any]],
     *,
     tool_choice: str | Mapping[str, Any],
@@ -30,26 +34,30 @@ def answer_grammar(
 
     Raises SchemaError as `structural_tag` and `json_answer` do.
     """
-    text = json_answer(response_format)
+    text = json_answer(response_format, avoid=dialect.avoid_in_json)
     calls_asked = bool(tools) and tool_choice != "none"
     if text is None or (calls_asked and tool_choice != "auto"):
-        tag = structural_tag(tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls)
+        tag = structural_tag(dialect, tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls)
         return None if tag is None else json.dumps(tag)
     if calls_asked:
-        calls = calls_tag(tools, tool_choice="auto", parallel_tool_calls=parallel_tool_calls, only_calls=True)
+        calls = calls_tag(
+            dialect, tools, tool_choice="auto", parallel_tool_calls=parallel_tool_calls, only_calls=True
+        )
         text = {"type": "or", "elements": [text, calls["format"]]}
     return json.dumps({"type": "structural_tag", "format": text})
 
 
-def json_answer(response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def json_answer(response_format: Mapping[str, Any] | None, *, avoid: str) -> Format | None:
     """The xgrammar format of OpenAI's `response_format`; None for text.
+
+    `avoid`: characters that patterns write only where they name them.
 
     Raises SchemaError as `enforceable_schema` does, and for a format that is none.
     """
     kind = "text" if response_format is None else response_format.get("type")
     if response_format is None or kind == "text":
         return None
-    schema: dict[str, Any] = {"type": "object"}
+    schema: Schema = {"type": "object"}
     if kind != "json_object":
         given = response_format.get("json_schema")
         if kind != "json_schema" or not isinstance(given, Mapping):
@@ -58,5 +66,6 @@ def json_answer(response_format: Mapping[str, Any] | None) -> dict[str, Any] | N
                 f"{response_format!r:.120} is none of text, json_object, and json_schema with a schema",
             )
         path = "response_format/json_schema/schema"
-        schema = enforceable_schema(given.get("schema") or {}, strict=given.get("strict") is True, path=path)
+        strict = given.get("strict") is True
+        schema = enforceable_schema(given.get("schema") or {}, strict=strict, avoid=avoid, path=path)
     return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": _MAX_WHITESPACE}

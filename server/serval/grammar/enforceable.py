@@ -47,11 +47,15 @@ _NOT_ENFORCEABLE: Final = OTHERS | {
 
 
 class Rewriter:
-    """Rewrites parts of one document. `definitions` collects what the results refer to as `#/$defs/...`."""
+    """Rewrites parts of one document. `definitions` collects what the results refer to as `#/$defs/...`.
 
-    def __init__(self, root: Any, *, strict: bool) -> None:
+    `avoid`: characters that patterns write only where they name them.
+    """
+
+    def __init__(self, root: Any, *, strict: bool, avoid: str) -> None:
         self._root = root
         self._strict = strict
+        self._avoid = avoid
         self._names: dict[str, str] = {}
         self._nodes = 0
         self.definitions: dict[str, Schema] = {}
@@ -88,7 +92,7 @@ class Rewriter:
         """One of `alternatives` as xgrammar follows it."""
         match single.get("type"):
             case "string":
-                return rewritten_string(single, path, self.refuse)
+                return rewritten_string(single, path, self.refuse, avoid=self._avoid)
             case "integer" | "number":
                 return rewritten_number(single, path, self.refuse)
             case "array":
@@ -313,7 +317,7 @@ class Rewriter:
             self.refuse(path, "patternProperties", "one pattern is, several may meet in one name")
         (key, part), *_ = patterns.items()
         values = self.nested(part, f"{path}/patternProperties/{pointer_part(key)}", nesting + 1)
-        expression = written_pattern(key, f"{path}/patternProperties", self.refuse)
+        expression = written_pattern(key, f"{path}/patternProperties", self.refuse, avoid=self._avoid)
         if expression is None:
             return {"type": "object"}
         return {

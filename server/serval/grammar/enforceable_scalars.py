@@ -38,10 +38,12 @@ def string_constraints(single: Schema, path: str, refuse: Refuse) -> Schema:
     return kept
 
 
-def written_pattern(expression: str, path: str, refuse: Refuse, *, in_json: bool = True) -> str | None:
-    """A pattern as xgrammar reads it; None if it is left out."""
+def written_pattern(
+    expression: str, path: str, refuse: Refuse, *, avoid: str, in_json: bool = True
+) -> str | None:
+    """A pattern as xgrammar reads it; None if it is left out. For `avoid` see `pattern.write`."""
     try:
-        return pattern.write(_checked(expression), in_json=in_json)
+        return pattern.write(_checked(expression), in_json=in_json, avoid=avoid)
     except pattern.PatternError as error:
         refuse(path, "pattern", str(error))
         return None
@@ -54,7 +56,7 @@ def _checked(expression: str) -> pattern.Node:
     return node
 
 
-def rewritten_string(single: Schema, path: str, refuse: Refuse) -> Schema:
+def rewritten_string(single: Schema, path: str, refuse: Refuse, *, avoid: str) -> Schema:
     kept: Schema = {"type": "string"} | string_constraints(single, path, refuse)
     least, most = kept.get("minLength", 0), kept.get("maxLength")
     if (least or most is not None) and max(least, most or 0) <= pattern.MAX_STATES:
@@ -62,9 +64,9 @@ def rewritten_string(single: Schema, path: str, refuse: Refuse) -> Schema:
         characters = pattern.Repeat(
             pattern.ANY_CHARACTER, math.ceil(least), None if most is None else math.floor(most)
         )
-        return {"type": "string", "pattern": pattern.write(characters, in_json=True)}
+        return {"type": "string", "pattern": pattern.write(characters, in_json=True, avoid=avoid)}
     if "pattern" in kept:
-        expression = written_pattern(kept.pop("pattern"), path, refuse)
+        expression = written_pattern(kept.pop("pattern"), path, refuse, avoid=avoid)
         if expression == "":
             return {"enum": [""]}
         if expression is not None:

@@ -27,8 +27,10 @@ _PART: Final = re.compile(
 _ROOT: Final = re.compile(r"root\s*::=")
 
 
-def regex_grammar(expression: str) -> str:
+def regex_grammar(expression: str, *, avoid: str) -> str:
     """A structural tag, as JSON text, for answers that `expression` matches from beginning to end.
+
+    Characters to `avoid` are written only where it names them.
 
     Raises `SchemaError` if it cannot be enforced, or only in exponential time.
     """
@@ -38,8 +40,8 @@ def regex_grammar(expression: str) -> str:
     if inner.endswith("$") and not _is_escaped(inner, len(inner) - 1):
         inner = inner[:-1]
     # Read as it was sent first, so that a mistake is shown where the client made it.
-    written_pattern(expression, "regex", _refuse, in_json=False)
-    pattern = written_pattern(f"^(?:{inner})$", "regex", _refuse, in_json=False)
+    written_pattern(expression, "regex", _refuse, avoid=avoid, in_json=False)
+    pattern = written_pattern(f"^(?:{inner})$", "regex", _refuse, avoid=avoid, in_json=False)
     return json.dumps({"type": "structural_tag", "format": {"type": "regex", "pattern": pattern}})
 
 

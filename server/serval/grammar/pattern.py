@@ -27,10 +27,14 @@ class PatternError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CharacterSet:
-    """Sorted, disjoint, inclusive ranges of code points. `wild`: `<` is in it only by the way."""
+    """Sorted, disjoint, inclusive ranges of code points.
+
+    `named` are those that the pattern names one by one; the others are in the set only because a wildcard, a
+    range or a negation covers them.
+    """
 
     ranges: tuple[Range, ...]
-    wild: bool = False
+    named: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,6 @@ _DISPUTED_WORD: Final[tuple[Range, ...]] = ((0x80, _LAST_CODE_POINT),)
 _LINE_ENDS: Final[tuple[Range, ...]] = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _SURROGATES: Final[tuple[Range, ...]] = ((0xD800, 0xDFFF),)
 _CONTROLS: Final = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00}
-# `<` begins LongCat's markers. No wildcard writes it: a value must not look like the end of itself.
-_MARKER_START: Final[tuple[Range, ...]] = ((0x3C, 0x3C),)
 # xgrammar 0.2.7 knows no escapes in JSON strings that have a pattern or a length.
 _ESCAPED_IN_JSON: Final[tuple[Range, ...]] = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _UTF8_BOUNDS: Final = (0x80, 0x800, 0x1000, 0xD000, 0xE000, 0x10000, 0x40000, 0x100000)
@@ -108,8 +110,8 @@ def without(ranges: tuple[Range, ...], removed: tuple[Range, ...]) -> tuple[Rang
     return complement(union([*complement(ranges), *removed]))
 
 
-ANY_CHARACTER: Final = CharacterSet(complement(()))
-WILD_CHARACTER: Final = CharacterSet(complement(()), wild=True)
+ANY_CHARACTER: Final = CharacterSet(complement(()), named=complement(()))
+WILD_CHARACTER: Final = CharacterSet(complement(()))
 _ANYTHING: Final = Repeat(WILD_CHARACTER, 0, None)
 
 
@@ -133,27 +135,32 @@ def parse(pattern: str) -> Node:
     return node
 
 
-def write(node: Node, *, in_json: bool) -> str:
+def write(node: Node, *, in_json: bool, avoid: str) -> str:
     """`node` as a regular expression for xgrammar, which matches the whole string.
 
-    `in_json`: the string is written as JSON, between quotes; else it is raw text. Raises PatternError if a
-    character is needed that cannot be written there.
+    `in_json`: the string is written as JSON, between quotes; else it is raw text. Characters to `avoid` are
+    written only where the pattern names them: with the one that begins a marker, a value could look like the
+    end of itself. Raises PatternError if a character is needed that cannot be written there.
     """
     match node:
         case CharacterSet():
-            return _write_set(node, in_json=in_json)
+            return _write_set(node, in_json=in_json, avoid=avoid)
         case Sequence(parts):
-            return "".join(write(part, in_json=in_json) for part in parts)
+            return "".join(write(part, in_json=in_json, avoid=avoid) for part in parts)
         case Choice(options):
-            return "(?:" + "|".join(write(option, in_json=in_json) for option in options) + ")"
+            written = (write(option, in_json=in_json, avoid=avoid) for option in options)
+            return f"(?:{'|'.join(written)})"
         case Repeat(part, least, most):
             bounds = f"{{{least},{'' if most is None else most}}}"
             count = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((least, most), bounds)
-            return f"(?:{write(part, in_json=in_json)}){count}"
+            return f"(?:{write(part, in_json=in_json, avoid=avoid)}){count}"
 
 
-def _write_set(characters: CharacterSet, *, in_json: bool) -> str:
-    ranges = without(characters.ranges, _MARKER_START) if characters.wild else characters.ranges
+def _write_set(characters: CharacterSet, *, in_json: bool, avoid: str) -> str:
+    ranges = characters.ranges
+    for character in map(ord, avoid):
+        if _holds(ranges, character) and not _holds(characters.named, character):
+            ranges = without(ranges, ((character, character),))
     if in_json:
         ranges = without(ranges, _ESCAPED_IN_JSON)
     if not ranges:
@@ -168,6 +175,10 @@ def _write_set(characters: CharacterSet, *, in_json: bool) -> str:
     if all(before[1] + 1 < after[0] for before, after in pairwise(spans)):
         return _class(spans)
     return f"(?:{_class(spans[::2])}|{_class(spans[1::2])})"
+
+
+def _holds(ranges: tuple[Range, ...], code_point: int) -> bool:
+    return any(first <= code_point <= last for first, last in ranges)
 
 
 def _class(spans: list[Range]) -> str:
@@ -304,14 +315,14 @@ class _PatternReader:
             case "[":
                 return self._class()
             case ".":
-                return CharacterSet(complement(_LINE_ENDS), wild=True)
+                return CharacterSet(complement(_LINE_ENDS))
             case "\\":
                 return self._escape()
             case "^" | "$":
                 raise self._error("an anchor can only stand at the very start or end")
             case "*" | "+" | "?" | "{" | "}" | "]":
                 raise self._error(f"{character!r} has nothing to act on; escape it to mean the character")
-        return CharacterSet(((ord(character), ord(character)),))
+        return _character(ord(character))
 
     def _group(self) -> Node:
         self._nesting += 1
@@ -336,9 +347,8 @@ class _PatternReader:
     def _escape(self) -> CharacterSet:
         character = self._next()
         if character in _CLASSES:
-            return CharacterSet(_CLASSES[character], wild=True)
-        code_point = self._escaped_code_point(character)
-        return CharacterSet(((code_point, code_point),))
+            return CharacterSet(_CLASSES[character])
+        return _character(self._escaped_code_point(character))
 
     def _escaped_code_point(self, character: str) -> int:
         if character in _CONTROLS:
@@ -362,32 +372,37 @@ class _PatternReader:
 
     def _class(self) -> CharacterSet:
         negated = self._take("^")
-        listed_marker_start = False
+        named: list[Range] = []
         ranges: list[Range] = []
         while not self._take("]"):
-            low = self._class_member()
+            members = self._class_member()
+            low = members.ranges
             if len(low) == 1 and low[0][0] == low[0][1] and self._peek("-") and not self._peek("-]"):
                 self._take("-")
-                high = self._class_member()
+                high = self._class_member().ranges
                 if len(high) != 1 or high[0][0] != high[0][1] or high[0][0] < low[0][0]:
                     raise self._error("the range in the character class runs backwards or ends in a class")
                 ranges.append((low[0][0], high[0][0]))
             else:
-                listed_marker_start = listed_marker_start or low == _MARKER_START
+                named.extend(members.named)
                 ranges.extend(low)
-        members = union(ranges)
         if negated:
-            return CharacterSet(complement(members), wild=True)
-        return CharacterSet(without(members, _SURROGATES), wild=not listed_marker_start)
+            return CharacterSet(complement(union(ranges)))
+        return CharacterSet(without(union(ranges), _SURROGATES), named=union(named))
 
-    def _class_member(self) -> tuple[Range, ...]:
+    def _class_member(self) -> CharacterSet:
         character = self._next()
         if character != "\\":
-            return ((ord(character), ord(character)),)
+            return _character(ord(character))
         if self._take("b"):
-            return ((0x08, 0x08),)
-        return self._escape().ranges
+            return _character(0x08)
+        return self._escape()
 
 
 def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 5
+
+
+def _character(code_point: int) -> CharacterSet:
+    one = ((code_point, code_point),)
+    return CharacterSet(one, named=one)

@@ -45,14 +45,16 @@ def check_limits(schema: Any, path: str = "#") -> None:
             unread += [(part, f"{at}/{index}", depth + 1) for index, part in enumerate(node)]
 
 
-def enforceable_schema(schema: Any, *, strict: bool, path: str = "#") -> dict[str, Any]:
+def enforceable_schema(schema: Any, *, strict: bool, avoid: str, path: str = "#") -> dict[str, Any]:
     """`schema` in the form that the decoder enforces completely, for a reply that is one JSON value.
+
+    `avoid`: characters that patterns write only where they name them.
 
     Raises SchemaError if it exceeds the limits, is no schema, leads nowhere or in a circle, admits nothing,
     or (only if `strict`) has a part that cannot be enforced, such as a pattern that takes exponential time.
     """
     check_limits(schema, path)
-    rewriter = Rewriter(schema, strict=strict)
+    rewriter = Rewriter(schema, strict=strict, avoid=avoid)
     rewritten = rewriter.nested(schema, path)
     definitions = rewriter.definitions_for(rewritten)
     return rewritten | ({"$defs": definitions} if definitions else {})

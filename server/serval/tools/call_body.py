@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 from serval.tools.argument_values import ArgumentValue, DroppedValue, StreamedString, TypedValue
+from serval.tools.cursor import Cursor, MarkerSet
 from serval.tools.markers import (
     KEY_CLOSE,
     KEY_OPEN,
@@ -12,10 +13,9 @@ from serval.tools.markers import (
     TOOL_CALL_OPEN,
     VALUE_CLOSE,
     VALUE_OPEN,
-    Cursor,
-    MarkerSet,
 )
 from serval.tools.parameters import ParameterSchema
+from serval.tools.reply_format import CallProgress
 from serval.tools.sink import ArgumentsWriter
 
 _BETWEEN_PAIRS = MarkerSet(KEY_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
@@ -23,15 +23,6 @@ _IN_KEY = MarkerSet(KEY_CLOSE, VALUE_OPEN, KEY_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_
 _BEFORE_VALUE = MarkerSet(VALUE_OPEN, KEY_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
 _IN_VALUE = MarkerSet(VALUE_CLOSE, TOOL_CALL_CLOSE)
 _AFTER_VALUE = MarkerSet(KEY_OPEN, TOOL_CALL_CLOSE)
-
-
-class BodyResult(enum.Enum):
-    MORE = enum.auto()
-    """The body may go on."""
-    CLOSED = enum.auto()
-    """The closing marker was read."""
-    NEXT_CALL = enum.auto()
-    """The opening marker of another call was read instead of the closing one."""
 
 
 class _Phase(enum.IntEnum):
@@ -67,7 +58,7 @@ class CallBody:
         # and otherwise the end of the call and what follows it.
         self._unsettled: list[str] | None = None
 
-    def advance(self, cursor: Cursor) -> BodyResult:
+    def advance(self, cursor: Cursor) -> CallProgress:
         """Read on from the cursor."""
         while True:
             match self._phase:
@@ -85,7 +76,7 @@ class CallBody:
                         return result
                     more = True
             if not more:
-                return BodyResult.MORE
+                return CallProgress.MORE
 
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
         """The text ended inside the body. `complete`: the model meant to end here, so arguments are closed.
@@ -101,17 +92,17 @@ class CallBody:
             self._writer.close()
         return rest
 
-    def _read_between_pairs(self, cursor: Cursor) -> BodyResult | None:
+    def _read_between_pairs(self, cursor: Cursor) -> CallProgress | None:
         _, marker = cursor.take_text(_BETWEEN_PAIRS)
         if marker is None:
-            return BodyResult.MORE
+            return CallProgress.MORE
         if marker == KEY_OPEN:
             self._key.clear()
             self._phase = _Phase.KEY
             return None
         if self._writer is not None:
             self._writer.close()
-        return BodyResult.CLOSED if marker == TOOL_CALL_CLOSE else BodyResult.NEXT_CALL
+        return CallProgress.CLOSED if marker == TOOL_CALL_CLOSE else CallProgress.NEXT_CALL
 
     def _read_key(self, cursor: Cursor) -> bool:
         text, marker = cursor.take_text(_IN_KEY)

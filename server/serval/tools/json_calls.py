@@ -1,12 +1,17 @@
-"""The older dialect of LongCat-Flash-Chat: `{"name": ..., "arguments": {...}}` between the call markers."""
+"""Calls in LongCat-Flash-Chat's format: `{"name": ..., "arguments": {...}}` between the call markers."""
 
 import enum
 import re
-from typing import Any
+from typing import Any, Final
 
 from serval.schema import strict_json
-from serval.tools.markers import TOOL_CALL_CLOSE, Cursor
+from serval.tools.cursor import Cursor, MarkerSet
+from serval.tools.declared_tools import DeclaredTools
+from serval.tools.markers import END_OF_TURN, THINK_CLOSE, THINK_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN
+from serval.tools.reply_format import CallProgress, ReplyFormat
+from serval.tools.sink import EventSink
 
+_BLOCK_END = MarkerSet(TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
 _OUTSIDE = re.compile(r'["\\<{}\[\]]')
 _INSIDE = re.compile(r'["\\]')
 
@@ -93,3 +98,70 @@ def read_call(text: str) -> tuple[str, str] | None:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
     return name, strict_json.encode(arguments)
+
+
+class _Phase(enum.Enum):
+    START = enum.auto()
+    OBJECT = enum.auto()
+    BLOCK_END = enum.auto()
+
+
+class JsonCallReader:
+    """Reads one call.
+
+    A call is reported once, when its object is complete. A block that is no call to a declared tool is
+    dropped. If no `{` follows the opening marker, the text is prose.
+    """
+
+    __slots__ = ("_phase", "_scanner", "_sink", "_tools", "_whitespace", "prose")
+
+    def __init__(self, tools: DeclaredTools, sink: EventSink) -> None:
+        self._tools = tools
+        self._sink = sink
+        self._phase = _Phase.START
+        self._whitespace: list[str] = []
+        self._scanner = JsonObjectScanner()
+        self.prose: str | None = None
+
+    def advance(self, cursor: Cursor) -> CallProgress:
+        if self._phase is _Phase.START:
+            self._whitespace.append(cursor.take_whitespace())
+            if cursor.at_end:
+                return CallProgress.MORE
+            if cursor.text[cursor.position] != "{":
+                self.prose = TOOL_CALL_OPEN + "".join(self._whitespace)
+                return CallProgress.PROSE
+            self._phase = _Phase.OBJECT
+        if self._phase is _Phase.OBJECT:
+            result = self._scanner.scan(cursor)
+            if result is ScanResult.MORE:
+                return CallProgress.MORE
+            if result is ScanResult.WHOLE:
+                self._report(self._scanner.text)
+            elif (rest := self._scanner.text_after_first_close()) is not None:
+                # A string that never ends swallowed the closing marker: the rest is outside the call.
+                cursor.step_back(rest)
+                return CallProgress.CLOSED
+            self._phase = _Phase.BLOCK_END
+        _, marker = cursor.take_text(_BLOCK_END)
+        if marker is None:
+            return CallProgress.MORE
+        return CallProgress.CLOSED if marker == TOOL_CALL_CLOSE else CallProgress.NEXT_CALL
+
+    def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
+        return self._scanner.text_after_first_close() if self._phase is _Phase.OBJECT else None
+
+    def _report(self, text: str) -> None:
+        call = read_call(text)
+        if call is not None and (name := self._tools.declared_name(call[0])) is not None:
+            self._sink.tool_call(name).whole_object(call[1])
+
+
+JSON_REPLY: Final = ReplyFormat(
+    call_open=TOOL_CALL_OPEN,
+    call_close=TOOL_CALL_CLOSE,
+    think_open=THINK_OPEN,
+    think_close=THINK_CLOSE,
+    end_of_turn=END_OF_TURN,
+    call_reader=JsonCallReader,
+)

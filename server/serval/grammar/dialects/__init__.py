@@ -1,0 +1,1 @@
+"""Dialects that are implemented. A new one is a module here that makes a `Dialect`."""
