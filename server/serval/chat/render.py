@@ -56,18 +56,13 @@ class ChatRenderer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        tool_choice: str | Mapping[str, Any] | None = "auto",
     ) -> RenderedPrompt:
         """Render OpenAI messages and tools, up to where the model's answer begins.
 
-        Of `tool_choice` the template knows one thing: 'none' leaves the tools out.
-        Raises `InvalidRequestError`, naming the field at fault, for a conversation that cannot be rendered.
+        Their form has been checked (`serval.wire`). Raises `InvalidRequestError`, naming the field at fault,
+        for a conversation that cannot be rendered.
         """
-        pieces = self._template.render(
-            template_messages(messages),
-            tools=template_tools(tools),
-            tool_choice="none" if tool_choice == "none" else "auto",
-        )
+        pieces = self._template.render(template_messages(messages), tools=template_tools(tools))
         return RenderedPrompt(pieces, self._encode(pieces))
 
     def _encode(self, pieces: Sequence[Piece]) -> list[int]:

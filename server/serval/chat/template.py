@@ -81,7 +81,6 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None,
-        tool_choice: str,
     ) -> list[Piece]:
         """The conversation as text and control tokens, ending where the model's answer begins.
 
@@ -92,7 +91,8 @@ class ChatTemplate:
                 self._variables,
                 messages=messages,
                 tools=tools or None,
-                tool_choice=tool_choice,
+                # With the choice "none" there are no tools.
+                tool_choice="auto",
                 add_generation_prompt=True,
             )
         except (

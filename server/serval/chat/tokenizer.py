@@ -125,9 +125,9 @@ def load_tokenizer(model_dir: Path) -> tuple[ControlSafeTokenizer, Tokenizer]:
     for entry in kept:
         if plain.token_to_id(entry["content"]) != entry["id"]:
             raise ModelFilesError(
-                f"{path}: the white space token {entry['content']!r} (id {entry['id']}) cannot be kept"
-                " apart from the"
-                " control tokens, because its id depends on theirs; give it its id in the model's vocabulary"
+                f"{path}: the white space token {entry['content']!r} (id {entry['id']}) cannot be kept apart"
+                " from the control tokens, because its id depends on theirs; give it its id in the model's"
+                " vocabulary"
             )
     tokens = [
         ControlToken(
@@ -200,8 +200,7 @@ def _check_unreachable(tokenizer: ControlSafeTokenizer, token: ControlToken, pat
         except AssertionError as error:
             raise ModelFilesError(
                 f"{path}: the text {token.content!r} still encodes to control token {token.id} after the"
-                " added tokens"
-                " were removed; this tokenizer cannot be used safely"
+                " added tokens were removed; this tokenizer cannot be used safely"
             ) from error
 
 

@@ -1,9 +1,17 @@
 """From the body of `POST /v1/chat/completions` to a checked request in today's form."""
 
 import msgspec
+from msgspec import Struct
 
-from serval.wire.chat_request import ChatRequest, check_chat_request
-from serval.wire.decode import decode_json
+from serval.wire.chat_request import (
+    ChatRequest,
+    Message,
+    NamedToolChoice,
+    Tool,
+    check_chat_request,
+    check_conversation,
+)
+from serval.wire.decode import convert_json, decode_json
 from serval.wire.legacy_functions import with_tools
 
 
@@ -22,4 +30,31 @@ def decode_chat_request(body: bytes, *, max_choices: int, strict: bool) -> ChatR
     """
     request = with_tools(decode_json(_strict_decoder if strict else _decoder, body))
     check_chat_request(request, max_choices=max_choices)
+    return request
+
+
+class _Conversation(Struct):
+    """The part of a request that is rendered."""
+
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    tool_choice: str | NamedToolChoice | None = None
+
+
+def conversation_request(given: object) -> ChatRequest:
+    """Check a conversation, given as decoded JSON, that is to be rendered and not answered.
+
+    The model is left empty, and calls at the end need no results yet. Raises `InvalidRequestError` with
+    `param` naming the field at fault.
+    """
+    conversation = convert_json(given, _Conversation)
+    request = with_tools(
+        ChatRequest(
+            model="",
+            messages=conversation.messages,
+            tools=conversation.tools,
+            tool_choice=conversation.tool_choice,
+        )
+    )
+    check_conversation(request, may_end_with_calls=True)
     return request

@@ -14,6 +14,8 @@ INT64 = Meta(ge=-(2**63), le=2**63 - 1)
 # Larger numbers than any context; the context check refuses them with a better message.
 TokenCount = Annotated[int, Meta(ge=1, le=2**53)]
 MAX_TOOLS = 128
+# A "function" of the older form is a "tool" by the time roles are checked.
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def _one_of(*values: str) -> Meta:
@@ -168,19 +170,25 @@ class ChatRequest(Struct):
 
 
 def check_chat_request(request: ChatRequest, *, max_choices: int) -> None:
-    """What the types cannot say: rules between fields."""
-    _check_messages(request.messages)
-    _check_tools(request)
+    """Check the rules that types cannot express."""
+    check_conversation(request)
     _check_options(request, max_choices)
     _check_unsupported(request)
 
 
-def _check_messages(messages: list[Message]) -> None:
+def check_conversation(request: ChatRequest, *, may_end_with_calls: bool = False) -> None:
+    """Check messages, tools and tool choice; the calls of the last message may still lack their results."""
+    _check_messages(request.messages, may_end_with_calls=may_end_with_calls)
+    _check_tools(request)
+
+
+def _check_messages(messages: list[Message], *, may_end_with_calls: bool) -> None:
     if not messages:
         raise InvalidRequestError("'messages' is empty; send at least one message.", param="messages")
     open_calls: set[str] = set()
     for index, message in enumerate(messages):
         path = f"messages[{index}]"
+        _check_form(message, path)
         if message.role == "tool":
             _check_tool_result(message, open_calls, path)
             continue
@@ -190,7 +198,7 @@ def _check_messages(messages: list[Message]) -> None:
             if message.content is None and not message.tool_calls and message.refusal is None:
                 raise InvalidRequestError(
                     f"{path} is an assistant message with neither content nor tool_calls; it needs one of"
-                    f" them.",
+                    " them.",
                     param=f"{path}.content",
                 )
         elif message.content is None:
@@ -199,7 +207,27 @@ def _check_messages(messages: list[Message]) -> None:
                 param=f"{path}.content",
                 code="missing_required_parameter",
             )
-    _check_all_answered(open_calls, f"messages[{len(messages) - 1}]")
+    if not may_end_with_calls:
+        _check_all_answered(open_calls, f"messages[{len(messages) - 1}]")
+
+
+def _check_form(message: Message, path: str) -> None:
+    if message.role not in ROLES:
+        raise InvalidRequestError(
+            f"{path}.role is {message.role!r}; it must be one of {', '.join(map(repr, ROLES))}.",
+            param=f"{path}.role",
+        )
+    if message.content is None or isinstance(message.content, str):
+        return
+    for index, part in enumerate(message.content):
+        below = f"{path}.content[{index}]"
+        if part.type not in ("text", "refusal"):
+            raise InvalidRequestError(
+                f"{below} has type {part.type!r}; this model takes text only: send parts of type 'text'.",
+                param=f"{below}.type",
+            )
+        if (part.text if part.type == "text" else part.refusal) is None:
+            raise InvalidRequestError(f"{below}.{part.type} must be a string.", param=f"{below}.{part.type}")
 
 
 def _check_tool_result(message: Message, open_calls: set[str], path: str) -> None:
@@ -211,9 +239,9 @@ def _check_tool_result(message: Message, open_calls: set[str], path: str) -> Non
         )
     if message.tool_call_id not in open_calls:
         raise InvalidRequestError(
-            f"{path}.tool_call_id is {message.tool_call_id!r}, which answers no call of the assistant"
-            " message before"
-            " it; a tool result must follow the assistant message that called the tool, once for each call.",
+            f"{path}.tool_call_id is {message.tool_call_id!r}, which answers no call of the assistant message"
+            " before it; a tool result must follow the assistant message that called the tool, once for each"
+            " call.",
             param=f"{path}.tool_call_id",
         )
     open_calls.remove(message.tool_call_id)
@@ -240,9 +268,8 @@ def _check_tools(request: ChatRequest) -> None:
     for index, tool in enumerate(request.tools or ()):
         if tool.type != "function" or tool.function is None:
             raise InvalidRequestError(
-                f"tools[{index}] has type {tool.type!r}"
-                f"{'' if tool.function else ' and no function'}; only"
-                " {'type': 'function', 'function': {...}} is served.",
+                f"tools[{index}] has type {tool.type!r}{'' if tool.function else ' and no function'};"
+                " only {'type': 'function', 'function': {...}} is served.",
                 param=f"tools[{index}].function" if tool.type == "function" else f"tools[{index}].type",
             )
         if tool.function.name in names:
@@ -257,8 +284,8 @@ def _check_tools(request: ChatRequest) -> None:
     if isinstance(choice, str):
         if choice not in ("none", "auto", "required"):
             raise InvalidRequestError(
-                f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names"
-                f" a function.",
+                f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names a"
+                " function.",
                 param="tool_choice",
             )
         named = None

@@ -30,6 +30,14 @@ def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         ) from None
 
 
+def convert_json(value: object, kind: type[T]) -> T:
+    """Convert decoded JSON. Raises `InvalidRequestError` as `decode_json` does."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _validation_error(str(error)) from None
+
+
 def _validation_error(message: str) -> InvalidRequestError:
     located = _AT_PATH.match(message)
     reason, path = (located["reason"], located["path"]) if located else (message, "")
