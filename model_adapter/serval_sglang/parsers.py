@@ -6,7 +6,8 @@ dictionaries are what the command line offers, so filling them before the argume
 `--tool-call-parser longcat --reasoning-parser longcat`. A LongCat parser in SGLang would make this module
 unnecessary.
 
-The parsing itself is `serval.tools`, the one part of the gateway that this package may import.
+The format itself is the gateway's dialect, `serval.grammar.dialects.longcat`. This module is the only one
+of the package that may import the gateway.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from serval.schema.error import SchemaError
-from serval.schema.json_schema import ALL_TYPES, same_json
+from serval.schema.json_schema import ALL_TYPES, common_types, is_number, same_json
 
 Schema = dict[str, Any]
 
@@ -97,18 +97,6 @@ def _joined(keyword: str, left: Any, right: Any) -> Any:
     elif keyword == "items" and not isinstance(left, list) and not isinstance(right, list):
         joined = {"allOf": [left, right]}
     return joined
-
-
-def common_types(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
-    """The types in both; "number" and "integer" have the integers in common."""
-    common = left & right
-    if "integer" in left ^ right and "number" in left ^ right:
-        common |= {"integer"}
-    return common
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _says_nothing(keyword: str, value: Any) -> bool:

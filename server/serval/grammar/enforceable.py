@@ -26,14 +26,14 @@ from serval.grammar.constraints import (
 )
 from serval.grammar.enforceable_scalars import rewritten_number, rewritten_string, written_pattern
 from serval.schema.error import SchemaError, UnsatisfiableError
-from serval.schema.json_schema import json_types, resolve_pointer, same_json
+from serval.schema.json_schema import array_items, json_types, resolve_pointer, same_json
 from serval.schema.validity import is_valid
 
 Result = TypeVar("Result")
 
 # Rewriting can multiply a schema (an allOf of anyOfs), and compiling takes time by the node.
-MAX_NODES: Final = 5_000
-MAX_NESTING: Final = 64
+MAX_UNFOLDED_PARTS: Final = 5_000
+MAX_UNFOLDED_DEPTH: Final = 64
 _REFERENCE: Final = re.compile(r'"\$ref": "#/\$defs/(d[0-9]+)"')
 _NOT_ENFORCEABLE: Final = OTHERS | {
     "contains",
@@ -57,7 +57,7 @@ class Rewriter:
         self._strict = strict
         self._avoid = avoid
         self._names: dict[str, str] = {}
-        self._nodes = 0
+        self._parts = 0
         self.definitions: dict[str, Schema] = {}
 
     def nested(self, schema: Any, path: str, nesting: int = 0) -> Schema:
@@ -122,12 +122,14 @@ class Rewriter:
             )
 
     def _count(self, path: str, nesting: int) -> None:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise SchemaError(path, f"the schema unfolds to more than {MAX_NODES} parts; make it smaller")
-        if nesting > MAX_NESTING:
+        self._parts += 1
+        if self._parts > MAX_UNFOLDED_PARTS:
             raise SchemaError(
-                path, f"nested deeper than {MAX_NESTING} levels (or in itself); make it flatter"
+                path, f"the schema unfolds to more than {MAX_UNFOLDED_PARTS} parts; make it smaller"
+            )
+        if nesting > MAX_UNFOLDED_DEPTH:
+            raise SchemaError(
+                path, f"nested deeper than {MAX_UNFOLDED_DEPTH} levels (or in itself); make it flatter"
             )
 
     def _flattened(self, schema: Any, path: str, nesting: int, seen: tuple[str, ...]) -> list[Schema]:
@@ -240,9 +242,7 @@ class Rewriter:
         return len(both) == 2 and "enum" in both[0] and "enum" in both[1] and self._disjoint(*both)
 
     def _array(self, single: Schema, path: str, nesting: int) -> Schema:
-        prefix, rest = single.get("prefixItems", []), single.get("items", True)
-        if isinstance(rest, list):  # as it was written up to draft 2019-09
-            prefix, rest = rest, single.get("additionalItems", True)
+        prefix, rest = array_items(single)
         if single.get("uniqueItems") is True and single.get("maxItems", math.inf) > 1:
             self.refuse(path, "uniqueItems")
         least, most = single.get("minItems", 0), single.get("maxItems", math.inf)

@@ -17,7 +17,7 @@ from serval.schema.error import SchemaError
 MAX_EBNF_CHARACTERS: Final = 16_384
 MAX_REGEX_CHARACTERS: Final = 4_096
 _MAX_RULES: Final = 500
-_MAX_NESTING: Final = 50
+_MAX_GROUP_NESTING: Final = 50
 # What can hold a parenthesis that is none, the parentheses, and the beginning of a rule.
 _PART: Final = re.compile(
     r"""(?P<text>"(?:[^"\\\n]|\\.)*") | (?P<set>\[(?:[^\]\\\n]|\\.)*\]) | (?P<comment>\#[^\n]*)
@@ -61,8 +61,8 @@ def ebnf_grammar(rules: str) -> str:
             problem = f"{part[0]} is not closed in its line"
         elif depth < 0:
             problem = "there is no group to close"
-        elif depth > _MAX_NESTING:
-            problem = f"groups are nested deeper than {_MAX_NESTING}"
+        elif depth > _MAX_GROUP_NESTING:
+            problem = f"groups are nested deeper than {_MAX_GROUP_NESTING}"
         elif part.lastgroup == "rule":
             count += 1
             root = root or _ROOT.fullmatch(part[0]) is not None

@@ -14,7 +14,7 @@ from typing import Final
 
 # Counted repetition multiplies: (a{1000}){1000} is a million states, and minutes of compiling.
 MAX_STATES: Final = 10_000
-MAX_NESTING: Final = 50
+MAX_GROUP_NESTING: Final = 50
 _LAST_CODE_POINT: Final = 0x10FFFF
 _CARET: Final = 0x5E
 
@@ -326,8 +326,8 @@ class _PatternReader:
 
     def _group(self) -> Node:
         self._nesting += 1
-        if self._nesting > MAX_NESTING:
-            raise self._error(f"groups are nested deeper than {MAX_NESTING}")
+        if self._nesting > MAX_GROUP_NESTING:
+            raise self._error(f"groups are nested deeper than {MAX_GROUP_NESTING}")
         if self._take("?"):
             if self._take("<") or self._take("P<"):
                 if self._peek("=") or self._peek("!"):

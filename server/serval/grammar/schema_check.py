@@ -8,8 +8,8 @@ from typing import Any, Final
 from serval.grammar.enforceable import Rewriter, pointer_part
 from serval.schema.error import SchemaError
 
-MAX_DEPTH: Final = 64
-MAX_NODES: Final = 20_000
+MAX_SCHEMA_DEPTH: Final = 64
+MAX_SCHEMA_PARTS: Final = 20_000
 MAX_LISTED_VALUES: Final = 5_000
 
 
@@ -31,10 +31,10 @@ def check_limits(schema: Any, path: str = "#") -> None:
     while unread:
         node, at, depth = unread.pop()
         nodes += 1
-        if nodes > MAX_NODES:
-            raise SchemaError(path, f"the schema has more than {MAX_NODES} parts; make it smaller")
-        if depth > MAX_DEPTH:
-            raise SchemaError(at, f"nested deeper than {MAX_DEPTH} levels; make it flatter")
+        if nodes > MAX_SCHEMA_PARTS:
+            raise SchemaError(path, f"the schema has more than {MAX_SCHEMA_PARTS} parts; make it smaller")
+        if depth > MAX_SCHEMA_DEPTH:
+            raise SchemaError(at, f"nested deeper than {MAX_SCHEMA_DEPTH} levels; make it flatter")
         if isinstance(node, Mapping):
             values = node.get("enum")
             listed += len(values) if isinstance(values, list) else 0

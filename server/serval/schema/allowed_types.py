@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from serval.schema.json_schema import ALL_TYPES, branches, json_types, same_json, target_of
+from serval.schema.json_schema import (
+    ALL_TYPES,
+    branches,
+    common_types,
+    json_types,
+    same_json,
+    target_of,
+)
 
 _STRING: Final = frozenset({"string"})
 
@@ -96,21 +103,13 @@ def _intersection(parts_allowed: Iterable[AllowedTypes]) -> AllowedTypes:
     choices: tuple[Any, ...] | None = None
     for allowed in parts_allowed:
         if allowed.types is not None:
-            types = allowed.types if types is None else _common_types(types, allowed.types)
+            types = allowed.types if types is None else common_types(types, allowed.types)
         if allowed.choices is not None:
-            choices = allowed.choices if choices is None else _common(choices, allowed.choices)
+            choices = allowed.choices if choices is None else _common_choices(choices, allowed.choices)
     if types is not None and choices is not None:
         choices = tuple(value for value in choices if json_types(value) & types)
     return AllowedTypes(types=types, choices=choices)
 
 
-def _common_types(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
-    common = left & right
-    # "number" on one side and "integer" on the other leave the integers.
-    if "integer" in left ^ right and "number" in left ^ right:
-        common |= {"integer"}
-    return common
-
-
-def _common(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
+def _common_choices(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value for value in left if any(same_json(value, other) for other in right))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import unquote
 
 ALL_TYPES: Final = frozenset({"string", "integer", "number", "boolean", "null", "object", "array"})
@@ -25,6 +25,19 @@ def json_types(value: Any) -> frozenset[str]:
         case _:
             types = {"array"}
     return frozenset(types)
+
+
+def common_types(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
+    """The types in both; "number" and "integer" have the integers in common."""
+    common = left & right
+    if "integer" in left ^ right and "number" in left ^ right:
+        common |= {"integer"}
+    return common
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a decoded value is a number; a boolean is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def same_json(left: Any, right: Any) -> bool:
@@ -64,3 +77,11 @@ def target_of(schema: Mapping[str, Any], root: Any) -> Any:
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None
     return resolve_pointer(root, reference)
+
+
+def array_items(schema: Mapping[str, Any]) -> tuple[list[Any], Any]:
+    """The schemas of an array's first items, and the schema of the others."""
+    prefix, others = schema.get("prefixItems"), schema.get("items", True)
+    if isinstance(others, list):  # as it was written up to draft 2019-09
+        prefix, others = others, schema.get("additionalItems", True)
+    return prefix if isinstance(prefix, list) else [], others

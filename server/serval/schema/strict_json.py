@@ -7,7 +7,7 @@ from json.encoder import encode_basestring
 from typing import Any, Final
 
 # Deeper values stay text: Python's own reader, which most clients use, gives up when its stack is 1000 deep.
-MAX_DEPTH: Final = 128
+MAX_JSON_DEPTH: Final = 128
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # An unclosed string runs to the end: stopping at its first quote again and again would take quadratic time.
@@ -30,10 +30,11 @@ def decode(text: str) -> Any:
     """The value `text` stands for. Raw newlines and the like are taken inside strings: models write them.
 
     A number beyond a double's range is the largest double. Raises InvalidJsonError if `text` is not JSON,
-    holds an integer that Python refuses to read (more than 4300 digits), or is nested deeper than MAX_DEPTH.
+    holds an integer that Python refuses to read (more than 4300 digits), or is nested deeper than
+    MAX_JSON_DEPTH.
     """
     if too_deep(text):
-        raise InvalidJsonError(f"nested deeper than {MAX_DEPTH} levels")
+        raise InvalidJsonError(f"nested deeper than {MAX_JSON_DEPTH} levels")
     try:
         return json.loads(
             text,
@@ -56,15 +57,15 @@ def escape(text: str) -> str:
 
 
 def too_deep(text: str) -> bool:
-    """Whether brackets outside double-quoted strings nest deeper than MAX_DEPTH."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+    """Whether brackets outside double-quoted strings nest deeper than MAX_JSON_DEPTH."""
+    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
         return False
     depth = 0
     for found in _BRACKETS_AND_STRINGS.finditer(text):
         bracket = found.group()
         if bracket in "[{":
             depth += 1
-            if depth > MAX_DEPTH:
+            if depth > MAX_JSON_DEPTH:
                 return True
         elif bracket in "]}":
             depth -= 1

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from serval.schema import strict_json
-from serval.schema.json_schema import branches, json_types, same_json, target_of
+from serval.schema.json_schema import (
+    array_items,
+    branches,
+    is_number,
+    json_types,
+    same_json,
+    target_of,
+)
 
 # Alternatives inside alternatives can take exponential time. Beyond this many steps a value counts as valid.
 MAX_STEPS: Final = 20_000
-_MAX_NESTING: Final = 2 * strict_json.MAX_DEPTH
+_MAX_VALIDATION_DEPTH: Final = 2 * strict_json.MAX_JSON_DEPTH
 # What restricts a value and is not looked at.
 _UNCHECKED: Final = frozenset(
     {
@@ -42,7 +49,7 @@ class _Validation:
         self._steps += 1
         if schema is False:
             return False
-        if self._steps > MAX_STEPS or nesting > _MAX_NESTING:
+        if self._steps > MAX_STEPS or nesting > _MAX_VALIDATION_DEPTH:
             self._assumed += 1
             return True
         if not isinstance(schema, Mapping):
@@ -107,10 +114,7 @@ class _Validation:
     def _admits_items(self, value: list[Any], schema: Mapping[str, Any], nesting: int) -> bool:
         if not _within(len(value), schema, "minItems", "maxItems"):
             return False
-        prefix, rest = schema.get("prefixItems"), schema.get("items", True)
-        if isinstance(rest, list):  # as it was written up to draft 2019-09
-            prefix, rest = rest, schema.get("additionalItems", True)
-        prefix = prefix if isinstance(prefix, list) else []
+        prefix, rest = array_items(schema)
         if not all(self.admits(item, part, nesting) for item, part in zip(value, prefix, strict=False)):
             return False
         if rest is not True and not all(self.admits(item, rest, nesting) for item in value[len(prefix) :]):
@@ -133,16 +137,16 @@ class _Validation:
 
 def _within(size: float, schema: Mapping[str, Any], least: str, most: str) -> bool:
     lower, upper = schema.get(least), schema.get(most)
-    return not (_is_number(lower) and size < lower) and not (_is_number(upper) and size > upper)
+    return not (is_number(lower) and size < lower) and not (is_number(upper) and size > upper)
 
 
 def _admits_number(value: float, schema: Mapping[str, Any]) -> bool:
     if not _within(value, schema, "minimum", "maximum"):
         return False
     above, below, step = (schema.get(key) for key in ("exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
-    if (_is_number(above) and value <= above) or (_is_number(below) and value >= below):
+    if (is_number(above) and value <= above) or (is_number(below) and value >= below):
         return False
-    return not _is_number(step) or step <= 0 or _is_multiple(value, step)
+    return not is_number(step) or step <= 0 or _is_multiple(value, step)
 
 
 def _is_multiple(value: float, step: float) -> bool:
@@ -152,10 +156,6 @@ def _is_multiple(value: float, step: float) -> bool:
         return float(value / step).is_integer()
     except OverflowError:  # beyond a double's range every double is a whole number
         return True
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _canonical(value: Any) -> str:

@@ -122,7 +122,7 @@ class _NotJsonError(Exception):
 
 
 def _as_json(value: Any, *, depth: int) -> Any:
-    if depth > strict_json.MAX_DEPTH:
+    if depth > strict_json.MAX_JSON_DEPTH:
         raise _NotJsonError
     match value:
         case None | bool() | str():

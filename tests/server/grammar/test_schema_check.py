@@ -6,9 +6,9 @@ import pytest
 
 from serval.errors import ServalError
 from serval.grammar.schema_check import (
-    MAX_DEPTH,
     MAX_LISTED_VALUES,
-    MAX_NODES,
+    MAX_SCHEMA_DEPTH,
+    MAX_SCHEMA_PARTS,
     check_limits,
     check_tools,
     enforceable_schema,
@@ -25,18 +25,18 @@ def nested(depth: int) -> dict[str, Any]:
 
 class TestLimits:
     def test_a_schema_within_the_limits_passes(self) -> None:
-        check_limits(nested(MAX_DEPTH))
+        check_limits(nested(MAX_SCHEMA_DEPTH))
         check_limits({"enum": list(range(MAX_LISTED_VALUES))})
 
-    @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 100_000])
+    @pytest.mark.parametrize("depth", [MAX_SCHEMA_DEPTH + 1, 100_000])
     def test_too_deep(self, depth: int) -> None:
         with pytest.raises(SchemaError, match="nested deeper than 64") as caught:
             check_limits(nested(depth), "p")
-        assert caught.value.path == "p" + "/items" * (MAX_DEPTH + 1)
+        assert caught.value.path == "p" + "/items" * (MAX_SCHEMA_DEPTH + 1)
 
     def test_too_many_parts(self) -> None:
         with pytest.raises(SchemaError, match="more than 20000 parts"):
-            check_limits({"required": [str(number) for number in range(MAX_NODES)]})
+            check_limits({"required": [str(number) for number in range(MAX_SCHEMA_PARTS)]})
 
     def test_too_many_listed_values(self) -> None:
         half = {"enum": list(range(MAX_LISTED_VALUES // 2 + 1))}
