@@ -1,8 +1,8 @@
-"""OpenAI messages and tools, brought into the form chat templates read.
+"""Converting OpenAI messages and tools to the form that chat templates read.
 
-Templates index into what they are given and fail, or print Python literals, on what the OpenAI format allows:
-content as a list of parts, arguments as a JSON string, a tool without a description. Everything of that kind
-is settled here. The form of messages and tools has been checked before (`serval.wire`).
+Templates fail, or print Python literals, on forms that OpenAI allows: content as a list of parts, arguments
+as a JSON string, a tool without a description. These are converted here. Messages and tools have been checked
+before (`serval.wire`).
 """
 
 import json
@@ -14,7 +14,7 @@ from serval.errors import InvalidRequestError
 
 
 def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as chat templates expect them.
+    """Convert messages.
 
     Raises `InvalidRequestError` if the arguments of a call are not a JSON object.
     """
@@ -22,7 +22,7 @@ def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def template_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """Tool declarations as chat templates expect them: every function has a description and parameters."""
+    """Convert tool declarations: every function gets a description and parameters."""
     return [_tool(tool["function"]) for tool in tools or ()]
 
 
@@ -41,7 +41,7 @@ def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
 def _message(message: Mapping[str, Any], path: str) -> dict[str, Any]:
     role = message["role"]
     converted: dict[str, Any] = {
-        # Templates drop roles they do not know without a word; developer is the newer name of system.
+        # Templates silently drop roles they do not know; "developer" is the newer name of "system".
         "role": "system" if role == "developer" else role,
         "content": _content(message.get("content")),
     }
@@ -63,7 +63,7 @@ def _content(content: str | Sequence[Mapping[str, Any]] | None) -> str:
         return ""
     if isinstance(content, str):
         return content
-    # Parts are separate pieces of text: joined without a separator, their words would run together.
+    # Without a separator, the last word of one part and the first of the next would run together.
     return "\n".join(part[part["type"]] for part in content)
 
 
@@ -82,7 +82,7 @@ def _tool_call(call: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _arguments(text: str, path: str) -> dict[str, Any]:
-    """Arguments as a dictionary: OpenAI's form is a JSON string, the templates walk over `.items()`."""
+    """Decode arguments: OpenAI sends a JSON string, templates iterate over `.items()`."""
     if not text:
         return {}
     try:
@@ -107,7 +107,7 @@ def _no_constant(name: str) -> Any:
 def _in_call_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sort each run of tool results by the calls they answer.
 
-    The template prints neither call ids nor tool names, so the order is all that links a result to its call.
+    The template prints neither call ids nor tool names, so only the order links a result to its call.
     """
     ordered: list[dict[str, Any]] = []
     places: dict[str, int] = {}

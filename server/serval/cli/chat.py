@@ -1,4 +1,4 @@
-"""`serval chat render`: conversations in, what the model sees out; both as JSON Lines."""
+"""`serval chat render`: render conversations to prompts, both as JSON Lines."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render every line of standard input; stops at the first that cannot be rendered."""
+    """Render every line of standard input. Stops at the first one that cannot be rendered."""
     renderer = load_chat(args.model)
     for number, line in enumerate(sys.stdin, start=1):
         if line.strip():

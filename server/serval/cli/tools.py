@@ -1,4 +1,4 @@
-"""`serval tools parse`: what the gateway reads in the text of a model."""
+"""`serval tools parse`: parse the text of a model as the gateway does."""
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ Split = Callable[[str, ChunkSize], Iterable[str]]
 
 
 class InputLineError(ServalError):
-    """A line of the input is not what `serval tools parse` reads."""
+    """A line of the input is malformed."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_request(line: bytes) -> ParseRequest:
-    """One line of the input. Raises InputLineError with what is wrong and what is allowed."""
+    """Read one line of the input. Raises InputLineError, which states the mistake and the allowed values."""
     try:
         given = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -124,7 +124,7 @@ def _field(given: Mapping[str, Any], name: str, kind: type, *, default: Any) -> 
 
 
 def _splitter(model: Path | None) -> Split:
-    """How text is cut. The tokenizer is read when the first line asks for tokens."""
+    """Return a function that cuts text. The tokenizer is read when the first line asks for tokens."""
     token_ends: Callable[[str], Iterable[int]] | None = None
 
     def split(text: str, chunk_size: ChunkSize) -> Iterator[str]:

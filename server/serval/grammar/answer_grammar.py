@@ -1,4 +1,4 @@
-"""The grammar that one answer is held to: what its tools and its `response_format` ask for together."""
+"""The grammar of one answer, from its tools and its `response_format`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from serval.grammar.schema_check import enforceable_schema
 from serval.grammar.structural_tag import calls_tag, structural_tag
 from serval.schema.error import SchemaError
 
-# Room for pretty-printed JSON, ten levels of four spaces. Without a bound a sampled answer may go on in
-# spaces for ever.
+# Room for pretty-printed JSON: ten levels of four spaces. Without a bound, a sampled answer may consist of
+# spaces forever.
 _MAX_WHITESPACE: Final = 41
 
 
@@ -26,11 +26,11 @@ def answer_grammar(
     parallel_tool_calls: bool,
     response_format: Mapping[str, Any] | None = None,
 ) -> str | None:
-    """What SGLang takes in `sampling_params["structural_tag"]`, as JSON; None if the answer is free.
+    """Return SGLang's `sampling_params["structural_tag"]` as JSON text; None if the answer is unconstrained.
 
-    Where tools may be called ("auto") and the text must be JSON, the answer is either calls or that JSON. A
-    call that is required leaves no room for a text. The same request gives the same characters in every
-    process, because SGLang keeps compiled grammars by them.
+    If tools may be called ("auto") and the text must be JSON, the answer is either calls or that JSON. A
+    required call leaves no room for text. The same request gives the same characters in every process,
+    because SGLang caches compiled grammars by their text.
 
     Raises SchemaError as `structural_tag` and `json_answer` do.
     """
@@ -48,11 +48,11 @@ def answer_grammar(
 
 
 def json_answer(response_format: Mapping[str, Any] | None, *, avoid: str) -> Format | None:
-    """The xgrammar format of OpenAI's `response_format`; None for text.
+    """Return the xgrammar format of OpenAI's `response_format`; None for text.
 
-    `avoid`: characters that patterns write only where they name them.
+    `avoid`: characters that patterns may write only where they name them explicitly.
 
-    Raises SchemaError as `enforceable_schema` does, and for a format that is none.
+    Raises SchemaError as `enforceable_schema` does, and for an unknown format.
     """
     kind = "text" if response_format is None else response_format.get("type")
     if response_format is None or kind == "text":

@@ -1,4 +1,4 @@
-"""A dialect: how a model writes reasoning and tool calls."""
+"""Dialects: the formats in which models write reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from serval.tools.reply_format import ReplyFormat
 
 
 class CallTag(Protocol):
-    """Makes the xgrammar tag of one call to `function`, from the opening marker to the closing one.
+    """Creates the xgrammar tag of one call to `function`, from the opening marker to the closing one.
 
-    `enforced`: arguments are held to the function's `parameters`; otherwise any are admitted. Raises
-    SchemaError for a name that cannot be written, and for a schema that is no schema, admits nothing, or is
-    strict and cannot be enforced.
+    `enforced`: constrain arguments to the function's `parameters`; otherwise allow any. Raises SchemaError
+    for a name that cannot be written, and for a schema that is invalid, admits nothing, or is strict and
+    cannot be enforced.
     """
 
     def __call__(self, function: Mapping[str, Any], *, enforced: bool) -> Format: ...
@@ -25,13 +25,13 @@ class CallTag(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Reads replies of one format (`reply`), and holds the decoder to it (`call_tag`).
+    """The format of a model's replies, to parse them (`reply`) and to constrain the decoder (`call_tag`).
 
-    The two must agree: each call that `call_tag` admits is read as a call with valid arguments.
+    The two must agree: the parser reads each call that `call_tag` admits as a call with valid arguments.
 
     - `not_in_text`: markers that the decoder must not write in the text around calls.
-    - `avoid_in_json`: characters that wildcards must not write in JSON, because a marker that begins with one
-      would be read as a marker there.
+    - `avoid_in_json`: characters that patterns may write in JSON only where they name them explicitly. It
+      holds the first character of the markers if the parser recognizes them even inside JSON strings.
     """
 
     reply: ReplyFormat
@@ -42,9 +42,9 @@ class Dialect:
     def parser(
         self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False, one_kind: bool = False
     ) -> ToolCallParser:
-        """Return a parser of one reply. For the options see `ToolCallParser`."""
+        """Return a parser for one reply. The options are those of `ToolCallParser`."""
         return ToolCallParser(self.reply, tools, thinking=thinking, one_kind=one_kind)
 
     def reasoning_splitter(self, *, thinking: bool) -> ReasoningSplitter:
-        """Return a reader of one reply that leaves calls to another parser."""
+        """Return a splitter for one reply, which leaves calls to another parser."""
         return ReasoningSplitter(self.reply, thinking=thinking)

@@ -1,4 +1,4 @@
-"""Parts of structural tags, in xgrammar 0.2.7's own terms (its "Structural Tag" pages)."""
+"""Formats that structural tags are built from (xgrammar 0.2.7, "Structural Tag")."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Format = dict[str, Any]
 
 EMPTY: Final[Format] = {"type": "const_string", "value": ""}
 BLANK: Final[Format] = {"type": "regex", "pattern": r"\s*"}
-# Models write JSON with Python's separators. Without a bound a sampled answer may go on in spaces for ever.
+# Models write JSON with Python's separators. Without a bound, a sampled answer may be spaces forever.
 _MAX_WHITESPACE: Final = 1
 
 
 def sequence(*parts: Format) -> Format:
-    """One part after the other."""
+    """Return the format of all parts in a row."""
     if not parts:
         return EMPTY
     return parts[0] if len(parts) == 1 else {"type": "sequence", "elements": list(parts)}
 
 
 def json_value(schema: Schema, rewriter: Rewriter) -> Format:
-    """JSON that `schema`, a result of `rewriter`, admits."""
+    """Return the format of JSON that `schema`, a result of `rewriter`, admits."""
     definitions = rewriter.definitions_for(schema)
     return {
         "type": "json_schema",

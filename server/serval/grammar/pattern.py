@@ -1,7 +1,7 @@
-"""JSON Schema's `pattern`: refused where the decoder could not follow it, else rewritten for xgrammar.
+"""Rewriting JSON Schema's `pattern` for xgrammar, or refusing it if the decoder cannot follow it.
 
-Reads the part of ECMA-262 regular expressions that describes a regular language. Meant for xgrammar 0.2.7,
-whose converter has no lookaround, back-references and word boundaries, ignores anchors in the middle, matches
+Reads the part of ECMA-262 regular expressions that describes a regular language. Written for xgrammar 0.2.7,
+whose converter lacks lookaround, back-references and word boundaries, ignores anchors in the middle, matches
 the whole string where JSON Schema searches in it, and clamps negated classes to ASCII.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-# Counted repetition multiplies: (a{1000}){1000} is a million states, and minutes of compiling.
+# Counted repetitions multiply: (a{1000}){1000} has a million states and takes minutes to compile.
 MAX_STATES: Final = 10_000
 MAX_GROUP_NESTING: Final = 50
 _LAST_CODE_POINT: Final = 0x10FFFF
@@ -29,8 +29,8 @@ class PatternError(ValueError):
 class CharacterSet:
     """Sorted, disjoint, inclusive ranges of code points.
 
-    `named` are those that the pattern names one by one; the others are in the set only because a wildcard, a
-    range or a negation covers them.
+    `named` are the characters that the pattern names explicitly; the others are in the set only because a
+    wildcard, a range or a negation covers them.
     """
 
     ranges: tuple[Range, ...]
@@ -69,21 +69,21 @@ _SPACE: Final[tuple[Range, ...]] = (
     (0x205F, 0x205F),
     (0x3000, 0x3000),
 )
-# Characters that only some validators count as space (ECMA-262 the last, Python the others) or as a word's.
+# Only some validators treat these as spaces (ECMA-262 the last, Python the others) or word characters.
 _DISPUTED_SPACE: Final[tuple[Range, ...]] = ((0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF))
 _DISPUTED_WORD: Final[tuple[Range, ...]] = ((0x80, _LAST_CODE_POINT),)
 _LINE_ENDS: Final[tuple[Range, ...]] = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _SURROGATES: Final[tuple[Range, ...]] = ((0xD800, 0xDFFF),)
 _CONTROLS: Final = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00}
-# xgrammar 0.2.7 knows no escapes in JSON strings that have a pattern or a length.
+# xgrammar 0.2.7 supports no escapes in JSON strings with a pattern or a length.
 _ESCAPED_IN_JSON: Final[tuple[Range, ...]] = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _UTF8_BOUNDS: Final = (0x80, 0x800, 0x1000, 0xD000, 0xE000, 0x10000, 0x40000, 0x100000)
-# Up to a code point: how many code points have the first byte of their UTF-8 in common.
+# Pairs: below this code point, so many code points share the first byte of their UTF-8 encoding.
 _SHARED_FIRST_BYTE: Final = ((0x80, 1), (0x800, 0x40), (0x10000, 0x1000), (_LAST_CODE_POINT + 1, 0x40000))
 
 
 def union(ranges: list[Range]) -> tuple[Range, ...]:
-    """The ranges sorted and joined."""
+    """Return the ranges sorted and joined."""
     joined: list[Range] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:
@@ -94,7 +94,7 @@ def union(ranges: list[Range]) -> tuple[Range, ...]:
 
 
 def complement(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
-    """All other code points, surrogates excepted. `ranges` are sorted and disjoint."""
+    """Return all other code points except surrogates. `ranges` are sorted and disjoint."""
     others: list[Range] = []
     start = 0
     for first, last in union([*ranges, *_SURROGATES]):
@@ -115,7 +115,7 @@ WILD_CHARACTER: Final = CharacterSet(complement(()))
 _ANYTHING: Final = Repeat(WILD_CHARACTER, 0, None)
 
 
-# `\\d`, `\\D` and so on: what all validators agree on.
+# `\\d`, `\\D` and so on, reduced to the characters that all validators agree on.
 _CLASSES: Final[Mapping[str, tuple[Range, ...]]] = {
     "d": _DIGITS,
     "D": complement(_DIGITS),
@@ -127,7 +127,7 @@ _CLASSES: Final[Mapping[str, tuple[Range, ...]]] = {
 
 
 def parse(pattern: str) -> Node:
-    """The strings in which `pattern` is found. Raises PatternError if that cannot be enforced."""
+    """Parse a pattern; the node matches all strings it occurs in. Raises PatternError if not enforceable."""
     node = _PatternReader(pattern).read()
     states = _states(node)
     if states > MAX_STATES:
@@ -136,11 +136,11 @@ def parse(pattern: str) -> Node:
 
 
 def write(node: Node, *, in_json: bool, avoid: str) -> str:
-    """`node` as a regular expression for xgrammar, which matches the whole string.
+    """Write `node` as a regular expression for xgrammar, which matches the whole string.
 
-    `in_json`: the string is written as JSON, between quotes; else it is raw text. Characters to `avoid` are
-    written only where the pattern names them: with the one that begins a marker, a value could look like the
-    end of itself. Raises PatternError if a character is needed that cannot be written there.
+    `in_json`: the string is written as JSON, between quotes; otherwise it is raw text. Characters in `avoid`
+    are allowed only where the pattern names them explicitly: the character that begins markers could
+    otherwise end the value. Raises PatternError if a required character cannot be written.
     """
     match node:
         case CharacterSet():
@@ -168,9 +168,9 @@ def _write_set(characters: CharacterSet, *, in_json: bool, avoid: str) -> str:
         raise PatternError(f"it needs a character that cannot be written {place}")
     if ranges == ((ranges[0][0], ranges[0][0]),):
         return _escaped(ranges[0][0])
-    # xgrammar 0.2.7 joins neighbours in a class, and misreads some ranges over several first bytes of UTF-8:
-    # after such a byte it allows nothing. So each range keeps to whole first bytes or to a part of one, and
-    # neighbours stand in different classes.
+    # xgrammar 0.2.7 joins adjacent ranges in a class, and misreads some ranges that span several first bytes
+    # of UTF-8: after such a byte it allows nothing. So each range covers whole first bytes or part of one,
+    # and adjacent ranges are in different classes.
     spans = [span for first, last in ranges for span in _by_first_byte(first, last)]
     if all(before[1] + 1 < after[0] for before, after in pairwise(spans)):
         return _class(spans)
@@ -185,17 +185,17 @@ def _class(spans: list[Range]) -> str:
     (first, last), *others = spans
     if (first, last) == (_CARET, _CARET) and not others:
         return _escaped(_CARET)
-    if first == _CARET:  # at the start of a class, xgrammar 0.2.7 takes even an escaped one for a negation
+    if first == _CARET:  # xgrammar 0.2.7 reads even an escaped caret at the start of a class as a negation
         spans = [*([(first + 1, last)] if last > first else ()), *others, (_CARET, _CARET)]
     return f"[{''.join(map(_span, spans))}]"
 
 
 def _by_first_byte(first: int, last: int) -> list[Range]:
-    """`first` to `last`, cut so that each part is within one first byte of UTF-8 or has the whole of each."""
+    """Split a range so that each part is within one first byte of UTF-8 or covers whole ones."""
     cuts = {first, last + 1} | {bound for bound in _UTF8_BOUNDS if first < bound <= last}
     for end in (first, last + 1):
         shared = next(size for below, size in _SHARED_FIRST_BYTE if end <= below)
-        # Down for the end of the last part, up for the end of the first one.
+        # Rounded down for the end of the last part, up for the end of the first one.
         cuts |= {cut for cut in (end // shared * shared, -(-end // shared) * shared) if first < cut <= last}
     return [(low, high - 1) for low, high in pairwise(sorted(cuts))]
 
@@ -223,7 +223,7 @@ def _states(node: Node) -> int:
 
 
 class _PatternReader:
-    """Recursive descent, with a limit to its depth."""
+    """Recursive descent parser with a limited depth."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -264,7 +264,7 @@ class _PatternReader:
         return options[0] if len(options) == 1 else Choice(tuple(options))
 
     def _sequence(self, *, outermost: bool) -> Node:
-        # Outermost, a missing anchor admits any text on that side: JSON Schema searches.
+        # At the outermost level, a missing anchor admits any text on that side: JSON Schema searches.
         parts: list[Node] = [] if not outermost or self._take("^") else [_ANYTHING]
         while self._position < len(self._pattern) and not self._peek("|") and not self._peek(")"):
             if outermost and self._at_end_anchor():
@@ -286,7 +286,7 @@ class _PatternReader:
             bounds = self._counts()
         else:
             return atom
-        self._take("?")  # lazy: the same language
+        self._take("?")  # lazy repetition: the same language
         if self._position < len(self._pattern) and self._pattern[self._position] in "*+?{":
             raise self._error("a repetition cannot be repeated; put a group around it")
         return Repeat(atom, *bounds)

@@ -1,4 +1,4 @@
-"""Checks a JSON Schema before anything is dispatched, so that no schema can hang or crash the engine."""
+"""Checking JSON Schemas before dispatch, so that no schema can hang or crash the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_LISTED_VALUES: Final = 5_000
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
-    """`check_limits` for the parameters of every tool."""
+    """Run `check_limits` on the parameters of every tool."""
     for tool in tools:
         function = tool.get("function", tool)
         if isinstance(function, Mapping):
@@ -22,9 +22,9 @@ def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_limits(schema: Any, path: str = "#") -> None:
-    """Raises SchemaError, with the path, if a schema is too deep, too large or lists too many values.
+    """Raise SchemaError, with the path, if a schema is too deep, too large or lists too many values.
 
-    Takes time linear in the schema and no recursion, so it comes before everything else.
+    Takes linear time and does not recurse, so it comes before every other check.
     """
     nodes = listed = 0
     unread = [(schema, path, 0)]
@@ -46,12 +46,13 @@ def check_limits(schema: Any, path: str = "#") -> None:
 
 
 def enforceable_schema(schema: Any, *, strict: bool, avoid: str, path: str = "#") -> dict[str, Any]:
-    """`schema` in the form that the decoder enforces completely, for a reply that is one JSON value.
+    """Rewrite `schema` into a form that the decoder enforces completely, for a reply that is one JSON value.
 
-    `avoid`: characters that patterns write only where they name them.
+    `avoid`: characters that patterns may write only where they name them explicitly.
 
-    Raises SchemaError if it exceeds the limits, is no schema, leads nowhere or in a circle, admits nothing,
-    or (only if `strict`) has a part that cannot be enforced, such as a pattern that takes exponential time.
+    Raises SchemaError if it exceeds the limits, is not a schema, has references that lead nowhere or in a
+    circle, admits no value, or (only if `strict`) has a part that cannot be enforced, such as a pattern that
+    takes exponential time.
     """
     check_limits(schema, path)
     rewriter = Rewriter(schema, strict=strict, avoid=avoid)

@@ -1,6 +1,6 @@
-"""Structural tags: what makes the decoder write only valid calls in a dialect.
+"""Structural tags that make the decoder write only valid calls in a dialect.
 
-Built from plain xgrammar 0.2.7 formats. The result, as JSON text, is what SGLang takes in
+They are built from basic xgrammar 0.2.7 formats. SGLang accepts the result, as JSON text, in
 `sampling_params["structural_tag"]`.
 """
 
@@ -23,17 +23,17 @@ def structural_tag(
     parallel_tool_calls: bool,
     thinking: bool = False,
 ) -> dict[str, Any] | None:
-    """The tag for one request; None if the decoder is to be left alone.
+    """Return the tag for one request; None if the decoder is not constrained.
 
     `tools` and `tool_choice` ("none", "auto", "required" or a named function) are OpenAI's. "auto" is
-    constrained only where a tool is strict or calls may not be parallel, and leaves text before and between
-    calls free; "required" and a named tool admit nothing but calls. Schemas are enforced; only where a tool
-    has `strict: false`, or "auto" and no `strict`, any arguments are admitted. What cannot be enforced is
-    left out, unless the tool is strict. With `thinking` (the prompt has opened the think block) reasoning
+    constrained only if a tool is strict or calls may not be parallel, and leaves text before and between
+    calls free; "required" and a named tool admit only calls. Schemas are enforced, except that a tool with
+    `strict: false`, or without `strict` under "auto", admits any arguments. Keywords that cannot be enforced
+    are left out, unless the tool is strict. With `thinking` (the prompt has opened the think block) reasoning
     comes first.
 
-    Raises SchemaError for a schema that is no schema or admits nothing, is too large, or is strict and cannot
-    be enforced; and for names that cannot be written.
+    Raises SchemaError for a schema that is invalid, admits nothing, is too large, or is strict and cannot be
+    enforced, and for names that cannot be written.
     """
     functions = [tool.get("function", tool) for tool in tools]
     if tool_choice == "none" or not functions:
@@ -58,9 +58,9 @@ def calls_tag(
     thinking: bool = False,
     only_calls: bool = False,
 ) -> dict[str, Any]:
-    """As `structural_tag`, but "auto" always constrains: calls are at least well formed.
+    """Return the tag like `structural_tag`, but always constrain "auto": calls are at least well-formed.
 
-    With `only_calls` "auto" too admits nothing but calls, and at least one.
+    With `only_calls`, "auto" also admits only calls, and at least one.
     """
     check_tools(tools)
     functions = [tool.get("function", tool) for tool in tools]

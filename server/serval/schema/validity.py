@@ -1,4 +1,4 @@
-"""Whether a decoded value is valid against a JSON Schema, as far as that can be told at once."""
+"""Validation of a decoded value against a JSON Schema, limited to checks that are cheap."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from serval.schema.json_schema import (
     target_of,
 )
 
-# Alternatives inside alternatives can take exponential time. Beyond this many steps a value counts as valid.
+# Nested alternatives can take exponential time. Beyond this many steps a value counts as valid.
 MAX_STEPS: Final = 20_000
 _MAX_VALIDATION_DEPTH: Final = 2 * strict_json.MAX_JSON_DEPTH
-# What restricts a value and is not looked at.
+# Keywords that restrict a value and are not checked.
 _UNCHECKED: Final = frozenset(
     {
         "$dynamicRef", "contains", "dependencies", "dependentRequired", "dependentSchemas", "format", "if",
@@ -28,12 +28,11 @@ _UNCHECKED: Final = frozenset(
 
 
 def is_valid(value: Any, schema: Any, root: Any) -> bool:
-    """Whether `value` is valid against `schema`, whose references point into `root`.
+    """Return False if `value` is certainly invalid against `schema`, whose references point into `root`.
 
-    Checks types, listed values, bounds, lengths, items, properties and the combinators. Everything else,
-    patterns and formats among it, counts as satisfied where that makes the value valid, and as unknown where
-    it would make it invalid (`not`, `oneOf`): a hostile pattern could take exponential time. So what is valid
-    is never refused.
+    Checks types, listed values, bounds, lengths, items, properties and the combinators. Other keywords, such
+    as `pattern` and `format`, count as satisfied; under `not` and `oneOf` they count as unknown. So a valid
+    value is never refused, and a hostile pattern, which could take exponential time, is never run.
     """
     return _Validation(root).admits(value, schema, 0)
 
@@ -42,7 +41,7 @@ class _Validation:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._steps = 0
-        # How often something counted as satisfied without having been looked at.
+        # Number of keywords that counted as satisfied without a check.
         self._assumed = 0
 
     def admits(self, value: Any, schema: Any, nesting: int) -> bool:
@@ -91,7 +90,7 @@ class _Validation:
         return "not" not in schema or self._count(value, [schema["not"]], nesting)[1] == 0
 
     def _count(self, value: Any, schemas: list[Any], nesting: int) -> tuple[int, int]:
-        """Of how many schemas the value may be, and of how many it is for certain."""
+        """Count the schemas that the value may satisfy, and those that it certainly satisfies."""
         possible = certain = 0
         for schema in schemas:
             before = self._assumed
@@ -154,12 +153,12 @@ def _is_multiple(value: float, step: float) -> bool:
         return value % step == 0
     try:
         return float(value / step).is_integer()
-    except OverflowError:  # beyond a double's range every double is a whole number
+    except OverflowError:  # every double of that size is a whole number
         return True
 
 
 def _canonical(value: Any) -> str:
-    """Equal for values that are equal in JSON."""
+    """Return a text that is equal for values that are equal in JSON."""
     match value:
         case list():
             return f"[{','.join(map(_canonical, value))}]"

@@ -8,10 +8,10 @@ _NOT_WHITE = re.compile(r"\S")
 
 
 class MarkerSet:
-    """Finds the first of several markers, also when the text so far ends inside one.
+    """Finds the first of several markers, even if the text so far ends inside one.
 
-    Markers of more than one character begin with the same character and hold it nowhere else, so an
-    unfinished one can only start at that character's last occurrence.
+    All markers longer than one character begin with the same character and contain it nowhere else, so an
+    unfinished marker can only start at its last occurrence.
     """
 
     __slots__ = ("_longest", "_prefixes", "_start", "pattern")
@@ -38,7 +38,7 @@ class MarkerSet:
 
 
 class Cursor:
-    """Text not yet consumed. Only an unfinished marker is kept between two pieces, so `extend` is cheap."""
+    """Text not yet consumed. Only an unfinished marker stays between pieces, so `extend` is cheap."""
 
     __slots__ = ("position", "text")
 
@@ -63,9 +63,9 @@ class Cursor:
         return self.take_until(found.start() if found else len(self.text))
 
     def take_text(self, markers: MarkerSet) -> tuple[str, str | None]:
-        """Consume the text before the first of `markers` and that marker; return both.
+        """Consume and return the text before the first of `markers`, and that marker.
 
-        Without a whole marker: the text up to where one may begin, and None.
+        If no marker is complete: the text up to where one may begin, and None.
         """
         text, start = self.text, self.position
         found = markers.pattern.search(text, start)

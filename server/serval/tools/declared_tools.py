@@ -1,4 +1,4 @@
-"""The tools of one request, found by the names that the model writes."""
+"""The tools of one request, looked up by the names that the model writes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final

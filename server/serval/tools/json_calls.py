@@ -1,4 +1,4 @@
-"""Calls in LongCat-Flash-Chat's format: `{"name": ..., "arguments": {...}}` between the call markers."""
+"""Calls in the format of LongCat-Flash-Chat: `{"name": ..., "arguments": {...}}` between call markers."""
 
 import enum
 import re
@@ -18,18 +18,18 @@ _INSIDE = re.compile(r'["\\]')
 
 class ScanResult(enum.Enum):
     MORE = enum.auto()
-    """The object may go on."""
+    """The object is incomplete."""
     WHOLE = enum.auto()
-    """The brackets are balanced: `text` is the object."""
+    """The brackets are balanced: `text` is the whole object."""
     BROKEN = enum.auto()
-    """This cannot become JSON; the cursor is at the character that shows it."""
+    """The text cannot become JSON; the cursor is at the offending character."""
 
 
 class JsonObjectScanner:
     """Finds the end of a JSON object. A marker inside a string is data.
 
-    Outside strings `<` and `\\` are no part of JSON. So if two scans ever cover the same text, one is inside
-    a string exactly where the other is outside, and no text is covered three times: scanning again after a
+    Outside strings, `<` and `\\` never occur in JSON. So if two scans cover the same text, one is inside a
+    string exactly where the other is outside, and no text is covered three times: scanning again after a
     broken block stays linear.
     """
 
@@ -46,7 +46,7 @@ class JsonObjectScanner:
         return "".join(self._pieces)
 
     def scan(self, cursor: Cursor) -> ScanResult:
-        """Read on from the cursor, which at first stands at the opening bracket."""
+        """Continue at the cursor, which is at the opening bracket at first."""
         text, position = cursor.text, cursor.position
         result = ScanResult.MORE
         while result is ScanResult.MORE and position < len(text):
@@ -77,15 +77,15 @@ class JsonObjectScanner:
         return ScanResult.WHOLE if self._depth == 0 and not self._in_string else ScanResult.MORE
 
     def text_after_first_close(self) -> str | None:
-        """What follows the first closing marker in a block that turned out broken; None if it has none."""
+        """Return the text after the first closing marker of a broken block; None if there is none."""
         _, marker, after = self.text.partition(TOOL_CALL_CLOSE)
         return after if marker else None
 
 
 def read_call(text: str) -> tuple[str, str] | None:
-    """Name and arguments (a JSON object) of the call that `text` is; None if it is no call.
+    """Return the name and the arguments (a JSON object) of a call; None if `text` is not a call.
 
-    Arguments may be an object, an object in a string (OpenAI's wire form), or missing.
+    Arguments may be an object, an object in a string (OpenAI's form), or missing.
     """
     try:
         call = strict_json.decode(text)
@@ -109,8 +109,8 @@ class _Phase(enum.Enum):
 class JsonCallReader:
     """Reads one call.
 
-    A call is reported once, when its object is complete. A block that is no call to a declared tool is
-    dropped. If no `{` follows the opening marker, the text is prose.
+    A call is reported once its object is complete. A block that is not a call to a declared tool is dropped.
+    If the opening marker is not followed by `{`, the text is prose.
     """
 
     __slots__ = ("_phase", "_scanner", "_sink", "_tools", "_whitespace", "prose")
@@ -139,7 +139,7 @@ class JsonCallReader:
             if result is ScanResult.WHOLE:
                 self._report(self._scanner.text)
             elif (rest := self._scanner.text_after_first_close()) is not None:
-                # A string that never ends swallowed the closing marker: the rest is outside the call.
+                # An unclosed string swallowed the closing marker: the rest is outside the call.
                 cursor.step_back(rest)
                 return CallProgress.CLOSED
             self._phase = _Phase.BLOCK_END

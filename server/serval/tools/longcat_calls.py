@@ -1,4 +1,4 @@
-"""Calls in LongCat-Flash-Lite's format: a name, then pairs of a key and a value between markers.
+"""Calls in the format of LongCat-Flash-Lite: a name, then pairs of a key and a value between markers.
 
     call := "<longcat_tool_call>" NAME "\\n" pair* "</longcat_tool_call>" "\\n"
     pair := "<longcat_arg_key>" KEY "</longcat_arg_key>" "\\n"
@@ -42,8 +42,8 @@ class _Phase(enum.Enum):
 class LongcatCallReader:
     """Reads one call.
 
-    - The block of an undeclared tool is dropped. If no name follows the opening marker, and no argument or
-      closing marker follows that line, the text is prose.
+    - The block of an undeclared tool is dropped. If the line after the opening marker is not a name, and no
+      argument or closing marker follows it, the text is prose.
     - `{` instead of a name begins a call in JSON, as LongCat-Flash-Chat writes it.
     """
 
@@ -56,7 +56,7 @@ class LongcatCallReader:
         self._tools = tools
         self._sink = sink
         self._phase = _Phase.START
-        self._raw = [TOOL_CALL_OPEN]  # all text so far, while it may turn out to be prose
+        self._raw = [TOOL_CALL_OPEN]  # all text so far, as long as it may be prose
         self.prose: str | None = None
 
     def advance(self, cursor: Cursor) -> CallProgress:
@@ -79,7 +79,7 @@ class LongcatCallReader:
             case _Phase.BODY:
                 return self._body.finish(cursor, complete=complete)
             case _Phase.PROSE_OR_BODY:
-                if cursor.at_end:  # else a marker of the call has begun
+                if cursor.at_end:  # otherwise a marker of the call has begun
                     self.prose = "".join(self._raw)
             case _Phase.START | _Phase.NAME:
                 if complete and self._open_body():
@@ -110,7 +110,7 @@ class LongcatCallReader:
         return True
 
     def _read_prose_or_body(self, cursor: Cursor) -> bool:
-        """After a line that is no tool name, only an argument or a closing marker makes it a call."""
+        """After a line that is not a name, only an argument or a closing marker makes it a call."""
         self._raw.append(cursor.take_whitespace())
         if cursor.at_end:
             return False
@@ -126,7 +126,7 @@ class LongcatCallReader:
         return "".join(self._raw).removeprefix(TOOL_CALL_OPEN).strip()
 
     def _open_body(self) -> bool:
-        """Begin the body of the named call; False if there is no name."""
+        """Begin the body of the call; False if there is no name."""
         name = self._name()
         declared = self._tools.declared_name(name)
         if declared is None and not _NAME.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Content, reasoning and tool calls out of a model's text, the same for one piece of text and for many."""
+"""Parsing content, reasoning and tool calls from a model's text, whole or streamed."""
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from serval.tools.events import ContentDelta, Event
 from serval.tools.reply_format import CallProgress, CallReader, ReplyFormat
 from serval.tools.sink import EventSink
 
-# Finish reasons by which the model itself ended its turn; after any other, a call is cut short.
+# Finish reasons with which the model itself ended its turn; with any other, a call may be truncated.
 COMPLETE_FINISH_REASONS: Final = frozenset({"stop", "tool_calls", "function_call"})
 
 
@@ -24,19 +24,20 @@ class _Phase(enum.IntEnum):
 
 
 class ToolCallParser:
-    """Reads one assistant turn: `feed` each piece of text, then `finish`. The cuts make no difference.
+    """Reads one assistant turn: `feed` each piece of text, then `finish`.
 
-    - A call's name is reported once, whole, and only if the tool is declared (`functions.NAME` counts as
-      NAME). A block that is no call to a declared tool is dropped; an opening marker that begins no block is
-      prose and stays in the text. The format's `CallReader` decides.
-    - Content is verbatim, except that whitespace after a call or the reasoning is dropped, and so is
-      whitespace that is all there is before a call, or at all. Without tools everything is content.
+    - The result does not depend on where the text is cut into pieces.
+    - A call is reported with its whole name, and only if the tool is declared (`functions.NAME` counts as
+      NAME). Any other block is dropped, and an opening marker that begins no block stays in the text as
+      prose; the `CallReader` of the format decides.
+    - Content is verbatim, except for whitespace: after a call or the reasoning it is dropped, and so is a
+      content of whitespace alone if there are tools. Without tools everything else is content.
     - With `one_kind`, text that does not begin with a call is content to its end: JSON may quote a marker.
-    - A think marker at the start opens the reasoning; with `thinking` the prompt has opened it already. It
-      ends at its closing marker or at a call, and is reported without the whitespace around it.
-    - Lone surrogates, which no UTF-8 writer accepts, become U+FFFD.
+    - A think marker at the start opens the reasoning; with `thinking` the prompt has opened it already. The
+      reasoning ends at its closing marker or at a call, and is reported without surrounding whitespace.
+    - Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
-    No text raises. Time is linear in the length of the text, however it is cut.
+    No text raises an exception. The time is linear in the length of the text, however it is cut.
     """
 
     __slots__ = (
@@ -56,7 +57,7 @@ class ToolCallParser:
         "_tools",
     )
 
-    # The call that is being read; set at its opening marker.
+    # Reader of the current call; set at its opening marker.
     _call: CallReader
 
     def __init__(
@@ -76,9 +77,9 @@ class ToolCallParser:
         self._phase = _Phase.REASONING_START if thinking else _Phase.GAP
         self._finished = False
         self._one_kind = one_kind
-        # Whitespace at the very start: content only if content follows. None once it is decided.
+        # Whitespace at the very start, which is content only if content follows; None once decided.
         self._blank: list[str] | None = None if thinking else []
-        self._opener_in = _Phase.CONTENT  # the text that the newest opening marker of a call interrupted
+        self._opener_in = _Phase.CONTENT  # phase that the last call interrupted
         self._gap_markers: MarkerSet | None = reply_format.openings
         self._reasoning_markers = reply_format.reasoning_ends
         self._content_markers: MarkerSet | None = None
@@ -88,14 +89,14 @@ class ToolCallParser:
             self._content_markers = reply_format.calls
 
     def feed(self, text: str) -> list[Event]:
-        """The next piece of the model's text; returns what it settles. Not to be called after `finish`."""
+        """Read the next piece of text and return the events it completes. Not allowed after `finish`."""
         if self._finished:
             raise RuntimeError("feed() after finish(): one ToolCallParser reads one turn; make a new one")
         text = strict_json.clean(text)
         if text and self._marker_start not in text and self._cursor.at_end:
-            # Nearly every piece: no marker is in it, and none has begun before it.
+            # Nearly every piece: no marker in it, and no unfinished one before it.
             if self._phase is _Phase.GAP and not self._blank:
-                # At the very start whitespace is content if anything follows; later it is dropped.
+                # Whitespace at the very start is content if anything follows; later it is dropped.
                 begins = not (text[0] if self._blank is None else text).isspace()
                 if begins:
                     self._begin_content()
@@ -106,17 +107,17 @@ class ToolCallParser:
         return self._sink.drain()
 
     def finish(self, finish_reason: str) -> list[Event]:
-        """The text is at its end; returns what was held back.
+        """End the text and return the events that were held back. A second call returns nothing.
 
-        With "stop" or "tool_calls" the arguments of every reported call are closed; with any other reason (as
-        "length") those of a call that was cut short stay open, as OpenAI's do. A second call returns nothing.
+        With "stop" or "tool_calls" the arguments of every reported call are closed; with any other reason,
+        such as "length", those of a truncated call stay open, as OpenAI's do.
         """
         if self._finished:
             return []
         self._finished = True
         complete = finish_reason in COMPLETE_FINISH_REASONS
         rest = self._finish_phase(complete=complete)
-        while rest is not None:  # shorter each time
+        while rest is not None:  # it gets shorter each time
             self._enter_gap()
             self._cursor.extend(rest)
             self._advance()
@@ -127,10 +128,10 @@ class ToolCallParser:
         while _STEPS[self._phase](self):
             pass
 
-    # Each step reads on from the cursor. It returns False if it needs more text, True if the phase changed.
+    # Each step continues at the cursor. It returns False if it needs more text, True if the phase changed.
 
     def _read_gap(self) -> bool:
-        """At the start, after a call, or after the reasoning: whitespace is not yet content, or never."""
+        """At the start, after a call or after the reasoning, where whitespace may not be content."""
         cursor = self._cursor
         blank = cursor.take_whitespace()
         if self._blank is not None:
@@ -200,13 +201,13 @@ class ToolCallParser:
         return True
 
     def _act_on(self, marker: str) -> None:
-        """Go on after a marker that was read in text."""
+        """Enter the phase that a marker in content or reasoning begins."""
         if marker == self._format.call_open:
             self._open_call(_Phase.REASONING if self._phase is _Phase.REASONING else _Phase.CONTENT)
         elif marker == self._format.think_open:
             self._phase = _Phase.REASONING
         else:
-            if self._phase is not _Phase.REASONING:  # a call had ended the reasoning before
+            if self._phase is not _Phase.REASONING:  # a call has ended the reasoning before
                 self._content_markers = self._format.calls
             self._enter_gap()
 
@@ -216,7 +217,7 @@ class ToolCallParser:
         self._phase = _Phase.CALL
 
     def _end_reasoning(self) -> None:
-        """A call ends the reasoning that it interrupts; the closing marker may still follow."""
+        """End the reasoning that a call interrupted; its closing marker may still follow."""
         if self._opener_in is _Phase.REASONING:
             self._content_markers = self._format.reasoning_ends_or_calls
 
@@ -230,7 +231,7 @@ class ToolCallParser:
             self._blank = None
 
     def _release_prose(self) -> None:
-        """Give the text of what is no call back to where its opening marker stood."""
+        """Return the text of a block that is not a call to the content or reasoning it was in."""
         text = self._call.prose or ""
         self._phase = self._opener_in
         if self._opener_in is _Phase.REASONING:
@@ -239,7 +240,7 @@ class ToolCallParser:
             self._sink.content(text)
 
     def _finish_phase(self, *, complete: bool) -> str | None:
-        """End the phase with the text. Returns text to be read again, after a call that was never closed."""
+        """End the phase with the text. Returns text after an unclosed call, to be read again."""
         match self._phase:
             case _Phase.GAP | _Phase.CONTENT:
                 if not self._tools or not self._cursor.at_end:

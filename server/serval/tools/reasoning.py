@@ -1,4 +1,4 @@
-"""The think block in front of a reply, for readers that leave tool calls to another parser."""
+"""Splitting off the reasoning of a reply, for callers that leave tool calls to another parser."""
 
 from serval.schema import strict_json
 from serval.tools.cursor import Cursor
@@ -8,11 +8,10 @@ from serval.tools.sink import EventSink
 
 
 class ReasoningSplitter:
-    """Cuts one reply, piece by piece, into reasoning and the rest. Where the pieces end makes no difference.
+    """Splits one reply into reasoning and the rest. The result does not depend on how the text is cut.
 
     A think marker at the start opens the reasoning; with `thinking` the prompt has opened it already. It ends
-    at its closing marker or before a call, and is reported without the whitespace around it, which is also
-    dropped from the rest. Everything else of the rest is passed on as it is.
+    at its closing marker or before a call. Whitespace around it is dropped; all other text is unchanged.
     """
 
     def __init__(self, reply_format: ReplyFormat, *, thinking: bool) -> None:
@@ -22,15 +21,15 @@ class ReasoningSplitter:
         self._in_reasoning = thinking
         self._at_start = True
         self._dropping_blank = False
-        self._blank: list[str] = []  # whitespace not yet known to be content
+        self._blank: list[str] = []  # whitespace that may be content
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the block is open, as far as the text has been read."""
+        """True while the reasoning is open."""
         return self._in_reasoning
 
     def feed(self, text: str) -> list[Event]:
-        """The next piece; returns what it settles, as ReasoningDelta and ContentDelta."""
+        """Read the next piece and return the events it completes: ReasoningDelta and ContentDelta."""
         self._cursor.extend(strict_json.clean(text))
         if self._at_start:
             self._read_start()
@@ -41,7 +40,7 @@ class ReasoningSplitter:
         return self._sink.drain()
 
     def finish(self) -> list[Event]:
-        """The reply is at its end; returns what was held back."""
+        """End the reply and return the events that were held back."""
         if self._in_reasoning:
             self._sink.reasoning(self._cursor.take_rest())
         else:

@@ -14,42 +14,42 @@ from serval.tools.sink import EventSink
 
 
 class CallProgress(enum.Enum):
-    """How far a call has been read."""
+    """Result of reading on in a call."""
 
     MORE = enum.auto()
-    """The call may go on."""
+    """The call is incomplete."""
     CLOSED = enum.auto()
-    """The call is over; text follows."""
+    """The call has ended; text follows."""
     NEXT_CALL = enum.auto()
     """The opening marker of another call was read instead of the closing one."""
     PROSE = enum.auto()
-    """The text is no call; `CallReader.prose` holds it."""
+    """The text is not a call; `CallReader.prose` holds it."""
 
 
 class CallReader(Protocol):
-    """Reads one call, from behind its opening marker, and reports it to an `EventSink`."""
+    """Reads one call, starting after its opening marker, and reports it to an `EventSink`."""
 
     @property
     def prose(self) -> str | None:
-        """The text, opening marker included, if it has turned out to be no call; None otherwise."""
+        """The text, including the opening marker, if it is not a call; None otherwise."""
 
     def advance(self, cursor: Cursor) -> CallProgress:
-        """Read on from the cursor."""
+        """Continue at the cursor."""
 
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
-        """End the call with the text. `complete`: the model meant to end here, so arguments are closed.
+        """End the call with the text. `complete`: the model itself ended its turn, so arguments are closed.
 
-        Returns text after the call that had been taken for a part of it, to be read again. If there is no
-        call, `prose` holds all of the text.
+        Returns text after the call that was taken for part of it and must be read again. If the text is not a
+        call, sets `prose` to all of it.
         """
 
 
 @dataclass(frozen=True)
 class ReplyFormat:
-    """How a model marks reasoning, calls and the end of its turn.
+    """The markers of reasoning, calls and the end of a turn.
 
-    All markers begin with the same character and hold it nowhere else. `call_reader` makes the reader of one
-    call to a declared tool.
+    All markers begin with the same character and contain it nowhere else. `call_reader` creates the reader of
+    one call.
     """
 
     call_open: str
@@ -70,7 +70,7 @@ class ReplyFormat:
 
     @cached_property
     def openings(self) -> MarkerSet:
-        """The markers that may open a reply, besides a call's."""
+        """Markers that may open a reply, other than that of a call."""
         return MarkerSet(self.think_open)
 
     @cached_property

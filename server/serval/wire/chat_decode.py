@@ -1,4 +1,4 @@
-"""From the body of `POST /v1/chat/completions` to a checked request in today's form."""
+"""Decoding and checking the body of `POST /v1/chat/completions`."""
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,7 @@ from serval.wire.legacy_functions import with_tools
 
 
 class _StrictChatRequest(ChatRequest, forbid_unknown_fields=True):
-    """The same, for servers that refuse what they do not know."""
+    """The request for servers that refuse unknown fields."""
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -24,7 +24,7 @@ _strict_decoder: "msgspec.json.Decoder[ChatRequest]" = msgspec.json.Decoder(_Str
 
 
 def decode_chat_request(body: bytes, *, max_choices: int, strict: bool) -> ChatRequest:
-    """Decode and check a request body; `strict` refuses top-level fields that are not known.
+    """Decode and check a request body; `strict` refuses unknown top-level fields.
 
     Raises `InvalidRequestError` with `param` naming the field at fault.
     """
@@ -34,7 +34,7 @@ def decode_chat_request(body: bytes, *, max_choices: int, strict: bool) -> ChatR
 
 
 class _Conversation(Struct):
-    """The part of a request that is rendered."""
+    """The part of a request that the chat template renders."""
 
     messages: list[Message]
     tools: list[Tool] | None = None
@@ -42,10 +42,10 @@ class _Conversation(Struct):
 
 
 def conversation_request(given: object) -> ChatRequest:
-    """Check a conversation, given as decoded JSON, that is to be rendered and not answered.
+    """Check a conversation that is only rendered, given as decoded JSON.
 
-    The model is left empty, and calls at the end need no results yet. Raises `InvalidRequestError` with
-    `param` naming the field at fault.
+    `model` is left empty, and calls at the end need no results. Raises `InvalidRequestError` with `param`
+    naming the field at fault.
     """
     conversation = convert_json(given, _Conversation)
     request = with_tools(

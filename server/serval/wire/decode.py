@@ -1,4 +1,4 @@
-"""JSON bodies to typed structs, with errors that name the field at fault."""
+"""Decoding JSON bodies to typed structs, with errors that name the field at fault."""
 
 import re
 from typing import TypeVar
@@ -15,7 +15,7 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTA
 
 
 def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """Decode `body`, or raise `InvalidRequestError` with `param` set to the path of the offending field."""
+    """Decode `body`. Raises `InvalidRequestError` with `param` set to the path of the field at fault."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

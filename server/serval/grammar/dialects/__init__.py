@@ -1,1 +1,1 @@
-"""Dialects that are implemented. A new one is a module here that makes a `Dialect`."""
+"""Implemented dialects. To add one, add a module that defines a `Dialect`."""

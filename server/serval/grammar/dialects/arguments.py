@@ -1,4 +1,4 @@
-"""Names and arguments of calls, as far as they are the same in all dialects."""
+"""Names and arguments of calls: the rules that all dialects share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def writable_name(function: Mapping[str, Any], is_writable: Callable[[str], bool
 def arguments_object(parameters: Any, rewriter: Rewriter, path: str) -> Schema | None:
     """Return the constraints of the object that `parameters` describe.
 
-    None if they describe something else, which is refused where the schema must hold.
+    If they describe anything else, return None, or raise SchemaError if the schema is strict.
     """
     objects = rewriter.alternatives({} if parameters is None else parameters, path)
     if len(objects) != 1 or objects[0].get("type", "object") != "object":
@@ -34,11 +34,11 @@ def arguments_object(parameters: Any, rewriter: Rewriter, path: str) -> Schema |
 
 
 def check_may_be_empty(single: Schema, path: str) -> None:
-    """Raise UnsatisfiableError if an object that declares no arguments asks for some."""
+    """Raise UnsatisfiableError if an object without declared arguments requires some."""
     if single.get("minProperties", 0) > 0:
         raise UnsatisfiableError(f"{path}/minProperties", "it asks for arguments and declares none")
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold `text`, which has no lone surrogate then."""
+    """Return True if UTF-8 can encode `text`, that is, if it holds no lone surrogate."""
     return text == strict_json.clean(text)

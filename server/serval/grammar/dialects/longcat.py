@@ -1,7 +1,7 @@
-"""LongCat-Flash-Lite's dialect: arguments as pairs of a key and a value between markers.
+"""The dialect of LongCat-Flash-Lite: arguments as pairs of a key and a value between markers.
 
-xgrammar has no tag for it, and the markers of its `glm_xml` are fixed, so it is built from plain formats.
-Arguments are written in the declared order, the one the model was shown.
+xgrammar has no tag for it, and the markers of its `glm_xml` are fixed, so it is built from basic formats.
+Arguments are written in the declared order, in which the model saw them.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _ANY_KEY: Final[Format] = {
     "type": "regex",
     "pattern": pattern.write(pattern.parse(r"^[^<\s][^<\n]*$"), in_json=False, avoid=_AVOID),
 }
-# In so few characters at most one marker can be begun, and one marker in a value is data to the parser.
+# So few characters can begin at most one marker, and one marker in a value is data to the parser.
 _FREE_CHARACTERS: Final = 8
-# Shorter text cannot hold the closing value marker and another one after it, which together end a value.
+# Shorter text cannot hold the closing value marker and another marker after it, which together end a value.
 _TWO_MARKERS: Final = len(VALUE_CLOSE) + len(KEY_OPEN)
 _MAX_MIN_LENGTH: Final = pattern.MAX_STATES
-# What JSON that is not a string begins with, when it is no scalar.
+# A character that begins neither an array nor an object.
 _NO_JSON_START: Final = pattern.write(pattern.parse(r"^[^\s{\[<]$"), in_json=False, avoid=_AVOID)
-# Formats that strings are held to. RFC 3339 (dates and times), RFC 9562 (UUID), RFC 3986 (IPv4); the others
-# are notes.
+# Formats that are enforced: RFC 3339 (dates and times), RFC 9562 (UUID), RFC 3986 (IPv4). Others are
+# annotations.
 _DATE: Final = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 _TIME: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _BYTE: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
@@ -79,7 +79,7 @@ def _call_tag(function: Mapping[str, Any], *, enforced: bool) -> Format:
 
 
 def _arguments(parameters: Any, name: str, *, strict: bool) -> Format | None:
-    """The arguments that `parameters` admit; None if that cannot be enforced and need not be."""
+    """Return the format of the arguments; None if `parameters` cannot be enforced and are not strict."""
     path = f"tools/{name}/parameters"
     rewriter = Rewriter(parameters, strict=strict, avoid=_AVOID)
     single = arguments_object(parameters, rewriter, path)
@@ -105,7 +105,7 @@ def _arguments(parameters: Any, name: str, *, strict: bool) -> Format | None:
 
 
 def _unnamed_arguments(single: Schema, rewriter: Rewriter, path: str) -> Format | None:
-    """Where no argument is declared there is none, unless `additionalProperties` says what others are."""
+    """Return the format where no argument is declared: none, unless `additionalProperties` is a schema."""
     for keyword in {"patternProperties", "propertyNames"} & single.keys():
         rewriter.refuse(path, keyword)
         return None
@@ -134,15 +134,14 @@ def _pair(key: Format, value: Format) -> Format:
 
 
 def _value(schema: Any, rewriter: Rewriter, path: str) -> Format:
-    """The text of one argument: strings as they are, everything else as JSON."""
+    """Return the format of one value: strings as raw text, everything else as JSON."""
     singles = rewriter.alternatives(schema, path)
     options = satisfiable(partial(_option, single, rewriter, path) for single in singles)
     texts = [text for found, _ in options for text in found]
     values = [value for _, found in options for value in found]
     if _ANY_VALUE in texts:
-        # Any text, JSON included. The parser takes JSON for a value of the other types where it is valid,
-        # but it does not run patterns: where there are some, what looks like an object or an array has to
-        # be one.
+        # Any text, including JSON. The parser reads valid JSON as a value of another type, but it does not
+        # run patterns: if there are any, text that looks like an object or an array must not be a string.
         if not any('"pattern' in json.dumps(value) for value in values):
             return _ANY_VALUE
         unlike_json = sequence({"type": "regex", "pattern": _NO_JSON_START}, _ANY_VALUE)
@@ -153,7 +152,7 @@ def _value(schema: Any, rewriter: Rewriter, path: str) -> Format:
 
 
 def _option(single: Schema, rewriter: Rewriter, path: str) -> tuple[list[Format], list[Format]]:
-    """One alternative as strings in raw text, and as values in JSON."""
+    """Return the formats of one alternative: those of its raw strings, and those of its JSON values."""
     if not single:
         return [_ANY_VALUE], []
     if "enum" in single:

@@ -1,4 +1,4 @@
-"""LongCat-Flash-Chat's dialect: a call is one JSON object between the call markers."""
+"""The dialect of LongCat-Flash-Chat: a call is one JSON object between call markers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serval.schema import strict_json
 from serval.tools.json_calls import JSON_REPLY
 from serval.tools.markers import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 
-# Inside the strings of a call a marker is data.
+# A marker inside a JSON string is data to the parser.
 _AVOID: Final = ""
 _OTHER_NAMES: Final = frozenset({"additionalProperties", "patternProperties", "propertyNames"})
 
@@ -32,7 +32,7 @@ def _call_tag(function: Mapping[str, Any], *, enforced: bool) -> Format:
 
 
 def _arguments(parameters: Any, name: str, rewriter: Rewriter) -> Format | None:
-    """The arguments that `parameters` admit; None if that cannot be enforced and need not be."""
+    """Return the format of the arguments; None if `parameters` cannot be enforced and are not strict."""
     path = f"tools/{name}/parameters"
     single = arguments_object(parameters, rewriter, path)
     if single is None:
