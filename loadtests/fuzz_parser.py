@@ -14,8 +14,8 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["serval.tools"]):
+    from serval.grammar.dialects.longcat import LONGCAT
     from serval.tools.message import assemble
-    from serval.tools.parser import ToolCallParser
 
 WORDS = [
     "<longcat_tool_call>", "</longcat_tool_call>", "<longcat_arg_key>", "</longcat_arg_key>",
@@ -51,7 +51,7 @@ def text_of(data: atheris.FuzzedDataProvider) -> str:
 
 
 def read(pieces: list[str], *, thinking: bool) -> Any:
-    parser = ToolCallParser(TOOLS, thinking=thinking)
+    parser = LONGCAT.parser(TOOLS, thinking=thinking)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return assemble(events + parser.finish("stop"))
 

@@ -18,6 +18,7 @@ import torch
 import xgrammar
 
 from serval.grammar.answer_grammar import answer_grammar
+from serval.grammar.dialects.longcat import LONGCAT
 
 VOCABULARY_SIZE: Final = 131_072
 _STOP: Final = VOCABULARY_SIZE - 1
@@ -64,7 +65,7 @@ CASES: Final = {
 
 
 def grammar_of(tools: list[dict[str, Any]]) -> str:
-    text = answer_grammar(tools, tool_choice="required", parallel_tool_calls=True)
+    text = answer_grammar(LONGCAT, tools, tool_choice="required", parallel_tool_calls=True)
     assert text is not None
     return text
 

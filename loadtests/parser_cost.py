@@ -19,7 +19,7 @@ from sglang.srt.function_call.base_format_detector import BaseFormatDetector
 from sglang.srt.function_call.glm4_moe_detector import Glm4MoeDetector
 from sglang.srt.function_call.ling3_detector import Ling3Detector
 
-from serval.tools.parser import ToolCallParser
+from serval.grammar.dialects.longcat import LONGCAT
 
 _PARAMETERS: Final = {
     "type": "object",
@@ -65,7 +65,7 @@ def in_longcat_tags(text: str) -> str:
 
 
 def read_with_serval(pieces: list[str]) -> int:
-    parser = ToolCallParser([{"type": "function", "function": _FUNCTION.model_dump()}])
+    parser = LONGCAT.parser([{"type": "function", "function": _FUNCTION.model_dump()}])
     events = sum(len(parser.feed(piece)) for piece in pieces)
     return events + len(parser.finish("stop"))
 

@@ -22,6 +22,7 @@ from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.limits.factory import open_gate
 from serval.limits.gate import Gate
 from serval.live_settings import LiveSettings
@@ -78,6 +79,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         engine=behind_slots,
         chat=backend.chat,
         model=backend.model,
+        dialect=LONGCAT,
         metrics=metrics,
         gate=open_gate(settings, None if directory is None else directory.store),
         render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from serval.grammar.answer_grammar import answer_grammar
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.schema.error import SchemaError
 from serval_testkit.bounded_schemas import random_parameters
 
@@ -33,7 +34,9 @@ def enforceable_schemas(count: int) -> list[dict[str, Any]]:
     while len(found) < count:
         parameters = random_parameters(rng)
         try:
-            answer_grammar([strict_tool(parameters)], tool_choice="required", parallel_tool_calls=False)
+            answer_grammar(
+                LONGCAT, [strict_tool(parameters)], tool_choice="required", parallel_tool_calls=False
+            )
         except SchemaError:
             continue
         found.append(parameters)

@@ -21,6 +21,7 @@ from serval.errors import (
     EngineTimeoutError,
 )
 from serval.grammar.answer_grammar import answer_grammar
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.settings import Settings
 from serval_load.client import Peer, exchange, get, prepared
 from serval_load.programs import running_stand_in
@@ -126,7 +127,7 @@ async def test_required_call_is_written_from_the_first_token_to_the_last(
 ) -> None:
     parameters = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
     tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in "fg"]
-    tag = answer_grammar(tools, tool_choice="required", parallel_tool_calls=False)
+    tag = answer_grammar(LONGCAT, tools, tool_choice="required", parallel_tool_calls=False)
     async with served() as stand_in:
         deltas = await all_of(stand_in.client, generate_request(5, structural_tag=tag))
     assert deltas[0].text.startswith("<longcat_tool_call>f\n")

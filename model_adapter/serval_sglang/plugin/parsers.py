@@ -6,7 +6,8 @@ command line offers the keys of both dictionaries, so filling them before argume
 `--tool-call-parser longcat --reasoning-parser longcat`. A LongCat parser in SGLang would make this module
 unnecessary.
 
-The parsing itself is the gateway's, the only part of it that this package may import.
+The format itself is the gateway's dialect, `serval.grammar.dialects.longcat`. This module is the only one
+of the package that may import the gateway.
 """
 
 from collections.abc import Iterable
@@ -20,12 +21,11 @@ from sglang.srt.parser.reasoning_parser import BaseReasoningFormatDetector, Reas
 from sglang.srt.parser.reasoning_parser import StreamingParseResult as ReasoningResult
 from xgrammar import StructuralTag
 
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.grammar.structural_tag import calls_tag
 from serval.schema.error import SchemaError
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
-from serval.tools.markers import THINK_CLOSE, THINK_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 from serval.tools.parser import ToolCallParser
-from serval.tools.reasoning import ReasoningSplitter
 
 PARSER_NAME: Final = "longcat"
 # SGLang does not tell a detector why the model stopped. Closing the arguments of a call that was cut short
@@ -47,12 +47,12 @@ class LongcatToolCallDetector(BaseFormatDetector):  # type: ignore[misc]  # SGLa
 
     def __init__(self) -> None:
         super().__init__()
-        self.bot_token = TOOL_CALL_OPEN
-        self.eot_token = TOOL_CALL_CLOSE
+        self.bot_token = LONGCAT.reply.call_open
+        self.eot_token = LONGCAT.reply.call_close
         self._parser: ToolCallParser | None = None
 
     def has_tool_call(self, text: str) -> bool:
-        return TOOL_CALL_OPEN in text
+        return LONGCAT.reply.call_open in text
 
     def detect_and_parse(self, text: str, tools: list[Tool]) -> StreamingParseResult:
         """Read a whole reply: every call with all of its arguments."""
@@ -81,8 +81,9 @@ class LongcatToolCallDetector(BaseFormatDetector):  # type: ignore[misc]  # SGLa
 
     def structure_info(self) -> Any:
         """Required by the base class; SGLang uses it only if `get_structural_tag` returns nothing."""
+        reply = LONGCAT.reply
         return lambda name: StructureInfo(
-            begin=f"{TOOL_CALL_OPEN}{name}\n", end=TOOL_CALL_CLOSE, trigger=TOOL_CALL_OPEN
+            begin=f"{reply.call_open}{name}\n", end=reply.call_close, trigger=reply.call_open
         )
 
     def get_structural_tag(
@@ -96,6 +97,7 @@ class LongcatToolCallDetector(BaseFormatDetector):  # type: ignore[misc]  # SGLa
         choice = tool_choice.model_dump() if isinstance(tool_choice, ToolChoice) else tool_choice
         try:
             tag = calls_tag(
+                LONGCAT,
                 [tool.model_dump() for tool in tools or []],
                 tool_choice=choice,
                 parallel_tool_calls=parallel_tool_calls,
@@ -116,17 +118,17 @@ class LongcatReasoningDetector(BaseReasoningFormatDetector):  # type: ignore[mis
         **options: Any,
     ) -> None:
         super().__init__(
-            THINK_OPEN,
-            THINK_CLOSE,
+            LONGCAT.reply.think_open,
+            LONGCAT.reply.think_close,
             stream_reasoning=stream_reasoning,
             force_reasoning=force_reasoning,
-            tool_start_token=TOOL_CALL_OPEN,
+            tool_start_token=LONGCAT.reply.call_open,
             **options,
         )
         # The base class has set this if a continued message had already opened or closed the block.
         self._in_reasoning: bool
         self._accumulated_reasoning: str
-        self._splitter = ReasoningSplitter(thinking=self._in_reasoning)
+        self._splitter = LONGCAT.reasoning_splitter(thinking=self._in_reasoning)
         self._withheld: list[str] = []
 
     def _detect_and_parse_impl(self, text: str) -> ReasoningResult:
@@ -157,7 +159,7 @@ class LongcatReasoningDetector(BaseReasoningFormatDetector):  # type: ignore[mis
 
 
 def _parser_for(tools: list[Tool]) -> ToolCallParser:
-    return ToolCallParser([tool.model_dump() for tool in tools])
+    return LONGCAT.parser([tool.model_dump() for tool in tools])
 
 
 def _streamed(events: Iterable[Event]) -> StreamingParseResult:

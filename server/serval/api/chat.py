@@ -23,6 +23,7 @@ from serval.caller.priority import HEADER, Priority, priority_of, tier_of
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import InvalidRequestError
 from serval.grammar.answer_grammar import answer_grammar
+from serval.grammar.dialect import Dialect
 from serval.limits.gate import Reservation
 from serval.schema.error import SchemaError
 from serval.telemetry.record import RequestRecord
@@ -74,7 +75,7 @@ class ChatCompletions:
         record.model = context.model.name
         record.stream = bool(request.stream)
         priority = priority_of(identity, header(scope, HEADER), request.service_tier)
-        grammar = own_grammar(request, identity)
+        grammar = own_grammar(request, identity, context.dialect)
         prompt = await self._prompt(request, grammar, size=len(body))
         check_context(
             len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
@@ -105,7 +106,7 @@ class ChatCompletions:
             return _Prompt(
                 rendered.input_ids,
                 tools,
-                grammar or grammar_of(request, tools),
+                grammar or grammar_of(request, tools, context.dialect),
                 one_kind=grammar is not None or wants_json,
             )
 
@@ -149,9 +150,8 @@ class ChatCompletions:
             assemblers=[
                 ChoiceAssembler(
                     choice,
-                    prompt.tools,
+                    self._context.dialect.parser(prompt.tools, one_kind=prompt.one_kind),
                     parallel_tool_calls=request.parallel_tool_calls is not False,
-                    json_text=prompt.one_kind,
                     logprobs=bool(request.logprobs),
                 )
                 for choice in choices
@@ -223,13 +223,14 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
     return tools
 
 
-def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]]) -> str | None:
+def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> str | None:
     """Return the grammar of the calls or the JSON that were asked for, as JSON text; None without one.
 
     Raises `InvalidRequestError` for a schema that cannot be enforced as asked; its message names the place.
     """
     try:
         return answer_grammar(
+            dialect,
             tools,
             tool_choice=msgspec.to_builtins(request.tool_choice or "auto"),
             parallel_tool_calls=request.parallel_tool_calls is not False,

@@ -12,13 +12,8 @@ from msgspec.structs import replace
 
 from serval.engine.protocol import GenerationDelta, TokenLogprob
 from serval.telemetry.record import RequestRecord
-from serval.tools.parser import (
-    ContentDelta,
-    Event,
-    ReasoningDelta,
-    ToolCallParser,
-    ToolCallStart,
-)
+from serval.tools.events import ContentDelta, Event, ReasoningDelta, ToolCallStart
+from serval.tools.parser import ToolCallParser
 from serval.wire.chat_response import AnsweredCall, AnsweredChoice, ChunkEncoder, FinishReason
 
 
@@ -28,15 +23,14 @@ class ChoiceAssembler:
     def __init__(
         self,
         index: int,
-        tools: Sequence[Mapping[str, Any]],
+        parser: ToolCallParser,
         *,
         parallel_tool_calls: bool,
         logprobs: bool,
-        json_text: bool = False,
     ) -> None:
         self.index = index
         self.finish_reason: FinishReason | None = None
-        self._parser = ToolCallParser(tools, one_kind=json_text)
+        self._parser = parser
         self._parallel_tool_calls = parallel_tool_calls
         self._content: list[str] = []
         self._reasoning: list[str] = []

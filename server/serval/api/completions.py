@@ -101,7 +101,7 @@ class Completions:
         priority = priority_of(identity, header(scope, HEADER))
         record.model = context.model.name
         record.stream = bool(request.stream)
-        grammar = own_grammar(request, identity)
+        grammar = own_grammar(request, identity, context.dialect)
         prompts = await self._encode(request, size=len(body))
         limit = token_limit(request)
         for prompt in prompts:

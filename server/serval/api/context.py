@@ -4,6 +4,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from serval.chat.render import ChatRenderer
+from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
 from serval.scheduling.engine import ScheduledEngine
 from serval.settings import Settings
@@ -28,6 +29,7 @@ class ApiContext:
     engine: ScheduledEngine
     chat: ChatRenderer
     model: ServedModel
+    dialect: Dialect
     metrics: Metrics
     gate: Gate
     render_executor: Executor

@@ -5,6 +5,7 @@ from typing import Any
 
 from serval.caller.identity import GRAMMAR, Identity
 from serval.errors import InvalidRequestError
+from serval.grammar.dialect import Dialect
 from serval.grammar.free_grammar import ebnf_grammar, regex_grammar
 from serval.schema.error import SchemaError
 from serval.wire.sampling_rules import SamplingFields
@@ -24,7 +25,7 @@ _SAME_NAME = (
 )
 
 
-def own_grammar(request: SamplingFields, identity: Identity) -> str | None:
+def own_grammar(request: SamplingFields, identity: Identity, dialect: Dialect) -> str | None:
     """Return the structural tag of `regex` or `ebnf`, as JSON text, or None if neither was sent.
 
     Raises `PermissionDeniedError` if the caller may not, or `InvalidRequestError` if it cannot be enforced.
@@ -33,7 +34,9 @@ def own_grammar(request: SamplingFields, identity: Identity) -> str | None:
         return None
     identity.require_scope(GRAMMAR)
     try:
-        return ebnf_grammar(request.ebnf or "") if request.regex is None else regex_grammar(request.regex)
+        if request.regex is None:
+            return ebnf_grammar(request.ebnf or "")
+        return regex_grammar(request.regex, avoid=dialect.reply.marker_start)
     except SchemaError as error:
         raise InvalidRequestError(f"Invalid grammar in {error}", param=error.path) from error
 

@@ -1,4 +1,4 @@
-"""From a conversation to the token ids the model sees, with text never turning into control tokens."""
+"""Rendering a conversation to token ids so that text never turns into control tokens."""
 
 from serval.chat.render import ChatRenderer, RenderedPrompt, load_chat
 

@@ -1,4 +1,4 @@
-"""Rendering and tokenisation of conversations: `load_chat(model_dir).render(messages, ...)`."""
+"""Rendering and tokenization of conversations: `load_chat(model_dir).render(messages, ...)`."""
 
 import json
 from array import array
@@ -21,9 +21,9 @@ _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_pena
 
 
 class RenderedPrompt(Struct, frozen=True):
-    """What the model sees: the prompt in pieces, and its token ids.
+    """The prompt in pieces, and its token ids.
 
-    The ids say more than the text: a control token's text in a user's message stays text.
+    The ids are more precise than the text: a control token's text in a user's message is only text.
     """
 
     pieces: Sequence[Piece]
@@ -31,7 +31,7 @@ class RenderedPrompt(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The prompt as people read it."""
+        """The prompt as text."""
         return "".join(piece if isinstance(piece, str) else piece.content for piece in self.pieces)
 
 
@@ -56,18 +56,13 @@ class ChatRenderer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        tool_choice: str | Mapping[str, Any] | None = "auto",
     ) -> RenderedPrompt:
         """Render OpenAI messages and tools, up to where the model's answer begins.
 
-        Of `tool_choice` the template knows one thing: 'none' leaves the tools out.
-        Raises `InvalidRequestError`, naming the field at fault, for a conversation that cannot be rendered.
+        They have been checked before (`serval.wire`). Raises `InvalidRequestError`, naming the field at
+        fault, for a conversation that cannot be rendered.
         """
-        pieces = self._template.render(
-            template_messages(messages),
-            tools=template_tools(tools),
-            tool_choice="none" if tool_choice == "none" else "auto",
-        )
+        pieces = self._template.render(template_messages(messages), tools=template_tools(tools))
         return RenderedPrompt(pieces, self._encode(pieces))
 
     def _encode(self, pieces: Sequence[Piece]) -> list[int]:
@@ -90,9 +85,9 @@ class ChatRenderer:
 def load_chat(
     model_dir: Path | str, *, segment_cache_bytes: int = DEFAULT_SEGMENT_CACHE_BYTES
 ) -> ChatRenderer:
-    """The renderer of a Hugging Face model folder: tokenizer.json, chat template, generation_config.json.
+    """Load tokenizer.json, chat template and generation_config.json from a Hugging Face model folder.
 
-    Raises `ModelFilesError` if files are missing or if safe rendering would differ from the plain one.
+    Raises `ModelFilesError` if files are missing or if safe rendering would differ from plain rendering.
     """
     folder = Path(model_dir)
     if not folder.is_dir():
@@ -156,7 +151,7 @@ _PROBES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]]], ...] = (
 
 
 def _check_exact(renderer: ChatRenderer, full: Tokenizer, folder: Path) -> None:
-    """Compare with the checkpoint's own tokenizer on conversations without control token texts in them."""
+    """Compare with the checkpoint's own tokenizer on conversations without texts of control tokens."""
     for number, (messages, tools) in enumerate(_PROBES):
         try:
             prompt = renderer.render(messages, tools=tools)

@@ -1,4 +1,4 @@
-"""Token ids of text segments seen before, bounded by bytes, least recently used first out."""
+"""LRU cache of the token ids of text segments, bounded by bytes."""
 
 import sys
 import threading
@@ -7,25 +7,25 @@ from collections import OrderedDict
 
 
 class SegmentCache:
-    """Segment text to token ids. Safe to use from several threads."""
+    """Maps the text of a segment to its token ids. Safe to use from several threads."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
         self._bytes = 0
-        # Ids, and what the entry was counted as: a string grows when something caches its UTF-8 in it.
+        # Ids, and the size counted for the entry: a string grows when its UTF-8 form is cached in it.
         self._entries: OrderedDict[str, tuple[array[int], int]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held by keys and ids together."""
+        """Bytes of all keys and ids."""
         return self._bytes
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, text: str) -> "array[int] | None":
-        """The ids of `text`, or None."""
+        """Return the ids of `text`, or None."""
         with self._lock:
             entry = self._entries.get(text)
             if entry is None:
@@ -34,7 +34,7 @@ class SegmentCache:
             return entry[0]
 
     def put(self, text: str, ids: "array[int]") -> None:
-        """Remember `ids`, unless they take over a quarter of the capacity: too many others would go."""
+        """Store `ids`, unless they need over a quarter of the capacity and would evict too many others."""
         cost = _cost_bytes(text, ids)
         if cost * 4 > self._capacity_bytes:
             return
@@ -49,5 +49,5 @@ class SegmentCache:
 
 
 def _cost_bytes(text: str, ids: "array[int]") -> int:
-    # 200 bytes: the entry in the ordered dictionary.
+    # 200 bytes for the entry in the ordered dictionary.
     return sys.getsizeof(text) + sys.getsizeof(ids) + 200

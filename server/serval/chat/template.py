@@ -1,10 +1,9 @@
-"""The checkpoint's own chat template, rendered so that only the template can write control tokens.
+"""Rendering the checkpoint's own chat template so that only the template can write control tokens.
 
-Every control token text in the template's *source* is replaced, when the template is compiled, by a
-placeholder that nobody outside this process can guess. After rendering, placeholders are the control tokens;
-everything else is text, also where a user, a tool or the model wrote the text of a control token, and also
-where such a text only comes about by two strings meeting. Nothing has to be searched in or changed about what
-users send.
+When the template is compiled, every text of a control token in its *source* is replaced by a placeholder that
+nobody outside this process can guess. After rendering, the placeholders are the control tokens, and
+everything else is text, even if a user, a tool or the model wrote the text of a control token, or if two
+adjacent strings form one. The input of users need not be searched or changed.
 
 Environment and filters follow `transformers.utils.chat_template_utils._cached_compile_jinja_template`.
 """
@@ -26,7 +25,7 @@ from serval.chat.as_written import written_json
 from serval.chat.tokenizer import ControlToken, Piece
 from serval.errors import InvalidRequestError, ModelFilesError
 
-# Names under which tokenizer_config.json gives special tokens to the template.
+# Special tokens in tokenizer_config.json that templates use as variables.
 _TOKEN_VARIABLES = (
     "bos_token",
     "eos_token",
@@ -49,7 +48,7 @@ class ChatTemplate:
         self._tokens = tuple(control_tokens)
         self._nonce = secrets.token_hex(16)
         self._placeholder = re.compile(f"\ue000{self._nonce}([0-9]+)\ue001")
-        # Longest first: where two control tokens start at the same place, the tokenizer takes the longer.
+        # Longest first: if two control tokens start at the same place, the tokenizer takes the longer one.
         longest_first = sorted(range(len(self._tokens)), key=lambda i: -len(self._tokens[i].content))
         self._index = {self._tokens[i].content: i for i in longest_first}
         self._control_text = re.compile("|".join(re.escape(text) for text in self._index) or r"(?!)")
@@ -58,7 +57,8 @@ class ChatTemplate:
             tree = environment.parse(source)
             self._hide_control_tokens(tree)
             code = environment.compile(tree, name=name)
-            # A plain dictionary: every rendering copies it, and Jinja's chain of two costs far more to copy.
+            # Every rendering copies the globals, and a plain dictionary is far cheaper to copy than
+            # Jinja's own chain of two.
             self._template = jinja2.Template.from_code(environment, code, dict(environment.globals))
         except jinja2.TemplateSyntaxError as error:
             raise ModelFilesError(f"{name}, line {error.lineno}: {error.message}") from error
@@ -81,9 +81,8 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None,
-        tool_choice: str,
     ) -> list[Piece]:
-        """The conversation as text and control tokens, ending where the model's answer begins.
+        """Render a conversation to text and control tokens, up to where the model's answer begins.
 
         Raises `InvalidRequestError` if the template refuses the conversation.
         """
@@ -92,7 +91,8 @@ class ChatTemplate:
                 self._variables,
                 messages=messages,
                 tools=tools or None,
-                tool_choice=tool_choice,
+                # For the choice "none" the caller passes no tools.
+                tool_choice="auto",
                 add_generation_prompt=True,
             )
         except (
@@ -111,18 +111,18 @@ class ChatTemplate:
                 f"The model's chat template refuses this conversation: {reason}", param="messages"
             ) from error
         parts: list[Piece] = list(self._placeholder.split(rendered))
-        # re.split puts the captured token numbers at the odd places.
+        # re.split puts the captured token numbers at odd positions.
         for place in range(1, len(parts), 2):
             parts[place] = self._tokens[int(str(parts[place]))]
         return parts
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The same sandbox, quicker with what templates read most: `message.role`."""
+    """Jinja's sandbox with faster attribute access on dictionaries, such as `message.role`."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """As Jinja's: the attribute, or else the item."""
-        # Jinja first fails to find the attribute, and that costs several times more than the item.
+        """Return the attribute or else the item, as Jinja does."""
+        # Jinja tries the attribute first; that failure costs several times as much as the item.
         if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
@@ -143,9 +143,9 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """transformers' `tojson`: unlike Jinja's own it escapes no HTML and keeps non-ASCII characters.
+    """Filter `tojson` of transformers: unlike Jinja's it does not escape HTML or non-ASCII characters.
 
-    A number of the history that remembers how the model wrote it is written that way.
+    A number that remembers its literal is written as that literal.
     """
     written = written_json(value)
     if written is not None:
@@ -164,7 +164,7 @@ def _strftime_now(format: str) -> str:
 
 
 def load_template(model_dir: Path, control_tokens: Sequence[ControlToken]) -> ChatTemplate:
-    """The template of `chat_template.jinja`, or else of `tokenizer_config.json`. Raises `ModelFilesError`."""
+    """Load chat_template.jinja, or else the template in tokenizer_config.json. Raises `ModelFilesError`."""
     config_path = model_dir / "tokenizer_config.json"
     try:
         config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}

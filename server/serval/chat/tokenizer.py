@@ -1,10 +1,9 @@
-"""A tokenizer that encodes text and control tokens by separate routes.
+"""A tokenizer that encodes text and control tokens separately.
 
 A checkpoint's `tokenizer.json` turns the *text* of an added token (`<longcat_user>`) into that token's id,
-wherever the text comes from. `encode_special_tokens` spares only tokens flagged special, and markers often
-are not flagged. So text is encoded here by a second tokenizer, built from the same file without its control
-tokens: no text can become one. Control tokens come from the chat template alone (`serval.chat.template`),
-already as ids.
+wherever the text comes from. `encode_special_tokens` exempts only tokens flagged as special, and markers
+often are not. So text is encoded by a second tokenizer, built from the same file without its control tokens:
+no text can become one. Control tokens come only from the chat template (`serval.chat.template`), as ids.
 """
 
 import json
@@ -21,7 +20,7 @@ from tokenizers import Tokenizer
 
 from serval.errors import InvalidRequestError, ModelFilesError
 
-# Unicode White_Space, which is what the tokenizer's `lstrip` and `rstrip` flags mean by white space.
+# Unicode White_Space, as stripped by the tokenizer's flags `lstrip` and `rstrip`.
 _WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _LEADING_SPACE = re.compile(f"^[{_WHITE_SPACE}]+")
 _TRAILING_SPACE = re.compile(f"[{_WHITE_SPACE}]+$")
@@ -29,7 +28,7 @@ _TRAILING_SPACE = re.compile(f"[{_WHITE_SPACE}]+$")
 
 @dataclass(frozen=True)
 class ControlToken:
-    """An added token of the checkpoint; `lstrip`/`rstrip`: it swallows white space on that side."""
+    """An added token of the checkpoint. With `lstrip` or `rstrip` it swallows whitespace on that side."""
 
     id: int
     content: str
@@ -37,12 +36,12 @@ class ControlToken:
     rstrip: bool = False
 
 
-# What a rendered conversation consists of.
+# A piece of a rendered conversation.
 Piece = str | ControlToken
 
 
 class ControlSafeTokenizer:
-    """Encodes text so that the result never holds the id of a control token."""
+    """Encodes text so that the result never contains the id of a control token."""
 
     def __init__(self, plain: Tokenizer, control_tokens: Sequence[ControlToken]) -> None:
         self._plain = plain
@@ -53,13 +52,13 @@ class ControlSafeTokenizer:
         self.vocabulary_size = 1 + max([*plain.get_vocab().values(), *self._control_ids], default=-1)
 
     def encode_text(self, text: str) -> "array[int]":
-        """Token ids of `text`, whatever it says. Raises `InvalidRequestError` if it is not valid Unicode."""
+        """Encode any text. Raises `InvalidRequestError` if it is not valid Unicode."""
         if not text:
             return array("I")
         try:
             ids = self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except (TypeError, UnicodeEncodeError):
-            # How the tokenizers library takes a string that UTF-8 cannot hold.
+            # Raised by the tokenizers library for a string that UTF-8 cannot encode.
             raise InvalidRequestError(
                 "The conversation holds a lone UTF-16 surrogate, which is not text. Send valid Unicode.",
                 param="messages",
@@ -71,7 +70,7 @@ class ControlSafeTokenizer:
         return array("I", ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, which must be below `vocabulary_size`; control tokens as their names."""
+        """Decode ids below `vocabulary_size`; control tokens become their names."""
         texts: list[str] = []
         for is_control, stretch in groupby(ids, self._control_texts.__contains__):
             if is_control:
@@ -82,10 +81,10 @@ class ControlSafeTokenizer:
 
 
 def segments(pieces: Iterable[Piece]) -> list[Piece]:
-    """Join adjacent text and give control tokens the white space they swallow.
+    """Join adjacent text and remove the whitespace that control tokens swallow.
 
-    The result alternates as the full tokenizer would cut the same text: it first splits at added tokens, then
-    encodes each stretch of text on its own.
+    The result is cut where the full tokenizer would cut the same text: it splits at added tokens first, then
+    encodes each piece of text on its own.
     """
     joined: list[Piece] = []
     text = ""
@@ -110,14 +109,14 @@ def segments(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 def load_tokenizer(model_dir: Path) -> tuple[ControlSafeTokenizer, Tokenizer]:
-    """The control-safe tokenizer of a model folder, and the checkpoint's own one, to check the first against.
+    """Load the control-safe tokenizer of a model folder, and the checkpoint's own one to compare it with.
 
     Raises `ModelFilesError` if the files are missing or cannot be split into text and control tokens.
     """
     path = model_dir / "tokenizer.json"
     definition = _read_json(path)
     added = _added_tokens(definition, _read_json(model_dir / "tokenizer_config.json", optional=True))
-    # White space runs are added tokens in some tokenizers. They say nothing to the model beyond their text.
+    # In some tokenizers, runs of whitespace are added tokens. To the model they are nothing but text.
     control = [entry for entry in added if entry.get("special") or str(entry["content"]).strip()]
     kept = [entry for entry in added if entry not in control]
     full = _build(definition | {"added_tokens": added}, path)
@@ -125,9 +124,9 @@ def load_tokenizer(model_dir: Path) -> tuple[ControlSafeTokenizer, Tokenizer]:
     for entry in kept:
         if plain.token_to_id(entry["content"]) != entry["id"]:
             raise ModelFilesError(
-                f"{path}: the white space token {entry['content']!r} (id {entry['id']}) cannot be kept"
-                " apart from the"
-                " control tokens, because its id depends on theirs; give it its id in the model's vocabulary"
+                f"{path}: the white space token {entry['content']!r} (id {entry['id']}) cannot be kept apart"
+                " from the control tokens, because its id depends on theirs; give it its id in the model's"
+                " vocabulary"
             )
     tokens = [
         ControlToken(
@@ -151,7 +150,7 @@ def load_tokenizer(model_dir: Path) -> tuple[ControlSafeTokenizer, Tokenizer]:
 
 
 def _added_tokens(definition: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Added tokens of tokenizer.json and tokenizer_config.json (which transformers adds too), by id."""
+    """Return the added tokens of tokenizer.json and, as transformers does, tokenizer_config.json, by id."""
     by_content = {entry["content"]: entry for entry in definition.get("added_tokens") or []}
     for token_id, entry in (config.get("added_tokens_decoder") or {}).items():
         by_content.setdefault(entry["content"], entry | {"id": int(token_id)})
@@ -168,11 +167,11 @@ def _added_tokens(definition: dict[str, Any], config: dict[str, Any]) -> list[di
 def _without(
     definition: dict[str, Any], control: Sequence[dict[str, Any]], kept: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The tokenizer definition with `kept` as its only added tokens and no way left to spell `control`."""
+    """Return a tokenizer definition whose only added tokens are `kept` and that cannot produce `control`."""
     model = dict(definition["model"])
     vocab = model.get("vocab")
     if isinstance(vocab, dict):
-        # A BPE model with `ignore_merges` takes a whole word from the vocabulary if it is there.
+        # A BPE model with `ignore_merges` takes whole words from the vocabulary.
         nonce = secrets.token_hex(16)
         names = {entry["content"] for entry in control}
         model["vocab"] = {
@@ -200,8 +199,7 @@ def _check_unreachable(tokenizer: ControlSafeTokenizer, token: ControlToken, pat
         except AssertionError as error:
             raise ModelFilesError(
                 f"{path}: the text {token.content!r} still encodes to control token {token.id} after the"
-                " added tokens"
-                " were removed; this tokenizer cannot be used safely"
+                " added tokens were removed; this tokenizer cannot be used safely"
             ) from error
 
 

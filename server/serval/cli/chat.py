@@ -1,4 +1,4 @@
-"""`serval chat render`: conversations in, what the model sees out; both as JSON Lines."""
+"""`serval chat render`: render conversations to prompts, both as JSON Lines."""
 
 import argparse
 import json
@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from serval.api.chat import declared_tools
 from serval.chat import ChatRenderer, load_chat
 from serval.errors import ApiError, ServalError
+from serval.wire.chat_decode import conversation_request
 
 _RENDER = """
 Reads one conversation a line from standard input, {"messages": [...], "tools": [...], "tool_choice": "auto"},
@@ -33,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render every line of standard input; stops at the first that cannot be rendered."""
+    """Render every line of standard input. Stops at the first one that cannot be rendered."""
     renderer = load_chat(args.model)
     for number, line in enumerate(sys.stdin, start=1):
         if line.strip():
@@ -49,11 +53,8 @@ def _rendered(renderer: ChatRenderer, line: str, number: int) -> dict[str, Any]:
     if not isinstance(conversation, dict) or not isinstance(conversation.get("messages"), list):
         raise ServalError(f'line {number} of the input is not of the form {{"messages": [...]}}')
     try:
-        prompt = renderer.render(
-            conversation["messages"],
-            tools=conversation.get("tools"),
-            tool_choice=conversation.get("tool_choice"),
-        )
+        request = conversation_request(conversation)
+        prompt = renderer.render(msgspec.to_builtins(request.messages), tools=declared_tools(request))
     except ApiError as error:
         raise ServalError(f"line {number} of the input cannot be rendered: {error}") from error
     return {"text": prompt.text, "input_ids": prompt.input_ids}

@@ -1,4 +1,4 @@
-"""`serval tools parse`: what the gateway reads in the text of a model."""
+"""`serval tools parse`: parse the text of a model as the gateway does."""
 
 import argparse
 import contextlib
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serval.errors import ServalError
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
-from serval.tools.markers import END_OF_TURN
 from serval.tools.message import AssistantMessage, assemble
-from serval.tools.parser import ToolCallParser
 
 _PARSE_HELP = """\
 Reads JSON Lines, one model output a line, and prints one OpenAI assistant message a line. Starts no engine.
@@ -36,7 +35,7 @@ Split = Callable[[str, ChunkSize], Iterable[str]]
 
 
 class InputLineError(ServalError):
-    """A line of the input is not what `serval tools parse` reads."""
+    """A line of the input is malformed."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_request(line: bytes) -> ParseRequest:
-    """One line of the input. Raises InputLineError with what is wrong and what is allowed."""
+    """Read one line of the input. Raises InputLineError, which states the mistake and the allowed values."""
     try:
         given = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -107,7 +106,7 @@ def read_request(line: bytes) -> ParseRequest:
     if "text" not in given:
         raise InputLineError("no text; give the model's output as a string")
     return ParseRequest(
-        text=_field(given, "text", str, default="").removesuffix(END_OF_TURN),
+        text=_field(given, "text", str, default="").removesuffix(LONGCAT.reply.end_of_turn),
         tools=tools,
         chunk_size=chunk_size,
         finish_reason=_field(given, "finish_reason", str, default="stop"),
@@ -125,7 +124,7 @@ def _field(given: Mapping[str, Any], name: str, kind: type, *, default: Any) -> 
 
 
 def _splitter(model: Path | None) -> Split:
-    """How text is cut. The tokenizer is read when the first line asks for tokens."""
+    """Return a function that cuts text. The tokenizer is read when the first line asks for tokens."""
     token_ends: Callable[[str], Iterable[int]] | None = None
 
     def split(text: str, chunk_size: ChunkSize) -> Iterator[str]:
@@ -175,7 +174,7 @@ def _deltas(request: ParseRequest, pieces: Iterable[str]) -> Iterator[dict[str, 
 
 
 def _events(request: ParseRequest, pieces: Iterable[str]) -> Iterator[Event]:
-    parser = ToolCallParser(request.tools, thinking=request.thinking)
+    parser = LONGCAT.parser(request.tools, thinking=request.thinking)
     for piece in pieces:
         yield from parser.feed(piece)
     yield from parser.finish(request.finish_reason)

@@ -1,1 +1,1 @@
-"""Grammars that hold the decoder to tool schemas and response formats."""
+"""Grammars that constrain the decoder to tool calls and response formats."""

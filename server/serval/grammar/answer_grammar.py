@@ -1,4 +1,4 @@
-"""The grammar that one answer is held to: what its tools and its `response_format` ask for together."""
+"""The grammar of one answer, from its tools and its `response_format`."""
 
 from __future__ import annotations
 
@@ -6,50 +6,58 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from serval.grammar.constraints import Schema
+from serval.grammar.dialect import Dialect
+from serval.grammar.formats import Format
 from serval.grammar.schema_check import enforceable_schema
 from serval.grammar.structural_tag import calls_tag, structural_tag
 from serval.schema.error import SchemaError
 
-# Room for pretty-printed JSON, ten levels of four spaces. Without a bound a sampled answer may go on in
-# spaces for ever.
+# Room for pretty-printed JSON: ten levels of four spaces. Without a bound, a sampled answer may consist of
+# spaces forever.
 _MAX_WHITESPACE: Final = 41
 
 
 def answer_grammar(
+    dialect: Dialect,
     tools: Sequence[Mapping[str, Any]],
     *,
     tool_choice: str | Mapping[str, Any],
     parallel_tool_calls: bool,
     response_format: Mapping[str, Any] | None = None,
 ) -> str | None:
-    """What SGLang takes in `sampling_params["structural_tag"]`, as JSON; None if the answer is free.
+    """Return SGLang's `sampling_params["structural_tag"]` as JSON text; None if the answer is unconstrained.
 
-    Where tools may be called ("auto") and the text must be JSON, the answer is either calls or that JSON. A
-    call that is required leaves no room for a text. The same request gives the same characters in every
-    process, because SGLang keeps compiled grammars by them.
+    If tools may be called ("auto") and the text must be JSON, the answer is either calls or that JSON. A
+    required call leaves no room for text. The same request gives the same characters in every process,
+    because SGLang caches compiled grammars by their text.
 
     Raises SchemaError as `structural_tag` and `json_answer` do.
     """
-    text = json_answer(response_format)
+    text = json_answer(response_format, avoid=dialect.avoid_in_json)
     calls_asked = bool(tools) and tool_choice != "none"
     if text is None or (calls_asked and tool_choice != "auto"):
-        tag = structural_tag(tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls)
+        tag = structural_tag(dialect, tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls)
         return None if tag is None else json.dumps(tag)
     if calls_asked:
-        calls = calls_tag(tools, tool_choice="auto", parallel_tool_calls=parallel_tool_calls, only_calls=True)
+        calls = calls_tag(
+            dialect, tools, tool_choice="auto", parallel_tool_calls=parallel_tool_calls, only_calls=True
+        )
         text = {"type": "or", "elements": [text, calls["format"]]}
     return json.dumps({"type": "structural_tag", "format": text})
 
 
-def json_answer(response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The xgrammar format of OpenAI's `response_format`; None for text.
+def json_answer(response_format: Mapping[str, Any] | None, *, avoid: str) -> Format | None:
+    """Return the xgrammar format of OpenAI's `response_format`; None for text.
 
-    Raises SchemaError as `enforceable_schema` does, and for a format that is none.
+    `avoid`: characters that patterns may write only where they name them explicitly.
+
+    Raises SchemaError as `enforceable_schema` does, and for an unknown format.
     """
     kind = "text" if response_format is None else response_format.get("type")
     if response_format is None or kind == "text":
         return None
-    schema: dict[str, Any] = {"type": "object"}
+    schema: Schema = {"type": "object"}
     if kind != "json_object":
         given = response_format.get("json_schema")
         if kind != "json_schema" or not isinstance(given, Mapping):
@@ -58,5 +66,6 @@ def json_answer(response_format: Mapping[str, Any] | None) -> dict[str, Any] | N
                 f"{response_format!r:.120} is none of text, json_object, and json_schema with a schema",
             )
         path = "response_format/json_schema/schema"
-        schema = enforceable_schema(given.get("schema") or {}, strict=given.get("strict") is True, path=path)
+        strict = given.get("strict") is True
+        schema = enforceable_schema(given.get("schema") or {}, strict=strict, avoid=avoid, path=path)
     return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": _MAX_WHITESPACE}

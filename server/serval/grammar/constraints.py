@@ -1,4 +1,4 @@
-"""The constraining keywords of a JSON Schema, tidied, and the conjunction of two such sets."""
+"""The constraining keywords of a JSON Schema, normalized, and the conjunction of two such sets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from serval.schema.error import SchemaError
-from serval.schema.json_schema import ALL_TYPES, same_json
+from serval.schema.json_schema import ALL_TYPES, common_types, is_number, same_json
 
 Schema = dict[str, Any]
 
@@ -41,10 +41,10 @@ _MAPS: Final = frozenset({"properties", "patternProperties", "dependentRequired"
 
 
 def constraints_of(schema: Any, path: str) -> Schema:
-    """The keywords of `schema` that constrain, `const` written as `enum`.
+    """Return the keywords of `schema` that constrain, with `const` written as `enum`.
 
     Annotations, unknown keywords and keywords that admit everything are left out. Raises SchemaError if
-    `schema` is no schema or a keyword has a value of the wrong kind. A schema of `false` is not taken here.
+    `schema` is not a schema or a keyword has a value of the wrong type. Does not handle the schema `false`.
     """
     if schema is True:
         return {}
@@ -64,7 +64,7 @@ def constraints_of(schema: Any, path: str) -> Schema:
 
 
 def conjunction(left: Schema, right: Schema) -> tuple[Schema, list[str]]:
-    """One set of constraints that means both, and the keywords for which there is none (kept from `left`)."""
+    """Return one set equivalent to both, and the keywords that cannot be joined (kept from `left`)."""
     both, conflicts = left | right, []
     for keyword in left.keys() & right.keys():
         joined = _joined(keyword, left[keyword], right[keyword])
@@ -79,7 +79,7 @@ def conjunction(left: Schema, right: Schema) -> tuple[Schema, list[str]]:
 
 
 def _joined(keyword: str, left: Any, right: Any) -> Any:
-    """The value of a keyword that means both values; None if there is none."""
+    """Return the value of a keyword that is equivalent to both values; None if there is none."""
     joined: Any = left if left == right else None
     if keyword in _LEAST:
         joined = max(left, right)
@@ -97,18 +97,6 @@ def _joined(keyword: str, left: Any, right: Any) -> Any:
     elif keyword == "items" and not isinstance(left, list) and not isinstance(right, list):
         joined = {"allOf": [left, right]}
     return joined
-
-
-def common_types(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
-    """The types in both; "number" and "integer" have the integers in common."""
-    common = left & right
-    if "integer" in left ^ right and "number" in left ^ right:
-        common |= {"integer"}
-    return common
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _says_nothing(keyword: str, value: Any) -> bool:
@@ -156,7 +144,7 @@ def _types(declared: Any, path: str) -> frozenset[str]:
 
 
 def _closed_against(one: Schema, other: Schema) -> bool:
-    """Whether `one` forbids or constrains properties that only `other` names."""
+    """Return True if `one` forbids or constrains properties that only `other` names."""
     if "additionalProperties" not in one and "patternProperties" not in one:
         return False
     known = set(one.get("properties", {}))

@@ -1,9 +1,9 @@
-"""JSON Schemas in the form that xgrammar 0.2.7 enforces completely.
+"""Rewriting JSON Schemas into a form that xgrammar 0.2.7 enforces completely.
 
-xgrammar ignores some keywords, ignores all but one of several on the same schema, and closes objects. A
-schema is safe only if everything that the decoder then admits is valid, so it is first rewritten with the
-few keywords that xgrammar does follow, at worst admitting less. What cannot be rewritten is an error where
-the schema must hold (`strict`), and is left out where it need not.
+xgrammar ignores some keywords, ignores all but one of several in the same schema, and closes objects. The
+decoder must admit only valid values, so a schema is rewritten with the few keywords that xgrammar does
+follow, at worst admitting fewer values. A keyword that cannot be rewritten is an error if the schema is
+`strict`, and is left out otherwise.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from serval.grammar.constraints import (
 )
 from serval.grammar.enforceable_scalars import rewritten_number, rewritten_string, written_pattern
 from serval.schema.error import SchemaError, UnsatisfiableError
-from serval.schema.json_schema import json_types, resolve_pointer, same_json
+from serval.schema.json_schema import array_items, json_types, resolve_pointer, same_json
 from serval.schema.validity import is_valid
 
 Result = TypeVar("Result")
 
-# Rewriting can multiply a schema (an allOf of anyOfs), and compiling takes time by the node.
-MAX_NODES: Final = 5_000
-MAX_NESTING: Final = 64
+# Rewriting can multiply a schema (an allOf of anyOfs), and compiling takes time for each part.
+MAX_UNFOLDED_PARTS: Final = 5_000
+MAX_UNFOLDED_DEPTH: Final = 64
 _REFERENCE: Final = re.compile(r'"\$ref": "#/\$defs/(d[0-9]+)"')
 _NOT_ENFORCEABLE: Final = OTHERS | {
     "contains",
@@ -47,20 +47,24 @@ _NOT_ENFORCEABLE: Final = OTHERS | {
 
 
 class Rewriter:
-    """Rewrites parts of one document. `definitions` collects what the results refer to as `#/$defs/...`."""
+    """Rewrites parts of one document. `definitions` collects the targets of `#/$defs/...` in the results.
 
-    def __init__(self, root: Any, *, strict: bool) -> None:
+    `avoid`: characters that patterns may write only where they name them explicitly.
+    """
+
+    def __init__(self, root: Any, *, strict: bool, avoid: str) -> None:
         self._root = root
         self._strict = strict
+        self._avoid = avoid
         self._names: dict[str, str] = {}
-        self._nodes = 0
+        self._parts = 0
         self.definitions: dict[str, Schema] = {}
 
     def nested(self, schema: Any, path: str, nesting: int = 0) -> Schema:
-        """`schema` as xgrammar follows it, for a value written in JSON.
+        """Rewrite `schema` for a value written in JSON.
 
-        Raises SchemaError if it admits no value, leads nowhere, is too large, or must hold and cannot be
-        enforced.
+        Raises SchemaError if it admits no value, has a reference that leads nowhere, is too large, or is
+        strict and cannot be enforced.
         """
         if schema is False:
             raise UnsatisfiableError(path)
@@ -80,15 +84,15 @@ class Rewriter:
         return _any_of(satisfiable(options), path)
 
     def alternatives(self, schema: Any, path: str, nesting: int = 0) -> list[Schema]:
-        """Schemas that together are `schema`. Each is `{}`, or only `enum`, or of one type."""
+        """Split `schema` into alternatives. Each is `{}`, or has only `enum`, or is of one type."""
         flats = self._flattened(schema, path, nesting, ())
         return [single for flat in flats for single in self._singles(flat, path)]
 
     def rewritten(self, single: Schema, path: str, nesting: int) -> Schema:
-        """One of `alternatives` as xgrammar follows it."""
+        """Rewrite one of `alternatives`."""
         match single.get("type"):
             case "string":
-                return rewritten_string(single, path, self.refuse)
+                return rewritten_string(single, path, self.refuse, avoid=self._avoid)
             case "integer" | "number":
                 return rewritten_number(single, path, self.refuse)
             case "array":
@@ -98,7 +102,7 @@ class Rewriter:
         return single
 
     def definitions_for(self, schema: Schema) -> dict[str, Schema]:
-        """The definitions that `schema`, a result of this rewriter, needs."""
+        """Return the definitions that `schema`, a result of this rewriter, refers to."""
         needed: dict[str, Schema] = {}
         unread = [schema]
         while unread:
@@ -109,7 +113,7 @@ class Rewriter:
         return needed
 
     def refuse(self, path: str, keyword: str, reason: str = "") -> None:
-        """Refuse a keyword where the schema must hold; where it need not, the caller leaves it out."""
+        """Raise SchemaError for a keyword if the schema is strict; otherwise the caller leaves it out."""
         if self._strict:
             because = f": {reason}" if reason else ""
             raise SchemaError(
@@ -118,16 +122,18 @@ class Rewriter:
             )
 
     def _count(self, path: str, nesting: int) -> None:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise SchemaError(path, f"the schema unfolds to more than {MAX_NODES} parts; make it smaller")
-        if nesting > MAX_NESTING:
+        self._parts += 1
+        if self._parts > MAX_UNFOLDED_PARTS:
             raise SchemaError(
-                path, f"nested deeper than {MAX_NESTING} levels (or in itself); make it flatter"
+                path, f"the schema unfolds to more than {MAX_UNFOLDED_PARTS} parts; make it smaller"
+            )
+        if nesting > MAX_UNFOLDED_DEPTH:
+            raise SchemaError(
+                path, f"nested deeper than {MAX_UNFOLDED_DEPTH} levels (or in itself); make it flatter"
             )
 
     def _flattened(self, schema: Any, path: str, nesting: int, seen: tuple[str, ...]) -> list[Schema]:
-        """As `alternatives`, but with any number of types."""
+        """Like `alternatives`, but each may be of several types."""
         self._count(path, nesting)
         if schema is False:
             return []
@@ -154,7 +160,7 @@ class Rewriter:
         return flats
 
     def _both(self, left: list[Schema], right: list[Schema], path: str) -> list[Schema]:
-        """What is in one of `left` and in one of `right`."""
+        """Return alternatives for values in one of `left` and in one of `right`."""
         merged = []
         for first in left:
             for second in right:
@@ -166,7 +172,7 @@ class Rewriter:
         return merged
 
     def _singles(self, flat: Schema, path: str) -> list[Schema]:
-        """`flat` by type. Constraints on a type imply it: the values of other types are left out."""
+        """Split `flat` by type. Constraints on a type imply that type: values of others are left out."""
         for keyword in _NOT_ENFORCEABLE & flat.keys():
             self.refuse(path, keyword)
         rest = {key: value for key, value in flat.items() if key not in _NOT_ENFORCEABLE}
@@ -201,13 +207,13 @@ class Rewriter:
         name = self._names.get(reference)
         if name is None:
             target = self._resolved(reference, path)
-            self._flattened({"$ref": reference}, path, nesting, ())  # refuses a circle of references alone
+            self._flattened({"$ref": reference}, path, nesting, ())  # refuses circular references
             name = self._names[reference] = f"d{len(self._names)}"
             self.definitions[name] = self.nested(target, reference, nesting + 1)
         return {"$ref": f"#/$defs/{name}"}
 
     def _check_exclusive(self, constraints: Schema, keyword: str, path: str) -> None:
-        """`oneOf` forbids what two branches admit; xgrammar takes it for `anyOf`."""
+        """Refuse branches of `oneOf` that overlap: xgrammar treats it as `anyOf`."""
         if keyword != "oneOf" or not self._strict:
             return
         branches = [self._flattened(branch, path, 0, ()) for branch in constraints["oneOf"]]
@@ -236,9 +242,7 @@ class Rewriter:
         return len(both) == 2 and "enum" in both[0] and "enum" in both[1] and self._disjoint(*both)
 
     def _array(self, single: Schema, path: str, nesting: int) -> Schema:
-        prefix, rest = single.get("prefixItems", []), single.get("items", True)
-        if isinstance(rest, list):  # as it was written up to draft 2019-09
-            prefix, rest = rest, single.get("additionalItems", True)
+        prefix, rest = array_items(single)
         if single.get("uniqueItems") is True and single.get("maxItems", math.inf) > 1:
             self.refuse(path, "uniqueItems")
         least, most = single.get("minItems", 0), single.get("maxItems", math.inf)
@@ -271,7 +275,7 @@ class Rewriter:
         return {"type": "object", "properties": closed, "required": required, "additionalProperties": False}
 
     def properties(self, single: Schema, path: str) -> dict[str, Any]:
-        """The properties that an object is written with: the declared ones, and those only required."""
+        """Return the properties an object may have: the declared ones, and those that are only required."""
         others = single.get("additionalProperties", True)
         properties = {name: part for name, part in single.get("properties", {}).items() if part is not False}
         for name in single.get("required", ()):
@@ -289,7 +293,7 @@ class Rewriter:
         return properties
 
     def _map(self, single: Schema, path: str, nesting: int) -> Schema:
-        """An object that names no property. A key may come twice, so there can be fewer than it seems."""
+        """Rewrite an object without named properties. Keys may repeat, so minProperties over 1 is refused."""
         others, patterns = single.get("additionalProperties", True), dict(single.get("patternProperties", {}))
         if (
             isinstance(names := single.get("propertyNames"), Mapping)
@@ -313,7 +317,7 @@ class Rewriter:
             self.refuse(path, "patternProperties", "one pattern is, several may meet in one name")
         (key, part), *_ = patterns.items()
         values = self.nested(part, f"{path}/patternProperties/{pointer_part(key)}", nesting + 1)
-        expression = written_pattern(key, f"{path}/patternProperties", self.refuse)
+        expression = written_pattern(key, f"{path}/patternProperties", self.refuse, avoid=self._avoid)
         if expression is None:
             return {"type": "object"}
         return {
@@ -324,7 +328,7 @@ class Rewriter:
 
 
 def satisfiable(options: Iterable[Callable[[], Result]]) -> list[Result]:
-    """What the options give, without those that admit nothing; if it is all of them, the last one's error."""
+    """Return the results of the satisfiable options; raise the last error if there are none."""
     found = []
     nothing: UnsatisfiableError | None = None
     for option in options:
@@ -338,7 +342,7 @@ def satisfiable(options: Iterable[Callable[[], Result]]) -> list[Result]:
 
 
 def pointer_part(name: str) -> str:
-    """`name` as a step of a JSON pointer (RFC 6901)."""
+    """Escape `name` as a step of a JSON pointer (RFC 6901)."""
     return name.replace("~", "~0").replace("/", "~1")
 
 

@@ -1,4 +1,4 @@
-"""Strings and numbers in the form that xgrammar 0.2.7 enforces."""
+"""Rewriting strings and numbers into the form that xgrammar 0.2.7 enforces."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ FORMATS: Final = frozenset(
     {"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "json-pointer"}
     | {"relative-json-pointer", "time", "uri", "uri-reference", "uri-template", "uuid"}
 )
-# Of these xgrammar follows one at a time.
+# xgrammar follows only one of these groups at a time.
 _STRING_GROUPS: Final = ({"pattern"}, {"format"}, {"minLength", "maxLength"})
 _INT64: Final = 2**63 - 1  # xgrammar's own limit
 
 
 class Refuse(Protocol):
-    """Raises SchemaError where the schema must hold; otherwise the keyword is left out."""
+    """Raises SchemaError if the schema is strict; otherwise the caller leaves the keyword out."""
 
     def __call__(self, path: str, keyword: str, reason: str = "") -> None: ...
 
 
 def string_constraints(single: Schema, path: str, refuse: Refuse) -> Schema:
-    """The group of a string's constraints that can be enforced; formats that are only notes are dropped."""
+    """Return the group of constraints that can be enforced, without formats that are only annotations."""
     keywords = single.keys() - ({"format"} if single.get("format") not in FORMATS else set())
     groups = [group & keywords for group in _STRING_GROUPS if group & keywords]
     for extra in groups[1:]:
@@ -38,33 +38,35 @@ def string_constraints(single: Schema, path: str, refuse: Refuse) -> Schema:
     return kept
 
 
-def written_pattern(expression: str, path: str, refuse: Refuse, *, in_json: bool = True) -> str | None:
-    """A pattern as xgrammar reads it; None if it is left out."""
+def written_pattern(
+    expression: str, path: str, refuse: Refuse, *, avoid: str, in_json: bool = True
+) -> str | None:
+    """Rewrite a pattern for xgrammar; None if it is left out. For `avoid` see `pattern.write`."""
     try:
-        return pattern.write(_checked(expression), in_json=in_json)
+        return pattern.write(_checked(expression), in_json=in_json, avoid=avoid)
     except pattern.PatternError as error:
         refuse(path, "pattern", str(error))
         return None
 
 
-@lru_cache(maxsize=256)  # tools come again with each turn, and the check takes milliseconds
+@lru_cache(maxsize=256)  # tools are sent again with each turn, and the check takes milliseconds
 def _checked(expression: str) -> pattern.Node:
     node = pattern.parse(expression)
     check_ambiguity(node, expression)
     return node
 
 
-def rewritten_string(single: Schema, path: str, refuse: Refuse) -> Schema:
+def rewritten_string(single: Schema, path: str, refuse: Refuse, *, avoid: str) -> Schema:
     kept: Schema = {"type": "string"} | string_constraints(single, path, refuse)
     least, most = kept.get("minLength", 0), kept.get("maxLength")
     if (least or most is not None) and max(least, most or 0) <= pattern.MAX_STATES:
-        # xgrammar's own lengths count a broken UTF-8 sequence as one character.
+        # xgrammar's own lengths count an invalid UTF-8 sequence as one character.
         characters = pattern.Repeat(
             pattern.ANY_CHARACTER, math.ceil(least), None if most is None else math.floor(most)
         )
-        return {"type": "string", "pattern": pattern.write(characters, in_json=True)}
+        return {"type": "string", "pattern": pattern.write(characters, in_json=True, avoid=avoid)}
     if "pattern" in kept:
-        expression = written_pattern(kept.pop("pattern"), path, refuse)
+        expression = written_pattern(kept.pop("pattern"), path, refuse, avoid=avoid)
         if expression == "":
             return {"enum": [""]}
         if expression is not None:

@@ -1,8 +1,8 @@
-"""Grammars that a client writes itself: a regular expression, or rules in xgrammar's EBNF.
+"""Grammars that clients write themselves: a regular expression, or rules in xgrammar's EBNF.
 
-What they cost is bounded before the engine sees them: a regular expression as a schema's `pattern` is, EBNF
-by its size and nesting. How slow ambiguous rules make the decoder is not known in advance, so they are for
-callers that are trusted with it.
+Their cost is bounded before the engine sees them: a regular expression's like that of a `pattern` in a
+schema, EBNF's by size and nesting. Ambiguous rules can still slow the decoder down unpredictably, so only
+trusted callers may send them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from serval.schema.error import SchemaError
 MAX_EBNF_CHARACTERS: Final = 16_384
 MAX_REGEX_CHARACTERS: Final = 4_096
 _MAX_RULES: Final = 500
-_MAX_NESTING: Final = 50
-# What can hold a parenthesis that is none, the parentheses, and the beginning of a rule.
+_MAX_GROUP_NESTING: Final = 50
+# Tokens that matter for nesting: literals and comments (skipped), parentheses, heads of rules.
 _PART: Final = re.compile(
     r"""(?P<text>"(?:[^"\\\n]|\\.)*") | (?P<set>\[(?:[^\]\\\n]|\\.)*\]) | (?P<comment>\#[^\n]*)
     | (?P<rule>[A-Za-z_][\w.-]*\s*::=) | (?P<open>\() | (?P<close>\)) | (?P<broken>["\[])""",
@@ -27,8 +27,10 @@ _PART: Final = re.compile(
 _ROOT: Final = re.compile(r"root\s*::=")
 
 
-def regex_grammar(expression: str) -> str:
-    """A structural tag, as JSON text, for answers that `expression` matches from beginning to end.
+def regex_grammar(expression: str, *, avoid: str) -> str:
+    """Return a structural tag, as JSON text, for answers that `expression` matches from beginning to end.
+
+    `avoid`: characters that may be written only where it names them explicitly.
 
     Raises `SchemaError` if it cannot be enforced, or only in exponential time.
     """
@@ -37,16 +39,16 @@ def regex_grammar(expression: str) -> str:
     inner = expression.removeprefix("^")
     if inner.endswith("$") and not _is_escaped(inner, len(inner) - 1):
         inner = inner[:-1]
-    # Read as it was sent first, so that a mistake is shown where the client made it.
-    written_pattern(expression, "regex", _refuse, in_json=False)
-    pattern = written_pattern(f"^(?:{inner})$", "regex", _refuse, in_json=False)
+    # First read it as it was sent, so that an error shows the position in the client's text.
+    written_pattern(expression, "regex", _refuse, avoid=avoid, in_json=False)
+    pattern = written_pattern(f"^(?:{inner})$", "regex", _refuse, avoid=avoid, in_json=False)
     return json.dumps({"type": "structural_tag", "format": {"type": "regex", "pattern": pattern}})
 
 
 def ebnf_grammar(rules: str) -> str:
-    """A structural tag, as JSON text, for answers that follow `rules` from their rule `root` on.
+    """Return a structural tag, as JSON text, for answers that follow `rules`, starting at the rule `root`.
 
-    Raises `SchemaError` for what is too large or is plainly no grammar; the engine reads the rest.
+    Raises `SchemaError` for rules that are too large or obviously malformed; the engine checks the rest.
     """
     if len(rules) > MAX_EBNF_CHARACTERS:
         raise SchemaError("ebnf", f"it has more than {MAX_EBNF_CHARACTERS} characters")
@@ -59,8 +61,8 @@ def ebnf_grammar(rules: str) -> str:
             problem = f"{part[0]} is not closed in its line"
         elif depth < 0:
             problem = "there is no group to close"
-        elif depth > _MAX_NESTING:
-            problem = f"groups are nested deeper than {_MAX_NESTING}"
+        elif depth > _MAX_GROUP_NESTING:
+            problem = f"groups are nested deeper than {_MAX_GROUP_NESTING}"
         elif part.lastgroup == "rule":
             count += 1
             root = root or _ROOT.fullmatch(part[0]) is not None

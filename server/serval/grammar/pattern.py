@@ -1,7 +1,7 @@
-"""JSON Schema's `pattern`: refused where the decoder could not follow it, else rewritten for xgrammar.
+"""Rewriting JSON Schema's `pattern` for xgrammar, or refusing it if the decoder cannot follow it.
 
-Reads the part of ECMA-262 regular expressions that describes a regular language. Meant for xgrammar 0.2.7,
-whose converter has no lookaround, back-references and word boundaries, ignores anchors in the middle, matches
+Reads the part of ECMA-262 regular expressions that describes a regular language. Written for xgrammar 0.2.7,
+whose converter lacks lookaround, back-references and word boundaries, ignores anchors in the middle, matches
 the whole string where JSON Schema searches in it, and clamps negated classes to ASCII.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-# Counted repetition multiplies: (a{1000}){1000} is a million states, and minutes of compiling.
+# Counted repetitions multiply: (a{1000}){1000} has a million states and takes minutes to compile.
 MAX_STATES: Final = 10_000
-MAX_NESTING: Final = 50
+MAX_GROUP_NESTING: Final = 50
 _LAST_CODE_POINT: Final = 0x10FFFF
 _CARET: Final = 0x5E
 
@@ -27,10 +27,14 @@ class PatternError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CharacterSet:
-    """Sorted, disjoint, inclusive ranges of code points. `wild`: `<` is in it only by the way."""
+    """Sorted, disjoint, inclusive ranges of code points.
+
+    `named` are the characters that the pattern names explicitly; the others are in the set only because a
+    wildcard, a range or a negation covers them.
+    """
 
     ranges: tuple[Range, ...]
-    wild: bool = False
+    named: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +69,21 @@ _SPACE: Final[tuple[Range, ...]] = (
     (0x205F, 0x205F),
     (0x3000, 0x3000),
 )
-# Characters that only some validators count as space (ECMA-262 the last, Python the others) or as a word's.
+# Only some validators treat these as spaces (ECMA-262 the last, Python the others) or word characters.
 _DISPUTED_SPACE: Final[tuple[Range, ...]] = ((0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF))
 _DISPUTED_WORD: Final[tuple[Range, ...]] = ((0x80, _LAST_CODE_POINT),)
 _LINE_ENDS: Final[tuple[Range, ...]] = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _SURROGATES: Final[tuple[Range, ...]] = ((0xD800, 0xDFFF),)
 _CONTROLS: Final = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00}
-# `<` begins LongCat's markers. No wildcard writes it: a value must not look like the end of itself.
-_MARKER_START: Final[tuple[Range, ...]] = ((0x3C, 0x3C),)
-# xgrammar 0.2.7 knows no escapes in JSON strings that have a pattern or a length.
+# xgrammar 0.2.7 supports no escapes in JSON strings with a pattern or a length.
 _ESCAPED_IN_JSON: Final[tuple[Range, ...]] = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _UTF8_BOUNDS: Final = (0x80, 0x800, 0x1000, 0xD000, 0xE000, 0x10000, 0x40000, 0x100000)
-# Up to a code point: how many code points have the first byte of their UTF-8 in common.
+# Pairs: below this code point, so many code points share the first byte of their UTF-8 encoding.
 _SHARED_FIRST_BYTE: Final = ((0x80, 1), (0x800, 0x40), (0x10000, 0x1000), (_LAST_CODE_POINT + 1, 0x40000))
 
 
 def union(ranges: list[Range]) -> tuple[Range, ...]:
-    """The ranges sorted and joined."""
+    """Return the ranges sorted and joined."""
     joined: list[Range] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:
@@ -92,7 +94,7 @@ def union(ranges: list[Range]) -> tuple[Range, ...]:
 
 
 def complement(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
-    """All other code points, surrogates excepted. `ranges` are sorted and disjoint."""
+    """Return all other code points except surrogates. `ranges` are sorted and disjoint."""
     others: list[Range] = []
     start = 0
     for first, last in union([*ranges, *_SURROGATES]):
@@ -108,12 +110,12 @@ def without(ranges: tuple[Range, ...], removed: tuple[Range, ...]) -> tuple[Rang
     return complement(union([*complement(ranges), *removed]))
 
 
-ANY_CHARACTER: Final = CharacterSet(complement(()))
-WILD_CHARACTER: Final = CharacterSet(complement(()), wild=True)
+ANY_CHARACTER: Final = CharacterSet(complement(()), named=complement(()))
+WILD_CHARACTER: Final = CharacterSet(complement(()))
 _ANYTHING: Final = Repeat(WILD_CHARACTER, 0, None)
 
 
-# `\\d`, `\\D` and so on: what all validators agree on.
+# `\\d`, `\\D` and so on, reduced to the characters that all validators agree on.
 _CLASSES: Final[Mapping[str, tuple[Range, ...]]] = {
     "d": _DIGITS,
     "D": complement(_DIGITS),
@@ -125,7 +127,7 @@ _CLASSES: Final[Mapping[str, tuple[Range, ...]]] = {
 
 
 def parse(pattern: str) -> Node:
-    """The strings in which `pattern` is found. Raises PatternError if that cannot be enforced."""
+    """Parse a pattern; the node matches all strings it occurs in. Raises PatternError if not enforceable."""
     node = _PatternReader(pattern).read()
     states = _states(node)
     if states > MAX_STATES:
@@ -133,27 +135,32 @@ def parse(pattern: str) -> Node:
     return node
 
 
-def write(node: Node, *, in_json: bool) -> str:
-    """`node` as a regular expression for xgrammar, which matches the whole string.
+def write(node: Node, *, in_json: bool, avoid: str) -> str:
+    """Write `node` as a regular expression for xgrammar, which matches the whole string.
 
-    `in_json`: the string is written as JSON, between quotes; else it is raw text. Raises PatternError if a
-    character is needed that cannot be written there.
+    `in_json`: the string is written as JSON, between quotes; otherwise it is raw text. Characters in `avoid`
+    are allowed only where the pattern names them explicitly: the character that begins markers could
+    otherwise end the value. Raises PatternError if a required character cannot be written.
     """
     match node:
         case CharacterSet():
-            return _write_set(node, in_json=in_json)
+            return _write_set(node, in_json=in_json, avoid=avoid)
         case Sequence(parts):
-            return "".join(write(part, in_json=in_json) for part in parts)
+            return "".join(write(part, in_json=in_json, avoid=avoid) for part in parts)
         case Choice(options):
-            return "(?:" + "|".join(write(option, in_json=in_json) for option in options) + ")"
+            written = (write(option, in_json=in_json, avoid=avoid) for option in options)
+            return f"(?:{'|'.join(written)})"
         case Repeat(part, least, most):
             bounds = f"{{{least},{'' if most is None else most}}}"
             count = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((least, most), bounds)
-            return f"(?:{write(part, in_json=in_json)}){count}"
+            return f"(?:{write(part, in_json=in_json, avoid=avoid)}){count}"
 
 
-def _write_set(characters: CharacterSet, *, in_json: bool) -> str:
-    ranges = without(characters.ranges, _MARKER_START) if characters.wild else characters.ranges
+def _write_set(characters: CharacterSet, *, in_json: bool, avoid: str) -> str:
+    ranges = characters.ranges
+    for character in map(ord, avoid):
+        if _holds(ranges, character) and not _holds(characters.named, character):
+            ranges = without(ranges, ((character, character),))
     if in_json:
         ranges = without(ranges, _ESCAPED_IN_JSON)
     if not ranges:
@@ -161,30 +168,34 @@ def _write_set(characters: CharacterSet, *, in_json: bool) -> str:
         raise PatternError(f"it needs a character that cannot be written {place}")
     if ranges == ((ranges[0][0], ranges[0][0]),):
         return _escaped(ranges[0][0])
-    # xgrammar 0.2.7 joins neighbours in a class, and misreads some ranges over several first bytes of UTF-8:
-    # after such a byte it allows nothing. So each range keeps to whole first bytes or to a part of one, and
-    # neighbours stand in different classes.
+    # xgrammar 0.2.7 joins adjacent ranges in a class, and misreads some ranges that span several first bytes
+    # of UTF-8: after such a byte it allows nothing. So each range covers whole first bytes or part of one,
+    # and adjacent ranges are in different classes.
     spans = [span for first, last in ranges for span in _by_first_byte(first, last)]
     if all(before[1] + 1 < after[0] for before, after in pairwise(spans)):
         return _class(spans)
     return f"(?:{_class(spans[::2])}|{_class(spans[1::2])})"
 
 
+def _holds(ranges: tuple[Range, ...], code_point: int) -> bool:
+    return any(first <= code_point <= last for first, last in ranges)
+
+
 def _class(spans: list[Range]) -> str:
     (first, last), *others = spans
     if (first, last) == (_CARET, _CARET) and not others:
         return _escaped(_CARET)
-    if first == _CARET:  # at the start of a class, xgrammar 0.2.7 takes even an escaped one for a negation
+    if first == _CARET:  # xgrammar 0.2.7 reads even an escaped caret at the start of a class as a negation
         spans = [*([(first + 1, last)] if last > first else ()), *others, (_CARET, _CARET)]
     return f"[{''.join(map(_span, spans))}]"
 
 
 def _by_first_byte(first: int, last: int) -> list[Range]:
-    """`first` to `last`, cut so that each part is within one first byte of UTF-8 or has the whole of each."""
+    """Split a range so that each part is within one first byte of UTF-8 or covers whole ones."""
     cuts = {first, last + 1} | {bound for bound in _UTF8_BOUNDS if first < bound <= last}
     for end in (first, last + 1):
         shared = next(size for below, size in _SHARED_FIRST_BYTE if end <= below)
-        # Down for the end of the last part, up for the end of the first one.
+        # Rounded down for the end of the last part, up for the end of the first one.
         cuts |= {cut for cut in (end // shared * shared, -(-end // shared) * shared) if first < cut <= last}
     return [(low, high - 1) for low, high in pairwise(sorted(cuts))]
 
@@ -212,7 +223,7 @@ def _states(node: Node) -> int:
 
 
 class _PatternReader:
-    """Recursive descent, with a limit to its depth."""
+    """Recursive descent parser with a limited depth."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -253,7 +264,7 @@ class _PatternReader:
         return options[0] if len(options) == 1 else Choice(tuple(options))
 
     def _sequence(self, *, outermost: bool) -> Node:
-        # Outermost, a missing anchor admits any text on that side: JSON Schema searches.
+        # At the outermost level, a missing anchor admits any text on that side: JSON Schema searches.
         parts: list[Node] = [] if not outermost or self._take("^") else [_ANYTHING]
         while self._position < len(self._pattern) and not self._peek("|") and not self._peek(")"):
             if outermost and self._at_end_anchor():
@@ -275,7 +286,7 @@ class _PatternReader:
             bounds = self._counts()
         else:
             return atom
-        self._take("?")  # lazy: the same language
+        self._take("?")  # lazy repetition: the same language
         if self._position < len(self._pattern) and self._pattern[self._position] in "*+?{":
             raise self._error("a repetition cannot be repeated; put a group around it")
         return Repeat(atom, *bounds)
@@ -304,19 +315,19 @@ class _PatternReader:
             case "[":
                 return self._class()
             case ".":
-                return CharacterSet(complement(_LINE_ENDS), wild=True)
+                return CharacterSet(complement(_LINE_ENDS))
             case "\\":
                 return self._escape()
             case "^" | "$":
                 raise self._error("an anchor can only stand at the very start or end")
             case "*" | "+" | "?" | "{" | "}" | "]":
                 raise self._error(f"{character!r} has nothing to act on; escape it to mean the character")
-        return CharacterSet(((ord(character), ord(character)),))
+        return _character(ord(character))
 
     def _group(self) -> Node:
         self._nesting += 1
-        if self._nesting > MAX_NESTING:
-            raise self._error(f"groups are nested deeper than {MAX_NESTING}")
+        if self._nesting > MAX_GROUP_NESTING:
+            raise self._error(f"groups are nested deeper than {MAX_GROUP_NESTING}")
         if self._take("?"):
             if self._take("<") or self._take("P<"):
                 if self._peek("=") or self._peek("!"):
@@ -336,9 +347,8 @@ class _PatternReader:
     def _escape(self) -> CharacterSet:
         character = self._next()
         if character in _CLASSES:
-            return CharacterSet(_CLASSES[character], wild=True)
-        code_point = self._escaped_code_point(character)
-        return CharacterSet(((code_point, code_point),))
+            return CharacterSet(_CLASSES[character])
+        return _character(self._escaped_code_point(character))
 
     def _escaped_code_point(self, character: str) -> int:
         if character in _CONTROLS:
@@ -362,32 +372,37 @@ class _PatternReader:
 
     def _class(self) -> CharacterSet:
         negated = self._take("^")
-        listed_marker_start = False
+        named: list[Range] = []
         ranges: list[Range] = []
         while not self._take("]"):
-            low = self._class_member()
+            members = self._class_member()
+            low = members.ranges
             if len(low) == 1 and low[0][0] == low[0][1] and self._peek("-") and not self._peek("-]"):
                 self._take("-")
-                high = self._class_member()
+                high = self._class_member().ranges
                 if len(high) != 1 or high[0][0] != high[0][1] or high[0][0] < low[0][0]:
                     raise self._error("the range in the character class runs backwards or ends in a class")
                 ranges.append((low[0][0], high[0][0]))
             else:
-                listed_marker_start = listed_marker_start or low == _MARKER_START
+                named.extend(members.named)
                 ranges.extend(low)
-        members = union(ranges)
         if negated:
-            return CharacterSet(complement(members), wild=True)
-        return CharacterSet(without(members, _SURROGATES), wild=not listed_marker_start)
+            return CharacterSet(complement(union(ranges)))
+        return CharacterSet(without(union(ranges), _SURROGATES), named=union(named))
 
-    def _class_member(self) -> tuple[Range, ...]:
+    def _class_member(self) -> CharacterSet:
         character = self._next()
         if character != "\\":
-            return ((ord(character), ord(character)),)
+            return _character(ord(character))
         if self._take("b"):
-            return ((0x08, 0x08),)
-        return self._escape().ranges
+            return _character(0x08)
+        return self._escape()
 
 
 def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 5
+
+
+def _character(code_point: int) -> CharacterSet:
+    one = ((code_point, code_point),)
+    return CharacterSet(one, named=one)

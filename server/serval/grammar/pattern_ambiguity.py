@@ -1,8 +1,7 @@
-"""In how many ways a pattern can read the same text.
+"""Ambiguity of patterns: the number of ways in which a pattern can read the same text.
 
-xgrammar 0.2.7 follows all of them, for every token of the vocabulary: with `^([a-z]+-?)+$`, which reads
-n letters in 2^(n-1) ways, compiling takes minutes. Such a pattern has to be refused before it reaches the
-engine.
+xgrammar 0.2.7 follows all of them, for every token of the vocabulary: compiling `^([a-z]+-?)+$`, which reads
+n letters in 2^(n-1) ways, takes minutes. Such a pattern has to be refused before it reaches the engine.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from typing import Final
 
 from serval.grammar.pattern import CharacterSet, Choice, Node, PatternError, Repeat, Sequence
 
-# A long token has about so many characters.
+# About the length of a long token.
 _TEXT_LENGTH: Final = 16
 _MAX_READINGS: Final = 2_000
 _MAX_EDGES: Final = 50_000
-# Positions times pairs of letters: what the search below may take, some 60 ms.
+# Positions times pairs of letters; the search below takes some 60 ms for so many.
 _MAX_STEPS: Final = 60_000
 
 
 def check_ambiguity(node: Node, pattern: str) -> None:
-    """Raises PatternError if a text of 16 characters can be read in more than 2,000 ways.
+    """Raise PatternError if a text of 16 characters can be read in more than 2,000 ways.
 
-    Also if finding out would take long.
-    Tried for each first character, the rest chosen greedily: always the one that leaves the most ways open.
+    Also if finding out would take long. Tries each first character, and chooses the others greedily: always
+    the one that leaves the most ways open.
     """
     automaton = _Automaton()
     try:
@@ -48,7 +47,7 @@ def check_ambiguity(node: Node, pattern: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Positions that begin a part, positions that end it, and whether it can be empty."""
+    """Positions that begin a part, positions that end it; `empty` if it can be empty."""
 
     first: list[int]
     last: list[int]
@@ -61,7 +60,7 @@ class _TooManyEdgesError(Exception):
 
 @dataclass(slots=True)
 class _Automaton:
-    """Glushkov's automaton (V. M. Glushkov, 1961); `follow` counts the ways from a position to another."""
+    """Glushkov automaton (V. M. Glushkov, 1961); `follow` counts the ways from one position to another."""
 
     sets: list[CharacterSet] = field(default_factory=list)
     follow: list[Counter[int]] = field(default_factory=list)
@@ -84,7 +83,7 @@ class _Automaton:
                 return self._chain(self._copies(part, least, most), least=least)
 
     def readings(self, start: list[int], *, first: int, letters: list[int]) -> int:
-        """The ways to read a text that begins with `first` and is as ambiguous as may be."""
+        """Count the ways to read a text that begins with `first` and is as ambiguous as possible."""
         expected = Counter(start)
         choices = [first]
         for _ in range(_TEXT_LENGTH):
@@ -98,7 +97,7 @@ class _Automaton:
         return ways
 
     def read(self, reached: Counter[int], letter: int) -> Counter[int]:
-        """Of the positions, those that take `letter`."""
+        """Return the positions that accept `letter`."""
         return Counter(
             {
                 position: ways
@@ -123,9 +122,9 @@ class _Automaton:
             yield copy
 
     def _chain(self, parts: Iterable[_Part], *, least: int) -> _Part:
-        """Parts one after the other; it may stop after any from the `least`-th on."""
+        """Chain parts, allowing the chain to end after the `least`-th part or any later one."""
         first: list[int] = []
-        open_ends: list[int] = []  # where the next part goes on
+        open_ends: list[int] = []  # positions that the next part follows
         last: list[int] = []
         empty = True
         for number, part in enumerate(parts, start=1):
@@ -145,7 +144,7 @@ class _Automaton:
 
 
 def _letters(sets: list[CharacterSet]) -> list[int]:
-    """Characters that stand for all: no two characters between these are told apart by the sets."""
+    """Return one character for each class of characters that the sets do not distinguish."""
     distinct = {characters.ranges for characters in sets}
     bounds = sorted({bound for ranges in distinct for first, last in ranges for bound in (first, last + 1)})
     seen: dict[tuple[bool, ...], int] = {}

@@ -1,4 +1,4 @@
-"""Checks a JSON Schema before anything is dispatched, so that no schema can hang or crash the engine."""
+"""Checking JSON Schemas before dispatch, so that no schema can hang or crash the engine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 from serval.grammar.enforceable import Rewriter, pointer_part
 from serval.schema.error import SchemaError
 
-MAX_DEPTH: Final = 64
-MAX_NODES: Final = 20_000
+MAX_SCHEMA_DEPTH: Final = 64
+MAX_SCHEMA_PARTS: Final = 20_000
 MAX_LISTED_VALUES: Final = 5_000
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
-    """`check_limits` for the parameters of every tool."""
+    """Run `check_limits` on the parameters of every tool."""
     for tool in tools:
         function = tool.get("function", tool)
         if isinstance(function, Mapping):
@@ -22,19 +22,19 @@ def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_limits(schema: Any, path: str = "#") -> None:
-    """Raises SchemaError, with the path, if a schema is too deep, too large or lists too many values.
+    """Raise SchemaError, with the path, if a schema is too deep, too large or lists too many values.
 
-    Takes time linear in the schema and no recursion, so it comes before everything else.
+    Takes linear time and does not recurse, so it comes before every other check.
     """
     nodes = listed = 0
     unread = [(schema, path, 0)]
     while unread:
         node, at, depth = unread.pop()
         nodes += 1
-        if nodes > MAX_NODES:
-            raise SchemaError(path, f"the schema has more than {MAX_NODES} parts; make it smaller")
-        if depth > MAX_DEPTH:
-            raise SchemaError(at, f"nested deeper than {MAX_DEPTH} levels; make it flatter")
+        if nodes > MAX_SCHEMA_PARTS:
+            raise SchemaError(path, f"the schema has more than {MAX_SCHEMA_PARTS} parts; make it smaller")
+        if depth > MAX_SCHEMA_DEPTH:
+            raise SchemaError(at, f"nested deeper than {MAX_SCHEMA_DEPTH} levels; make it flatter")
         if isinstance(node, Mapping):
             values = node.get("enum")
             listed += len(values) if isinstance(values, list) else 0
@@ -45,14 +45,17 @@ def check_limits(schema: Any, path: str = "#") -> None:
             unread += [(part, f"{at}/{index}", depth + 1) for index, part in enumerate(node)]
 
 
-def enforceable_schema(schema: Any, *, strict: bool, path: str = "#") -> dict[str, Any]:
-    """`schema` in the form that the decoder enforces completely, for a reply that is one JSON value.
+def enforceable_schema(schema: Any, *, strict: bool, avoid: str, path: str = "#") -> dict[str, Any]:
+    """Rewrite `schema` into a form that the decoder enforces completely, for a reply that is one JSON value.
 
-    Raises SchemaError if it exceeds the limits, is no schema, leads nowhere or in a circle, admits nothing,
-    or (only if `strict`) has a part that cannot be enforced, such as a pattern that takes exponential time.
+    `avoid`: characters that patterns may write only where they name them explicitly.
+
+    Raises SchemaError if it exceeds the limits, is not a schema, has references that lead nowhere or in a
+    circle, admits no value, or (only if `strict`) has a part that cannot be enforced, such as a pattern that
+    takes exponential time.
     """
     check_limits(schema, path)
-    rewriter = Rewriter(schema, strict=strict)
+    rewriter = Rewriter(schema, strict=strict, avoid=avoid)
     rewritten = rewriter.nested(schema, path)
     definitions = rewriter.definitions_for(rewritten)
     return rewritten | ({"$defs": definitions} if definitions else {})

@@ -1,95 +1,39 @@
-"""Structural tags: what makes the decoder write only valid calls in LongCat's format.
+"""Structural tags that make the decoder write only valid calls in a dialect.
 
-Built from plain xgrammar 0.2.7 formats (its "Structural Tag" pages): xgrammar has no tag for LongCat,
-and the markers of its `glm_xml` are fixed. The result, as JSON text, is what SGLang takes in
-`sampling_params["structural_tag"]`. Arguments are written in the declared order, the one the model was shown.
+They are built from basic xgrammar 0.2.7 formats. SGLang accepts the result, as JSON text, in
+`sampling_params["structural_tag"]`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from serval.grammar import pattern
-from serval.grammar.constraints import Schema
-from serval.grammar.enforceable import Rewriter, pointer_part, satisfiable
-from serval.grammar.enforceable_scalars import string_constraints, written_pattern
+from serval.grammar.dialect import Dialect
+from serval.grammar.formats import BLANK, Format, sequence
 from serval.grammar.schema_check import check_tools
-from serval.schema import strict_json
-from serval.schema.error import SchemaError, UnsatisfiableError
-from serval.tools.markers import (
-    KEY_CLOSE,
-    KEY_OPEN,
-    THINK_CLOSE,
-    TOOL_CALL_CLOSE,
-    TOOL_CALL_OPEN,
-    VALUE_CLOSE,
-    VALUE_OPEN,
-)
-
-Format = dict[str, Any]
-
-_MARKERS: Final = (TOOL_CALL_OPEN, TOOL_CALL_CLOSE, KEY_OPEN, KEY_CLOSE, VALUE_OPEN, VALUE_CLOSE)
-_NOT_IN_VALUE: Final = [TOOL_CALL_OPEN, TOOL_CALL_CLOSE, KEY_OPEN, VALUE_OPEN, VALUE_CLOSE]
-_NOT_IN_TEXT: Final = [TOOL_CALL_CLOSE, KEY_OPEN, VALUE_OPEN, VALUE_CLOSE]
-_ANY_VALUE: Final[Format] = {"type": "any_text", "excludes": _NOT_IN_VALUE}
-_ANY_KEY: Final[Format] = {
-    "type": "regex",
-    "pattern": pattern.write(pattern.parse(r"^[^<\s][^<\n]*$"), in_json=False),
-}
-_EMPTY: Final[Format] = {"type": "const_string", "value": ""}
-_REASONING: Final[Format] = {
-    "type": "tag",
-    "begin": "",
-    "content": {"type": "any_text", "excludes": [TOOL_CALL_OPEN]},
-    "end": THINK_CLOSE,
-}
-# LongCat writes JSON with Python's separators. Without a bound a sampled answer may go on in spaces for ever.
-_MAX_WHITESPACE: Final = 1
-_BLANK: Final[Format] = {"type": "regex", "pattern": r"\s*"}
-# In so few characters at most one marker can be begun, and one marker in a value is data to the parser.
-_FREE_CHARACTERS: Final = 8
-# Shorter text cannot hold the closing value marker and another one after it, which together end a value.
-_TWO_MARKERS: Final = len(VALUE_CLOSE) + len(KEY_OPEN)
-_MAX_MIN_LENGTH: Final = pattern.MAX_STATES
-# What JSON that is not a string begins with, when it is no scalar.
-_NO_JSON_START: Final = pattern.write(pattern.parse(r"^[^\s{\[<]$"), in_json=False)
-# Formats that strings are held to. RFC 3339 (dates and times), RFC 9562 (UUID), RFC 3986 (IPv4); the others
-# are notes.
-_DATE: Final = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-_TIME: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-_BYTE: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_FORMATS: Final[Mapping[str, str]] = {
-    "date": f"^{_DATE}$",
-    "time": f"^{_TIME}$",
-    "date-time": f"^{_DATE}T{_TIME}$",
-    "uuid": r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
-    "ipv4": rf"^{_BYTE}(\.{_BYTE}){{3}}$",
-    "email": r"^[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
-}
+from serval.schema.error import SchemaError
 
 
 def structural_tag(
+    dialect: Dialect,
     tools: Sequence[Mapping[str, Any]],
     *,
     tool_choice: str | Mapping[str, Any],
     parallel_tool_calls: bool,
     thinking: bool = False,
 ) -> dict[str, Any] | None:
-    """The tag for one request; None if the decoder is to be left alone.
+    """Return the tag for one request; None if the decoder is not constrained.
 
     `tools` and `tool_choice` ("none", "auto", "required" or a named function) are OpenAI's. "auto" is
-    constrained only where a tool is strict or calls may not be parallel, and leaves text before and between
-    calls free; "required" and a named tool admit nothing but calls. Schemas are enforced; only where a tool
-    has `strict: false`, or "auto" and no `strict`, any arguments are admitted. What cannot be enforced is
-    left out, unless the tool is strict. With `thinking` (the prompt has opened the think block) reasoning
+    constrained only if a tool is strict or calls may not be parallel, and leaves text before and between
+    calls free; "required" and a named tool admit only calls. Schemas are enforced, except that a tool with
+    `strict: false`, or without `strict` under "auto", admits any arguments. Keywords that cannot be enforced
+    are left out, unless the tool is strict. With `thinking` (the prompt has opened the think block) reasoning
     comes first.
 
-    Raises SchemaError for a schema that is no schema or admits nothing, is too large, or is strict and cannot
-    be enforced; and for names that cannot be written.
+    Raises SchemaError for a schema that is invalid, admits nothing, is too large, or is strict and cannot be
+    enforced, and for names that cannot be written.
     """
     functions = [tool.get("function", tool) for tool in tools]
     if tool_choice == "none" or not functions:
@@ -97,11 +41,16 @@ def structural_tag(
     if tool_choice == "auto" and parallel_tool_calls and not any(map(_is_strict, functions)):
         return None
     return calls_tag(
-        tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls, thinking=thinking
+        dialect,
+        tools,
+        tool_choice=tool_choice,
+        parallel_tool_calls=parallel_tool_calls,
+        thinking=thinking,
     )
 
 
 def calls_tag(
+    dialect: Dialect,
     tools: Sequence[Mapping[str, Any]],
     *,
     tool_choice: str | Mapping[str, Any],
@@ -109,9 +58,9 @@ def calls_tag(
     thinking: bool = False,
     only_calls: bool = False,
 ) -> dict[str, Any]:
-    """As `structural_tag`, but "auto" always constrains: calls are at least well formed.
+    """Return the tag like `structural_tag`, but always constrain "auto": calls are at least well-formed.
 
-    With `only_calls` "auto" too admits nothing but calls, and at least one.
+    With `only_calls`, "auto" also admits only calls, and at least one.
     """
     check_tools(tools)
     functions = [tool.get("function", tool) for tool in tools]
@@ -121,7 +70,10 @@ def calls_tag(
         if not functions:
             raise SchemaError("tool_choice", f"there is no tool {wanted!r:.80}; name one of tools")
     is_auto = tool_choice == "auto"
-    tags = [_call(function, enforce_by_default=not is_auto) for function in functions]
+    tags = [
+        dialect.call_tag(function, enforced=_is_enforced(function, by_default=not is_auto))
+        for function in functions
+    ]
     text_is_free = is_auto and not only_calls
     calls: Format = {
         "tags": tags,
@@ -129,184 +81,29 @@ def calls_tag(
         "stop_after_first": not parallel_tool_calls,
     }
     if text_is_free:
-        calls |= {"type": "triggered_tags", "triggers": [TOOL_CALL_OPEN], "excludes": _NOT_IN_TEXT}
+        calls |= {
+            "type": "triggered_tags",
+            "triggers": [dialect.reply.call_open],
+            "excludes": list(dialect.not_in_text),
+        }
     else:
         calls |= {"type": "tags_with_separator", "separator": ""}
-    return {"type": "structural_tag", "format": _sequence(_REASONING, _BLANK, calls) if thinking else calls}
+    answer = sequence(_reasoning(dialect), BLANK, calls) if thinking else calls
+    return {"type": "structural_tag", "format": answer}
 
 
 def _is_strict(function: Mapping[str, Any]) -> bool:
     return bool(function.get("strict"))
 
 
-def _call(function: Mapping[str, Any], *, enforce_by_default: bool) -> Format:
-    name = function.get("name")
-    strict = function.get("strict")
-    if not isinstance(name, str) or not _is_writable_name(name):
-        raise SchemaError(
-            "tools", f"the name {name!r:.80} cannot be written in a call; use letters, digits, _ and -"
-        )
-    enforced = enforce_by_default if strict is None else bool(strict)
-    arguments = None
-    if enforced:
-        arguments = _arguments(function.get("parameters"), name, strict=bool(strict))
+def _is_enforced(function: Mapping[str, Any], *, by_default: bool) -> bool:
+    return by_default if function.get("strict") is None else _is_strict(function)
+
+
+def _reasoning(dialect: Dialect) -> Format:
     return {
         "type": "tag",
-        "begin": f"{TOOL_CALL_OPEN}{name}\n",
-        "content": _any_arguments() if arguments is None else arguments,
-        "end": [f"{TOOL_CALL_CLOSE}\n", TOOL_CALL_CLOSE],
+        "begin": "",
+        "content": {"type": "any_text", "excludes": [dialect.reply.call_open]},
+        "end": dialect.reply.think_close,
     }
-
-
-def _arguments(parameters: Any, name: str, *, strict: bool) -> Format | None:
-    """The arguments that `parameters` admits; None if that cannot be enforced and need not be."""
-    path = f"tools/{name}/parameters"
-    rewriter = Rewriter(parameters, strict=strict)
-    objects = rewriter.alternatives({} if parameters is None else parameters, path)
-    if len(objects) != 1 or objects[0].get("type", "object") != "object":
-        rewriter.refuse(path, "type", "arguments are one object, without alternatives")
-        return None
-    properties = rewriter.properties(objects[0], path)
-    if not properties:
-        return _unnamed_arguments(objects[0], rewriter, path)
-    required = objects[0].get("required", ())
-    arguments: list[Format] = []
-    for key, schema in properties.items():
-        below = f"{path}/properties/{pointer_part(key)}"
-        if any(marker in key for marker in _MARKERS) or not _is_utf8(key):
-            raise SchemaError(below, "a name with a marker of LongCat's format in it cannot be written")
-        try:
-            argument = _pair({"type": "const_string", "value": key}, _value(schema, rewriter, below))
-        except UnsatisfiableError:
-            if key in required:
-                raise
-            continue
-        arguments.append(argument if key in required else {"type": "optional", "content": argument})
-    return {"type": "sequence", "elements": arguments} if arguments else _EMPTY
-
-
-def _unnamed_arguments(single: Schema, rewriter: Rewriter, path: str) -> Format | None:
-    """Where no argument is declared there is none, unless `additionalProperties` says what others are."""
-    for keyword in {"patternProperties", "propertyNames"} & single.keys():
-        rewriter.refuse(path, keyword)
-        return None
-    others = single.get("additionalProperties", False)
-    least, most = single.get("minProperties", 0), single.get("maxProperties", -1)
-    if others is False:
-        if least > 0:
-            raise UnsatisfiableError(f"{path}/minProperties", "it asks for arguments and declares none")
-        return _EMPTY
-    if least > 1:
-        rewriter.refuse(path, "minProperties", "more than 1 is, only with required")
-    pair = _pair(_ANY_KEY, _value(others, rewriter, f"{path}/additionalProperties"))
-    return {"type": "repeat", "min": min(least, 1), "max": most, "content": pair}
-
-
-def _any_arguments() -> Format:
-    return {"type": "star", "content": _pair(_ANY_KEY, _ANY_VALUE)}
-
-
-def _pair(key: Format, value: Format) -> Format:
-    if key["type"] == "const_string":
-        begin, content = f"{KEY_OPEN}{key['value']}{KEY_CLOSE}\n{VALUE_OPEN}", value
-    else:
-        between = {"type": "const_string", "value": f"{KEY_CLOSE}\n{VALUE_OPEN}"}
-        begin, content = KEY_OPEN, {"type": "sequence", "elements": [key, between, value]}
-    return {"type": "tag", "begin": begin, "content": content, "end": f"{VALUE_CLOSE}\n"}
-
-
-def _value(schema: Any, rewriter: Rewriter, path: str) -> Format:
-    """The text of one argument: strings as they are, everything else as JSON."""
-    singles = rewriter.alternatives(schema, path)
-    options = satisfiable(partial(_option, single, rewriter, path) for single in singles)
-    texts = [text for found, _ in options for text in found]
-    values = [value for _, found in options for value in found]
-    if _ANY_VALUE in texts:
-        # Any text, JSON included. The parser takes JSON for a value of the other types where it is valid,
-        # but it does not run patterns: where there are some, what looks like an object or an array has to
-        # be one.
-        if not any('"pattern' in json.dumps(value) for value in values):
-            return _ANY_VALUE
-        unlike_json = _sequence({"type": "regex", "pattern": _NO_JSON_START}, _ANY_VALUE)
-        texts = [_EMPTY, unlike_json]
-    if not texts and not values:
-        raise UnsatisfiableError(path)
-    return texts[0] if len(texts) == 1 and not values else {"type": "or", "elements": texts + values}
-
-
-def _option(single: Schema, rewriter: Rewriter, path: str) -> tuple[list[Format], list[Format]]:
-    """One alternative as strings in raw text, and as values in JSON."""
-    if not single:
-        return [_ANY_VALUE], []
-    if "enum" in single:
-        others = [value for value in single["enum"] if not isinstance(value, str)]
-        strings = _listed_strings(single["enum"], rewriter, path)
-        return strings, [_json({"enum": others}, rewriter)] if others else []
-    if single["type"] == "string":
-        return [_string(single, rewriter, path)], []
-    return [], [_json(rewriter.rewritten(single, path, 0), rewriter)]
-
-
-def _json(schema: Schema, rewriter: Rewriter) -> Format:
-    definitions = rewriter.definitions_for(schema)
-    return {
-        "type": "json_schema",
-        "json_schema": schema | ({"$defs": definitions} if definitions else {}),
-        "max_whitespace_cnt": _MAX_WHITESPACE,
-    }
-
-
-def _listed_strings(values: list[Any], rewriter: Rewriter, path: str) -> list[Format]:
-    strings = [value for value in values if isinstance(value, str)]
-    for value in strings:
-        if any(marker in value for marker in _MARKERS) or not _is_utf8(value):
-            rewriter.refuse(path, "enum", f"{value!r:.80} holds a marker of LongCat's format")
-    return [{"type": "const_string", "value": value} for value in strings if _is_utf8(value)]
-
-
-def _string(single: Schema, rewriter: Rewriter, path: str) -> Format:
-    kept = string_constraints(single, path, rewriter.refuse)
-    expression = _FORMATS.get(kept.get("format", ""), kept.get("pattern"))
-    if expression is not None:
-        written = written_pattern(expression, path, rewriter.refuse, in_json=False)
-        if written == "":
-            return _EMPTY
-        return _ANY_VALUE if written is None else {"type": "regex", "pattern": written}
-    least, most = math.ceil(kept.get("minLength", 0)), kept.get("maxLength")
-    most = None if most is None else math.floor(most)
-    if least > _MAX_MIN_LENGTH:
-        raise SchemaError(
-            f"{path}/minLength", f"{least} is too long; at most {_MAX_MIN_LENGTH} can be enforced"
-        )
-    if most is not None and most < _TWO_MARKERS:
-        return _characters(pattern.ANY_CHARACTER, least, most)
-    free = min(least, _FREE_CHARACTERS)
-    rest = _ANY_VALUE if most is None else _ANY_VALUE | {"max_chars": most - least}
-    parts = [_characters(pattern.ANY_CHARACTER, free, free)] if free else []
-    if least > free:
-        parts.append(_characters(pattern.WILD_CHARACTER, least - free, least - free))
-    return _sequence(*parts, rest)
-
-
-def _characters(kind: pattern.CharacterSet, least: int, most: int) -> Format:
-    return {"type": "regex", "pattern": pattern.write(pattern.Repeat(kind, least, most), in_json=False)}
-
-
-def _sequence(*parts: Format) -> Format:
-    if not parts:
-        return _EMPTY
-    return parts[0] if len(parts) == 1 else {"type": "sequence", "elements": list(parts)}
-
-
-def _is_writable_name(name: str) -> bool:
-    return (
-        bool(name)
-        and name == name.strip()
-        and not name.startswith("{")
-        and not set(name) & {"\n", "<"}
-        and _is_utf8(name)
-    )
-
-
-def _is_utf8(text: str) -> bool:
-    return text == strict_json.clean(text)

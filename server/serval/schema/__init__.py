@@ -1,1 +1,1 @@
-"""JSON Schema and JSON as tool arguments use them."""
+"""JSON and JSON Schema, as tool arguments use them."""

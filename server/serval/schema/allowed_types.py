@@ -1,4 +1,4 @@
-"""Which JSON types and which exact values a schema admits, as far as its type keywords say."""
+"""The JSON types and listed values that a schema admits, judged by its type keywords."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from serval.schema.json_schema import ALL_TYPES, branches, json_types, same_json, target_of
+from serval.schema.json_schema import (
+    ALL_TYPES,
+    branches,
+    common_types,
+    json_types,
+    same_json,
+    target_of,
+)
 
 _STRING: Final = frozenset({"string"})
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedTypes:
-    """`types` is None where the schema says nothing about types, `choices` where it lists no values."""
+    """`types` is None if the schema does not restrict types; `choices` is None if it lists no values."""
 
     types: frozenset[str] | None = None
     choices: tuple[Any, ...] | None = None
 
     @property
     def only_text(self) -> bool:
-        """Any text is taken as it stands, so that it can be passed on before it is whole."""
+        """True if every text is a valid value, so that it can be passed on before it is complete."""
         return self.types == _STRING and self.choices is None
 
     def allows_type_of(self, value: Any) -> bool:
@@ -31,7 +38,7 @@ UNKNOWN: Final = AllowedTypes()
 
 
 class AllowedTypesReader:
-    """Reads schemas of one document, and each only once: references may multiply or run in circles."""
+    """Reads the schemas of one document, each of them once: references may multiply or be circular."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
@@ -41,7 +48,7 @@ class AllowedTypesReader:
         if not isinstance(schema, Mapping):
             return UNKNOWN
         if id(schema) not in self._read:
-            self._read[id(schema)] = UNKNOWN  # what a reference back to here finds
+            self._read[id(schema)] = UNKNOWN  # the result for a circular reference
             self._read[id(schema)] = self._combined(schema)
         return self._read[id(schema)]
 
@@ -70,7 +77,7 @@ def _declared_types(schema: Mapping[str, Any]) -> frozenset[str] | None:
     types = frozenset(name for name in names if isinstance(name, str)) & ALL_TYPES
     if types:
         return types
-    # Without `type` these keywords admit everything else too, but nobody who writes them means that.
+    # Strictly, these keywords admit values of any other type too, but their authors never mean that.
     if isinstance(schema.get("properties"), Mapping):
         return frozenset({"object"})
     return frozenset({"array"}) if "items" in schema else None
@@ -96,21 +103,13 @@ def _intersection(parts_allowed: Iterable[AllowedTypes]) -> AllowedTypes:
     choices: tuple[Any, ...] | None = None
     for allowed in parts_allowed:
         if allowed.types is not None:
-            types = allowed.types if types is None else _common_types(types, allowed.types)
+            types = allowed.types if types is None else common_types(types, allowed.types)
         if allowed.choices is not None:
-            choices = allowed.choices if choices is None else _common(choices, allowed.choices)
+            choices = allowed.choices if choices is None else _common_choices(choices, allowed.choices)
     if types is not None and choices is not None:
         choices = tuple(value for value in choices if json_types(value) & types)
     return AllowedTypes(types=types, choices=choices)
 
 
-def _common_types(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
-    common = left & right
-    # "number" on one side and "integer" on the other leave the integers.
-    if "integer" in left ^ right and "number" in left ^ right:
-        common |= {"integer"}
-    return common
-
-
-def _common(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
+def _common_choices(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value for value in left if any(same_json(value, other) for other in right))

@@ -1,17 +1,24 @@
-"""Whether a decoded value is valid against a JSON Schema, as far as that can be told at once."""
+"""Validation of a decoded value against a JSON Schema, limited to checks that are cheap."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from serval.schema import strict_json
-from serval.schema.json_schema import branches, json_types, same_json, target_of
+from serval.schema.json_schema import (
+    array_items,
+    branches,
+    is_number,
+    json_types,
+    same_json,
+    target_of,
+)
 
-# Alternatives inside alternatives can take exponential time. Beyond this many steps a value counts as valid.
+# Nested alternatives can take exponential time. Beyond this many steps a value counts as valid.
 MAX_STEPS: Final = 20_000
-_MAX_NESTING: Final = 2 * strict_json.MAX_DEPTH
-# What restricts a value and is not looked at.
+_MAX_VALIDATION_DEPTH: Final = 2 * strict_json.MAX_JSON_DEPTH
+# Keywords that restrict a value and are not checked.
 _UNCHECKED: Final = frozenset(
     {
         "$dynamicRef", "contains", "dependencies", "dependentRequired", "dependentSchemas", "format", "if",
@@ -21,12 +28,11 @@ _UNCHECKED: Final = frozenset(
 
 
 def is_valid(value: Any, schema: Any, root: Any) -> bool:
-    """Whether `value` is valid against `schema`, whose references point into `root`.
+    """Return False if `value` is certainly invalid against `schema`, whose references point into `root`.
 
-    Checks types, listed values, bounds, lengths, items, properties and the combinators. Everything else,
-    patterns and formats among it, counts as satisfied where that makes the value valid, and as unknown where
-    it would make it invalid (`not`, `oneOf`): a hostile pattern could take exponential time. So what is valid
-    is never refused.
+    Checks types, listed values, bounds, lengths, items, properties and the combinators. Other keywords, such
+    as `pattern` and `format`, count as satisfied; under `not` and `oneOf` they count as unknown. So a valid
+    value is never refused, and a hostile pattern, which could take exponential time, is never run.
     """
     return _Validation(root).admits(value, schema, 0)
 
@@ -35,14 +41,14 @@ class _Validation:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._steps = 0
-        # How often something counted as satisfied without having been looked at.
+        # Number of keywords that counted as satisfied without a check.
         self._assumed = 0
 
     def admits(self, value: Any, schema: Any, nesting: int) -> bool:
         self._steps += 1
         if schema is False:
             return False
-        if self._steps > MAX_STEPS or nesting > _MAX_NESTING:
+        if self._steps > MAX_STEPS or nesting > _MAX_VALIDATION_DEPTH:
             self._assumed += 1
             return True
         if not isinstance(schema, Mapping):
@@ -84,7 +90,7 @@ class _Validation:
         return "not" not in schema or self._count(value, [schema["not"]], nesting)[1] == 0
 
     def _count(self, value: Any, schemas: list[Any], nesting: int) -> tuple[int, int]:
-        """Of how many schemas the value may be, and of how many it is for certain."""
+        """Count the schemas that the value may satisfy, and those that it certainly satisfies."""
         possible = certain = 0
         for schema in schemas:
             before = self._assumed
@@ -107,10 +113,7 @@ class _Validation:
     def _admits_items(self, value: list[Any], schema: Mapping[str, Any], nesting: int) -> bool:
         if not _within(len(value), schema, "minItems", "maxItems"):
             return False
-        prefix, rest = schema.get("prefixItems"), schema.get("items", True)
-        if isinstance(rest, list):  # as it was written up to draft 2019-09
-            prefix, rest = rest, schema.get("additionalItems", True)
-        prefix = prefix if isinstance(prefix, list) else []
+        prefix, rest = array_items(schema)
         if not all(self.admits(item, part, nesting) for item, part in zip(value, prefix, strict=False)):
             return False
         if rest is not True and not all(self.admits(item, rest, nesting) for item in value[len(prefix) :]):
@@ -133,16 +136,16 @@ class _Validation:
 
 def _within(size: float, schema: Mapping[str, Any], least: str, most: str) -> bool:
     lower, upper = schema.get(least), schema.get(most)
-    return not (_is_number(lower) and size < lower) and not (_is_number(upper) and size > upper)
+    return not (is_number(lower) and size < lower) and not (is_number(upper) and size > upper)
 
 
 def _admits_number(value: float, schema: Mapping[str, Any]) -> bool:
     if not _within(value, schema, "minimum", "maximum"):
         return False
     above, below, step = (schema.get(key) for key in ("exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
-    if (_is_number(above) and value <= above) or (_is_number(below) and value >= below):
+    if (is_number(above) and value <= above) or (is_number(below) and value >= below):
         return False
-    return not _is_number(step) or step <= 0 or _is_multiple(value, step)
+    return not is_number(step) or step <= 0 or _is_multiple(value, step)
 
 
 def _is_multiple(value: float, step: float) -> bool:
@@ -150,16 +153,12 @@ def _is_multiple(value: float, step: float) -> bool:
         return value % step == 0
     try:
         return float(value / step).is_integer()
-    except OverflowError:  # beyond a double's range every double is a whole number
+    except OverflowError:  # every double of that size is a whole number
         return True
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _canonical(value: Any) -> str:
-    """Equal for values that are equal in JSON."""
+    """Return a text that is equal for values that are equal in JSON."""
     match value:
         case list():
             return f"[{','.join(map(_canonical, value))}]"

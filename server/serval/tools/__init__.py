@@ -1,1 +1,1 @@
-"""LongCat's tool-call format: reading it, typing values, constraining the decoder. Pure Python."""
+"""Reading tool calls, content and reasoning in the text of a model. Pure Python."""

@@ -1,4 +1,4 @@
-"""Where the text of one argument goes while it arrives."""
+"""Sinks for the text of one argument, which arrives in pieces."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from serval.tools.sink import ArgumentsWriter
 
 
 class ArgumentValue(Protocol):
-    """Takes an argument's text in pieces."""
+    """Receives an argument's text in pieces."""
 
     def write(self, text: str) -> None: ...
 
@@ -15,7 +15,7 @@ class ArgumentValue(Protocol):
 
 
 class StreamedString:
-    """Only strings are admitted, so each piece can be passed on as it comes."""
+    """Passes each piece on as it arrives, for arguments that can only be strings."""
 
     __slots__ = ("_writer",)
 
@@ -31,7 +31,7 @@ class StreamedString:
 
 
 class TypedValue:
-    """Which JSON type it is shows only at the end, so nothing is passed on before."""
+    """Collects the text and passes the value on at the end, when its JSON type is known."""
 
     __slots__ = ("_key", "_parameters", "_pieces", "_writer")
 
@@ -49,7 +49,7 @@ class TypedValue:
 
 
 class DroppedValue:
-    """Belongs to no argument: the key is missing or repeated, or the tool is not declared."""
+    """Discards the text: the key is missing or repeated, or the tool is not declared."""
 
     def write(self, text: str) -> None:
         pass

@@ -1,10 +1,11 @@
-"""The inside of one call: pairs of a key and a value."""
+"""The body of one call: pairs of a key and a value."""
 
 from __future__ import annotations
 
 import enum
 
 from serval.tools.argument_values import ArgumentValue, DroppedValue, StreamedString, TypedValue
+from serval.tools.cursor import Cursor, MarkerSet
 from serval.tools.markers import (
     KEY_CLOSE,
     KEY_OPEN,
@@ -12,10 +13,9 @@ from serval.tools.markers import (
     TOOL_CALL_OPEN,
     VALUE_CLOSE,
     VALUE_OPEN,
-    Cursor,
-    MarkerSet,
 )
 from serval.tools.parameters import ParameterSchema
+from serval.tools.reply_format import CallProgress
 from serval.tools.sink import ArgumentsWriter
 
 _BETWEEN_PAIRS = MarkerSet(KEY_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
@@ -23,15 +23,6 @@ _IN_KEY = MarkerSet(KEY_CLOSE, VALUE_OPEN, KEY_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_
 _BEFORE_VALUE = MarkerSet(VALUE_OPEN, KEY_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
 _IN_VALUE = MarkerSet(VALUE_CLOSE, TOOL_CALL_CLOSE)
 _AFTER_VALUE = MarkerSet(KEY_OPEN, TOOL_CALL_CLOSE)
-
-
-class BodyResult(enum.Enum):
-    MORE = enum.auto()
-    """The body may go on."""
-    CLOSED = enum.auto()
-    """The closing marker was read."""
-    NEXT_CALL = enum.auto()
-    """The opening marker of another call was read instead of the closing one."""
 
 
 class _Phase(enum.IntEnum):
@@ -48,27 +39,27 @@ class CallBody:
     - `</longcat_arg_value>` closes a value only if the next non-white text is `<longcat_arg_key>`,
       `</longcat_tool_call>` or the end; every other marker inside a value is data.
     - A value that is never closed ends at the last `</longcat_tool_call>` of the whole text.
-    - A missing `<longcat_arg_value>` is made up for; a key without a value is dropped; of two pairs with the
-      same key the first counts, because it may have been passed on already.
-    - Text that belongs to no pair is dropped.
+    - A missing `<longcat_arg_value>` is tolerated. A key without a value is dropped. If a key occurs twice,
+      the first pair counts, because it may have been passed on already.
+    - Text outside pairs is dropped.
     """
 
     __slots__ = ("_after_value", "_key", "_parameters", "_phase", "_unsettled", "_value", "_writer")
 
     def __init__(self, writer: ArgumentsWriter | None, parameters: ParameterSchema) -> None:
-        """`writer` None reads the body of an undeclared tool, to find its end."""
+        """With `writer` None, read the body of an undeclared tool only to find its end."""
         self._writer = writer
         self._parameters = parameters
         self._phase = _Phase.BETWEEN_PAIRS
         self._key: list[str] = []
         self._value: ArgumentValue = DroppedValue()
         self._after_value: list[str] = []
-        # Value text from the last closing call marker on. It is data if the value is closed later,
-        # and otherwise the end of the call and what follows it.
+        # Value text from the last closing call marker on: data if the value is closed later; otherwise
+        # the end of the call and the text after it.
         self._unsettled: list[str] | None = None
 
-    def advance(self, cursor: Cursor) -> BodyResult:
-        """Read on from the cursor."""
+    def advance(self, cursor: Cursor) -> CallProgress:
+        """Continue at the cursor."""
         while True:
             match self._phase:
                 case _Phase.VALUE:
@@ -85,12 +76,12 @@ class CallBody:
                         return result
                     more = True
             if not more:
-                return BodyResult.MORE
+                return CallProgress.MORE
 
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
-        """The text ended inside the body. `complete`: the model meant to end here, so arguments are closed.
+        """End the body with the text. `complete`: the model itself ended its turn, so arguments are closed.
 
-        Returns text after the call that was taken for a part of an unclosed value, to be read again.
+        Returns text after the call that was taken for part of an unclosed value and must be read again.
         """
         rest = None
         if self._phase is _Phase.VALUE:
@@ -101,17 +92,17 @@ class CallBody:
             self._writer.close()
         return rest
 
-    def _read_between_pairs(self, cursor: Cursor) -> BodyResult | None:
+    def _read_between_pairs(self, cursor: Cursor) -> CallProgress | None:
         _, marker = cursor.take_text(_BETWEEN_PAIRS)
         if marker is None:
-            return BodyResult.MORE
+            return CallProgress.MORE
         if marker == KEY_OPEN:
             self._key.clear()
             self._phase = _Phase.KEY
             return None
         if self._writer is not None:
             self._writer.close()
-        return BodyResult.CLOSED if marker == TOOL_CALL_CLOSE else BodyResult.NEXT_CALL
+        return CallProgress.CLOSED if marker == TOOL_CALL_CLOSE else CallProgress.NEXT_CALL
 
     def _read_key(self, cursor: Cursor) -> bool:
         text, marker = cursor.take_text(_IN_KEY)
@@ -201,7 +192,7 @@ class CallBody:
         self._value.close()
 
     def _finish_value(self, tail: str, *, complete: bool) -> str | None:
-        if not tail.startswith("</longcat_"):  # else it is a closing marker cut short
+        if not tail.startswith("</longcat_"):  # otherwise it is a truncated closing marker
             self._add_to_value(tail)
         if self._unsettled is not None:
             after = "".join(self._unsettled).removeprefix(TOOL_CALL_CLOSE)

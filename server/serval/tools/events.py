@@ -1,4 +1,4 @@
-"""What a parser reports while the model writes. Structs: one is made for each token."""
+"""Events of a parser. They are structs because one is made for each token."""
 
 from msgspec import Struct
 
@@ -16,14 +16,14 @@ class ReasoningDelta(Struct, frozen=True):
 
 
 class ToolCallStart(Struct, frozen=True):
-    """A call begins. Sent once, with the whole name; `index` is the ordinal of the call in this message."""
+    """The start of a call, with its whole name; `index` is the ordinal of the call in the message."""
 
     index: int
     name: str
 
 
 class ArgumentsDelta(Struct, frozen=True):
-    """A piece of the JSON text of call `index`'s arguments; those of a closed call join to one object."""
+    """A piece of the arguments of call `index`. The pieces of a closed call join to one JSON object."""
 
     index: int
     text: str

@@ -1,4 +1,4 @@
-"""One assistant message out of a parser's events."""
+"""Assembling an assistant message from a parser's events."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDe
 
 @dataclass(frozen=True, slots=True)
 class AssistantMessage:
-    """`content` and `reasoning` are None where there is none; `calls` are names and arguments (JSON text)."""
+    """`calls` are pairs of a name and arguments (JSON text); empty `content` and `reasoning` are None."""
 
     content: str | None
     reasoning: str | None
@@ -16,7 +16,7 @@ class AssistantMessage:
 
 
 def assemble(events: Iterable[Event]) -> AssistantMessage:
-    """Join a turn's events, in their order."""
+    """Join the events of one turn, in order."""
     content: list[str] = []
     reasoning: list[str] = []
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""What a tool's `parameters` schema says about each argument."""
+"""Lookup of a tool's arguments in its `parameters` schema."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serval.tools.values import argument_json
 
 
 class ParameterSchema:
-    """Answers, for one tool's `parameters`, what each argument may be. Follows local `$ref`s only."""
+    """Finds the schema of each argument of one tool. Follows local references only."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
@@ -20,15 +20,15 @@ class ParameterSchema:
         self._found: dict[str, tuple[Any, AllowedTypes]] = {}
 
     def declares(self, name: str) -> bool:
-        """Whether the schema has a property of exactly this name."""
+        """Return True if the schema has a property of exactly this name."""
         return self._schema_of(name, declared_only=True) is not None
 
     def takes_only_text(self, name: str) -> bool:
-        """Whether any text is a value of the argument as it stands, and so can be passed on as it comes."""
+        """Return True if any text is a valid value, so that it can be passed on as it arrives."""
         return self._argument(name)[1].only_text
 
     def argument_json(self, name: str, text: str) -> str:
-        """JSON for the argument `name` that the model wrote as `text`."""
+        """Return the JSON for argument `name`, which the model wrote as `text`."""
         schema, allowed = self._argument(name)
         return argument_json(text, allowed, lambda value: is_valid(value, schema, self._root))
 
@@ -37,7 +37,7 @@ class ParameterSchema:
             schema = self._schema_of(name, declared_only=False)
             try:
                 self._found[name] = (schema, self._reader.read(schema))
-            except RecursionError:  # hundreds of combinators in one another; `schema_check` refuses these
+            except RecursionError:  # hundreds of nested combinators; `schema_check` refuses these
                 self._found[name] = (None, UNKNOWN)
         return self._found[name]
 
@@ -48,7 +48,7 @@ class ParameterSchema:
             return None
 
     def _property(self, schema: Any, name: str, visited: set[int], *, declared_only: bool) -> Any:
-        """What `schema` demands of its property `name`, as a schema; None if it does not mention it."""
+        """Return the schema that `schema` has for its property `name`; None if it does not mention it."""
         if not isinstance(schema, Mapping) or id(schema) in visited:
             return None
         visited.add(id(schema))
@@ -65,7 +65,7 @@ class ParameterSchema:
                 self._property(part, name, visited, declared_only=declared_only)
                 for part in branches(schema, keyword)
             ]
-            # A branch that does not mention the argument says nothing about it, so the others decide.
+            # A branch that does not mention the argument leaves it to the others.
             if any(mention is not None for mention in mentions):
                 demands.append({"anyOf": [mention for mention in mentions if mention is not None]})
         demands = [demand for demand in demands if demand is not None]

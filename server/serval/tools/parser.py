@@ -1,50 +1,18 @@
-"""Tool calls, content and reasoning out of LongCat's text, the same for one piece of text and for many.
-
-    assistant := text? call*
-    call      := "<longcat_tool_call>" NAME "\\n" pair* "</longcat_tool_call>" "\\n"
-    pair      := "<longcat_arg_key>" KEY "</longcat_arg_key>" "\\n"
-                 "<longcat_arg_value>" VALUE "</longcat_arg_value>" "\\n"
-
-VALUE is the raw text of a string and JSON for everything else. The format has no escape, so what a marker
-means depends on where it stands; the rules are at `ToolCallParser` and `call_body.CallBody`.
-"""
+"""Parsing content, reasoning and tool calls from a model's text, whole or streamed."""
 
 import enum
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from serval.schema import strict_json
-from serval.tools.call_body import BodyResult, CallBody
-from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
-from serval.tools.json_dialect import JsonObjectScanner, ScanResult, read_call
-from serval.tools.markers import (
-    KEY_OPEN,
-    THINK_CLOSE,
-    THINK_OPEN,
-    TOOL_CALL_CLOSE,
-    TOOL_CALL_OPEN,
-    Cursor,
-    MarkerSet,
-)
-from serval.tools.parameters import ParameterSchema
+from serval.tools.cursor import Cursor, MarkerSet
+from serval.tools.declared_tools import DeclaredTools
+from serval.tools.events import ContentDelta, Event
+from serval.tools.reply_format import CallProgress, CallReader, ReplyFormat
 from serval.tools.sink import EventSink
 
-__all__ = ["ArgumentsDelta", "ContentDelta", "Event", "ReasoningDelta", "ToolCallParser", "ToolCallStart"]
-
-# Finish reasons by which the model itself ended its turn; after any other, a call is cut short.
+# Finish reasons with which the model itself ended its turn; with any other, a call may be truncated.
 COMPLETE_FINISH_REASONS: Final = frozenset({"stop", "tool_calls", "function_call"})
-
-_NAME_PREFIX: Final = "functions."
-_NAME = re.compile(r"[A-Za-z0-9_.:/-]*")
-_NAME_END = MarkerSet("\n", KEY_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
-_BODY_START = MarkerSet(KEY_OPEN, TOOL_CALL_CLOSE)
-_BLOCK_END = MarkerSet(TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
-_START = MarkerSet(THINK_OPEN)
-_START_OR_CALL = MarkerSet(THINK_OPEN, TOOL_CALL_OPEN)
-_REASONING_END = MarkerSet(THINK_CLOSE)
-_REASONING_END_OR_CALL = MarkerSet(THINK_CLOSE, TOOL_CALL_OPEN)
-_CALL = MarkerSet(TOOL_CALL_OPEN)
 
 
 class _Phase(enum.IntEnum):
@@ -52,81 +20,83 @@ class _Phase(enum.IntEnum):
     CONTENT = 1
     REASONING_START = 2
     REASONING = 3
-    NAME_START = 4
-    NAME = 5
-    PROSE_OR_BODY = 6
-    BODY = 7
-    JSON = 8
-    BLOCK_END = 9
+    CALL = 4
 
 
 class ToolCallParser:
-    """Reads one assistant turn: `feed` each piece of text, then `finish`. The cuts make no difference.
+    """Reads one assistant turn: `feed` each piece of text, then `finish`.
 
-    - A call's name is reported once, whole, and only if the tool is declared (`functions.NAME` counts as
-      NAME). The block of an undeclared tool is dropped. If what follows `<longcat_tool_call>` is no name, and
-      no argument or closing marker comes after its line, the marker is prose and stays in the text.
-    - `{` after `<longcat_tool_call>` is the JSON dialect of LongCat-Flash-Chat; a block that is no JSON is
-      dropped.
-    - Content is verbatim, except that whitespace after a call or the reasoning is dropped, and so is
-      whitespace that is all there is before a call, or at all. Without tools everything is content.
+    - The result does not depend on where the text is cut into pieces.
+    - A call is reported with its whole name, and only if the tool is declared (`functions.NAME` counts as
+      NAME). Any other block is dropped, and an opening marker that begins no block stays in the text as
+      prose; the `CallReader` of the format decides.
+    - Content is verbatim, except for whitespace: after a call or the reasoning it is dropped, and so is a
+      content of whitespace alone if there are tools. Without tools everything else is content.
     - With `one_kind`, text that does not begin with a call is content to its end: JSON may quote a marker.
-    - `<longcat_think>` at the start opens the reasoning; with `thinking` the prompt has opened it already. It
-      ends at `</longcat_think>` or at a call, and is reported without the whitespace around it.
-    - Lone surrogates, which no UTF-8 writer accepts, become U+FFFD.
+    - A think marker at the start opens the reasoning; with `thinking` the prompt has opened it already. The
+      reasoning ends at its closing marker or at a call, and is reported without surrounding whitespace.
+    - Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
-    No text raises. Time is linear in the length of the text, however it is cut.
+    No text raises an exception. The time is linear in the length of the text, however it is cut.
     """
 
     __slots__ = (
         "_blank",
-        "_body",
+        "_call",
         "_content_markers",
         "_cursor",
         "_finished",
-        "_functions",
+        "_format",
         "_gap_markers",
-        "_json",
+        "_marker_start",
         "_one_kind",
         "_opener_in",
         "_phase",
-        "_raw",
         "_reasoning_markers",
         "_sink",
+        "_tools",
     )
 
-    # Of the call that is being read; set where its body begins.
-    _body: CallBody
-    _json: JsonObjectScanner
+    # Reader of the current call; set at its opening marker.
+    _call: CallReader
 
     def __init__(
-        self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False, one_kind: bool = False
+        self,
+        reply_format: ReplyFormat,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        thinking: bool = False,
+        one_kind: bool = False,
     ) -> None:
         """`tools` are OpenAI's, nested (`{"type", "function": {...}}`) or flat (`{"type", "name", ...}`)."""
-        self._functions = _functions_by_name(tools)
+        self._format = reply_format
+        self._marker_start = reply_format.marker_start
+        self._tools = DeclaredTools(tools)
         self._sink = EventSink()
         self._cursor = Cursor()
         self._phase = _Phase.REASONING_START if thinking else _Phase.GAP
         self._finished = False
         self._one_kind = one_kind
-        # Whitespace at the very start: content only if content follows. None once it is decided.
+        # Whitespace at the very start, which is content only if content follows; None once decided.
         self._blank: list[str] | None = None if thinking else []
-        self._opener_in = _Phase.CONTENT  # the text that the newest `<longcat_tool_call>` interrupted
-        self._raw: list[str] = []  # all since that opener, while it may turn out to be prose
-        has_tools = bool(self._functions)
-        self._gap_markers: MarkerSet | None = _START_OR_CALL if has_tools else _START
-        self._reasoning_markers = _REASONING_END_OR_CALL if has_tools else _REASONING_END
-        self._content_markers = _CALL if has_tools else None
+        self._opener_in = _Phase.CONTENT  # phase that the last call interrupted
+        self._gap_markers: MarkerSet | None = reply_format.openings
+        self._reasoning_markers = reply_format.reasoning_ends
+        self._content_markers: MarkerSet | None = None
+        if self._tools:
+            self._gap_markers = reply_format.openings_or_calls
+            self._reasoning_markers = reply_format.reasoning_ends_or_calls
+            self._content_markers = reply_format.calls
 
     def feed(self, text: str) -> list[Event]:
-        """The next piece of the model's text; returns what it settles. Not to be called after `finish`."""
+        """Read the next piece of text and return the events it completes. Not allowed after `finish`."""
         if self._finished:
             raise RuntimeError("feed() after finish(): one ToolCallParser reads one turn; make a new one")
         text = strict_json.clean(text)
-        if text and "<" not in text and self._cursor.at_end:
-            # Nearly every piece: no marker is in it, and none has begun before it.
+        if text and self._marker_start not in text and self._cursor.at_end:
+            # Nearly every piece: no marker in it, and no unfinished one before it.
             if self._phase is _Phase.GAP and not self._blank:
-                # At the very start whitespace is content if anything follows; later it is dropped.
+                # Whitespace at the very start is content if anything follows; later it is dropped.
                 begins = not (text[0] if self._blank is None else text).isspace()
                 if begins:
                     self._begin_content()
@@ -137,17 +107,17 @@ class ToolCallParser:
         return self._sink.drain()
 
     def finish(self, finish_reason: str) -> list[Event]:
-        """The text is at its end; returns what was held back.
+        """End the text and return the events that were held back. A second call returns nothing.
 
-        With "stop" or "tool_calls" the arguments of every reported call are closed; with any other reason (as
-        "length") those of a call that was cut short stay open, as OpenAI's do. A second call returns nothing.
+        With "stop" or "tool_calls" the arguments of every reported call are closed; with any other reason,
+        such as "length", those of a truncated call stay open, as OpenAI's do.
         """
         if self._finished:
             return []
         self._finished = True
         complete = finish_reason in COMPLETE_FINISH_REASONS
         rest = self._finish_phase(complete=complete)
-        while rest is not None:  # shorter each time
+        while rest is not None:  # it gets shorter each time
             self._enter_gap()
             self._cursor.extend(rest)
             self._advance()
@@ -158,10 +128,10 @@ class ToolCallParser:
         while _STEPS[self._phase](self):
             pass
 
-    # Each step reads on from the cursor. It returns False if it needs more text, True if the phase changed.
+    # Each step continues at the cursor. It returns False if it needs more text, True if the phase changed.
 
     def _read_gap(self) -> bool:
-        """At the start, after a call, or after the reasoning: whitespace is not yet content, or never."""
+        """At the start, after a call or after the reasoning, where whitespace may not be content."""
         cursor = self._cursor
         blank = cursor.take_whitespace()
         if self._blank is not None:
@@ -200,10 +170,11 @@ class ToolCallParser:
     def _read_reasoning_start(self) -> bool:
         cursor = self._cursor
         cursor.take_whitespace()
-        if cursor.at_end or _START.unfinished_from(cursor.text, cursor.position) == cursor.position:
+        openings = self._format.openings
+        if cursor.at_end or openings.unfinished_from(cursor.text, cursor.position) == cursor.position:
             return False
-        if _START.match(cursor.text, cursor.position):
-            cursor.position += len(THINK_OPEN)
+        if openings.match(cursor.text, cursor.position):
+            cursor.position += len(self._format.think_open)
         self._phase = _Phase.REASONING
         return True
 
@@ -215,122 +186,40 @@ class ToolCallParser:
         self._act_on(marker)
         return True
 
-    def _read_name_start(self) -> bool:
-        cursor = self._cursor
-        self._raw.append(cursor.take_whitespace())
-        if cursor.at_end:
-            return False
-        if cursor.text[cursor.position] == "{":
-            self._json = JsonObjectScanner()
-            self._phase = _Phase.JSON
-        else:
-            self._phase = _Phase.NAME
-        return True
-
-    def _read_name(self) -> bool:
-        text, marker = self._cursor.take_text(_NAME_END)
-        self._raw.append(text)
-        if marker is None:
-            return False
-        self._cursor.position -= len(marker)
-        if not self._open_body():
-            self._phase = _Phase.PROSE_OR_BODY
-        return True
-
-    def _read_prose_or_body(self) -> bool:
-        """After a line that is no tool name: only an argument or a closing marker makes it a call."""
-        cursor = self._cursor
-        self._raw.append(cursor.take_whitespace())
-        if cursor.at_end:
-            return False
-        if _BODY_START.match(cursor.text, cursor.position):
-            self._start_body(None)
-        elif _BODY_START.unfinished_from(cursor.text, cursor.position) == cursor.position:
-            return False
-        else:
-            self._release_prose()
-        return True
-
-    def _read_body(self) -> bool:
-        result = self._body.advance(self._cursor)
-        if result is BodyResult.MORE:
-            return False
-        if result is BodyResult.CLOSED:
-            self._enter_gap()
-        else:
-            self._open_call(_Phase.CONTENT)
-        return True
-
-    def _read_json(self) -> bool:
-        result = self._json.scan(self._cursor)
-        if result is ScanResult.MORE:
-            return False
-        self._end_reasoning()
-        self._phase = _Phase.BLOCK_END
-        if result is ScanResult.WHOLE:
-            call = read_call(self._json.text)
-            if call is not None and (name := self._declared_name(call[0])) is not None:
-                self._sink.tool_call(name).whole_object(call[1])
-        elif (rest := self._json.text_after_first_close()) is not None:
-            # A string that never ends had swallowed the closing marker: what follows it is outside the call.
-            self._cursor.step_back(rest)
-            self._enter_gap()
-        return True
-
-    def _read_block_end(self) -> bool:
-        _, marker = self._cursor.take_text(_BLOCK_END)
-        if marker is None:
-            return False
-        if marker == TOOL_CALL_CLOSE:
-            self._enter_gap()
-        else:
-            self._open_call(_Phase.CONTENT)
+    def _read_call(self) -> bool:
+        match self._call.advance(self._cursor):
+            case CallProgress.MORE:
+                return False
+            case CallProgress.CLOSED:
+                self._end_reasoning()
+                self._enter_gap()
+            case CallProgress.NEXT_CALL:
+                self._end_reasoning()
+                self._open_call(_Phase.CONTENT)
+            case CallProgress.PROSE:
+                self._release_prose()
         return True
 
     def _act_on(self, marker: str) -> None:
-        """Go on after a marker that was read in text."""
-        if marker == TOOL_CALL_OPEN:
+        """Enter the phase that a marker in content or reasoning begins."""
+        if marker == self._format.call_open:
             self._open_call(_Phase.REASONING if self._phase is _Phase.REASONING else _Phase.CONTENT)
-        elif marker == THINK_OPEN:
+        elif marker == self._format.think_open:
             self._phase = _Phase.REASONING
         else:
-            if self._phase is not _Phase.REASONING:  # a call had ended the reasoning before
-                self._content_markers = _CALL
+            if self._phase is not _Phase.REASONING:  # a call has ended the reasoning before
+                self._content_markers = self._format.calls
             self._enter_gap()
 
     def _open_call(self, opener_in: _Phase) -> None:
         self._opener_in = opener_in
-        self._raw = [TOOL_CALL_OPEN]
-        self._phase = _Phase.NAME_START
-
-    def _open_body(self) -> bool:
-        """Begin the body of the call named in `_raw`; False if that is no name."""
-        name = "".join(self._raw).removeprefix(TOOL_CALL_OPEN).strip()
-        declared = self._declared_name(name)
-        if declared is None and not _NAME.fullmatch(name):
-            return False
-        self._start_body(declared)
-        return True
-
-    def _start_body(self, declared: str | None) -> None:
-        self._end_reasoning()
-        self._raw = []
-        if declared is None:
-            self._body = CallBody(None, ParameterSchema(None))
-        else:
-            parameters = ParameterSchema(self._functions[declared].get("parameters"))
-            self._body = CallBody(self._sink.tool_call(declared), parameters)
-        self._phase = _Phase.BODY
+        self._call = self._format.call_reader(self._tools, self._sink)
+        self._phase = _Phase.CALL
 
     def _end_reasoning(self) -> None:
+        """End the reasoning that a call interrupted; its closing marker may still follow."""
         if self._opener_in is _Phase.REASONING:
-            self._content_markers = _REASONING_END_OR_CALL
-
-    def _declared_name(self, name: str) -> str | None:
-        for candidate in (name, name.removeprefix(_NAME_PREFIX)):
-            if candidate in self._functions:
-                return candidate
-        return None
+            self._content_markers = self._format.reasoning_ends_or_calls
 
     def _enter_gap(self) -> None:
         self._gap_markers = self._content_markers
@@ -342,9 +231,8 @@ class ToolCallParser:
             self._blank = None
 
     def _release_prose(self) -> None:
-        """The newest opener was no call: give its text back to where it stood."""
-        text = "".join(self._raw)
-        self._raw = []
+        """Return the text of a block that is not a call to the content or reasoning it was in."""
+        text = self._call.prose or ""
         self._phase = self._opener_in
         if self._opener_in is _Phase.REASONING:
             self._sink.reasoning(text)
@@ -352,42 +240,22 @@ class ToolCallParser:
             self._sink.content(text)
 
     def _finish_phase(self, *, complete: bool) -> str | None:
-        """The text ended in this phase. Returns text to be read again, after a call that was never closed."""
+        """End the phase with the text. Returns text after an unclosed call, to be read again."""
         match self._phase:
             case _Phase.GAP | _Phase.CONTENT:
-                if not self._functions or not self._cursor.at_end:
+                if not self._tools or not self._cursor.at_end:
                     self._release_blank()
                 self._sink.content(self._cursor.take_rest())
             case _Phase.REASONING_START | _Phase.REASONING:
                 self._sink.reasoning(self._cursor.take_rest())
-            case _Phase.NAME_START | _Phase.NAME:
-                return self._finish_name(complete=complete)
-            case _Phase.PROSE_OR_BODY if self._cursor.at_end:
-                self._release_prose()
-            case _Phase.BODY:
-                return self._body.finish(self._cursor, complete=complete)
-            case _Phase.JSON:
-                self._end_reasoning()
-                return self._json.text_after_first_close()
+            case _Phase.CALL:
+                rest = self._call.finish(self._cursor, complete=complete)
+                if self._call.prose is None:
+                    self._end_reasoning()
+                else:
+                    self._release_prose()
+                return rest
         return None
-
-    def _finish_name(self, *, complete: bool) -> str | None:
-        name = "".join(self._raw).removeprefix(TOOL_CALL_OPEN).strip()
-        if complete and self._open_body():
-            return self._body.finish(self._cursor, complete=True)
-        if not _NAME.fullmatch(name):
-            self._raw.append(self._cursor.take_rest())
-            self._release_prose()
-        return None
-
-
-def _functions_by_name(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    functions: dict[str, Mapping[str, Any]] = {}
-    for tool in tools:
-        function = tool.get("function", tool)
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            functions[function["name"]] = function
-    return functions
 
 
 _STEP_OF_PHASE: Final[Mapping[_Phase, Callable[[ToolCallParser], bool]]] = {
@@ -395,11 +263,6 @@ _STEP_OF_PHASE: Final[Mapping[_Phase, Callable[[ToolCallParser], bool]]] = {
     _Phase.CONTENT: ToolCallParser._read_content,
     _Phase.REASONING_START: ToolCallParser._read_reasoning_start,
     _Phase.REASONING: ToolCallParser._read_reasoning,
-    _Phase.NAME_START: ToolCallParser._read_name_start,
-    _Phase.NAME: ToolCallParser._read_name,
-    _Phase.PROSE_OR_BODY: ToolCallParser._read_prose_or_body,
-    _Phase.BODY: ToolCallParser._read_body,
-    _Phase.JSON: ToolCallParser._read_json,
-    _Phase.BLOCK_END: ToolCallParser._read_block_end,
+    _Phase.CALL: ToolCallParser._read_call,
 }
 _STEPS: Final = tuple(_STEP_OF_PHASE[phase] for phase in _Phase)

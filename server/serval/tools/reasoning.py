@@ -1,37 +1,35 @@
-"""The think block in front of a reply, for readers that leave tool calls to another parser."""
+"""Splitting off the reasoning of a reply, for callers that leave tool calls to another parser."""
 
 from serval.schema import strict_json
+from serval.tools.cursor import Cursor
 from serval.tools.events import Event
-from serval.tools.markers import THINK_CLOSE, THINK_OPEN, TOOL_CALL_OPEN, Cursor, MarkerSet
+from serval.tools.reply_format import ReplyFormat
 from serval.tools.sink import EventSink
-
-_OPENING = MarkerSet(THINK_OPEN)
-_ENDING = MarkerSet(THINK_CLOSE, TOOL_CALL_OPEN)
 
 
 class ReasoningSplitter:
-    """Cuts one reply, piece by piece, into reasoning and the rest. Where the pieces end makes no difference.
+    """Splits one reply into reasoning and the rest. The result does not depend on how the text is cut.
 
-    `<longcat_think>` at the start opens the reasoning; with `thinking` the prompt has opened it already. It
-    ends at `</longcat_think>` or before `<longcat_tool_call>`, and is reported without the whitespace around
-    it, which is also dropped from the rest. Everything else of the rest is passed on as it is.
+    A think marker at the start opens the reasoning; with `thinking` the prompt has opened it already. It ends
+    at its closing marker or before a call. Whitespace around it is dropped; all other text is unchanged.
     """
 
-    def __init__(self, *, thinking: bool) -> None:
+    def __init__(self, reply_format: ReplyFormat, *, thinking: bool) -> None:
+        self._format = reply_format
         self._sink = EventSink()
         self._cursor = Cursor()
         self._in_reasoning = thinking
         self._at_start = True
         self._dropping_blank = False
-        self._blank: list[str] = []  # whitespace not yet known to be content
+        self._blank: list[str] = []  # whitespace that may be content
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the block is open, as far as the text has been read."""
+        """True while the reasoning is open."""
         return self._in_reasoning
 
     def feed(self, text: str) -> list[Event]:
-        """The next piece; returns what it settles, as ReasoningDelta and ContentDelta."""
+        """Read the next piece and return the events it completes: ReasoningDelta and ContentDelta."""
         self._cursor.extend(strict_json.clean(text))
         if self._at_start:
             self._read_start()
@@ -42,7 +40,7 @@ class ReasoningSplitter:
         return self._sink.drain()
 
     def finish(self) -> list[Event]:
-        """The reply is at its end; returns what was held back."""
+        """End the reply and return the events that were held back."""
         if self._in_reasoning:
             self._sink.reasoning(self._cursor.take_rest())
         else:
@@ -53,22 +51,23 @@ class ReasoningSplitter:
     def _read_start(self) -> None:
         cursor = self._cursor
         self._blank.append(cursor.take_whitespace())
-        if cursor.at_end or _OPENING.unfinished_from(cursor.text, cursor.position) == cursor.position:
+        openings = self._format.openings
+        if cursor.at_end or openings.unfinished_from(cursor.text, cursor.position) == cursor.position:
             return
         self._at_start = False
-        if _OPENING.match(cursor.text, cursor.position):
-            cursor.position += len(THINK_OPEN)
+        if openings.match(cursor.text, cursor.position):
+            cursor.position += len(self._format.think_open)
             self._in_reasoning = True
         if self._in_reasoning:
             self._blank.clear()
 
     def _read_reasoning(self) -> None:
-        text, marker = self._cursor.take_text(_ENDING)
+        text, marker = self._cursor.take_text(self._format.reasoning_ends_or_calls)
         self._sink.reasoning(text)
         if marker is not None:
             self._in_reasoning = False
             self._dropping_blank = True
-        if marker == TOOL_CALL_OPEN:
+        if marker == self._format.call_open:
             self._cursor.position -= len(marker)
 
     def _read_rest(self) -> None:

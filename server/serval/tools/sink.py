@@ -1,11 +1,11 @@
-"""Collects the events of one piece of model text, neighbours joined, so that one piece makes few frames."""
+"""Collecting the events of one piece of text, adjacent ones joined so that few frames are sent."""
 
 from serval.schema import strict_json
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
 
 
 class EventSink:
-    """Events in the order they happened; neighbouring pieces of the same text are one event."""
+    """Events in order; adjacent pieces of the same text are one event."""
 
     __slots__ = ("_calls", "_events", "_kind", "_pieces", "_trailing")
 
@@ -14,7 +14,7 @@ class EventSink:
         self._pieces: list[str] = []
         self._kind: type[ContentDelta] | type[ReasoningDelta] | type[ArgumentsDelta] = ContentDelta
         self._calls = 0
-        # Whitespace at the end of the reasoning, dropped if nothing follows. None until the first word.
+        # Whitespace at the end of the reasoning, dropped if no text follows; None before the first word.
         self._trailing: list[str] | None = None
 
     def content(self, text: str) -> None:
@@ -22,7 +22,7 @@ class EventSink:
             self._add(ContentDelta, text)
 
     def reasoning(self, text: str) -> None:
-        """Add to the reasoning, which is reported without the whitespace around it."""
+        """Add to the reasoning, which is reported without surrounding whitespace."""
         if self._trailing is None:
             text = text.lstrip()
             if not text:
@@ -36,21 +36,21 @@ class EventSink:
             self._trailing.append(text[word_end:])
 
     def tool_call(self, name: str) -> "ArgumentsWriter":
-        """Report the start of the next call; returns the writer of its arguments."""
+        """Report the start of the next call and return the writer of its arguments."""
         self._flush()
         self._events.append(ToolCallStart(self._calls, name))
         self._calls += 1
         return ArgumentsWriter(self)
 
     def arguments(self, text: str) -> None:
-        """Add to the arguments of the newest call."""
+        """Add to the arguments of the last call."""
         if self._kind is not ArgumentsDelta:
             self._flush()
             self._kind = ArgumentsDelta
         self._pieces.append(text)
 
     def drain(self) -> list[Event]:
-        """What was reported since the last call."""
+        """Return the events since the last drain."""
         self._flush()
         events, self._events = self._events, []
         return events
@@ -75,7 +75,7 @@ class EventSink:
 
 
 class ArgumentsWriter:
-    """Writes one call's arguments so that, once closed, they are one JSON object, whatever was written."""
+    """Writes the arguments of one call, which are one JSON object once closed."""
 
     __slots__ = ("_sink", "_written")
 
@@ -91,18 +91,18 @@ class ArgumentsWriter:
         self._sink.arguments(f'{self._key(key)}"')
 
     def string(self, text: str) -> None:
-        """A piece of the open string."""
+        """Write a piece of the open string."""
         self._sink.arguments(strict_json.escape(text))
 
     def close_string(self) -> None:
         self._sink.arguments('"')
 
     def whole(self, key: str, value_json: str) -> None:
-        """An argument whose value is complete."""
+        """Write an argument whose value is complete."""
         self._sink.arguments(self._key(key) + value_json)
 
     def whole_object(self, object_json: str) -> None:
-        """All arguments at once, instead of everything else."""
+        """Write all arguments at once; nothing else may be written."""
         self._sink.arguments(object_json)
 
     def close(self) -> None:

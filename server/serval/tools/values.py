@@ -1,4 +1,4 @@
-"""From the text the model wrote for an argument to the JSON value the schema asks for."""
+"""Converting the text of an argument to the JSON value that the schema asks for."""
 
 import ast
 import math
@@ -10,7 +10,7 @@ from serval.schema import strict_json
 from serval.schema.allowed_types import AllowedTypes
 from serval.schema.json_schema import same_json
 
-# Python's reader takes a hundred times the memory of its text. Longer literals stay text.
+# Parsing a Python literal takes a hundred times the memory of its text. Longer ones stay text.
 MAX_PYTHON_LITERAL: Final = 1 << 16
 _MOST_INTEGER_BITS: Final = 13_000  # Python writes no integer of more than 4300 digits
 _LARGEST_EXACT_INTEGER: Final = 2**53
@@ -19,16 +19,17 @@ _PYTHON_CONSTANTS: Final = {"True": True, "False": False, "None": None}
 
 
 def argument_json(text: str, allowed: AllowedTypes, is_valid: Callable[[Any], bool]) -> str:
-    """JSON for the argument that the model wrote as `text`. Any text gives some valid JSON.
+    """Return JSON for the argument that the model wrote as `text`. Any text gives valid JSON.
 
-    Where only strings are admitted it is `text`, verbatim. Else it is the first of these that is valid, and
-    if none is, simply the first:
+    If only strings are allowed, the result is `text`, verbatim. Otherwise it is the first valid candidate, or
+    the first one if none is valid:
 
-    1. where values are listed (enum, const): the listed string that `text` is, then the one it is in JSON;
-    2. where strings and other types are admitted: the JSON value if it is of another type, then `text`;
-    3. where no string is admitted: the JSON value if it is of an admitted type, then the repairs of
-       `_repaired` that are, then the JSON value of whatever type, then `text`;
-    4. where nothing is known: the JSON value, then `text`.
+    1. for listed values (enum, const): the listed string equal to `text`, then the listed value equal to its
+       JSON value;
+    2. if strings and other types are allowed: the JSON value if it is of another type, then `text`;
+    3. if strings are not allowed: the JSON value if it is of an allowed type, then the results of `_repaired`
+       that are, then the JSON value of any type, then `text`;
+    4. if the schema does not restrict types: the JSON value, then `text`.
     """
     if allowed.only_text:
         return strict_json.encode(text)
@@ -36,7 +37,7 @@ def argument_json(text: str, allowed: AllowedTypes, is_valid: Callable[[Any], bo
     candidates = list(_candidates(text, parsed, allowed))
     chosen = next(filter(is_valid, candidates), candidates[0])
     if chosen is parsed and isinstance(chosen, float) and chosen == float(text):
-        # As the model wrote it: 1.50 sent back as 1.5 would be other tokens, and miss the prefix cache.
+        # Verbatim: 1.50 sent back as 1.5 would be other tokens, and miss the prefix cache.
         return text.strip()
     return strict_json.encode(chosen)
 
@@ -65,7 +66,7 @@ def _chosen(text: str, parsed: Any, choices: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _exactly_allowed(value: Any, allowed: AllowedTypes) -> bool:
-    """As `allows_type_of`, but 3.0 is not yet an integer: many readers would refuse it."""
+    """Like `allows_type_of`, but 3.0 is not an integer, because many parsers would refuse it."""
     types = allowed.types
     if types is not None and isinstance(value, float) and "number" not in types:
         return False
@@ -73,7 +74,7 @@ def _exactly_allowed(value: Any, allowed: AllowedTypes) -> bool:
 
 
 def _repaired(text: str, parsed: Any) -> Iterator[Any]:
-    """What the model probably meant where no string is admitted: `"3"`, 3.0 (both 3), True, {'a': 1}."""
+    """Yield what the model probably meant if it may not be a string: `"3"`, 3.0 (both 3), True, {'a': 1}."""
     bare = text.strip()
     if isinstance(parsed, str):
         inner = _decoded(parsed)
@@ -106,23 +107,23 @@ def _decoded(text: str) -> Any:
 
 
 def _python_literal(text: str) -> Any:
-    """The value of a Python literal, tuples as lists; _NOTHING if it is none or JSON cannot hold it."""
+    """Evaluate a Python literal, with tuples as lists; _NOTHING if that fails or JSON has no form for it."""
     if len(text) > MAX_PYTHON_LITERAL or strict_json.too_deep(text):
         return _NOTHING
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns about `'\d'`
+            warnings.simplefilter("ignore")  # invalid escapes such as `'\d'` cause warnings
             return _as_json(ast.literal_eval(text), depth=0)
     except (_NotJsonError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return _NOTHING  # the last two are how Python's reader refuses hostile nesting
+        return _NOTHING  # the last two are caused by hostile nesting
 
 
 class _NotJsonError(Exception):
-    """A Python value that JSON has no form for."""
+    """A Python value that JSON cannot represent."""
 
 
 def _as_json(value: Any, *, depth: int) -> Any:
-    if depth > strict_json.MAX_DEPTH:
+    if depth > strict_json.MAX_JSON_DEPTH:
         raise _NotJsonError
     match value:
         case None | bool() | str():

@@ -1,14 +1,22 @@
-"""From the body of `POST /v1/chat/completions` to a checked request in today's form."""
+"""Decoding and checking the body of `POST /v1/chat/completions`."""
 
 import msgspec
+from msgspec import Struct
 
-from serval.wire.chat_request import ChatRequest, check_chat_request
-from serval.wire.decode import decode_json
+from serval.wire.chat_request import (
+    ChatRequest,
+    Message,
+    NamedToolChoice,
+    Tool,
+    check_chat_request,
+    check_conversation,
+)
+from serval.wire.decode import convert_json, decode_json
 from serval.wire.legacy_functions import with_tools
 
 
 class _StrictChatRequest(ChatRequest, forbid_unknown_fields=True):
-    """The same, for servers that refuse what they do not know."""
+    """The request for servers that refuse unknown fields."""
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -16,10 +24,37 @@ _strict_decoder: "msgspec.json.Decoder[ChatRequest]" = msgspec.json.Decoder(_Str
 
 
 def decode_chat_request(body: bytes, *, max_choices: int, strict: bool) -> ChatRequest:
-    """Decode and check a request body; `strict` refuses top-level fields that are not known.
+    """Decode and check a request body; `strict` refuses unknown top-level fields.
 
     Raises `InvalidRequestError` with `param` naming the field at fault.
     """
     request = with_tools(decode_json(_strict_decoder if strict else _decoder, body))
     check_chat_request(request, max_choices=max_choices)
+    return request
+
+
+class _Conversation(Struct):
+    """The part of a request that the chat template renders."""
+
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    tool_choice: str | NamedToolChoice | None = None
+
+
+def conversation_request(given: object) -> ChatRequest:
+    """Check a conversation that is only rendered, given as decoded JSON.
+
+    `model` is left empty, and calls at the end need no results. Raises `InvalidRequestError` with `param`
+    naming the field at fault.
+    """
+    conversation = convert_json(given, _Conversation)
+    request = with_tools(
+        ChatRequest(
+            model="",
+            messages=conversation.messages,
+            tools=conversation.tools,
+            tool_choice=conversation.tool_choice,
+        )
+    )
+    check_conversation(request, may_end_with_calls=True)
     return request

@@ -1,6 +1,6 @@
-"""`POST /v1/chat/completions`: the request.
+"""Request of `POST /v1/chat/completions`: types, and rules between fields.
 
-Explicit null is the same as absent. `serval.wire.chat_decode` reads it.
+Explicit null means the same as an absent field. `serval.wire.chat_decode` decodes the request.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,13 +11,15 @@ from serval.errors import InvalidRequestError
 from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
 
 INT64 = Meta(ge=-(2**63), le=2**63 - 1)
-# Larger numbers than any context; the context check refuses them with a better message.
+# Allows more than any context; the context check refuses such numbers with a better message.
 TokenCount = Annotated[int, Meta(ge=1, le=2**53)]
 MAX_TOOLS = 128
+# Without "function", which `legacy_functions` has turned into "tool" before roles are checked.
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def _one_of(*values: str) -> Meta:
-    # Checked where the message can say more than the decoder's; here for readers of the OpenAPI document.
+    # Only for the OpenAPI document: `check_chat_request` checks it with a better message than msgspec's.
     return Meta(extra_json_schema={"enum": list(values)})
 
 
@@ -25,7 +27,7 @@ _ToolChoiceWord = Annotated[str, _one_of("none", "auto", "required")]
 
 
 class ContentPart(Struct, omit_defaults=True):
-    """One part of a message's content."""
+    """A part of a message's content."""
 
     type: Annotated[str, _one_of("text", "refusal")]
     text: str | None = None
@@ -33,7 +35,7 @@ class ContentPart(Struct, omit_defaults=True):
 
 
 class FunctionCall(Struct):
-    """The function of a tool call in the history; `arguments` is JSON in a string."""
+    """Function of a tool call in the history; `arguments` is JSON text."""
 
     name: str
     arguments: str
@@ -48,7 +50,7 @@ class ToolCall(Struct):
 
 
 class Message(Struct, omit_defaults=True):
-    """A message of any role; which fields a role needs is checked in `check_chat_request`."""
+    """A message of any role; `check_chat_request` checks the fields that each role needs."""
 
     role: Annotated[str, _one_of("system", "developer", "user", "assistant", "tool", "function")]
     content: str | list[ContentPart] | None = None
@@ -61,7 +63,7 @@ class Message(Struct, omit_defaults=True):
 
 
 class FunctionDeclaration(Struct, omit_defaults=True):
-    """What a tool is called, does and takes."""
+    """Name, description and parameters of a tool."""
 
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
     description: str | None = None
@@ -77,7 +79,7 @@ class Tool(Struct, omit_defaults=True):
 
 
 class NamedFunction(Struct):
-    """The function a tool choice names."""
+    """The function that a tool choice names."""
 
     name: str
 
@@ -93,12 +95,12 @@ class StreamOptions(Struct):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
-    # Accepted: padding against observers of lengths may be left out, and is.
+    # Accepted without effect: no padding is sent to hide lengths from observers.
     include_obfuscation: bool | None = None
 
 
 class JsonSchemaFormat(Struct, rename={"schema_": "schema"}, omit_defaults=True):
-    """The schema of a `response_format`; it is checked where it is turned into a grammar."""
+    """Schema of a `response_format`; the grammar package checks it."""
 
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
     description: str | None = None
@@ -107,14 +109,14 @@ class JsonSchemaFormat(Struct, rename={"schema_": "schema"}, omit_defaults=True)
 
 
 class ResponseFormat(Struct, omit_defaults=True):
-    """What the text must be: `text`, `json_object`, or `json_schema` with a schema."""
+    """Required form of the text: `text`, `json_object`, or `json_schema` with a schema."""
 
     type: Annotated[str, _one_of("text", "json_object", "json_schema")]
     json_schema: JsonSchemaFormat | None = None
 
 
 class ChatRequest(Struct):
-    """The fields that are read.
+    """Supported fields.
 
     Names and ranges are OpenAI's; `top_k`, `min_p`, `repetition_penalty`, `regex` and `ebnf` are SGLang's.
     """
@@ -142,15 +144,15 @@ class ChatRequest(Struct):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    # Grammars for the whole answer, for callers that are allowed them.
+    # Grammars for the whole answer; they need a permission.
     regex: Annotated[str, Meta(min_length=1)] | None = None
     ebnf: Annotated[str, Meta(min_length=1)] | None = None
     functions: Annotated[list[FunctionDeclaration], Meta(max_length=MAX_TOOLS)] | None = None
     function_call: str | NamedFunction | None = None
     modalities: Annotated[list[str], Meta(extra_json_schema={"const": ["text"]})] | None = None
-    # The priority class by OpenAI's names; the answer says which it was.
+    # Priority class by OpenAI's names; the answer states the one used.
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
-    # Accepted, without effect on the answer.
+    # Accepted without effect on the answer.
     user: str | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
     prompt_cache_key: Annotated[str, Meta(max_length=1024)] | None = None
@@ -168,19 +170,25 @@ class ChatRequest(Struct):
 
 
 def check_chat_request(request: ChatRequest, *, max_choices: int) -> None:
-    """What the types cannot say: rules between fields."""
-    _check_messages(request.messages)
-    _check_tools(request)
+    """Check the rules that types cannot express."""
+    check_conversation(request)
     _check_options(request, max_choices)
     _check_unsupported(request)
 
 
-def _check_messages(messages: list[Message]) -> None:
+def check_conversation(request: ChatRequest, *, may_end_with_calls: bool = False) -> None:
+    """Check messages, tools and tool choice. `may_end_with_calls`: calls at the end need no results."""
+    _check_messages(request.messages, may_end_with_calls=may_end_with_calls)
+    _check_tools(request)
+
+
+def _check_messages(messages: list[Message], *, may_end_with_calls: bool) -> None:
     if not messages:
         raise InvalidRequestError("'messages' is empty; send at least one message.", param="messages")
     open_calls: set[str] = set()
     for index, message in enumerate(messages):
         path = f"messages[{index}]"
+        _check_form(message, path)
         if message.role == "tool":
             _check_tool_result(message, open_calls, path)
             continue
@@ -190,7 +198,7 @@ def _check_messages(messages: list[Message]) -> None:
             if message.content is None and not message.tool_calls and message.refusal is None:
                 raise InvalidRequestError(
                     f"{path} is an assistant message with neither content nor tool_calls; it needs one of"
-                    f" them.",
+                    " them.",
                     param=f"{path}.content",
                 )
         elif message.content is None:
@@ -199,7 +207,27 @@ def _check_messages(messages: list[Message]) -> None:
                 param=f"{path}.content",
                 code="missing_required_parameter",
             )
-    _check_all_answered(open_calls, f"messages[{len(messages) - 1}]")
+    if not may_end_with_calls:
+        _check_all_answered(open_calls, f"messages[{len(messages) - 1}]")
+
+
+def _check_form(message: Message, path: str) -> None:
+    if message.role not in ROLES:
+        raise InvalidRequestError(
+            f"{path}.role is {message.role!r}; it must be one of {', '.join(map(repr, ROLES))}.",
+            param=f"{path}.role",
+        )
+    if message.content is None or isinstance(message.content, str):
+        return
+    for index, part in enumerate(message.content):
+        below = f"{path}.content[{index}]"
+        if part.type not in ("text", "refusal"):
+            raise InvalidRequestError(
+                f"{below} has type {part.type!r}; this model takes text only: send parts of type 'text'.",
+                param=f"{below}.type",
+            )
+        if (part.text if part.type == "text" else part.refusal) is None:
+            raise InvalidRequestError(f"{below}.{part.type} must be a string.", param=f"{below}.{part.type}")
 
 
 def _check_tool_result(message: Message, open_calls: set[str], path: str) -> None:
@@ -211,9 +239,9 @@ def _check_tool_result(message: Message, open_calls: set[str], path: str) -> Non
         )
     if message.tool_call_id not in open_calls:
         raise InvalidRequestError(
-            f"{path}.tool_call_id is {message.tool_call_id!r}, which answers no call of the assistant"
-            " message before"
-            " it; a tool result must follow the assistant message that called the tool, once for each call.",
+            f"{path}.tool_call_id is {message.tool_call_id!r}, which answers no call of the assistant message"
+            " before it; a tool result must follow the assistant message that called the tool, once for each"
+            " call.",
             param=f"{path}.tool_call_id",
         )
     open_calls.remove(message.tool_call_id)
@@ -240,9 +268,8 @@ def _check_tools(request: ChatRequest) -> None:
     for index, tool in enumerate(request.tools or ()):
         if tool.type != "function" or tool.function is None:
             raise InvalidRequestError(
-                f"tools[{index}] has type {tool.type!r}"
-                f"{'' if tool.function else ' and no function'}; only"
-                " {'type': 'function', 'function': {...}} is served.",
+                f"tools[{index}] has type {tool.type!r}{'' if tool.function else ' and no function'};"
+                " only {'type': 'function', 'function': {...}} is served.",
                 param=f"tools[{index}].function" if tool.type == "function" else f"tools[{index}].type",
             )
         if tool.function.name in names:
@@ -257,8 +284,8 @@ def _check_tools(request: ChatRequest) -> None:
     if isinstance(choice, str):
         if choice not in ("none", "auto", "required"):
             raise InvalidRequestError(
-                f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names"
-                f" a function.",
+                f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names a"
+                " function.",
                 param="tool_choice",
             )
         named = None

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: the answer, whole or as stream chunks, already as bytes."""
+"""Answer of `POST /v1/chat/completions` as bytes, whole or in stream chunks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -44,7 +44,7 @@ class AnsweredChoice(Struct, frozen=True):
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's usage object; the details are always there."""
+    """Return OpenAI's usage object, always with details."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -63,7 +63,7 @@ def completion_body(
     usage: Usage,
     service_tier: str | None = None,
 ) -> bytes:
-    """The `chat.completion` object; `choices` as `choice_object` makes them."""
+    """Encode the `chat.completion` object; `choices` are results of `choice_object`."""
     body = {
         "id": completion_id,
         "object": "chat.completion",
@@ -77,10 +77,10 @@ def completion_body(
 
 
 def choice_object(choice: AnsweredChoice) -> dict[str, Any]:
-    """A choice of a whole answer."""
+    """Return a choice of a whole answer."""
     message: dict[str, Any] = {
         "role": "assistant",
-        # null, not "": clients take null to mean that there is only the call.
+        # null, not "": clients read null as "only calls".
         "content": None if choice.tool_calls and not choice.content.strip() else choice.content,
         "refusal": None,
     }
@@ -104,7 +104,7 @@ def _logprobs_object(logprobs: Sequence[Mapping[str, Any]] | None) -> dict[str, 
 
 
 class ChunkEncoder:
-    """Server-sent events of one streamed answer. Every method returns one whole event."""
+    """Encodes the server-sent events of one streamed answer. Every method returns one whole event."""
 
     def __init__(
         self,
@@ -118,10 +118,10 @@ class ChunkEncoder:
         head = {"id": completion_id, "object": "chat.completion.chunk", "created": created, "model": model}
         if service_tier is not None:
             head["service_tier"] = service_tier
-        # What all chunks share is encoded once: a stream has one chunk for nearly every token.
+        # The common part is encoded once: a stream has one chunk for nearly every token.
         self._head = b"data: " + _encode(head)[:-1] + b',"system_fingerprint":null,"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
-        # By choice: what is around the text of a piece.
+        # Bytes before and after the text of a piece, by choice.
         self._around: dict[int, tuple[bytes, bytes]] = {}
 
     def _chunk(
@@ -141,32 +141,32 @@ class ChunkEncoder:
         )  # fmt: skip
 
     def role(self, index: int) -> bytes:
-        """The first chunk of a choice."""
+        """Encode the first chunk of a choice."""
         return self._chunk(index, b'{"role":"assistant","content":"","refusal":null}')
 
     def content(self, index: int, text: str, *, logprobs: Sequence[Mapping[str, Any]] | None = None) -> bytes:
-        """A piece of the answer's text."""
+        """Encode a piece of the answer's text."""
         if logprobs is not None:
             return self._chunk(index, b'{"content":' + _encode(text) + b"}", logprobs=logprobs)
         around = self._around.get(index)
         if around is None:
-            # JSON holds no zero byte.
+            # JSON contains no zero byte.
             before, _, after = self._chunk(index, b'{"content":\0}').partition(b"\0")
             around = self._around[index] = before, after
         return b"%b%b%b" % (around[0], _encode(text), around[1])
 
     def reasoning(self, index: int, text: str) -> bytes:
-        """A piece of the model's reasoning."""
+        """Encode a piece of the reasoning."""
         return self._chunk(index, b'{"reasoning_content":' + _encode(text) + b"}")
 
     def tool_call(self, index: int, *, call: int, call_id: str, name: str) -> bytes:
-        """The start of a tool call; `call` is its ordinal in the choice."""
+        """Encode the start of a tool call; `call` is its ordinal in the choice."""
         function = {"name": name, "arguments": ""}
         start = {"index": call, "id": call_id, "type": "function", "function": function}
         return self._chunk(index, _encode({"tool_calls": [start]}))
 
     def arguments(self, index: int, *, call: int, text: str) -> bytes:
-        """A piece of a tool call's arguments."""
+        """Encode a piece of a tool call's arguments."""
         return self._chunk(
             index,
             b'{"tool_calls":[{"index":%d,"function":{"arguments":' % call + _encode(text) + b"}}]}",
@@ -175,14 +175,14 @@ class ChunkEncoder:
     def finish(
         self, index: int, reason: FinishReason, *, logprobs: Sequence[Mapping[str, Any]] | None = None
     ) -> bytes:
-        """The last chunk of a choice."""
+        """Encode the last chunk of a choice."""
         return self._chunk(index, b"{}", finish_reason=b'"%s"' % reason.encode(), logprobs=logprobs)
 
     def usage(self, usage: Usage) -> bytes:
-        """The chunk without choices that carries the usage; sent only if it was asked for."""
+        """Encode the chunk that holds the usage and no choices; sent only on request."""
         return self._head + b'],"usage":' + _encode(usage_object(usage)) + b"}\n\n"
 
 
 def error_event(error: ApiError) -> bytes:
-    """An error in a stream that has begun. No `[DONE]` may follow it."""
+    """Encode an error in a stream that has begun. No `[DONE]` may follow it."""
     return b"data: " + _encode(error_object(error)) + b"\n\n"

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: the request. Explicit null is the same as absent."""
+"""Request of `POST /v1/completions`. Explicit null means the same as an absent field."""
 
 from typing import Annotated
 
@@ -13,18 +13,18 @@ from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
 # OpenAI's default for this endpoint.
 DEFAULT_MAX_TOKENS = 16
 
-# A text, or the ids of its tokens.
+# A text or its token ids.
 Prompt = str | list[int]
 
 
 class CompletionRequest(Struct):
-    """The fields that are read.
+    """Supported fields.
 
     Names and ranges are OpenAI's; `top_k`, `min_p`, `repetition_penalty`, `regex` and `ebnf` are SGLang's.
     """
 
     model: str
-    # A text, texts, token ids, or lists of token ids; `prompts_of` tells which.
+    # A text, texts, token ids, or lists of token ids; `prompts_of` distinguishes them.
     prompt: str | list[str | int | list[int]]
     max_tokens: TokenCount | None = None
     stream: bool | None = None
@@ -44,17 +44,17 @@ class CompletionRequest(Struct):
     stop: Stop | None = None
     logit_bias: LogitBias | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
-    # Grammars for the whole text, for callers that are allowed them.
+    # Grammars for the whole text; they need a permission.
     regex: Annotated[str, Meta(min_length=1)] | None = None
     ebnf: Annotated[str, Meta(min_length=1)] | None = None
-    # Accepted, without effect on the answer.
+    # Accepted without effect on the answer.
     user: str | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
     prompt_cache_key: Annotated[str, Meta(max_length=1024)] | None = None
 
 
 class _StrictCompletionRequest(CompletionRequest, forbid_unknown_fields=True):
-    """The same, for servers that refuse what they do not know."""
+    """The request for servers that refuse unknown fields."""
 
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
@@ -84,7 +84,7 @@ def decode_completion_request(
 
 
 def prompts_of(request: CompletionRequest) -> list[Prompt]:
-    """The prompts, one for each completion. Raises `InvalidRequestError`."""
+    """Return the prompts, one for each completion. Raises `InvalidRequestError`."""
     prompt = request.prompt
     if isinstance(prompt, str):
         return [prompt]

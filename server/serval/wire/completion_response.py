@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: the answer, whole or as stream chunks, already as bytes."""
+"""Answer of `POST /v1/completions` as bytes, whole or in stream chunks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _encode = msgspec.json.Encoder().encode
 def text_completion_body(
     completion_id: str, *, created: int, model: str, choices: Sequence[Mapping[str, Any]], usage: Usage
 ) -> bytes:
-    """The `text_completion` object."""
+    """Encode the `text_completion` object."""
     return _encode(
         {
             "id": completion_id,
@@ -31,12 +31,12 @@ def text_completion_body(
 def text_choice_object(
     index: int, text: str, *, logprobs: Mapping[str, Any] | None, finish_reason: EngineFinish | None
 ) -> dict[str, Any]:
-    """A choice of a whole answer or of a chunk."""
+    """Return a choice of a whole answer or of a chunk."""
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
 def text_logprobs_object(logprobs: Sequence[TokenLogprob], *, offset: int) -> dict[str, Any]:
-    """Log-probabilities in the form of this endpoint; `offset`: characters of text before the first token."""
+    """Return log-probabilities in this endpoint's form; `offset`: characters before the first token."""
     offsets = []
     for logprob in logprobs:
         offsets.append(offset)
@@ -45,7 +45,7 @@ def text_logprobs_object(logprobs: Sequence[TokenLogprob], *, offset: int) -> di
         "tokens": [logprob.text for logprob in logprobs],
         "token_logprobs": [logprob.logprob for logprob in logprobs],
         "top_logprobs": [
-            # As OpenAI does, the token itself is in it even if it was not among the most likely.
+            # Like OpenAI, include the token itself even if it was not among the most likely ones.
             {top.text: top.logprob for top in logprob.top} | {logprob.text: logprob.logprob}
             for logprob in logprobs
         ],
@@ -54,11 +54,11 @@ def text_logprobs_object(logprobs: Sequence[TokenLogprob], *, offset: int) -> di
 
 
 class TextChunkEncoder:
-    """Server-sent events of one streamed answer. Every method returns one whole event."""
+    """Encodes the server-sent events of one streamed answer. Every method returns one whole event."""
 
     def __init__(self, completion_id: str, *, created: int, model: str, include_usage: bool) -> None:
         head = {"id": completion_id, "object": "text_completion", "created": created, "model": model}
-        # What all chunks share is encoded once: a stream has one chunk for nearly every token.
+        # The common part is encoded once: a stream has one chunk for nearly every token.
         self._head = b"data: " + _encode(head)[:-1] + b',"system_fingerprint":null,"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
@@ -70,10 +70,10 @@ class TextChunkEncoder:
         logprobs: Mapping[str, Any] | None = None,
         finish_reason: EngineFinish | None = None,
     ) -> bytes:
-        """A piece of a choice's text; the last one has the finish reason."""
+        """Encode a piece of a choice's text; the last one has the finish reason."""
         choice = text_choice_object(index, text, logprobs=logprobs, finish_reason=finish_reason)
         return self._head + _encode(choice) + self._tail
 
     def usage(self, usage: Usage) -> bytes:
-        """The chunk without choices that carries the usage; sent only if it was asked for."""
+        """Encode the chunk that holds the usage and no choices; sent only on request."""
         return self._head + b'],"usage":' + _encode(usage_object(usage)) + b"}\n\n"

@@ -1,7 +1,7 @@
-"""JSON bodies to typed structs, with errors that name the field at fault."""
+"""Decoding JSON bodies to typed structs, with errors that name the field at fault."""
 
 import re
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -15,7 +15,7 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTA
 
 
 def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """Decode `body`, or raise `InvalidRequestError` with `param` set to the path of the offending field."""
+    """Decode `body`. Raises `InvalidRequestError` with `param` set to the path of the field at fault."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -30,8 +30,8 @@ def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         ) from None
 
 
-def convert_field(value: Any, kind: Any, *, name: str) -> Any:
-    """Convert the JSON value of the field `name` to `kind`, or raise like `decode_json`."""
+def convert_json(value: object, kind: type[T], *, name: str = "") -> T:
+    """Convert decoded JSON, the value of the field `name` if that is given. Raises as `decode_json` does."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -1,8 +1,7 @@
-"""OpenAI's form before tools: `functions` and `function_call`, turned into tools on the way in and back on
-the way out.
+"""OpenAI's form before tools: `functions` and `function_call`, converted in requests and answers.
 
-A request of that form is answered in that form: one call at most, `message.function_call`, finish reason
-`function_call`.
+Such a request becomes one with tools, and its answer has the old form: at most one call,
+`message.function_call`, finish reason `function_call`.
 """
 
 from typing import Any
@@ -25,12 +24,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def is_legacy(request: ChatRequest) -> bool:
-    """Whether the answer must have the old form too."""
+    """Return True if the answer must have the old form."""
     return request.functions is not None
 
 
 def with_tools(request: ChatRequest) -> ChatRequest:
-    """The request in today's form. Raises `InvalidRequestError` naming the field at fault."""
+    """Convert the request to tools. Raises `InvalidRequestError` naming the field at fault."""
     messages = _messages(request.messages)
     functions = request.functions
     if functions is None:
@@ -111,7 +110,7 @@ def _messages(messages: list[Message]) -> list[Message]:
 
 
 def legacy_choice_object(choice: AnsweredChoice) -> dict[str, Any]:
-    """A choice of a whole answer in the old form."""
+    """Return a choice of a whole answer in the old form."""
     made = choice_object(choice)
     calls = made["message"].pop("tool_calls", None)
     if calls:
@@ -122,17 +121,17 @@ def legacy_choice_object(choice: AnsweredChoice) -> dict[str, Any]:
 
 
 class LegacyChunkEncoder(ChunkEncoder):
-    """Stream chunks in the old form."""
+    """Encodes stream chunks in the old form."""
 
     def tool_call(self, index: int, *, call: int, call_id: str, name: str) -> bytes:
-        """The start of the call."""
+        """Encode the start of the call."""
         return self._chunk(index, _encode({"function_call": {"name": name, "arguments": ""}}))
 
     def arguments(self, index: int, *, call: int, text: str) -> bytes:
-        """A piece of the call's arguments."""
+        """Encode a piece of the call's arguments."""
         return self._chunk(index, b'{"function_call":{"arguments":' + _encode(text) + b"}}")
 
     def finish(self, index: int, reason: FinishReason, *, logprobs: Any = None) -> bytes:
-        """The last chunk of a choice."""
+        """Encode the last chunk of a choice."""
         said = "function_call" if reason == "tool_calls" else reason
         return self._chunk(index, b"{}", finish_reason=b'"%s"' % said.encode(), logprobs=logprobs)

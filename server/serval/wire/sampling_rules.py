@@ -1,4 +1,4 @@
-"""The sampling fields that chat and plain completions share, and the rules the types cannot say."""
+"""Sampling fields that chat and plain completions share, and rules that types cannot express."""
 
 from collections.abc import Mapping
 from typing import Annotated, Protocol
@@ -8,11 +8,11 @@ from msgspec import Meta
 from serval.errors import InvalidRequestError
 
 MAX_STOPS = 4
-# The engine compares the end of the text with every stop string after each token.
+# After each token the engine compares the end of the text with every stop string.
 MAX_STOP_CHARACTERS = 1024
 MAX_LOGIT_BIASES = 1024
 
-# The types of two fields, with what is checked below said to readers of the OpenAPI document.
+# Types of two fields; the extra JSON Schema documents the checks below in the OpenAPI document.
 _StopString = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_STOP_CHARACTERS})]
 Stop = _StopString | Annotated[list[_StopString], Meta(extra_json_schema={"maxItems": MAX_STOPS})]
 LogitBias = Annotated[
@@ -28,7 +28,7 @@ LogitBias = Annotated[
 
 
 class SamplingFields(Protocol):
-    """What both kinds of request say about sampling; names and ranges are OpenAI's."""
+    """Sampling fields of both kinds of request; names and ranges are OpenAI's."""
 
     @property
     def temperature(self) -> float | None: ...

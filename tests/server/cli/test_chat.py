@@ -36,6 +36,39 @@ def test_renders_one_conversation_a_line(
     assert without["text"] == "<longcat_user>北京<longcat_assistant>"
 
 
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1.50}'}}
+
+
+def test_renders_a_conversation_that_ends_with_calls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [CALL]}]
+    code, out, _ = render(json.dumps({"messages": messages}), monkeypatch, capsys)
+    assert code == 0
+    assert "<longcat_arg_value>1.50</longcat_arg_value>" in json.loads(out)["text"]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{", "line 2 of the input is not JSON"),
+        ("[]", 'line 2 of the input is not of the form {"messages": [...]}'),
+        ('{"messages": []}', "'messages' is empty"),
+        ('{"messages": [{"role": "nobody"}]}', "messages[0].role is 'nobody'"),
+        ('{"messages": [{"role": "user", "content": 1}]}', "messages[0].content"),
+        ('{"messages": [{"role": "tool", "tool_call_id": "c", "content": ""}]}', "answers no call"),
+        ('{"messages": [{"role": "user", "content": ""}], "tools": [{"name": "f"}]}', "tools[0].type"),
+    ],
+)
+def test_a_line_that_the_gateway_would_refuse_is_named_with_its_mistake(
+    line: str, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, errors = render(f"\n{line}\n", monkeypatch, capsys)
+    assert (code, out) == (1, "")
+    assert "line 2" in errors
+    assert complaint in errors
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"messages": [{"role": "nobody"}]}'])
 def test_a_line_that_cannot_be_rendered_is_named(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

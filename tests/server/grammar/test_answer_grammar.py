@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serval.grammar.answer_grammar import answer_grammar
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.schema.error import SchemaError
 from serval_testkit.grammar_walk import accepts, compiled_text
 from serval_testkit.longcat_text import call, pair
@@ -31,7 +32,7 @@ def json_schema(schema: Any, *, strict: bool = True) -> dict[str, Any]:
 
 def grammar(response_format: Any = None, *, tools: Any = (), tool_choice: Any = "auto") -> Any:
     text = answer_grammar(
-        tools, tool_choice=tool_choice, parallel_tool_calls=True, response_format=response_format
+        LONGCAT, tools, tool_choice=tool_choice, parallel_tool_calls=True, response_format=response_format
     )
     return None if text is None else compiled_text(text)
 
@@ -103,6 +104,7 @@ def test_a_format_that_is_none_is_refused(given: dict[str, Any]) -> None:
 
 _PRINT_GRAMMAR = """
 from serval.grammar.answer_grammar import answer_grammar
+from serval.grammar.dialects.longcat import LONGCAT
 number = {"type": ["integer", "string"], "minimum": 1, "maximum": 5, "maxLength": 20000, "minLength": 1}
 deep = {"type": "array", "items": {"$ref": "#/$defs/n"}, "minItems": 1, "maxItems": 3}
 bounds = {"type": "object", "minProperties": 1, "maxProperties": 4, "additionalProperties": number}
@@ -110,7 +112,7 @@ schema = {"type": "object", "properties": {"b": number, "a": deep, "c": bounds},
           "$defs": {"n": number}}
 tools = [{"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}]
 form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
-print(answer_grammar(tools, tool_choice="auto", parallel_tool_calls=True, response_format=form))
+print(answer_grammar(LONGCAT, tools, tool_choice="auto", parallel_tool_calls=True, response_format=form))
 """
 
 

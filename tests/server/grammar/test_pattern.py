@@ -29,7 +29,7 @@ CASES = [
 
 
 def raw(expression: str) -> dict[str, object]:
-    written = pattern.write(pattern.parse(expression), in_json=False)
+    written = pattern.write(pattern.parse(expression), in_json=False, avoid="<")
     content = {"type": "regex", "pattern": written} if written else {"type": "const_string", "value": ""}
     return {
         "type": "structural_tag",
@@ -38,7 +38,7 @@ def raw(expression: str) -> dict[str, object]:
 
 
 def in_json(expression: str) -> dict[str, object]:
-    schema = {"type": "string", "pattern": pattern.write(pattern.parse(expression), in_json=True)}
+    schema = {"type": "string", "pattern": pattern.write(pattern.parse(expression), in_json=True, avoid="<")}
     return {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": schema}}
 
 
@@ -85,10 +85,10 @@ def test_whatever_the_decoder_writes_matches_the_original(expression: str) -> No
 
 def test_a_pattern_that_needs_what_cannot_be_written_is_refused() -> None:
     with pytest.raises(pattern.PatternError, match="cannot be written here"):
-        pattern.write(pattern.parse("[]"), in_json=False)
+        pattern.write(pattern.parse("[]"), in_json=False, avoid="<")
     for expression in ('"', "a\\\\", "[\\n]"):
         with pytest.raises(pattern.PatternError, match="cannot be written inside JSON"):
-            pattern.write(pattern.parse(expression), in_json=True)
+            pattern.write(pattern.parse(expression), in_json=True, avoid="<")
 
 
 def test_the_ranges_of_a_set_and_its_complement_are_everything() -> None:
@@ -133,8 +133,11 @@ def written_by(format: dict[str, object], *, after: str) -> set[str]:
 )
 def test_a_range_is_exactly_its_characters(ranges: list[tuple[int, int]]) -> None:
     characters = pattern.CharacterSet(tuple(ranges))
-    raw_format: dict[str, object] = {"type": "regex", "pattern": pattern.write(characters, in_json=False)}
-    schema = {"type": "string", "pattern": pattern.write(characters, in_json=True)}
+    raw_format: dict[str, object] = {
+        "type": "regex",
+        "pattern": pattern.write(characters, in_json=False, avoid="<"),
+    }
+    schema = {"type": "string", "pattern": pattern.write(characters, in_json=True, avoid="<")}
     expected = {chr(point) for first, last in ranges for point in range(first, last + 1)}
     assert written_by(raw_format, after="") == expected
     assert written_by({"type": "json_schema", "json_schema": schema}, after='"') == expected

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.grammar.structural_tag import structural_tag
 from serval.schema.error import SchemaError
 from serval_testkit.grammar_walk import accepts, compiled
@@ -58,7 +59,7 @@ def weather(*pairs: str) -> str:
 
 @pytest.fixture(scope="module")
 def required() -> Any:
-    return compiled(structural_tag(TOOLS, tool_choice="required", parallel_tool_calls=True) or {})
+    return compiled(structural_tag(LONGCAT, TOOLS, tool_choice="required", parallel_tool_calls=True) or {})
 
 
 class TestRequired:
@@ -123,24 +124,26 @@ class TestRequired:
         assert not accepts(required, text)
 
     def test_one_call_where_calls_may_not_be_parallel(self) -> None:
-        one = compiled(structural_tag(TOOLS, tool_choice="required", parallel_tool_calls=False) or {})
+        one = compiled(
+            structural_tag(LONGCAT, TOOLS, tool_choice="required", parallel_tool_calls=False) or {}
+        )
         assert accepts(one, NOW)
         assert not accepts(one, NOW + NOW)
         assert not accepts(one, "")
 
 
 def test_a_named_tool_is_the_only_one() -> None:
-    tag = structural_tag(TOOLS, tool_choice=NAMED, parallel_tool_calls=True)
+    tag = structural_tag(LONGCAT, TOOLS, tool_choice=NAMED, parallel_tool_calls=True)
     named = compiled(tag or {})
     assert accepts(named, NOW + NOW)
     assert not accepts(named, PARIS)
     with pytest.raises(SchemaError, match="there is no tool 'then'"):
-        structural_tag(TOOLS, tool_choice={"function": {"name": "then"}}, parallel_tool_calls=True)
+        structural_tag(LONGCAT, TOOLS, tool_choice={"function": {"name": "then"}}, parallel_tool_calls=True)
 
 
 class TestAuto:
     def test_text_is_free_and_calls_are_constrained(self) -> None:
-        auto = compiled(structural_tag(TOOLS, tool_choice="auto", parallel_tool_calls=True) or {})
+        auto = compiled(structural_tag(LONGCAT, TOOLS, tool_choice="auto", parallel_tool_calls=True) or {})
         for text in ("", "just text < 3", "a" + PARIS, f"a{NOW}b\n{PARIS}", PARIS + NOW):
             assert accepts(auto, text)
         bad_calls = (call("foo"), call("get_weather"), weather(pair("days", "x")))
@@ -149,7 +152,7 @@ class TestAuto:
 
     def test_a_tool_that_is_not_strict_takes_any_arguments(self) -> None:
         tools = [tool("now"), tool("get_weather", PARAMETERS, strict=None)]
-        auto = compiled(structural_tag(tools, tool_choice="auto", parallel_tool_calls=True) or {})
+        auto = compiled(structural_tag(LONGCAT, tools, tool_choice="auto", parallel_tool_calls=True) or {})
         assert accepts(auto, call("get_weather", pair("days", "x"), pair("new key", "{")))
         assert accepts(auto, call("get_weather"))
         assert not accepts(auto, call("get_weather", f"{KO}days{KC}{VO}"))
@@ -157,20 +160,20 @@ class TestAuto:
 
     def test_one_call_where_calls_may_not_be_parallel(self) -> None:
         tools = [tool("now", strict=None)]
-        one = compiled(structural_tag(tools, tool_choice="auto", parallel_tool_calls=False) or {})
+        one = compiled(structural_tag(LONGCAT, tools, tool_choice="auto", parallel_tool_calls=False) or {})
         assert accepts(one, "text")
         assert accepts(one, "text" + NOW)
         assert not accepts(one, NOW + NOW)
 
     def test_without_a_strict_tool_the_decoder_is_left_alone(self) -> None:
         tools = [tool("now", strict=None), tool("then", strict=False)]
-        assert structural_tag(tools, tool_choice="auto", parallel_tool_calls=True) is None
-        assert structural_tag(TOOLS, tool_choice="none", parallel_tool_calls=True) is None
-        assert structural_tag([], tool_choice="auto", parallel_tool_calls=False) is None
+        assert structural_tag(LONGCAT, tools, tool_choice="auto", parallel_tool_calls=True) is None
+        assert structural_tag(LONGCAT, TOOLS, tool_choice="none", parallel_tool_calls=True) is None
+        assert structural_tag(LONGCAT, [], tool_choice="auto", parallel_tool_calls=False) is None
 
 
 def test_strict_false_is_any_arguments_even_where_a_call_is_required() -> None:
     tools = [tool("get_weather", PARAMETERS, strict=False)]
-    grammar = compiled(structural_tag(tools, tool_choice="required", parallel_tool_calls=True) or {})
+    grammar = compiled(structural_tag(LONGCAT, tools, tool_choice="required", parallel_tool_calls=True) or {})
     assert accepts(grammar, call("get_weather", pair("days", "x")))
     assert not accepts(grammar, "text")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serval.tools import markers
-from serval.tools.parser import ToolCallParser
+from serval.grammar.dialects.longcat import LONGCAT
+from serval.tools.cursor import Cursor
 from serval_testkit.longcat_text import KC, KO, TC, TE, THINK, VC, VO, call, pair, pieces_of, tool
 
 TOOLS = [tool("f", text={"type": "string"}, data={"type": "object"}, free={}), tool("now")]
@@ -52,7 +52,7 @@ def work(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
         done += 1
 
     def counting(original: Any) -> Any:
-        def change(cursor: markers.Cursor, piece: str) -> None:
+        def change(cursor: Cursor, piece: str) -> None:
             nonlocal done
             before = cursor.text
             original(cursor, piece)
@@ -62,9 +62,9 @@ def work(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
 
     with monkeypatch.context() as patch:
         for name in ("extend", "step_back"):
-            patch.setattr(markers.Cursor, name, counting(getattr(markers.Cursor, name)))
+            patch.setattr(Cursor, name, counting(getattr(Cursor, name)))
         pieces = list(pieces_of(text, size))
-        parser = ToolCallParser(TOOLS)
+        parser = LONGCAT.parser(TOOLS)
         sys.setprofile(count_call)
         try:
             for piece in pieces:
@@ -92,13 +92,13 @@ def test_the_buffer_is_hardly_longer_than_the_piece(
     text = SHAPES[shape](4_000)
     longest = 0
 
-    def extend(cursor: markers.Cursor, piece: str, original: Any = markers.Cursor.extend) -> None:
+    def extend(cursor: Cursor, piece: str, original: Any = Cursor.extend) -> None:
         nonlocal longest
         original(cursor, piece)
         longest = max(longest, len(cursor.text) - len(piece))
 
-    monkeypatch.setattr(markers.Cursor, "extend", extend)
-    parser = ToolCallParser(TOOLS)
+    monkeypatch.setattr(Cursor, "extend", extend)
+    parser = LONGCAT.parser(TOOLS)
     for piece in pieces_of(text, size):
         parser.feed(piece)
     assert longest < 25

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from serval.tools.parser import ArgumentsDelta, ContentDelta, ReasoningDelta, ToolCallParser, ToolCallStart
+from serval.grammar.dialects.longcat import LONGCAT
+from serval.tools.events import ArgumentsDelta, ContentDelta, ReasoningDelta, ToolCallStart
 from serval_testkit.longcat_text import (
     KC,
     KO,
@@ -50,7 +51,7 @@ class TestContent:
         assert content_of(text) == text
 
     def test_only_what_may_become_a_marker_is_held_back(self) -> None:
-        parser = ToolCallParser(TOOLS)
+        parser = LONGCAT.parser(TOOLS)
         assert parser.feed("see <long") == [ContentDelta("see ")]
         assert parser.feed("cat_") == []
         assert parser.feed("er> and") == [ContentDelta("<longcat_er> and")]
@@ -90,7 +91,7 @@ class TestContent:
 class TestName:
     @pytest.mark.parametrize("end", ["\n", KO, TE, TC])
     def test_the_name_is_reported_once_and_whole(self, end: str) -> None:
-        parser = ToolCallParser(TOOLS)
+        parser = LONGCAT.parser(TOOLS)
         assert parser.feed(TC + "wri") == []
         assert parser.feed("te") == []
         assert parser.feed(end)[0] == ToolCallStart(0, "write")
@@ -124,7 +125,7 @@ class TestName:
             assert content_of("a" + block + "b") == "ab"
 
     def test_calls_are_numbered_in_their_order(self) -> None:
-        parser = ToolCallParser(TOOLS)
+        parser = LONGCAT.parser(TOOLS)
         events = parser.feed(call("foo") + NOW + call("write") + NOW)
         assert [event.index for event in events if isinstance(event, ToolCallStart)] == [0, 1, 2]
 
@@ -175,7 +176,7 @@ class TestValue:
             assert json.loads(arguments) == {"content": value}
 
     def test_a_string_is_passed_on_as_it_comes(self) -> None:
-        parser = ToolCallParser(TOOLS)
+        parser = LONGCAT.parser(TOOLS)
         parser.feed(f"{TC}write\n{KO}content{KC}\n")
         assert parser.feed(VO) == [ArgumentsDelta(0, '{"content": "')]
         assert parser.feed("one ") == [ArgumentsDelta(0, "one ")]
@@ -185,14 +186,14 @@ class TestValue:
         assert parser.feed(TE) == [ArgumentsDelta(0, '"}')]
 
     def test_text_after_a_closing_call_marker_waits_for_the_next_one(self) -> None:
-        parser = ToolCallParser(TOOLS)
+        parser = LONGCAT.parser(TOOLS)
         parser.feed(f"{TC}write\n{KO}content{KC}\n{VO}")
         assert parser.feed(f"a{TE}b") == [ArgumentsDelta(0, "a")]
         assert parser.feed(f"c{TE}d") == [ArgumentsDelta(0, f"{TE}bc")]
         assert parser.feed(f"{VC}{TE}") == [ArgumentsDelta(0, f'{TE}d"}}')]
 
     def test_a_value_that_is_no_string_is_passed_on_once(self) -> None:
-        parser = ToolCallParser(TOOLS)
+        parser = LONGCAT.parser(TOOLS)
         events = [
             event
             for piece in pieces_of(call("write", pair("mode", "123456"), pair("path", "")), 1)
@@ -314,7 +315,7 @@ class TestFinish:
         assert read(text, TOOLS, finish_reason="length").content is None
 
     def test_finish_ends_the_parser(self) -> None:
-        parser = ToolCallParser(TOOLS)
+        parser = LONGCAT.parser(TOOLS)
         parser.feed("a <")
         assert parser.finish("stop") == [ContentDelta("<")]
         assert parser.finish("stop") == []
@@ -340,7 +341,7 @@ class TestReasoning:
             assert (message.reasoning, message.content) == ("hm <b> \n\nso", "yes ")
 
     def test_it_is_passed_on_as_it_comes(self) -> None:
-        parser = ToolCallParser(TOOLS, thinking=True)
+        parser = LONGCAT.parser(TOOLS, thinking=True)
         assert parser.feed("\nhm") == [ReasoningDelta("hm")]
         assert parser.feed(" \n") == []
         assert parser.feed("so </long") == [ReasoningDelta(" \nso")]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serval.schema.strict_json import MAX_DEPTH
+from serval.schema.strict_json import MAX_JSON_DEPTH
 from serval.tools.parameters import ParameterSchema
 from serval.tools.values import MAX_PYTHON_LITERAL
 
@@ -133,7 +133,7 @@ def test_a_value_nested_too_deep_stays_text(schema: Any, opening: str, closing: 
 
 
 def test_a_value_of_the_greatest_depth_is_read() -> None:
-    text = "[" * MAX_DEPTH + '"]][["' + "]" * MAX_DEPTH
+    text = "[" * MAX_JSON_DEPTH + '"]][["' + "]" * MAX_JSON_DEPTH
     assert isinstance(value_of(text, {"type": "array"}), list)
     assert value_of(f"[{text}]", {"type": "array"}) == f"[{text}]"
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from serval.grammar.dialects.longcat import LONGCAT
 from serval.tools.events import Event
 from serval.tools.message import AssistantMessage, assemble
-from serval.tools.parser import ToolCallParser
 
 TC, TE = "<longcat_tool_call>", "</longcat_tool_call>"
 KO, KC = "<longcat_arg_key>", "</longcat_arg_key>"
@@ -43,7 +43,7 @@ def events_of(
     finish_reason: str = "stop",
     thinking: bool = False,
 ) -> list[Event]:
-    parser = ToolCallParser(tools, thinking=thinking)
+    parser = LONGCAT.parser(tools, thinking=thinking)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return events + parser.finish(finish_reason)
 

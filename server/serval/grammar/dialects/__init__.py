@@ -1,0 +1,1 @@
+"""Implemented dialects. To add one, add a module that defines a `Dialect`."""

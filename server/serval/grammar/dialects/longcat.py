@@ -1,0 +1,213 @@
+"""The dialect of LongCat-Flash-Lite: arguments as pairs of a key and a value between markers.
+
+xgrammar has no tag for it, and the markers of its `glm_xml` are fixed, so it is built from basic formats.
+Arguments are written in the declared order, in which the model saw them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+from serval.grammar import pattern
+from serval.grammar.constraints import Schema
+from serval.grammar.dialect import Dialect
+from serval.grammar.dialects.arguments import (
+    arguments_object,
+    check_may_be_empty,
+    is_utf8,
+    writable_name,
+)
+from serval.grammar.enforceable import Rewriter, pointer_part, satisfiable
+from serval.grammar.enforceable_scalars import string_constraints, written_pattern
+from serval.grammar.formats import EMPTY, Format, json_value, sequence
+from serval.schema.error import SchemaError, UnsatisfiableError
+from serval.tools.longcat_calls import LONGCAT_REPLY
+from serval.tools.markers import (
+    KEY_CLOSE,
+    KEY_OPEN,
+    TOOL_CALL_CLOSE,
+    TOOL_CALL_OPEN,
+    VALUE_CLOSE,
+    VALUE_OPEN,
+)
+
+_MARKERS: Final = (TOOL_CALL_OPEN, TOOL_CALL_CLOSE, KEY_OPEN, KEY_CLOSE, VALUE_OPEN, VALUE_CLOSE)
+_NOT_IN_VALUE: Final = [TOOL_CALL_OPEN, TOOL_CALL_CLOSE, KEY_OPEN, VALUE_OPEN, VALUE_CLOSE]
+_AVOID: Final = LONGCAT_REPLY.marker_start
+_ANY_VALUE: Final[Format] = {"type": "any_text", "excludes": _NOT_IN_VALUE}
+_ANY_KEY: Final[Format] = {
+    "type": "regex",
+    "pattern": pattern.write(pattern.parse(r"^[^<\s][^<\n]*$"), in_json=False, avoid=_AVOID),
+}
+# So few characters can begin at most one marker, and one marker in a value is data to the parser.
+_FREE_CHARACTERS: Final = 8
+# Shorter text cannot hold the closing value marker and another marker after it, which together end a value.
+_TWO_MARKERS: Final = len(VALUE_CLOSE) + len(KEY_OPEN)
+_MAX_MIN_LENGTH: Final = pattern.MAX_STATES
+# A character that begins neither an array nor an object.
+_NO_JSON_START: Final = pattern.write(pattern.parse(r"^[^\s{\[<]$"), in_json=False, avoid=_AVOID)
+# Formats that are enforced: RFC 3339 (dates and times), RFC 9562 (UUID), RFC 3986 (IPv4). Others are
+# annotations.
+_DATE: Final = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_TIME: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+_BYTE: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_FORMATS: Final[Mapping[str, str]] = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}T{_TIME}$",
+    "uuid": r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
+    "ipv4": rf"^{_BYTE}(\.{_BYTE}){{3}}$",
+    "email": r"^[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
+}
+
+
+def _call_tag(function: Mapping[str, Any], *, enforced: bool) -> Format:
+    name = writable_name(function, _is_writable_name)
+    arguments = None
+    if enforced:
+        arguments = _arguments(function.get("parameters"), name, strict=bool(function.get("strict")))
+    return {
+        "type": "tag",
+        "begin": f"{TOOL_CALL_OPEN}{name}\n",
+        "content": _any_arguments() if arguments is None else arguments,
+        "end": [f"{TOOL_CALL_CLOSE}\n", TOOL_CALL_CLOSE],
+    }
+
+
+def _arguments(parameters: Any, name: str, *, strict: bool) -> Format | None:
+    """Return the format of the arguments; None if `parameters` cannot be enforced and are not strict."""
+    path = f"tools/{name}/parameters"
+    rewriter = Rewriter(parameters, strict=strict, avoid=_AVOID)
+    single = arguments_object(parameters, rewriter, path)
+    if single is None:
+        return None
+    properties = rewriter.properties(single, path)
+    if not properties:
+        return _unnamed_arguments(single, rewriter, path)
+    required = single.get("required", ())
+    arguments: list[Format] = []
+    for key, schema in properties.items():
+        below = f"{path}/properties/{pointer_part(key)}"
+        if any(marker in key for marker in _MARKERS) or not is_utf8(key):
+            raise SchemaError(below, "a name with a marker of LongCat's format in it cannot be written")
+        try:
+            argument = _pair({"type": "const_string", "value": key}, _value(schema, rewriter, below))
+        except UnsatisfiableError:
+            if key in required:
+                raise
+            continue
+        arguments.append(argument if key in required else {"type": "optional", "content": argument})
+    return {"type": "sequence", "elements": arguments} if arguments else EMPTY
+
+
+def _unnamed_arguments(single: Schema, rewriter: Rewriter, path: str) -> Format | None:
+    """Return the format where no argument is declared: none, unless `additionalProperties` is a schema."""
+    for keyword in {"patternProperties", "propertyNames"} & single.keys():
+        rewriter.refuse(path, keyword)
+        return None
+    others = single.get("additionalProperties", False)
+    least, most = single.get("minProperties", 0), single.get("maxProperties", -1)
+    if others is False:
+        check_may_be_empty(single, path)
+        return EMPTY
+    if least > 1:
+        rewriter.refuse(path, "minProperties", "more than 1 is, only with required")
+    pair = _pair(_ANY_KEY, _value(others, rewriter, f"{path}/additionalProperties"))
+    return {"type": "repeat", "min": min(least, 1), "max": most, "content": pair}
+
+
+def _any_arguments() -> Format:
+    return {"type": "star", "content": _pair(_ANY_KEY, _ANY_VALUE)}
+
+
+def _pair(key: Format, value: Format) -> Format:
+    if key["type"] == "const_string":
+        begin, content = f"{KEY_OPEN}{key['value']}{KEY_CLOSE}\n{VALUE_OPEN}", value
+    else:
+        between = {"type": "const_string", "value": f"{KEY_CLOSE}\n{VALUE_OPEN}"}
+        begin, content = KEY_OPEN, {"type": "sequence", "elements": [key, between, value]}
+    return {"type": "tag", "begin": begin, "content": content, "end": f"{VALUE_CLOSE}\n"}
+
+
+def _value(schema: Any, rewriter: Rewriter, path: str) -> Format:
+    """Return the format of one value: strings as raw text, everything else as JSON."""
+    singles = rewriter.alternatives(schema, path)
+    options = satisfiable(partial(_option, single, rewriter, path) for single in singles)
+    texts = [text for found, _ in options for text in found]
+    values = [value for _, found in options for value in found]
+    if _ANY_VALUE in texts:
+        # Any text, including JSON. The parser reads valid JSON as a value of another type, but it does not
+        # run patterns: if there are any, text that looks like an object or an array must not be a string.
+        if not any('"pattern' in json.dumps(value) for value in values):
+            return _ANY_VALUE
+        unlike_json = sequence({"type": "regex", "pattern": _NO_JSON_START}, _ANY_VALUE)
+        texts = [EMPTY, unlike_json]
+    if not texts and not values:
+        raise UnsatisfiableError(path)
+    return texts[0] if len(texts) == 1 and not values else {"type": "or", "elements": texts + values}
+
+
+def _option(single: Schema, rewriter: Rewriter, path: str) -> tuple[list[Format], list[Format]]:
+    """Return the formats of one alternative: those of its raw strings, and those of its JSON values."""
+    if not single:
+        return [_ANY_VALUE], []
+    if "enum" in single:
+        others = [value for value in single["enum"] if not isinstance(value, str)]
+        strings = _listed_strings(single["enum"], rewriter, path)
+        return strings, [json_value({"enum": others}, rewriter)] if others else []
+    if single["type"] == "string":
+        return [_string(single, rewriter, path)], []
+    return [], [json_value(rewriter.rewritten(single, path, 0), rewriter)]
+
+
+def _listed_strings(values: list[Any], rewriter: Rewriter, path: str) -> list[Format]:
+    strings = [value for value in values if isinstance(value, str)]
+    for value in strings:
+        if any(marker in value for marker in _MARKERS) or not is_utf8(value):
+            rewriter.refuse(path, "enum", f"{value!r:.80} holds a marker of LongCat's format")
+    return [{"type": "const_string", "value": value} for value in strings if is_utf8(value)]
+
+
+def _string(single: Schema, rewriter: Rewriter, path: str) -> Format:
+    kept = string_constraints(single, path, rewriter.refuse)
+    expression = _FORMATS.get(kept.get("format", ""), kept.get("pattern"))
+    if expression is not None:
+        written = written_pattern(expression, path, rewriter.refuse, avoid=_AVOID, in_json=False)
+        if written == "":
+            return EMPTY
+        return _ANY_VALUE if written is None else {"type": "regex", "pattern": written}
+    least, most = math.ceil(kept.get("minLength", 0)), kept.get("maxLength")
+    most = None if most is None else math.floor(most)
+    if least > _MAX_MIN_LENGTH:
+        raise SchemaError(
+            f"{path}/minLength", f"{least} is too long; at most {_MAX_MIN_LENGTH} can be enforced"
+        )
+    if most is not None and most < _TWO_MARKERS:
+        return _characters(pattern.ANY_CHARACTER, least, most)
+    free = min(least, _FREE_CHARACTERS)
+    rest = _ANY_VALUE if most is None else _ANY_VALUE | {"max_chars": most - least}
+    parts = [_characters(pattern.ANY_CHARACTER, free, free)] if free else []
+    if least > free:
+        parts.append(_characters(pattern.WILD_CHARACTER, least - free, least - free))
+    return sequence(*parts, rest)
+
+
+def _characters(kind: pattern.CharacterSet, least: int, most: int) -> Format:
+    characters = pattern.Repeat(kind, least, most)
+    return {"type": "regex", "pattern": pattern.write(characters, in_json=False, avoid=_AVOID)}
+
+
+def _is_writable_name(name: str) -> bool:
+    return bool(name) and name == name.strip() and not name.startswith("{") and not set(name) & {"\n", _AVOID}
+
+
+LONGCAT: Final = Dialect(
+    reply=LONGCAT_REPLY,
+    call_tag=_call_tag,
+    not_in_text=(TOOL_CALL_CLOSE, KEY_OPEN, VALUE_OPEN, VALUE_CLOSE),
+    avoid_in_json=_AVOID,
+)
