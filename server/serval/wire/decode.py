@@ -14,12 +14,15 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 
 
-def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """Decode `body`, or raise `InvalidRequestError` with `param` set to the path of the offending field."""
+def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes | msgspec.Raw, *, below: str = "") -> T:
+    """Decode `body`, or raise `InvalidRequestError` with `param` set to the path of the offending field.
+
+    `below` is the path of `body` itself, if it is a part of the request.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _validation_error(str(error)) from None
+        raise _validation_error(str(error), below=below) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(
             f"The request body is not valid JSON in UTF-8: {error}.", code="invalid_json"
