@@ -13,7 +13,8 @@ from serval.api.http import read_json_body
 from serval.wire.decode import decode_json
 
 # JSON as in RFC 8259: no NaN, no encoding but UTF-8, and a limit on nesting.
-_decoder = msgspec.json.Decoder(dict[str, Any])
+_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_value_decoder = msgspec.json.Decoder()
 
 
 class JsonRequest(Request):
@@ -47,7 +48,13 @@ class JsonRoute(APIRoute):
         async def read_and_handle(request: Request) -> Response:
             limit: int = request.app.state.max_body_bytes
             body = await read_json_body(request.scope, request.receive, max_bytes=limit)
-            content = decode_json(_decoder, body) if body or required else {}
+            content = _decode(body) if body or required else {}
             return await handle(JsonRequest(request.scope, request.receive, body=body, content=content))
 
         return read_and_handle
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    # Field by field, because the decoder's errors do not name the keys of a dict.
+    fields = decode_json(_fields_decoder, body)
+    return {name: decode_json(_value_decoder, value, below=name[:200]) for name, value in fields.items()}

@@ -14,12 +14,15 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 
 
-def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """Decode `body`. Raises `InvalidRequestError` with `param` set to the path of the field at fault."""
+def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes | msgspec.Raw, *, below: str = "") -> T:
+    """Decode `body`. Raises `InvalidRequestError` with `param` set to the path of the field at fault.
+
+    `below` is the path of `body` itself, if it is a part of the request.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _validation_error(str(error)) from None
+        raise _validation_error(str(error), below=below) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(
             f"The request body is not valid JSON in UTF-8: {error}.", code="invalid_json"
@@ -30,12 +33,12 @@ def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         ) from None
 
 
-def convert_json(value: object, kind: type[T], *, name: str = "") -> T:
-    """Convert decoded JSON, the value of the field `name` if that is given. Raises as `decode_json` does."""
+def convert_json(value: object, kind: type[T], *, below: str = "") -> T:
+    """Convert decoded JSON. `below` and errors are those of `decode_json`."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _validation_error(str(error), below=name) from None
+        raise _validation_error(str(error), below=below) from None
 
 
 def missing_parameter(param: str) -> InvalidRequestError:

@@ -21,7 +21,7 @@ class StructField:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def convert(value: Any, info: core_schema.ValidationInfo) -> Any:
-            return convert_json(value, self._kind, name=info.field_name or "")
+            return convert_json(value, self._kind, below=info.field_name or "")
 
         return core_schema.with_info_plain_validator_function(convert)
 

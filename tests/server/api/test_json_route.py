@@ -41,6 +41,7 @@ async def test_body_that_is_no_object_is_a_400(gateway: RunningGateway, body: by
 async def test_number_out_of_range_is_a_400(gateway: RunningGateway, number: bytes) -> None:
     response = await gateway.post(b'{"model": "x", "tokens": [%b]}' % number, path="/detokenize")
     assert response.status == 400
+    assert (await response.json())["error"]["param"] == "tokens[0]"
 
 
 async def test_last_of_two_fields_with_one_name_counts(gateway: RunningGateway) -> None:
