@@ -63,7 +63,8 @@ CONFIGURATIONS = (
     ),
     # Chunks shorter than the look-back of three tokens, and as long; of two in test_checkpoint_verify.py.
     # Formats that each rank loads in its own way: tables as `serval checkpoint quantize-tables` writes them,
-    # four bits as AutoRound packs them, FP8. The reference reads the same codes.
+    # four bits as AutoRound packs them, FP8. The reference reads the same codes. The first engine's processes
+    # are spawned, as on a GPU: several ranks, and hooks that each of them puts in place itself.
     Configuration(
         "float32-tp2-chunks-of-1-mixed-packed-int8-tables",
         "float32",
@@ -73,6 +74,7 @@ CONFIGURATIONS = (
         environment={"SERVAL_NGRAM_TABLES": "host"},
         table_codes=torch.int8,
         packed="gptq",
+        spawned=True,
     ),
     Configuration(
         "float32-ep2-chunks-of-3-mixed-fp8",
@@ -83,8 +85,7 @@ CONFIGURATIONS = (
         flags=("--enable-mixed-chunk",),
         fp8=True,
     ),
-    # Each rank has requests of its own; their experts' tokens and the vocabulary are shared. Its processes
-    # are spawned, as on a GPU: several ranks, and hooks that each of them puts in place itself.
+    # Each rank has requests of its own; their experts' tokens and the vocabulary are shared.
     Configuration(
         "float32-attention-dp2-ep2-packed",
         "float32",
@@ -93,7 +94,6 @@ CONFIGURATIONS = (
         ep=2,
         flags=("--enable-dp-attention", "--dp-size=2"),
         packed="compressed-tensors",
-        spawned=True,
     ),
 )
 

@@ -22,7 +22,10 @@ _POLL_S = 0.2
 _NO_TESTS = 5
 # One process: the caller chooses by marker, looks at what there is, or talks to the debugger.
 _ONE_PROCESS = re.compile(r"-m.*|--co|--collect-only|--pdb|--trace")
-_EXPRESSIONS = {"without an engine": "not engine", "on the engine": "engine"}
+_EXPRESSIONS = {
+    "without an engine": "not engine and not rehearsal",
+    "on the engine": "engine or rehearsal",
+}
 _COUNTED = {
     "passed": "passed",
     "failed": "failed",
