@@ -93,7 +93,7 @@ class Deadlines:
             if timer is not None:
                 timer.cancel()
         self._timer = self._idle_timer = None
-        self._on_late = _drop
+        self._on_late = _ignore
         self._on_idle = lambda: True
 
     def _check_idle(self) -> None:
@@ -104,5 +104,5 @@ class Deadlines:
             self._idle_timer = self._loop.call_later(wait_s, self._check_idle)
 
 
-def _drop(part: str) -> None:
+def _ignore(part: str) -> None:
     """Ignore a deadline of a connection that is being closed."""
