@@ -1,4 +1,4 @@
-"""The segment cache never outgrows its bound."""
+"""Bound and eviction of the segment cache."""
 
 import sys
 from array import array
@@ -11,7 +11,7 @@ from serval.chat.segment_cache import SegmentCache
 
 
 @given(st.lists(st.tuples(st.text(max_size=300), st.integers(0, 300)), max_size=60))
-def test_size_stays_within_the_capacity(entries: list[tuple[str, int]]) -> None:
+def test_segment_cache_stays_within_capacity(entries: list[tuple[str, int]]) -> None:
     cache = SegmentCache(5000)
     for text, length in entries:
         ids = array("I", range(length))
@@ -21,7 +21,7 @@ def test_size_stays_within_the_capacity(entries: list[tuple[str, int]]) -> None:
         assert cache.size_bytes == 0
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_segment_cache_evicts_least_recently_used() -> None:
     cache = SegmentCache(4000)
     used, unused = "used", "unused"
     cache.put(unused, array("I", [1]))
@@ -32,20 +32,20 @@ def test_the_least_recently_used_goes_first() -> None:
     assert cache.get(unused) is None
 
 
-def test_what_is_too_large_is_not_kept() -> None:
+def test_segment_cache_does_not_keep_too_large_entry() -> None:
     cache = SegmentCache(1000)
     cache.put("a", array("I", range(1000)))
     assert len(cache) == 0
     assert cache.size_bytes == 0
 
 
-def test_an_entry_gives_back_what_it_was_counted_as() -> None:
+def test_segment_cache_releases_size_counted_for_entry() -> None:
     cache = SegmentCache(6000)
     grows = "\u00e9" * 150
     cache.put(grows, array("I", [1]))
     assert cache.get(grows) is not None
     before = sys.getsizeof(grows)
-    msgspec.json.encode(grows)  # keeps its UTF-8 in the string
+    msgspec.json.encode(grows)  # caches its UTF-8 form in the string
     assert sys.getsizeof(grows) > before
     others = [f"other {number:04}" for number in range(60)]
     for text in others:

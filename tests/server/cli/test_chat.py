@@ -39,7 +39,7 @@ def test_renders_one_conversation_a_line(
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1.50}'}}
 
 
-def test_renders_a_conversation_that_ends_with_calls(
+def test_render_accepts_conversation_that_ends_with_calls(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [CALL]}]
@@ -60,7 +60,7 @@ def test_renders_a_conversation_that_ends_with_calls(
         ('{"messages": [{"role": "user", "content": ""}], "tools": [{"name": "f"}]}', "tools[0].type"),
     ],
 )
-def test_a_line_that_the_gateway_would_refuse_is_named_with_its_mistake(
+def test_render_refuses_what_the_gateway_refuses(
     line: str, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, errors = render(f"\n{line}\n", monkeypatch, capsys)

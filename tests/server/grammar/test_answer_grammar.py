@@ -1,4 +1,4 @@
-"""What tools and `response_format` together make the decoder accept, tried with xgrammar's own compiler."""
+"""Outputs that tools and `response_format` together admit, checked with xgrammar's compiler."""
 
 import os
 import subprocess
@@ -38,13 +38,13 @@ def grammar(response_format: Any = None, *, tools: Any = (), tool_choice: Any = 
 
 
 @pytest.mark.parametrize("response_format", [None, {"type": "text"}])
-def test_text_leaves_the_decoder_alone(response_format: Any) -> None:
+def test_text_format_does_not_constrain_decoder(response_format: Any) -> None:
     assert grammar(response_format) is None
     assert grammar(response_format, tools=TOOLS) is None
     assert grammar(response_format, tools=TOOLS, tool_choice="none") is None
 
 
-def test_json_object_is_any_object() -> None:
+def test_json_object_admits_any_object() -> None:
     anything = grammar({"type": "json_object"})
     assert accepts(anything, "{}")
     assert accepts(anything, '{"a": [1, {"b": "c"}], "d": null}')
@@ -52,20 +52,20 @@ def test_json_object_is_any_object() -> None:
         assert not accepts(anything, text), text
 
 
-def test_json_schema_is_the_whole_answer() -> None:
+def test_json_schema_covers_whole_answer() -> None:
     enforced = grammar(json_schema(COUNT))
     assert accepts(enforced, VALID)
     for text in ('{"count": 3}', '{"count": "3", "names": []}', VALID + VALID, f"Here: {VALID}", "{}"):
         assert not accepts(enforced, text), text
 
 
-def test_pretty_printed_json_is_json_and_endless_space_is_not() -> None:
+def test_json_answer_bounds_whitespace() -> None:
     enforced = grammar(json_schema(COUNT))
     assert accepts(enforced, '{\n    "count": 3,\n    "names": [\n        "a"\n    ]\n}')
     assert not accepts(enforced, '{"count":' + " " * 100 + '3, "names": []}')
 
 
-def test_a_schema_that_is_not_strict_is_enforced_as_far_as_it_can_be() -> None:
+def test_schema_without_strict_is_enforced_where_possible() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     loose = grammar(json_schema(schema, strict=False))
     assert accepts(loose, '{"a": [1, 1]}')
@@ -75,7 +75,7 @@ def test_a_schema_that_is_not_strict_is_enforced_as_far_as_it_can_be() -> None:
     assert caught.value.path == "response_format/json_schema/schema/properties/a/uniqueItems"
 
 
-def test_where_tools_may_be_called_the_answer_is_calls_or_the_json() -> None:
+def test_tool_choice_auto_admits_calls_or_json() -> None:
     either = grammar(json_schema(COUNT), tools=TOOLS)
     for text in (VALID, NOW, NOW + NOW):
         assert accepts(either, text), text
@@ -83,21 +83,21 @@ def test_where_tools_may_be_called_the_answer_is_calls_or_the_json() -> None:
         assert not accepts(either, text), text
 
 
-def test_with_tool_choice_none_there_is_only_the_json() -> None:
+def test_tool_choice_none_admits_only_json() -> None:
     only_json = grammar(json_schema(COUNT), tools=TOOLS, tool_choice="none")
     assert accepts(only_json, VALID)
     assert not accepts(only_json, NOW)
 
 
 @pytest.mark.parametrize("tool_choice", ["required", {"type": "function", "function": {"name": "now"}}])
-def test_a_call_that_is_asked_for_leaves_no_room_for_json(tool_choice: Any) -> None:
+def test_required_call_excludes_json(tool_choice: Any) -> None:
     required = grammar(json_schema(COUNT), tools=TOOLS, tool_choice=tool_choice)
     assert accepts(required, NOW)
     assert not accepts(required, VALID)
 
 
 @pytest.mark.parametrize("given", [{}, {"type": "yaml"}, {"type": "json_schema"}])
-def test_a_format_that_is_none_is_refused(given: dict[str, Any]) -> None:
+def test_unknown_format_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(SchemaError, match="response_format"):
         grammar(given)
 
@@ -116,8 +116,8 @@ print(answer_grammar(LONGCAT, tools, tool_choice="auto", parallel_tool_calls=Tru
 """
 
 
-def test_every_process_writes_the_same_grammar() -> None:
-    """SGLang keeps compiled grammars by their text; Python orders sets anew in each process."""
+def test_answer_grammar_is_same_in_every_process() -> None:
+    """SGLang caches compiled grammars by their text, and Python orders sets differently in each process."""
     written = {
         subprocess.run(
             [sys.executable, "-c", _PRINT_GRAMMAR],

@@ -1,4 +1,4 @@
-"""Every call that the decoder admits is valid once our parser has read it: random schemas, random walks."""
+"""Validity of every admitted call after parsing, for random schemas and random walks."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The same replies in every dialect: written, held to the grammar, and read whole or in pieces."""
+"""The same cases in every dialect: replies read whole and in pieces, calls constrained and parsed."""
 
 import json
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def read(
 
 
 def replies(writer: Writer) -> dict[str, tuple[str, AssistantMessage]]:
-    """Texts of the dialect, and the messages that they are."""
+    """Return texts in the dialect, with the messages they are read as."""
     now, paris = writer.call("now", {}), writer.call("get_weather", {"city": "Paris", "days": 3})
     calls = (("get_weather", '{"city": "Paris", "days": 3}'), ("now", "{}"))
     hostile = writer.call("get_weather", {"city": f"a {TE} {THINK_END} {TC}"})

@@ -1,4 +1,4 @@
-"""Grammars that clients write: what they admit, tried with xgrammar, and what the engine never sees."""
+"""Grammars that clients write: outputs they admit in xgrammar, and grammars that are refused."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from serval_testkit.grammar_walk import accepts, compiled_text
 
 
 @pytest.mark.parametrize("expression", ["yes|no", "^yes|no$", "^(?:yes|no)$"])
-def test_a_regex_is_the_whole_answer(expression: str) -> None:
+def test_regex_matches_whole_answer(expression: str) -> None:
     grammar = compiled_text(regex_grammar(expression, avoid="<"))
     assert accepts(grammar, "yes")
     assert accepts(grammar, "no")
@@ -16,7 +16,7 @@ def test_a_regex_is_the_whole_answer(expression: str) -> None:
         assert not accepts(grammar, text), text
 
 
-def test_an_escaped_dollar_is_a_dollar() -> None:
+def test_regex_reads_escaped_dollar_as_character() -> None:
     grammar = compiled_text(regex_grammar(r"[0-9]+\$", avoid="<"))
     assert accepts(grammar, "12$")
     assert not accepts(grammar, "12")
@@ -36,13 +36,13 @@ def test_an_escaped_dollar_is_a_dollar() -> None:
         ("(" * 51 + "a" + ")" * 51, "nested deeper"),
     ],
 )
-def test_a_regex_that_cannot_be_enforced_in_time_is_refused(expression: str, reason: str) -> None:
+def test_regex_that_cannot_be_enforced_in_time_is_refused(expression: str, reason: str) -> None:
     with pytest.raises(SchemaError, match=reason) as error:
         regex_grammar(expression, avoid="<")
     assert error.value.path == "regex"
 
 
-def test_ebnf_begins_with_its_root() -> None:
+def test_ebnf_starts_at_root_rule() -> None:
     grammar = compiled_text(
         ebnf_grammar('# colours (of two)\nroot ::= "I see " (colour | "a (")\ncolour ::= [a-z(]+')
     )
@@ -66,14 +66,14 @@ def test_ebnf_begins_with_its_root() -> None:
         ("", "no rule named root"),
     ],
 )
-def test_ebnf_that_is_too_large_or_plainly_none_is_refused(rules: str, reason: str) -> None:
+def test_ebnf_that_is_too_large_or_malformed_is_refused(rules: str, reason: str) -> None:
     with pytest.raises(SchemaError, match=reason) as error:
         ebnf_grammar(rules)
     assert error.value.path == "ebnf"
 
 
-def test_reading_ebnf_takes_time_in_proportion_to_its_size() -> None:
-    # The slowest there is to scan: what opens and does not end, again and again.
+def test_ebnf_is_scanned_in_linear_time() -> None:
+    # The slowest inputs to scan: tokens that open repeatedly and never end.
     for part in ('"\\', "[\\", "#", "(a", "root ::="):
         with pytest.raises(SchemaError):
             ebnf_grammar(part * (16_000 // len(part)))

@@ -1,4 +1,4 @@
-"""A rewritten pattern admits strings in which the original is found, and almost all of them."""
+"""Rewritten patterns admit only strings in which the original is found, and almost all of them."""
 
 import json
 import random
@@ -43,14 +43,14 @@ def in_json(expression: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("expression", "good", "bad"), CASES)
-def test_raw_text_follows_the_pattern(expression: str, good: list[str], bad: list[str]) -> None:
+def test_pattern_constrains_raw_text(expression: str, good: list[str], bad: list[str]) -> None:
     grammar = compiled(raw(expression))
     assert [text for text in good if not accepts(grammar, f"{text}<end>")] == []
     assert [text for text in bad if accepts(grammar, f"{text}<end>")] == []
 
 
 @pytest.mark.parametrize(("expression", "good", "bad"), [case for case in CASES if "\\0" not in case[0]])
-def test_a_json_string_follows_the_pattern(expression: str, good: list[str], bad: list[str]) -> None:
+def test_pattern_constrains_json_string(expression: str, good: list[str], bad: list[str]) -> None:
     grammar = compiled(in_json(expression))
     unescaped = [text for text in good if json.dumps(text, ensure_ascii=False) == f'"{text}"']
     assert [text for text in unescaped if not accepts(grammar, json.dumps(text, ensure_ascii=False))] == []
@@ -67,7 +67,7 @@ def test_a_json_string_follows_the_pattern(expression: str, good: list[str], bad
         r"^[\u00e9-\u{ffff}]?.\s*$".replace("{", "").replace("}", ""),
     ],
 )
-def test_whatever_the_decoder_writes_matches_the_original(expression: str) -> None:
+def test_pattern_admits_only_matches_of_original(expression: str) -> None:
     choices = random.Random(expression)
     for form in (raw, in_json):
         grammar = compiled(form(expression))
@@ -83,7 +83,7 @@ def test_whatever_the_decoder_writes_matches_the_original(expression: str) -> No
             assert re.search(expression, value), value
 
 
-def test_a_pattern_that_needs_what_cannot_be_written_is_refused() -> None:
+def test_pattern_that_needs_unwritable_character_is_refused() -> None:
     with pytest.raises(pattern.PatternError, match="cannot be written here"):
         pattern.write(pattern.parse("[]"), in_json=False, avoid="<")
     for expression in ('"', "a\\\\", "[\\n]"):
@@ -91,7 +91,7 @@ def test_a_pattern_that_needs_what_cannot_be_written_is_refused() -> None:
             pattern.write(pattern.parse(expression), in_json=True, avoid="<")
 
 
-def test_the_ranges_of_a_set_and_its_complement_are_everything() -> None:
+def test_complement_and_union_cover_all_characters() -> None:
     ranges = ((0x10, 0x20), (0x41, 0x41), (0xFFFF, 0x10FFFF))
     others = pattern.complement(ranges)
     assert pattern.complement(others) == ranges
@@ -100,7 +100,7 @@ def test_the_ranges_of_a_set_and_its_complement_are_everything() -> None:
 
 
 def written_by(format: dict[str, object], *, after: str) -> set[str]:
-    """Every character that may follow `after`; fails where one may be begun and not ended."""
+    """Return all characters that may follow `after`. Fails if one may begin but not end."""
     matcher = xgrammar.GrammarMatcher(compiled({"type": "structural_tag", "format": format}))
     assert matcher.accept_string(after) or not after
     found: set[str] = set()
@@ -131,7 +131,7 @@ def written_by(format: dict[str, object], *, after: str) -> set[str]:
         [(0xFFF0, 0x10010)],
     ],
 )
-def test_a_range_is_exactly_its_characters(ranges: list[tuple[int, int]]) -> None:
+def test_character_set_admits_exactly_its_characters(ranges: list[tuple[int, int]]) -> None:
     characters = pattern.CharacterSet(tuple(ranges))
     raw_format: dict[str, object] = {
         "type": "regex",

@@ -1,4 +1,4 @@
-"""Schemas are refused before dispatch, with path and reason, or rewritten so that they can be enforced."""
+"""Schemas that are refused before dispatch, with path and reason, and rewriting of the others."""
 
 from typing import Any
 
@@ -24,33 +24,33 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 class TestLimits:
-    def test_a_schema_within_the_limits_passes(self) -> None:
+    def test_limits_allow_schema_at_limit(self) -> None:
         check_limits(nested(MAX_SCHEMA_DEPTH))
         check_limits({"enum": list(range(MAX_LISTED_VALUES))})
 
     @pytest.mark.parametrize("depth", [MAX_SCHEMA_DEPTH + 1, 100_000])
-    def test_too_deep(self, depth: int) -> None:
+    def test_limits_refuse_too_deep_schema(self, depth: int) -> None:
         with pytest.raises(SchemaError, match="nested deeper than 64") as caught:
             check_limits(nested(depth), "p")
         assert caught.value.path == "p" + "/items" * (MAX_SCHEMA_DEPTH + 1)
 
-    def test_too_many_parts(self) -> None:
+    def test_limits_refuse_too_many_parts(self) -> None:
         with pytest.raises(SchemaError, match="more than 20000 parts"):
             check_limits({"required": [str(number) for number in range(MAX_SCHEMA_PARTS)]})
 
-    def test_too_many_listed_values(self) -> None:
+    def test_limits_refuse_too_many_listed_values(self) -> None:
         half = {"enum": list(range(MAX_LISTED_VALUES // 2 + 1))}
         with pytest.raises(SchemaError, match="values are listed") as caught:
             check_limits({"properties": {"a": half, "b/c": half}})
         assert caught.value.path in ("#/properties/a/enum", "#/properties/b~1c/enum")
 
-    def test_tools_are_named_in_the_path(self) -> None:
+    def test_limits_name_tool_in_path(self) -> None:
         tool = {"type": "function", "function": {"name": "f", "parameters": nested(100)}}
         with pytest.raises(ServalError, match="tools/f/parameters/items"):
             check_tools([{"function": None}, tool])
 
 
-# Checking it would take the gateway seconds.
+# Checking its ambiguity would take seconds.
 MANY_WORDS = "|".join(f"{a}{b}{c}" for a in "abcdefghijkl" for b in "mnopqrstuvwx" for c in "ABC")
 
 
@@ -99,9 +99,7 @@ class TestStrict:
             ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, "#/allOf/1/pattern"),
         ],
     )
-    def test_what_cannot_be_enforced_is_refused_and_left_out_where_it_need_not_hold(
-        self, schema: Any, path: str
-    ) -> None:
+    def test_unenforceable_keyword_is_refused_only_if_strict(self, schema: Any, path: str) -> None:
         error = refused(schema)
         assert error.path == path
         assert "do not ask for strict" in str(error)
@@ -138,13 +136,13 @@ class TestStrict:
         ],
         ids=lambda value: str(value)[:50],
     )
-    def test_what_is_no_schema_or_admits_nothing_is_always_refused(
+    def test_invalid_or_unsatisfiable_schema_is_always_refused(
         self, schema: Any, complaint: str, strict: bool
     ) -> None:
         with pytest.raises(SchemaError, match=complaint):
             enforceable_schema(schema, strict=strict, avoid="<")
 
-    def test_schemas_that_multiply_are_refused_in_time(self) -> None:
+    def test_multiplying_schema_is_refused_in_time(self) -> None:
         choice = {"anyOf": [{"minimum": number} for number in range(10)]}
         assert "unfolds to more than" in str(refused({"type": "number", "allOf": [choice] * 10}))
         doubling: dict[str, Any] = {
@@ -152,7 +150,7 @@ class TestStrict:
         }
         refused({"$ref": "#/$defs/d0", "$defs": {**doubling, "d40": {}}})
 
-    def test_a_recursion_that_goes_through_a_property_is_kept(self) -> None:
+    def test_recursion_through_property_is_kept(self) -> None:
         tree = {"type": "object", "properties": {"child": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
         enforced = enforceable_schema(tree, strict=True, avoid="<")
         assert enforced["$defs"]["d0"]["properties"]["child"] == {
@@ -201,10 +199,10 @@ class TestStrict:
         ],
         ids=lambda value: str(value)[:50],
     )
-    def test_the_rest_is_written_with_few_keywords(self, schema: Any, enforced: Any) -> None:
+    def test_enforceable_schema_is_rewritten(self, schema: Any, enforced: Any) -> None:
         assert enforceable_schema(schema, strict=True, avoid="<") == enforced
 
-    def test_branches_told_apart_by_a_listed_value_are_exclusive(self) -> None:
+    def test_one_of_branches_with_distinct_listed_values_are_exclusive(self) -> None:
         def shape(kind: str) -> dict[str, Any]:
             return {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]}
 

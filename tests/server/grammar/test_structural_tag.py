@@ -1,4 +1,4 @@
-"""What the structural tags make the decoder accept, tried with xgrammar's own compiler."""
+"""Outputs that structural tags admit, checked with xgrammar's compiler."""
 
 from typing import Any
 
@@ -81,7 +81,7 @@ class TestRequired:
             weather(pair("any", "text")),
         ],
     )
-    def test_valid_calls_are_accepted(self, required: Any, text: str) -> None:
+    def test_required_admits_valid_calls(self, required: Any, text: str) -> None:
         assert accepts(required, text)
 
     @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ class TestRequired:
             f"{TC}get_weather\n{KO}city{KC}\n{VO}Paris{TE}",
         ],
     )
-    def test_everything_else_is_refused(self, required: Any, text: str) -> None:
+    def test_required_refuses_everything_else(self, required: Any, text: str) -> None:
         assert not accepts(required, text)
 
-    def test_one_call_where_calls_may_not_be_parallel(self) -> None:
+    def test_without_parallel_calls_one_call_is_admitted(self) -> None:
         one = compiled(
             structural_tag(LONGCAT, TOOLS, tool_choice="required", parallel_tool_calls=False) or {}
         )
@@ -132,7 +132,7 @@ class TestRequired:
         assert not accepts(one, "")
 
 
-def test_a_named_tool_is_the_only_one() -> None:
+def test_named_tool_admits_only_its_calls() -> None:
     tag = structural_tag(LONGCAT, TOOLS, tool_choice=NAMED, parallel_tool_calls=True)
     named = compiled(tag or {})
     assert accepts(named, NOW + NOW)
@@ -142,7 +142,7 @@ def test_a_named_tool_is_the_only_one() -> None:
 
 
 class TestAuto:
-    def test_text_is_free_and_calls_are_constrained(self) -> None:
+    def test_auto_leaves_text_free_and_constrains_calls(self) -> None:
         auto = compiled(structural_tag(LONGCAT, TOOLS, tool_choice="auto", parallel_tool_calls=True) or {})
         for text in ("", "just text < 3", "a" + PARIS, f"a{NOW}b\n{PARIS}", PARIS + NOW):
             assert accepts(auto, text)
@@ -150,7 +150,7 @@ class TestAuto:
         for text in (*bad_calls, f"stray {TE}", f"stray {VO}"):
             assert not accepts(auto, text)
 
-    def test_a_tool_that_is_not_strict_takes_any_arguments(self) -> None:
+    def test_auto_admits_any_arguments_without_strict(self) -> None:
         tools = [tool("now"), tool("get_weather", PARAMETERS, strict=None)]
         auto = compiled(structural_tag(LONGCAT, tools, tool_choice="auto", parallel_tool_calls=True) or {})
         assert accepts(auto, call("get_weather", pair("days", "x"), pair("new key", "{")))
@@ -158,21 +158,21 @@ class TestAuto:
         assert not accepts(auto, call("get_weather", f"{KO}days{KC}{VO}"))
         assert not accepts(auto, call("now", pair("days", "x")))
 
-    def test_one_call_where_calls_may_not_be_parallel(self) -> None:
+    def test_without_parallel_calls_one_call_is_admitted(self) -> None:
         tools = [tool("now", strict=None)]
         one = compiled(structural_tag(LONGCAT, tools, tool_choice="auto", parallel_tool_calls=False) or {})
         assert accepts(one, "text")
         assert accepts(one, "text" + NOW)
         assert not accepts(one, NOW + NOW)
 
-    def test_without_a_strict_tool_the_decoder_is_left_alone(self) -> None:
+    def test_auto_without_strict_tool_does_not_constrain_decoder(self) -> None:
         tools = [tool("now", strict=None), tool("then", strict=False)]
         assert structural_tag(LONGCAT, tools, tool_choice="auto", parallel_tool_calls=True) is None
         assert structural_tag(LONGCAT, TOOLS, tool_choice="none", parallel_tool_calls=True) is None
         assert structural_tag(LONGCAT, [], tool_choice="auto", parallel_tool_calls=False) is None
 
 
-def test_strict_false_is_any_arguments_even_where_a_call_is_required() -> None:
+def test_required_admits_any_arguments_with_strict_false() -> None:
     tools = [tool("get_weather", PARAMETERS, strict=False)]
     grammar = compiled(structural_tag(LONGCAT, tools, tool_choice="required", parallel_tool_calls=True) or {})
     assert accepts(grammar, call("get_weather", pair("days", "x")))

@@ -1,4 +1,4 @@
-"""JSON Schema's own notions."""
+"""Concepts of JSON Schema."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The quick check of a value against a schema, beside the `jsonschema` package."""
+"""Validation of a value against a schema, compared with the `jsonschema` package."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def mentions(schema: Any, keyword: str) -> bool:
 
 @settings(max_examples=600, deadline=None)
 @given(parameters=json_schemas.parameters, value=values)
-def test_it_agrees_where_all_can_be_told_and_else_never_refuses_what_is_valid(
+def test_is_valid_agrees_with_jsonschema_and_never_refuses_valid_value(
     parameters: dict[str, Any], value: Any
 ) -> None:
     exact = not any(mentions(parameters, keyword) for keyword in ("pattern", "patternProperties", "format"))
@@ -70,11 +70,11 @@ def test_it_agrees_where_all_can_be_told_and_else_never_refuses_what_is_valid(
         ({"pattern": "(a+)+$"}, "a" * 50 + "b", True),
     ],
 )
-def test_keywords(schema: Any, value: Any, *, valid: bool) -> None:
+def test_is_valid_checks_keyword(schema: Any, value: Any, *, valid: bool) -> None:
     assert is_valid(value, schema, schema) is valid
 
 
-def test_alternatives_that_multiply_end_in_time() -> None:
+def test_is_valid_ends_in_time_for_multiplying_alternatives() -> None:
     tree = {
         "anyOf": [{"items": {"$ref": "#"}, "minItems": 1}, {"items": {"$ref": "#"}, "maxItems": 1}],
         "type": "array",

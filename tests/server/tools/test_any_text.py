@@ -1,4 +1,4 @@
-"""For every text and every way to cut it: the same message, no exception, arguments that parse."""
+"""Properties of the parser for any text and any cuts: same message, no exception, valid arguments."""
 
 import itertools
 import json
@@ -77,7 +77,7 @@ def cut(text: str, cuts: list[int]) -> list[str]:
     finish_reason=st.sampled_from(["stop", "length"]),
     tools=st.sampled_from([TOOLS, TOOLS, []]),
 )
-def test_the_message_does_not_depend_on_the_cuts(
+def test_parser_message_does_not_depend_on_cuts(
     *, text: str, cuts: list[int], every: int, thinking: bool, finish_reason: str, tools: list[Any]
 ) -> None:
     whole = read(text, tools, thinking=thinking, finish_reason=finish_reason)
@@ -88,7 +88,7 @@ def test_the_message_does_not_depend_on_the_cuts(
 
 @settings(max_examples=600, deadline=None)
 @given(text=outputs, every=st.integers(1, 14), thinking=st.booleans())
-def test_arguments_of_a_finished_message_are_json_objects(text: str, every: int, thinking: bool) -> None:
+def test_parser_arguments_of_finished_message_are_json_objects(text: str, every: int, thinking: bool) -> None:
     events = events_of([text[i : i + every] for i in range(0, len(text), every)], TOOLS, thinking=thinking)
     message = assemble(events)
     starts = [event for event in events if isinstance(event, ToolCallStart)]

@@ -1,4 +1,4 @@
-"""The work of the parser grows with the length of the text, however the text is cut. Counted, not timed."""
+"""Linear time of the parser for any cuts. The work is counted, not timed."""
 
 import sys
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from serval_testkit.longcat_text import KC, KO, TC, TE, THINK, VC, VO, call, pai
 TOOLS = [tool("f", text={"type": "string"}, data={"type": "object"}, free={}), tool("now")]
 OPEN_TEXT, OPEN_DATA = (f"{TC}f\n{KO}{key}{KC}\n{VO}" for key in ("text", "data"))
 
-# Each builds a text of about n characters that some way of parsing would read again and again.
+# Each builds a text of about n characters that a careless parser would read repeatedly.
 SHAPES: dict[str, Callable[[int], str]] = {
     "string argument": lambda n: call("f", pair("text", 'x" ' * (n // 3))),
     "object argument": lambda n: call("f", pair("data", '{"a": "' + "x" * n + '"}')),
@@ -44,7 +44,7 @@ SHAPES: dict[str, Callable[[int], str]] = {
 
 
 def work(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Function calls, and characters that came into the buffer."""
+    """Count function calls, and characters that were copied into the buffer."""
     done = 0
 
     def count_call(*_: Any) -> None:
@@ -77,7 +77,7 @@ def work(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.parametrize("size", [0, 1, 50])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_eight_times_the_text_is_about_eight_times_the_work(
+def test_parser_work_is_linear_in_length_of_text(
     shape: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = (work(SHAPES[shape](n), size, monkeypatch) for n in (1_000, 8_000))
@@ -86,7 +86,7 @@ def test_eight_times_the_text_is_about_eight_times_the_work(
 
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_buffer_is_hardly_longer_than_the_piece(
+def test_parser_buffers_little_more_than_last_piece(
     shape: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = SHAPES[shape](4_000)

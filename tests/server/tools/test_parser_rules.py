@@ -1,4 +1,4 @@
-"""One test a rule of the tool-call parser; `test_recorded_cases` has the outputs that made the rules."""
+"""Rules of the tool-call parser, one test each; `test_recorded_cases` has the outputs behind them."""
 
 import json
 
@@ -31,7 +31,7 @@ NOW = call("now")
 
 
 def calls_of(text: str, finish_reason: str = "stop") -> list[tuple[str, str]]:
-    """The calls in `text`, after checking that reading it character by character gives the same message."""
+    """Return the calls in `text`, read whole and character by character with the same result."""
     whole = read(text, TOOLS, finish_reason=finish_reason)
     assert read(text, TOOLS, finish_reason=finish_reason, size=1) == whole
     return list(whole.calls)
@@ -47,27 +47,27 @@ class TestContent:
     @pytest.mark.parametrize(
         "text", ["a < b", "a <", "<", "<longcat_tool", "x <longcat_tool_call", "<longcat_toolbox>"]
     )
-    def test_text_that_only_begins_like_a_marker_is_kept(self, text: str) -> None:
+    def test_parser_keeps_text_that_begins_like_marker(self, text: str) -> None:
         assert content_of(text) == text
 
-    def test_only_what_may_become_a_marker_is_held_back(self) -> None:
+    def test_parser_holds_back_only_possible_marker(self) -> None:
         parser = LONGCAT.parser(TOOLS)
         assert parser.feed("see <long") == [ContentDelta("see ")]
         assert parser.feed("cat_") == []
         assert parser.feed("er> and") == [ContentDelta("<longcat_er> and")]
 
-    def test_whitespace_before_a_call_is_content_only_after_text(self) -> None:
+    def test_parser_drops_whitespace_alone_before_call(self) -> None:
         assert content_of("\n \n" + NOW) is None
         assert content_of(" hm \n" + NOW) == " hm \n"
 
-    def test_whitespace_alone_is_content_only_without_tools(self) -> None:
+    def test_parser_keeps_whitespace_alone_only_without_tools(self) -> None:
         assert content_of(" \n") is None
         assert read(" \n", [], size=1).content == " \n"
 
-    def test_without_tools_markers_are_content(self) -> None:
+    def test_parser_without_tools_keeps_markers(self) -> None:
         assert read(NOW, [], size=1).content == NOW
 
-    def test_whitespace_after_a_call_goes_and_text_stays(self) -> None:
+    def test_parser_drops_whitespace_after_call(self) -> None:
         assert content_of(f"a{NOW}\n\n {NOW} b \n{NOW}\n") == "ab \n"
 
     @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ class TestContent:
             "the marker is <longcat_tool_call> :)",
         ],
     )
-    def test_an_opening_marker_in_prose_takes_nothing_away(self, text: str) -> None:
+    def test_parser_keeps_opening_marker_in_prose(self, text: str) -> None:
         assert content_of(text + "\n") == text + "\n"
         assert calls_of(text + "\n" + NOW) == [("now", "{}")]
 
-    def test_lone_surrogates_become_the_replacement_character(self) -> None:
+    def test_parser_replaces_lone_surrogates(self) -> None:
         message = read("a\ud800b" + call("write", pair("path", "\udfff"), pair("mode", '"\\ud83d"')), TOOLS)
         assert message.content == "a\ufffdb"
         assert message.calls == (("write", '{"path": "\ufffd", "mode": "\ufffd"}'),)
@@ -90,7 +90,7 @@ class TestContent:
 
 class TestName:
     @pytest.mark.parametrize("end", ["\n", KO, TE, TC])
-    def test_the_name_is_reported_once_and_whole(self, end: str) -> None:
+    def test_parser_reports_name_once_and_whole(self, end: str) -> None:
         parser = LONGCAT.parser(TOOLS)
         assert parser.feed(TC + "wri") == []
         assert parser.feed("te") == []
@@ -98,10 +98,10 @@ class TestName:
         assert not any(isinstance(event, ToolCallStart) for event in parser.feed(f"{KO}path{KC}{VO}x"))
 
     @pytest.mark.parametrize("name", ["now", "functions.now", " now ", "\n\nnow", "now\r"])
-    def test_a_prefix_and_whitespace_are_not_part_of_the_name(self, name: str) -> None:
+    def test_parser_strips_prefix_and_whitespace_of_name(self, name: str) -> None:
         assert calls_of(f"{TC}{name}\n{TE}") == [("now", "{}")]
 
-    def test_a_declared_name_that_looks_prefixed_is_taken_as_it_is(self) -> None:
+    def test_parser_keeps_prefix_of_declared_name(self) -> None:
         assert calls_of(call("functions.odd")) == [("functions.odd", "{}")]
 
     @pytest.mark.parametrize(
@@ -117,19 +117,19 @@ class TestName:
             f"{TC}foo\nnoise{TE}\n",
         ],
     )
-    def test_the_block_of_an_undeclared_tool_is_dropped_and_nothing_else(self, block: str) -> None:
+    def test_parser_drops_only_block_of_undeclared_tool(self, block: str) -> None:
         assert calls_of(block) == []
         assert content_of(block) is None
         if block.rstrip().endswith(TE):
             assert calls_of(NOW + block + NOW) == [("now", "{}"), ("now", "{}")]
             assert content_of("a" + block + "b") == "ab"
 
-    def test_calls_are_numbered_in_their_order(self) -> None:
+    def test_parser_numbers_calls_in_order(self) -> None:
         parser = LONGCAT.parser(TOOLS)
         events = parser.feed(call("foo") + NOW + call("write") + NOW)
         assert [event.index for event in events if isinstance(event, ToolCallStart)] == [0, 1, 2]
 
-    def test_flat_tools_are_read_and_broken_ones_ignored(self) -> None:
+    def test_parser_reads_flat_tools_and_ignores_broken_ones(self) -> None:
         flat = {"type": "function", "name": "now", "parameters": {}}
         broken = [
             {},
@@ -170,12 +170,12 @@ class TestValue:
             "\u2028\x00\x7f\\",
         ],
     )
-    def test_a_marker_in_a_value_is_data_unless_it_closes_the_value(self, value: str) -> None:
+    def test_parser_reads_marker_in_value_as_data_unless_it_closes(self, value: str) -> None:
         for text in (call("write", pair("content", value)), f"{TC}write\n{pair('content', value)}"):
             ((_, arguments),) = calls_of(text)
             assert json.loads(arguments) == {"content": value}
 
-    def test_a_string_is_passed_on_as_it_comes(self) -> None:
+    def test_parser_streams_string_value(self) -> None:
         parser = LONGCAT.parser(TOOLS)
         parser.feed(f"{TC}write\n{KO}content{KC}\n")
         assert parser.feed(VO) == [ArgumentsDelta(0, '{"content": "')]
@@ -185,14 +185,14 @@ class TestValue:
         assert parser.feed(f"{VC}\n") == []
         assert parser.feed(TE) == [ArgumentsDelta(0, '"}')]
 
-    def test_text_after_a_closing_call_marker_waits_for_the_next_one(self) -> None:
+    def test_parser_holds_back_text_after_closing_call_marker(self) -> None:
         parser = LONGCAT.parser(TOOLS)
         parser.feed(f"{TC}write\n{KO}content{KC}\n{VO}")
         assert parser.feed(f"a{TE}b") == [ArgumentsDelta(0, "a")]
         assert parser.feed(f"c{TE}d") == [ArgumentsDelta(0, f"{TE}bc")]
         assert parser.feed(f"{VC}{TE}") == [ArgumentsDelta(0, f'{TE}d"}}')]
 
-    def test_a_value_that_is_no_string_is_passed_on_once(self) -> None:
+    def test_parser_reports_other_values_once_complete(self) -> None:
         parser = LONGCAT.parser(TOOLS)
         events = [
             event
@@ -206,7 +206,7 @@ class TestValue:
             ArgumentsDelta(0, '"}'),
         ]
 
-    def test_a_value_never_closed_ends_at_the_last_closing_call_marker(self) -> None:
+    def test_parser_ends_unclosed_value_at_last_closing_call_marker(self) -> None:
         head = f"{TC}write\n{KO}content{KC}\n{VO}"
         assert calls_of(f"{head}a{TE}b{TE}\n") == [("write", f'{{"content": "a{TE}b"}}')]
         assert calls_of(f"{head}a{TE}\ndone") == [("write", '{"content": "a"}')]
@@ -220,7 +220,7 @@ class TestValue:
 
 
 class TestPairs:
-    def test_of_a_repeated_key_the_first_counts(self) -> None:
+    def test_parser_keeps_first_of_repeated_keys(self) -> None:
         text = call("write", pair("path", "a"), pair("path", "b"), pair("mode", "1"), pair("mode", "2"))
         assert calls_of(text) == [("write", '{"path": "a", "mode": 1}')]
 
@@ -234,44 +234,44 @@ class TestPairs:
             f"{KO}{KC}",
         ],
     )
-    def test_what_is_no_pair_is_dropped(self, orphan: str) -> None:
+    def test_parser_drops_incomplete_pair(self, orphan: str) -> None:
         assert calls_of(call("write", orphan)) == [("write", "{}")]
         assert calls_of(call("write", orphan, pair("mode", "1"))) == [("write", '{"mode": 1}')]
         assert calls_of(call("write", pair("mode", "1"), orphan)) == [("write", '{"mode": 1}')]
 
     @pytest.mark.parametrize("noise", ["noise", f"{VO}x{VC}", f"{VC}\n", "\n"])
-    def test_text_before_the_first_pair_is_dropped(self, noise: str) -> None:
+    def test_parser_drops_text_before_first_pair(self, noise: str) -> None:
         assert calls_of(call("write", noise, pair("mode", "1"))) == [("write", '{"mode": 1}')]
 
-    def test_a_missing_opening_value_marker_is_made_up_for(self) -> None:
+    def test_parser_tolerates_missing_opening_value_marker(self) -> None:
         assert calls_of(call("write", f"{KO}path{KC}\nx y{VC}\n")) == [("write", '{"path": "x y"}')]
         assert calls_of(call("write", f"{KO}path{KC}{VC}\n")) == [("write", '{"path": ""}')]
 
-    def test_a_missing_closing_key_marker_is_made_up_for(self) -> None:
+    def test_parser_tolerates_missing_closing_key_marker(self) -> None:
         assert calls_of(call("write", f"{KO}path\n{VO}x{VC}\n")) == [("write", '{"path": "x"}')]
 
     @pytest.mark.parametrize("space", ["", " ", "\n\n", "\t\r\n"])
-    def test_any_whitespace_may_stand_between_markers(self, space: str) -> None:
+    def test_parser_allows_any_whitespace_between_markers(self, space: str) -> None:
         pairs = f"{KO}path{KC}{space}{VO}x{VC}{space}{KO}mode{KC}{space}{VO}1{VC}{space}"
         text = f"{TC}write{space}{pairs}{TE}{space}"
         assert calls_of(text) == [("write", '{"path": "x", "mode": 1}')]
 
-    def test_a_call_that_is_not_closed_ends_where_the_next_begins(self) -> None:
+    def test_parser_ends_unclosed_call_at_next_call(self) -> None:
         assert calls_of(f"{TC}now\n{TC}write\n{pair('mode', '1')}{TE}") == [
             ("now", "{}"),
             ("write", '{"mode": 1}'),
         ]
 
-    def test_an_undeclared_key_takes_the_json_that_its_text_is(self) -> None:
+    def test_parser_reads_undeclared_key_as_json_or_text(self) -> None:
         text = call("write", pair("x", "1"), pair(" y ", "text"), pair("z", '"q"'))
         assert calls_of(text) == [("write", '{"x": 1, "y": "text", "z": "q"}')]
 
-    def test_a_key_known_only_by_additional_properties_loses_its_whitespace(self) -> None:
+    def test_parser_strips_key_of_additional_properties(self) -> None:
         parameters = {"type": "object", "additionalProperties": {"type": "string"}}
         tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
         assert read(call("f", pair(" k ", "5")), tools).calls == (("f", '{"k": "5"}'),)
 
-    def test_a_declared_key_is_taken_with_its_whitespace(self) -> None:
+    def test_parser_keeps_whitespace_of_declared_key(self) -> None:
         tools = [tool("f", **{" k ": {"type": "string"}})]
         assert read(call("f", pair(" k ", "1")), tools).calls == (("f", '{" k ": "1"}'),)
 
@@ -307,14 +307,14 @@ class TestFinish:
     )
 
     @pytest.mark.parametrize(("text", "complete", "cut"), CUTS, ids=lambda value: str(value)[:60])
-    def test_a_stop_closes_the_arguments_and_a_length_limit_leaves_them_open(
+    def test_finish_closes_arguments_only_on_stop(
         self, text: str, complete: list[tuple[str, str]], cut: list[tuple[str, str]]
     ) -> None:
         assert calls_of(text, "stop") == calls_of(text, "tool_calls") == complete
         assert calls_of(text, "length") == calls_of(text, "abort") == cut
         assert read(text, TOOLS, finish_reason="length").content is None
 
-    def test_finish_ends_the_parser(self) -> None:
+    def test_finish_forbids_further_pieces(self) -> None:
         parser = LONGCAT.parser(TOOLS)
         parser.feed("a <")
         assert parser.finish("stop") == [ContentDelta("<")]
@@ -333,42 +333,42 @@ class TestReasoning:
             (f"\n{THINK}hm <b> \n\nso{THINK_END}yes ", False),
         ],
     )
-    def test_the_think_block_is_reasoning_without_the_whitespace_around_it(
+    def test_parser_reads_think_block_without_surrounding_whitespace(
         self, text: str, thinking: bool, size: int
     ) -> None:
         for tools in (TOOLS, []):
             message = read(text, tools, thinking=thinking, size=size)
             assert (message.reasoning, message.content) == ("hm <b> \n\nso", "yes ")
 
-    def test_it_is_passed_on_as_it_comes(self) -> None:
+    def test_parser_streams_reasoning(self) -> None:
         parser = LONGCAT.parser(TOOLS, thinking=True)
         assert parser.feed("\nhm") == [ReasoningDelta("hm")]
         assert parser.feed(" \n") == []
         assert parser.feed("so </long") == [ReasoningDelta(" \nso")]
         assert parser.feed("er>") == [ReasoningDelta(" </longer>")]
 
-    def test_an_empty_block_is_no_reasoning(self) -> None:
+    def test_parser_ignores_empty_think_block(self) -> None:
         message = read(f"{THINK}\n{THINK_END}\nyes", TOOLS)
         assert (message.reasoning, message.content) == (None, "yes")
 
-    def test_a_block_never_closed_is_all_reasoning(self) -> None:
+    def test_parser_reads_unclosed_think_block_as_reasoning(self) -> None:
         message = read("hm\n", TOOLS, thinking=True)
         assert (message.reasoning, message.content) == ("hm", None)
 
     @pytest.mark.parametrize("size", [0, 1])
-    def test_a_call_ends_it(self, size: int) -> None:
+    def test_parser_ends_reasoning_at_call(self, size: int) -> None:
         message = read(f"hm\n{NOW}{THINK_END}\nyes", TOOLS, thinking=True, size=size)
         assert (message.reasoning, message.content, message.calls) == ("hm", "yes", (("now", "{}"),))
         message = read(f"hm\n{NOW}well{THINK_END}\nyes {THINK_END}", TOOLS, thinking=True, size=size)
         assert (message.reasoning, message.content) == ("hm", f"wellyes {THINK_END}")
 
     @pytest.mark.parametrize("size", [0, 1])
-    def test_an_opening_marker_in_prose_does_not_end_it(self, size: int) -> None:
+    def test_parser_keeps_opening_marker_in_reasoning(self, size: int) -> None:
         text = f"the marker `{TC}` opens a call\n{THINK_END}\nyes"
         message = read(text, TOOLS, thinking=True, size=size)
         assert (message.reasoning, message.content) == (f"the marker `{TC}` opens a call", "yes")
 
-    def test_in_the_middle_of_content_the_markers_are_content(self) -> None:
+    def test_parser_keeps_think_markers_inside_content(self) -> None:
         assert content_of(f"a {THINK}b{THINK_END} c") == f"a {THINK}b{THINK_END} c"
         assert content_of(f"{NOW}{THINK}b{THINK_END}") == f"{THINK}b{THINK_END}"
 
@@ -389,7 +389,7 @@ class TestJsonDialect:
             ),
         ],
     )
-    def test_a_json_object_is_a_call(self, block: str, arguments: str) -> None:
+    def test_parser_reads_json_object_as_call(self, block: str, arguments: str) -> None:
         expected = [("write", arguments), ("now", "{}")]
         assert calls_of(f"{TC}{block}{TE}{NOW}") == expected
         assert content_of(f"a{TC}{block}{TE}\nb") == "ab"
@@ -412,14 +412,14 @@ class TestJsonDialect:
             '{"name": \\"write\\"}',
         ],
     )
-    def test_a_block_that_is_no_call_is_dropped_and_nothing_else(self, block: str) -> None:
+    def test_parser_drops_only_block_that_is_not_a_call(self, block: str) -> None:
         assert calls_of(f"{NOW}{TC}{block}{TE}{NOW}") == [("now", "{}"), ("now", "{}")]
         assert content_of(f"a{TC}{block}{TE}b") == "ab"
 
-    def test_a_string_that_swallowed_the_closing_marker_gives_back_what_follows(self) -> None:
+    def test_parser_recovers_text_after_unclosed_json_string(self) -> None:
         text = f'{TC}{{"name{TE} "{TE}{NOW}'
         assert content_of(text) == f'"{TE}'
         assert calls_of(text) == [("now", "{}")]
 
-    def test_a_call_cut_short_is_not_reported(self) -> None:
+    def test_parser_does_not_report_truncated_json_call(self) -> None:
         assert calls_of(f'{TC}{{"name": "write", "arguments": {{"a": "b', "length") == []

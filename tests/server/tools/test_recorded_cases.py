@@ -1,4 +1,4 @@
-"""Outputs on which one LongCat or GLM parser or another is known to fail, read whole and in pieces."""
+"""Outputs that some LongCat or GLM parser is known to fail on, read whole and in pieces."""
 
 import pytest
 
@@ -112,7 +112,7 @@ SIZES = (0, 1, 2, 3, 5, 7, 13)
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
-def test_recorded_case(case: Case, size: int) -> None:
+def test_parser_reads_recorded_case(case: Case, size: int) -> None:
     _, text, content, calls = case
     message = read(text, TOOLS, size=size)
     assert message.content == content
@@ -120,7 +120,7 @@ def test_recorded_case(case: Case, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_call_cut_by_length_leaves_its_arguments_open(size: int) -> None:
+def test_parser_leaves_arguments_open_at_length_limit(size: int) -> None:
     message = read(f"{TC}get_weather\n{KO}city{KC}\n{VO}Par", TOOLS, size=size, finish_reason="length")
     assert message.content is None
     assert message.calls == (("get_weather", '{"city": "Par'),)

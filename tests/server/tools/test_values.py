@@ -1,4 +1,4 @@
-"""From the text of an argument to the JSON value its schema asks for."""
+"""Converting the text of an argument to the JSON value that its schema asks for."""
 
 import json
 import sys
@@ -117,7 +117,7 @@ def value_of(text: str, schema: Any) -> Any:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_text_becomes_the_value_its_schema_asks_for(schema: Any, text: str, value: Any) -> None:
+def test_argument_json_follows_schema(schema: Any, text: str, value: Any) -> None:
     found = value_of(text, schema)
     assert found == value
     assert type(found) is type(value)
@@ -127,23 +127,23 @@ def test_a_text_becomes_the_value_its_schema_asks_for(schema: Any, text: str, va
 @pytest.mark.parametrize(
     ("opening", "closing"), [("[", "]"), ('{"a":', "}"), ("(", ")"), ("['", "']"), ("-", "")]
 )
-def test_a_value_nested_too_deep_stays_text(schema: Any, opening: str, closing: str) -> None:
+def test_argument_json_keeps_too_deep_value_as_text(schema: Any, opening: str, closing: str) -> None:
     text = opening * 50_000 + "1" + closing * 50_000
     assert value_of(text, schema) == text
 
 
-def test_a_value_of_the_greatest_depth_is_read() -> None:
+def test_argument_json_reads_value_of_maximum_depth() -> None:
     text = "[" * MAX_JSON_DEPTH + '"]][["' + "]" * MAX_JSON_DEPTH
     assert isinstance(value_of(text, {"type": "array"}), list)
     assert value_of(f"[{text}]", {"type": "array"}) == f"[{text}]"
 
 
-def test_brackets_in_strings_do_not_nest() -> None:
+def test_argument_json_ignores_brackets_in_strings() -> None:
     value = ["[" * 1000, '\\"[' * 1000]
     assert value_of(json.dumps(value), {"type": "array"}) == value
 
 
-def test_a_long_python_literal_stays_text() -> None:
+def test_argument_json_keeps_long_python_literal_as_text() -> None:
     text = "[" + "'a', " * MAX_PYTHON_LITERAL + "]"
     assert value_of(text, {"type": "array"}) == text
 
@@ -155,13 +155,13 @@ anything = st.recursive(
 
 
 @given(anything.filter(lambda value: not isinstance(value, str)))
-def test_json_comes_back_as_it_was(value: Any) -> None:
+def test_argument_json_round_trips_json(value: Any) -> None:
     for schema in ({}, {"type": ["object", "array", "number", "boolean", "null"]}):
         assert value_of(json.dumps(value), schema) == value
 
 
 @given(st.text())
-def test_a_string_comes_back_as_it_was(text: str) -> None:
+def test_argument_json_round_trips_string(text: str) -> None:
     assert value_of(text, {"type": "string"}) == text
 
 
@@ -172,7 +172,7 @@ class TestReferences:
     @pytest.mark.parametrize(
         "reference", ["#/$defs/x~1y", "#/$defs/x%7E1y", "#/properties/b", "#/$defs/list/0"]
     )
-    def test_local_references_are_followed(self, reference: str) -> None:
+    def test_parameters_follow_local_references(self, reference: str) -> None:
         string = {"type": "string"}
         root = {
             "properties": {"a": {"$ref": reference}, "b": string},
@@ -183,16 +183,16 @@ class TestReferences:
     @pytest.mark.parametrize(
         "reference", ["#/nowhere", "#/$defs/list/9", "http://x/y", "#/properties/a", 3, "#"]
     )
-    def test_others_say_nothing(self, reference: Any) -> None:
+    def test_parameters_ignore_other_references(self, reference: Any) -> None:
         root = {"properties": {"a": {"$ref": reference}}, "$defs": {"list": []}}
         assert self.admits(root, "5") == 5
 
-    def test_a_reference_in_a_circle_says_nothing(self) -> None:
+    def test_parameters_ignore_circular_references(self) -> None:
         definitions = {"x": {"anyOf": [{"$ref": "#/$defs/y"}]}, "y": {"allOf": [{"$ref": "#/$defs/x"}]}}
         root = {"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": definitions}
         assert self.admits(root, "5") == 5
 
-    def test_references_that_multiply_are_read_once(self) -> None:
+    def test_parameters_read_multiplying_references_once(self) -> None:
         definitions: dict[str, Any] = {
             f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(60)
         }
@@ -202,7 +202,7 @@ class TestReferences:
         }
         assert self.admits(root, "5") == "5"
 
-    def test_combinators_nested_hundreds_deep_raise_nothing(self) -> None:
+    def test_parameters_survive_deeply_nested_combinators(self) -> None:
         schema: Any = {"type": "string"}
         for _ in range(5000):
             schema = {"anyOf": [schema]}
@@ -226,24 +226,24 @@ class TestReferences:
             {"properties": {"a": {"oneOf": [{"enum": ["5"]}, {"type": "string"}]}}},
         ],
     )
-    def test_an_argument_is_found_wherever_the_schema_declares_it(self, root: dict[str, Any]) -> None:
+    def test_parameters_find_argument_wherever_it_is_declared(self, root: dict[str, Any]) -> None:
         assert self.admits(root, "5") == "5"
 
-    def test_number_and_integer_have_the_integers_in_common(self) -> None:
+    def test_parameters_read_number_and_integer_as_integer(self) -> None:
         both = {"allOf": [{"type": "number"}, {"type": "integer"}]}
         assert repr(self.admits({"properties": {"a": both}}, "3.0")) == "3"
 
-    def test_a_contradiction_says_nothing(self) -> None:
+    def test_parameters_ignore_contradiction(self) -> None:
         never = {"allOf": [{"type": "string"}, {"type": "integer"}]}
         assert self.admits({"properties": {"a": never}}, "5") == 5
 
-    def test_properties_without_a_type_mean_an_object_and_items_an_array(self) -> None:
+    def test_parameters_infer_object_and_array(self) -> None:
         assert self.admits({"properties": {"a": {"properties": {"b": {}}}}}, "{'b': 1}") == {"b": 1}
         assert self.admits({"properties": {"a": {"items": {}}}}, "('b',)") == ["b"]
 
 
 @pytest.mark.parametrize("text", ["1.50", "1e3", "-0.0", "2.5E-2"])
 @pytest.mark.parametrize("schema", [{"type": "number"}, {}, {"type": ["number", "null"]}])
-def test_a_number_is_passed_on_as_it_was_written(schema: Any, text: str) -> None:
+def test_argument_json_keeps_literal_of_number(schema: Any, text: str) -> None:
     parameters = ParameterSchema({"type": "object", "properties": {"a": schema}})
     assert parameters.argument_json("a", text) == parameters.argument_json("a", f" {text}\n") == text
