@@ -1,5 +1,4 @@
-"""`serval keys`: create, list, change, rotate and revoke API keys; migrate their database to an older
-schema."""
+"""`serval keys`: create, list, change, rotate and revoke API keys; downgrade their database."""
 
 import argparse
 import json
@@ -85,14 +84,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     store = open_store(settings)
     try:
-        _act(args, store)
+        _run_action(args, store)
     except SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"the key database refused, nothing was changed: {reason}") from None
     return 0
 
 
-def _act(args: argparse.Namespace, store: "KeyStore") -> None:
+def _run_action(args: argparse.Namespace, store: "KeyStore") -> None:
     if args.action == "create":
         record, key = store.create(
             name=args.name,

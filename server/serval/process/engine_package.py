@@ -61,6 +61,7 @@ def engine_options(args: argparse.Namespace, *, host: str, port: int) -> EngineO
     try:
         return _options_module().engine_options(args, host=host, port=port)
     except ValueError as error:
+        # The module's ModelFolderError, whose class is not imported here.
         raise ServalError(str(error)) from None
 
 

@@ -36,7 +36,7 @@ _FINAL_SEND_S = 2
 
 
 async def _serve_at_once() -> None:
-    """The default of `Lifecycle.loaded`: a single process waits for no other."""
+    """The default of `Lifecycle.on_loaded`: a single process waits for no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class Lifecycle:
     changes: AsyncIterator[LiveSettings]
     progress: Progress
     # Awaited when everything is loaded, before the first connection is accepted.
-    loaded: Callable[[], Awaitable[None]] = _serve_at_once
+    on_loaded: Callable[[], Awaitable[None]] = _serve_at_once
     # Called with the model's name when connections are accepted.
-    serving: Callable[[str], None]
+    on_serving: Callable[[str], None]
     replaces_worker: bool = False
 
 
@@ -71,7 +71,7 @@ def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> N
                 live=live,
                 changes=settings_changes(settings, live, requested=reread),
                 progress=progress,
-                serving=lambda model: progress(f"serving {model} on {url_of(listener)}"),
+                on_serving=lambda model: progress(f"serving {model} on {url_of(listener)}"),
             )
             await serve(listener, settings, lifecycle)
 
@@ -92,12 +92,12 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
             apps.metrics.worker_restarted()
         server = HttpServer(
             server_config(apps.api, settings, refused=apps.metrics.request_refused),
-            on_listening=lambda: lifecycle.serving(apps.model.name),
+            on_listening=lambda: lifecycle.on_serving(apps.model.name),
         )
         # Objects made during start-up live as long as the process; the collector need not visit them.
         gc.collect()
         gc.freeze()
-        await lifecycle.loaded()
+        await lifecycle.on_loaded()
         background = [
             asyncio.create_task(_stop_server(server, lifecycle.stop, settings, apps.slots, engine)),
             asyncio.create_task(_apply_changes(lifecycle.changes, apps)),

@@ -64,7 +64,7 @@ async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> 
     assert word == LIVE
     parent = _ParentMessages(channel)
 
-    async def loaded() -> None:
+    async def on_loaded() -> None:
         channel.send(LOADED)
         await parent.wait_for_go()
 
@@ -74,8 +74,8 @@ async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> 
         live=from_line(first),
         changes=parent.changes(),
         progress=lambda _: None,
-        loaded=loaded,
-        serving=lambda model: channel.send(SERVING, model),
+        on_loaded=on_loaded,
+        on_serving=lambda model: channel.send(SERVING, model),
         replaces_worker=replacement,
     )
     # A socket for each worker: the kernel then spreads connections evenly. Workers that accept from one
