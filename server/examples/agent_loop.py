@@ -60,7 +60,7 @@ TOOLS: list[Any] = [
 
 
 def result_of(call: Any) -> str:
-    """What the called function returns or raises, as the text the model gets."""
+    """Return the text for the model: the result of the called function, or its error."""
     try:
         result = FUNCTIONS[call.function.name](**json.loads(call.function.arguments))
     except (LookupError, TypeError, ValueError) as error:

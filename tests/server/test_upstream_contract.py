@@ -79,9 +79,7 @@ def test_metrics_add_does_what_inc_does(registry: CollectorRegistry) -> None:
 
 
 @pytest.mark.parametrize("values_", [[0.5, 1.0, 1.5, 7.0], [-1.0], []])
-def test_metrics_observe_does_what_the_histogram_s_does(
-    registry: CollectorRegistry, values_: list[float]
-) -> None:
+def test_metrics_observe_matches_histogram_observe(registry: CollectorRegistry, values_: list[float]) -> None:
     buckets = (1.0, 2.0, 5.0)
     plain = Histogram("plain", "", buckets=buckets, registry=registry)
     ours = Histogram("ours", "", buckets=buckets, registry=registry)

@@ -266,7 +266,7 @@ async def test_chat_choices_share_the_prompt(gateway: RunningGateway) -> None:
     assert len({request["rid"] for request in gateway.engine.requests}) == 2
 
 
-async def test_chat_streams_each_choice_s_begin_and_finish_once(gateway: RunningGateway) -> None:
+async def test_chat_streams_begin_and_finish_of_each_choice_once(gateway: RunningGateway) -> None:
     gateway.engine.will_say("a")
     gateway.engine.will_say("b", "c")
     chunks = await stream_lines(gateway, {"n": 2})
@@ -278,7 +278,7 @@ async def test_chat_streams_each_choice_s_begin_and_finish_once(gateway: Running
         assert mine[-1]["finish_reason"] == "stop"
 
 
-async def test_chat_sampling_fields_override_the_checkpoint_s_defaults(
+async def test_chat_sampling_fields_override_defaults_of_the_checkpoint(
     gateway: RunningGateway,
 ) -> None:
     await gateway.post(
@@ -304,7 +304,7 @@ async def test_chat_sampling_fields_override_the_checkpoint_s_defaults(
     assert params["top_p"] == 0.9  # generation_config.json of the demo checkpoint
 
 
-async def test_chat_without_a_limit_overrides_the_engine_s_default(
+async def test_chat_without_a_limit_overrides_the_engine_default(
     gateway: RunningGateway,
 ) -> None:
     await gateway.post({"model": MODEL, "messages": HI})

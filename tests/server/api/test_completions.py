@@ -88,7 +88,7 @@ async def test_completions_answer_several_prompts_and_choices(gateway: RunningGa
     assert answer.usage.completion_tokens == 8
 
 
-async def test_completions_stream_each_choice_s_finish_once(gateway: RunningGateway) -> None:
+async def test_completions_stream_the_finish_of_each_choice_once(gateway: RunningGateway) -> None:
     chunks = await chunks_of(gateway, prompt=["a", "b"])
     for index in (0, 1):
         mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == index]

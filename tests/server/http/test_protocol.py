@@ -235,7 +235,7 @@ async def test_protocol_closes_an_idle_connection(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize(("connections", "workers"), [(2, 1), (5, 2)])
-async def test_protocol_answers_503_over_a_worker_s_share_of_connections(
+async def test_protocol_answers_503_over_the_connection_share_of_a_worker(
     connections: int, workers: int
 ) -> None:
     app = App()

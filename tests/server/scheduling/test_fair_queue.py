@@ -18,7 +18,7 @@ def drained(queue: FairQueue, now: float = 0.0) -> list[Ticket]:
     return [queue.pop(now) for _ in range(len(queue))]
 
 
-def test_queue_serves_a_key_with_one_request_before_another_s_hundredth() -> None:
+def test_queue_serves_a_first_request_before_the_hundredth_of_another_key() -> None:
     queue = FairQueue(1000)
     for _ in range(100):
         queue.push(ticket("many"))

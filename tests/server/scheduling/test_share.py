@@ -20,7 +20,7 @@ from serval.settings import Settings
         ({"engine_max_connections": 77}, None, 77),
     ],
 )
-def test_slots_are_the_engine_s_own_and_an_eighth_shared_by_workers(
+def test_slots_are_those_of_the_engine_and_an_eighth_shared_by_workers(
     settings: dict[str, Any], runs: int | None, slots: int
 ) -> None:
     info = EngineInfo(model_path="", context_length=1, max_prompt_tokens=1, max_running_requests=runs)

@@ -149,7 +149,7 @@ async def test_metrics_labels_come_from_closed_sets() -> None:
     assert routes == {"other", "/v1/models/{model_id}"}
 
 
-async def test_metrics_count_a_disconnected_client_s_usage(caplog: pytest.LogCaptureFixture) -> None:
+async def test_metrics_count_the_usage_of_a_disconnected_client(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "serval.requests")
     async with running_gateway() as gateway:
         gateway.engine.will_say("a", "b", fault="stall")
@@ -215,7 +215,7 @@ async def test_log_has_one_line_for_each_request(caplog: pytest.LogCaptureFixtur
     assert second["client_request_id"] is None
 
 
-def test_log_line_has_the_times_of_the_request_s_end() -> None:
+def test_log_line_has_the_times_at_the_end_of_the_request() -> None:
     entry = RequestEntry(RequestRecord(request_id="r", method="GET", route="/"))
     first = JsonFormatter().format(entry)
     time.sleep(0.002)

@@ -17,7 +17,7 @@ Manifest = dict[str, Any]
 
 @cache
 def rendered_text(tools: OperatorTools, *arguments: str | Path) -> str:
-    """What `helm template serval` prints for the arguments."""
+    """Return the output of `helm template serval` with the arguments."""
     return tools.run("helm", "template", "serval", CHART, *arguments).stdout
 
 

@@ -43,16 +43,16 @@ def _node() -> str:
 
 
 def command_of(program: str) -> list[str | Path]:
-    """What runs one of `PROGRAMS`; skips if its packages cannot be installed."""
+    """Return the command that runs one of `PROGRAMS`; skip if its packages cannot be installed."""
     runner: str | Path = _node() if program.endswith(".mjs") else clients_environment() / "bin/python"
     return [runner, CLIENTS / program]
 
 
 def assert_complete(told: dict[str, Any]) -> None:
-    """What a client got is right: answers, streams, a call, JSON by schema, an error, life after an abort."""
+    """Check the results of a client: answers, streams, a call, JSON by schema, an error, an abort."""
     assert told["text"].startswith("Serval is an inference server")
     assert told["streamed"] == told["text"]
-    # Of this only the first tokens were asked for.
+    # Limited to the first tokens of the same answer.
     assert told["after_abort"]
     assert told["text"].startswith(told["after_abort"])
     assert told["call"] == {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}

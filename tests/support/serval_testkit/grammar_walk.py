@@ -39,7 +39,7 @@ def compiled_text(tag: str) -> xgrammar.CompiledGrammar:
 
 
 def accepts(grammar: xgrammar.CompiledGrammar, text: str) -> bool:
-    """Whether `text` is a whole output that the grammar admits."""
+    """Return True if `text` is a whole output that the grammar admits."""
     matcher = xgrammar.GrammarMatcher(grammar)
     return bool(matcher.accept_string(text)) and bool(matcher.accept_token(_STOP))
 

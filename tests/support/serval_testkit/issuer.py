@@ -25,7 +25,7 @@ def rsa_key(name: str, bits: int = 2048) -> rsa.RSAPrivateKey:
 
 
 def public_pem(key: rsa.RSAPrivateKey) -> bytes:
-    """What an attacker knows of the key, as a file."""
+    """Return the public half of the key as a file, as an attacker has it."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -85,7 +85,7 @@ class Issuer:
         raise web.HTTPFound("/jwks")
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """What tells a gateway to trust this issuer."""
+        """Return the settings of a gateway that trusts this issuer."""
         return {"oidc_issuer": ISSUER, "oidc_audience": AUDIENCE, "oidc_jwks": self.url, **changes}
 
 

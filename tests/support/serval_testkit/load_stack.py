@@ -54,7 +54,7 @@ class LoadStack:
         return sum(answer.complete for answer in answers)
 
     async def engine_load(self) -> dict[str, Any]:
-        """What the stand-in works on, and the counts of what became of its requests."""
+        """Return the requests that the stand-in works on, and its counts of outcomes."""
         told = json.loads(await get(self.engine_peer, "/v1/loads"))
         return {**told["loads"][0], "counts": told["stand_in"]}
 
@@ -83,7 +83,7 @@ class LoadStack:
 
 
 def status_and_body(raw: Raw) -> tuple[int, dict[str, Any]]:
-    """Of an answer in JSON; status 0 if none came."""
+    """Return status and body of a JSON answer; status 0 if none came."""
     head, found, body = raw.data.partition(b"\r\n\r\n")
     if not found:
         return 0, {}

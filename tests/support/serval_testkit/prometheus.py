@@ -39,7 +39,7 @@ class Prometheus:
         return set(self._get("/api/v1/label/__name__/values"))
 
     def scrape_errors(self) -> list[str]:
-        """What went wrong in the last scrape of each target."""
+        """Return the error of the last scrape of each target."""
         targets = self._get("/api/v1/targets")["activeTargets"]
         return [target["lastError"] for target in targets if target["lastError"]]
 

@@ -1,4 +1,7 @@
-"""Whether what dashboards and rules ask for has been scraped; asked by tests and by the rehearsal."""
+"""Check that Prometheus has scraped every metric that dashboards and rules query.
+
+Used by tests and by the rehearsal.
+"""
 
 import asyncio
 import time
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from serval_testkit.metric_names import dashboard_queries, scraped_metrics_needed
 from serval_testkit.prometheus import Prometheus
 
-# What appears only once something has happened that nobody makes happen here.
+# Metrics that appear only after an event that neither tests nor rehearsal cause.
 AFTER_THE_EVENT = {"sglang:num_retracted_requests_total"}
 EMPTY_WHEN_ALL_IS_WELL = {"serval-overview / Firing alerts"}
 _PAUSE_S = 1.0

@@ -21,7 +21,7 @@ STOP: dict[str, Any] = {"type": "stop", "matched": 2}
 
 @dataclass
 class Answer:
-    """What the next `/generate` does: each piece of text is one event and counts as one token."""
+    """Script of the next `/generate`: each piece of text is one event and counts as one token."""
 
     pieces: Sequence[str] = ("Hello", " world")
     finish: dict[str, Any] = field(default_factory=lambda: dict(STOP))
@@ -45,7 +45,7 @@ class StandInEngine:
         self.max_req_input_len = max_req_input_len
         self.incremental_streaming_output = True
         self.ready = True
-        # What it says of itself; None: nothing.
+        # Its own report of this; None: it reports nothing.
         self.max_running_requests: int | None = None
         self.waiting = 0
         self.kv_use = 0.0

@@ -26,7 +26,7 @@ def rounding_ulps(dtype: torch.dtype) -> float:
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """What `serval_kernels` allocates holds NaN, or ids far outside every table, until it is written."""
+    """Fill memory that `serval_kernels` allocates with NaN, or with ids far outside every table."""
     originals = {name: getattr(torch, name) for name in ("empty", "empty_like")}
 
     def poisoning(name: str) -> Any:
