@@ -60,11 +60,11 @@ class KeyDirectory:
 
     def refresh(self) -> None:
         """Read the keys if they have changed in the database."""
-        asked = self._monotonic()
+        read_at = self._monotonic()
         if self.store.version() != self._version:
             self._version, keys = self.store.load()
             self._snapshot = _Snapshot({key.id: (key, _identity(key)) for key in keys})
-        self._fresh_at = asked
+        self._fresh_at = read_at
 
     async def watch(self) -> None:
         """Refresh periodically, until cancelled."""

@@ -73,8 +73,8 @@ class TokenVerifier:
             key = await self.keys.find(header.get("kid"))
             claims = self._verified(token, key.key, key.algorithms)
         except (jwt.PyJWTError, UnicodeError) as error:
-            said = (text for kind, text in _PROBLEMS if isinstance(error, kind))
-            raise AuthenticationError(next(said, "The token cannot be read. Get a new one.")) from None
+            messages = (text for kind, text in _PROBLEMS if isinstance(error, kind))
+            raise AuthenticationError(next(messages, "The token cannot be read. Get a new one.")) from None
         identity = self._identity(claims)
         self._remember(digest, identity, float(claims["exp"]) + self._rules.leeway_s)
         return identity

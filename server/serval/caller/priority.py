@@ -15,16 +15,16 @@ HEADER: Final = b"x-serval-priority"
 _TIERS: Final[Mapping[Priority, str]] = {"interactive": "priority", "default": "default", "bulk": "flex"}
 
 
-def priority_of(identity: Identity, asked: str | None, service_tier: str | None = None) -> Priority:
-    """The class of a request: the lowest of its key's, its header's (`asked`) and its service tier's.
+def priority_of(identity: Identity, requested: str | None, service_tier: str | None = None) -> Priority:
+    """The class of a request: the lowest of its key's, its header's (`requested`) and its service tier's.
 
     `service_tier` is OpenAI's field; `auto` and `scale` ask for nothing.
     Raises `InvalidRequestError` for a header that names no class.
     """
     own = key_priority(identity)
-    if asked is None and service_tier is None:
+    if requested is None and service_tier is None:
         return own
-    classes = [own] if asked is None else [own, _named(asked)]
+    classes = [own] if requested is None else [own, _named(requested)]
     classes += [priority for priority, tier in _TIERS.items() if tier == service_tier]
     return max(classes, key=PRIORITIES.index)
 

@@ -82,7 +82,7 @@ async def start(spec: ProcessSpec) -> ChildProcess:
     """Start the process, and relay its output to standard error, each line prefixed with its name."""
     if not spec.relay:
         return ChildProcess(spec, await _run(spec, output=None))
-    # A pipe of ours: with asyncio's, `Process.wait` would not return while a grandchild holds it open.
+    # Not a pipe of asyncio's: with that, `Process.wait` would not return while a grandchild holds it open.
     read_end, write_end = os.pipe()
     try:
         process = await _run(spec, output=write_end)

@@ -1,4 +1,4 @@
-"""A gateway process: wait for the engine, load the tokenizer, serve until told to stop.
+"""A gateway process: wait for the engine, load the tokenizer, serve until stopped.
 
 `serval gateway` calls `run_gateway`, which serves by itself; a worker calls `serve`.
 """

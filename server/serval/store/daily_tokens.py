@@ -21,9 +21,9 @@ class DailyTokens:
 
     def load(self, first: int, last: int) -> dict[tuple[str, int], int]:
         """Tokens used from day `first` to day `last`, by subject and day."""
-        asked = select(daily_tokens).where(daily_tokens.c.day.between(first, last))
+        query = select(daily_tokens).where(daily_tokens.c.day.between(first, last))
         with self._engine.connect() as connection:
-            rows = connection.execute(asked).all()
+            rows = connection.execute(query).all()
         return {(row.subject, row.day): row.tokens for row in rows}
 
     def increment(self, use: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:

@@ -8,7 +8,7 @@ from serval.errors import InvalidRequestError
 
 
 @pytest.mark.parametrize(
-    ("scopes", "asked", "priority"),
+    ("scopes", "requested", "priority"),
     [
         ((), None, "default"),
         ((), "bulk", "bulk"),
@@ -21,9 +21,9 @@ from serval.errors import InvalidRequestError
     ],
 )
 def test_priority_of_header_can_only_lower_the_keys_class(
-    scopes: tuple[str, ...], asked: str | None, priority: str
+    scopes: tuple[str, ...], requested: str | None, priority: str
 ) -> None:
-    assert priority_of(Identity(scopes=frozenset({"inference", *scopes})), asked) == priority
+    assert priority_of(Identity(scopes=frozenset({"inference", *scopes})), requested) == priority
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ async def test_gateway_requires_model_if_the_engines_folder_is_missing() -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "variables", "says"),
+    ("options", "variables", "message"),
     [
         ((), {"SERVAL_API_KEY": " "}, "SERVAL_API_KEY"),
         (("--api-key-file", "/does/not/exist"), {}, "/does/not/exist"),
@@ -144,11 +144,11 @@ async def test_gateway_requires_model_if_the_engines_folder_is_missing() -> None
     ],
 )
 async def test_gateway_names_mistakes_in_the_settings_at_once(
-    options: tuple[str, ...], variables: dict[str, str], says: str
+    options: tuple[str, ...], variables: dict[str, str], message: str
 ) -> None:
     code, errors = await exit_of(*options, **variables)
     assert code == 1
-    assert says in errors
+    assert message in errors
     assert "Traceback" not in errors
 
 

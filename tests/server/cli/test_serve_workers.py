@@ -74,18 +74,18 @@ async def until_answered(url: str, chats: int) -> None:
 
 async def answered(url: str) -> set[float]:
     """The numbers of answers with 200 that the workers report."""
-    said = set()
+    numbers = set()
     for _ in range(6):
         async with aiohttp.ClientSession() as http, http.get(url.removesuffix("/v1") + "/metrics") as page:
             text = await page.text()
-        said |= {
+        numbers |= {
             sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
             if sample.name == "serval_requests_total" and sample.labels["status"] == "200"
             and sample.labels["route"] == "/v1/chat/completions"
         }  # fmt: skip
-    return said
+    return numbers
 
 
 async def test_serve_replaces_a_killed_worker_adds_up_metrics_and_stops(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Any sequence of requests, ends, lost clients and set clocks, against a model that only adds up.
 
-The model knows what was let in, when, and what it used. From that it says what must never have been let in.
+The model records admitted requests, their times and their use. From these it derives what must never have
+been admitted.
 """
 
 import copy

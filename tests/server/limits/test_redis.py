@@ -147,7 +147,7 @@ async def take_random_step(twins: Twins, requests: list[ReservationRequest], cho
         largest = choose.choice([100, 1000]) if limits.tokens_per_minute == 10**9 else 100
         one = request(limits, choose.randint(0, largest), choose.choice("ab"))
         requests.append(one)
-        return (await twins.reserve(one)).refused or "let in"
+        return (await twins.reserve(one)).refused or "admitted"
     if step == "end" and requests:
         # Among the last ones, some of which have ended before or were refused.
         one = choose.choice(requests[-8:])
@@ -181,7 +181,7 @@ async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: in
             seen.add(await take_random_step(twins, requests, choose))
         if seed % 2:
             assert int(server.admin().hget("serval:{k:a}:buckets", "tokens.gone") or near) < near
-    assert seen >= {"let in", "requests", "tokens", "concurrency", "budget", "end", "renew", "time", "day"}
+    assert seen >= {"admitted", "requests", "tokens", "concurrency", "budget", "end", "renew", "time", "day"}
 
 
 async def test_redis_limiter_gateways_share_one_limit(server: RedisServer) -> None:
@@ -238,10 +238,10 @@ async def test_redis_limiter_cancelled_reserve_leaves_nothing_reserved(server: R
     limits = Limits(requests_per_minute=3, concurrent_requests=1)
     async with gateways_of(server) as (gateway,):
         for pauses in range(10):
-            asking = asyncio.create_task(gateway.reserve(request(limits)))
+            reserving = asyncio.create_task(gateway.reserve(request(limits)))
             for _ in range(pauses):
                 await asyncio.sleep(0)
-            await cancel_and_wait(asking)
+            await cancel_and_wait(reserving)
         await until_admitted(gateway, limits)
         assert (await gateway.reserve(request(limits))).requests_remaining == 2
 

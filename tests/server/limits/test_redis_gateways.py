@@ -66,7 +66,7 @@ async def test_redis_slots_of_a_killed_gateway_are_free_after_the_lease(
     ):
         engine.will_say("begin", fault="stall")
         engine.will_say("begin", fault="stall")
-        asked = [asyncio.create_task(victim.chat_status(stream=True)) for _ in range(2)]
+        streams = [asyncio.create_task(victim.chat_status(stream=True)) for _ in range(2)]
         await wait_until(lambda: len(engine.requests) == 2)
         # Longer than a lease: running requests are renewed.
         held_until = time.monotonic() + 3
@@ -77,4 +77,4 @@ async def test_redis_slots_of_a_killed_gateway_are_free_after_the_lease(
         async with asyncio.timeout(120):
             while await survivor.chat_status() != 200:
                 pass
-        await cancel_and_wait(*asked)
+        await cancel_and_wait(*streams)

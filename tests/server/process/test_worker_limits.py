@@ -36,7 +36,7 @@ async def test_workers_killed_leave_no_slot_taken(engine: StandInEngine) -> None
     async with gateway_program(engine.url, "--workers", "2", **options) as gateway:
         for _ in range(4):
             engine.will_say("begin", fault="stall")
-        asked = [asyncio.create_task(gateway.chat_status(stream=True)) for _ in range(4)]
+        streams = [asyncio.create_task(gateway.chat_status(stream=True)) for _ in range(4)]
         await wait_until(lambda: len(engine.requests) == 4)
         assert await gateway.chat_status() == 429
         for pid in gateway.workers:
@@ -45,4 +45,4 @@ async def test_workers_killed_leave_no_slot_taken(engine: StandInEngine) -> None
             # Four requests at once again, long before any lease ends.
             while await asyncio.gather(*(gateway.chat_status() for _ in range(4))) != [200] * 4:
                 pass
-        await cancel_and_wait(*asked)
+        await cancel_and_wait(*streams)
