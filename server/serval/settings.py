@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         description="Folder where the processes add up their metrics; set by --workers.",
     )
     api_key: SecretStr | None = Field(
-        default=None, description="The API key that clients must send. None: no key is required."
+        default=None,
+        description="The API key that clients must send. None: if no other keys are configured, the commands make one"
+        " at each start.",
     )
     api_key_file: Path | None = Field(
         default=None,
