@@ -53,8 +53,7 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         default=None,
-        description="The API key that clients must send. None, and no other keys configured: one is made at each"
-        " start.",
+        description="The API key that clients must send. None, and no other keys: one is made at each start.",
     )
     api_key_file: Path | None = Field(
         default=None,
