@@ -1,9 +1,9 @@
 """Starts SGLang's processes as copies of the engine's main process, which has imported everything.
 
-SGLang spawns them: each would import torch, transformers and SGLang again, for ten seconds of a core and a
-gigabyte of memory. A fork copies one thread only, so whatever another one held would stay locked in the copy
-for ever. Therefore nothing is forked unless the main process has one thread, counting those of libraries;
-otherwise SGLang spawns, as it does on a GPU.
+SGLang spawns them: each would import torch, transformers and SGLang again, for more than ten seconds of a
+core. A fork copies one thread only, so a lock that another one held would stay locked in the copy forever.
+Therefore nothing is forked unless the main process has one thread, counting those of libraries; otherwise
+SGLang spawns, as it does on a GPU.
 """
 
 import gc

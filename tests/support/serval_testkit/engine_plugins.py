@@ -37,12 +37,12 @@ def with_plugins(folder: Path) -> dict[str, str]:
 
 
 def write_spawn_plugin(folder: Path) -> None:
-    """An engine on a CPU spawns its processes, as it does on a GPU: the plugin gets a thread too many."""
+    """Write a plugin that makes an engine on a CPU spawn its processes: it reports two threads."""
     write_plugin(folder, "spawned_processes", _SPAWN)
 
 
 def write_counting_plugin(folder: Path) -> dict[str, str]:
-    """Processes that load plugins, and so are not copies of one that has, leave their pid in a file.
+    """Write a plugin that records the pid of each process that loads it; forked copies do not.
 
     Returns the variables of such an engine; SERVAL_TEST_REGISTERED is the file.
     """

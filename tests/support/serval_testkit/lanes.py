@@ -2,8 +2,9 @@
 
     python tests/support/serval_testkit/lanes.py [pytest's arguments]
 
-An engine mostly starts and waits, so two lanes take little more time than the longer of them. The output of
-one is shown as it comes, then the other's. The last line adds both up: `N passed, N failed, N skipped`.
+Most tests keep one core busy, so on two cores both lanes take little more time than the longer of them. The
+output of one is shown as it comes, then the other's. The last line adds both up:
+`N passed, N failed, N skipped`.
 """
 
 import re
@@ -20,8 +21,8 @@ from pathlib import Path
 
 _POLL_S = 0.2
 _NO_TESTS = 5
-# One process: the caller chooses by marker, looks at what there is, or talks to the debugger.
-_ONE_PROCESS = re.compile(r"-m.*|--co|--collect-only|--pdb|--trace")
+# One process: the caller chooses by marker, asks for information, or talks to the debugger.
+_ONE_PROCESS = re.compile(r"-m.*|-h|--help|--version|--markers|--fixtures|--co|--collect-only|--pdb|--trace")
 _EXPRESSIONS = {
     "without an engine": "not engine and not rehearsal",
     "on the engine": "engine or rehearsal",
