@@ -108,24 +108,25 @@ class _RequestSink:
         self._index = index
         self._last = last
         self._record = record
+        self._clock = record.clock
         self._on_delta = on_delta
         self._ready = ready
 
     def send(self, delta: GenerationDelta) -> bool:
         """See `DeltaSink`."""
-        record, now = self._record, time.perf_counter()
-        record.clock.enter(GATEWAY, now)
-        record.add_tokens(now)
+        clock, now = self._clock, time.perf_counter()
+        clock.enter(GATEWAY, now)
+        self._record.add_tokens(now)
         self._last[self._index] = delta
         if self._on_delta(self._index, delta):
-            record.clock.enter(ENGINE, time.perf_counter())
+            clock.enter(ENGINE, time.perf_counter())
             return True
         return False
 
     async def ready(self) -> None:
         """See `DeltaSink`."""
         await self._ready()
-        self._record.clock.enter(ENGINE, time.perf_counter())
+        self._clock.enter(ENGINE, time.perf_counter())
 
 
 def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, param: str) -> None:
