@@ -13,7 +13,7 @@ from serval.api.http import ClientGoneError, send_message
 from serval.errors import ApiError, InternalError
 from serval.http.asgi import DirectWrites
 from serval.telemetry.record import RequestRecord
-from serval.telemetry.stopwatch import Phase
+from serval.telemetry.stopwatch import CLIENT, GATEWAY
 from serval.wire.chat_response import PING, error_event
 
 logger = logging.getLogger(__name__)
@@ -87,11 +87,11 @@ class EventStream:
     async def ready(self) -> None:
         """Wait until the client has taken what was written, and can take more."""
         clock = self._record.clock
-        clock.enter(Phase.CLIENT, time.perf_counter())
+        clock.enter(CLIENT, time.perf_counter())
         try:
             await self._flush()
         finally:
-            clock.enter(Phase.GATEWAY, time.perf_counter())
+            clock.enter(GATEWAY, time.perf_counter())
 
     async def _flush(self) -> None:
         async with self._lock:

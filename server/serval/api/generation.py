@@ -12,7 +12,7 @@ from serval.errors import ApiError, ContextLengthError, EngineStreamBrokenError
 from serval.limits.gate import Reservation
 from serval.scheduling.engine import ScheduledEngine
 from serval.telemetry.record import RequestRecord
-from serval.telemetry.stopwatch import Phase
+from serval.telemetry.stopwatch import ENGINE, GATEWAY
 from serval.wire.chat_response import Usage
 
 # Called with the index of a request and its next delta. False applies backpressure.
@@ -55,7 +55,7 @@ class Generation:
         requests = self.requests
         if record.traceparent is not None:
             requests = [replace(request, traceparent=record.traceparent) for request in requests]
-        record.clock.enter(Phase.ENGINE, time.perf_counter())
+        record.clock.enter(ENGINE, time.perf_counter())
         try:
             await all_of(
                 [
@@ -73,7 +73,7 @@ class Generation:
                 self._reservation.close()
             raise
         finally:
-            record.clock.enter(Phase.GATEWAY, time.perf_counter())
+            record.clock.enter(GATEWAY, time.perf_counter())
             usage = self.usage()
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
@@ -108,24 +108,25 @@ class _RequestSink:
         self._index = index
         self._last = last
         self._record = record
+        self._clock = record.clock
         self._on_delta = on_delta
         self._ready = ready
 
     def send(self, delta: GenerationDelta) -> bool:
         """See `DeltaSink`."""
-        record, now = self._record, time.perf_counter()
-        record.clock.enter(Phase.GATEWAY, now)
-        record.add_tokens(now)
+        clock, now = self._clock, time.perf_counter()
+        clock.enter(GATEWAY, now)
+        self._record.add_tokens(now)
         self._last[self._index] = delta
         if self._on_delta(self._index, delta):
-            record.clock.enter(Phase.ENGINE, time.perf_counter())
+            clock.enter(ENGINE, time.perf_counter())
             return True
         return False
 
     async def ready(self) -> None:
         """See `DeltaSink`."""
         await self._ready()
-        self._record.clock.enter(Phase.ENGINE, time.perf_counter())
+        self._clock.enter(ENGINE, time.perf_counter())
 
 
 def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, param: str) -> None:

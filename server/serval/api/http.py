@@ -12,7 +12,7 @@ from serval.caller.identity import Identity
 from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, error_object
 from serval.http.asgi import connection_of
 from serval.telemetry.record import RequestRecord
-from serval.telemetry.stopwatch import Phase
+from serval.telemetry.stopwatch import CLIENT, GATEWAY
 
 T = TypeVar("T")
 
@@ -72,9 +72,9 @@ async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> b
     chunks: list[bytes] = []
     size = 0
     while True:
-        clock.enter(Phase.CLIENT, time.perf_counter())
+        clock.enter(CLIENT, time.perf_counter())
         message = await receive()
-        clock.enter(Phase.GATEWAY, time.perf_counter())
+        clock.enter(GATEWAY, time.perf_counter())
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         chunk = message.get("body", b"")

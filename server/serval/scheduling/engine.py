@@ -8,7 +8,7 @@ from serval.scheduling.slots import EngineSlots
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
-from serval.telemetry.stopwatch import Phase
+from serval.telemetry.stopwatch import ENGINE, QUEUE
 
 # Assumed length of an answer without a limit, for the shares of keys.
 _USUAL_ANSWER_TOKENS = 512
@@ -38,11 +38,11 @@ class ScheduledEngine:
         if request.request_id != record.engine_request_id:
             await self.slots.acquire(request.tenant, request.priority, _tokens(request))
             return
-        record.clock.enter(Phase.QUEUE, time.perf_counter())
+        record.clock.enter(QUEUE, time.perf_counter())
         try:
             await self.slots.acquire(request.tenant, request.priority, _tokens(request))
         finally:
-            record.clock.enter(Phase.ENGINE, time.perf_counter())
+            record.clock.enter(ENGINE, time.perf_counter())
 
     async def is_ready(self) -> bool:
         """See `Engine.is_ready`."""

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from serval.telemetry.record import RequestRecord
-from serval.telemetry.stopwatch import Phase
+from serval.telemetry.stopwatch import GATEWAY
 
 _requests = logging.getLogger("serval.requests")
 
@@ -170,7 +170,7 @@ class RequestEntry(logging.LogRecord):
             duration_ms=_ms(elapsed_s),
             queue_ms=_ms(record.clock.queue_s(elapsed_s)),
             first_token_ms=_ms(record.first_token_s),
-            gateway_ms=_ms(record.clock.seconds_in(Phase.GATEWAY, elapsed_s)),
+            gateway_ms=_ms(record.clock.seconds_in(GATEWAY, elapsed_s)),
             prompt_tokens=record.prompt_tokens,
             completion_tokens=record.completion_tokens,
             cached_tokens=record.cached_tokens,

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from serval.caller.priority import PRIORITIES
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
-from serval.telemetry.stopwatch import Phase
+from serval.telemetry.stopwatch import GATEWAY
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -242,7 +242,7 @@ class Metrics:
         clock = record.clock
         elapsed_s = record.elapsed_s()
         _observe(duration, elapsed_s)
-        _observe(overhead, clock.seconds_in(Phase.GATEWAY, elapsed_s))
+        _observe(overhead, clock.seconds_in(GATEWAY, elapsed_s))
         queue_s = clock.queue_s(elapsed_s)
         if queue_s is not None:
             _observe(self._queue_wait, queue_s)

@@ -52,7 +52,8 @@ class Tracing:
 
         propagator = TraceContextTextMapPropagator()
         parent = propagator.extract({} if traceparent is None else {"traceparent": traceparent})
-        began_ns = time.time_ns()
+        # The record's start, which its times count from, and not now.
+        began_ns = time.time_ns() - int(record.elapsed_s() * 1e9)
         span = self._tracer.start_span(operation, context=parent, kind=SpanKind.SERVER, start_time=began_ns)
         context = span.get_span_context()
         record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
