@@ -34,7 +34,7 @@ class Generation:
         choices: int,
         reservation: Reservation,
     ) -> None:
-        """`reservation` is settled when the engine has ended, before the client is told so."""
+        """`reservation` is settled when the engine has finished, before the client learns of it."""
         self.requests = requests
         self._reservation = reservation
         self._engine = engine
