@@ -39,7 +39,7 @@ class PlanError(ValueError):
 
 
 class _Kind(NamedTuple):
-    """Tensors alike in part, module and shape, such as the gate_proj of every expert in every layer."""
+    """Tensors of the same part, module and shape, such as the gate_proj of every expert in every layer."""
 
     part: Part
     module: str

@@ -180,7 +180,7 @@ def _chunk(args: argparse.Namespace) -> int | None:
             text = value or following
     if not text.removeprefix("-").isdecimal():
         args.wrong_use(f"{_CHUNK_FLAG} must be a number of tokens, got {text!r}")
-    # SGLang takes a value that is not positive as "no chunks".
+    # SGLang treats a value that is not positive as "no chunks".
     return int(text) if int(text) > 0 else None
 
 
