@@ -3,7 +3,7 @@
     python tests/support/serval_testkit/lanes.py [pytest's arguments]
 
 An engine mostly starts and waits, so two lanes take little more time than the longer of them. The output of
-one is shown as it comes, then the other's. The last line adds both up: `N passed, N failed, N skipped`.
+one is shown as it comes, then that of the other. The last line adds both up: `N passed, N failed, N skipped`.
 """
 
 import re
@@ -20,7 +20,7 @@ from pathlib import Path
 
 _POLL_S = 0.2
 _NO_TESTS = 5
-# One process: the caller chooses by marker, looks at what there is, or talks to the debugger.
+# Arguments that need a single process: selection by marker, collection only, the debugger.
 _ONE_PROCESS = re.compile(r"-m.*|--co|--collect-only|--pdb|--trace")
 _EXPRESSIONS = {
     "without an engine": "not engine and not rehearsal",
@@ -37,7 +37,7 @@ _COUNTED = {
 
 @dataclass(frozen=True)
 class Lane:
-    """A pytest process; `log` gets what it prints."""
+    """A pytest process whose output is written to `log`."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -45,7 +45,7 @@ class Lane:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return pytest's exit code, of the lane that went worse."""
+    """Run both lanes; return the worse of pytest's exit codes."""
     if any(map(_ONE_PROCESS.fullmatch, arguments)):
         return subprocess.run(_pytest(*arguments), check=False).returncode
     started = time.monotonic()
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             for lane in lanes:
                 _show(lane)
         except KeyboardInterrupt:
-            # It has reached both: they write their summaries.
+            # Ctrl-C has reached both lanes, which now write their summaries.
             for lane in lanes:
                 lane.process.wait()
         counts = add_up(lane.log.read_text(encoding="utf-8", errors="replace") for lane in lanes)
@@ -82,12 +82,12 @@ def add_up(logs: Iterable[str]) -> Counter[str]:
 
 
 def summary(counts: Counter[str]) -> str:
-    """Write the counts as CI reads them."""
+    """Format the counts as CI parses them."""
     return ", ".join(f"{counts[what]} {what}" for what in ("passed", "failed", "skipped"))
 
 
 def worst(codes: Sequence[int]) -> int:
-    """Return 0 if all is well, although a lane may have had no tests; else the code of one that is not."""
+    """Return 0 if all lanes passed or had no tests, else the code of one that did not."""
     if set(codes) == {_NO_TESTS}:
         return _NO_TESTS
     return max((abs(code) for code in codes if code != _NO_TESTS), default=0)
@@ -95,7 +95,7 @@ def worst(codes: Sequence[int]) -> int:
 
 def _start(name: str, arguments: Sequence[str], folder: Path, stack: ExitStack) -> Lane:
     log = folder / name.replace(" ", "-")
-    # Each remembers failures for itself: they would overwrite one another's.
+    # Separate cache folders, because lanes would overwrite each other's list of failures.
     options = ["-m", _EXPRESSIONS[name], "-o", f"cache_dir=.pytest_cache/{log.name}"]
     if sys.stdout.isatty():
         options.append("--color=yes")
