@@ -44,8 +44,8 @@ def read_live_settings(settings: Settings, *, before: LiveSettings | None = None
 
 def _keep_indices(keys: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     """The previous keys at their old indices, followed by the new ones."""
-    stay = [key if key in keys else "" for key in before]
-    return (*stay, *(key for key in keys if key not in before))
+    kept = [key if key in keys else "" for key in before]
+    return (*kept, *(key for key in keys if key not in before))
 
 
 def to_line(live: LiveSettings) -> str:

@@ -53,8 +53,8 @@ class Engine:
             with _open(url, json.dumps(body).encode()) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")
-            raise EngineFailed(f"{url} answered {error.code}: {said}\n{_tail(self.log_path)}") from error
+            refusal = error.read().decode(errors="replace")
+            raise EngineFailed(f"{url} answered {error.code}: {refusal}\n{_tail(self.log_path)}") from error
         except (OSError, ValueError) as error:
             raise EngineFailed(f"{url} gave no answer: {error}\n{_tail(self.log_path)}") from error
 

@@ -84,8 +84,8 @@ def flashinfer(gpus: Gpus) -> Finding:
     pinned = pinned_version("sglang", _FLASHINFER)
     if installed == pinned:
         return Finding("flashinfer", "ok", f"{installed} ({use})")
-    said = "it is not installed" if installed is None else f"{installed} is installed"
-    return Finding("flashinfer", "failed", f"{said}, SGLang needs {pinned} ({use})")
+    problem = "it is not installed" if installed is None else f"{installed} is installed"
+    return Finding("flashinfer", "failed", f"{problem}, SGLang needs {pinned} ({use})")
 
 
 def cuda_compiler(gpus: Gpus, environment: Mapping[str, str]) -> Finding:

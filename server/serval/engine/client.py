@@ -151,15 +151,15 @@ class _AnswerReader:
             self._breaker = None
         events = self.events
         delta = events.feed(data)
-        go_on = True
+        wants_more = True
         if delta is not None:
             self.engine_done = events.finished
-            go_on = self._sink.send(delta)
+            wants_more = self._sink.send(delta)
         if events.error is not None:
             # The engine has ended a request whose failure it reports.
             self.engine_done = not isinstance(events.error, EngineProtocolError)
             raise events.error
-        return go_on
+        return wants_more
 
 
 class SglangEngine:

@@ -259,12 +259,12 @@ class Connection(asyncio.Protocol):
             # The caller has failed or was cancelled, and has not run since.
             return
         try:
-            go_on = not self._buffer or on_data(self._take_buffer())
+            wants_more = not self._buffer or on_data(self._take_buffer())
         except Exception as error:  # noqa: BLE001  # the caller raises it
             wakeup.set_exception(error)
         else:
-            if self._phase is Phase.IDLE or not go_on:
-                wakeup.set_result(go_on)
+            if self._phase is Phase.IDLE or not wants_more:
+                wakeup.set_result(wants_more)
 
     def _take_buffer(self) -> bytes:
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)

@@ -149,6 +149,6 @@ def _letters(sets: list[CharacterSet]) -> list[int]:
     bounds = sorted({bound for ranges in distinct for first, last in ranges for bound in (first, last + 1)})
     seen: dict[tuple[bool, ...], int] = {}
     for bound in bounds:
-        takers = tuple(any(first <= bound <= last for first, last in ranges) for ranges in distinct)
-        seen.setdefault(takers, bound)
+        members = tuple(any(first <= bound <= last for first, last in ranges) for ranges in distinct)
+        seen.setdefault(members, bound)
     return list(seen.values())

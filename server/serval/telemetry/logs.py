@@ -99,9 +99,9 @@ class BackgroundHandler(logging.Handler):
             if not entries:
                 continue
             lines = [entry if isinstance(entry, str) else self.format(entry) for entry in entries]
-            said = [self.format(_lost_entry(lost))] if lost else []
+            notices = [self.format(_lost_entry(lost))] if lost else []
             try:
-                self._stream.write("\n".join([*said, *lines]) + "\n")
+                self._stream.write("\n".join([*notices, *lines]) + "\n")
                 self._stream.flush()
             except (OSError, ValueError):
                 with self.lock:

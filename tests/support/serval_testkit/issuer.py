@@ -99,7 +99,7 @@ def token(
     **claims: Any,
 ) -> str:
     """Return a signed token that is valid unless the arguments spoil it; a claim of None is left out."""
-    said = {
+    payload = {
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": "alice",
@@ -108,7 +108,7 @@ def token(
         **claims,
     }
     return jwt.encode(
-        {name: value for name, value in said.items() if value is not None},
+        {name: value for name, value in payload.items() if value is not None},
         rsa_key("k1") if key is None else key,
         algorithm=algorithm,
         headers={**({} if key_id is None else {"kid": key_id}), **(header or {})},

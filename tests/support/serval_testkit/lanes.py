@@ -75,15 +75,15 @@ def add_up(logs: Iterable[str]) -> Counter[str]:
         if not endings:
             total["failed"] += 1
             continue
-        for number, what in re.findall(r"(\d+) (\w+)", endings[-1]):
-            if what in _COUNTED:
-                total[_COUNTED[what]] += int(number)
+        for number, outcome in re.findall(r"(\d+) (\w+)", endings[-1]):
+            if outcome in _COUNTED:
+                total[_COUNTED[outcome]] += int(number)
     return total
 
 
 def summary(counts: Counter[str]) -> str:
     """Format the counts as CI parses them."""
-    return ", ".join(f"{counts[what]} {what}" for what in ("passed", "failed", "skipped"))
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped"))
 
 
 def worst(codes: Sequence[int]) -> int:
