@@ -60,7 +60,7 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def runs_on_triton(tensor: Tensor) -> bool:
-    """True if the Triton implementation of an operation takes this tensor, False if torch's does."""
+    """True if an operation's Triton implementation handles this tensor, False if torch's does."""
     return tensor.is_cuda
 
 

@@ -31,7 +31,7 @@ def ngram_embed(
 
     Sums are rounded once: the product accumulates in float32.
 
-    Raises `TypeError` if dtypes differ or are not those that `ngram_gather` takes, and `ValueError` if shapes
+    Raises `TypeError` if dtypes differ or `ngram_gather` does not accept them, and `ValueError` if shapes
     or devices do not match, a tensor is not contiguous, or the table cannot be read.
     """
     _check(row_ids, tables, projection, word_rows)

@@ -1,6 +1,6 @@
 """Gather of n-gram table rows for a batch: [T, tables] row ids -> [T, tables · width].
 
-The table may lie
+The table may be
 
 * on the GPU;
 * in pinned host memory, where the GPU reads it over the bus (unified virtual addressing: CUDA maps pinned

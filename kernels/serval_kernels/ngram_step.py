@@ -60,7 +60,7 @@ def extend_step(
     - `starts` int32 or int64 [B], ascending from 0: where each run begins in `tokens`; a run may be empty
     - `lengths` int32 or int64 [B]: tokens in each run
     - `before` int32 or int64 [B, n - 1]: the tokens before each run if the caller knows them (a prefix found
-      in a cache); None takes them from `history`
+      in a cache); None reads them from `history`
 
     Raises as `decode_step` does, and `ValueError` if there are tokens but no request.
     """
@@ -223,8 +223,8 @@ def _step_kernel(  # type: ignore[no-untyped-def]
     HAS_BEFORE: tl.constexpr,
 ):
     """Programs below `requests` process one request each: the ids of its first n - 1 tokens, which look back
-    into the history, and then the history itself, so that none reads what another has overwritten. The others
-    process `BLOCK` tokens each, skipping those that look back beyond their own run."""
+    into the history, and then the history itself, so that no program reads what another has overwritten. The
+    others process `BLOCK` tokens each, skipping those that look back beyond their own run."""
     program = tl.program_id(0)
     if program < requests:
         _take_request(

@@ -1,7 +1,7 @@
 """The model configuration: Meituan's config.json of LongCat-Flash-Lite as a typed, checked value.
 
 Fields have the names of the file; everything derived from them is a property. A copy re-saved by transformers
-(`model_type`, `num_hidden_layers`, `rope_parameters`) reads as the same value.
+(`model_type`, `num_hidden_layers`, `rope_parameters`) yields the same value.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 ARCHITECTURE = "LongcatFlashNgramForCausalLM"
 
-# The value of each switch that the released Lite checkpoints use, the only one that this package computes.
+# Value of each switch in the released Lite checkpoints, the only value that this package supports.
 _SUPPORTED_VALUES: Mapping[str, object] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -164,7 +164,7 @@ class LongcatConfig:
         """Read Meituan's layout or a copy re-saved by transformers; other keys are ignored.
 
         Raises `ConfigError` if a required field is absent, a value is out of range, two spellings of a field
-        contradict each other, or a switch has a value that this package does not compute.
+        contradict each other, or a switch has a value that this package does not support.
         """
         for key, supported in _SUPPORTED_VALUES.items():
             if source.get(key, supported) not in (supported, None):
@@ -183,7 +183,7 @@ class LongcatConfig:
 
     @classmethod
     def from_json_file(cls, path: Path | str) -> Self:
-        """Read a config.json. Raises `ConfigError`, naming the file, also if it is not a JSON object."""
+        """Read a config.json. Raises `ConfigError`, naming the file, even if it is not a JSON object."""
         try:
             source = json.loads(Path(path).read_text(encoding="utf-8"))
             if not isinstance(source, dict):
@@ -226,7 +226,7 @@ def _halve(num_hidden_layers: int) -> int:
 
 
 def _rope_fields(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Read `rope_theta` and `rope_scaling`, also if transformers 5 nests both in `rope_parameters`."""
+    """Read `rope_theta` and `rope_scaling`, even if nested in `rope_parameters`, as transformers 5 does."""
     nested = [source[key] for key in ("rope_scaling", "rope_parameters") if source.get(key)]
     thetas = [theta for rope in (source, *nested) if (theta := rope.get("rope_theta")) is not None]
     scalings = [_parse_rope_scaling(rope) for rope in nested]

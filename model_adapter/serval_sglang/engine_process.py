@@ -24,14 +24,14 @@ _UNSUPPORTED: Mapping[str, str] = {
 
 
 def require_supported(server_args: Any) -> None:
-    """Raises SystemExit for a flag that this server or this model cannot serve with."""
+    """Raise SystemExit for a flag that this server or this model does not support."""
     for flag, reason in _UNSUPPORTED.items():
         if getattr(server_args, flag):
             sys.exit(f"serval: --{flag.replace('_', '-')} is not supported: {reason}. Leave it out.")
 
 
 def hook_metrics_page() -> None:
-    """See `metrics.page`."""
+    """Install the hook of `metrics.page`."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from serval_sglang.metrics.page import keep_names
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: the plugin is not in effect, or a flag asks for something that is not supported.
     """
-    # It would go through thousands of new modules again and again for a tenth of the time, and find nothing.
+    # The collector would scan thousands of new modules over and over, a tenth of the time, and find nothing.
     gc.disable()
     on_cpu = "--device=cpu" in arguments
     if on_cpu:

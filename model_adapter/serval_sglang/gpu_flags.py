@@ -15,11 +15,11 @@ _BACKEND_FLAGS = ("--attention-backend", "--decode-attention-backend", "--prefil
 
 
 def gpu_flags(model: Path, operator_flags: Sequence[str]) -> list[str]:
-    """Return flags for the checkpoint in `model`, without those that `operator_flags` already decide."""
+    """Return flags for the checkpoint in `model`, except those that `operator_flags` already set."""
     flags = [_NO_PREFILL_GRAPHS]
     if not _names_backend(operator_flags) and _has_small_attention(model):
-        # SGLang gives every model with latent attention FlashAttention 3 on Hopper, which takes a latent of
-        # 512 values and a rotary key of 64. Triton's kernels pad any size.
+        # On Hopper SGLang selects FlashAttention 3 for every model with latent attention, but it requires a
+        # latent of 512 values and a rotary key of 64. Triton's kernels pad any size.
         flags.append("--attention-backend=triton")
     return flags
 
@@ -33,6 +33,6 @@ def _has_small_attention(model: Path) -> bool:
     try:
         config = LongcatConfig.from_json_file(model / "config.json")
     except ConfigError:
-        return False  # the engine refuses the file and says why
+        return False  # the engine refuses the file and gives the reason
     sizes = (config.kv_lora_rank, config.qk_rope_head_dim)
     return sizes != (LITE.kv_lora_rank, LITE.qk_rope_head_dim)

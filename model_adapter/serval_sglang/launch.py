@@ -1,8 +1,8 @@
 """``serval engine``, run as ``python -m serval_sglang.launch``. Its options are in `serval_sglang.options`.
 
-Sets the environment, puts together SGLang's command line (flags after ``--`` come last and win), and watches
-over the engine process. Ends with 0 after SIGTERM or SIGINT, with 1 when the engine could not start or has
-failed, with 2 for wrong use.
+Sets the environment, assembles SGLang's command line (flags after ``--`` come last and win), and supervises
+the engine process. Exits with 0 after SIGTERM or SIGINT, with 1 if the engine could not start or has failed,
+and with 2 on a usage error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ example:
 
 
 def sglang_arguments(options: EngineOptions) -> list[str]:
-    """SGLang's command line for ``options``."""
+    """Return SGLang's command line for ``options``."""
     flags = [
         f"--model-path={options.model}",
         f"--host={options.host}",
@@ -54,9 +54,9 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
 def engine_environment(
     options: EngineOptions, inherited: dict[str, str], cpus: Sequence[int]
 ) -> dict[str, str]:
-    """The engine process's environment."""
-    # With an external package SGLang does not import its two hundred models: seconds saved in each process.
-    # The plugin does not depend on it, and refuses another package that provides this model.
+    """Return the environment of the engine process."""
+    # With an external package SGLang does not import its two hundred models, which saves seconds in each
+    # process. The plugin does not depend on it, and refuses another package that provides this model.
     environment = {"SGLANG_EXTERNAL_MODEL_PACKAGE": "serval_sglang.models", **inherited}
     environment |= model_variables(
         ngram_tables=options.ngram_tables, moe_overlap_tokens=options.moe_overlap_tokens
@@ -67,7 +67,7 @@ def engine_environment(
 
 
 def parse_options(arguments: Sequence[str]) -> EngineOptions:
-    """Raises SystemExit: 2 with usage on wrong use, 1 if there is no such checkpoint folder."""
+    """Parse the command line. Raises SystemExit: 2 on a usage error, 1 if there is no such checkpoint."""
     parser = argparse.ArgumentParser(
         prog="serval engine",
         description="start the SGLang engine with Serval's model adapter",
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _require_free_port(host: str, port: int) -> None:
-    """Raises SystemExit. SGLang binds the port only after it has loaded the model, and hangs if it cannot."""
+    """Raise SystemExit if the port cannot be bound. SGLang binds it after loading the model, or hangs."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -109,10 +109,10 @@ def _require_free_port(host: str, port: int) -> None:
 
 
 def _default_device() -> Device:
-    # Asking torch takes seconds, and without the driver's library there is nothing to ask.
+    # Asking torch takes seconds, and without the driver's library there can be no GPU.
     if not _has_cuda_driver():
         return "cpu"
-    # Asked in a process of its own: here torch would stay, half a gigabyte for as long as the engine runs.
+    # Asked in a separate process: here torch would take half a gigabyte for as long as the engine runs.
     question = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     has_gpu = subprocess.run([sys.executable, "-P", "-c", question], check=False).returncode == 0
     return "cuda" if has_gpu else "cpu"

@@ -21,14 +21,15 @@ DEMO_MODEL_NAME = "longcat-flash-lite-demo"
 
 
 class ModelFolderError(ValueError):
-    """``--model`` names no checkpoint folder."""
+    """``--model`` does not name a checkpoint folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """The model to serve and how it is split; ``device`` None takes a GPU if there is one.
+    """The model to serve and how it is split; ``device`` None selects a GPU if there is one.
 
-    A new option is a field here, an argument in `add_model_arguments`, and its use in `serval_sglang.launch`.
+    A new option needs a field here, an argument in `add_model_arguments`, and its use in
+    `serval_sglang.launch`.
     """
 
     model: Path
@@ -47,7 +48,7 @@ _DEFAULTS = EngineOptions(model=DEMO_MODEL)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what is served and on which devices."""
+    """Add the flags for the model to serve and the devices to use."""
     add = parser.add_argument
     add("--model", type=Path, metavar="DIR", help="checkpoint folder (default: the demo model)")
     add("--served-model-name", metavar="NAME", help="model id that clients ask for (default: DIR's name)")
@@ -80,7 +81,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sglang_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags after ``--``, which go to SGLang as they are."""
+    """Add the flags after ``--``, which are passed to SGLang unchanged."""
     parser.add_argument("sglang_flags", nargs="*", metavar="-- SGLANG_FLAG", help="any flags of SGLang")
 
 
@@ -94,7 +95,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_options(args: argparse.Namespace, *, host: str, port: int) -> EngineOptions:
-    """The options of parsed flags, for an engine at ``host`` and ``port``.
+    """Return the options from parsed flags, for an engine at ``host`` and ``port``.
 
     Raises:
         ModelFolderError: ``--model`` is not a folder with a config.json.
@@ -113,7 +114,7 @@ def engine_options(args: argparse.Namespace, *, host: str, port: int) -> EngineO
 
 
 def command_line(options: EngineOptions) -> list[str]:
-    """The flags from which `engine_options` makes ``options`` again."""
+    """Return the flags from which `engine_options` recreates ``options``."""
     flags: list[str] = []
     for field in fields(options):
         value = getattr(options, field.name)
@@ -123,7 +124,7 @@ def command_line(options: EngineOptions) -> list[str]:
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
+    """Parse an integer of at least 1, as an argparse type."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
@@ -131,7 +132,7 @@ def positive_int(text: str) -> int:
 
 
 def token_count(text: str) -> int:
-    """An argparse type: an integer of at least 0."""
+    """Parse an integer of at least 0, as an argparse type."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
@@ -139,7 +140,7 @@ def token_count(text: str) -> int:
 
 
 def tcp_port(text: str) -> int:
-    """An argparse type: a TCP port."""
+    """Parse a TCP port, as an argparse type."""
     value = int(text)
     if not 0 < value < 65536:
         raise argparse.ArgumentTypeError(f"must be between 1 and 65535, not {text}")

@@ -1,6 +1,6 @@
-"""A scheduler process that says it is ready only if it has loaded Serval's model.
+"""A scheduler process that reports readiness only if it has loaded Serval's model.
 
-Runs in every rank, on every node, whether or not SGLang's plugin loader has found the plugin.
+It runs in every rank, on every node, whether or not SGLang's plugin loader has found the plugin.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ _PROOF = "serval"
 
 
 class ReadinessGate:
-    """In place of the pipe on which a scheduler reports to its parent: passes on what it has checked."""
+    """Replaces the pipe on which a scheduler reports to its parent: checks each report and passes it on."""
 
     def __init__(self, pipe_writer: Any) -> None:
         self._pipe_writer = pipe_writer
 
     def send(self, init_info: dict[str, Any]) -> None:
-        """Raises SystemExit, which SGLang lets through, if the report does not prove the plugin in effect."""
+        """Send the report. Raises SystemExit if it does not prove that the plugin is in effect; SGLang lets
+        that exception through."""
         from serval_sglang.plugin.registration import PluginNotInEffect, require_proof
 
         try:
@@ -33,7 +34,7 @@ class ReadinessGate:
 
 
 def run_checked_scheduler(*arguments: Any, **named_arguments: Any) -> None:
-    """SGLang's run_scheduler_process, with a check before the weights are loaded and one after.
+    """Run SGLang's run_scheduler_process, with a check before the weights are loaded and one after.
 
     Raises:
         SystemExit: the plugin is not in effect in this process.

@@ -1,4 +1,4 @@
-"""Settings of the adapter. No other module reads the environment; everything else gets values passed."""
+"""Settings of the adapter. Only this module reads the environment; values are passed to all others."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Runs one process with all its descendants: passes stop signals on, and leaves none of them behind."""
+"""Running a process with all its descendants: stop signals are passed on, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run ``command`` until it ends; SIGTERM and SIGINT reach it as SIGTERM.
 
     Returns:
-        0 if it ended with 0 or because it was told to stop, else 1 after saying on stderr how it ended.
+        0 if it ended with 0 or because it was asked to stop, else 1, with its end described on stderr.
     """
     stopping = False
     with _arriving((*_STOP_SIGNALS, signal.SIGCHLD)) as arrivals:
-        # A session of its own: a terminal's Ctrl-C must not reach the descendants beside the signal passed on
-        # here, and whatever they leave running can be ended as one group.
+        # A session of its own: a terminal's Ctrl-C must not reach the descendants in addition to the signal
+        # passed on here, and whatever they leave running can be ended as one group.
         process = subprocess.Popen(command, env=dict(environment), start_new_session=True)
         try:
             while process.poll() is None:
@@ -41,10 +41,10 @@ def supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 @contextlib.contextmanager
 def _arriving(signals: Sequence[signal.Signals]) -> Iterator[socket.socket]:
-    """A socket that receives the number of each signal as a byte, also of one that comes just before waiting.
+    """Yield a socket that receives each signal's number as a byte, even if it comes just before a wait.
 
-    A handler in Python would not do: it runs between two steps of the interpreter, so a signal that comes
-    after the last step before a system call that waits is acted on only when that call ends.
+    A handler in Python would not suffice: it runs between two steps of the interpreter, so a signal that
+    arrives after the last step before a blocking system call is handled only when that call ends.
     """
     receiving, sending = socket.socketpair()
     sending.setblocking(False)
@@ -63,8 +63,8 @@ def _arriving(signals: Sequence[signal.Signals]) -> Iterator[socket.socket]:
 
 def _describe(returncode: int) -> str:
     if returncode == -signal.SIGKILL:
-        # SGLang's main process ends so when one of its processes failed; so does the kernel when memory ran
-        # out.
+        # SGLang's main process kills itself when one of its processes has failed; the kernel kills it when
+        # memory runs out.
         return "one of its processes failed, or it was killed from outside (SIGKILL)"
     if returncode < 0:
         return f"ended by {signal.Signals(-returncode).name}"

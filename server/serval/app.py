@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Applications:
-    """Served applications; `admin` is None without an admin port. `apply` puts new settings in force."""
+    """Served applications; `admin` is None without an admin port. `apply` applies changed settings."""
 
     api: ASGIApp
     admin: ASGIApp | None
@@ -70,7 +70,7 @@ class Callers:
 
 
 def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Applications:
-    """Create the applications in front of the engine. Raises `SettingsError` if traces cannot be made."""
+    """Create the applications in front of the engine. Raises `SettingsError` if tracing cannot be set up."""
     live, directory, tokens = callers.live, callers.directory, callers.tokens
     metrics = Metrics(settings.metrics_directory)
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
@@ -128,7 +128,7 @@ def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) 
 
 class _Watch(Protocol):
     async def watch(self) -> None:
-        """Stay up to date until cancelled."""
+        """Keep up to date until cancelled."""
 
 
 @asynccontextmanager

@@ -45,7 +45,7 @@ from typing import Any, ClassVar
 
 
 class ServalError(Exception):
-    """Base of every error Serval raises on purpose; the message says what was wrong and what to do."""
+    """Base of every error Serval raises on purpose; the message states the problem and the remedy."""
 
 
 class SettingsError(ServalError):
@@ -99,7 +99,7 @@ class ApiError(ServalError):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Response headers this error brings along."""
+        """Response headers that go with this error."""
         return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
 
 
@@ -280,7 +280,7 @@ class LimitsUnavailableError(ApiError):
 
 
 class EngineUnavailableError(ApiError):
-    """The engine cannot be reached, or says it is not ready."""
+    """The engine cannot be reached, or reports that it is not ready."""
 
     status = 503
     type = "service_unavailable_error"

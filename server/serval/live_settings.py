@@ -29,7 +29,7 @@ class LiveSettings(Struct, frozen=True):
 
 
 def read_live_settings(settings: Settings, *, before: LiveSettings | None = None) -> LiveSettings:
-    """Read the key file, and with `before` the settings file again. Raises `SettingsError`."""
+    """Read the key file and, if `before` is given, reread the settings file. Raises `SettingsError`."""
     if before is not None and settings.settings_file is not None:
         fresh = load_settings(settings_file=settings.settings_file)
         settings = settings.model_copy(update={name: getattr(fresh, name) for name in REREAD})
@@ -43,9 +43,9 @@ def read_live_settings(settings: Settings, *, before: LiveSettings | None = None
 
 
 def _keep_indices(keys: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
-    """The keys so far at their old indices, then the new ones."""
-    stay = [key if key in keys else "" for key in before]
-    return (*stay, *(key for key in keys if key not in before))
+    """The previous keys at their old indices, followed by the new ones."""
+    kept = [key if key in keys else "" for key in before]
+    return (*kept, *(key for key in keys if key not in before))
 
 
 def to_line(live: LiveSettings) -> str:

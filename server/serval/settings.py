@@ -289,7 +289,7 @@ def variable_of(field: str) -> str:
 
 
 def default_text(field: str) -> str:
-    """The default of the field, as help texts name it."""
+    """The default of the field, as help texts show it."""
     default = Settings.model_fields[field].default
     return f"{default:g}" if isinstance(default, float) else str(default)
 

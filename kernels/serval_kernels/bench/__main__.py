@@ -90,7 +90,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _sizes(table_rows: int | None) -> Sizes:
-    """Return the sizes of Lite with about `table_rows` rows in all tables, and no larger a vocabulary."""
+    """Return the sizes of Lite with about `table_rows` rows in all tables and at most as many words."""
     if table_rows is None:
         return LITE
     base = max(table_rows // LITE.tables - LITE.tables, 1)

@@ -1,7 +1,7 @@
 """Duration of a call: on a GPU as a CUDA graph with cold caches, on a CPU in processor time.
 
-Processor time excludes what other programs on a shared machine take. It equals a duration only for a single
-thread, so the bench limits torch to one.
+Processor time excludes the time that other programs on a shared machine use. It equals a duration only for a
+single thread, so the bench limits torch to one.
 """
 
 import statistics

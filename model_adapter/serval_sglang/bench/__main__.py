@@ -52,7 +52,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """Measurements of one variant; `note` says why there are none."""
+    """Measurements of one variant; if there are none, `note` gives the reason."""
 
     variant: str
     step_s: Mapping[int, float] = dataclasses.field(default_factory=dict)  # by batch

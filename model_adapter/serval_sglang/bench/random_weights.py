@@ -1,7 +1,7 @@
 """Weights for a model without a checkpoint that spread tokens over all experts.
 
-SGLang's dummy weights are within 1e-3 of zero, norms included, so that every token goes to the same few
-experts and a batch reads a fraction of the weights that it would read in production.
+SGLang's dummy weights, norms included, are within 1e-3 of zero, so every token goes to the same few experts
+and a batch reads only a fraction of the weights that it would read in production.
 """
 
 import torch
@@ -13,7 +13,7 @@ _GENERATOR_SEED = 0
 
 
 def fill_randomly(model: nn.Module, *_: object, **__: object) -> None:
-    """Replaces `initialize_dummy_weights`: matrices are normal, norms one, biases zero."""
+    """Replace `initialize_dummy_weights`: matrices are normally distributed, norms one, biases zero."""
     for name, tensor in model.state_dict().items():
         if tensor.dim() >= 2:
             _fill_rows(tensor)

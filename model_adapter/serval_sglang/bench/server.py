@@ -1,4 +1,4 @@
-"""Starts one engine to measure, sends it requests, and stops it."""
+"""Starting one engine to measure, sending it requests, and stopping it."""
 
 import json
 import os

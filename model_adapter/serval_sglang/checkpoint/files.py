@@ -27,8 +27,8 @@ def load_config(directory: Path | str) -> LongcatConfig:
 def list_files(directory: Path) -> list[str]:
     """List the files in `directory` and its folders, as sorted relative paths with "/".
 
-    Names that begin with a dot are skipped: download tools keep notes on their progress in such files. A link
-    to a file counts as the file, because download caches consist of links. Raises `CheckpointError` if there
+    Names that begin with a dot are skipped: download tools record their progress in such files. A link to a
+    file counts as the file, because download caches consist of links. Raises `CheckpointError` if there
     is a link to a directory, or something that is neither file nor directory.
     """
     found = []

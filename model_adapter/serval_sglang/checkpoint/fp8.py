@@ -68,7 +68,7 @@ def quantize_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
     scales = largest / _LARGEST_CODE
     # A block of zeros, or of numbers so small that their scale is 0 in float32, becomes zeros.
     scales = torch.where(scales > 0, scales, 1.0)
-    # A scale that was rounded down may give a code above the largest, which torch clamps.
+    # A scale that was rounded down may yield a code above the largest one, which torch clamps.
     codes = weight.float() / _spread(scales, weight.shape, BLOCK)
     return codes.to(torch.float8_e4m3fn), scales
 

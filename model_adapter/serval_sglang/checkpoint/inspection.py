@@ -37,8 +37,8 @@ class PartSize:
 class Inspection:
     """Findings about a directory.
 
-    - `config`: None if config.json is absent or wrong; `problems` then says so, and tensors are assigned by
-      their names alone
+    - `config`: None if config.json is absent or wrong; `problems` then reports that, and tensors are assigned
+      by their names alone
     - `parts`: the parts that are present, in the order of `Part`
     - `missing`, `unknown`: names of tensors; `misshapen`: names with the shapes found and expected
     - `problems`: other errors, in sentences
@@ -127,7 +127,7 @@ def _parse_config(raw: Mapping[str, Any], problems: list[str]) -> LongcatConfig 
 
 
 def _stored_tensors(directory: Path, files: Collection[str], problems: list[str]) -> dict[str, TensorHeader]:
-    """Return headers by tensor name, of the files in the index or, without a usable index, of all files."""
+    """Return headers by tensor name: of the files in the index or, without a usable index, of all files."""
     indexed: Mapping[str, frozenset[str] | None]
     try:
         indexed = weight_files(directory)

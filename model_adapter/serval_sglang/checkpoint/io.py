@@ -1,4 +1,4 @@
-"""Checkpoints on disk: config.json beside safetensors, whole or in shards. Pickle is never read.
+"""Checkpoints on disk: config.json and safetensors files, whole or in shards. Pickle is never read.
 
 Names and shapes of all tensors read or written are checked against the layout that the configuration
 requires, and all mismatches are reported at once. Block-wise FP8 and packed layers are written and read,
@@ -79,7 +79,7 @@ def save_checkpoint(
       tensor is never split, so a shard may be larger
 
     Raises `CheckpointError` if tensors are missing, unknown or misshapen, if `dtype` is none of the three, or
-    if the directory already holds weights, which could be mixed up with the new ones. Raises `ValueError` if
+    if the directory already holds weights, which could be confused with the new ones. Raises `ValueError` if
     both `fp8` and `packed` are given.
     """
     if dtype not in _DTYPE_NAMES:
@@ -196,7 +196,7 @@ def _stored_bytes(name: str, tensor: Tensor, dtype: torch.dtype) -> int:
 def _shards(
     state_dict: Mapping[str, Tensor], dtype: torch.dtype, max_shard_bytes: int
 ) -> Iterator[list[str]]:
-    """Yield names in order, in shards that end before the tensor that would exceed the limit."""
+    """Yield names in order, starting a new shard before a tensor that would exceed the limit."""
     shard: list[str] = []
     size = 0
     for name, tensor in state_dict.items():

@@ -1,6 +1,6 @@
 """SHA-256 manifest of a checkpoint's files, which proves that the tested files are the ones being served.
 
-The manifest has the format of `sha256sum`, and `sha256sum --check` reads it.
+The manifest has the format of `sha256sum`, and `sha256sum --check` accepts it.
 """
 
 import hashlib
@@ -107,7 +107,7 @@ def read_manifest(path: Path) -> dict[str, str]:
 
 
 def compare(manifest: Mapping[str, str], found: Mapping[str, str], *, extra: Sequence[str]) -> Difference:
-    """Compare `manifest` with the digests `found` of files that it lists; `extra` files are not in it."""
+    """Compare `manifest` with the digests `found` of the files it lists; it does not list `extra` files."""
     return Difference(
         changed=tuple(file for file, digest in found.items() if manifest[file] != digest),
         missing=tuple(sorted(manifest.keys() - found.keys())),

@@ -30,7 +30,7 @@ class PackedLayerError(ValueError):
 
 
 def unpack_layer(parts: Mapping[str, Tensor], *, bits: int) -> Tensor:
-    """Return the weight [out, in] in float32; `parts` has a layer's tensors by the last part of their names.
+    """Return the weight [out, in] in float32; `parts` maps the last part of a tensor's name to the tensor.
 
     Raises `PackedLayerError` if a part is absent, shapes do not fit each other, or inputs are out of order.
     """

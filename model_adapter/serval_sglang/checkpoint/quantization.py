@@ -64,7 +64,7 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
 
 def layout_of(method: str) -> Layout | None:
     """Return the layout of a quantisation method, by its name in config.json or in SGLang; None if it packs
-    in another way or not at all."""
+    differently or not at all."""
     if method in ("compressed-tensors", "compressed_tensors"):
         return "compressed-tensors"
     return "gptq" if method in ("gptq", "gptq_marlin", "auto-round") else None
@@ -77,7 +77,7 @@ def layer_name(tensor_name: str) -> str:
 
 
 def holds_values(tensor_name: str) -> bool:
-    """True if the tensor holds a layer's values, False if it only tells how to read them."""
+    """True if the tensor holds a layer's values, False if it only describes how to read them."""
     return tensor_name.rpartition(".")[2] not in _SCALE_PARTS
 
 

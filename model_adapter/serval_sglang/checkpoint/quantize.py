@@ -1,6 +1,6 @@
-"""Rewrites a checkpoint with n-gram tables in eight bits per value and one scale per row.
+"""Rewriting a checkpoint with n-gram tables in eight bits per value and one scale per row.
 
-Tables are processed in blocks of rows, because a table of LongCat-Flash-Lite has 5 GB.
+Tables are processed in blocks of rows, because a table of LongCat-Flash-Lite takes 5 GB.
 `embedders.{i}.weight` becomes int8 or float8_e4m3fn, `embedders.{i}.weight_scale` (float32, one per row) is
 added, and config.json states the dtype under `TABLE_DTYPE_KEY`. Everything else is copied.
 """

@@ -21,11 +21,11 @@ def tiny_config(*, fp8: bool = False, **overrides: Any) -> LongcatConfig:
 def random_state_dict(config: LongcatConfig, *, seed: int) -> dict[str, Tensor]:
     """Return float32 weights for every tensor of `config`, determined by seed and configuration.
 
-    They are scaled so that each part changes the logits by far more than rounding does, also in bfloat16.
-    Identity experts get many of the choices, and logits have a standard deviation of about 1. The embedding
-    is a few times as large as what a layer adds to it, as in trained models. If each layer rewrote the
-    stream, a router's choice that rounding has changed would change later choices too, and log-probabilities
-    of a bfloat16 engine would differ by 0.05 in the mean. Here they differ by less than 0.02, while a wrong
+    They are scaled so that each part changes the logits by far more than rounding does, even in bfloat16.
+    Routers often choose identity experts, and logits have a standard deviation of about 1. The embedding is
+    a few times as large as what a layer adds to it, as in trained models. If each layer rewrote the residual
+    stream, one router choice changed by rounding would change later choices too, and the log-probabilities
+    of a bfloat16 engine would differ by 0.05 on average. Here they differ by less than 0.02, while a wrong
     hash, identity experts not scaled or counted twice, or plain rope shift them by 0.1 to 0.7.
     """
     generator = torch.Generator().manual_seed(seed)

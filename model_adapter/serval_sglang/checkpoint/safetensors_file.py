@@ -1,4 +1,4 @@
-"""safetensors files as bytes: the position of each tensor, and writing piece by piece in little memory.
+"""safetensors files as bytes: the position of each tensor, and writing in pieces to save memory.
 
 Format: eight bytes with the length of a JSON header, the header, the data. Source: the README of
 github.com/huggingface/safetensors, section "Format".
@@ -35,8 +35,8 @@ class StoredTensor:
 def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Read the tensors of a file, in the order of their data, and its metadata.
 
-    Raises `CheckpointError` if the file is not safetensors or shorter than its header says, and `OSError` if
-    it cannot be read.
+    Raises `CheckpointError` if the file is not safetensors or is shorter than its header states, and
+    `OSError` if it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -80,7 +80,8 @@ class PlannedTensor:
 class FileWriter:
     """Writes a file whose tensors are known in advance and whose data arrives in pieces, in any order.
 
-    The file gets its name when everything is written; before that, and after an error, it ends in ".partial".
+    The file gets its final name once everything is written; until then, and after an error, its name ends in
+    ".partial".
     """
 
     def __init__(self, path: Path, planned: Sequence[PlannedTensor], *, metadata: Mapping[str, str]) -> None:

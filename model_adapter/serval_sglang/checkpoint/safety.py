@@ -43,7 +43,7 @@ def unsafe_files(directory: Path, files: Iterable[str]) -> list[UnsafeFile]:
 def refuse_unsafe_files(
     directory: Path, files: Iterable[str], *, allowed: Collection[Hazard] = frozenset()
 ) -> None:
-    """Raise `CheckpointError`, listing them, if some of `files` have a hazard that is not `allowed`."""
+    """Raise `CheckpointError`, listing them, if any of `files` has a hazard that is not `allowed`."""
     found = [unsafe for unsafe in unsafe_files(directory, files) if unsafe.hazard not in allowed]
     if found:
         hazards = sorted({unsafe.hazard for unsafe in found})

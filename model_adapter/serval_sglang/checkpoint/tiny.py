@@ -66,7 +66,7 @@ def write_tiny_checkpoint(
 def _byte_level_tokenizer(vocab_size: int) -> Tokenizer:
     """Build a tokenizer with special tokens from id 0, then 256 bytes, chat markers, and reserved entries.
 
-    Every id of the model's vocabulary can be decoded, because random weights may emit any.
+    Every id of the model's vocabulary can be decoded, because random weights may emit any of them.
     """
     byte_symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = [*SPECIAL_TOKENS, *byte_symbols, *CHAT_MARKERS]

@@ -41,7 +41,7 @@ class ByteProgress:
             f"{decimal_size(round(rate))}/s, {left_s:.0f} s left"
         )
         if self._stream.isatty():
-            # Erase the rest of a longer line before.
+            # Erase the rest of a longer previous line.
             self._stream.write(f"\r{text}\x1b[K")
             self._line_is_open = True
             self._next_s = now_s + _TERMINAL_INTERVAL_S

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0})) -> str:
-    """Align rows in columns, two spaces apart; columns in `left` to the left, the others to the right."""
+    """Align rows in columns two spaces apart: columns in `left` to the left, all others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

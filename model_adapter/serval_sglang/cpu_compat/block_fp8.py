@@ -1,6 +1,6 @@
 """Block-wise FP8 on a CPU: codes stay as SGLang has loaded them and are dequantised at every use.
 
-SGLang computes such layers only on CPUs with AMX. This is slow and exact: it shows that a checkpoint's names,
+SGLang supports such layers only on CPUs with AMX. This is slow but exact: it shows that a checkpoint's names,
 scales and slices arrive where they belong.
 """
 
@@ -16,17 +16,17 @@ from serval_sglang.cpu_compat.experts import sum_of_experts
 
 
 def keep_codes(method: Any, layer: Any) -> None:
-    """Replaces the step that packs codes for AMX after loading; does nothing."""
+    """Replace the step that packs codes for AMX after loading; do nothing."""
 
 
 def linear(method: Any, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Replaces Fp8LinearMethod.apply; maps [T, in] to [T, out]."""
+    """Replace Fp8LinearMethod.apply; map [T, in] to [T, out]."""
     weight = dequantize_blocks(layer.weight, layer.weight_scale_inv, _block(method.weight_block_size))
     return F.linear(x, weight.to(x.dtype), bias)
 
 
 def experts(method: Any, layer: Any, dispatch_output: Any) -> Any:
-    """Replaces Fp8MoEMethod.apply."""
+    """Replace Fp8MoEMethod.apply."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     x, block = dispatch_output.hidden_states, _block(method.weight_block_size)
@@ -41,7 +41,7 @@ def experts(method: Any, layer: Any, dispatch_output: Any) -> Any:
 
 
 def expanded(codes: Tensor, scales: Tensor, block: list[int]) -> tuple[Tensor, None]:
-    """Replaces block_quant_to_tensor_quant, which rounds the attention's second projection once more. Returns
+    """Replace block_quant_to_tensor_quant, which rounds the attention's second projection once more; return
     the weight in the model's dtype and no scale."""
     return dequantize_blocks(codes, scales, _block(block)).to(torch.get_default_dtype()), None
 

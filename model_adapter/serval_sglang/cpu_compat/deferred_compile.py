@@ -1,4 +1,4 @@
-"""Compiles SGLang's functions at their first call, not at their definition.
+"""Compiling SGLang's functions at their first call, not at their definition.
 
 `torch.compile` imports torch's compiler as soon as it decorates a function: two seconds of every start, for
 functions that an engine on a CPU never calls.
@@ -15,14 +15,14 @@ Function = Callable[..., Any]
 
 
 def defer_compilation() -> None:
-    """Replace `torch.compile` by `deferred`."""
+    """Replace `torch.compile` with `deferred`."""
     torch.compile = deferred(torch.compile)
 
 
 def deferred(compile_now: Function) -> Function:
-    """Return a `torch.compile` that compiles functions at their first call, by `compile_now`.
+    """Return a `torch.compile` that compiles functions at their first call, with `compile_now`.
 
-    Modules and other callables are compiled at once.
+    Modules and other callables are compiled immediately.
     """
 
     def compile_later(model: Any = None, **options: Any) -> Any:

@@ -31,16 +31,16 @@ def cpu_environment(inherited: Mapping[str, str], *, ranks: int, cpus: Sequence[
     path = [str(STANDIN_PACKAGES), *filter(None, [inherited.get("PYTHONPATH")])]
     defaults = {
         "OMP_NUM_THREADS": str(max(1, len(cpus) // ranks)),
-        # Threads that spin while they wait for each other are a little quicker on an idle machine. Where
-        # another program keeps one of two cores busy they wait for its time slices: the demo took 450 s to
-        # start instead of 60.
+        # Threads that spin while they wait for each other are a little faster on an idle machine. If another
+        # program keeps one of two cores busy, they wait for its time slices: the demo took 450 s to start
+        # instead of 60.
         "OMP_WAIT_POLICY": "passive",
         # NumPy and SciPy start their threads when they are imported; with any, SGLang's processes cannot be
         # forked (see forked_processes).
         "OPENBLAS_NUM_THREADS": "1",
     }
     if ranks > 1:
-        # Without this SGLang demands one NUMA node a rank.
+        # Without this SGLang requires one NUMA node per rank.
         defaults["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(_shares(cpus, ranks))
     return {
         **{name: value for name, value in defaults.items() if name not in inherited},

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def run_experts(layer: Any, x: Tensor, topk_output: Any, moe_runner_config: Any) -> Tensor:
-    """Replaces sglang.srt.layers.moe.fused_moe_native.moe_forward_native, which cannot index the id -1.
+    """Replace sglang.srt.layers.moe.fused_moe_native.moe_forward_native, which cannot index the id -1.
 
     `layer` is a FusedMoE without biases: w13_weight [E, 2I, H] with gates first, w2_weight [E, H, I]. The
     other arguments are as for `sum_of_experts`.

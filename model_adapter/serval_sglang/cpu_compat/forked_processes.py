@@ -1,8 +1,8 @@
-"""Starts SGLang's processes as copies of the engine's main process, which has imported everything.
+"""Starting SGLang's processes as forks of the engine's main process, which has imported everything.
 
 SGLang spawns them: each would import torch, transformers and SGLang again, for more than ten seconds of a
-core. A fork copies one thread only, so a lock that another one held would stay locked in the copy forever.
-Therefore nothing is forked unless the main process has one thread, counting those of libraries; otherwise
+core. A fork copies only one thread, so any lock held by another would stay locked in the copy forever.
+Therefore nothing is forked unless the main process has a single thread, counting those of libraries; otherwise
 SGLang spawns, as it does on a GPU.
 """
 
@@ -23,10 +23,10 @@ _LAUNCHERS = (
 
 
 def fork_processes() -> None:
-    """Have SGLang fork its processes where that is safe. For the main process, before it launches them."""
+    """Have SGLang fork its processes if that is safe. Called in the main process, before it launches them."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    # Keeps the collector off what the imports made, so that the copies go on sharing its memory.
+    # Exempt imported objects from garbage collection, so that the copies keep sharing their memory.
     gc.freeze()
     os.register_at_fork(after_in_child=_start_afresh)
     for target in _LAUNCHERS:
@@ -43,12 +43,12 @@ def _choose_start_method(*_: Any, **__: Any) -> None:
 
 
 def thread_count() -> int:
-    """Threads of this process, including those that Python does not know."""
+    """Number of threads of this process, including those unknown to Python."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 
 def _start_afresh() -> None:
-    """Undo in a copy what SGLang has set up in its main process alone."""
+    """Undo in a copy what SGLang has set up for its main process only."""
     multiprocessing.set_start_method("spawn", force=True)
     # The main process's handler would end the copy's whole process tree with an unrelated message.
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)

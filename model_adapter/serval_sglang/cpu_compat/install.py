@@ -57,11 +57,11 @@ def _disable_nccl(communicator: Any, group: Any, *_: Any, **__: Any) -> None:
 def _reduce_and_cut(
     group: Any, input_: torch.Tensor, output: torch.Tensor | None = None, sizes: list[int] | None = None
 ) -> torch.Tensor:
-    """Use upstream's own path without NCCL: compute the whole sum, then take this rank's rows."""
+    """Take upstream's own path without NCCL: compute the whole sum, then keep this rank's rows."""
     rows: torch.Tensor = group._deterministic_reduce_scatterv(input_, output, sizes)
     return rows
 
 
 def _with_float32(dtypes: list[torch.dtype], config: type) -> list[torch.dtype]:
-    """Add float32 to the supported dtypes: dequantised, as here, layers can be computed in any dtype."""
+    """Add float32 to the supported dtypes: layers that are dequantised can be computed in any dtype."""
     return [*dtypes, torch.float32]

@@ -52,7 +52,7 @@ def noise(tokenizer: Tokenizer, rng: Random) -> Row:
 
 
 def batches(tokenizer: Tokenizer, seed: int, *, batch_tokens: int) -> Iterator[Batch]:
-    """Yield batches without end, determined by the seed, of at most `batch_tokens` tokens with padding."""
+    """Yield endless batches, determined by the seed, of at most `batch_tokens` tokens including padding."""
     stream, rng = conversations(seed), Random(seed)
     pool_size = max(1, _POOL_BATCHES * batch_tokens // _TYPICAL_LENGTH)
     while True:

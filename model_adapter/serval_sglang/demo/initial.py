@@ -9,7 +9,7 @@ layer starts with a rough version of the circuit:
 * the second attention compares the current and the last token with those, and writes the word that it finds;
 * the head starts as a reader of that word.
 
-Everything else starts as usual, and training may change all of it.
+Everything else starts as usual, and training may change any of it.
 """
 
 import math
@@ -51,7 +51,7 @@ class _Channels:
 
 
 def initial_model(config: LongcatConfig, *, seed: int) -> ReferenceModel:
-    """Return a model that can copy and nothing else: other blocks add nothing yet.
+    """Return a model that can only copy: other blocks add nothing yet.
 
     This needs at least two heads, q_lora_rank = 2 and kv_lora_rank = 3 times v_head_dim, and a hidden size
     above the latter.

@@ -198,9 +198,9 @@ def _span(rng: Random) -> tuple[str, int | None]:
 
 
 def worded(rng: Random, question: str, *, closed: bool = False) -> str:
-    """Vary `question` as people write it: with words around it, and careless of case and full stops.
+    """Vary `question` as people would: with words around it, and careless about case and full stops.
 
-    If `closed`, nothing may follow, because it could be taken for a part of the question.
+    If `closed`, nothing may follow, because it could be mistaken for a part of the question.
     """
     if rng.random() < 0.1:
         question = question.rstrip(".?")

@@ -138,7 +138,7 @@ def optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.Optimi
 
 
 def balance_experts(model: ReferenceModel, routings: Sequence[Routing], batch: Batch, recipe: Recipe) -> None:
-    """Raise the bias of experts that got less than their share, lower the others' (arXiv:2408.15664)."""
+    """Raise the bias of experts with less than their share, lower that of others (arXiv:2408.15664)."""
     for layer, routing in zip(model.model.layers, routings, strict=True):
         assert isinstance(layer, DecoderLayer)
         counts = (
@@ -163,7 +163,7 @@ def training_step(
         spoken_logits = model.lm_head(hidden_states[batch.spoken])
         heard_logits = model.lm_head(hidden_states[heard])
     total, cross_entropy = losses(spoken_logits, batch.targets[batch.spoken], recipe)
-    # Users' text cannot be predicted; a model never trained on it would be confident of nonsense there.
+    # Users' text cannot be predicted, but a model never trained on it would confidently predict nonsense.
     total = total + recipe.heard_weight * losses(heard_logits, batch.targets[heard], recipe).total
     total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang is untyped
-    """The modules and boundaries that upstream builds, in another order."""
+    """The modules and boundaries that upstream builds, run in a different order."""
 
     def __init__(self, *arguments: Any, **keyword_arguments: Any) -> None:
         super().__init__(*arguments, **keyword_arguments)
@@ -35,8 +35,8 @@ class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang i
 
     @cached_property
     def one_sum(self) -> bool:
-        """True if one collective completes the partial sums of experts and dense 2. Not computed earlier,
-        because upstream binds the plans only when all layers are built."""
+        """True if one collective completes the partial sums of experts and dense 2. Computed late, because
+        upstream binds the plans only when all layers are built."""
         return _owe_one_sum(self.moe_boundary.plan, self.second_ffn_boundary.plan)
 
     def overlap_experts(self, stream: torch.cuda.Stream | None, *, up_to_tokens: int) -> None:
@@ -52,8 +52,8 @@ class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang i
         zero_allocator: Any,
         prev_topk_indices: Tensor | None,
     ) -> tuple[Any, Tensor | None]:
-        """Take and return hidden states as layers pass them on: a tensor [T, H], or SGLang's handle for one
-        whose sum over ranks is still incomplete."""
+        """Map hidden states to hidden states in the form that layers exchange: a tensor [T, H], or SGLang's
+        handle for one whose sum over ranks is still incomplete."""
         batch = {
             "positions": positions,
             "forward_batch": forward_batch,

@@ -20,12 +20,12 @@ from serval_kernels.route_topk import route_topk
 # experts). The CPU has its own in cpu_compat.
 _RUNNERS = ("triton", "deep_gemm", "marlin")
 
-# All-to-all backends that send slots of id -1 nowhere; DeepEP itself uses this id for "no expert".
+# All-to-all backends that do not send slots with id -1; DeepEP itself uses this id for "no expert".
 _EXCHANGES = ("none", "deepep")
 
 
 class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
-    """Router and experts as upstream builds them, with another forward pass.
+    """Router and experts as upstream builds them, with a different forward pass.
 
     Raises `ValueError` for a MoE runner or all-to-all backend that is not known to drop identity slots.
     """

@@ -34,8 +34,8 @@ Under attention DP (`--enable-dp-attention`) ranks hold different tokens. The ab
 share the same tokens, SGLang's attention-TP group: sharding and the sum stay within it, as they do in
 upstream's VocabParallelEmbedding with `use_attn_tp_group`, because a sum over all ranks would add rows of
 different tokens. A rank of TP 8 with attention DP 4 thus holds half of every table, as at TP 2, so the tables
-take back the memory that DP saves in the cache; with as many DP as TP ranks each holds all tables (62.8 GB,
-or `--ngram-tables host`). The state of a slot lives on the rank where its request is decoded.
+use up the memory that DP saves in the cache; with as many DP as TP ranks each holds all tables (62.8 GB, or
+`--ngram-tables host`). The state of a slot lives on the rank where its request is decoded.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ _KINDS = {
 
 
 class NgramEmbedding(nn.Module):
-    """Replaces sglang.srt.layers.n_gram_embedding.NgramEmbedding and takes its constructor's arguments.
+    """Replaces sglang.srt.layers.n_gram_embedding.NgramEmbedding and accepts its constructor's arguments.
 
-    `allocate_tables` and `init_history` must follow. Raises `ValueError` if the width of a table cannot be
-    divided among the tensor-parallel ranks.
+    Call `allocate_tables` and `init_history` before use. Raises `ValueError` if the width of a table cannot
+    be divided among the tensor-parallel ranks.
     """
 
     # Buffers: constants of the hash, and `history` int32 [slots, n - 1], which init_history allocates.
@@ -127,13 +127,13 @@ class NgramEmbedding(nn.Module):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The word embedding, under the name that code which shares it with a draft model expects."""
+        """The word embedding, under the name expected by code that shares it with a draft model."""
         weight: nn.Parameter = self.word_embeder.weight
         return weight
 
     def allocate_tables(self, storage: TableStorage) -> None:
-        """Allocate this rank's columns of the tables. Not part of the constructor, because upstream calls it
-        and does not know how the tables are stored."""
+        """Allocate this rank's columns of the tables. Not part of the constructor, because upstream calls
+        that without knowing how the tables are stored."""
         self.ngram_tables = NgramTables(self.rows, self.width, storage, device=self.ngram_projection.device)
         report_tables(
             self.ngram_tables.values,
@@ -143,7 +143,7 @@ class NgramEmbedding(nn.Module):
         )
 
     def init_history(self, slots: int, device: torch.device | str) -> None:
-        """Allocate the state for request slots 0..`slots` - 1; slot 0 takes the padding of CUDA graphs."""
+        """Allocate the state for request slots 0..`slots` - 1; slot 0 is for the padding of CUDA graphs."""
         empty = torch.zeros(slots, self.look_back, dtype=torch.int32, device=device)
         self.register_buffer("history", empty, persistent=False)
 
@@ -198,7 +198,7 @@ class NgramEmbedding(nn.Module):
                 input_ids, self.history, slots=slots, ngram=ngram, eos_token_id=self.eos_token_id
             )
         if mode.is_idle():
-            # An idle rank of attention DP computes rows only to keep step with the others.
+            # An idle rank of attention DP computes rows only to stay in step with the others.
             return input_ids.new_zeros(input_ids.shape[0], self.tables)
         if mode.is_target_verify() or not mode.is_extend():
             raise NotImplementedError(

@@ -1,4 +1,4 @@
-"""Gives each prefill chunk the tokens before it, taken from the request's own token lists.
+"""Providing each prefill chunk with the tokens before it, from the request's own token lists.
 
 SGLang's manager keeps a table of all tokens of all slots and rewrites it from complete token lists for every
 chunk; here a chunk costs `n - 1` tokens per request at any context length.

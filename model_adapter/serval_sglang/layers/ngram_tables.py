@@ -67,7 +67,7 @@ class NgramTables(nn.Module):
             self.scales = nn.Parameter(scales, requires_grad=False)
 
     def stored(self) -> NgramTable:
-        """Return the tables in the form that `serval_kernels` takes."""
+        """Return the tables in the form that `serval_kernels` accepts."""
         return self.values.data if self.scales is None else QuantizedTable(self.values.data, self.scales.data)
 
     def load_values(self, name: str, start: int, loaded: Tensor) -> None:

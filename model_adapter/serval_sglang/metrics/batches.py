@@ -1,7 +1,7 @@
 """Prometheus counter of the batches that a scheduler has launched, by kind.
 
-It shows if decode steps really are mixed into prefill batches, if ranks idle, and which kinds `serval
-checkpoint verify` has covered.
+It shows whether decode steps are really mixed into prefill batches, whether ranks idle, and which kinds
+`serval checkpoint verify` has covered.
 """
 
 from functools import cache
@@ -17,8 +17,8 @@ def count_batch(kind: str) -> None:
 
 @cache
 def _counter() -> Any:
-    # Imported with the first batch: prometheus_client looks once, on import, for the folder in which SGLang's
-    # processes share values, and SGLang names it late.
+    # Imported with the first batch: prometheus_client looks for the folder in which SGLang's processes share
+    # values only once, on import, and SGLang sets it late.
     from prometheus_client import Counter
 
     return Counter(

@@ -1,7 +1,7 @@
 """Prometheus gauges of the number and memory of the experts.
 
-They describe the model as built. The experts that tokens choose are not counted, which would cost time in
-every layer of every step.
+They describe the model as built. Routing is not counted, because that would cost time in every layer of every
+step.
 """
 
 from collections.abc import Sequence

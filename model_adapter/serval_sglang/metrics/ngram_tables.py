@@ -24,8 +24,8 @@ def report_tables(values: Tensor, scales: Tensor | None, *, rows_per_token: int,
 
 @cache
 def _gauges() -> tuple[Any, Any]:
-    # Imported late: prometheus_client looks once, on import, for the folder in which SGLang's processes share
-    # values, and SGLang names it late.
+    # Imported late: prometheus_client looks for the folder in which SGLang's processes share values only
+    # once, on import, and SGLang sets it late.
     from prometheus_client import Gauge
 
     stored = Gauge(

@@ -1,2 +1,2 @@
-"""Scanned by SGLang's model registry: every module here defines `EntryClass`, and there are no
-subpackages."""
+"""Models found by SGLang's registry, which scans this package: every module must define `EntryClass`, and
+there must be no subpackages."""

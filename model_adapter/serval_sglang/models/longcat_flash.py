@@ -39,8 +39,8 @@ LATENT_NORM_EPS = 1e-6
 class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore[misc]  # sglang is untyped
     """The model that SGLang's schedulers load.
 
-    Raises `ValueError` if a flag or setting asks for something the model does not support, and `RuntimeError`
-    if the plugin's replacements were not in place when the layers were built.
+    Raises `ValueError` if a flag or setting requires something that the model does not support, and
+    `RuntimeError` if the plugin's replacements were not in place when the layers were built.
     """
 
     def __init__(self, config: Any, quant_config: Any = None, prefix: str = "") -> None:
@@ -52,7 +52,7 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         packing = packing_of(quant_config)
         if packing is not None:
             config.disable_quant_module = [*getattr(config, "disable_quant_module", []), ATTENTION]
-        # SGLang computes packed layers only on GPUs and on CPUs with AMX: elsewhere all are unpacked.
+        # SGLang supports packed layers only on GPUs and on CPUs with AMX: elsewhere all are unpacked.
         unpacks_all = packing is not None and is_cpu()
         super().__init__(config, None if unpacks_all else quant_config, prefix)
         self._packing, self._unpacks = packing, is_layer if unpacks_all else is_attention
@@ -82,7 +82,7 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             layer.overlap_experts(stream, up_to_tokens=tokens)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Load a checkpoint, or any part of one after the first call.
+        """Load a checkpoint; calls after the first may load any part of one.
 
         Raises `CheckpointMismatch` if a tensor is unknown or, in the first call, missing.
         """

@@ -1,4 +1,4 @@
-"""Arithmetic that tells if a deployment fits its GPUs; needs no weights, no GPU and no torch."""
+"""Arithmetic to determine if a deployment fits its GPUs; needs no weights, no GPU and no torch."""
 
 from serval_sglang.plan.fit import CONCURRENCY_LENGTHS, Deployment, Plan, alternatives, plan_deployment
 from serval_sglang.plan.shard_sizes import PlanError, ShardSizes, shard_sizes

@@ -56,10 +56,10 @@ class Plan:
 
     - `host_bytes`: pinned host memory of all engines together
     - `kv_bytes`: memory left for the KV cache; negative if weights and reserve alone do not fit
-    - `request_slots`: most requests that one engine runs at once, however short they are
+    - `request_slots`: maximum of requests that one engine runs at a time, however short they are
     - `request_table_bytes`: size of the table that locates each request's tokens, part of the reserve
-    - `concurrent_requests`: requests of a given length that one engine runs at once, by length; lengths above
-      the context are omitted
+    - `concurrent_requests`: requests of a given length that one engine runs at a time, by length; lengths
+      above the context are omitted
     """
 
     deployment: Deployment
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def shortcomings(self) -> list[str]:
-        """Reasons why it does not fit; empty if it does."""
+        """Reasons why the deployment does not fit; empty if it does."""
         given = self.deployment
         context, host_memory_bytes = given.context_tokens, given.host_memory_bytes
         found = []
@@ -144,7 +144,7 @@ def plan_deployment(deployment: Deployment) -> Plan:
 
 
 def kv_bytes_per_token(config: LongcatConfig, dtype: KvDtype) -> int:
-    """Count latent and rotary key of each attention, two per layer. Every rank holds all of it."""
+    """Count the bytes of latent and rotary key in both attentions of each layer. Each rank holds them all."""
     return 2 * config.num_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * _KV_BYTES[dtype]
 
 
@@ -157,7 +157,7 @@ def alternatives(plan: Plan) -> list[dict[str, Any]]:
     given = plan.deployment
     ladders = _ladders(given, plan.limits)
     fitting: list[tuple[int, ...]] = []
-    # Less drastic steps come first, so a candidate is compared with all that could make it needless.
+    # Less drastic steps come first, so a candidate is compared with all that could make it unnecessary.
     for steps in sorted(product(*(range(len(ladder)) for ladder in ladders)), key=sum):
         needless = any(all(a <= b for a, b in zip(other, steps, strict=True)) for other in fitting)
         if not needless and _fits(replace(given, **_merged(ladders, steps))):

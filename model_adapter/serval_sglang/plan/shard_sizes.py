@@ -39,7 +39,7 @@ class PlanError(ValueError):
 
 
 class _Kind(NamedTuple):
-    """Tensors alike in part, module and shape, such as the gate_proj of every expert in every layer."""
+    """Tensors of the same part, module and shape, such as the gate_proj of every expert in every layer."""
 
     part: Part
     module: str
@@ -141,11 +141,11 @@ def _require_divisible(config: LongcatConfig, *, tp: int, ep: int, weight_dtype:
         ("width of all query heads", config.num_attention_heads * config.qk_head_dim, tp, _FP8_BLOCK),
     ]
     problems = []
-    for what, size, ranks, block in shared:
+    for dimension, size, ranks, block in shared:
         unit = block if weight_dtype == "fp8" and ranks > 1 else 1
         if size % (ranks * unit):
             blocks = f" in blocks of {unit}" if unit > 1 else ""
-            problems.append(f"{what} = {size} cannot be shared by {ranks} ranks{blocks}")
+            problems.append(f"{dimension} = {size} cannot be shared by {ranks} ranks{blocks}")
     if problems:
         raise PlanError(f"tp {tp} and ep {ep} do not suit this model: {'; '.join(problems)}.")
 

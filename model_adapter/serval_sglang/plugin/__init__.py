@@ -5,7 +5,7 @@ def register() -> None:
     """Replace SGLang's model with Serval's, and offer its parsers to SGLang's command line and server.
 
     Calling it again changes nothing. Raises `SystemExit` if it fails: SGLang logs any other exception of a
-    plugin and goes on with its own model, whose answers are wrong.
+    plugin and continues with its own model, whose answers are wrong.
     """
     try:
         from serval_sglang.plugin.parsers import register_parsers

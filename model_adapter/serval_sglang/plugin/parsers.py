@@ -80,7 +80,7 @@ class LongcatToolCallDetector(BaseFormatDetector):  # type: ignore[misc]  # SGLa
         return _streamed(self._parser.finish(_FINISH_REASON))
 
     def structure_info(self) -> Any:
-        """Required by the base class; SGLang uses it only if `get_structural_tag` returns nothing."""
+        """Satisfy the base class; SGLang uses this only if `get_structural_tag` returns nothing."""
         reply = LONGCAT.reply
         return lambda name: StructureInfo(
             begin=f"{reply.call_open}{name}\n", end=reply.call_close, trigger=reply.call_open

@@ -54,7 +54,7 @@ def require_registered() -> None:
 
 
 def proof_of_effect(model_runner: Any) -> dict[str, str]:
-    """Return a scheduler's report about the model it has loaded, for `require_proof`."""
+    """Return a scheduler's report on the model it has loaded, for `require_proof`."""
     return {
         "model": _name(type(model_runner.model)),
         "ngram_manager": _name(type(model_runner.ngram_embedding_manager)),

@@ -1,8 +1,8 @@
 """LongCat's config.json as SGLang reads it, checked and normalised first.
 
 SGLang's own class fills absent fields with the dimensions of another model, reads `num_hidden_layers`
-(which counts attentions, two a layer, in copies re-saved by transformers) as the number of layers, and leaves
-a file that names `model_type: longcat_flash_ngram` without a model.
+(which counts attentions, two per layer, in copies re-saved by transformers) as the number of layers, and has
+no model for a file with `model_type: longcat_flash_ngram`.
 """
 
 from copy import deepcopy
@@ -12,7 +12,7 @@ from sglang.srt.configs.longcat_flash import LongcatFlashConfig as UpstreamConfi
 
 from serval_sglang.config import LongcatConfig
 
-# Re-saved copies spell these differently; the checked configuration has their meaning.
+# Re-saved copies spell these differently; the checked configuration already covers them.
 _RESAVED = ("model_type", "num_hidden_layers", "rope_parameters", "auto_map")
 
 
@@ -27,11 +27,11 @@ class LongcatFlashConfig(UpstreamConfig):  # type: ignore[misc]  # sglang is unt
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Read Meituan's config.json or a re-saved copy.
 
-        Raises `ConfigError` if a field is absent or has a value that this package does not compute.
+        Raises `ConfigError` if a field is absent or has a value that this package does not support.
         """
         checked = LongcatConfig.from_dict(config_dict).to_dict()
         source = {key: value for key, value in config_dict.items() if key not in _RESAVED}
-        # float32 logits out of the bfloat16 head: rounding to bfloat16 costs up to 0.06 at a logit of 16. A
-        # copy, because SGLang's attention writes into rope_scaling.
+        # float32 logits from the bfloat16 head: rounding to bfloat16 costs up to 0.06 at a logit of 16. A
+        # copy, because SGLang's attention writes to rope_scaling.
         own = {"serval_config": deepcopy(checked), "enable_lm_head_output_fp32": True}
         return super().from_dict({**source, **checked, **own}, **kwargs)

@@ -1,6 +1,6 @@
 """LongCat-Flash-Lite in plain PyTorch: the definition against which every kernel and shard is tested.
 
-It is written for reading, and for training at toy sizes. It uses neither SGLang nor transformers.
+It is written to be read, and for training at toy sizes. It uses neither SGLang nor transformers.
 """
 
 from serval_sglang.reference.model import ReferenceModel, ReferenceOutput

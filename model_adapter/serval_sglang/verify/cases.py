@@ -26,8 +26,8 @@ _DECODE_STEPS = 6
 class Request:
     """Greedy decoding after `prompt`.
 
-    With `new_tokens` 1 all positions of the prompt are compared. Without `log_probabilities` only the tokens
-    that the engine chose are compared.
+    If `new_tokens` is 1, all positions of the prompt are compared. Without `log_probabilities`, only the
+    tokens that the engine chose are compared.
     """
 
     prompt: tuple[int, ...]
@@ -39,8 +39,8 @@ class Request:
 class Case:
     """Waves of requests, one wave after another; the requests of a wave are sent at the same time.
 
-    If `continued`, every answer of the last wave is continued from the prefix cache. The case is not covered
-    without cache hits if `needs_cache_hits`, and without a batch of the kind `needs_batches` (see
+    If `continued`, every answer of the last wave is continued from the prefix cache. A case counts as covered
+    only if there were cache hits (if `needs_cache_hits`) and a batch of the kind `needs_batches` (see
     `serval_sglang.metrics.batches`).
     """
 
@@ -184,7 +184,7 @@ def _cached_prefixes(prompts: Prompts, chunk: int | None) -> Case:
     requests = []
     for number, length in enumerate(sorted(shared)):
         first = prompts.make(length + n + 1, seed=30 + number)
-        # Differs from the token that followed in the first request, so that the hit ends here.
+        # Different from the token that followed in the first request, so that the hit ends here.
         other = prompts.make(n + 14, seed=60 + number)
         requests += [Request(first, 2), Request(first[:length] + other, _DECODE_STEPS)]
     return Case("cached prefixes", _one_by_one(requests), needs_cache_hits=True)

@@ -18,7 +18,7 @@ ROUTER_TIE = 2e-5
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """Place where the engine prefers another token than the reference: after `position` tokens."""
+    """Place, after `position` tokens, where the engine's preferred token is not the reference's."""
 
     request: int
     position: int
@@ -28,11 +28,11 @@ class Disagreement:
 class Difference:
     """Distance between log-probabilities.
 
-    - `maximum`, `mean`: of the absolute differences, over `count` (position, token) pairs. If the engine was
-      asked for no log-probabilities: of the difference, in the reference, between the best token and the
+    - `maximum`, `mean`: of the absolute differences, over `count` (position, token) pairs. If no
+      log-probabilities were requested: of the difference, in the reference, between the best token and the
       engine's
-    - `kl`: mean over `positions` of KL(reference ‖ engine) in nats, over the tokens the engine reported and
-      one more for all the others, which is a lower bound of the whole
+    - `kl`: mean over `positions` of KL(reference ‖ engine) in nats. All tokens that the engine did not report
+      count as a single one, so this is a lower bound of the true KL
     - `ties`: positions excluded because a router's choice was a tie there or before
     - `first_disagreement`: None if the preferred tokens are the same everywhere
     """
@@ -67,7 +67,7 @@ def difference(
     """Compare every reported log-probability, of output and prompt positions, with the reference's.
 
     `leave_out_ties` is for engines in float32, see `ROUTER_TIE`; in bfloat16 rounding decides many more
-    choices than those. The engine's preferred token counts as another one if its log-probability in the
+    choices than those. The engine's preferred token counts as a disagreement if its log-probability in the
     reference is below the best one's by more than `tolerance`.
     """
     rows: list[_Row] = []
@@ -105,7 +105,7 @@ def rounding_in_bfloat16(generations: Iterable[Generation], reference: Reference
     """Return how much the reference itself changes in bfloat16, at the positions of `generations`."""
     rounded = copy.copy(reference)
     rounded.compute_dtype = torch.bfloat16
-    return difference((_as_told_by(rounded, generation) for generation in generations), reference)
+    return difference((_as_reported_by(rounded, generation) for generation in generations), reference)
 
 
 def _expectation(generation: Generation, reference: ReferenceModel) -> tuple[Tensor, int]:
@@ -152,24 +152,24 @@ def _chosen(place: Disagreement, token: int, expected: Tensor) -> _Row:
 def _row(place: Disagreement, top: Mapping[int, float], expected: Tensor) -> _Row:
     tokens = list(top)
     own = expected[tokens].tolist()
-    told = [top[token] for token in tokens]
+    reported = [top[token] for token in tokens]
     preferred = max(top, key=lambda token: top[token])
     return _Row(
         place,
-        errors=[abs(a - b) for a, b in zip(told, own, strict=True)],
-        kl=_divergence(own, told),
+        errors=[abs(a - b) for a, b in zip(reported, own, strict=True)],
+        kl=_divergence(own, reported),
         engine_prefers=preferred,
         lost=float(expected.max()) - float(expected[preferred]),
     )
 
 
-def _divergence(expected: Sequence[float], told: Sequence[float]) -> float:
-    """Return the KL of two distributions given by the log-probabilities of some tokens; the rest is one."""
-    total = sum(math.exp(a) * (a - b) for a, b in zip(expected, told, strict=True))
-    rest, told_rest = (1.0 - sum(map(math.exp, logs)) for logs in (expected, told))
+def _divergence(expected: Sequence[float], reported: Sequence[float]) -> float:
+    """Return the KL of distributions given by log-probabilities of some tokens; the rest counts as one."""
+    total = sum(math.exp(a) * (a - b) for a, b in zip(expected, reported, strict=True))
+    rest, reported_rest = (1.0 - sum(map(math.exp, logs)) for logs in (expected, reported))
     # If the rest is only rounding error, its logarithm is meaningless.
-    if rest > 1e-6 and told_rest > 1e-6:
-        total += rest * math.log(rest / told_rest)
+    if rest > 1e-6 and reported_rest > 1e-6:
+        total += rest * math.log(rest / reported_rest)
     return max(total, 0.0)
 
 
@@ -191,9 +191,9 @@ def _nan_first(error: float) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def _as_told_by(model: ReferenceModel, generation: Generation) -> Generation:
+def _as_reported_by(model: ReferenceModel, generation: Generation) -> Generation:
     """Return the generation with the log-probabilities that `model` gives for the same tokens."""
-    told, _ = _expectation(generation, model)
+    reported, _ = _expectation(generation, model)
 
     def replaced(
         tops: Sequence[Mapping[int, float] | None], rows: Tensor
@@ -201,6 +201,6 @@ def _as_told_by(model: ReferenceModel, generation: Generation) -> Generation:
         pairs = zip(tops, rows, strict=False)
         return [top and {token: float(row[token]) for token in top} for top, row in pairs]
 
-    output = replaced(generation.output_top, told[len(generation.prompt) - 1 :])
-    prompt = [None, *replaced(generation.prompt_top[1:], told)]
+    output = replaced(generation.output_top, reported[len(generation.prompt) - 1 :])
+    prompt = [None, *replaced(generation.prompt_top[1:], reported)]
     return replace(generation, output_top=output, prompt_top=prompt)

@@ -1,4 +1,4 @@
-"""Start the real engine on a checkpoint, ask it for log-probabilities, stop it without leftovers."""
+"""Starting the real engine on a checkpoint, requesting log-probabilities, and stopping it completely."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ class Engine:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON answer. Raises EngineFailed with the engine's own words if it refuses the request."""
+        """Return the JSON answer. Raises EngineFailed with the engine's words if it refuses the request."""
         url = f"{self.base_url}{path}"
         try:
             with _open(url, json.dumps(body).encode()) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")
-            raise EngineFailed(f"{url} answered {error.code}: {said}\n{_tail(self.log_path)}") from error
+            refusal = error.read().decode(errors="replace")
+            raise EngineFailed(f"{url} answered {error.code}: {refusal}\n{_tail(self.log_path)}") from error
         except (OSError, ValueError) as error:
             raise EngineFailed(f"{url} gave no answer: {error}\n{_tail(self.log_path)}") from error
 
     def metric_total(self, name: str, **labels: str) -> float:
-        """The values of a Prometheus metric of the engine, summed over those that have these labels; 0.0 if
-        it has none yet."""
+        """Return the sum of the engine's Prometheus metric `name` over all series with these labels; 0.0 if
+        there are none yet."""
         with _open(f"{self.base_url}/metrics") as response:
             lines = response.read().decode().splitlines()
         samples = (
@@ -78,7 +78,7 @@ class Generation:
 
     prompt: Sequence[int]
     output_ids: Sequence[int]
-    # One per output token: the most likely tokens there; None where they were not asked for.
+    # One per output token: the most likely tokens there; None where they were not requested.
     output_top: Sequence[Mapping[int, float] | None]
     prompt_top: Sequence[Mapping[int, float] | None]  # one per prompt token; None for the first
     cached_tokens: int
@@ -96,12 +96,12 @@ def running_engine(
     environment: Mapping[str, str] | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[Engine]:
-    """``python -m serval_sglang.launch`` on a free loopback port, healthy on entry and stopped on exit.
+    """Run ``python -m serval_sglang.launch`` on a free loopback port, healthy on entry and stopped on exit.
 
     Args:
-        device: None takes a GPU if there is one.
+        device: None selects a GPU if there is one.
         extra_flags: flags of sglang.launch_server.
-        environment: variables beside this process's own.
+        environment: variables in addition to this process's own.
 
     Raises:
         EngineFailed: it ended before it was healthy, did not become healthy in time, or did not stop cleanly.
@@ -120,9 +120,9 @@ def running_engine(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**inherited_environment(), **(environment or {})},
-                # Ctrl-C in a terminal reaches this process alone, which then stops the engine.
+                # Ctrl-C in a terminal reaches only this process, which then stops the engine.
                 start_new_session=True,
-                # Safe: it calls nothing that another thread of this process could hold a lock of.
+                # Safe: it calls nothing that needs a lock which another thread of this process could hold.
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
         engine = Engine(f"http://127.0.0.1:{port}", process.pid, log_path)
@@ -143,10 +143,10 @@ def generate(
     log_probabilities: bool = True,
     top: int = 20,
 ) -> Generation:
-    """Greedy decoding of ``max_new_tokens`` tokens, end-of-sequence tokens included.
+    """Decode ``max_new_tokens`` tokens greedily, end-of-sequence tokens included.
 
-    Log-probabilities are asked for from the first prompt token on only if ``max_new_tokens`` is 1: asking for
-    them makes SGLang compute the whole prompt, so that no prefix hit could be seen.
+    Log-probabilities of the prompt are requested only if ``max_new_tokens`` is 1: they make SGLang compute
+    the whole prompt, so that prefix hits could not be tested.
 
     Raises:
         EngineFailed: it refused the request or gave no answer.
@@ -182,12 +182,12 @@ def _by_token(entries: Sequence[tuple[float, int, object]]) -> dict[int, float]:
 
 
 def _free_port() -> int:
-    """A free port that the system gives to no connection, as the engine binds it seconds later.
+    """Return a free port that the system assigns to no connection, because the engine binds it seconds later.
 
-    Below those among which SGLang chooses its own.
+    It is below the ports from which SGLang chooses its own.
     """
     while True:
-        # Not of the module's own generator, which tests seed.
+        # Not from the module's shared generator, which tests seed.
         port = random.SystemRandom().randrange(10_000, 21_700)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -195,7 +195,7 @@ def _free_port() -> int:
 
 
 def _end_with_parent() -> None:
-    """Runs in the launcher before exec: if this process is killed outright, the kernel ends the launcher."""
+    """Have the kernel end the launcher if this process is killed. Runs in the launcher, before exec."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
@@ -206,7 +206,7 @@ def _wait_until_healthy(engine: Engine, process: subprocess.Popen[bytes], *, tim
             raise EngineFailed(f"the engine ended with {process.returncode}:\n{_tail(engine.log_path)}")
         with (
             suppress(urllib.error.URLError, ConnectionError, TimeoutError),
-            # Not /health, which takes a second at least.
+            # Not /health, which takes at least a second.
             _open(f"{engine.base_url}/ready"),
         ):
             return
@@ -215,7 +215,7 @@ def _wait_until_healthy(engine: Engine, process: subprocess.Popen[bytes], *, tim
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, then after a while or on a second Ctrl-C SIGKILL, on which the engine ends with its parent."""
+    """Send SIGTERM, then SIGKILL after a while or on a second Ctrl-C; the engine ends with its parent."""
     process.send_signal(signal.SIGTERM)
     try:
         return process.wait(_STOP_TIMEOUT_S)

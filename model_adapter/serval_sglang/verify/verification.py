@@ -19,7 +19,7 @@ class Bound:
     value: float
 
     def allows(self, got: Difference) -> bool:
-        """Return True if `got` is within the bound; NaN and an empty comparison are not."""
+        """Return True if `got` is within the bound; NaN and empty comparisons are not."""
         value: float = getattr(got, self.statistic)
         return got.positions > 0 and math.isfinite(value) and value <= self.value
 
@@ -77,7 +77,7 @@ def verify_engine(
 def judge(
     name: str, generations: Sequence[Generation], reference: ReferenceModel, *, dtype: DType
 ) -> CaseResult:
-    """Judge one case's answers by the reference and the bound of `dtype`."""
+    """Judge the answers of one case by the reference and the bound of `dtype`."""
     bound = BOUNDS[dtype]
     got = difference(generations, reference, leave_out_ties=dtype == "float32", tolerance=bound.value)
     allowed = Bound(bound.statistic, bound.value * _CASE_ALLOWANCE[dtype])

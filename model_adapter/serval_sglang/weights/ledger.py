@@ -32,7 +32,7 @@ class TensorLedger:
         self._unknown: list[str] = []
 
     def received(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors that the model takes, under its own names, and record the others.
+        """Yield the tensors that the model uses, under its own names, and record the others.
 
         A tensor that a copy repeats under an alias is yielded twice, because either may be the only one.
         """
@@ -47,7 +47,7 @@ class TensorLedger:
                 self._unknown.append(name)
 
     def require_known(self) -> None:
-        """Raise `CheckpointMismatch`, listing them, if there are tensors that no part of the model takes."""
+        """Raise `CheckpointMismatch`, listing them, if there are tensors that no part of the model uses."""
         if self._unknown:
             raise CheckpointMismatch(
                 f"the checkpoint holds {len(self._unknown)} tensors this model does not have: "
@@ -55,7 +55,7 @@ class TensorLedger:
             )
 
     def require_complete(self) -> None:
-        """Raise `CheckpointMismatch`, listing them and the unknown ones, if tensors have not arrived."""
+        """Raise `CheckpointMismatch`, listing missing and unknown tensors, if any have not arrived."""
         if self._missing:
             found = f"lacks {len(self._missing)} tensors: {_listed(sorted(self._missing))}"
             if self._unknown:

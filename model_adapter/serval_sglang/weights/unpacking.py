@@ -1,8 +1,9 @@
 """Unpacking of packed layers that the engine holds in the model's dtype.
 
 SGLang 0.5.23 joins the first projections of this model's attention along a dimension that is right only for
-AWQ, and takes any `qweight` of the second one for AWQ's. So packed attention is unpacked while it is loaded:
-1.8 GB instead of 0.5 GB for LongCat-Flash-Lite, out of 20 GB. Packed experts and dense layers stay packed.
+AWQ, and mistakes any `qweight` of the second one for AWQ's. So packed attention is unpacked while it is
+loaded: 1.8 GB instead of 0.5 GB for LongCat-Flash-Lite, out of 20 GB. Packed experts and dense layers stay
+packed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +34,7 @@ class Packing:
 
 
 def packing_of(quant_config: Any) -> Packing | None:
-    """Return the packing that SGLang's `quant_config` describes; None if it is none that we unpack.
+    """Return the packing that SGLang's `quant_config` describes; None if it is not one that we unpack.
 
     Raises `ValueError` for a variant of GPTQ that we do not read.
     """
@@ -94,8 +95,8 @@ def unpacked(
 def require_loadable_attention(kv_b_proj: Any, quant_config: Any) -> None:
     """Raise `ValueError` if attention is packed so that SGLang 0.5.23 would load it wrongly or not at all.
 
-    `LongcatFlashForCausalLM.post_load_weights` of srt/models/longcat_flash.py takes any `qweight` for AWQ's
-    packing, and otherwise needs a `weight`. Layers unpacked here have one.
+    `LongcatFlashForCausalLM.post_load_weights` of srt/models/longcat_flash.py mistakes any `qweight` for
+    AWQ's packing, and otherwise needs a `weight`. Layers unpacked here have one.
     """
     if hasattr(kv_b_proj, "weight") or quant_config.get_name() in _PACKED_AS_UPSTREAM_EXPECTS:
         return

@@ -114,7 +114,7 @@ def _new_key(record: KeyRecord, key: str) -> NewKey:
 
 
 async def _changed(directory: KeyDirectory, change: Callable[[], T]) -> T:
-    """Change the database in a thread, then this worker's view. Raises `NotFoundError`."""
+    """Change the database in a thread, then refresh this worker's keys. Raises `NotFoundError`."""
 
     def work() -> T:
         result = change()

@@ -8,7 +8,7 @@ from serval.caller.identity import INFERENCE, SCOPES
 from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, limit_of
 from serval.wire.answers import Answer, UnixTime
 
-# No white space: lists are stored as words.
+# No white space: lists are stored as words separated by spaces.
 Word = Annotated[str, Field(pattern=r"^\S{1,200}$")]
 ScopeName = Annotated[str, Field(json_schema_extra={"enum": list(SCOPES)})]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)] | Literal["unlimited", "default"]
@@ -19,7 +19,7 @@ def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]
 
 
-# For fields that differ when omitted and when sent with their default.
+# For fields whose omission means something else than their default.
 _ABSENT: Final[Any] = Field(default="default", json_schema_extra=_without_default)
 
 

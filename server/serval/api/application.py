@@ -66,7 +66,7 @@ class Application(FastAPI):
         self._document_lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # FastAPI's routes do not answer HEAD. As GET they do, and the server omits the body.
+        # FastAPI's routes do not answer HEAD, so it is handled as GET; the server omits the body.
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         await super().__call__(scope, receive, send)

@@ -216,7 +216,7 @@ def completion_limit(request: ChatRequest) -> int | None:
 
 
 def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
-    """Return the tools declared to the model, which are none if the choice is 'none'."""
+    """Return the tools declared to the model: none if the tool choice is 'none'."""
     if not request.tools or request.tool_choice == "none":
         return []
     tools: list[dict[str, Any]] = msgspec.to_builtins(request.tools)
@@ -224,9 +224,9 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
 
 
 def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> str | None:
-    """Return the grammar of the calls or the JSON that were asked for, as JSON text; None without one.
+    """Return the grammar of the requested calls or JSON, as JSON text; None if the answer is unconstrained.
 
-    Raises `InvalidRequestError` for a schema that cannot be enforced as asked; its message names the place.
+    Raises `InvalidRequestError`, naming the place, for a schema that cannot be enforced as requested.
     """
     try:
         return answer_grammar(

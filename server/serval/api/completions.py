@@ -56,7 +56,7 @@ class _TextChoice:
         self.length = len(self.echo)
 
     def add(self, delta: GenerationDelta) -> Mapping[str, Any] | None:
-        """Add the delta. Return its log-probabilities if they were asked for."""
+        """Add the delta. Return its log-probabilities if they were requested."""
         logprobs = text_logprobs_object(delta.logprobs, offset=self.length) if self.logprobs else None
         self.pieces.append(delta.text)
         self.length += len(delta.text)

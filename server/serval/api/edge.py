@@ -47,7 +47,7 @@ class RequestEdge:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; pass other scopes through."""
+        """Serve one request; pass other scopes on unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -33,7 +33,7 @@ class EndpointTable:
     """Endpoints of one application, by path."""
 
     def __init__(self, endpoints: Iterable[Endpoint], *, scope: str) -> None:
-        """`scope` is required for paths that do not exist, so that only callers learn which do."""
+        """`scope` is required for unknown paths, so that only authorised callers learn which exist."""
         self.endpoints = tuple(endpoints)
         self._unknown = Endpoint("", (), scope, label="other")
         self._by_path = {endpoint.path: endpoint for endpoint in self.endpoints if "{" not in endpoint.path}

@@ -85,7 +85,7 @@ class EventStream:
         return False
 
     async def ready(self) -> None:
-        """Wait until the client has taken what was written, and can take more."""
+        """Wait until the client has received what was written, and can take more."""
         clock = self._record.clock
         clock.enter(CLIENT, time.perf_counter())
         try:
@@ -130,8 +130,8 @@ class EventStream:
         self._check_again_in(self._ping_interval_s)
 
     async def _send_ping(self) -> None:
-        # The request goes on meanwhile, so this time is not the phase CLIENT. A disconnect reported here is
-        # reported again when the next event is sent.
+        # The request continues meanwhile, so this time does not count as the phase CLIENT. A disconnect
+        # reported here is reported again when the next event is sent.
         with suppress(ClientGoneError):
             await self._flush()
 

@@ -34,7 +34,7 @@ class Generation:
         choices: int,
         reservation: Reservation,
     ) -> None:
-        """`reservation` is settled when the engine has ended, before the client is told so."""
+        """`reservation` is settled when the engine has finished, before the client learns of it."""
         self.requests = requests
         self._reservation = reservation
         self._engine = engine
@@ -141,9 +141,9 @@ def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, 
     if model.max_prompt_tokens < model.context_length - 1:
         limit += f", of which the prompt may take {model.max_prompt_tokens}"
     completion = "" if asked is None else f" and {asked} for the completion, {wanted} together"
-    what = "messages and tools are" if param == "messages" else "prompt is"
+    subject = "messages and tools are" if param == "messages" else "prompt is"
     raise ContextLengthError(
-        f"{limit}. The {what} {prompt_tokens} tokens{completion}."
+        f"{limit}. The {subject} {prompt_tokens} tokens{completion}."
         f" Shorten the {param}{'' if asked is None else ' or ask for fewer tokens'}.",
         param=param,
     )

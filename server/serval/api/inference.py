@@ -24,7 +24,7 @@ router = APIRouter(
     default_response_class=Response,
 )
 
-# A stream is text to OpenAPI 3.1; the schema of the data in its events stands beside it.
+# OpenAPI 3.1 can describe a stream only as text; the schema of its events' data is given beside it.
 _STREAM: Final = {
     "type": "string",
     "description": (

@@ -26,9 +26,9 @@ COMMON_HEADERS: Final[Headers] = {
 }
 # Headers of the inference endpoints' responses to a key with limits.
 LIMIT_HEADERS: Final[Mapping[str, str]] = {
-    f"x-ratelimit-{what}-{unit}": text
+    f"x-ratelimit-{name}-{unit}": text
     for unit in ("requests", "tokens")
-    for what, text in (
+    for name, text in (
         ("limit", f"How many {unit} a minute the key may use."),
         ("remaining", f"How many {unit} are left now."),
         ("reset", f"How long until all {unit} are there again, such as 250ms or 2m0s."),

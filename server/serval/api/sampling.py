@@ -28,7 +28,8 @@ _SAME_NAME = (
 def own_grammar(request: SamplingFields, identity: Identity, dialect: Dialect) -> str | None:
     """Return the structural tag of `regex` or `ebnf`, as JSON text, or None if neither was sent.
 
-    Raises `PermissionDeniedError` if the caller may not, or `InvalidRequestError` if it cannot be enforced.
+    Raises `PermissionDeniedError` if the caller may not send one, or `InvalidRequestError` if it cannot be
+    enforced.
     """
     if request.regex is None and request.ebnf is None:
         return None
@@ -52,7 +53,7 @@ def sampling_params(
 ) -> dict[str, Any]:
     """Return the parameters of one choice. `defaults` are the checkpoint's, for fields not sent.
 
-    With `max_new_tokens` None the engine goes on to the end of the context; left out, it would mean 128.
+    With `max_new_tokens` None the engine continues to the end of the context; omitted, it would mean 128.
     `grammar` is a structural tag as JSON text, which the answer will follow.
     """
     params: dict[str, Any] = {**defaults}

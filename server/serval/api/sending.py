@@ -19,7 +19,7 @@ async def send_body(
     *,
     headers: Mapping[str, str],
 ) -> None:
-    """Send a JSON body once it is whole, with `headers` in addition to the usual ones.
+    """Send a JSON body once it is complete, with `headers` in addition to the usual ones.
 
     Raises `ClientGoneError`, and the errors of `body`.
     """

@@ -8,7 +8,7 @@ from serval.api.http import cancel_and_wait
 
 
 async def all_of(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all to their ends. The first error cancels the others, and is raised once they have ended."""
+    """Run all to completion. The first error cancels the others, and is raised once they have ended."""
     if len(works) == 1:
         await works[0]
         return

@@ -24,9 +24,9 @@ class Authenticator:
         scopes: frozenset[str],
         open_without_keys: bool,
     ) -> None:
-        """Give `scopes`, for all models, to the operator's keys.
+        """Grant `scopes`, for all models, to the operator's keys.
 
-        `open_without_keys`: with no key, database or identity provider, give them to everyone.
+        `open_without_keys`: with no key, database or identity provider, grant them to everyone.
         """
         self._directory = directory
         self._tokens = tokens
@@ -35,9 +35,9 @@ class Authenticator:
         self._open = open_without_keys and not operator_keys.required and directory is None and tokens is None
 
     def replace_keys(self, operator_keys: ApiKeys) -> None:
-        """Accept these operator's keys from now on, instead of those so far."""
+        """Accept these operator's keys from now on, instead of the current ones."""
         self._operator_keys = operator_keys
-        # At least one, for callers without a key where none is needed.
+        # At least one, for callers without a key where none is required.
         self._operator_identities = [
             Identity(scopes=self._scopes, operator_index=index)
             for index in range(max(1, operator_keys.count))

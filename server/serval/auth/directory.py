@@ -23,10 +23,10 @@ _MAX_REMEMBERED = 4096
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """Records and identities of all keys, by public id, and those of keys that were verified."""
+    """Records and identities of all keys by public id, and of verified keys by hash."""
 
     keys: Mapping[str, tuple[KeyRecord, Identity]]
-    # By a hash that only this process can make, and much cheaper than the stored one, which is OpenSSL's.
+    # By a hash under a secret of this process; it is much cheaper than the stored digest, an HMAC by OpenSSL.
     # Part of the snapshot, so that verified keys are forgotten whenever keys change.
     remembered: dict[bytes, tuple[KeyRecord, Identity]] = field(default_factory=dict)
 

@@ -49,7 +49,7 @@ class ApiKeys:
 
 
 def bearer_key(authorization: str | None) -> str:
-    """The key in an Authorization header; None if there is no header. Raises `AuthenticationError`."""
+    """The key in an Authorization header. Raises `AuthenticationError` if there is none."""
     if authorization is None:
         raise AuthenticationError(
             "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'."
@@ -73,7 +73,7 @@ def new_key() -> str:
 
 
 def ensure_key(settings: Settings) -> tuple[Settings, str | None]:
-    """Settings that have some means of authentication, and the API key if one had to be generated."""
+    """Settings with a means of authentication, and the API key if one had to be generated."""
     if settings.api_key is not None or settings.api_key_file is not None:
         return settings, None
     if settings.key_database is not None or settings.oidc_issuer is not None:
@@ -83,7 +83,7 @@ def ensure_key(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def read_key_file(path: Path) -> list[str]:
-    """Keys of a file, one a line; blank lines and lines that start with `#` are skipped."""
+    """Keys of a file, one per line; blank lines and lines that start with `#` are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

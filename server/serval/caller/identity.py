@@ -7,7 +7,7 @@ from serval.caller.limits import DEFAULT_LIMITS, KeyLimits
 from serval.errors import ModelNotAllowedError, PermissionDeniedError
 
 INFERENCE: Final = "inference"
-# May constrain the model by grammars of its own (`regex`, `ebnf`), beyond JSON schemas.
+# Permits grammars written by the client (`regex`, `ebnf`), beyond JSON schemas.
 GRAMMAR: Final = "grammar"
 ADMIN: Final = "admin"
 # Requests of these keys are scheduled before others, or after them.
@@ -20,7 +20,7 @@ SCOPES: Final = (INFERENCE, GRAMMAR, ADMIN, INTERACTIVE, BULK)
 class Identity:
     """A caller whose key or token was accepted.
 
-    `key_id` is the key's public id, or `oidc:` and the caller that a token names; None for an operator's key.
+    `key_id` is the key's public id, or `oidc:` and the caller named by a token; None for an operator's key.
     """
 
     scopes: frozenset[str]

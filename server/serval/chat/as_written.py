@@ -1,7 +1,7 @@
 """Numbers that remember their literal, so that history is rendered as the model wrote it.
 
-Python writes `1.50` as 1.5, which encodes to other tokens: the model's own turn would not be a prefix of the
-next prompt, and would miss the prefix cache.
+Python writes `1.50` as 1.5, which encodes to different tokens: the model's own turn would not be a prefix of
+the next prompt, and would miss the prefix cache.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ class WrittenFloat(float):
 
 
 def written_float(literal: str) -> float:
-    """Convert a JSON literal; the number remembers it if Python would write another."""
+    """Convert a JSON literal; the number remembers it if Python would write it differently."""
     number = float(literal)
     if repr(number) == literal:
         return number

@@ -1,8 +1,8 @@
 """Converting OpenAI messages and tools to the form that chat templates read.
 
 Templates fail, or print Python literals, on forms that OpenAI allows: content as a list of parts, arguments
-as a JSON string, a tool without a description. These are converted here. Messages and tools have been checked
-before (`serval.wire`).
+as a JSON string, a tool without a description. These are converted here. Messages and tools have already
+been validated (`serval.wire`).
 """
 
 import json

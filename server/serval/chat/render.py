@@ -59,7 +59,7 @@ class ChatRenderer:
     ) -> RenderedPrompt:
         """Render OpenAI messages and tools, up to where the model's answer begins.
 
-        They have been checked before (`serval.wire`). Raises `InvalidRequestError`, naming the field at
+        They have already been validated (`serval.wire`). Raises `InvalidRequestError`, naming the field at
         fault, for a conversation that cannot be rendered.
         """
         pieces = self._template.render(template_messages(messages), tools=template_tools(tools))
@@ -151,7 +151,7 @@ _PROBES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]]], ...] = (
 
 
 def _check_exact(renderer: ChatRenderer, full: Tokenizer, folder: Path) -> None:
-    """Compare with the checkpoint's own tokenizer on conversations without texts of control tokens."""
+    """Compare with the checkpoint's own tokenizer on conversations that contain no control token's text."""
     for number, (messages, tools) in enumerate(_PROBES):
         try:
             prompt = renderer.render(messages, tools=tools)

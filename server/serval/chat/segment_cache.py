@@ -12,7 +12,7 @@ class SegmentCache:
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
         self._bytes = 0
-        # Ids, and the size counted for the entry: a string grows when its UTF-8 form is cached in it.
+        # Ids, and the entry's size when it was added: a string grows when its UTF-8 form is cached in it.
         self._entries: OrderedDict[str, tuple[array[int], int]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -34,7 +34,7 @@ class SegmentCache:
             return entry[0]
 
     def put(self, text: str, ids: "array[int]") -> None:
-        """Store `ids`, unless they need over a quarter of the capacity and would evict too many others."""
+        """Store `ids`, unless they need over a quarter of the capacity, which would evict too many others."""
         cost = _cost_bytes(text, ids)
         if cost * 4 > self._capacity_bytes:
             return

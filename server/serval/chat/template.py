@@ -3,7 +3,7 @@
 When the template is compiled, every text of a control token in its *source* is replaced by a placeholder that
 nobody outside this process can guess. After rendering, the placeholders are the control tokens, and
 everything else is text, even if a user, a tool or the model wrote the text of a control token, or if two
-adjacent strings form one. The input of users need not be searched or changed.
+adjacent strings form one. User input need not be searched or changed.
 
 Environment and filters follow `transformers.utils.chat_template_utils._cached_compile_jinja_template`.
 """
@@ -48,7 +48,7 @@ class ChatTemplate:
         self._tokens = tuple(control_tokens)
         self._nonce = secrets.token_hex(16)
         self._placeholder = re.compile(f"\ue000{self._nonce}([0-9]+)\ue001")
-        # Longest first: if two control tokens start at the same place, the tokenizer takes the longer one.
+        # Longest first: if two control tokens start at the same place, the tokenizer matches the longer one.
         longest_first = sorted(range(len(self._tokens)), key=lambda i: -len(self._tokens[i].content))
         self._index = {self._tokens[i].content: i for i in longest_first}
         self._control_text = re.compile("|".join(re.escape(text) for text in self._index) or r"(?!)")
@@ -58,7 +58,7 @@ class ChatTemplate:
             self._hide_control_tokens(tree)
             code = environment.compile(tree, name=name)
             # Every rendering copies the globals, and a plain dictionary is far cheaper to copy than
-            # Jinja's own chain of two.
+            # Jinja's own ChainMap of two.
             self._template = jinja2.Template.from_code(environment, code, dict(environment.globals))
         except jinja2.TemplateSyntaxError as error:
             raise ModelFilesError(f"{name}, line {error.lineno}: {error.message}") from error
@@ -121,8 +121,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with faster attribute access on dictionaries, such as `message.role`."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Return the attribute or else the item, as Jinja does."""
-        # Jinja tries the attribute first; that failure costs several times as much as the item.
+        """Return the attribute, or the item if there is no such attribute, as Jinja does."""
+        # Jinja tries the attribute first; the failed lookup costs several times as much as reading the item.
         if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
@@ -164,7 +164,7 @@ def _strftime_now(format: str) -> str:
 
 
 def load_template(model_dir: Path, control_tokens: Sequence[ControlToken]) -> ChatTemplate:
-    """Load chat_template.jinja, or else the template in tokenizer_config.json. Raises `ModelFilesError`."""
+    """Load chat_template.jinja or else the template in tokenizer_config.json. Raises `ModelFilesError`."""
     config_path = model_dir / "tokenizer_config.json"
     try:
         config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}

@@ -116,7 +116,7 @@ def load_tokenizer(model_dir: Path) -> tuple[ControlSafeTokenizer, Tokenizer]:
     path = model_dir / "tokenizer.json"
     definition = _read_json(path)
     added = _added_tokens(definition, _read_json(model_dir / "tokenizer_config.json", optional=True))
-    # In some tokenizers, runs of whitespace are added tokens. To the model they are nothing but text.
+    # In some tokenizers, runs of whitespace are added tokens. To the model they are ordinary text.
     control = [entry for entry in added if entry.get("special") or str(entry["content"]).strip()]
     kept = [entry for entry in added if entry not in control]
     full = _build(definition | {"added_tokens": added}, path)

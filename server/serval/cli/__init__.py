@@ -2,7 +2,7 @@
 
 Commands of the engine's package replace this process, which imports nothing of it.
 
-Exit codes: 0 ok, 1 the answer is no or something failed, 2 wrong use.
+Exit codes: 0 success, 1 a negative result or a failure, 2 a usage error.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect, verify and pin checkpoints"),
     "plan": ("serval_sglang.cli.plan", "say whether a model fits on given GPUs"),
 }
-# Commands of the engine's package get their arguments as they are, --help included.
+# Commands of the engine's package get their arguments unchanged, --help included.
 ENGINE_COMMANDS = {
     name: command for name, command in COMMANDS.items() if command[0].startswith("serval_sglang.")
 }

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shown(value: Any) -> Any:
-    """The value as it may be printed, for JSON: without secrets and passwords in URLs."""
+    """The value in a form that may be printed as JSON, without secrets and passwords in URLs."""
     if isinstance(value, SecretStr):
         return HIDDEN
     if isinstance(value, Path):

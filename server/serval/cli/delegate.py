@@ -9,7 +9,7 @@ from serval.process.engine_package import require_engine
 
 
 def run_engine_module(module: str, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process by `python -m module`, with `arguments` as they are.
+    """Replace this process with `python -m module`, passing `arguments` unchanged.
 
     Raises:
         EngineMissingError: the engine's packages are not installed.

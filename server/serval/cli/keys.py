@@ -141,7 +141,7 @@ def _limit(text: str) -> int | str:
 
 
 def duration_s(text: str) -> int:
-    """Seconds of a time such as `30s`, `15m`, `12h` or `90d`. Raises `ArgumentTypeError`."""
+    """Seconds in a duration such as `30s`, `15m`, `12h` or `90d`. Raises `ArgumentTypeError`."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, 15m, 12h or 90d")

@@ -1,4 +1,4 @@
-"""`serval serve`: engine and gateway together, with one line when both are ready."""
+"""`serval serve`: engine and gateway together, announced by one line when both are ready."""
 
 import argparse
 import asyncio
@@ -93,9 +93,9 @@ async def _engine_device(engine_url: str) -> str:
 
 
 def _engine_port() -> int:
-    """A free port that the system gives to no connection, as the engine binds it seconds later.
+    """A free port that the system assigns to no connection, because the engine binds it seconds later.
 
-    Below those among which SGLang chooses its own.
+    It is below the ports from which SGLang chooses its own.
     """
     while True:
         port = random.randrange(10_000, 21_700)

@@ -1,4 +1,4 @@
-"""Checks of `serval doctor`: each says in one line whether a part is as gateway and engine need it."""
+"""Checks of `serval doctor`: each reports in one line if a part meets the needs of gateway and engine."""
 
 from collections.abc import Iterator
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-# `warning`: it works, but perhaps not as it was meant to.
+# `warning`: it works, but perhaps not as intended.
 State = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. `says` is for people."""
+    """The result of one check. `says` is the text shown to people."""
 
     check: str
     state: State

@@ -58,7 +58,7 @@ def limits(settings: Settings) -> Finding:
 
 
 def identity_provider(settings: Settings) -> Finding:
-    """Check the settings of the identity provider, without asking it."""
+    """Check the settings of the identity provider, without contacting it."""
     try:
         tokens = open_tokens(settings)
     except ServalError as error:
@@ -67,7 +67,7 @@ def identity_provider(settings: Settings) -> Finding:
 
 
 def engine(settings: Settings) -> tuple[Finding, EngineInfo | None]:
-    """Check that the engine answers and is ready; say what it serves."""
+    """Check that the engine answers and is ready; report what it serves."""
 
     async def ask() -> EngineInfo | None:
         async with connect_engine(settings) as client:

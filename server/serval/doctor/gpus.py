@@ -37,7 +37,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """GPUs of this machine. `problem` says why there is none to use."""
+    """GPUs of this machine. `problem` states why there is none to use."""
 
     found: tuple[Gpu, ...] = ()
     state: State = "ok"
@@ -73,7 +73,7 @@ def gpu(gpus: Gpus) -> Finding:
 
 
 def flashinfer(gpus: Gpus) -> Finding:
-    """Check that flashinfer is installed as SGLang needs it, and say what it is used for on these GPUs."""
+    """Check that flashinfer is installed as SGLang needs it, and report its uses on these GPUs."""
     installed = installed_version(_FLASHINFER)
     if not gpus.found:
         return Finding("flashinfer", "ok", "not needed without a GPU: engines on a CPU leave it out")
@@ -84,12 +84,12 @@ def flashinfer(gpus: Gpus) -> Finding:
     pinned = pinned_version("sglang", _FLASHINFER)
     if installed == pinned:
         return Finding("flashinfer", "ok", f"{installed} ({use})")
-    said = "it is not installed" if installed is None else f"{installed} is installed"
-    return Finding("flashinfer", "failed", f"{said}, SGLang needs {pinned} ({use})")
+    problem = "it is not installed" if installed is None else f"{installed} is installed"
+    return Finding("flashinfer", "failed", f"{problem}, SGLang needs {pinned} ({use})")
 
 
 def cuda_compiler(gpus: Gpus, environment: Mapping[str, str]) -> Finding:
-    """Check that the programs are there with which SGLang compiles CUDA kernels when they are first used."""
+    """Check for the programs with which SGLang compiles CUDA kernels on first use."""
     check = "cuda compiler"
     if not gpus.found:
         return Finding(check, "ok", "not needed without a GPU")

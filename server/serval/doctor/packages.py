@@ -11,7 +11,7 @@ _PYTHON = ((3, 11), (3, 12))
 
 
 def python() -> Finding:
-    """Check that this Python is one the packages are made for."""
+    """Check that the packages support this version of Python."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info[:2] in _PYTHON:
         return Finding("python", "ok", version)
@@ -19,7 +19,7 @@ def python() -> Finding:
 
 
 def sglang() -> Finding:
-    """Check that SGLang, if it is installed, is the version that the adapter is made for."""
+    """Check that SGLang, if installed, is the version that the adapter supports."""
     pinned = pinned_version(_DISTRIBUTION, "sglang")
     installed = installed_version("sglang")
     if installed is None:

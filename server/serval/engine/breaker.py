@@ -1,4 +1,4 @@
-"""Circuit breaker: while the engine keeps failing, requests fail at once without being sent."""
+"""Circuit breaker: while the engine keeps failing, requests fail immediately without being sent."""
 
 import logging
 import time

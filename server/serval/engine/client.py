@@ -1,7 +1,7 @@
 """Client of one SGLang 0.5.23 engine over HTTP.
 
-Answers are always streamed, even for clients that want them whole: a stall shows at once, and there is one
-path to test. For whole answers `stream_interval` keeps the number of events small.
+Answers are always streamed, even for clients that want them whole: a stall is noticed immediately, and there
+is one path to test. For whole answers `stream_interval` keeps the number of events small.
 """
 
 import asyncio
@@ -140,26 +140,26 @@ class _AnswerReader:
         # None once the breaker knows that the engine answers.
         self._breaker: CircuitBreaker | None = breaker
         self.events = EventReader()
-        # The engine has ended the request, so that there is nothing to abort.
+        # The engine has ended the request: there is nothing left to abort.
         self.engine_done = False
         self._sink = sink
 
     def on_data(self, data: bytes) -> bool:
-        """See `OnData`. Raises the error that the engine reports, and what the sink raises."""
+        """See `OnData`. Raises the error that the engine reports, and whatever the sink raises."""
         if self._breaker is not None:
             self._breaker.record_success()
             self._breaker = None
         events = self.events
         delta = events.feed(data)
-        go_on = True
+        wants_more = True
         if delta is not None:
             self.engine_done = events.finished
-            go_on = self._sink.send(delta)
+            wants_more = self._sink.send(delta)
         if events.error is not None:
             # The engine has ended a request whose failure it reports.
             self.engine_done = not isinstance(events.error, EngineProtocolError)
             raise events.error
-        return go_on
+        return wants_more
 
 
 class SglangEngine:
@@ -188,7 +188,7 @@ class SglangEngine:
             try:
                 answer = await self._connections.post(self._body(request), reader.on_data)
             except NotReachedError:
-                # Nothing was answered. Retry under another id, in case the engine has this one.
+                # No answer began. Retry under another id, in case the engine already has this one.
                 request = replace(request, request_id=_renamed(request.request_id))
                 answer = await self._connections.post(self._body(request), reader.on_data, fresh=True)
             self._note_status(answer.status)
@@ -210,7 +210,7 @@ class SglangEngine:
                 self._breaker.abandon_trial()
             if answer is not None:
                 self._connections.release(answer)
-            # The consumer has gone or the answer broke, so the rest would be generated for nobody.
+            # The consumer is gone or the answer broke off, so the rest would be generated for nobody.
             if not reader.engine_done:
                 self._abort_soon(request.request_id)
 

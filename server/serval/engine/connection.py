@@ -25,7 +25,7 @@ BUFFER_BYTES = 1 << 20
 
 
 class NotReachedError(Exception):
-    """The engine could not be connected to, or closed the connection before it began to answer."""
+    """The engine could not be reached, or closed the connection before it began to answer."""
 
 
 class BrokenAnswerError(Exception):
@@ -102,8 +102,8 @@ class Connection(asyncio.Protocol):
                       |                          |
                       +--- fail --> FAILED <-----+
 
-    `end` returns to IDLE from every phase; an exchange that was not complete takes the connection with it.
-    The connection is closed too when the engine asks for that, or sends data that belongs to no exchange.
+    `end` returns to IDLE from every phase; after an incomplete exchange it closes the connection. The
+    connection is also closed when the engine asks for that, or sends data that belongs to no exchange.
 
     While a caller waits in `answered` or `read`, `data_received` hands data to its `on_data`; otherwise data
     is buffered. The caller wakes only at the end of the body, under backpressure, and on failure. Data
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _IDLE:
-            # It belongs to no exchange.
+            # The data belongs to no exchange.
             self.close()
             return
         self._last_data = self._loop.time()
@@ -210,9 +210,9 @@ class Connection(asyncio.Protocol):
     async def answered(self, on_data: OnData) -> None:
         """Wait for the response's `status`.
 
-        If it is 200, `on_data` gets what arrives of the body until this returns, which may be all of it.
+        If it is 200, `on_data` receives the pieces of the body that arrive before this returns, possibly all.
 
-        Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`, and what `on_data` raises.
+        Raises `NotReachedError`, `BrokenAnswerError` or `StalledError`, and whatever `on_data` raises.
         """
         while not self.status:
             self._backpressure = not await self._wait(on_data)
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
         """Call `on_data` with each piece of the body until it applies backpressure (True) or the body ends
         (False).
 
-        Raises `BrokenAnswerError` or `StalledError`, and what `on_data` raises.
+        Raises `BrokenAnswerError` or `StalledError`, and whatever `on_data` raises.
         """
         while True:
             if self._backpressure:
@@ -247,7 +247,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def fail(self, error: Exception) -> None:
-        """End the exchange with `error`. The first error counts."""
+        """End the exchange with `error`. Only the first error counts."""
         self._failure = self._failure or error
         if self._phase is not _IDLE:
             self._phase = _FAILED
@@ -256,18 +256,18 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _hand_over(self, on_data: OnData) -> None:
-        """Call `on_data` with the buffer, and wake its caller only if that has something to do."""
+        """Pass the buffer to `on_data`, and wake the waiting caller only if it has something to do."""
         wakeup = self._wakeup
         if wakeup is None or wakeup.done():
             # The caller has failed or was cancelled, and has not run since.
             return
         try:
-            go_on = not self._buffer or on_data(self._take_buffer())
+            wants_more = not self._buffer or on_data(self._take_buffer())
         except Exception as error:  # noqa: BLE001  # the caller raises it
             wakeup.set_exception(error)
         else:
-            if self._phase is _IDLE or not go_on:
-                wakeup.set_result(go_on)
+            if self._phase is _IDLE or not wants_more:
+                wakeup.set_result(wants_more)
 
     def _take_buffer(self) -> bytes:
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
             self._wakeup.set_result(True)
 
     def _check_stall(self) -> None:
-        # One timer for all events and exchanges: it fires when a stall would be due.
+        # One timer serves all events and exchanges: it fires when a stall would be due.
         self._stall_timer = None
         if self._phase is _IDLE:
             return
@@ -315,11 +315,11 @@ class ConnectionPool:
         self._busy: set[Connection] = set()
 
     async def post(self, body: bytes, on_data: OnData, *, fresh: bool = False) -> Connection:
-        """Send `body`, and return a connection whose answer has begun, to be given to `release`.
+        """Send `body`, and return a connection whose answer has begun, to be passed to `release`.
 
         `fresh`: do not reuse a connection.
 
-        `on_data` is as in `Connection.answered`, and so is what is raised.
+        `on_data` and the exceptions are those of `Connection.answered`.
         """
         await self._slots.acquire()
         connection = None

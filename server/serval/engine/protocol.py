@@ -14,7 +14,7 @@ EngineFinish = Literal["stop", "length"]
 class GenerateRequest(Struct, frozen=True):
     """One completion to generate.
 
-    `request_id` is ours and of fixed length: the engine's scheduler matches ids to abort by prefix.
+    `request_id` is the gateway's own and of fixed length: the engine matches ids to abort by prefix.
     """
 
     request_id: str
@@ -22,7 +22,7 @@ class GenerateRequest(Struct, frozen=True):
     sampling: Mapping[str, Any]
     # None: no log-probabilities; k: those of the token and of the k most likely tokens.
     top_logprobs: int | None = None
-    # W3C Trace Context of the trace that this is part of.
+    # W3C Trace Context of the trace that the request belongs to.
     traceparent: str | None = None
     # Tenants share neither turns in the queue nor cached prefixes.
     tenant: str | None = None
@@ -73,7 +73,7 @@ class EngineLoadReport:
 
 
 class DeltaSink(Protocol):
-    """Consumer of an answer. Deltas are sent straight from the socket's callback: no task wakes for one."""
+    """Consumer of an answer. Deltas are sent straight from the socket's callback, without waking a task."""
 
     def send(self, delta: GenerationDelta) -> bool:
         """Consume a delta. Return False to apply backpressure: nothing more is sent before `ready` returns.

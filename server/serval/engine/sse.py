@@ -1,10 +1,9 @@
-"""Server-sent events of SGLang's `/generate`, read strictly.
+"""Server-sent events of SGLang's `/generate`, parsed strictly.
 
-SGLang 0.5.23 sends `data: {"text", "output_ids", "meta_info"}`, with `text` a piece of its own if it runs
-with `--incremental-streaming-output`. A failure after the headers is `data: {"error": {...}}` or a finish
-reason of type `abort`, and in both cases `data: [DONE]` follows as after a success
-(`entrypoints/http_server.py`, `serve_generate_request`). An answer is complete only if a finish reason was
-seen.
+SGLang 0.5.23 sends `data: {"text", "output_ids", "meta_info"}`; with `--incremental-streaming-output`, `text`
+holds only the new text. A failure after the headers is `data: {"error": {...}}` or a finish reason of type
+`abort`, and in both cases `data: [DONE]` follows as after a success (`entrypoints/http_server.py`,
+`serve_generate_request`). An answer is complete only if a finish reason was seen.
 """
 
 from typing import Any
@@ -77,7 +76,7 @@ class EventReader:
     def feed(self, data: bytes) -> GenerationDelta | None:
         """Parse `data`. Return the events that it completes as one delta, or None.
 
-        Once `error` is set, which concerns what follows the returned delta, nothing more can be read.
+        Sets `error` if an error follows the returned delta; nothing more can be read then.
         """
         *events, self._buffer = (self._buffer + data if self._buffer else data).split(_SEPARATOR)
         deltas: list[GenerationDelta] = []

@@ -13,8 +13,8 @@ from serval.grammar.schema_check import enforceable_schema
 from serval.grammar.structural_tag import calls_tag, structural_tag
 from serval.schema.error import SchemaError
 
-# Room for pretty-printed JSON: ten levels of four spaces. Without a bound, a sampled answer may consist of
-# spaces forever.
+# Room for pretty-printed JSON: ten levels of four spaces. Without a bound, a sampled answer could
+# consist of spaces forever.
 _MAX_WHITESPACE: Final = 41
 
 
@@ -29,8 +29,8 @@ def answer_grammar(
     """Return SGLang's `sampling_params["structural_tag"]` as JSON text; None if the answer is unconstrained.
 
     If tools may be called ("auto") and the text must be JSON, the answer is either calls or that JSON. A
-    required call leaves no room for text. The same request gives the same characters in every process,
-    because SGLang caches compiled grammars by their text.
+    required call leaves no room for text. The same request yields the same text in every process, because
+    SGLang caches compiled grammars by their text.
 
     Raises SchemaError as `structural_tag` and `json_answer` do.
     """

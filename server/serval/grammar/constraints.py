@@ -41,7 +41,7 @@ _MAPS: Final = frozenset({"properties", "patternProperties", "dependentRequired"
 
 
 def constraints_of(schema: Any, path: str) -> Schema:
-    """Return the keywords of `schema` that constrain, with `const` written as `enum`.
+    """Return the constraining keywords of `schema`, with `const` written as `enum`.
 
     Annotations, unknown keywords and keywords that admit everything are left out. Raises SchemaError if
     `schema` is not a schema or a keyword has a value of the wrong type. Does not handle the schema `false`.
@@ -79,7 +79,7 @@ def conjunction(left: Schema, right: Schema) -> tuple[Schema, list[str]]:
 
 
 def _joined(keyword: str, left: Any, right: Any) -> Any:
-    """Return the value of a keyword that is equivalent to both values; None if there is none."""
+    """Return a value of `keyword` equivalent to both values together; None if there is none."""
     joined: Any = left if left == right else None
     if keyword in _LEAST:
         joined = max(left, right)

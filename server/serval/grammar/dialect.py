@@ -46,5 +46,5 @@ class Dialect:
         return ToolCallParser(self.reply, tools, thinking=thinking, one_kind=one_kind)
 
     def reasoning_splitter(self, *, thinking: bool) -> ReasoningSplitter:
-        """Return a splitter for one reply, which leaves calls to another parser."""
+        """Return a splitter for one reply; it leaves calls to another parser."""
         return ReasoningSplitter(self.reply, thinking=thinking)

@@ -1,9 +1,9 @@
 """Rewriting JSON Schemas into a form that xgrammar 0.2.7 enforces completely.
 
-xgrammar ignores some keywords, ignores all but one of several in the same schema, and closes objects. The
-decoder must admit only valid values, so a schema is rewritten with the few keywords that xgrammar does
-follow, at worst admitting fewer values. A keyword that cannot be rewritten is an error if the schema is
-`strict`, and is left out otherwise.
+xgrammar ignores some keywords, follows only one of several others at a time, and closes objects to
+undeclared properties. The decoder must admit only valid values, so a schema is rewritten with the few
+keywords that xgrammar does follow, at worst admitting fewer values. A keyword that cannot be rewritten is an
+error if the schema is `strict`, and is left out otherwise.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Rewriter:
     def nested(self, schema: Any, path: str, nesting: int = 0) -> Schema:
         """Rewrite `schema` for a value written in JSON.
 
-        Raises SchemaError if it admits no value, has a reference that leads nowhere, is too large, or is
+        Raises SchemaError if it admits no value, has a reference that does not resolve, is too large, or is
         strict and cannot be enforced.
         """
         if schema is False:
@@ -160,7 +160,7 @@ class Rewriter:
         return flats
 
     def _both(self, left: list[Schema], right: list[Schema], path: str) -> list[Schema]:
-        """Return alternatives for values in one of `left` and in one of `right`."""
+        """Return the alternatives for values that satisfy both one of `left` and one of `right`."""
         merged = []
         for first in left:
             for second in right:
@@ -172,7 +172,7 @@ class Rewriter:
         return merged
 
     def _singles(self, flat: Schema, path: str) -> list[Schema]:
-        """Split `flat` by type. Constraints on a type imply that type: values of others are left out."""
+        """Split `flat` by type. Constraints on a type imply that type: values of other types are left out."""
         for keyword in _NOT_ENFORCEABLE & flat.keys():
             self.refuse(path, keyword)
         rest = {key: value for key, value in flat.items() if key not in _NOT_ENFORCEABLE}

@@ -11,7 +11,7 @@ Format = dict[str, Any]
 
 EMPTY: Final[Format] = {"type": "const_string", "value": ""}
 BLANK: Final[Format] = {"type": "regex", "pattern": r"\s*"}
-# Models write JSON with Python's separators. Without a bound, a sampled answer may be spaces forever.
+# Models write JSON with Python's separators. Without a bound, an answer could end in endless spaces.
 _MAX_WHITESPACE: Final = 1
 
 

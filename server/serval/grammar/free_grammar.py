@@ -1,8 +1,8 @@
 """Grammars that clients write themselves: a regular expression, or rules in xgrammar's EBNF.
 
-Their cost is bounded before the engine sees them: a regular expression's like that of a `pattern` in a
-schema, EBNF's by size and nesting. Ambiguous rules can still slow the decoder down unpredictably, so only
-trusted callers may send them.
+Their cost is bounded before the engine sees them: that of a regular expression like that of a `pattern` in a
+schema, that of EBNF by size and nesting. Ambiguous rules can still slow the decoder down unpredictably, so
+only trusted callers may send them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rewriting JSON Schema's `pattern` for xgrammar, or refusing it if the decoder cannot follow it.
 
-Reads the part of ECMA-262 regular expressions that describes a regular language. Written for xgrammar 0.2.7,
-whose converter lacks lookaround, back-references and word boundaries, ignores anchors in the middle, matches
-the whole string where JSON Schema searches in it, and clamps negated classes to ASCII.
+Reads the subset of ECMA-262 regular expressions that describes a regular language. Written for xgrammar
+0.2.7, whose converter lacks lookaround, back-references and word boundaries, ignores anchors in the middle,
+matches the whole string where JSON Schema searches in it, and clamps negated classes to ASCII.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _CONTROLS: Final = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 
 # xgrammar 0.2.7 supports no escapes in JSON strings with a pattern or a length.
 _ESCAPED_IN_JSON: Final[tuple[Range, ...]] = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _UTF8_BOUNDS: Final = (0x80, 0x800, 0x1000, 0xD000, 0xE000, 0x10000, 0x40000, 0x100000)
-# Pairs: below this code point, so many code points share the first byte of their UTF-8 encoding.
+# Pairs (end, n): below `end`, n code points share each first byte of the UTF-8 encoding.
 _SHARED_FIRST_BYTE: Final = ((0x80, 1), (0x800, 0x40), (0x10000, 0x1000), (_LAST_CODE_POINT + 1, 0x40000))
 
 
@@ -127,7 +127,7 @@ _CLASSES: Final[Mapping[str, tuple[Range, ...]]] = {
 
 
 def parse(pattern: str) -> Node:
-    """Parse a pattern; the node matches all strings it occurs in. Raises PatternError if not enforceable."""
+    """Parse a pattern; the node matches every string that contains a match. Raises PatternError."""
     node = _PatternReader(pattern).read()
     states = _states(node)
     if states > MAX_STATES:

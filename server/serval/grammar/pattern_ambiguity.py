@@ -17,15 +17,15 @@ from serval.grammar.pattern import CharacterSet, Choice, Node, PatternError, Rep
 _TEXT_LENGTH: Final = 16
 _MAX_READINGS: Final = 2_000
 _MAX_EDGES: Final = 50_000
-# Positions times pairs of letters; the search below takes some 60 ms for so many.
+# Positions times pairs of letters; the search below takes about 60 ms for this many.
 _MAX_STEPS: Final = 60_000
 
 
 def check_ambiguity(node: Node, pattern: str) -> None:
     """Raise PatternError if a text of 16 characters can be read in more than 2,000 ways.
 
-    Also if finding out would take long. Tries each first character, and chooses the others greedily: always
-    the one that leaves the most ways open.
+    Also raises it if the search would take too long. Tries every first character, and chooses the others
+    greedily: always the one that leaves the most ways open.
     """
     automaton = _Automaton()
     try:
@@ -47,7 +47,7 @@ def check_ambiguity(node: Node, pattern: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Positions that begin a part, positions that end it; `empty` if it can be empty."""
+    """Positions that can begin a part and positions that can end it; `empty` if it can match no text."""
 
     first: list[int]
     last: list[int]
@@ -149,6 +149,6 @@ def _letters(sets: list[CharacterSet]) -> list[int]:
     bounds = sorted({bound for ranges in distinct for first, last in ranges for bound in (first, last + 1)})
     seen: dict[tuple[bool, ...], int] = {}
     for bound in bounds:
-        takers = tuple(any(first <= bound <= last for first, last in ranges) for ranges in distinct)
-        seen.setdefault(takers, bound)
+        members = tuple(any(first <= bound <= last for first, last in ranges) for ranges in distinct)
+        seen.setdefault(members, bound)
     return list(seen.values())

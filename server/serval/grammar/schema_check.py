@@ -50,9 +50,9 @@ def enforceable_schema(schema: Any, *, strict: bool, avoid: str, path: str = "#"
 
     `avoid`: characters that patterns may write only where they name them explicitly.
 
-    Raises SchemaError if it exceeds the limits, is not a schema, has references that lead nowhere or in a
-    circle, admits no value, or (only if `strict`) has a part that cannot be enforced, such as a pattern that
-    takes exponential time.
+    Raises SchemaError if it exceeds the limits, is not a schema, has references that do not resolve or are
+    circular, admits no value, or (only if `strict`) has a part that cannot be enforced, such as a pattern
+    that takes exponential time.
     """
     check_limits(schema, path)
     rewriter = Rewriter(schema, strict=strict, avoid=avoid)

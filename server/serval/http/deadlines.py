@@ -18,8 +18,8 @@ class Part(enum.Enum):
 class Deadlines:
     """A deadline for the part that is being received, and one for the time between requests.
 
-    A deadline begins with its part and is not extended by what arrives, so a client that sends a byte now and
-    then gains nothing.
+    A deadline begins with its part and is not extended by arriving data, so a client that sends a byte now
+    and then gains nothing.
     """
 
     __slots__ = (
@@ -51,7 +51,7 @@ class Deadlines:
         self._on_idle = on_idle
         self._timer: asyncio.TimerHandle | None = None
         self._part_of: tuple[Part, int] = (Part.NOTHING, 0)
-        # One timer for all times between requests: it fires when the limit would be reached.
+        # One timer serves all pauses between requests: it fires when the limit would be reached.
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = loop.time()
 
@@ -75,20 +75,20 @@ class Deadlines:
             self._timer = self._loop.call_later(self._limits.body_timeout_s, self._on_late, "body")
 
     def watch_idle(self) -> None:
-        """Begin to look for times between requests."""
+        """Start watching for pauses between requests."""
         self._idle_timer = self._loop.call_later(self._limits.idle_s, self._check_idle)
 
     def request_ended(self) -> None:
-        """Note that the connection is between requests from now on."""
+        """Note that a request has ended, and a pause begins."""
         self._idle_since = self._loop.time()
 
     def linger(self, seconds: float, close: Callable[[], None]) -> None:
-        """Call `close` in `seconds`; no other deadline counts any more."""
+        """Call `close` in `seconds`, and ignore all other deadlines from now on."""
         self.cancel()
         self._timer = self._loop.call_later(seconds, close)
 
     def cancel(self) -> None:
-        """End all timers, and drop the callbacks: they and the connection refer to each other."""
+        """Cancel all timers, and drop the callbacks: they and the connection refer to each other."""
         for timer in (self._timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()

@@ -37,11 +37,11 @@ class HttpConnection(Protocol):
 
     @property
     def write_paused(self) -> bool:
-        """True while the client does not take what was written before."""
+        """True while earlier data waits for the client to read it."""
         ...
 
     async def drained(self) -> None:
-        """Wait until the client takes more, or has disconnected."""
+        """Wait until the client can take more, or has disconnected."""
         ...
 
     def resume_reading(self) -> None:
@@ -49,15 +49,15 @@ class HttpConnection(Protocol):
         ...
 
     def response_ended(self, exchange: "Exchange") -> None:
-        """Note that the response is written, and the connection free for the next one."""
+        """Note that the response has been written, and the connection is free for the next one."""
         ...
 
 
 class Exchange:
     """An ASGI application's `receive` and `send` for one request.
 
-    The head of a response is written together with the first piece of its body: a write wakes the client's
-    side, which for a small response costs a tenth of everything else.
+    The head of a response is written together with the first piece of its body: each write wakes the client's
+    side, which for a small response costs a tenth as much as everything else.
     """
 
     __slots__ = (
@@ -88,13 +88,13 @@ class Exchange:
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
-        """`keep_alive`: the client lets the connection be used again."""
+        """`keep_alive`: the client allows the connection to be reused."""
         self.keep_alive = keep_alive
-        # The client has disconnected, or the connection was refused: nothing is written any more.
+        # The client has disconnected, or the connection was refused: nothing more is written.
         self.disconnected = False
         # The whole request has been received.
         self.request_complete = False
-        # The application has sent the response's head; all of the response.
+        # The application has sent the response's head; the whole response.
         self.response_started = False
         self.response_complete = False
         self._connection = connection
@@ -105,7 +105,7 @@ class Exchange:
         # Something arrived that `receive` has not returned yet.
         self._unreported = False
         self._receiver: asyncio.Future[None] | None = None
-        # The response's head until it is written, the framing of its body, and what is missing of its length.
+        # The response's head until it is written, the framing of its body, and the bytes still to come.
         self._head = b""
         self._chunked = False
         self._bodiless = False
@@ -204,20 +204,20 @@ class Exchange:
         status: int = message["status"]
         fields = [*self._connection.default_headers, *message.get("headers", ())]
         length: int | None = None
-        says_close = False
+        wants_close = False
         for name, value in fields:
             if name == b"content-length":
                 length = int(value)
             elif name == b"connection" and value == b"close":
-                says_close = True
+                wants_close = True
         bodiless = self._is_head or status in _BODILESS
         chunked = length is None and not bodiless and self._version != "1.0"
         if chunked:
             fields.append((b"transfer-encoding", b"chunked"))
         elif length is None and not bodiless:
-            # A client that does not know chunks takes the connection's end for the body's.
+            # To a client that does not know chunks, the end of the connection is the end of the body.
             self.keep_alive = False
-        if says_close:
+        if wants_close:
             self.keep_alive = False
         elif not self.keep_alive:
             fields.append((b"connection", b"close"))

@@ -54,7 +54,7 @@ class RequestHead:
             self.fields.append((name, value))
 
     def without_upgrade(self, method: bytes, version: bytes) -> bytes:
-        """Return the head as bytes, without the offer of another protocol, and as the connection's last."""
+        """Return the head as bytes, with `connection: close` instead of the offer of another protocol."""
         fields = [field for field in self.fields if field[0] not in (b"upgrade", b"connection")]
         lines = [b"%b: %b\r\n" % field for field in [*fields, (b"connection", b"close")]]
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.target, version, b"".join(lines))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class HttpLimits:
     """Times are in seconds, sizes in bytes.
 
-    `stalled_client_s`: how long a client may leave everything unread. `connections`: of this process.
+    `stalled_client_s`: how long a client may leave everything unread. `connections`: limit of this process.
     """
 
     head_timeout_s: float

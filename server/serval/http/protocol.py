@@ -1,9 +1,9 @@
 """HTTP/1.1 with clients that cannot be trusted: one connection, its limits and its deadlines.
 
 It replaces uvicorn's own protocol, which limits neither the head of a request nor the time that head and body
-may take, and reports a disconnect only to an application that waits for one. loadtests/HTTP_SERVERS.md has
-the comparison with it and with granian. httptools parses. server/UPSTREAM.md lists what is relied on in
-uvicorn and httptools.
+may take, and reports a disconnect only to an application that waits for one. loadtests/HTTP_SERVERS.md
+compares it with uvicorn's and with granian. httptools does the parsing. server/UPSTREAM.md lists what this
+module relies on in uvicorn and httptools.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ from serval.http.limits import HttpLimits
 
 # Time for a refused client to read the reason, before the connection is cut.
 _LINGER_S = 2.0
-# Requests that may wait behind the one being answered before reading pauses. While it is paused a disconnect
-# goes unnoticed, so the first few do not pause it.
+# Requests that may wait behind the one being answered before reading pauses. A disconnect goes unnoticed
+# while reading is paused, so a few requests are allowed to wait.
 _MAX_PIPELINED = 16
 
 
@@ -54,12 +54,12 @@ class HttpProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """`refused` is called with the error code of each request that never reaches the application. The
-        other arguments are uvicorn's, by its names."""
+        other arguments are uvicorn's, under its names."""
         self.transport: asyncio.Transport
         self.write_paused = False
         self._app = config.loaded_app
         self._state = server_state
-        # uvicorn's set names its own protocols only.
+        # uvicorn annotates this set with its own protocols only.
         self._connections: set[Any] = server_state.connections
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
@@ -87,7 +87,7 @@ class HttpProtocol(asyncio.Protocol):
         self._lost = False
         self._disconnect_callbacks: set[Callable[[], None]] = set()
 
-    # Called by endpoints, by `scope[CONNECTION]`.
+    # Called by endpoints, through `scope[CONNECTION]`.
 
     def add_disconnect_callback(self, callback: Callable[[], None]) -> None:
         """See `ClientConnection`."""
@@ -108,7 +108,7 @@ class HttpProtocol(asyncio.Protocol):
         return self._state.default_headers
 
     async def drained(self) -> None:
-        """Wait until the client takes more, or has disconnected."""
+        """Wait until the client can take more, or has disconnected."""
         while self.write_paused and not self._lost:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._drain_waiters.add(waiter)
@@ -124,7 +124,7 @@ class HttpProtocol(asyncio.Protocol):
             self.transport.resume_reading()
 
     def response_ended(self, exchange: Exchange) -> None:
-        """Close the connection, or go on with the next request."""
+        """Close the connection, or continue with the next request."""
         self._state.total_requests += 1
         self._answering = None
         self._deadlines.request_ended()
@@ -160,7 +160,7 @@ class HttpProtocol(asyncio.Protocol):
         }
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # The kernel knows what a client has acknowledged, and cuts off one that takes nothing.
+            # The kernel knows what a client has acknowledged, and cuts off one that reads nothing.
             stalled_ms = int(self._limits.stalled_client_s * 1000)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled_ms)
         if len(self._connections) > self._limits.connections:
@@ -175,7 +175,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._answering is not None:
             self._answering.disconnect()
         self._pipelined.clear()
-        # These refer to this protocol, which refers to them.
+        # Break reference cycles: these refer to this protocol, which refers to them.
         self._parser = None
         self._scope_base = {}
         self.resume_writing()
@@ -226,7 +226,7 @@ class HttpProtocol(asyncio.Protocol):
     def _decline_upgrade(self, rest: bytes) -> None:
         """Parse the head again without the offer of another protocol, and then `rest`.
 
-        httptools takes everything behind such a head for the other protocol, the request's body too.
+        httptools treats everything after such a head as the other protocol, even the request's body.
         """
         method, version = self._parser.get_method(), self._parser.get_http_version()
         self._parser = _new_parser(self)
@@ -300,7 +300,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state.tasks.add(task)
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer in the application's place, and close."""
+        """Answer in place of the application, and close."""
         self._input_closed = True
         self._deadlines.cancel()
         self._receiving = None
@@ -339,7 +339,7 @@ class HttpProtocol(asyncio.Protocol):
 
 def _new_parser(protocol: HttpProtocol) -> Any:
     parser = httptools.HttpRequestParser(protocol)
-    # Data behind a request with `connection: close` is neither read as part of it nor answered.
+    # Data after a request with `connection: close` is neither read as part of it nor answered.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
 

@@ -14,8 +14,9 @@ from serval.http.limits import HttpLimits
 from serval.http.protocol import HttpProtocol
 from serval.settings import Settings
 
-# Connections accepted in one turn of the event loop. libuv accepts one from each descriptor it listens on,
-# and a turn also serves every open connection, so in a burst the last clients would wait for seconds.
+# Connections accepted in one iteration of the event loop. libuv accepts one from each descriptor it listens
+# on, and an iteration also serves every open connection, so in a burst the last clients would wait for
+# seconds.
 ACCEPTED_AT_ONCE: Final = 16
 
 
@@ -54,7 +55,7 @@ def server_config(
     """Return uvicorn's configuration for `app`.
 
     `refused` is called with the error code of each request that is refused before it reaches `app`.
-    `grace_s`: time that a stop waits for requests; by default from the settings.
+    `grace_s`: time to wait for requests when stopping; by default from the settings.
     """
     limits = HttpLimits(
         head_timeout_s=settings.request_head_timeout_s,

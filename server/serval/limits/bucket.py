@@ -1,7 +1,7 @@
 """One limit per minute: a bucket that every debit fills and that drains evenly. Whole numbers only.
 
 A debit is accepted if it fits, so any W seconds see at most `limit * (1 + W / 60)`: a full bucket and what
-drains meanwhile. The level is counted in `UNIT`ths, of which `limit` drain each millisecond.
+drains meanwhile. The level is counted in units of 1 / `UNIT`, of which `limit` drain each millisecond.
 
 A refund returns at most the part of its own debit that is still in the bucket. Debits drain in the order they
 came; returning more would let the same capacity be used twice.
@@ -25,7 +25,7 @@ class Bucket:
         self.at = at
 
     def drain(self, now: int) -> None:
-        """Drain for the time until `now`."""
+        """Drain what is due up to `now`."""
         if self.level:
             drained = self.limit * (now - self.at)
             drained = min(drained, self.level)

@@ -13,7 +13,7 @@ Use = Mapping[tuple[str, int], int]
 class DailyUse:
     """Tokens used by every key on the current days.
 
-    A day's use is still there when the clock is set back to it, so setting the clock grants no budget twice.
+    A day's use is kept in case the clock is set back to it, so that no budget is granted twice.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class DailyUse:
         return unsaved
 
     def restore_unsaved(self, unsaved: Use) -> None:
-        """Take back use that could not be saved."""
+        """Put back use that could not be saved."""
         for use, tokens in unsaved.items():
             self._unsaved[use] += tokens
 

@@ -1,6 +1,6 @@
 """Limits while the shared ledger cannot be reached.
 
-The gateway counts requests, tokens a minute and concurrency by itself, against the configured share of each
+The gateway counts requests, tokens per minute and concurrency by itself, against the configured share of each
 limit, so it keeps serving and never exceeds them by much. A daily budget cannot be counted locally: for a
 grace period its requests are admitted and not counted, after that they are refused.
 """

@@ -49,15 +49,17 @@ def refusal(
             headers=headers,
         )
     if decision.refused == "requests":
-        what = f"Rate limit reached for requests: {limits.requests_per_minute} requests a minute."
+        problem = f"Rate limit reached for requests: {limits.requests_per_minute} requests a minute."
     elif decision.refused == "tokens":
-        what = (
+        problem = (
             f"Rate limit reached for tokens: {limits.tokens_per_minute} tokens a minute, of which"
             f" {decision.tokens_remaining} are left and this request may use {tokens}."
         )
     else:
-        what = f"Too many requests at once: this key's limit of concurrency is {limits.concurrent_requests}."
-    return RateLimitError(f"{what} {again}", wait_ms=decision.wait_ms, headers=headers)
+        problem = (
+            f"Too many requests at once: this key's limit of concurrency is {limits.concurrent_requests}."
+        )
+    return RateLimitError(f"{problem} {again}", wait_ms=decision.wait_ms, headers=headers)
 
 
 def never_fits(*, prompt_tokens: int, completion_tokens: int, limits: Limits) -> InvalidRequestError:

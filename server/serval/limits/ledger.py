@@ -2,7 +2,7 @@
 
 A reservation is open until the first of these; later ones change nothing:
 
-settled    the request is over: unused tokens are refunded, tokens used beyond the reservation are charged
+settled    the request has ended: unused tokens are refunded, tokens used beyond the reservation are charged
 closed     the request never reached the engine: everything is refunded, the request itself too
 abandoned  its lease was not renewed, or its worker is gone: its slot is free again, its debit stays
 
@@ -22,7 +22,7 @@ CONCURRENCY_WAIT_MS: Final = 1000
 
 
 class Moment(NamedTuple):
-    """A time on both clocks: monotonic milliseconds, and Unix time, which may be set."""
+    """A time on both clocks: monotonic milliseconds, and Unix time, which may be adjusted."""
 
     ms: int
     unix_s: float
@@ -84,7 +84,7 @@ class Ledger:
         return Decision(refused, wait_ms, *decision)
 
     def settle(self, reservation_id: str, tokens: int, now: Moment) -> None:
-        """End a reservation: the request is over and used `tokens`."""
+        """End a reservation: the request has ended and used `tokens`."""
         self._end(reservation_id, requests=1, tokens=tokens, now=now)
 
     def close(self, reservation_id: str, now: Moment) -> None:

@@ -9,7 +9,7 @@ from serval.limits.messages import Decision, ReservationRequest
 
 
 def clock_moment() -> Moment:
-    """The current time. Buckets drain by the monotonic clock; only days follow the clock that may be set."""
+    """The current time. Buckets drain by the monotonic clock; only days follow the wall clock."""
     return Moment(time.monotonic_ns() // 1_000_000, time.time())
 
 

@@ -21,7 +21,7 @@ class ReservationRequest(Struct, frozen=True, array_like=True):
 
 
 class Decision(Struct, frozen=True, array_like=True):
-    """The decision on a request. `refused` None: everything is reserved, else nothing.
+    """The decision on a request. If `refused` is None everything is reserved, otherwise nothing.
 
     A refused request would be admitted after `wait_ms` if no other came. The remaining amounts are those
     after the reservation; a reset is the time until the whole limit is available again. For a dimension

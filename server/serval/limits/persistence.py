@@ -1,7 +1,7 @@
 """Daily use in the key database, so that a restart forgets nothing.
 
-A killed process loses the use of the last `SAVE_EVERY_S`; requests that ran then stay counted with everything
-they had reserved. Processes that share the database see each other's use with the same delay.
+A killed process loses the use of the last `SAVE_EVERY_S`; requests running at that time stay counted with
+everything they had reserved. Processes that share the database see each other's use with the same delay.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The limiter of any number of gateways: the ledger is in Redis or Valkey, kept by scripts.
 
-`scripts/` holds the ledger and its buckets in Lua, line by line. A script is atomic, and its time is Redis's
-own. The account of a key is four Redis keys with one hash tag, each with an expiry.
+`scripts/` holds the ledger and its buckets, translated to Lua line by line. A script is atomic, and its time
+is Redis's own. The account of a key is four Redis keys with one hash tag, each with an expiry.
 
 Only a reservation waits for an answer, and not for long. The end of a reservation is queued behind it and
 retried while Redis is unreachable; only the first end counts, and one that comes after the lease changes
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _BATCH: Final = 128
 _PROBE_EVERY_S: Final = 0.2
 _FIRST_CONNECT_S: Final = 2.0
-# Bound of the queued ends while Redis is unreachable; the reservations of others expire with their lease.
+# Bound on the queued ends while Redis is unreachable; the reservations of others expire with their lease.
 _MAX_UNSENT: Final = 100_000
 
 _CONNECTION_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -82,7 +82,7 @@ class _PendingReservation(NamedTuple):
 def open_redis(url: str, *, timeout_s: float) -> Redis:
     """A client that never retries and gives up after `timeout_s`. Connects on first use.
 
-    Raises `SettingsError` for an invalid URL, whose text is no part of the message.
+    Raises `SettingsError` for an invalid URL; the message does not contain it.
     """
     try:
         pool = ConnectionPool.from_url(

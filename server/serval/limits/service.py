@@ -1,7 +1,7 @@
 """The limit service: a ledger behind a Unix socket, for any number of workers.
 
-The parent of the workers runs it. A worker that ends, in whatever way, closes its connection: its slots are
-free at once, and the debits of its requests stay.
+The parent of the workers runs it. However a worker ends, its connection is closed: its slots are free
+immediately, and the debits of its requests stay.
 """
 
 import asyncio

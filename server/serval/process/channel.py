@@ -1,8 +1,8 @@
 """The line protocol between a worker and its parent.
 
 The parent sends `live SETTINGS`, the worker `loaded`, the parent `go`, the worker `serving MODEL`. A worker
-that cannot start sends `failed REASON` and ends. All workers open the port together, so that no client meets
-a gateway of which only a part serves. The parent sends `live SETTINGS` again whenever they change.
+that cannot start sends `failed REASON` and ends. All workers open the port together, so that no
+client reaches a partly started gateway. The parent sends `live SETTINGS` again whenever they change.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A child process in its own group: its output is relayed line by line, a stop ends the whole group."""
+"""A child process in its own group: its output is relayed line by line, and a stop ends the whole group."""
 
 import asyncio
 import contextlib

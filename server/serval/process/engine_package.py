@@ -48,7 +48,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sglang_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags after `--`, which go to SGLang as they are. Raises `EngineMissingError`."""
+    """Add the flags after `--`, which are passed to SGLang unchanged. Raises `EngineMissingError`."""
     _options_module().add_sglang_flags(parser)
 
 

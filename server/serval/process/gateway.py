@@ -41,10 +41,10 @@ async def _serve_at_once() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Lifecycle:
-    """The course of a gateway's life, directed by its own process or by the parent of the workers."""
+    """The stages of a gateway's life, directed by its own process or by the parent of the workers."""
 
     stop: asyncio.Event
-    # In force at the start, and every later version.
+    # The settings at the start, and every later version.
     live: LiveSettings
     changes: AsyncIterator[LiveSettings]
     progress: Progress
@@ -81,7 +81,7 @@ def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> N
 
 async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycle) -> None:
     """Serve on a bound socket until `lifecycle.stop` is set. Raises a `ServalError` if it cannot start."""
-    # Opened before the engine is waited for, so that a mistake in the settings is reported at once.
+    # Opened before the engine is waited for, so that a mistake in the settings is reported immediately.
     callers = open_callers(settings, lifecycle.live)
     async with connect_engine(settings) as engine:
         info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)

@@ -59,11 +59,11 @@ def run_workers(settings: Settings, *, progress: Progress = print_progress) -> N
 
 @dataclass
 class _Pool:
-    """All workers. They listen once all are loaded. One that ends is an error before that, later replaced."""
+    """All workers. They listen once all are loaded; one that ends before is an error, later replaced."""
 
     settings: Settings
     stop: asyncio.Event
-    # Set to read keys and limits again at once.
+    # Set to read keys and limits again immediately.
     reread: asyncio.Event
     progress: Progress
     _loaded: set[int] = field(default_factory=set)
@@ -91,7 +91,7 @@ class _Pool:
                 "port": port.getsockname()[1],
                 "metrics_directory": Path(directory),
                 "limits_socket": Path(directory) / "limits.sock",
-                # Only the parent reads it, so that all workers have the same whenever they were started.
+                # Only the parent reads it, so that all workers have the same settings whenever they started.
                 "settings_file": None,
             }
             # Redis counts for all gateways.
@@ -152,7 +152,7 @@ class _Pool:
         try:
             await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done():
-                # Not earlier: a worker that waits for GO takes a closed channel for the parent's end.
+                # Not earlier: to a worker that waits for GO, a closed channel means the end of the parent.
                 channel.close()
                 await worker.stop(grace_s=self.settings.shutdown_grace_s + _STOP_MARGIN_S)
                 return "stopped"
@@ -201,7 +201,7 @@ class _Pool:
 
 
 def _admin_port(settings: Settings) -> dict[str, int]:
-    """A fixed port for the admin API where the settings ask for any free one: a replaced worker keeps it."""
+    """A fixed admin port if the settings ask for any free one, so that a replaced worker keeps it."""
     if settings.admin_port != 0:
         return {}
     with bind(settings.admin_host, 0, "SERVAL_ADMIN_PORT") as probe:
@@ -214,7 +214,7 @@ async def _started_worker(
 ) -> AsyncIterator[tuple[ChildProcess, Channel]]:
     """Start worker `index` and open the channel to it; stop it on exit."""
     if index > 0:
-        # The first worker alone has the admin API.
+        # Only the first worker serves the admin API.
         settings = settings.model_copy(update={"admin_port": None})
     ours, theirs = socket.socketpair()
     with _closing_on_error(ours), theirs:

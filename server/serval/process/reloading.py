@@ -27,7 +27,7 @@ async def settings_changes(
     """Yield the new live settings whenever they differ from `live`.
 
     A changed file is read once it has stayed the same for one poll, so that none is read while it is being
-    written. Setting `requested` reads the files at once and clears the event.
+    written. Setting `requested` reads the files immediately and clears the event.
     """
     files = [file for file in (settings.settings_file, settings.api_key_file) if file is not None]
     values: Mapping[str, Any] | None = None

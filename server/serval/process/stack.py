@@ -110,8 +110,8 @@ def describe_end(child: ChildProcess) -> str:
     """Describe the child's end by its last line that names an error, else by its last line."""
     status = child.returncode or 0
     killed = status < 0
-    how = f"was killed by signal {-status}" if killed else f"exited with code {status}"
+    end = f"was killed by signal {-status}" if killed else f"exited with code {status}"
     lines = [line for line in child.tail if line.strip()]
     errors = [line for line in lines if "error:" in line.lower()]
     reason = (errors or lines or ["it printed nothing"])[-1]
-    return f"the {child.spec.name} {how}: {reason}"
+    return f"the {child.spec.name} {end}: {reason}"

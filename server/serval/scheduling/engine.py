@@ -10,12 +10,12 @@ from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
 from serval.telemetry.stopwatch import ENGINE, QUEUE
 
-# Assumed length of an answer without a limit, for the shares of keys.
+# Assumed length of an answer without a limit, when computing the shares of keys.
 _USUAL_ANSWER_TOKENS = 512
 
 
 class ScheduledEngine:
-    """An engine that gets no more requests at once than it has slots."""
+    """An engine that receives at most as many requests at a time as it has slots."""
 
     def __init__(self, engine: Engine, slots: EngineSlots, load: EngineLoad) -> None:
         self._engine = engine
@@ -72,7 +72,7 @@ def schedule_engine(
 def slots_for(settings: Settings, info: EngineInfo) -> int:
     """Return this process's share of the engine's slots.
 
-    The default is an eighth more than the engine runs at once, so that its own queue stays short but never
+    The default is an eighth more than the engine runs at a time, so that its own queue stays short but never
     runs dry.
     """
     slots = settings.engine_slots

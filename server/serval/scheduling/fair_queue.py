@@ -84,7 +84,7 @@ class _Lane:
         return next(iter(self.waiting), None)
 
     def victim_for(self, key: str | None) -> Ticket | None:
-        """Return the newest request of the key with the most, or None if `key` would have as many."""
+        """Return the newest request of the key with the most requests; None if `key` would have as many."""
         waiting = Counter(ticket.key for ticket in self.waiting)
         largest, length = waiting.most_common(1)[0]
         if length <= waiting[key] + 1:

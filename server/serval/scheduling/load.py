@@ -1,8 +1,8 @@
 """Saturation of the engine, polled twice a second, and load shedding.
 
 Saturation is the larger of two ratios: requests waiting in the engine, and tokens in its KV cache, each to
-its high mark. Bulk requests are shed from 1 on, default ones from 2, interactive ones never. Only the queue
-can reach 2. While the engine does not report its load, nothing is shed.
+its high-water mark. Bulk requests are shed at 1 or more, default ones at 2 or more, interactive ones never.
+Only the queue can reach 2. While the engine does not report its load, nothing is shed.
 """
 
 import asyncio

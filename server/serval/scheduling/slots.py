@@ -1,4 +1,4 @@
-"""Slots of the engine: it gets as many requests at once as it can work on, and the others wait here.
+"""Slots of the engine: it receives as many requests as it can work on, and the others wait here.
 
 A free slot is taken without awaiting anything. Everything here belongs to one event loop.
 """
@@ -122,7 +122,7 @@ class EngineSlots:
     async def stop(self, *, grace_s: float) -> bool:
         """Refuse new requests, and wait at most `grace_s` for the others. Return False if some remain.
 
-        Those that still wait in the queue then are refused.
+        Requests still in the queue by then are refused.
         """
         self._stopping = True
         self._note_idle()

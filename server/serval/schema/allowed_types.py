@@ -38,7 +38,7 @@ UNKNOWN: Final = AllowedTypes()
 
 
 class AllowedTypesReader:
-    """Reads the schemas of one document, each of them once: references may multiply or be circular."""
+    """Reads the schemas of one document, each only once: references may multiply or be circular."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
@@ -77,7 +77,7 @@ def _declared_types(schema: Mapping[str, Any]) -> frozenset[str] | None:
     types = frozenset(name for name in names if isinstance(name, str)) & ALL_TYPES
     if types:
         return types
-    # Strictly, these keywords admit values of any other type too, but their authors never mean that.
+    # Strictly speaking, these keywords admit values of any other type too, but authors never mean that.
     if isinstance(schema.get("properties"), Mapping):
         return frozenset({"object"})
     return frozenset({"array"}) if "items" in schema else None

@@ -52,7 +52,7 @@ def same_json(left: Any, right: Any) -> bool:
 
 
 def resolve_pointer(root: Any, reference: str) -> Any:
-    """Resolve a local reference (`#`, `#/$defs/a`; RFC 6901) in `root`; None if it leads nowhere."""
+    """Resolve a local reference (`#`, `#/$defs/a`; RFC 6901) in `root`; None if it does not resolve."""
     found = root
     for part in unquote(reference[1:]).split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")

@@ -27,7 +27,7 @@ def open_database(location: str) -> Engine:
 def downgrade_database(location: str, revision: str) -> None:
     """Migrate the schema back to that of an older release, named by its newest migration such as "0001".
 
-    Data of later schemas is dropped. Raises `SettingsError`, and then nothing was changed.
+    Data of later schemas is dropped. Raises `SettingsError` without having changed anything.
     """
 
     def back(engine: Engine) -> None:

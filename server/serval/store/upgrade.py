@@ -51,7 +51,7 @@ def _migrate(engine: Engine, run: Callable[[alembic.config.Config], None]) -> No
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[None]:
-    """Hold a lock on a SQLite database: of two processes, the second waits and finds the work done."""
+    """Hold a lock on a SQLite database: a second process waits, and then finds the work done."""
     if engine.dialect.name != "sqlite":
         yield
         return

@@ -60,9 +60,9 @@ class JsonFormatter(logging.Formatter):
 class BackgroundHandler(logging.Handler):
     """Writes lines from its own thread, so that no request waits for the disk or the terminal.
 
-    The thread wakes a few dozen times a second, not for each line, which would take the interpreter from
-    requests again and again. It also formats the lines of requests: in batches that costs a third. Lines that
-    cannot be written because the stream is full, closed or too slow are dropped; a later line says how many.
+    The thread wakes a few dozen times a second, not for each line, which would interrupt requests again and
+    again. It also formats the lines of requests: in batches that costs a third as much. Lines that cannot be
+    written because the stream is full, closed or too slow are dropped; a later line reports how many.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -99,9 +99,9 @@ class BackgroundHandler(logging.Handler):
             if not entries:
                 continue
             lines = [entry if isinstance(entry, str) else self.format(entry) for entry in entries]
-            said = [self.format(_lost_entry(lost))] if lost else []
+            notices = [self.format(_lost_entry(lost))] if lost else []
             try:
-                self._stream.write("\n".join([*said, *lines]) + "\n")
+                self._stream.write("\n".join([*notices, *lines]) + "\n")
                 self._stream.flush()
             except (OSError, ValueError):
                 with self.lock:
@@ -117,7 +117,7 @@ def _lost_entry(count: int) -> logging.LogRecord:
 def configure_logging(level: str = "info") -> None:
     """Send the loggers of Serval, its HTTP server and its traces to standard error as JSON lines.
 
-    For the command line, once a process. `level` is the lowest level of Serval's own lines.
+    Called by the command line, once per process. `level` is the lowest level of Serval's own lines.
     """
     handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())

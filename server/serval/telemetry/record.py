@@ -10,7 +10,7 @@ from serval.telemetry.stopwatch import Stopwatch
 # Reason for not admitting a valid request. A closed set, as it is a label.
 Rejection = Literal["requests", "tokens", "concurrency", "budget", "too_large", "limits_unavailable"]
 
-# Upper bounds of `RequestRecord.token_gaps`, in seconds. Its last count is of longer gaps.
+# Upper bounds of `RequestRecord.token_gaps`, in seconds. Its last count is for longer gaps.
 TOKEN_GAP_BOUNDS: Final = (
     0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
@@ -27,7 +27,7 @@ class RequestRecord(Struct, kw_only=True):
     method: str
     route: str
     client_request_id: str | None = None
-    # W3C Trace Context of this request's span, if there are traces.
+    # W3C Trace Context of this request's span, if it is traced.
     traceparent: str | None = None
     engine_request_id: str | None = None
     key_id: str | None = None

@@ -1,4 +1,4 @@
-"""Metrics of several workers: each keeps its values in its own files, and any of them adds up all."""
+"""Metrics of several workers: each keeps its values in its own files, and any of them can add up all."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 def share_metrics(index: int) -> None:
     """Keep the values of this process in files, as worker `index`. Call it before any metric is made.
 
-    The files' names hold the index, not the process id: a worker that is started again goes on where the one
-    before it was, and no files are left behind. The folder is PROMETHEUS_MULTIPROC_DIR, which
+    The files' names hold the index, not the process id: a restarted worker continues where the previous one
+    stopped, and no files are left behind. The folder is PROMETHEUS_MULTIPROC_DIR, which
     `child_environment` sets.
     """
     values.ValueClass = values.MultiProcessValue(lambda: index)  # type: ignore[no-untyped-call]

@@ -30,7 +30,7 @@ class Stopwatch:
         self.started = time.perf_counter() if started is None else started
         self._phase = GATEWAY
         self._entered = self.started
-        # By phase, without the current stay.
+        # By phase, without the time since the last `enter`.
         self._seconds = [0.0, 0.0, 0.0, 0.0]
 
     def enter(self, phase: Phase, now: float) -> None:
@@ -44,7 +44,7 @@ class Stopwatch:
         return time.perf_counter() - self.started
 
     def seconds_in(self, phase: Phase, elapsed_s: float) -> float:
-        """Time spent in `phase` up to `elapsed_s` after the start, which is not before the last `enter`."""
+        """Time in `phase` up to `elapsed_s` after the start, which must not be before the last `enter`."""
         current_s = self.started + elapsed_s - self._entered if phase is self._phase else 0.0
         return self._seconds[phase] + current_s
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces: a span for each request, by the conventions for generative AI.
+"""OpenTelemetry traces: a span for each request, following the conventions for generative AI.
 
 Spans hold no prompt, answer or key. OpenTelemetry is loaded only if an endpoint is set.
 https://opentelemetry.io/docs/specs/semconv/gen-ai/ (the names are still in development).
@@ -102,6 +102,6 @@ def _describe(span: "Span", record: RequestRecord, operation: str, began_ns: int
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
-    """Return traces to the settings' endpoint, or None without one. Raises `SettingsError`."""
+    """Return tracing to the endpoint in the settings; None without one. Raises `SettingsError`."""
     endpoint = settings.otlp_endpoint
     return None if endpoint is None else Tracing(endpoint)

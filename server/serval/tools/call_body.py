@@ -36,7 +36,7 @@ class _Phase(enum.IntEnum):
 class CallBody:
     """Reads the pairs of one call and writes its arguments.
 
-    - `</longcat_arg_value>` closes a value only if the next non-white text is `<longcat_arg_key>`,
+    - `</longcat_arg_value>` closes a value only if the next text after whitespace is `<longcat_arg_key>`,
       `</longcat_tool_call>` or the end; every other marker inside a value is data.
     - A value that is never closed ends at the last `</longcat_tool_call>` of the whole text.
     - A missing `<longcat_arg_value>` is tolerated. A key without a value is dropped. If a key occurs twice,
@@ -47,7 +47,7 @@ class CallBody:
     __slots__ = ("_after_value", "_key", "_parameters", "_phase", "_unsettled", "_value", "_writer")
 
     def __init__(self, writer: ArgumentsWriter | None, parameters: ParameterSchema) -> None:
-        """With `writer` None, read the body of an undeclared tool only to find its end."""
+        """If `writer` is None, the tool is undeclared and its body is read only to find the end."""
         self._writer = writer
         self._parameters = parameters
         self._phase = _Phase.BETWEEN_PAIRS
@@ -79,9 +79,9 @@ class CallBody:
                 return CallProgress.MORE
 
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
-        """End the body with the text. `complete`: the model itself ended its turn, so arguments are closed.
+        """End the body at the end of the text. `complete`: the model itself ended its turn; close arguments.
 
-        Returns text after the call that was taken for part of an unclosed value and must be read again.
+        Returns text after the call that was mistaken for part of an unclosed value and must be read again.
         """
         rest = None
         if self._phase is _Phase.VALUE:

@@ -46,7 +46,7 @@ class JsonObjectScanner:
         return "".join(self._pieces)
 
     def scan(self, cursor: Cursor) -> ScanResult:
-        """Continue at the cursor, which is at the opening bracket at first."""
+        """Continue at the cursor, which starts at the opening bracket."""
         text, position = cursor.text, cursor.position
         result = ScanResult.MORE
         while result is ScanResult.MORE and position < len(text):

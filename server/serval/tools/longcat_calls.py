@@ -49,7 +49,7 @@ class LongcatCallReader:
 
     __slots__ = ("_body", "_phase", "_raw", "_sink", "_tools", "prose")
 
-    # Set where the body begins.
+    # Set when the body begins.
     _body: CallBody | JsonCallReader
 
     def __init__(self, tools: DeclaredTools, sink: EventSink) -> None:
@@ -110,7 +110,7 @@ class LongcatCallReader:
         return True
 
     def _read_prose_or_body(self, cursor: Cursor) -> bool:
-        """After a line that is not a name, only an argument or a closing marker makes it a call."""
+        """Continue after a line that is not a name: only an argument or a closing marker makes it a call."""
         self._raw.append(cursor.take_whitespace())
         if cursor.at_end:
             return False
@@ -126,7 +126,7 @@ class LongcatCallReader:
         return "".join(self._raw).removeprefix(TOOL_CALL_OPEN).strip()
 
     def _open_body(self) -> bool:
-        """Begin the body of the call; False if there is no name."""
+        """Begin the body of the call; return False if there is no name."""
         name = self._name()
         declared = self._tools.declared_name(name)
         if declared is None and not _NAME.fullmatch(name):

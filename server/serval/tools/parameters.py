@@ -52,14 +52,14 @@ class ParameterSchema:
         if not isinstance(schema, Mapping) or id(schema) in visited:
             return None
         visited.add(id(schema))
-        demands: list[Any] = []
+        applicable: list[Any] = []
         properties, others = schema.get("properties"), schema.get("additionalProperties")
         if isinstance(properties, Mapping) and name in properties:
-            demands.append(properties[name])
+            applicable.append(properties[name])
         elif not declared_only and isinstance(others, Mapping) and "patternProperties" not in schema:
-            demands.append(others)
+            applicable.append(others)
         for part in (*branches(schema, "allOf"), target_of(schema, self._root)):
-            demands.append(self._property(part, name, visited, declared_only=declared_only))
+            applicable.append(self._property(part, name, visited, declared_only=declared_only))
         for keyword in ("anyOf", "oneOf"):
             mentions = [
                 self._property(part, name, visited, declared_only=declared_only)
@@ -67,6 +67,6 @@ class ParameterSchema:
             ]
             # A branch that does not mention the argument leaves it to the others.
             if any(mention is not None for mention in mentions):
-                demands.append({"anyOf": [mention for mention in mentions if mention is not None]})
-        demands = [demand for demand in demands if demand is not None]
-        return demands[0] if len(demands) == 1 else {"allOf": demands} if demands else None
+                applicable.append({"anyOf": [mention for mention in mentions if mention is not None]})
+        applicable = [each for each in applicable if each is not None]
+        return applicable[0] if len(applicable) == 1 else {"allOf": applicable} if applicable else None

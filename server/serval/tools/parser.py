@@ -30,9 +30,9 @@ class ToolCallParser:
     - A call is reported with its whole name, and only if the tool is declared (`functions.NAME` counts as
       NAME). Any other block is dropped, and an opening marker that begins no block stays in the text as
       prose; the `CallReader` of the format decides.
-    - Content is verbatim, except for whitespace: after a call or the reasoning it is dropped, and so is a
-      content of whitespace alone if there are tools. Without tools everything else is content.
-    - With `one_kind`, text that does not begin with a call is content to its end: JSON may quote a marker.
+    - Content is verbatim, except for whitespace: after a call or the reasoning it is dropped, and so is
+      content of nothing but whitespace if there are tools. Without tools everything else is content.
+    - With `one_kind`, text that does not begin with a call is content to the end: JSON may quote a marker.
     - A think marker at the start opens the reasoning; with `thinking` the prompt has opened it already. The
       reasoning ends at its closing marker or at a call, and is reported without surrounding whitespace.
     - Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
@@ -94,7 +94,7 @@ class ToolCallParser:
             raise RuntimeError("feed() after finish(): one ToolCallParser reads one turn; make a new one")
         text = strict_json.clean(text)
         if text and self._marker_start not in text and self._cursor.at_end:
-            # Nearly every piece: no marker in it, and no unfinished one before it.
+            # The common case: no marker in the piece, and no unfinished one before it.
             if self._phase is _Phase.GAP and not self._blank:
                 # Whitespace at the very start is content if anything follows; later it is dropped.
                 begins = not (text[0] if self._blank is None else text).isspace()
@@ -131,7 +131,7 @@ class ToolCallParser:
     # Each step continues at the cursor. It returns False if it needs more text, True if the phase changed.
 
     def _read_gap(self) -> bool:
-        """At the start, after a call or after the reasoning, where whitespace may not be content."""
+        """Read the start, or what follows a call or the reasoning, where whitespace may not be content."""
         cursor = self._cursor
         blank = cursor.take_whitespace()
         if self._blank is not None:
@@ -207,7 +207,7 @@ class ToolCallParser:
         elif marker == self._format.think_open:
             self._phase = _Phase.REASONING
         else:
-            if self._phase is not _Phase.REASONING:  # a call has ended the reasoning before
+            if self._phase is not _Phase.REASONING:  # a call has already ended the reasoning
                 self._content_markers = self._format.calls
             self._enter_gap()
 
@@ -231,7 +231,7 @@ class ToolCallParser:
             self._blank = None
 
     def _release_prose(self) -> None:
-        """Return the text of a block that is not a call to the content or reasoning it was in."""
+        """Give the text of a block that is not a call back to the content or reasoning around it."""
         text = self._call.prose or ""
         self._phase = self._opener_in
         if self._opener_in is _Phase.REASONING:
@@ -240,7 +240,7 @@ class ToolCallParser:
             self._sink.content(text)
 
     def _finish_phase(self, *, complete: bool) -> str | None:
-        """End the phase with the text. Returns text after an unclosed call, to be read again."""
+        """End the phase at the end of the text. Returns text after an unclosed call, to be read again."""
         match self._phase:
             case _Phase.GAP | _Phase.CONTENT:
                 if not self._tools or not self._cursor.at_end:

@@ -14,7 +14,7 @@ from serval.tools.sink import EventSink
 
 
 class CallProgress(enum.Enum):
-    """Result of reading on in a call."""
+    """Result of continuing to read a call."""
 
     MORE = enum.auto()
     """The call is incomplete."""
@@ -37,10 +37,10 @@ class CallReader(Protocol):
         """Continue at the cursor."""
 
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
-        """End the call with the text. `complete`: the model itself ended its turn, so arguments are closed.
+        """End the call at the end of the text. `complete`: the model itself ended its turn; close arguments.
 
-        Returns text after the call that was taken for part of it and must be read again. If the text is not a
-        call, sets `prose` to all of it.
+        Returns text after the call that was mistaken for part of it and must be read again. If the text is
+        not a call, sets `prose` to all of it.
         """
 
 

@@ -1,4 +1,4 @@
-"""Collecting the events of one piece of text, adjacent ones joined so that few frames are sent."""
+"""Collecting the events of one piece of text. Adjacent ones are joined, so that fewer frames are sent."""
 
 from serval.schema import strict_json
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart

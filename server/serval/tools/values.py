@@ -19,7 +19,7 @@ _PYTHON_CONSTANTS: Final = {"True": True, "False": False, "None": None}
 
 
 def argument_json(text: str, allowed: AllowedTypes, is_valid: Callable[[Any], bool]) -> str:
-    """Return JSON for the argument that the model wrote as `text`. Any text gives valid JSON.
+    """Return JSON for the argument that the model wrote as `text`. The result is always valid JSON.
 
     If only strings are allowed, the result is `text`, verbatim. Otherwise it is the first valid candidate, or
     the first one if none is valid:
@@ -37,7 +37,7 @@ def argument_json(text: str, allowed: AllowedTypes, is_valid: Callable[[Any], bo
     candidates = list(_candidates(text, parsed, allowed))
     chosen = next(filter(is_valid, candidates), candidates[0])
     if chosen is parsed and isinstance(chosen, float) and chosen == float(text):
-        # Verbatim: 1.50 sent back as 1.5 would be other tokens, and miss the prefix cache.
+        # Verbatim: 1.50 sent back as 1.5 would be different tokens and miss the prefix cache.
         return text.strip()
     return strict_json.encode(chosen)
 
@@ -74,7 +74,7 @@ def _exactly_allowed(value: Any, allowed: AllowedTypes) -> bool:
 
 
 def _repaired(text: str, parsed: Any) -> Iterator[Any]:
-    """Yield what the model probably meant if it may not be a string: `"3"`, 3.0 (both 3), True, {'a': 1}."""
+    """Yield likely meanings where strings are not allowed: `"3"` and 3.0 as 3, True, {'a': 1}."""
     bare = text.strip()
     if isinstance(parsed, str):
         inner = _decoded(parsed)

@@ -133,5 +133,5 @@ class LegacyChunkEncoder(ChunkEncoder):
 
     def finish(self, index: int, reason: FinishReason, *, logprobs: Any = None) -> bytes:
         """Encode the last chunk of a choice."""
-        said = "function_call" if reason == "tool_calls" else reason
-        return self._chunk(index, b"{}", finish_reason=b'"%s"' % said.encode(), logprobs=logprobs)
+        legacy_reason = "function_call" if reason == "tool_calls" else reason
+        return self._chunk(index, b"{}", finish_reason=b'"%s"' % legacy_reason.encode(), logprobs=logprobs)

@@ -12,8 +12,8 @@ from serval.wire.decode import convert_json
 class StructField:
     """Annotation of a pydantic field whose type msgspec converts and describes.
 
-    A wrong value raises `InvalidRequestError` past pydantic. In the OpenAPI document the field refers to
-    components that `Application` adds.
+    An invalid value raises `InvalidRequestError` instead of pydantic's own error. In the OpenAPI document the
+    field refers to components that `Application` adds.
     """
 
     def __init__(self, kind: Any) -> None:

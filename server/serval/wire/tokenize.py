@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`: requests and answers, in the form vLLM gave them."""
+"""`POST /tokenize` and `POST /detokenize`: requests and answers, in vLLM's format."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Random JSON Schemas of tool parameters whose values cannot be long: a small model may not end them."""
+"""Random JSON Schemas of tool parameters with bounded values: a small model may never end unbounded ones."""
 
 import json
 import random
@@ -46,7 +46,7 @@ _DEFINITIONS: Schema = {
 
 
 def random_parameters(rng: random.Random) -> Schema:
-    """Parameters of a tool: one to three arguments, all required; not always satisfiable or enforceable."""
+    """Return a tool's parameters: one to three required arguments, not always satisfiable or enforceable."""
     names = rng.sample(_NAMES, rng.randint(1, 3))
     leaf = rng.choice([_integer(rng), _text(rng), {"enum": ["x", 1]}])
     parameters: Schema = {

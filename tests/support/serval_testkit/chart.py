@@ -22,29 +22,29 @@ def rendered_text(tools: OperatorTools, *arguments: str | Path) -> str:
 
 
 def rendered(tools: OperatorTools, *arguments: str | Path, keys: bool = True) -> list[Manifest]:
-    """The manifests; an API key is set unless `keys` is False."""
+    """Return the rendered manifests; an API key is set unless `keys` is False."""
     text = rendered_text(tools, *(KEYS if keys else ()), *arguments)
     return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
 
 def preset(tools: OperatorTools, name: str, *arguments: str) -> list[Manifest]:
-    """The manifests of a preset."""
+    """Return the manifests of a preset."""
     return rendered(tools, "--values", CHART / name, *arguments)
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    """Those of one kind."""
+    """Return the manifests of one kind."""
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    """The one of this kind and name."""
+    """Return the manifest of this kind and name."""
     (found,) = [manifest for manifest in of_kind(manifests, kind) if manifest["metadata"]["name"] == name]
     return found
 
 
 def pod_specs(manifests: list[Manifest]) -> dict[str, Manifest]:
-    """Every pod's spec by the name of what makes it."""
+    """Return every pod's spec, by the name of the object that creates the pod."""
     specs = {}
     for manifest in manifests:
         if manifest["kind"] == "Pod":
@@ -59,12 +59,12 @@ def pod_specs(manifests: list[Manifest]) -> dict[str, Manifest]:
 
 
 def environment(pod: Manifest) -> dict[str, str]:
-    """Variables of a pod's first container that have plain values."""
+    """Return the variables with plain values of a pod's first container."""
     return {entry["name"]: entry.get("value", "") for entry in pod["containers"][0].get("env", [])}
 
 
 def selected(selector: Manifest, labels: dict[str, dict[str, str]]) -> set[str]:
-    """Names of those whose labels a selector matches."""
+    """Return the names of the objects whose labels match a selector."""
     return {name for name, own in labels.items() if _matches(selector, own)}
 
 

@@ -1,4 +1,4 @@
-"""The programs in tests/e2e/clients: what people use to talk to a server. Each tells what it got as JSON."""
+"""Client programs in tests/e2e/clients, built on common libraries. Each prints its results as JSON."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ MODEL = "longcat-flash-lite-demo"
 
 @lru_cache
 def clients_environment() -> Path:
-    """The folder of the Python environment with these clients; skips if it cannot be made."""
+    """Return the folder of the Python environment with these clients; skip if it cannot be created."""
     made = subprocess.run(
         [ROOT / "deploy/setup/setup.sh", "--clients"], capture_output=True, text=True, check=False
     )
@@ -48,14 +48,14 @@ def command_of(program: str) -> list[str | Path]:
     return [runner, CLIENTS / program]
 
 
-def assert_complete(told: dict[str, Any]) -> None:
+def assert_complete(results: dict[str, Any]) -> None:
     """Check the results of a client: answers, streams, a call, JSON by schema, an error, an abort."""
-    assert told["text"].startswith("Serval is an inference server")
-    assert told["streamed"] == told["text"]
-    # Limited to the first tokens of the same answer.
-    assert told["after_abort"]
-    assert told["text"].startswith(told["after_abort"])
-    assert told["call"] == {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}
-    assert told["streamed_call"] == told["call"]
-    assert told["structured"] in ({"capital": "Paris"}, {"capital": "Rome"})
-    assert told["error"] == {"status": 404, "code": "model_not_found", "param": "model"}
+    assert results["text"].startswith("Serval is an inference server")
+    assert results["streamed"] == results["text"]
+    # The request after the abort asks for only the first tokens of the same answer.
+    assert results["after_abort"]
+    assert results["text"].startswith(results["after_abort"])
+    assert results["call"] == {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}
+    assert results["streamed_call"] == results["call"]
+    assert results["structured"] in ({"capital": "Paris"}, {"capital": "Rome"})
+    assert results["error"] == {"status": 404, "code": "model_not_found", "param": "model"}

@@ -1,4 +1,4 @@
-"""Kinds that other projects define, checked with the schemas that these publish (npm packages, pinned)."""
+"""Kubernetes kinds of other projects, checked with the schemas that these publish as npm packages."""
 
 import fcntl
 import hashlib
@@ -17,7 +17,7 @@ KINDS = {"ServiceMonitor", "PrometheusRule", "ExternalSecret", "HTTPRoute", "Sca
 
 
 def check_custom_kinds(tools: OperatorTools, manifests: list[dict[str, Any]]) -> set[str]:
-    """Check those of `KINDS`; the kinds that were checked. Raises `ToolsMissingError`."""
+    """Check manifests of `KINDS`, and return the kinds that were checked. Raises `ToolsMissingError`."""
     chosen = [manifest for manifest in manifests if manifest["kind"] in KINDS]
     done = subprocess.run(
         ["node", "check.mjs"],
@@ -29,7 +29,7 @@ def check_custom_kinds(tools: OperatorTools, manifests: list[dict[str, Any]]) ->
 
 
 def _installed(cache: Path) -> Path:
-    """The folder with the script and its packages."""
+    """Return the folder with the script and its packages."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         raise ToolsMissingError("there is no node or no npm")
     key = hashlib.sha256(b"".join((_FOLDER / name).read_bytes() for name in _FILES)).hexdigest()[:12]

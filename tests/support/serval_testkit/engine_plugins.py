@@ -1,4 +1,4 @@
-"""Plugins of SGLang that tests write: their engines do something otherwise than the one that is shipped."""
+"""SGLang plugins written by tests, whose engines behave differently from the shipped one in some respect."""
 
 import os
 import textwrap
@@ -23,7 +23,7 @@ def register():
 
 
 def write_plugin(folder: Path, name: str, source: str) -> None:
-    """A distribution in `folder` whose module `name` has a function `register`, called in each process."""
+    """Write a distribution to `folder`; its module `name` has a `register`, called in each process."""
     metadata = folder / f"{name}-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -32,19 +32,19 @@ def write_plugin(folder: Path, name: str, source: str) -> None:
 
 
 def with_plugins(folder: Path) -> dict[str, str]:
-    """The variable with which an engine finds the plugins in `folder`."""
+    """Return the variable with which an engine finds the plugins in `folder`."""
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
 def write_spawn_plugin(folder: Path) -> None:
-    """Write a plugin that makes an engine on a CPU spawn its processes: it reports two threads."""
+    """Write a plugin that reports a second thread, so that a CPU engine spawns its processes."""
     write_plugin(folder, "spawned_processes", _SPAWN)
 
 
 def write_counting_plugin(folder: Path) -> dict[str, str]:
-    """Write a plugin that records the pid of each process that loads it; forked copies do not.
+    """Write a plugin that records the pid of each process that loads plugins: all that are not forked copies.
 
-    Returns the variables of such an engine; SERVAL_TEST_REGISTERED is the file.
+    Returns the variables for the engine; SERVAL_TEST_REGISTERED is the file with the pids.
     """
     write_plugin(folder, "counted_processes", _COUNT)
     return {**with_plugins(folder), "SERVAL_TEST_REGISTERED": str(folder / "registered")}

@@ -19,15 +19,15 @@ from serval_testkit.running_app import running_app
 from serval_testkit.stand_in_engine import StandInEngine
 
 DEMO_CHECKPOINT = Path(__file__).parents[3] / "model_adapter/serval_sglang/demo/checkpoint"
-API_KEY = "sk-test-5f1c2d"  # the canary that must show up nowhere
+API_KEY = "sk-test-5f1c2d"  # a canary that must never appear in output
 MODEL = "longcat-demo"
-# Once: reading all the authorities is a quarter of what a gateway takes to start here.
+# Created once: reading all certificate authorities takes a quarter of a gateway's start in tests.
 _TLS = ssl.create_default_context()
 
 
 @dataclass
 class RunningGateway:
-    """A gateway that is being served, its engine, and clients for it."""
+    """A running gateway, its engine, and clients for it."""
 
     url: str
     # Empty without an admin API.
@@ -39,7 +39,7 @@ class RunningGateway:
     async def post(
         self, body: Any, *, path: str = "/v1/chat/completions", **options: Any
     ) -> aiohttp.ClientResponse:
-        """POST `body`, JSON or bytes, with the key; the response is read."""
+        """POST `body`, JSON or bytes, with the key, and read the response."""
         headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
         headers |= options.pop("headers", {})
         content: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body}
@@ -50,7 +50,7 @@ class RunningGateway:
     async def get(
         self, path: str, *, method: str = "GET", key: str | None = API_KEY
     ) -> aiohttp.ClientResponse:
-        """GET `path` (or another method); the response is read."""
+        """GET `path`, or use another method, and read the response."""
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         async with self.http.request(
             method, self.url + path, headers=headers, allow_redirects=False

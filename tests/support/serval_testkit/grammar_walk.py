@@ -11,7 +11,7 @@ import xgrammar
 
 _STOP = 256
 _VOCABULARY = [bytes([byte]) for byte in range(256)] + [b"</s>"]
-# Bytes that end strings, objects, arrays and values. Without a bias to them most walks never end.
+# Bytes that end strings, objects, arrays and values. Without a bias towards them most walks never end.
 _ENDINGS = [ord(character) for character in '<"}]']
 _bitmask = torch.zeros((1, (_STOP + 32) // 32), dtype=torch.int32)
 
@@ -25,27 +25,27 @@ _compiler = xgrammar.GrammarCompiler(
 
 
 class UnfinishedWalkError(Exception):
-    """The walk gave no text: it reached its limit, or broke UTF-8, which xgrammar allows in any text."""
+    """The walk yielded no text: it reached its limit, or broke UTF-8, which xgrammar lets any text do."""
 
 
 def compiled(tag: dict[str, Any]) -> xgrammar.CompiledGrammar:
-    """`tag` compiled as SGLang does it."""
+    """Compile `tag` as SGLang does."""
     return compiled_text(json.dumps(tag))
 
 
 def compiled_text(tag: str) -> xgrammar.CompiledGrammar:
-    """As `compiled`, of a tag in JSON."""
+    """Compile a tag given as JSON text."""
     return _compiler.compile_structural_tag(tag)
 
 
 def accepts(grammar: xgrammar.CompiledGrammar, text: str) -> bool:
-    """Return True if `text` is a whole output that the grammar admits."""
+    """Return True if the grammar admits `text` as a whole output."""
     matcher = xgrammar.GrammarMatcher(grammar)
     return bool(matcher.accept_string(text)) and bool(matcher.accept_token(_STOP))
 
 
 def walk(grammar: xgrammar.CompiledGrammar, choices: random.Random, *, limit: int = 3000) -> str:
-    """A random text that the grammar admits, each byte drawn from those allowed: infinite temperature.
+    """Return a random text that the grammar admits, each byte drawn from those allowed.
 
     Raises UnfinishedWalkError if it does not end within `limit` bytes.
     """
@@ -70,13 +70,13 @@ def walk(grammar: xgrammar.CompiledGrammar, choices: random.Random, *, limit: in
 
 
 def next_bytes(matcher: xgrammar.GrammarMatcher) -> list[int]:
-    """The bytes that may come next."""
+    """Return the bytes that may come next."""
     return [token for token in _allowed(matcher).tokens if token != _STOP]
 
 
 @dataclass(frozen=True)
 class _Allowed:
-    """Tokens that may come next; of these, those that end something, and those that are ASCII."""
+    """Tokens that may come next; among them, those that end something, and those that are ASCII."""
 
     tokens: list[int]
     endings: list[int]

@@ -1,4 +1,4 @@
-"""Checkpoints of any size that take no room: real headers over files with a hole in place of the weights."""
+"""Checkpoints of any size that take no space: real headers in sparse files with a hole instead of weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4, "I64": 8, "F8_E
 
 
 def stored_plain(config: LongcatConfig) -> Stored:
-    """The tensors of a released bf16 checkpoint, without MTP."""
+    """Return the tensors of a released bf16 checkpoint, without MTP."""
     return {
         name: ("F32" if name.endswith(ROUTER_SUFFIXES) else "BF16", shape)
         for name, shape in tensor_shapes(config).items()
@@ -29,7 +29,7 @@ def stored_plain(config: LongcatConfig) -> Stored:
 
 
 def stored_fp8(config: LongcatConfig) -> Stored:
-    """The same with linear layers in FP8, a scale for each block of 128 x 128."""
+    """Return the same with linear layers in FP8, with a scale for each block of 128 x 128."""
     stored: Stored = {}
     for name, (dtype, shape) in stored_plain(config).items():
         if part_of(name) in LINEAR:
@@ -44,14 +44,14 @@ def stored_fp8(config: LongcatConfig) -> Stored:
 def write_header_only_checkpoint(
     directory: Path, config: LongcatConfig, tensors: Stored, **config_fields: object
 ) -> None:
-    """A directory with config.json (``config_fields`` added) and one model.safetensors."""
+    """Write a directory with config.json (``config_fields`` added) and one model.safetensors."""
     directory.mkdir(parents=True, exist_ok=True)
     write_header_only_file(directory / "model.safetensors", tensors)
     (directory / "config.json").write_text(json.dumps({**config.to_dict(), **config_fields}))
 
 
 def write_header_only_file(path: Path, tensors: Mapping[str, tuple[str, Shape]]) -> None:
-    """One safetensors file, all zeros, sparse."""
+    """Write one sparse safetensors file of zeros."""
     entries, end = {}, 0
     for name, (dtype, shape) in tensors.items():
         start, end = end, end + math.prod(shape) * _BYTES[dtype]

@@ -20,17 +20,17 @@ AUDIENCE = "serval"
 
 @lru_cache
 def rsa_key(name: str, bits: int = 2048) -> rsa.RSAPrivateKey:
-    """A private key; the same one for the same name, because making one takes a while."""
+    """Return a private key, always the same for a name, because creating one takes a while."""
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
 def public_pem(key: rsa.RSAPrivateKey) -> bytes:
-    """Return the public half of the key as a file, as an attacker has it."""
+    """Return the public half of the key in PEM, as known to an attacker."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def jwk(key_id: str | None, key: Any, **fields: Any) -> dict[str, Any]:
-    """The public half of `key` as an entry of a JWKS."""
+    """Return the public half of `key` as an entry of a JWKS."""
     if isinstance(key, rsa.RSAPrivateKey):
         entry = json.loads(RSAAlgorithm.to_jwk(key.public_key()))
     elif isinstance(key, ec.EllipticCurvePrivateKey):
@@ -43,20 +43,20 @@ def jwk(key_id: str | None, key: Any, **fields: Any) -> dict[str, Any]:
 
 
 class Issuer:
-    """`keys` is what its JWKS lists; `asked` counts how often it was fetched."""
+    """The provider. `keys` are listed in its JWKS; `asked` counts how often that was fetched."""
 
     def __init__(self) -> None:
         self.keys: list[dict[str, Any]] = [jwk("k1", rsa_key("k1"))]
         self.status = 200
         self.asked = 0
         self._asked = asyncio.Event()
-        # Cleared: it does not answer.
+        # If cleared, requests wait for their answer.
         self.answering = asyncio.Event()
         self.answering.set()
         self.url = ""
 
     async def asked_again(self) -> None:
-        """Wait until the keys are fetched the next time."""
+        """Wait until the keys are fetched again."""
         self._asked.clear()
         await self._asked.wait()
 
@@ -98,8 +98,8 @@ def token(
     expires_in_s: float = 300,
     **claims: Any,
 ) -> str:
-    """A signed token that is good unless the arguments spoil it; a claim that is None is left out."""
-    said = {
+    """Return a signed token that is valid unless the arguments spoil it; a claim of None is left out."""
+    payload = {
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": "alice",
@@ -108,7 +108,7 @@ def token(
         **claims,
     }
     return jwt.encode(
-        {name: value for name, value in said.items() if value is not None},
+        {name: value for name, value in payload.items() if value is not None},
         rsa_key("k1") if key is None else key,
         algorithm=algorithm,
         headers={**({} if key_id is None else {"kid": key_id}), **(header or {})},

@@ -86,7 +86,7 @@ def _compound(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
 
 
 def objects(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Object schemas whose properties are `values`."""
+    """Return a strategy of object schemas whose properties are `values`."""
     return _joined(
         st.just({"type": "object"}),
         _some(

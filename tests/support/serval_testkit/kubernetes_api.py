@@ -9,7 +9,7 @@ VERSIONS = ("1.30.0", "1.37.0")  # the oldest that the chart supports, and the n
 
 
 def check_against_api(tools: OperatorTools, path: Path) -> None:
-    """Fails if an API server of one of `VERSIONS` would refuse a manifest in `path`."""
+    """Fail if an API server of one of `VERSIONS` would refuse a manifest in `path`."""
     versions = [part for version in VERSIONS for part in ("-k", version)]
     program = "import sys; from kubernetes_validate.__main__ import main; sys.exit(main())"
     paths = {"PYTHONPATH": str(tools.folder / "python")}

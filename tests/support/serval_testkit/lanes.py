@@ -38,7 +38,7 @@ _COUNTED = {
 
 @dataclass(frozen=True)
 class Lane:
-    """A pytest process; `log` gets what it prints."""
+    """A pytest process whose output is written to `log`."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -46,7 +46,7 @@ class Lane:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return pytest's exit code, of the lane that went worse."""
+    """Run both lanes; return the worse of pytest's exit codes."""
     if any(map(_ONE_PROCESS.fullmatch, arguments)):
         return subprocess.run(_pytest(*arguments), check=False).returncode
     started = time.monotonic()
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             for lane in lanes:
                 _show(lane)
         except KeyboardInterrupt:
-            # It has reached both: they write their summaries.
+            # Ctrl-C has reached both lanes, which now write their summaries.
             for lane in lanes:
                 lane.process.wait()
         counts = add_up(lane.log.read_text(encoding="utf-8", errors="replace") for lane in lanes)
@@ -76,19 +76,19 @@ def add_up(logs: Iterable[str]) -> Counter[str]:
         if not endings:
             total["failed"] += 1
             continue
-        for number, what in re.findall(r"(\d+) (\w+)", endings[-1]):
-            if what in _COUNTED:
-                total[_COUNTED[what]] += int(number)
+        for number, outcome in re.findall(r"(\d+) (\w+)", endings[-1]):
+            if outcome in _COUNTED:
+                total[_COUNTED[outcome]] += int(number)
     return total
 
 
 def summary(counts: Counter[str]) -> str:
-    """Write the counts as CI reads them."""
-    return ", ".join(f"{counts[what]} {what}" for what in ("passed", "failed", "skipped"))
+    """Format the counts as CI parses them."""
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped"))
 
 
 def worst(codes: Sequence[int]) -> int:
-    """Return 0 if all is well, although a lane may have had no tests; else the code of one that is not."""
+    """Return 0 if all lanes passed or had no tests, else the code of one that did not."""
     if set(codes) == {_NO_TESTS}:
         return _NO_TESTS
     return max((abs(code) for code in codes if code != _NO_TESTS), default=0)
@@ -96,7 +96,7 @@ def worst(codes: Sequence[int]) -> int:
 
 def _start(name: str, arguments: Sequence[str], folder: Path, stack: ExitStack) -> Lane:
     log = folder / name.replace(" ", "-")
-    # Each remembers failures for itself: they would overwrite one another's.
+    # Separate cache folders, because lanes would overwrite each other's list of failures.
     options = ["-m", _EXPRESSIONS[name], "-o", f"cache_dir=.pytest_cache/{log.name}"]
     if sys.stdout.isatty():
         options.append("--color=yes")

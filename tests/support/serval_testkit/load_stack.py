@@ -1,4 +1,4 @@
-"""A gateway process in front of a stand-in process: what clients see, and whether all is free afterwards."""
+"""A gateway process in front of a stand-in process, with requests to both and a check that nothing leaks."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ _SETTLE_TIMEOUT_S = 30.0
 
 @dataclass
 class LoadStack:
-    """Both programs, and how to reach them."""
+    """Both programs and their addresses."""
 
     gateway: Program
     engine: Program
@@ -27,36 +27,36 @@ class LoadStack:
     engine_peer: Peer
 
     def request(self, *orders: str, tokens: int = 20, stream: bool = True, peer: Peer | None = None) -> bytes:
-        """A chat request as bytes; `orders` are for the stand-in (`serval_load.stand_in.modelled`)."""
+        """Return a chat request as bytes; `orders` are for the stand-in (`serval_load.stand_in.modelled`)."""
         body = request(tokens=tokens, stream=stream, orders=orders, prompt="What is Serval?")
         return prepared(peer or self.peer, body)
 
     async def ask(
         self, *orders: str, tokens: int = 20, vanish_after_s: float | None = None, peer: Peer | None = None
     ) -> Answer:
-        """One streamed answer, read to its end; `peer`: the gateway with another key."""
+        """Request one streamed answer and read it to the end; `peer`: the gateway with another key."""
         asked = self.request(*orders, tokens=tokens, peer=peer)
         return read_stream(await exchange(self.peer, asked, vanish_after_s=vanish_after_s))
 
     async def ask_whole(self, *orders: str, tokens: int = 20) -> tuple[int, dict[str, Any]]:
-        """Status and body of one answer that is sent whole."""
+        """Return status and body of one answer that is not streamed."""
         raw = await exchange(self.peer, self.request(*orders, tokens=tokens, stream=False))
         return status_and_body(raw)
 
     async def many(self, count: int, *, tokens: int) -> list[Answer]:
-        """`count` streams at once."""
+        """Return the answers of `count` concurrent streams."""
         return list(await asyncio.gather(*(self.ask(tokens=tokens) for _ in range(count))))
 
     async def served_at_once(self, count: int) -> int:
-        """How many of `count` streams at once the limits let in; the others must be told so."""
+        """Return how many of `count` concurrent streams the limits admit; all others must get a 429."""
         answers = await self.many(count, tokens=200)
         assert {answer.status for answer in answers} <= {200, 429}, [answer.error for answer in answers]
         return sum(answer.complete for answer in answers)
 
     async def engine_load(self) -> dict[str, Any]:
         """Return the requests that the stand-in works on, and its counts of outcomes."""
-        told = json.loads(await get(self.engine_peer, "/v1/loads"))
-        return {**told["loads"][0], "counts": told["stand_in"]}
+        loads = json.loads(await get(self.engine_peer, "/v1/loads"))
+        return {**loads["loads"][0], "counts": loads["stand_in"]}
 
     async def generating(self, count: int) -> None:
         """Wait until the engine runs `count` requests."""
@@ -67,9 +67,9 @@ class LoadStack:
                 await asyncio.sleep(0.01)
 
     async def all_free(self) -> float:
-        """Wait until no slot is held in the gateway or in the engine; how many seconds that took.
+        """Wait until no slot is held in the gateway or the engine; return how many seconds that took.
 
-        Raises `TimeoutError`, with what is still held.
+        Raises `TimeoutError`, listing what is still held.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()

@@ -15,7 +15,7 @@ MARKERS = (TC, TE, KO, KC, VO, VC, THINK, THINK_END)
 
 
 def tool(name: str, /, **properties: Any) -> dict[str, Any]:
-    """An OpenAI tool whose parameters have these properties."""
+    """Return an OpenAI tool whose parameters have these properties."""
     return {
         "type": "function",
         "function": {"name": name, "parameters": {"type": "object", "properties": properties}},
@@ -27,12 +27,12 @@ def pair(key: str, value: str) -> str:
 
 
 def call(name: str, *pairs: str) -> str:
-    """One call as the model is trained to write it."""
+    """Return one call as the model is trained to write it."""
     return f"{TC}{name}\n{''.join(pairs)}{TE}\n"
 
 
 def pieces_of(text: str, size: int) -> Iterator[str]:
-    """`text` in pieces of `size` characters; 0 is one piece."""
+    """Yield `text` in pieces of `size` characters; 0 means one piece."""
     yield from (text[start : start + size] for start in range(0, len(text), size)) if size else [text]
 
 

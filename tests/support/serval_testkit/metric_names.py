@@ -1,4 +1,4 @@
-"""Which metrics PromQL expressions name, and what the files under deploy/ ask for."""
+"""Names of metrics in PromQL expressions, and the expressions in the files under deploy/."""
 
 import json
 import re
@@ -18,24 +18,24 @@ _METRIC = re.compile(r"\b(?:serval[_:]|sglang:)[a-zA-Z0-9_:]+")
 
 
 def metrics_of(expression: str) -> set[str]:
-    """The metrics that an expression reads (not those Prometheus makes itself)."""
+    """Return the metrics that an expression reads, without those that Prometheus itself creates."""
     return set(_METRIC.findall(_STRING.sub('""', expression)))
 
 
 def rules() -> Iterator[dict[str, Any]]:
-    """Every recording and alerting rule."""
+    """Yield every recording and alerting rule."""
     for path in RULE_FILES:
         for group in yaml.safe_load(path.read_text())["groups"]:
             yield from group["rules"]
 
 
 def alerts() -> dict[str, dict[str, Any]]:
-    """The alerting rules by name."""
+    """Return the alerting rules by name."""
     return {rule["alert"]: rule for rule in rules() if "alert" in rule}
 
 
 def panels() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every panel, with the uid of its dashboard."""
+    """Yield every panel, with the uid of its dashboard."""
     for path in DASHBOARD_FILES:
         dashboard = json.loads(path.read_text())
         for panel in dashboard["panels"]:
@@ -43,7 +43,7 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def dashboard_queries() -> Iterator[tuple[str, str]]:
-    """Every query of the dashboards, with the place it stands in; Grafana's variables are filled in."""
+    """Yield every query of the dashboards with its location; Grafana's variables are filled in."""
     for uid, panel in panels():
         for target in panel["targets"]:
             query = target["expr"].replace("$__rate_interval", "1m")
@@ -51,7 +51,7 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
 
 
 def scraped_metrics_needed() -> set[str]:
-    """Metrics that some rule or dashboard reads and no recording rule makes."""
+    """Return the metrics that a rule or dashboard reads and no recording rule creates."""
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     expressions = [rule["expr"] for rule in rules()] + [query for _, query in dashboard_queries()]
     return {name for expression in expressions for name in metrics_of(expression)} - recorded

@@ -26,7 +26,7 @@ LITE_NGRAM = NgramSizes(vocab_size=131072, base=78 * 131072, max_order=4, splits
 
 
 def row_ids_at(sequence: Sequence[int], place: int, sizes: NgramSizes, *, eos_token_id: int) -> list[int]:
-    """Rows of the stacked tables for the token at ``place`` of a sequence given from its first token on."""
+    """Return the rows of the stacked tables for the token at ``place`` of a sequence."""
     rows = []
     first_row = 0
     for order in range(2, sizes.max_order + 1):
@@ -43,6 +43,6 @@ def row_ids_at(sequence: Sequence[int], place: int, sizes: NgramSizes, *, eos_to
 
 
 def history_at(sequence: Sequence[int], sizes: NgramSizes) -> list[int]:
-    """The last n - 1 tokens, oldest first, 0 before the sequence."""
+    """Return the last n - 1 tokens, oldest first, 0 before the sequence."""
     look_back = sizes.max_order - 1
     return ([0] * look_back + list(sequence))[-look_back:]

@@ -10,19 +10,19 @@ SCRIPT = "deploy/setup/operator-tools.sh"
 
 
 class ToolsMissingError(RuntimeError):
-    """They could not be fetched; the message says why."""
+    """The programs could not be fetched; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class OperatorTools:
-    """Where the programs are."""
+    """Locations of the programs."""
 
     folder: Path
 
     def run(
         self, *command: str | Path, check: bool = True, **options: object
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program; fails with all that it printed."""
+        """Run a program; on a failure the assertion shows its output."""
         argv = [self.folder / "bin" / command[0], *command[1:]]
         return run_and_show(argv, check=check, **options)
 
@@ -30,7 +30,7 @@ class OperatorTools:
 def run_and_show(
     argv: Sequence[str | Path], *, check: bool = True, **options: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the repository's root; on a failure the assertion shows what it printed."""
+    """Run a command in the repository's root; on a failure the assertion shows its output."""
     done = subprocess.run(  # type: ignore[call-overload]
         [str(part) for part in argv],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, **options,
@@ -43,7 +43,7 @@ def run_and_show(
 
 
 def fetch_operator_tools() -> OperatorTools:
-    """The programs, fetched once into the cache folder. Raises `ToolsMissingError`."""
+    """Fetch the programs once into the cache folder. Raises `ToolsMissingError`."""
     try:
         done = subprocess.run([SCRIPT], cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
     except subprocess.TimeoutExpired as error:

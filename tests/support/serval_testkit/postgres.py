@@ -1,4 +1,4 @@
-"""A real PostgreSQL server on a temporary folder, reached over a Unix socket."""
+"""A real PostgreSQL server in a temporary folder, reached over a Unix socket."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ _USER = "serval"
 
 
 def postgres_programs() -> Path | None:
-    """The folder with `initdb`, `postgres` and `pg_dump`, of the newest version; None: not installed."""
+    """Return the folder with the newest `initdb`, `postgres` and `pg_dump`; None if not installed."""
     # Debian keeps them off the search path.
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     if found:
@@ -30,7 +30,7 @@ def postgres_programs() -> Path | None:
 
 @contextmanager
 def running_postgres() -> Iterator[str]:
-    """The URL of a server, without the database's name. Skips the test if PostgreSQL is not installed."""
+    """Yield a server's URL without a database name. Skips the test if PostgreSQL is not installed."""
     programs = postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
@@ -81,7 +81,7 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", folder: Path) -> None:
 
 
 def make_database(server_url: str, name: str) -> str:
-    """A new, empty database on the server; its URL."""
+    """Create an empty database on the server, and return its URL."""
     with psycopg.connect(server_url.format(database="postgres"), autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
     return server_url.format(database=name)

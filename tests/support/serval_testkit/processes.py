@@ -1,4 +1,4 @@
-"""Small helpers to start programs in tests and to be sure that they are gone afterwards."""
+"""Helpers to start programs in tests and to make sure that they are gone afterwards."""
 
 import os
 import random
@@ -13,12 +13,12 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on right now, and that the system gives to no connection.
+    """Return a TCP port of 127.0.0.1 on which nobody listens and that the system assigns to no connection.
 
     A program binds it seconds later, while other tests open thousands of connections.
     """
     while True:
-        # Not of the module's own generator, which tests and Hypothesis seed.
+        # Not from the module's shared generator, which tests and Hypothesis seed.
         port = random.SystemRandom().randrange(10_000, 21_700)
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
@@ -54,11 +54,11 @@ class Program:
 
     @property
     def output(self) -> str:
-        """Everything printed so far."""
+        """Return everything printed so far."""
         return "\n".join(self.lines)
 
     def wait_for_line(self, wanted: Callable[[str], bool], *, timeout_s: float) -> str:
-        """The first line that `wanted` accepts; fails with the output if the program ends or is too slow."""
+        """Wait for a line that `wanted` accepts; fail with the output if the program ends or is too slow."""
         deadline = time.monotonic() + timeout_s
         seen = 0
         while True:
@@ -77,11 +77,11 @@ class Program:
                 raise AssertionError(f"not ready after {timeout_s} s:\n{self.output}")
 
     def signal(self, number: int) -> None:
-        """Send a signal to the program itself (not to its group)."""
+        """Send a signal to the program itself, not to its group."""
         self.process.send_signal(number)
 
     def wait(self, *, timeout_s: float) -> int:
-        """Exit status; fails with the output if it does not end in time."""
+        """Return the exit status; fail with the output if the program does not end in time."""
         try:
             status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -92,7 +92,7 @@ class Program:
 
 @contextmanager
 def running(argv: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Iterator[Program]:
-    """Start a program; on the way out stop it and whatever it started."""
+    """Start a program; on exit stop it and all processes that it started."""
     program = Program(argv, cwd=cwd, environment=environment)
     started: set[int] = set()
     try:
@@ -113,13 +113,13 @@ def running(argv: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -
 
 
 def descendants(pid: int) -> set[int]:
-    """Pids of all processes below `pid`, whatever group or session they are in."""
+    """Return the pids of all descendants of `pid`, whatever group or session they are in."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 after_name = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it ended while we looked
+            except OSError:  # it ended meanwhile
                 continue
             children.setdefault(int(after_name[1]), []).append(int(entry.name))
     found: set[int] = set()

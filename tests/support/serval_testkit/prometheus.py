@@ -1,4 +1,4 @@
-"""A real Prometheus on the real configuration, with other addresses and short intervals."""
+"""A real Prometheus with the real configuration, except for addresses and shorter intervals."""
 
 import asyncio
 import json
@@ -29,13 +29,13 @@ class Prometheus:
     url: str
 
     def query(self, expression: str) -> list[Any]:
-        """The samples of an instant query."""
+        """Return the samples of an instant query."""
         answer = self._get("/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
         result: list[Any] = answer["result"]
         return result
 
     def metric_names(self) -> set[str]:
-        """Every metric it has seen."""
+        """Return the names of all metrics scraped so far."""
         return set(self._get("/api/v1/label/__name__/values"))
 
     def scrape_errors(self) -> list[str]:
@@ -57,9 +57,9 @@ def running_prometheus(
     alertmanager: str | None = None,
     interval_s: int = 1,
 ) -> Iterator[Prometheus]:
-    """Prometheus with the repository's rules; `targets` are addresses by job. Alerts fire without waiting.
+    """Run Prometheus with the repository's rules; `targets` are addresses by job. Alerts fire immediately.
 
-    A scrape may take as long as `interval_s`, after which the next one comes.
+    A scrape may take as long as `interval_s`, the time until the next one.
     """
     (folder / "rules").mkdir(parents=True)
     for path in RULE_FILES:
@@ -86,7 +86,7 @@ def running_prometheus(
 
 
 async def answered(prometheus: Prometheus, expression: str) -> list[Any]:
-    """The samples of `expression` as soon as there are any; [] when there are none for two minutes."""
+    """Return the samples of `expression` as soon as there are any; [] if there are none for two minutes."""
     deadline = time.monotonic() + _WAIT_TIMEOUT_S
     while time.monotonic() < deadline:
         samples = await asyncio.to_thread(prometheus.query, expression)

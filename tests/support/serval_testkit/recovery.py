@@ -1,4 +1,4 @@
-"""How long it takes until all is well again after a fault: tests note it, none depends on it."""
+"""Time to recover from a fault: recorded by tests, but never asserted."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Recoveries:
-    """`with recoveries("what is over"):` around the waiting for what must be well again."""
+    """Recovery times. Wrap the wait for a recovery in `with recoveries("name of the fault"):`."""
 
     seconds: list[tuple[str, float]] = field(default_factory=list)
 

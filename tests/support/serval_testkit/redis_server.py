@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-# Before a test changes where programs are looked for.
+# Looked up on import, before a test changes PATH.
 _PROGRAM = shutil.which("redis-server")
 _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 60
@@ -30,7 +30,7 @@ class RedisServer:
         self.url = f"unix://{self.socket}"
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server and wait until it answers."""
         command = [
             self._program,
             "--port",
@@ -56,30 +56,30 @@ class RedisServer:
                 return
 
     def kill(self) -> None:
-        """At once, and all that it knew is gone."""
+        """Kill the server; all its data is lost."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(_STOP_TIMEOUT_S)
             self._process = None
 
     def freeze(self) -> None:
-        """Until `thaw` it hears everything and does nothing."""
+        """Suspend the server until `thaw`: it accepts connections but does not answer."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on."""
+        """Resume the server."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def admin(self) -> "Redis":
-        """A client for tests."""
+        """Return a client for tests."""
         return Redis(unix_socket_path=str(self.socket), decode_responses=True)
 
 
 @contextmanager
 def running_redis() -> Iterator[RedisServer]:
-    """A server. Skips the test if Redis is not installed."""
+    """Yield a running server. Skips the test if Redis is not installed."""
     if _PROGRAM is None:
         pytest.skip("Redis is not installed (Debian: apt-get install redis-server)")
     with tempfile.TemporaryDirectory(prefix="serval-redis-") as name:

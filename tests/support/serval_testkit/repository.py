@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def tracked_files(*patterns: str) -> list[Path]:
-    """Tracked files that match, and new ones that git does not ignore."""
+    """Return the matching files that are tracked, or new and not ignored."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
         cwd=ROOT, capture_output=True, text=True, check=True,

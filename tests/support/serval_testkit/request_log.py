@@ -1,4 +1,4 @@
-"""The gateway's line of each request, as it is written."""
+"""The gateway's log line of each request, as written."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from serval.telemetry.logs import JsonFormatter
 
 
 def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """The lines so far, read back from JSON."""
+    """Return the lines so far, decoded from JSON."""
     formatter = JsonFormatter()
     return [
         json.loads(formatter.format(entry)) for entry in caplog.records if entry.name == "serval.requests"

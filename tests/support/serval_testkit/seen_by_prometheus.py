@@ -18,7 +18,7 @@ _PAUSE_S = 1.0
 
 @dataclass
 class Missing:
-    """Queries of dashboards that found no data, by the place they stand in; metrics never scraped."""
+    """Dashboard queries without data, by location, and metrics that were never scraped."""
 
     queries: dict[str, str]
     metrics: set[str]
@@ -28,7 +28,7 @@ class Missing:
 
 
 async def missing_under_load(prometheus: Prometheus, *, wait_s: float) -> Missing:
-    """Ask again and again until nothing is missing, or for `wait_s`; the load is the caller's business."""
+    """Poll until nothing is missing, at most for `wait_s`; the caller has to produce the load."""
     missing = Missing(
         {query: place for place, query in dashboard_queries() if place not in EMPTY_WHEN_ALL_IS_WELL},
         scraped_metrics_needed() - AFTER_THE_EVENT,

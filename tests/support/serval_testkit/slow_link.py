@@ -1,4 +1,4 @@
-"""A way to a Unix socket on which everything takes longer: a server that is slow, but answers."""
+"""A proxy for a Unix socket that delays everything, to simulate a server that is slow but answers."""
 
 import asyncio
 import contextlib
@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 class SlowLink:
-    """`delay_s` may be changed at any time; it holds for each piece, in either direction."""
+    """The proxy. `delay_s` delays each piece in either direction, and may be changed at any time."""
 
     def __init__(self, server: Path, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
-        # Pieces passed on so far: what shows that it was used.
+        # Pieces passed on so far, as evidence that the proxy was used.
         self.passed = 0
         self._server = server
         self._passing: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def at(self, path: Path) -> AsyncIterator[None]:
-        """Listen at `path` meanwhile."""
+        """Listen at `path` while entered."""
         listening = await asyncio.start_unix_server(self._connected, path)
         try:
             yield

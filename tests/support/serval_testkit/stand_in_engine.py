@@ -1,4 +1,4 @@
-"""StandInEngine: an HTTP server that speaks SGLang's native protocol and says what a test told it to.
+"""StandInEngine: an HTTP server that speaks SGLang's native protocol and sends answers scripted by a test.
 
 It stands in for SGLang 0.5.23 started with `--incremental-streaming-output`: `/generate`, `/abort_request`,
 `/ready`, `/health`, `/model_info`, `/server_info`, `/v1/models`, `/v1/loads`. It computes nothing.
@@ -26,7 +26,7 @@ class Answer:
     pieces: Sequence[str] = ("Hello", " world")
     finish: dict[str, Any] = field(default_factory=lambda: dict(STOP))
     # After the pieces: stall, cut the connection, send garbage, leave out the finish, send an error.
-    # `http_error` answers at once with `status`; `silent` never answers.
+    # `http_error` answers immediately with `status`; `silent` never answers.
     fault: Fault | None = None
     status: int = 500
     message: str = "stand-in failure"
@@ -37,7 +37,7 @@ class Answer:
 
 
 class StandInEngine:
-    """See the module. `requests` and `aborted` are what it was sent; `answers` what it will say, in order."""
+    """The server. `requests` and `aborted` record what it received; `answers` are sent in order."""
 
     def __init__(self, *, model_path: str, context_length: int = 8192, max_req_input_len: int = 8000) -> None:
         self.model_path = model_path
@@ -45,7 +45,7 @@ class StandInEngine:
         self.max_req_input_len = max_req_input_len
         self.incremental_streaming_output = True
         self.ready = True
-        # Its own report of this; None: it reports nothing.
+        # The limit that it reports; None: it reports none.
         self.max_running_requests: int | None = None
         self.waiting = 0
         self.kv_use = 0.0

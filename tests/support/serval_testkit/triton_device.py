@@ -1,4 +1,4 @@
-"""Where kernels run in tests: on a GPU, or on the CPU under Triton's interpreter (TRITON_INTERPRET=1)."""
+"""The device of kernels in tests: a GPU, or the CPU under Triton's interpreter (TRITON_INTERPRET=1)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 
 
 def rounding_ulps(dtype: torch.dtype) -> float:
-    """How far, in units in the last place, a value rounded once from float32 may be from the exact one.
+    """Return the largest error, in units in the last place, of a value rounded once from float32.
 
-    Half a unit; but Triton's interpreter cuts bfloat16 off instead of rounding it (triton 3.8,
+    Half a unit, except that Triton's interpreter truncates to bfloat16 instead of rounding (triton 3.8,
     runtime/interpreter.py, _convert_float without a rounding mode).
     """
     return 1.0 if INTERPRETED and dtype == torch.bfloat16 else 0.5
@@ -45,7 +45,7 @@ def poisoned_memory() -> Iterator[None]:
 
 @contextmanager
 def programs_backwards() -> Iterator[None]:
-    """The interpreter runs the last program of a grid first. On a GPU the order is arbitrary anyway.
+    """Have the interpreter run the last program of a grid first. On a GPU the order is arbitrary anyway.
 
     A kernel whose programs overwrite each other may be right in one order and wrong in the other.
     """

@@ -1,4 +1,4 @@
-"""Finds an object's source in an installed package without importing it."""
+"""Finding an object's source in an installed package without importing it."""
 
 from __future__ import annotations
 

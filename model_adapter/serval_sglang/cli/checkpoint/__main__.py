@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (OSError, ValueError) as error:
-        # CheckpointError and ConfigError are ValueErrors whose messages say what to do.
+        # CheckpointError and ConfigError are ValueErrors whose messages state the remedy.
         print(f"serval checkpoint {args.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

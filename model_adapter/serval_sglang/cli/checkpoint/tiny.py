@@ -77,11 +77,11 @@ def _add_field(
 ) -> None:
     """Add an argument that is None if not given, because its default depends on --fp8."""
     flag = f"--{name.replace('_', '-')}"
-    told = f"(default {default:g}{'' if in_fp8 == default else f', with --fp8 {in_fp8:g}'})"
+    default_text = f"(default {default:g}{'' if in_fp8 == default else f', with --fp8 {in_fp8:g}'})"
     if isinstance(default, bool):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"(default {default})")
     else:
-        group.add_argument(flag, type=type(default), metavar="N", help=told)
+        group.add_argument(flag, type=type(default), metavar="N", help=default_text)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

@@ -76,15 +76,15 @@ def run(args: argparse.Namespace) -> int:
     from serval_sglang.verify.engine import EngineFailed, running_engine
     from serval_sglang.verify.verification import verify_engine
 
-    tell = _Progress()
+    report = _Progress()
     mixed = _MIXED_FLAG in args.engine_flags
     cases = verification_cases(config, chunk=chunk, mixed=mixed, seed=args.seed)
-    tell("loading the reference")
+    report("loading the reference")
     # The engine rounds weights to its dtype, so the reference does too. Dequantised weights are finer than
     # bfloat16 and stay in float32.
     held = torch.float32 if is_quantised else getattr(torch, dtype)
     reference = load_reference(args.directory, dtype=held)
-    tell("starting the engine")
+    report("starting the engine")
     try:
         with (
             _stop_on_sigterm(),
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
                 start_timeout_s=_START_TIMEOUT_S,
             ) as engine,
         ):
-            found = verify_engine(engine, reference, cases, dtype=dtype, progress=tell)
-            tell("stopping the engine")
+            found = verify_engine(engine, reference, cases, dtype=dtype, progress=report)
+            report("stopping the engine")
     except EngineFailed as error:
         print(f"serval checkpoint verify: error: {error}", file=sys.stderr)
         return 1
@@ -180,7 +180,7 @@ def _chunk(args: argparse.Namespace) -> int | None:
             text = value or following
     if not text.removeprefix("-").isdecimal():
         args.wrong_use(f"{_CHUNK_FLAG} must be a number of tokens, got {text!r}")
-    # SGLang takes a value that is not positive as "no chunks".
+    # SGLang treats a value that is not positive as "no chunks".
     return int(text) if int(text) > 0 else None
 
 

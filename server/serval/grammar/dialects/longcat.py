@@ -1,7 +1,7 @@
 """The dialect of LongCat-Flash-Lite: arguments as pairs of a key and a value between markers.
 
 xgrammar has no tag for it, and the markers of its `glm_xml` are fixed, so it is built from basic formats.
-Arguments are written in the declared order, in which the model saw them.
+Arguments are written in the order of their declaration, which is how the model saw them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ANY_KEY: Final[Format] = {
     "type": "regex",
     "pattern": pattern.write(pattern.parse(r"^[^<\s][^<\n]*$"), in_json=False, avoid=_AVOID),
 }
-# So few characters can begin at most one marker, and one marker in a value is data to the parser.
+# Text this short can begin at most one marker, and a single marker in a value is data to the parser.
 _FREE_CHARACTERS: Final = 8
 # Shorter text cannot hold the closing value marker and another marker after it, which together end a value.
 _TWO_MARKERS: Final = len(VALUE_CLOSE) + len(KEY_OPEN)
@@ -105,7 +105,7 @@ def _arguments(parameters: Any, name: str, *, strict: bool) -> Format | None:
 
 
 def _unnamed_arguments(single: Schema, rewriter: Rewriter, path: str) -> Format | None:
-    """Return the format where no argument is declared: none, unless `additionalProperties` is a schema."""
+    """Return the format without declared arguments: empty, unless `additionalProperties` is a schema."""
     for keyword in {"patternProperties", "propertyNames"} & single.keys():
         rewriter.refuse(path, keyword)
         return None

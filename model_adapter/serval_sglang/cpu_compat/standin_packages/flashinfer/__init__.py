@@ -1,6 +1,6 @@
 """Stand-in for the flashinfer wheel: its kernels need a GPU, and each process imports it for three seconds.
 
-SGLang tries to import it and does without if that fails.
+SGLang tries to import it and works without it if that fails.
 """
 
 raise ImportError("a CPU engine runs without flashinfer")
