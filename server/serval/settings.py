@@ -33,8 +33,8 @@ class Settings(BaseSettings):
 
     settings_file: Path | None = Field(
         default=None,
-        description="File (TOML) with settings by these names in small letters, without SERVAL_. Limits in it"
-        " are read again on changes.",
+        description="TOML file with settings, by these names in lower case without SERVAL_. Its limits are"
+        " read again on changes.",
     )
 
     host: str = Field(default="127.0.0.1", description="Address the gateway listens on.")
