@@ -32,7 +32,7 @@ HEAD = """\
 <!-- Written by deploy/docs/generate.py. -->
 
 Each setting is an environment variable, or a line of the settings file (`--settings-file`, TOML) under its
-name in small letters without `SERVAL_`: `queue_limit = 64`. Variables win over the file, command-line options
+name in lower case, without `SERVAL_`: `queue_limit = 64`. Variables win over the file, command-line options
 over both. `serval config show` prints the values in force. Times are in seconds, sizes in bytes.
 
 Settings marked **live** are read again while the gateway runs, when the settings file changes or on SIGHUP.

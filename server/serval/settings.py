@@ -33,8 +33,8 @@ class Settings(BaseSettings):
 
     settings_file: Path | None = Field(
         default=None,
-        description="File (TOML) with settings by these names in small letters, without SERVAL_. Limits in it"
-        " are read again on changes.",
+        description="TOML file with settings, by these names in lower case without SERVAL_. Its limits are"
+        " read again on changes.",
     )
 
     host: str = Field(default="127.0.0.1", description="Address the gateway listens on.")
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         le=256,
-        description="Processes that serve; one for each core it may use.",
+        description="Processes that serve requests; one for each core to use.",
     )
     metrics_directory: Path | None = Field(
         default=None,
@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         default=None,
-        description="The API key that clients must send. None, and no other keys: one is made at each start.",
+        description="The API key that clients must send. If no keys are configured at all, one is made at"
+        " each start.",
     )
     api_key_file: Path | None = Field(
         default=None,
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
         default=0.3, gt=0, le=0.5, description="How often changes of the key database are looked for."
     )
     key_max_stale_s: float = Field(
-        default=30.0, gt=0, description="How long keys are accepted while the key database is away."
+        default=30.0, gt=0, description="How long keys are accepted while the key database cannot be read."
     )
     operator_grammars: bool = Field(
         default=False,
@@ -80,7 +81,8 @@ class Settings(BaseSettings):
     )
 
     oidc_issuer: str | None = Field(
-        default=None, description="Issuer (`iss`) whose tokens are accepted beside API keys. None: none are."
+        default=None,
+        description="Issuer (`iss`) whose tokens are accepted beside API keys; default: none.",
     )
     oidc_audience: str | None = Field(default=None, description="Audience (`aud`) that tokens must be for.")
     oidc_jwks: str | None = Field(
@@ -92,7 +94,7 @@ class Settings(BaseSettings):
     oidc_leeway_s: float = Field(
         default=30.0, ge=0, le=600, description="How far the issuer's clock may be off (`exp`, `nbf`)."
     )
-    oidc_refresh_s: float = Field(default=300.0, gt=0, description="How often the JWKS is read anew.")
+    oidc_refresh_s: float = Field(default=300.0, gt=0, description="How often the JWKS is read again.")
     oidc_max_stale_s: float = Field(
         default=3600.0, gt=0, description="How long tokens are accepted while the JWKS cannot be read."
     )
@@ -106,7 +108,8 @@ class Settings(BaseSettings):
         default="", description="Prefix of Serval's scopes in that claim, such as serval: ."
     )
     oidc_models_claim: str | None = Field(
-        default=None, description="Claim that lists the models a token is for. None: tokens are for all."
+        default=None,
+        description="Claim that lists the models a token is for; default: tokens are for all models.",
     )
 
     admin_key: SecretStr | None = Field(
@@ -114,30 +117,33 @@ class Settings(BaseSettings):
     )
     admin_host: str = Field(default="127.0.0.1", description="Address the admin API listens on.")
     admin_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Port of the admin API; None: there is no admin API."
+        default=None, ge=0, le=65535, description="Port of the admin API; default: there is no admin API."
     )
 
     requests_per_minute: int | None = Field(
-        default=None, ge=1, le=10**9, description="Limit of keys that have none of their own; None: no limit."
+        default=None,
+        ge=1,
+        le=10**9,
+        description="Requests a minute for keys without a limit of their own; default: no limit.",
     )
     tokens_per_minute: int | None = Field(
-        default=None, ge=1, le=10**9, description="The same for tokens of prompts and answers together."
+        default=None, ge=1, le=10**9, description="The same for tokens, of prompts and answers together."
     )
     concurrent_requests: int | None = Field(
-        default=None, ge=1, le=10**9, description="The same for requests that run at the same time."
+        default=None, ge=1, le=10**9, description="The same for requests that run at once."
     )
     tokens_per_day: int | None = Field(
-        default=None, ge=1, le=10**9, description="The same for tokens in a day (UTC)."
+        default=None, ge=1, le=10**9, description="The same for tokens a day (UTC)."
     )
     reserved_completion_tokens: int = Field(
         default=4096,
         ge=1,
-        description="Tokens that an answer without a limit is counted as until its length is known.",
+        description="Tokens reserved for an answer without a limit, until its length is known.",
     )
     limits_lease_s: float = Field(
         default=60.0,
         ge=1,
-        description="Time after which a dead worker's requests no longer count as running.",
+        description="Time after which requests of a dead worker or gateway no longer count as running.",
     )
 
     limits_socket: Path | None = Field(
@@ -150,16 +156,23 @@ class Settings(BaseSettings):
         " password.",
     )
     limits_timeout_s: float = Field(
-        default=0.25, gt=0, le=5, description="How long a request waits for it; after that it is away."
+        default=0.25,
+        gt=0,
+        le=5,
+        description="How long a request waits for Redis; after that, Redis counts as unreachable.",
     )
     limits_share: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="Part of each limit this gateway allows by itself while what counts for all is away.",
+        description="Share of each limit that this gateway allows by itself while the shared count is"
+        " unreachable.",
     )
     limits_grace_s: float = Field(
-        default=60.0, ge=0, description="How long daily budgets are not asked for while it is away."
+        default=60.0,
+        ge=0,
+        description="How long keys with a daily budget are still served while the shared count is"
+        " unreachable.",
     )
 
     engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
@@ -170,7 +183,7 @@ class Settings(BaseSettings):
         default=600.0, gt=0, description="How long start-up waits for the engine."
     )
     engine_connect_timeout_s: float = Field(
-        default=5.0, gt=0, description="Limit for opening a connection to the engine."
+        default=5.0, gt=0, description="Longest time to open a connection to the engine."
     )
     engine_stall_timeout_s: float = Field(
         default=600.0, gt=0, description="Longest silence of the engine within a request."
@@ -182,27 +195,30 @@ class Settings(BaseSettings):
     engine_slots: int | None = Field(
         default=None,
         ge=1,
-        description="Requests sent to the engine at once, by all workers; default: an eighth above its own.",
+        description="Requests sent to the engine at once, by all workers; default: an eighth more than it"
+        " runs at once.",
     )
     queue_limit: int = Field(
-        default=1024, ge=1, description="Requests of each class that wait for the engine, over all workers."
+        default=1024, ge=1, description="Most requests of a class that wait for the engine, over all workers."
     )
     queue_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long a request waits for the engine at most."
+        default=60.0, gt=0, description="Longest time a request waits for the engine."
     )
     shed_queue_length: int | None = Field(
         default=None,
         ge=1,
-        description="Requests waiting in the engine from which bulk ones are refused, and default ones from"
-        " twice as many; default: a quarter of what it runs.",
+        description="Requests waiting in the engine at which bulk requests are refused, and at twice as many"
+        " default ones; unset: a quarter of the requests that the engine runs at once, at least 8.",
     )
     shed_kv_use: float = Field(
-        default=0.95, gt=0, description="Share of the KV cache in use from which bulk requests are refused."
+        default=0.95, gt=0, description="Share of the KV cache in use at which bulk requests are refused."
     )
     breaker_failures: int = Field(
         default=5, ge=1, description="Failures of the engine in a row after which requests fail at once."
     )
-    breaker_open_s: float = Field(default=2.0, gt=0, description="How long they do, until one may try again.")
+    breaker_open_s: float = Field(
+        default=2.0, gt=0, description="How long requests fail at once, until one may try the engine again."
+    )
     share_prefix_cache: bool = Field(
         default=False, description="Let keys find each other's prompts in the engine's prefix cache."
     )
@@ -211,7 +227,7 @@ class Settings(BaseSettings):
         default=None, description="Folder with tokenizer and chat template; default: the engine's model."
     )
     served_model_name: str | None = Field(
-        default=None, description="Name clients use; default: the model folder's name."
+        default=None, description="Model name for clients; default: the model folder's name."
     )
 
     request_head_timeout_s: float = Field(
@@ -223,7 +239,7 @@ class Settings(BaseSettings):
     stalled_client_s: float = Field(
         default=60.0,
         gt=0,
-        description="A client that takes nothing of its answer for this long is cut off.",
+        description="A client that reads nothing of its answer for this long is cut off.",
     )
     idle_connection_s: float = Field(
         default=75.0,
@@ -234,16 +250,18 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         default=20_000,
         ge=1,
-        description="Most connections of clients; each worker keeps its part of them, evenly.",
+        description="Largest number of client connections, divided evenly among workers.",
     )
 
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="Largest accepted request body.")
     max_choices: int = Field(default=16, ge=1, le=128, description="Largest accepted `n`.")
     max_batch: int = Field(
-        default=128, ge=1, description="Most choices of one plain completion, over all its prompts."
+        default=128,
+        ge=1,
+        description="Largest number of choices of one plain completion, over all its prompts.",
     )
     strict_fields: bool = Field(
-        default=False, description="Refuse request fields that are not known, instead of ignoring them."
+        default=False, description="Refuse unknown request fields instead of ignoring them."
     )
     first_byte_s: float = Field(
         default=0.05,
@@ -262,10 +280,10 @@ class Settings(BaseSettings):
         default=2, ge=1, description="Threads that render and tokenise large conversations."
     )
     segment_cache_bytes: int = Field(
-        default=64 << 20, ge=0, description="Bound of the cache of tokenised segments."
+        default=64 << 20, ge=0, description="Size limit of the cache of tokenised segments."
     )
     shutdown_grace_s: float = Field(
-        default=30.0, ge=0, description="How long a stop waits for requests that are running."
+        default=30.0, ge=0, description="How long a stop waits for running requests."
     )
 
     otlp_endpoint: str | None = Field(
@@ -273,7 +291,8 @@ class Settings(BaseSettings):
         description="OTLP/HTTP receiver of traces, http://HOST:4318; default: OTEL_EXPORTER_OTLP_ENDPOINT.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe log lines that are written; requests have level info."
+        default="info",
+        description="Lowest level of the log lines that are written; a request's line has level info.",
     )
 
     @property

@@ -2,7 +2,7 @@
 
 SGLang spawns them: each would import torch, transformers and SGLang again, for more than ten seconds of a
 core. A fork copies only one thread, so any lock held by another would stay locked in the copy forever.
-Therefore nothing is forked unless the main process has a single thread, counting those of libraries; otherwise
+Therefore nothing is forked unless the main process has one thread, counting those of libraries; otherwise
 SGLang spawns, as it does on a GPU.
 """
 

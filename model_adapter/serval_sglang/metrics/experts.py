@@ -25,7 +25,7 @@ def _gauges() -> tuple[Any, Any, Any]:
 
     experts = Gauge(
         "serval_engine_experts",
-        "Experts of a layer that a token chooses among, by kind: routed, or identity (they compute nothing).",
+        "Experts of a layer that a token chooses from, by kind: routed, or identity (these compute nothing).",
         labelnames=["kind"],
         multiprocess_mode="livemax",
     )

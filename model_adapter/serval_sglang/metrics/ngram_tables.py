@@ -30,13 +30,13 @@ def _gauges() -> tuple[Any, Any]:
 
     stored = Gauge(
         "serval_engine_ngram_table_bytes",
-        "Memory of the n-gram tables, all ranks together, by place: device or (pinned) host memory.",
+        "Memory of the n-gram tables, all ranks together, by place: device, or pinned host memory.",
         labelnames=["place"],
         multiprocess_mode="livesum",
     )
     per_token = Gauge(
         "serval_engine_ngram_read_bytes",
-        "What is read of the n-gram tables for one token, all ranks together.",
+        "Bytes of the n-gram tables read for one token, all ranks together.",
         multiprocess_mode="livesum",
     )
     return stored, per_token

@@ -38,7 +38,7 @@ def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings-file",
         type=Path,
         metavar="FILE",
-        help="settings in TOML, by the names of `serval config show` in small letters without SERVAL_",
+        help="settings in TOML, by the names of `serval config show` in lower case without SERVAL_",
     )
     add(
         "--api-key-file",

@@ -26,13 +26,13 @@ class _Answers:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._first_token = Histogram(
             "serval_time_to_first_token_seconds",
-            "Time from request to the engine's first token.",
+            "Time from the request to the engine's first token.",
             buckets=_SECONDS,
             registry=registry,
         )
         self._token_gaps = Histogram(
             "serval_inter_token_latency_seconds",
-            "Time between two arrivals of tokens of a streamed answer; tokens that come together count once.",
+            "Time between arrivals of tokens of a streamed answer; tokens that arrive together count once.",
             buckets=TOKEN_GAP_BOUNDS,
             registry=registry,
         )
@@ -95,8 +95,8 @@ class _Refusals:
         )
         self._rejections = Counter(
             "serval_rejections_total",
-            "Requests not let in, by the limit that kept them out: requests, tokens, concurrency, budget,"
-            " too_large (it can never fit), limits_unavailable.",
+            "Requests refused by a limit, by reason: requests, tokens, concurrency, budget, too_large (it can"
+            " never fit), limits_unavailable.",
             ["reason"],
             registry=registry,
         )
@@ -118,7 +118,7 @@ class _Queue:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.depth = Gauge(
             "serval_queue_depth",
-            "Requests that wait for the engine, by class.",
+            "Requests waiting in the gateway for the engine, by class.",
             ["class"],
             registry=registry,
             multiprocess_mode="livesum",
@@ -127,7 +127,7 @@ class _Queue:
             self.depth.labels(priority)
         self.saturation = Gauge(
             "serval_engine_saturation",
-            "Load of the engine as a share of what counts as too much; 0 if it does not say.",
+            "Load of the engine relative to its high mark: 1 is saturated; 0 if it does not report its load.",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
@@ -145,13 +145,13 @@ class _EventLoop:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.lag = Histogram(
             "serval_event_loop_lag_seconds",
-            "By how much a timer was late, four times a second.",
+            "Lateness of a timer that fires four times a second.",
             buckets=_SHORT,
             registry=registry,
         )
         self.tasks = Gauge(
             "serval_event_loop_tasks",
-            "Tasks of the event loop; without requests as many as after the start.",
+            "Tasks of the event loop; a number that grows without requests is a leak.",
             registry=registry,
             multiprocess_mode="livesum",
         )
@@ -172,26 +172,26 @@ class Metrics:
         )
         self._in_flight = Gauge(
             "serval_requests_in_flight",
-            "Requests being worked on.",
+            "Requests in progress.",
             registry=self._registry,
             multiprocess_mode="livesum",
         )
         self._duration = Histogram(
             "serval_request_duration_seconds",
-            "Time from request to the end of the answer.",
+            "Time from the request to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._queue_wait = Histogram(
             "serval_queue_wait_seconds",
-            "Time requests waited in the gateway to be let through to the engine.",
+            "Time that requests waited in the gateway's queue for a slot of the engine.",
             buckets=_WAITS,
             registry=self._registry,
         )
         self._overhead = Histogram(
             "serval_gateway_overhead_seconds",
-            "Time of a request in which neither queue, engine nor client was waited for.",
+            "Time of a request spent in the gateway itself, waiting for neither queue, engine nor client.",
             ["route"],
             buckets=_SHORT,
             registry=self._registry,
@@ -210,7 +210,7 @@ class Metrics:
         self._loop = _EventLoop(self._registry)
         self._engine_up = Gauge(
             "serval_engine_up",
-            "1 if the engine took requests when this was asked.",
+            "1 if the engine was ready at the time of the scrape.",
             registry=self._registry,
             multiprocess_mode="livemostrecent",
         )

@@ -91,14 +91,14 @@ async def test_killed_redis_ends_no_stream_and_limits_are_exact_after_restart(
     streams = [asyncio.create_task(stack.ask(tokens=1000)) for _ in range(SLOTS)]
     await stack.generating(SLOTS)
     shared.redis.kill()
-    # Running requests are in the lost books; the gateway's own books begin empty.
+    # Running requests are in the lost ledger; the gateway's own ledger begins empty.
     assert await stack.served_at_once(2 * SLOTS) == SLOTS // 2
     # Daily budgets cannot be looked up: after a while keys that have one are refused, and no others.
     await shared.until_budgeted(503)
     assert await stack.served_at_once(2 * SLOTS) == SLOTS // 2
     assert all(answer.complete for answer in await asyncio.gather(*streams))
     shared.redis.start()
-    with recovery("Redis killed, started again without its books: limits exact"):
+    with recovery("Redis killed, started again without its data: limits exact"):
         await until_exact(stack)
         await shared.until_budgeted(200)
     await shared.until_nothing_is_held()
