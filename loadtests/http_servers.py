@@ -6,8 +6,8 @@
 
 FOLDER holds granian: `uv pip install --target FOLDER granian`; it is not a dependency of this project. The
 candidates run alternately, round after round, in front of engine stand-ins of request_cost.py and
-frame_cost.py. Costs are the lowest of the rounds, which other work on the machine distorts least; the rest are
-medians. Each protection is tried over bare sockets, with short limits.
+frame_cost.py. Costs are the lowest of the rounds, which other work on the machine distorts least; the rest
+are medians. Each protection is tried over bare sockets, with short limits.
 """
 
 import argparse
