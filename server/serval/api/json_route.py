@@ -5,15 +5,16 @@ from typing import Any
 
 import msgspec
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from serval.api.http import read_json_body
 from serval.wire.decode import decode_json
+from serval.wire.struct_field import StructField
 
 # JSON as in RFC 8259: no NaN, no encoding but UTF-8, and a limit on nesting.
-_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value_decoder = msgspec.json.Decoder()
 
 
@@ -44,17 +45,37 @@ class JsonRoute(APIRoute):
         if self.body_field is None:
             return handle
         required = self.body_field.field_info.is_required()
+        model = self.body_field.field_info.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_struct_of(model))
 
         async def read_and_handle(request: Request) -> Response:
             limit: int = request.app.state.max_body_bytes
             body = await read_json_body(request.scope, request.receive, max_bytes=limit)
-            content = _decode(body) if body or required else {}
+            content = _decode(body, decoder, model) if body or required else {}
             return await handle(JsonRequest(request.scope, request.receive, body=body, content=content))
 
         return read_and_handle
 
 
-def _decode(body: bytes) -> dict[str, Any]:
-    # Field by field, because the decoder's errors do not name the keys of a dict.
-    fields = decode_json(_fields_decoder, body)
-    return {name: decode_json(_value_decoder, value, below=name[:200]) for name, value in fields.items()}
+def _struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
+    """Return a struct with the fields of `model`, undecoded: what the model ignores is never built."""
+    return msgspec.defstruct(
+        model.__name__,
+        [(name, msgspec.Raw, msgspec.UNSET) for name in model.model_fields],
+        forbid_unknown_fields=model.model_config.get("extra") == "forbid",
+    )
+
+
+def _decode(body: bytes, decoder: "msgspec.json.Decoder[Any]", model: type[BaseModel]) -> dict[str, Any]:
+    given = decode_json(decoder, body)
+    # Field by field, so that errors name the field. Those with a `StructField` it decodes itself.
+    content: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        value = getattr(given, name)
+        if value is msgspec.UNSET:
+            continue
+        by_field = any(isinstance(annotation, StructField) for annotation in field.metadata)
+        content[name] = value if by_field else decode_json(_value_decoder, value, below=name)
+    return content

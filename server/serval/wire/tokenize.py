@@ -18,9 +18,10 @@ from serval.wire.chat_request import (
 from serval.wire.legacy_functions import with_tools
 from serval.wire.struct_field import StructField
 
-_Messages = Annotated[list[Message], StructField(list[Message])]
-_Tools = Annotated[list[Tool], StructField(Annotated[list[Tool], Meta(max_length=MAX_TOOLS)])]
-_ToolChoice = Annotated[str | NamedToolChoice, StructField(str | NamedToolChoice)]
+_Messages = Annotated[list[Message] | None, StructField(list[Message] | None)]
+_Tools = Annotated[list[Tool] | None, StructField(Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None)]
+_ToolChoice = Annotated[str | NamedToolChoice | None, StructField(str | NamedToolChoice | None)]
+_TokenIds = Annotated[list[int], StructField(list[int])]
 
 
 class TokenizeRequest(BaseModel):
@@ -30,9 +31,9 @@ class TokenizeRequest(BaseModel):
 
     model: str
     prompt: str | None = None
-    messages: _Messages | None = None
-    tools: _Tools | None = None
-    tool_choice: _ToolChoice | None = None
+    messages: _Messages = None
+    tools: _Tools = None
+    tool_choice: _ToolChoice = None
 
 
 class TokenizeAnswer(Answer):
@@ -49,7 +50,7 @@ class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     model: str
-    tokens: list[int]
+    tokens: _TokenIds
 
 
 class DetokenizeAnswer(Answer):

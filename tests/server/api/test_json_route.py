@@ -54,6 +54,9 @@ async def test_last_of_two_fields_with_one_name_counts(gateway: RunningGateway) 
 async def test_unknown_fields_of_tokenize_are_ignored(gateway: RunningGateway) -> None:
     response = await gateway.post({"model": MODEL, "prompt": "x", "add_special_tokens": 1}, path="/tokenize")
     assert response.status == 200
+    # Even one that no known field could hold.
+    body = b'{"model": "%b", "prompt": "x", "later": 1e400}' % MODEL.encode()
+    assert (await gateway.post(body, path="/tokenize")).status == 200
 
 
 async def test_values_are_not_converted(gateway: RunningGateway) -> None:
