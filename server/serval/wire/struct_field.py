@@ -14,8 +14,8 @@ class StructField:
     """Annotation of a pydantic field whose type msgspec decodes and describes.
 
     Accepts decoded JSON or `msgspec.Raw`. An invalid value raises `InvalidRequestError` instead of pydantic's
-    own error, which would collect an entry for each invalid item: gigabytes, and a minute without serving, for
-    a large list. In the OpenAPI document the field refers to components that `Application` adds.
+    own error, which would collect an entry for each invalid item: gigabytes, and a minute without serving,
+    for a large list. In the OpenAPI document the field refers to components that `Application` adds.
     """
 
     def __init__(self, kind: Any) -> None:
