@@ -128,7 +128,7 @@ def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) 
 
 class _Watch(Protocol):
     async def watch(self) -> None:
-        """Keep up to date until cancelled."""
+        """Stay up to date until cancelled."""
 
 
 @asynccontextmanager

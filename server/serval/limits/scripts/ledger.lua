@@ -8,7 +8,7 @@ local BUCKETS, OPEN, RESERVATIONS, DAYS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local UNIT = 60000
 local DAY_MS = 86400000
 local CONCURRENCY_WAIT_MS = 1000
--- Margin of the expiries: no key lives for ever, and none expires too early.
+-- Margin of the expiries: no key lives forever, and none expires too early.
 local KEPT_MS = 60000
 local DAYS_KEPT_MS = 3 * DAY_MS
 -- `gone` only grows: in Python without bound, here modulo this number.
