@@ -60,7 +60,7 @@ class JsonRoute(APIRoute):
 
 
 def _struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
-    """Return a struct with the fields of `model`, undecoded: what the model ignores is never built."""
+    """Return a struct with the fields of `model`, undecoded; other fields are skipped or refused."""
     return msgspec.defstruct(
         model.__name__,
         [(name, msgspec.Raw, msgspec.UNSET) for name in model.model_fields],
@@ -70,12 +70,12 @@ def _struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
 
 def _decode(body: bytes, decoder: "msgspec.json.Decoder[Any]", model: type[BaseModel]) -> dict[str, Any]:
     given = decode_json(decoder, body)
-    # Field by field, so that errors name the field. Those with a `StructField` it decodes itself.
+    # Field by field, so that errors name the field. A `StructField` decodes its value itself.
     content: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         value = getattr(given, name)
         if value is msgspec.UNSET:
             continue
-        by_field = any(isinstance(annotation, StructField) for annotation in field.metadata)
-        content[name] = value if by_field else decode_json(_value_decoder, value, below=name)
+        keep_raw = any(isinstance(annotation, StructField) for annotation in field.metadata)
+        content[name] = value if keep_raw else decode_json(_value_decoder, value, below=name)
     return content
