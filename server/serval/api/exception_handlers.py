@@ -64,8 +64,16 @@ def validation_error(errors: Sequence[Mapping[str, Any]], body: Any) -> InvalidR
     # A union yields one error for each of its types.
     same = [error for error in errors if _path_in(body, error) == path]
     reasons = dict.fromkeys(error["msg"][:1].lower() + error["msg"][1:] for error in same)
-    wrong_type = all(error["type"].endswith("_type") or error["type"] in _TYPE_ERRORS for error in same)
-    return invalid_value(", or ".join(reasons), path, code="invalid_type" if wrong_type else "invalid_value")
+    code = "invalid_type" if all(map(_is_type_error, same)) else "invalid_value"
+    return invalid_value(", or ".join(reasons), path, code=code)
+
+
+def _is_type_error(error: Mapping[str, Any]) -> bool:
+    kind: str = error["type"]
+    if kind == "literal_error":
+        # All literals of the API are strings.
+        return not isinstance(error["input"], str)
+    return kind.endswith("_type") or kind in _TYPE_ERRORS
 
 
 def _path_in(body: Any, error: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ def error_of(body: Any) -> InvalidRequestError:
         ({"inner": [{"size": 1}, {"size": 1, "int": 2}]}, "inner[1].int", "unknown_parameter"),
         ({"inner": 1}, "inner", "invalid_type"),
         ({"inner": [1]}, "inner[0]", "invalid_type"),
+        ({"inner": [{"size": {}}]}, "inner[0].size", "invalid_type"),
         ({"inner": [{"size": "some"}]}, "inner[0].size", "invalid_value"),
         ({"inner": [{"size": [1, "x"]}]}, "inner[0].size", "invalid_value"),
     ],
