@@ -38,7 +38,7 @@ def error_of(body: Any) -> InvalidRequestError:
         ({"inner": [1]}, "inner[0]", "invalid_type"),
         ({"inner": [{"size": {}}]}, "inner[0].size", "invalid_type"),
         ({"inner": [{"size": "some"}]}, "inner[0].size", "invalid_value"),
-        ({"inner": [{"size": [1, "x"]}]}, "inner[0].size", "invalid_value"),
+        ({"inner": [{"size": [1, "x"]}]}, "inner[0].size", "invalid_type"),
     ],
 )
 def test_validation_error_names_the_field_at_fault(body: Any, param: str, code: str) -> None:
