@@ -1,4 +1,4 @@
-"""Order of the packages inside `serval` and `serval_sglang`: each imports only those before it in its list."""
+"""Order of the packages inside `serval` and `serval_sglang`: each imports only those listed before it."""
 
 import ast
 from collections.abc import Iterator
