@@ -58,7 +58,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
     module("sglang.srt.server_args", prepare_server_args=lambda _: arguments())
     module("sglang.srt.entrypoints.http_server", launch_server=lambda *_, **__: steps.append("launch"))
-    monkeypatch.setattr("serval_sglang.registration.require_registered", lambda: None)
+    monkeypatch.setattr("serval_sglang.plugin.registration.require_registered", lambda: None)
     monkeypatch.setattr(deferred_compile, "defer_compilation", lambda: steps.append("defer compilation"))
     monkeypatch.setattr(forked_processes, "fork_processes", lambda: steps.append("fork processes"))
     return steps
