@@ -136,7 +136,7 @@ async def test_body_that_is_optional_may_be_empty_but_not_null(admin_gateway: Ru
         ({"name": "a", "expires_in_s": 1.5}, "expires_in_s", "invalid_type"),
         ({"name": "a", "limits": {"tokens_per_day": 10**10}}, "limits.tokens_per_day", "invalid_value"),
         ({"name": "a", "limits": {"tokens_per_day": "none"}}, "limits.tokens_per_day", "invalid_value"),
-        ({"name": "a", "limits": {"tokens_per_day": None}}, "limits.tokens_per_day", "invalid_value"),
+        ({"name": "a", "limits": {"tokens_per_day": None}}, "limits.tokens_per_day", "invalid_type"),
         ({"name": "a", "limits": None}, "limits", "invalid_type"),
     ],
 )
