@@ -17,10 +17,11 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serval.app import create_apps
 from serval.engine.client import connect_engine
 from serval.http.server import HttpServer, server_config
 from serval.live_settings import read_live_settings
-from serval.process.gateway import build_apps
+from serval.process.gateway import load_backend, open_callers
 from serval.settings import Settings
 
 CANDIDATES = ("own", "uvicorn", "uvicorn-limited", "granian")
@@ -40,8 +41,9 @@ class Gateway:
             return
         settings = self.settings
         async with connect_engine(settings) as engine:
-            live, info = read_live_settings(settings), await engine.info()
-            self._api = build_apps(settings, engine=engine, info=info, live=live, directory=None).api
+            backend = load_backend(settings, engine, await engine.info())
+            callers = open_callers(settings, read_live_settings(settings))
+            self._api = create_apps(settings, backend, callers).api
             await self._api(scope, receive, send)
 
 

@@ -28,12 +28,13 @@ from uvicorn.server import ServerState
 
 from checkouts import MODEL, ROOT, chunk, event
 from http_servers_app import LimitedProtocol
+from serval.app import create_apps
 from serval.engine.client import connect_engine
 from serval.engine.connection import Connection, ConnectionPool
 from serval.engine.protocol import EngineInfo
 from serval.http.server import server_config
 from serval.live_settings import read_live_settings
-from serval.process.gateway import build_apps
+from serval.process.gateway import load_backend, open_callers
 from serval.settings import Settings
 
 PROTOCOLS = ("own", "uvicorn", "uvicorn-limited")
@@ -186,7 +187,8 @@ async def measure(protocol: str, runs: int) -> dict[str, float]:
     info = EngineInfo(model_path=str(MODEL), context_length=8192, max_prompt_tokens=8000)
     async with connect_engine(settings) as engine:
         live = read_live_settings(settings)
-        apps = build_apps(settings, engine=engine, info=info, live=live, directory=None)
+        callers = open_callers(settings, live)
+        apps = create_apps(settings, load_backend(settings, engine, info), callers)
         config = _config(protocol, apps.api, settings)
         config.load()
         make: Any = config.http_protocol_class
