@@ -98,7 +98,7 @@ async def test_overhead_excludes_time_of_engine_and_client(stream: bool) -> None
         got = await samples(gateway)
     route = "/v1/chat/completions"
     assert got["serval_gateway_overhead_seconds_count", route] == 2
-    # Each of the three waits of 1 s is excluded; without one of them, 2 s would be. A slow machine adds to both sums.
+    # Each of the three waits of 1 s is excluded; without one, 2 s would be. A slow machine adds to both sums.
     duration = got["serval_request_duration_seconds_sum", route]
     assert duration - got["serval_gateway_overhead_seconds_sum", route] > 2.5
 
