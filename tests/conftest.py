@@ -15,6 +15,10 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+# Threads that share the small matrices of a test mostly wait for each other: with two, an engine takes twice
+# the CPU time. Engines that the tests start inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell that starts this in the background ignores Ctrl-C, and so would every program that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

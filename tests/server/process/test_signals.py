@@ -20,7 +20,11 @@ asyncio.run(main())
 """
 
 
-TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+TAKE_TERMINAL = """
+import fcntl, signal, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, has it ignored
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+"""
 
 
 def test_hangup_stops_a_program_only_if_its_terminal_is_closed() -> None:

@@ -1,7 +1,5 @@
 """Runs all tests as two pytest processes side by side: those on the real engine, and all others.
 
-The rehearsal, which starts an engine in its stack, is among the others, because it mostly waits.
-
     python tests/support/serval_testkit/lanes.py [pytest's arguments]
 
 Most tests keep one core busy, so on two cores both lanes take little more time than the longer of them. The
@@ -26,8 +24,8 @@ _NO_TESTS = 5
 # One process: the caller chooses by marker, asks for information, or talks to the debugger.
 _ONE_PROCESS = re.compile(r"-m.*|-h|--help|--version|--markers|--fixtures|--co|--collect-only|--pdb|--trace")
 _EXPRESSIONS = {
-    "all others": "not engine or rehearsal",
-    "on the engine": "engine and not rehearsal",
+    "without an engine": "not engine and not rehearsal",
+    "on the engine": "engine or rehearsal",
 }
 _COUNTED = {
     "passed": "passed",
