@@ -117,7 +117,7 @@ def test_moe_completes_tokens_of_each_rank_behind_deepep(build: Any) -> None:
 
 
 class Experts(SimpleNamespace):
-    """What SGLang's class of experts knows of itself once it has been built."""
+    """Attributes of SGLang's experts once they have been built."""
 
     def __init__(self, runner: str | None, *, method: object = None, computed_by_runner: bool = True) -> None:
         super().__init__(
@@ -173,7 +173,7 @@ def test_moe_refuses_backend_not_known_to_drop_identity_slots(
 @pytest.mark.parametrize(
     ("runner", "computed_by_runner"),
     [
-        # What "auto" chooses for experts in bfloat16, with and without SGLANG_DEEPEP_BF16_DISPATCH.
+        # Choices of "auto" for experts in bfloat16, without and with SGLANG_DEEPEP_BF16_DISPATCH.
         ("triton", False),
         ("triton", True),
         ("marlin", False),
@@ -190,7 +190,7 @@ def test_moe_refuses_experts_that_deepep_cannot_feed(
 
 @pytest.mark.parametrize("dispatched", ["deepep_normal", "deepep_ll"])
 def test_upstream_takes_what_deepep_delivers_to_deep_gemm_alone(dispatched: str) -> None:
-    """Of the runners that drop identity slots, in both modes: DeepEP's "auto" uses one, then the other."""
+    """Runners that drop identity slots, in both of DeepEP's modes; its "auto" uses both."""
     import sglang.srt.layers.moe.moe_runner  # noqa: F401  # runners register themselves
     from sglang.srt.layers.moe.moe_runner.base import FusedOpPool, PermuteMethodPool
 
