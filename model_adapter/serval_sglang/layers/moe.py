@@ -66,8 +66,8 @@ def _require_known_runner(experts: Any) -> None:
         # So SGLang marks methods of quantisation with a kernel of their own.
         raise ValueError(
             f"the kernel of {type(experts.quant_method).__name__} is not known to drop the slots of identity "
-            "experts: use a checkpoint in bfloat16, in FP8, or packed in four bits by compressed-tensors, "
-            "GPTQ, AutoRound or AWQ."
+            "experts: leave --moe-runner-backend out, or use a checkpoint in bfloat16, in FP8, or packed in "
+            "four bits by compressed-tensors, GPTQ, AutoRound or AWQ."
         )
     if runner.value not in _RUNNERS:
         raise ValueError(
