@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     from sglang.srt.server_args import prepare_server_args
 
     from serval_sglang.readiness import run_checked_scheduler
+    from serval_sglang.warm_up import warm_up
 
     if on_cpu:
         from serval_sglang.cpu_compat.forked_processes import fork_processes
@@ -80,7 +81,9 @@ def main(arguments: Sequence[str]) -> None:
     require_supported(server_args)
     hook_metrics_page()
     try:
-        launch_server(server_args, run_scheduler_process_func=run_checked_scheduler)
+        launch_server(
+            server_args, run_scheduler_process_func=run_checked_scheduler, execute_warmup_func=warm_up
+        )
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
 

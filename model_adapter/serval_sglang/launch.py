@@ -16,9 +16,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from serval_sglang.cpu_compat import environment as cpu
-from serval_sglang.gpu_flags import gpu_flags
+from serval_sglang.gpu_flags import gpu_flags, host_tables_environment
 from serval_sglang.options import Device, EngineOptions, ModelFolderError, configure, engine_options
-from serval_sglang.settings import available_cpus, inherited_environment, model_variables
+from serval_sglang.settings import (
+    available_cpus,
+    inherited_environment,
+    model_settings,
+    model_variables,
+)
 from serval_sglang.supervision import supervise
 
 _CUDA_DRIVER = "libcuda.so.1"
@@ -54,7 +59,10 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
 def engine_environment(
     options: EngineOptions, inherited: dict[str, str], cpus: Sequence[int]
 ) -> dict[str, str]:
-    """Return the environment of the engine process."""
+    """Return the environment of the engine process.
+
+    Raises `ValueError` if one of the adapter's variables has an invalid value.
+    """
     # With an external package SGLang does not import its two hundred models, which saves seconds in each
     # process. The plugin does not depend on it, and refuses another package that provides this model.
     environment = {"SGLANG_EXTERNAL_MODEL_PACKAGE": "serval_sglang.models", **inherited}
@@ -63,6 +71,8 @@ def engine_environment(
     )
     if options.device == "cpu":
         environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
+    elif model_settings(environment).ngram_tables == "host":
+        environment |= host_tables_environment(inherited)
     return environment
 
 
@@ -88,7 +98,10 @@ def parse_options(arguments: Sequence[str]) -> EngineOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(sys.argv[1:] if arguments is None else arguments)
     _require_free_port(options.host, options.port)
-    environment = engine_environment(options, inherited_environment(), available_cpus())
+    try:
+        environment = engine_environment(options, inherited_environment(), available_cpus())
+    except ValueError as error:
+        sys.exit(f"serval: {error}")
     # -P, which SGLang's processes inherit, keeps the working directory off the import path: a stray file
     # there would shadow a module.
     command = [sys.executable, "-P", "-m", "serval_sglang.engine_process", *sglang_arguments(options)]

@@ -1,6 +1,7 @@
 """The engine on the shipped demo model against the reference: trained weights, and text the model knows."""
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 
@@ -15,6 +16,7 @@ from serval_sglang.reference import ReferenceModel
 from serval_sglang.verify.comparison import Difference, difference
 from serval_sglang.verify.engine import DType, Engine, generate, running_engine
 from serval_sglang.verify.verification import BOUNDS
+from serval_sglang.warm_up import Target, request_body
 
 pytestmark = pytest.mark.engine
 
@@ -58,6 +60,26 @@ def served_prompts() -> list[list[int]]:
         if len(several) > 300:
             return [*prompts, several[-600:]]
     raise AssertionError("the conversations are too short for a long context")
+
+
+def test_engine_samples_before_it_is_ready(engine: Engine) -> None:
+    log = engine.log()
+    assert re.findall(r"Sampling with (.*) is ready", log) == [
+        "top_p and top_k",
+        "min_p",
+        "penalties",
+        "a grammar",
+    ]
+    assert log.rindex("Sampling with") < log.index("The server is fired up and ready to roll!")
+
+
+def test_engine_leaves_its_own_requests_out_of_metrics(engine: Engine) -> None:
+    body = request_body({"top_p": 0.9}, Target(url=engine.base_url, headers={}, verify=True), rank=0)
+    counted = [engine.metric_total("sglang:num_requests_total")]
+    for request in (body, {**body, "log_metrics": True}):
+        engine.post("/generate", request)
+        counted.append(engine.metric_total("sglang:num_requests_total"))
+    assert counted == [counted[0], counted[0], counted[0] + 1]
 
 
 def test_sglang_server_parses_tool_calls(engine: Engine) -> None:

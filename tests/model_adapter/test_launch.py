@@ -16,6 +16,7 @@ from serval_sglang.launch import engine_environment, main, parse_options, sglang
 from serval_sglang.options import EngineOptions
 from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
+from serval_testkit.processes import free_port
 
 
 @pytest.fixture
@@ -96,6 +97,20 @@ def test_engine_environment_adds_nothing_on_gpu(model: Path) -> None:
     options = EngineOptions(model=model, device="cuda", tp=8)
     inherited = {"A": "b", "SGLANG_EXTERNAL_MODEL_PACKAGE": "mine"}
     assert engine_environment(options, inherited, range(4)) == inherited
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_engine_environment_pins_host_tables_in_their_own_size(model: Path, device: str) -> None:
+    options = parse_options([f"--model={model}", f"--device={device}", "--ngram-tables=host"])
+    found = engine_environment(options, {}, range(4))
+    expected = {"PYTORCH_ALLOC_CONF": "pinned_max_round_threshold_mb:1024", "SGLANG_NUMA_BIND_V2": "0"}
+    assert (expected.items() <= found.items()) is (device == "cuda")
+
+
+def test_main_refuses_invalid_variable(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVAL_NGRAM_TABLES", "disk")
+    with pytest.raises(SystemExit, match="serval: SERVAL_NGRAM_TABLES must be one of device, host"):
+        main([f"--model={model}", "--device=cuda", f"--port={free_port()}"])
 
 
 def test_engine_environment_carries_model_settings(model: Path) -> None:

@@ -56,6 +56,7 @@ LAYERS = {
         "gpu_flags",
         "supervision",
         "readiness",
+        "warm_up",
         "engine_process",
         "launch",
         "verify",

@@ -107,10 +107,11 @@ def running_engine(
         EngineFailed: it ended before it was healthy, did not become healthy in time, or did not stop cleanly.
     """
     port = _free_port()
+    arguments = launcher_arguments(
+        model_dir, port=port, dtype=dtype, tp=tp, ep=ep, device=device, extra_flags=extra_flags
+    )
     # -P keeps the working directory off the import path.
-    command = [sys.executable, "-P", "-m", "serval_sglang.launch", f"--model={model_dir}", f"--port={port}"]
-    command += [f"--tp={tp}", f"--ep={ep}", *([] if device is None else [f"--device={device}"])]
-    command += ["--", f"--dtype={dtype}", *extra_flags]
+    command = [sys.executable, "-P", "-m", "serval_sglang.launch", *arguments]
     with tempfile.TemporaryDirectory(prefix="serval-engine-") as folder:
         log_path = Path(folder) / "engine.log"
         with log_path.open("wb") as log:
@@ -133,6 +134,22 @@ def running_engine(
             returncode = _stop(process)
         if returncode != 0:
             raise EngineFailed(f"the engine stopped with exit code {returncode}:\n{_tail(log_path)}")
+
+
+def launcher_arguments(
+    model_dir: Path | str,
+    *,
+    port: int,
+    dtype: DType,
+    tp: int,
+    ep: int,
+    device: Device | None,
+    extra_flags: Sequence[str],
+) -> list[str]:
+    """Return arguments of `serval_sglang.launch`."""
+    arguments = [f"--model={model_dir}", f"--port={port}", f"--tp={tp}", f"--ep={ep}"]
+    arguments += [] if device is None else [f"--device={device}"]
+    return [*arguments, "--", f"--dtype={dtype}", *extra_flags]
 
 
 def generate(

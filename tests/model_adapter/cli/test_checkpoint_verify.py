@@ -8,13 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from serval_sglang.cli.checkpoint.__main__ import main
 from serval_sglang.cli.checkpoint.verify import as_json, as_text
+from serval_sglang.config import LongcatConfig
+from serval_sglang.known_configs import LITE, TINY
+from serval_sglang.launch import parse_options, sglang_arguments
 from serval_sglang.verify.comparison import Difference, Disagreement
+from serval_sglang.verify.engine import EngineFailed, launcher_arguments
 from serval_sglang.verify.verification import BOUNDS, CaseResult, Verification
 from serval_testkit.processes import Program, descendants, is_running
 
@@ -101,6 +105,7 @@ def run(*arguments: object) -> int:
         (["--tp", "2", "--ep", "3"], "--ep must divide --tp, got --tp 2 --ep 3"),
         (["--tp", "0"], "must be at least 1"),
         (["--dtype", "int3"], "invalid choice"),
+        (["--device", "cuda"], "--device cuda needs --dtype bfloat16: SGLang computes no float32 on GPUs"),
     ],
 )
 def test_verify_reports_wrong_use(
@@ -110,6 +115,49 @@ def test_verify_reports_wrong_use(
         run(checkpoint, *arguments)
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device", "said"),
+    [
+        ([], "cpu", "starting the engine on the CPU, because SGLang computes no float32 on GPUs"),
+        (["--dtype", "bfloat16"], None, "starting the engine\n"),
+        (["--dtype", "bfloat16", "--device", "cuda"], "cuda", "starting the engine\n"),
+    ],
+    ids=["float32", "bfloat16", "bfloat16 on a GPU"],
+)
+def test_verify_computes_float32_on_the_cpu(
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    device: str | None,
+    said: str,
+) -> None:
+    devices: list[str | None] = []
+
+    def engine(*_: Any, device: str | None, **__: Any) -> NoReturn:
+        devices.append(device)
+        raise EngineFailed("not started in this test")
+
+    monkeypatch.setattr("serval_sglang.verify.engine.running_engine", engine)
+    assert run(checkpoint, *arguments) == 1
+    assert devices == [device]
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("config", "is_small"), [(TINY, True), (LITE, False)], ids=["tiny", "lite"])
+def test_verify_on_a_gpu_selects_triton_for_small_attention(
+    tmp_path: Path, config: LongcatConfig, *, is_small: bool
+) -> None:
+    """FlashAttention 3, which SGLang selects on Hopper, takes no small sizes."""
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    given = launcher_arguments(
+        tmp_path, port=1, dtype="bfloat16", tp=2, ep=2, device="cuda", extra_flags=["--page-size=1"]
+    )
+    found = sglang_arguments(parse_options(given))
+    assert ("--attention-backend=triton" in found) is is_small
+    assert found[-2:] == ["--dtype=bfloat16", "--page-size=1"]
 
 
 def test_verify_refuses_checkpoint_that_reference_cannot_read(

@@ -1,5 +1,6 @@
 """Identity experts of the mixture, with stand-ins for the routed experts."""
 
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 moe = pytest.importorskip("serval_sglang.layers.moe", reason="needs SGLang")
-from sglang.srt.layers.moe.utils import MoeA2ABackend  # noqa: E402
+from sglang.srt.layers.moe.utils import MoeA2ABackend, MoeRunnerBackend  # noqa: E402
 
 ROUTED, IDENTITY, TOP_K, SCALE, HIDDEN = 6, 3, 4, 6.0, 8
 
@@ -115,31 +116,128 @@ def test_moe_completes_tokens_of_each_rank_behind_deepep(build: Any) -> None:
     assert 0 < len(exchange.sent) < 20 * TOP_K
 
 
+class Experts(SimpleNamespace):
+    """Attributes of SGLang's experts once they have been built."""
+
+    def __init__(self, runner: str | None, *, method: object = None, computed_by_runner: bool = True) -> None:
+        super().__init__(
+            runner_backend=None if runner is None else MoeRunnerBackend(runner),
+            quant_method=method,
+            deprecate_flag=computed_by_runner,
+            moe_runner_config=SimpleNamespace(inplace=True),
+        )
+
+
+@pytest.fixture
+def construct(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Construct the mixture around experts that SGLang has built."""
+
+    def make(experts: Experts, exchange: str = "none") -> Any:
+        def upstream(self: Any) -> None:
+            torch.nn.Module.__init__(self)
+            self.__dict__["experts"] = experts
+
+        monkeypatch.setattr(moe.UpstreamMoE, "__init__", upstream)
+        monkeypatch.setattr(moe, "get_moe_a2a_backend", lambda: MoeA2ABackend(exchange))
+        return moe.LongcatFlashMoE()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("runner", "exchange"),
+    [("triton", "none"), ("deep_gemm", "none"), ("marlin", "none"), ("deep_gemm", "deepep")],
+)
+def test_moe_accepts_backends_known_to_drop_identity_slots(
+    construct: Any, runner: str, exchange: str
+) -> None:
+    experts = Experts(runner)
+    construct(experts, exchange)
+    assert not experts.moe_runner_config.inplace
+
+
 @pytest.mark.parametrize(
     ("runner", "exchange", "said"),
     [
         ("flashinfer_trtllm", "none", "--moe-runner-backend 'flashinfer_trtllm' is not known to drop"),
         ("triton", "flashinfer", "--moe-a2a-backend 'flashinfer' is not known to leave out"),
-        ("triton", "none", None),
-        ("marlin", "none", None),
-        ("deep_gemm", "deepep", None),
     ],
 )
 def test_moe_refuses_backend_not_known_to_drop_identity_slots(
-    monkeypatch: pytest.MonkeyPatch, runner: str, exchange: str, said: str | None
+    construct: Any, runner: str, exchange: str, said: str
 ) -> None:
-    config = SimpleNamespace(inplace=True)
+    with pytest.raises(ValueError, match=f"{said}.*use one of"):
+        construct(Experts(runner), exchange)
 
-    def upstream(self: Any) -> None:
-        torch.nn.Module.__init__(self)
-        backend = SimpleNamespace(value=runner)
-        self.__dict__["experts"] = SimpleNamespace(runner_backend=backend, moe_runner_config=config)
 
-    monkeypatch.setattr(moe.UpstreamMoE, "__init__", upstream)
-    monkeypatch.setattr(moe, "get_moe_a2a_backend", lambda: MoeA2ABackend(exchange))
-    if said is None:
-        moe.LongcatFlashMoE()
-        assert not config.inplace
-    else:
-        with pytest.raises(ValueError, match=f"{said}.*use one of"):
-            moe.LongcatFlashMoE()
+@pytest.mark.parametrize(
+    ("runner", "computed_by_runner"),
+    [
+        # Choices of "auto" for experts in bfloat16, without and with SGLANG_DEEPEP_BF16_DISPATCH.
+        ("triton", False),
+        ("triton", True),
+        ("marlin", False),
+        # Experts in float16.
+        ("deep_gemm", False),
+    ],
+)
+def test_moe_refuses_experts_that_deepep_cannot_feed(
+    construct: Any, runner: str, computed_by_runner: bool
+) -> None:
+    with pytest.raises(ValueError, match=f"runner here is '{runner}'.*--moe-runner-backend deep_gemm, or"):
+        construct(Experts(runner, computed_by_runner=computed_by_runner), "deepep")
+
+
+@pytest.mark.parametrize("dispatched", ["deepep_normal", "deepep_ll"])
+def test_upstream_takes_what_deepep_delivers_to_deep_gemm_alone(dispatched: str) -> None:
+    """Runners that drop identity slots, in both of DeepEP's modes; its "auto" uses both."""
+    import sglang.srt.layers.moe.moe_runner  # noqa: F401  # runners register themselves
+    from sglang.srt.layers.moe.moe_runner.base import FusedOpPool, PermuteMethodPool
+
+    taken = {
+        runner
+        for runner in moe._RUNNERS
+        if (dispatched, runner) in PermuteMethodPool._pre_permute_methods
+        or FusedOpPool.get_fused_func("deepep", runner) is not None
+    }
+    assert taken == {moe._DEEPEP_RUNNER}
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [("DeepEPNormalDispatchOutput", NotImplementedError), ("DeepEPLLDispatchOutput", AssertionError)],
+)
+def test_upstream_computes_nothing_behind_deepep_without_a_runner(
+    output: str, error: type[Exception]
+) -> None:
+    """The first forward pass would end the engine."""
+    from sglang.srt.layers.moe.ep_moe.layer import DeepEPMoE
+    from sglang.srt.layers.moe.token_dispatcher import deepep
+
+    experts = DeepEPMoE.__new__(DeepEPMoE)
+    experts.__dict__.update(deprecate_flag=False, quant_config=None, use_w4afp8=False)
+    kind = getattr(deepep, output)
+    with pytest.raises(error):
+        experts.run_moe_core(kind(*[None] * len(kind._fields)))
+
+
+DIRECT_KERNELS = (
+    ("gguf", "GGUFMoEMethod"),
+    ("bitsandbytes", "BitsAndBytesMoEMethod"),
+    ("w4afp8", "W4AFp8MoEMethod"),
+    ("compressed_tensors.schemes.compressed_tensors_w4a8_fp8_moe", "CompressedTensorsW4AFP8MoE"),
+)
+
+
+@pytest.mark.parametrize(("module", "name"), DIRECT_KERNELS, ids=[name for _, name in DIRECT_KERNELS])
+def test_moe_refuses_upstreams_direct_kernels(construct: Any, module: str, name: str) -> None:
+    """Uses SGLang's own methods of quantisation, which declare such a kernel by having no runner."""
+    method_class = getattr(import_module(f"sglang.srt.layers.quantization.{module}"), name)
+    method = method_class.__new__(method_class)
+    layer = torch.nn.Module()
+    method.create_moe_runner(layer, SimpleNamespace())
+    assert method.get_moe_runner_backend(layer) is None
+    with pytest.raises(
+        ValueError, match=f"the kernel of {name} is not known to drop .*checkpoint in bfloat16"
+    ):
+        construct(Experts(None, method=method))

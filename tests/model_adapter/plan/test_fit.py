@@ -8,7 +8,6 @@ import pytest
 from serval_sglang.known_configs import LITE
 from serval_sglang.plan import Deployment, alternatives, plan_deployment
 from serval_sglang.plan.fit import kv_bytes_per_token
-from serval_sglang.plan.reserve import BatchLimits, default_batch_limits, reserve_bytes
 from serval_sglang.plan.shard_sizes import PlanError
 
 GIB = 1 << 30
@@ -141,28 +140,3 @@ def test_alternatives_fit_and_go_no_further_than_necessary() -> None:
 
 def test_alternatives_may_be_empty() -> None:
     assert alternatives(plan_deployment(deployment(4.0))) == []
-
-
-@pytest.mark.parametrize(
-    ("gib", "tp", "limits", "mib"),
-    [
-        # 512 + 1.5 * chunk + 128 * tp + 2 * graphs, as sglang/srt/arg_groups/memory_hook.py adds up without
-        # prefill graphs.
-        (79.6, 1, BatchLimits(8192, 256), 13440),
-        (140.4, 8, BatchLimits(8192, 512), 14848),
-        (180.0, 1, BatchLimits(16384, 512), 26240),
-        (44.0, 1, BatchLimits(4096, 32), 6848),
-        (31.0, 4, BatchLimits(4096, 160), 7488),
-        (15.0, 1, BatchLimits(2048, 8), 3728),
-    ],
-)
-def test_reserve_bytes_equals_sglangs(gib: float, tp: int, limits: BatchLimits, mib: int) -> None:
-    memory = round(gib * GIB)
-    assert default_batch_limits(memory, tp=tp) == limits
-    assert reserve_bytes(limits, memory, tp=tp) == mib << 20
-
-
-def test_reserve_bytes_is_at_least_ten_gib_on_large_gpus() -> None:
-    small = BatchLimits(2048, 8)
-    assert reserve_bytes(small, 80 * GIB, tp=1) == 10 * GIB
-    assert reserve_bytes(small, 50 * GIB, tp=1) < 10 * GIB

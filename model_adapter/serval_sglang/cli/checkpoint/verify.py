@@ -4,7 +4,8 @@ Generated prompts cover the n-gram state and the batch scheduler: lengths around
 chunk, ends of sequence in the window, cached prefixes, chunks that end anywhere, 16 requests at once, decode;
 with --enable-mixed-chunk also decode steps within prefill batches.
 Exit code 0: they agree, in float32 within 2e-3 at most, in bfloat16 within 0.02 in the mean. 1: they do not,
-or the engine failed. Flags after -- go to SGLang as they are.
+or the engine failed. Flags after -- go to SGLang as they are. In float32 the engine runs on the CPU, whatever
+GPUs there are: SGLang's kernels for GPUs compute in 16 bits.
 
 The reference holds the whole model in host memory and computes it on the CPU: meant for small checkpoints.
 Positions that follow a tie between two experts of the router are left out in float32 and counted.
@@ -29,7 +30,7 @@ from serval_sglang.cli.text import table
 
 if TYPE_CHECKING:
     from serval_sglang.verify.comparison import Disagreement
-    from serval_sglang.verify.engine import DType
+    from serval_sglang.verify.engine import Device, DType
     from serval_sglang.verify.verification import Verification
 
 _EXAMPLE = """\
@@ -42,6 +43,7 @@ _CHUNK_FLAG = "--chunked-prefill-size"
 _MIXED_FLAG = "--enable-mixed-chunk"
 _DEFAULT_CHUNK = 64
 _START_TIMEOUT_S = 3600.0
+_ON_CPU = " on the CPU, because SGLang computes no float32 on GPUs"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--tp", type=positive, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
     add("--ep", type=positive, default=1, metavar="N", help="of these, ranks that share out the experts")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu; float32: cpu")
     add("--dtype", choices=("float32", "bfloat16"), help="of the engine (default: the checkpoint's own)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the prompts (default 0)")
     add("--json", action="store_true", help="print JSON")
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     dtype = _dtype(args.dtype, source)
     if args.tp % args.ep:
         args.wrong_use(f"--ep must divide --tp, got --tp {args.tp} --ep {args.ep}")
+    device = _device(args, dtype)
     chunk = _chunk(args)
     is_quantised = _is_quantised(source)
     # torch, which takes seconds to import, is imported only after the arguments have been checked.
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     # bfloat16 and stay in float32.
     held = torch.float32 if is_quantised else getattr(torch, dtype)
     reference = load_reference(args.directory, dtype=held)
-    report("starting the engine")
+    report(f"starting the engine{_ON_CPU if dtype == 'float32' else ''}")
     try:
         with (
             _stop_on_sigterm(),
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
                 dtype=dtype,
                 tp=args.tp,
                 ep=args.ep,
-                device=args.device,
+                device=device,
                 extra_flags=[f"{_CHUNK_FLAG}={_DEFAULT_CHUNK}", *args.engine_flags],
                 start_timeout_s=_START_TIMEOUT_S,
             ) as engine,
@@ -157,6 +160,20 @@ def _dtype(given: DType | None, source: dict[str, Any]) -> DType:
     if given is not None:
         return given
     return "float32" if source.get("torch_dtype", source.get("dtype")) == "float32" else "bfloat16"
+
+
+def _device(args: argparse.Namespace, dtype: DType) -> Device | None:
+    """Return the engine's device; None selects a GPU if there is one.
+
+    On a GPU FlashAttention 3 takes no float32, and the experts' kernel computes it in float16
+    (sglang/srt/layers/moe/moe_runner/triton_utils/fused_moe.py, `_fused_moe_kernel_sequence`).
+    """
+    given: Device | None = args.device
+    if dtype != "float32":
+        return given
+    if given == "cuda":
+        args.wrong_use("--device cuda needs --dtype bfloat16: SGLang computes no float32 on GPUs")
+    return "cpu"
 
 
 def _is_quantised(source: dict[str, Any]) -> bool:
