@@ -12,13 +12,20 @@ import ctypes
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from serval_sglang.cpu_compat import environment as cpu
+from serval_sglang.cuda_toolkit import CompilersMissing, compiler_environment
 from serval_sglang.gpu_flags import gpu_flags
+from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
 from serval_sglang.options import Device, EngineOptions, ModelFolderError, configure, engine_options
-from serval_sglang.settings import available_cpus, inherited_environment, model_variables
+from serval_sglang.settings import (
+    available_cpus,
+    inherited_environment,
+    model_variables,
+    prebuilt_kernels,
+)
 from serval_sglang.supervision import supervise
 
 _CUDA_DRIVER = "libcuda.so.1"
@@ -54,7 +61,7 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
 def engine_environment(
     options: EngineOptions, inherited: dict[str, str], cpus: Sequence[int]
 ) -> dict[str, str]:
-    """Return the environment of the engine process."""
+    """Return the environment of the engine process. Raises `CompilersMissing` for an engine on a GPU."""
     # With an external package SGLang does not import its two hundred models, which saves seconds in each
     # process. The plugin does not depend on it, and refuses another package that provides this model.
     environment = {"SGLANG_EXTERNAL_MODEL_PACKAGE": "serval_sglang.models", **inherited}
@@ -63,6 +70,8 @@ def engine_environment(
     )
     if options.device == "cpu":
         environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
+    else:
+        environment |= compiler_environment(inherited)
     return environment
 
 
@@ -88,11 +97,26 @@ def parse_options(arguments: Sequence[str]) -> EngineOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(sys.argv[1:] if arguments is None else arguments)
     _require_free_port(options.host, options.port)
-    environment = engine_environment(options, inherited_environment(), available_cpus())
+    try:
+        environment = engine_environment(options, inherited_environment(), available_cpus())
+    except CompilersMissing as error:
+        sys.exit(f"serval: no engine on a GPU: {error}. Without them, --device cpu serves the demo model.")
+    if options.device == "cuda":
+        _use_prebuilt_kernels(environment)
     # -P, which SGLang's processes inherit, keeps the working directory off the import path: a stray file
     # there would shadow a module.
     command = [sys.executable, "-P", "-m", "serval_sglang.engine_process", *sglang_arguments(options)]
     return supervise(command, environment)
+
+
+def _use_prebuilt_kernels(environment: Mapping[str, str]) -> None:
+    prebuilt = prebuilt_kernels(environment)
+    if prebuilt is None or not prebuilt.is_dir():
+        return
+    try:
+        add_prebuilt_kernels(prebuilt, sglang_cache(environment))
+    except OSError as error:
+        print(f"serval: kernels will be compiled again: {prebuilt} was not copied: {error}", file=sys.stderr)
 
 
 def _require_free_port(host: str, port: int) -> None:

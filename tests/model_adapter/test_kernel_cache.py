@@ -1,0 +1,38 @@
+"""Compiled kernels of the image in the user's cache."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
+
+
+def test_add_prebuilt_kernels_adds_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
+    prebuilt, cache = tmp_path / "image", tmp_path / "home" / ".cache" / "sglang"
+    for name, text in {"jit/a.so": "of the image", "jit/b.so": "of the image"}.items():
+        (prebuilt / name).parent.mkdir(parents=True, exist_ok=True)
+        (prebuilt / name).write_text(text)
+        os.utime(prebuilt / name, (1000, 1000))
+    (cache / "jit").mkdir(parents=True)
+    (cache / "jit" / "b.so").write_text("compiled here")
+    add_prebuilt_kernels(prebuilt, cache)
+    assert (cache / "jit" / "a.so").read_text() == "of the image"
+    assert (cache / "jit" / "a.so").stat().st_mtime == 1000
+    assert (cache / "jit" / "b.so").read_text() == "compiled here"
+    assert sorted(path.name for path in (cache / "jit").iterdir()) == ["a.so", "b.so"]
+
+
+def test_add_prebuilt_kernels_may_run_twice_at_once(tmp_path: Path) -> None:
+    prebuilt, cache = tmp_path / "image", tmp_path / "cache"
+    for number in range(50):
+        (prebuilt / str(number)).mkdir(parents=True)
+        (prebuilt / str(number) / "a.so").write_text(f"{number}")
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(add_prebuilt_kernels, prebuilt, cache) for _ in range(4)]:
+            future.result()
+    found = {path.relative_to(cache): path.read_text() for path in cache.rglob("*") if path.is_file()}
+    assert found == {Path(str(number)) / "a.so": f"{number}" for number in range(50)}
+
+
+def test_sglang_cache_is_below_home() -> None:
+    assert sglang_cache({"HOME": "/var/cache/serval"}) == Path("/var/cache/serval/.cache/sglang")
