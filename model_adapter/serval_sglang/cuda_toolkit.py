@@ -164,8 +164,10 @@ def _make_driver_stub(header: Path, stub: Path, *, cxx: Path) -> None:
     """Make a library with the driver's functions, for linking where there is no libcuda.so."""
     names = sorted(set(re.findall(r"\bcu[A-Z]\w*", header.read_text(encoding="utf-8"))))
     source = "".join(f"void {name}(void) {{}}\n" for name in names)
-    command = [cxx, "-shared", "-nostdlib", "-Wl,-soname,libcuda.so.1", "-o", stub, "-x", "c", "-"]
-    subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+    flags = ["-shared", "-nostdlib", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run(
+        [cxx, *flags, "-o", stub, "-x", "c", "-"], input=source, capture_output=True, text=True, check=True
+    )
 
 
 def _fingerprint(packages: Path) -> str:

@@ -46,8 +46,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of the only programs on the PATH: c++ and ninja. No toolkit is in the usual place."""
     monkeypatch.setattr(cuda_toolkit, "_USUAL_TOOLKIT", tmp_path / "nowhere")
     for name in ("c++", "ninja"):
-        program(tmp_path / "programs" / name)
-    return tmp_path / "programs"
+        program(tmp_path / "local" / "bin" / name)
+    return tmp_path / "local" / "bin"
 
 
 @pytest.fixture
