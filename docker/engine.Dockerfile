@@ -27,11 +27,13 @@ RUN deploy/setup/setup.sh \
 ENV PATH=/opt/serval/.venv/bin:$PATH HOME=/var/cache/serval PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility SERVAL_PREBUILT_KERNELS=/opt/serval-kernels
 USER 10001:10001
-# Kernels for these compute capabilities (9.0: Hopper) are compiled now, not when they are first used; empty: none. They
-# are moved aside, because a volume hides this HOME: the launcher copies them into it.
+# Kernels for these compute capabilities ("8.0 9.0"; 9.0: Hopper) are compiled now, not when they are first used; empty:
+# none. They are moved aside, because a volume hides this HOME: the launcher copies them into it.
 ARG CUDA_ARCHITECTURES=9.0
+# hadolint ignore=SC2086
 RUN if [ -n "$CUDA_ARCHITECTURES" ]; then \
-        python -m serval_sglang.cuda_extensions build --arch "$CUDA_ARCHITECTURES" \
+        compilers=$(python -m serval_sglang.cuda_toolkit) && eval "$compilers" \
+        && python -m serval_sglang.cuda_extensions build --arch $CUDA_ARCHITECTURES --tp 1 2 4 8 \
         && cp -a "$HOME/.cache/sglang/." "$SERVAL_PREBUILT_KERNELS/" && rm -rf "$HOME/.cache"; \
     fi
 EXPOSE 30000

@@ -5,6 +5,8 @@ for `c++` (or CXX) and `ninja` on the PATH. The locked packages bring nvcc, head
 none of them in these places, and libraries without the names that a linker asks for. Here the same places are
 searched first, then the packages, for which `packaged_toolkit` makes a folder with the layout of an installed
 toolkit. Imports neither torch nor SGLang.
+
+`eval "$(python -m serval_sglang.cuda_toolkit)"` gives a shell the variables that the launcher gives engines.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+
+from serval_sglang.settings import inherited_environment
 
 _USUAL_TOOLKIT = Path("/usr/local/cuda")
 _NVCC_PACKAGE, _RUNTIME_PACKAGE, _NINJA_PACKAGE = "nvidia-cuda-nvcc", "nvidia-cuda-runtime", "ninja"
@@ -223,3 +229,17 @@ def _file_of_package(package: str, ending: str) -> Path | None:
     located = (file.locate() for file in files if str(file).endswith(f"/{ending}"))
     paths = (Path(os.path.normpath(str(path))) for path in located)
     return next((path for path in paths if path.is_file()), None)
+
+
+def main() -> None:
+    """Print the variables for a shell. Raises `SystemExit` if a program is missing."""
+    try:
+        variables = compiler_environment(inherited_environment())
+    except CompilersMissing as error:
+        sys.exit(f"serval: {error}.")
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -201,8 +201,9 @@ def test_locked_packages_compile_and_link_in_the_layout_made_here(tmp_path: Path
     nvcc = Path(str(distribution("nvidia-cuda-nvcc").locate_file("nvidia/cu13/bin/nvcc")))
     made = packaged_toolkit(nvcc.parents[1], cache=tmp_path, cxx=Path(CXX))
     source, compiled = tmp_path / "kernel.cu", tmp_path / "kernel.o"
+    # The second header refuses a compiler of another release than the headers; flashinfer includes it.
     source.write_text(
-        "#include <cuda.h>\n"
+        "#include <cuda.h>\n#include <cuda/std/cstddef>\n"
         "__global__ void kernel(float* x) { x[threadIdx.x] += 1.f; }\n"
         "int run(float* x) { kernel<<<1, 32>>>(x); return cuInit(0); }\n"
     )
@@ -233,6 +234,24 @@ def test_locked_packages_compile_and_link_in_the_layout_made_here(tmp_path: Path
     assert "[libcuda.so.1]" in needed.stdout
     # Without the layout the folder of the packages is no toolkit.
     assert "cannot find -lcudart" in link(nvcc.parents[1]).stderr
+
+
+def test_command_prints_the_variables_for_a_shell(tmp_path: Path, programs: Path) -> None:
+    usual = toolkit(tmp_path / "a folder")
+    command = [sys.executable, "-m", "serval_sglang.cuda_toolkit"]
+    given = {"PATH": str(programs), "CUDA_HOME": str(usual)}
+    printed = subprocess.run(command, env=given, capture_output=True, text=True, check=True).stdout
+    shell = subprocess.run(
+        ["/bin/sh", "-c", f"{printed}\necho $PATH; command -v nvcc"],
+        env=given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shell.stdout.splitlines() == [f"{usual}/bin:{programs}", f"{usual}/bin/nvcc"]
+    refused = subprocess.run(command, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "not found: " in refused.stderr
 
 
 # The functions with which each of the three looks for a toolkit: package, file, function.
