@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +11,28 @@ from pathlib import Path
 import pytest
 
 from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
+
+# Folder of each program that keeps what it has compiled, as an engine's processes resolve them.
+CACHES = """
+import sglang
+import os, triton
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+from sglang.kernels.jit.utils.compile.cache import cache_root
+from sglang.srt.environ import envs
+by_variable = (os.environ["FLASHINFER_WORKSPACE_BASE"], os.environ["CUDA_CACHE_PATH"])
+deep_gemm = envs.SGLANG_DG_CACHE_DIR.get()
+print(triton.knobs.cache.dir, cache_dir(), *by_variable, deep_gemm, cache_root(), sep="\\n")
+"""
+
+
+def test_all_compiled_kernels_are_kept_in_the_volume(tmp_path: Path) -> None:
+    """Not in /tmp: Docker mounts it without the right to execute, and a pod loses it."""
+    environment = {"HOME": str(tmp_path), "PATH": os.defpath}
+    command = [sys.executable, "-P", "-c", CACHES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    folders = [Path(line) for line in done.stdout.splitlines()]
+    assert len(folders) == 6
+    assert {folder for folder in folders if not folder.is_relative_to(sglang_cache(environment))} == set()
 
 
 def test_add_prebuilt_kernels_adds_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
