@@ -52,11 +52,12 @@ ENGINE = {
 }
 # Names that other programs of the repository read.
 OTHERS = """
-## Scripts
+## Scripts and images
 
 | variable | read by | meaning; default |
 | --- | --- | --- |
 | `SERVAL_CACHE_DIR` | `make` | folder of the installed packages, for all checkouts; `~/.cache/serval` |
+| `SERVAL_PREBUILT_KERNELS` | `serval engine` | kernels to put into `~/.cache/sglang`; the image sets it |
 | `SERVAL_BASE_URL` | server/examples | address of the API; `http://127.0.0.1:8000/v1` |
 
 Compose has variables of its own: docker/.env.example lists them.

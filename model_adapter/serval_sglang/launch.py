@@ -12,17 +12,20 @@ import ctypes
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from serval_sglang.cpu_compat import environment as cpu
+from serval_sglang.cuda_toolkit import CompilersMissing, compiler_environment
 from serval_sglang.gpu_flags import gpu_flags, host_tables_environment
+from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
 from serval_sglang.options import Device, EngineOptions, ModelFolderError, configure, engine_options
 from serval_sglang.settings import (
     available_cpus,
     inherited_environment,
     model_settings,
     model_variables,
+    prebuilt_kernels,
 )
 from serval_sglang.supervision import supervise
 
@@ -61,7 +64,9 @@ def engine_environment(
 ) -> dict[str, str]:
     """Return the environment of the engine process.
 
-    Raises `ValueError` if one of the adapter's variables has an invalid value.
+    Raises:
+        ValueError: one of the adapter's variables has an invalid value.
+        CompilersMissing: an engine on a GPU would find no compilers.
     """
     # With an external package SGLang does not import its two hundred models, which saves seconds in each
     # process. The plugin does not depend on it, and refuses another package that provides this model.
@@ -71,8 +76,10 @@ def engine_environment(
     )
     if options.device == "cpu":
         environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
-    elif model_settings(environment).ngram_tables == "host":
-        environment |= host_tables_environment(inherited)
+    else:
+        environment |= compiler_environment(inherited)
+        if model_settings(environment).ngram_tables == "host":
+            environment |= host_tables_environment(inherited)
     return environment
 
 
@@ -102,10 +109,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment = engine_environment(options, inherited_environment(), available_cpus())
     except ValueError as error:
         sys.exit(f"serval: {error}")
+    except CompilersMissing as error:
+        sys.exit(f"serval: no engine on a GPU: {error}. Without them, --device cpu serves the demo model.")
+    if options.device == "cuda":
+        _use_prebuilt_kernels(environment)
     # -P, which SGLang's processes inherit, keeps the working directory off the import path: a stray file
     # there would shadow a module.
     command = [sys.executable, "-P", "-m", "serval_sglang.engine_process", *sglang_arguments(options)]
     return supervise(command, environment)
+
+
+def _use_prebuilt_kernels(environment: Mapping[str, str]) -> None:
+    prebuilt = prebuilt_kernels(environment)
+    if prebuilt is None or not prebuilt.is_dir():
+        return
+    try:
+        add_prebuilt_kernels(prebuilt, sglang_cache(environment))
+    except OSError as error:
+        print(f"serval: kernels will be compiled again: {prebuilt} was not copied: {error}", file=sys.stderr)
 
 
 def _require_free_port(host: str, port: int) -> None:

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 TablePlace = Literal["device", "host"]
 
 _TABLES_VARIABLE = "SERVAL_NGRAM_TABLES"
 _OVERLAP_VARIABLE = "SERVAL_MOE_OVERLAP_TOKENS"
+_PREBUILT_VARIABLE = "SERVAL_PREBUILT_KERNELS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,12 @@ def model_variables(*, ngram_tables: str | None, moe_overlap_tokens: int | None)
     """Return variables from which `model_settings` reads these values; None leaves a variable unset."""
     chosen = {_TABLES_VARIABLE: ngram_tables, _OVERLAP_VARIABLE: moe_overlap_tokens}
     return {name: str(value) for name, value in chosen.items() if value is not None}
+
+
+def prebuilt_kernels(environment: Mapping[str, str]) -> Path | None:
+    """Return the folder of compiled kernels that the engine's image names, or None."""
+    folder = environment.get(_PREBUILT_VARIABLE)
+    return Path(folder) if folder else None
 
 
 def inherited_environment() -> dict[str, str]:

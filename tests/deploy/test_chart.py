@@ -95,6 +95,7 @@ def compare(values: dict[str, Any], schema: dict[str, Any], where: str) -> None:
         ("engine.gpus=3", "engine/gpus"),
         ("image.engine.tag=latest", "image/engine/tag"),
         ("engine.gpu=2", "gpu"),
+        ("engine.cache.kind=ramdisk", "engine/cache/kind"),
         ("model.source=s3", "model/source"),
         ("gateway.settings.engine_url=x", "engine_url"),
         ("gateway.settings.limits_url=x", "limits_url"),
@@ -116,9 +117,17 @@ def test_schema_refuses_an_invalid_value(setting: str, message: str, tools: Oper
         (["engine.nodes=3"], "engine.gpus times engine.nodes is 6"),
         (["engine.nodes=2", "engine.gpus=0", "engine.ep=1"], "an engine on CPUs runs on one machine"),
         (
-            ["engine.nodes=2", "model.source=hostPath", "model.path=x", "model.hostPath.path=/m"],
+            [
+                "engine.nodes=2",
+                "engine.cache.kind=emptyDir",
+                "model.source=hostPath",
+                "model.path=x",
+                "model.hostPath.path=/m",
+            ],
             "set gateway.affinity",
         ),
+        (["engine.nodes=2"], "a LeaderWorkerSet makes no claims"),
+        (["engine.cache.kind=hostPath"], "set engine.cache.hostPath.path"),
         (["gateway.autoscaling.keda.enabled=true"], "set gateway.autoscaling.enabled too"),
         (
             ["gateway.autoscaling.enabled=true", "gateway.autoscaling.keda.enabled=true"],
@@ -391,6 +400,41 @@ def test_checkpoint_is_mounted_read_only(source: str, tools: OperatorTools) -> N
             mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
             assert mounts["model"] == {"name": "model", "mountPath": "/models", "readOnly": True}
             assert any(volume["name"] == "model" for volume in pod["volumes"])
+
+
+def cache_of_engine(manifests: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """Volume and claim templates of the engine's compiled kernels."""
+    (engine,) = of_kind(manifests, "StatefulSet")
+    pod = engine["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    # The caches of SGLang, Triton, flashinfer and DeepGEMM are all below HOME.
+    assert mounts[environment(pod)["HOME"]] == "cache"
+    volumes = [volume for volume in pod["volumes"] if volume["name"] == "cache"]
+    return (volumes[0] if volumes else None), engine["spec"].get("volumeClaimTemplates", [])
+
+
+def test_compiled_kernels_outlive_the_pod_of_an_engine_on_gpus(tools: OperatorTools) -> None:
+    for name in set(PRESETS) - {"values-cpu-demo.yaml"}:
+        volume, (claim,) = cache_of_engine(preset(tools, name))
+        assert volume is None
+        assert claim["metadata"]["name"] == "cache"
+        assert claim["spec"] == {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "20Gi"}},
+        }
+
+
+def test_compiled_kernels_are_where_the_operator_wants_them(tools: OperatorTools) -> None:
+    _, (claim,) = cache_of_engine(rendered(tools, "--set", "engine.cache.storageClass=fast"))
+    assert claim["spec"]["storageClassName"] == "fast"
+    path = "engine.cache.kind=hostPath,engine.cache.hostPath.path=/var/lib/serval"
+    volume, claims = cache_of_engine(rendered(tools, "--set", path))
+    assert claims == []
+    assert volume == {"name": "cache", "hostPath": {"path": "/var/lib/serval", "type": "Directory"}}
+    volume, claims = cache_of_engine(preset(tools, "values-cpu-demo.yaml"))
+    assert claims == []
+    assert volume == {"name": "cache", "emptyDir": {"sizeLimit": "2Gi"}}
 
 
 def test_rules_and_dashboards_are_those_of_deploy(tools: OperatorTools) -> None:

@@ -14,7 +14,10 @@ from serval_testkit.kubernetes_api import check_against_api
 from serval_testkit.metric_names import metrics_of, scraped_metrics_needed
 from serval_testkit.operator_tools import OperatorTools, ToolsMissingError
 
-TWO_MACHINES = ("--set", "engine.nodes=2,engine.gpus=4,engine.ep=8")
+TWO_MACHINES = (
+    "--set", "engine.nodes=2,engine.gpus=4,engine.ep=8",
+    "--set", "engine.cache.kind=hostPath,engine.cache.hostPath.path=/var/lib/serval",
+)  # fmt: skip
 KEDA = (
     "--set", "gateway.autoscaling.enabled=true,gateway.autoscaling.targetInFlight=50",
     "--set", "gateway.autoscaling.keda.enabled=true",

@@ -14,6 +14,7 @@ import yaml
 
 from serval.settings import Settings
 from serval_sglang.options import configure as configure_engine
+from serval_sglang.settings import prebuilt_kernels
 from serval_testkit.metric_names import DEPLOY
 from serval_testkit.operator_tools import ROOT, OperatorTools
 
@@ -189,6 +190,25 @@ def test_dockerfile_has_a_user_and_a_configurable_base(name: str) -> None:
         path for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for path in line.split()
     }
     assert all((ROOT / path).exists() for path in copied)
+
+
+def test_compiled_kernels_are_kept_in_a_volume(services: dict[str, Any]) -> None:
+    engine, _ = engine_and_gateway(services)
+    dockerfile = (DOCKER / "engine.Dockerfile").read_text()
+    (home,) = re.findall(r"\bHOME=(\S+)", dockerfile)
+    volumes = {volume["target"]: volume for volume in engine["volumes"]}
+    assert (volumes[home]["type"], volumes[home]["source"]) == ("volume", "engine-cache")
+    assert not volumes[home].get("read_only")
+    # Hidden by the volume, the image's own kernels are elsewhere.
+    (prebuilt,) = re.findall(r"\bSERVAL_PREBUILT_KERNELS=(\S+)", dockerfile)
+    assert prebuilt_kernels({"SERVAL_PREBUILT_KERNELS": prebuilt}) == Path(prebuilt)
+    assert not Path(prebuilt).is_relative_to(home)
+
+
+def test_build_arguments_are_those_of_the_dockerfiles(services: dict[str, Any]) -> None:
+    for service in engine_and_gateway(services):
+        text = (ROOT / service["build"]["dockerfile"]).read_text()
+        assert set(service["build"]["args"]) <= set(re.findall(r"^ARG (\w+)", text, re.MULTILINE))
 
 
 def subset_module() -> ModuleType:

@@ -93,16 +93,29 @@ def test_launcher_imports_neither_torch_nor_sglang() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_engine_environment_adds_nothing_on_gpu(model: Path) -> None:
+@pytest.fixture
+def toolkit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of a machine with compilers for CUDA."""
+    folder = tmp_path_factory.mktemp("toolkit")
+    for name in ("nvcc", "c++", "ninja"):
+        (folder / "bin" / name).parent.mkdir(exist_ok=True)
+        (folder / "bin" / name).touch(mode=0o755)
+    return {"CUDA_HOME": str(folder), "PATH": str(folder / "bin")}
+
+
+def test_engine_environment_adds_only_the_compilers_on_gpu(model: Path, toolkit: dict[str, str]) -> None:
     options = EngineOptions(model=model, device="cuda", tp=8)
-    inherited = {"A": "b", "SGLANG_EXTERNAL_MODEL_PACKAGE": "mine"}
-    assert engine_environment(options, inherited, range(4)) == inherited
+    inherited = {"A": "b", "SGLANG_EXTERNAL_MODEL_PACKAGE": "mine", **toolkit}
+    path = f"{toolkit['PATH']}:{toolkit['PATH']}"
+    assert engine_environment(options, inherited, range(4)) == {**inherited, "PATH": path}
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_engine_environment_pins_host_tables_in_their_own_size(model: Path, device: str) -> None:
+def test_engine_environment_pins_host_tables_in_their_own_size(
+    model: Path, toolkit: dict[str, str], device: str
+) -> None:
     options = parse_options([f"--model={model}", f"--device={device}", "--ngram-tables=host"])
-    found = engine_environment(options, {}, range(4))
+    found = engine_environment(options, toolkit, range(4))
     expected = {"PYTORCH_ALLOC_CONF": "pinned_max_round_threshold_mb:1024", "SGLANG_NUMA_BIND_V2": "0"}
     assert (expected.items() <= found.items()) is (device == "cuda")
 
@@ -113,16 +126,61 @@ def test_main_refuses_invalid_variable(model: Path, monkeypatch: pytest.MonkeyPa
         main([f"--model={model}", "--device=cuda", f"--port={free_port()}"])
 
 
-def test_engine_environment_carries_model_settings(model: Path) -> None:
+def test_engine_environment_needs_no_compilers_on_cpu(model: Path) -> None:
+    options = EngineOptions(model=model, device="cpu")
+    assert "CUDA_HOME" not in engine_environment(options, {"PATH": "/nowhere"}, range(4))
+
+
+def test_main_refuses_a_gpu_without_compilers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: pytest.fail("an engine was started"))
+    with pytest.raises(SystemExit, match=r"not found: c\+\+; .* Debian's package g\+\+\. .*--device cpu"):
+        main([f"--model={model}", "--device=cuda", f"--port={free_port()}"])
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_main_adds_the_kernels_of_the_image_for_a_gpu(
+    model: Path, toolkit: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    (tmp_path / "image" / "jit").mkdir(parents=True)
+    (tmp_path / "image" / "jit" / "a.so").touch()
+    more = {"HOME": str(tmp_path), "SERVAL_PREBUILT_KERNELS": str(tmp_path / "image")}
+    for name, value in (toolkit | more).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: 0)
+    assert main([f"--model={model}", f"--device={device}", f"--port={free_port()}"]) == 0
+    assert (tmp_path / ".cache" / "sglang" / "jit" / "a.so").exists() is (device == "cuda")
+
+
+def test_main_starts_without_the_kernels_of_the_image(
+    model: Path,
+    toolkit: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "image").mkdir()
+    (tmp_path / "home").touch()
+    more = {"HOME": str(tmp_path / "home"), "SERVAL_PREBUILT_KERNELS": str(tmp_path / "image")}
+    for name, value in (toolkit | more).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: 0)
+    assert main([f"--model={model}", "--device=cuda", f"--port={free_port()}"]) == 0
+    assert "kernels will be compiled again" in capsys.readouterr().err
+
+
+def test_engine_environment_carries_model_settings(model: Path, toolkit: dict[str, str]) -> None:
     options = parse_options(
         [f"--model={model}", "--device=cuda", "--ngram-tables=host", "--moe-overlap-tokens=64"]
     )
-    found = model_settings(engine_environment(options, {"SERVAL_NGRAM_TABLES": "device"}, range(4)))
+    found = model_settings(
+        engine_environment(options, {"SERVAL_NGRAM_TABLES": "device", **toolkit}, range(4))
+    )
     assert found == ModelSettings(ngram_tables="host", moe_overlap_tokens=64)
     # Without the flags the operator's own variables are kept.
     plain = parse_options([f"--model={model}", "--device=cuda"])
     assert model_settings(
-        engine_environment(plain, {"SERVAL_NGRAM_TABLES": "host"}, range(4))
+        engine_environment(plain, {"SERVAL_NGRAM_TABLES": "host", **toolkit}, range(4))
     ) == ModelSettings(ngram_tables="host")
 
 

@@ -54,6 +54,8 @@ LAYERS = {
         "demo",
         "plan",
         "gpu_flags",
+        "cuda_toolkit",
+        "kernel_cache",
         "supervision",
         "readiness",
         "warm_up",

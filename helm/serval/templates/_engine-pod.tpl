@@ -104,7 +104,7 @@ containers:
       - {{ . | quote }}
       {{- end }}
     env:
-      # Compiled kernels; the root file system may be read-only.
+      # Compiled kernels are below it; the root file system may be read-only.
       - {name: HOME, value: /var/cache/serval}
       {{- with .Values.engine.env }}{{ toYaml . | nindent 6 }}{{ end }}
     ports:
@@ -158,8 +158,7 @@ volumes:
   # Shared memory of the ranks; the default of 64 MB is too small for more than one. Counts as memory.
   - name: shm
     emptyDir: {medium: Memory, sizeLimit: {{ .Values.engine.sharedMemory }}}
-  - name: cache
-    emptyDir: {sizeLimit: {{ .Values.engine.cacheSize }}}
+  {{- include "serval.cacheVolume" . | nindent 2 }}
   - name: tmp
     emptyDir: {sizeLimit: 8Gi}
   {{- if .Values.model.verify.enabled }}

@@ -79,6 +79,19 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{- /* Volume of compiled kernels. A claim is the StatefulSet's, which gives each pod its own. */}}
+{{- define "serval.cacheVolume" -}}
+{{- $cache := .Values.engine.cache -}}
+{{- if eq $cache.kind "hostPath" }}
+- name: cache
+  # Kubernetes would create a missing folder as root's.
+  hostPath: {path: {{ required "engine.cache.kind is hostPath: set engine.cache.hostPath.path" $cache.hostPath.path }}, type: Directory}
+{{- else if eq $cache.kind "emptyDir" }}
+- name: cache
+  emptyDir: {sizeLimit: {{ $cache.size }}}
+{{- end }}
+{{- end }}
+
 {{- define "serval.keysSecret" -}}
 {{- .Values.auth.existingSecret | default (printf "%s-keys" (include "serval.name" .)) }}
 {{- end }}
@@ -101,6 +114,9 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if and (gt (int .Values.engine.nodes) 1) (eq 0 (int .Values.engine.gpus)) }}
 {{- fail "engine.nodes: an engine on CPUs runs on one machine; set it to 1, or engine.gpus" }}
+{{- end }}
+{{- if and (gt (int .Values.engine.nodes) 1) (eq .Values.engine.cache.kind "claim") }}
+{{- fail "engine.nodes above 1: a LeaderWorkerSet makes no claims; set engine.cache.kind to hostPath or emptyDir" }}
 {{- end }}
 {{- if and (gt (int .Values.engine.nodes) 1) (eq .Values.model.source "hostPath") (not .Values.gateway.affinity) }}
 {{- fail "model.source is hostPath and engine.nodes above 1: gateways need a machine that has the folder; set gateway.affinity" }}

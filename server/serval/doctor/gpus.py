@@ -5,20 +5,40 @@ The names of backends are the defaults of SGLang 0.5.23 for models with latent a
 (srt/arg_groups/overrides.py:1018). tests/server/doctor/test_gpus.py compares them.
 """
 
+import importlib
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 from serval.doctor.finding import Finding, State
 from serval.doctor.packages import installed_version, pinned_version
 
 _FLASHINFER = "flashinfer-python"
-_DEFAULT_CUDA_HOME = Path("/usr/local/cuda")
+_TOOLKIT = "serval_sglang.cuda_toolkit"
 # Attention backend by the major number of the GPU's compute capability; Triton for all others.
 _ATTENTION_BACKENDS = {9: "fa3", 10: "flashinfer"}
 _OTHER_ATTENTION_BACKEND = "triton"
+
+
+class _Compilers(Protocol):
+    """The programs that `serval_sglang.cuda_toolkit` found."""
+
+    @property
+    def nvcc(self) -> Path | None: ...
+    @property
+    def cxx(self) -> Path | None: ...
+    @property
+    def ninja(self) -> Path | None: ...
+    def problem(self) -> str | None: ...
+
+
+class _ToolkitModule(Protocol):
+    """The function of `serval_sglang.cuda_toolkit` that is called here; it loads neither torch nor SGLang."""
+
+    def find_compilers(self, environment: Mapping[str, str]) -> _Compilers: ...
 
 
 @dataclass(frozen=True)
@@ -89,33 +109,19 @@ def flashinfer(gpus: Gpus) -> Finding:
 
 
 def cuda_compiler(gpus: Gpus, environment: Mapping[str, str]) -> Finding:
-    """Check for the programs with which SGLang compiles CUDA kernels on first use."""
+    """Check for the programs with which SGLang compiles CUDA kernels on first use, as the launcher does."""
     check = "cuda compiler"
     if not gpus.found:
         return Finding(check, "ok", "not needed without a GPU")
     if installed_version("sglang") is None:
         return Finding(check, "ok", "not needed: no engine is installed here")
-    programs = {
-        "nvcc": _find_nvcc(environment),
-        "c++": shutil.which(environment.get("CXX", "c++")),
-        "ninja": shutil.which("ninja"),
-    }
-    missing = [name for name, path in programs.items() if path is None]
-    if not missing:
-        return Finding(check, "ok", ", ".join(str(path) for path in programs.values()))
-    return Finding(
-        check,
-        "failed",
-        f"not found: {', '.join(missing)}; SGLang compiles kernels when they are first used. Install the CUDA"
-        " toolkit 13 (or set CUDA_HOME), a C++ compiler and ninja",
-    )
+    found = _toolkit_module().find_compilers(environment)
+    problem = found.problem()
+    if problem is not None:
+        return Finding(check, "failed", problem)
+    return Finding(check, "ok", ", ".join(str(path) for path in (found.nvcc, found.cxx, found.ninja)))
 
 
-def _find_nvcc(environment: Mapping[str, str]) -> str | None:
-    """Look where tvm-ffi and flashinfer look: CUDA_HOME, CUDA_PATH, PATH, then the usual folder."""
-    home = environment.get("CUDA_HOME") or environment.get("CUDA_PATH")
-    on_path = None if home else shutil.which("nvcc")
-    if on_path is not None:
-        return on_path
-    nvcc = (Path(home) if home else _DEFAULT_CUDA_HOME) / "bin" / "nvcc"
-    return str(nvcc) if nvcc.is_file() else None
+def _toolkit_module() -> _ToolkitModule:
+    # By name, because the gateway installs and runs without the engine's package.
+    return cast("_ToolkitModule", importlib.import_module(_TOOLKIT))

@@ -177,6 +177,14 @@ def hardened(compose: Sequence[str]) -> None:
     say("user 10001, read-only root, no way from the engine to the databases")
 
 
+def cuda_extension(compose: Sequence[str]) -> None:
+    """Check that one of SGLang's CUDA extensions builds, links and loads in the engine's container."""
+    program = Path(__file__).with_name("build_extension.py").read_text()
+    built = inside(compose, "engine-demo", "python", "-P", "-c", program)
+    assert "/var/cache/serval/.cache/sglang/jit/sm90a/" in built, built
+    say("SGLang's activation kernels are compiled for Hopper by the engine's user, in the volume")
+
+
 async def dashboards(compose: Sequence[str], session: aiohttp.ClientSession) -> None:
     """Check that every query of the dashboards finds data under load, and every metric is scraped."""
     address = inside(compose, "prometheus", "hostname", "-i").split()[0]
@@ -256,6 +264,7 @@ async def main(key: str, compose: Sequence[str]) -> None:
         await keys(compose)
         await limits(compose)
         hardened(compose)
+        await asyncio.to_thread(cuda_extension, compose)
 
         def prometheus_says(query: str, wanted: str) -> bool:
             query_command = ["promtool", "query", "instant", "http://127.0.0.1:9090", query]

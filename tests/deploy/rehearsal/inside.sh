@@ -128,7 +128,7 @@ build_online serval-gateway-build:1 "$root" "${gateway[@]}" --target build
 build serval-gateway:0.1.0 "$root" "${gateway[@]}"
 
 say "the engine's image"
-read -r packages uv < <("$python" -c 'import os, torch, uv; print(os.path.dirname(os.path.dirname(torch.__file__)), uv.find_uv_bin())')
+read -r packages programs < <("$python" -c 'import os, torch, uv; print(os.path.dirname(os.path.dirname(torch.__file__)), os.path.dirname(uv.find_uv_bin()))')
 # The packages are mounted under the name that setup.sh gives them, during the build and at run time.
 cat > "$work/Dockerfile" <<'END'
 FROM localhost/serval-base-full:1
@@ -137,8 +137,10 @@ RUN python3 -m venv --without-pip /opt/packages && touch /opt/packages/.complete
     && ln -s /opt/packages "/opt/serval-packages/venv-$({ python3.11 --version; cat /tmp/requirements.lock; } | sha256sum | cut -c1-12)"
 END
 build serval-base-engine:1 "$root" --file "$work/Dockerfile"
+# Kernels are compiled in the check, one of them; all take minutes.
 build_online serval-engine:0.1.0 "$root" --file "$root/docker/engine.Dockerfile" --build-arg BASE=localhost/serval-base-engine:1 \
-    --volume "$packages:/opt/packages/lib/python3.11/site-packages:ro" --volume "$uv:/opt/packages/bin/uv:ro"
+    --build-arg CUDA_ARCHITECTURES= --volume "$packages:/opt/packages/lib/python3.11/site-packages:ro" \
+    --volume "$programs/uv:/opt/packages/bin/uv:ro"
 
 say "an image with the others: Caddy, Prometheus, Alertmanager, PostgreSQL, Redis"
 mkdir "$work/tools"
@@ -177,7 +179,7 @@ random() { "$python" -c 'import secrets; print(secrets.token_hex(20))'; }
 (umask 0022 && mkdir -p "$work/secrets" && echo "sk-rehearsal-$(random)" > "$work/secrets/api_keys")
 REHEARSAL_PICTURES=${2:-} POSTGRES_PASSWORD=$(random)
 export COMPOSE_PROFILES=cpu-demo,monitoring SERVAL_KEYS_FILE=$work/secrets/api_keys REHEARSAL_MONITORING=$work/monitoring \
-    REHEARSAL_PACKAGES=$packages REHEARSAL_PICTURES POSTGRES_PASSWORD
+    REHEARSAL_PACKAGES=$packages REHEARSAL_PROGRAMS=$programs REHEARSAL_PICTURES POSTGRES_PASSWORD
 compose=("$tools/bin/docker-compose" --file "$root/docker/compose.yaml" --file "$here/compose.yaml" --env-file "$root/docker/.env.example")
 failed() { "${compose[@]}" ps --all >&2; "${compose[@]}" logs --tail 40 >&2; die "$*"; }
 "${compose[@]}" up --detach --wait --wait-timeout 900 --no-build --quiet-pull 2>"$work/up.log" || { cat "$work/up.log" >&2; failed "the stack does not come up"; }
