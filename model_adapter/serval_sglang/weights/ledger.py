@@ -89,7 +89,8 @@ class TensorLedger:
         expected, found = self._shape_of(name, tensor), tuple(tensor.shape)
         if expected is not None and found != expected:
             raise CheckpointMismatch(
-                f"{name} has shape {found}, and config.json describes {expected}: they do not belong together."
+                f"{name} has shape {found}, and config.json describes {expected}: do both belong to the same "
+                "checkpoint?"
             )
 
     def _shape_of(self, name: str, tensor: Tensor) -> Shape | None:

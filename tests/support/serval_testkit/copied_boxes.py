@@ -79,9 +79,7 @@ def box_of(view: Tensor, whole: Tensor) -> Box:
 def times_covered(boxes: Iterable[Box], shape: tuple[int, ...]) -> set[int]:
     """Return how many of the boxes hold an element of a tensor of this shape: the set of all counts."""
     boxes = list(boxes)
-    cuts = [
-        sorted({0, size, *(edge for box in boxes for edge in box[i])}) for i, size in enumerate(shape)
-    ]
+    cuts = [sorted({0, size, *(edge for box in boxes for edge in box[i])}) for i, size in enumerate(shape)]
     places = [{edge: place for place, edge in enumerate(edges)} for edges in cuts]
     counts = np.zeros([len(edges) - 1 for edges in cuts], dtype=int)
     for box in boxes:

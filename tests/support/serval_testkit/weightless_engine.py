@@ -3,9 +3,10 @@
 SGLang's own loader builds and loads the model on torch's "meta" device, where a tensor has shape, dtype and
 device but no memory. What differs from an engine on a GPU:
 
-- SGLang resolves its arguments for `--device cpu`, because there is no GPU to ask; then the resolved device is
-  overridden. Modules have been imported on a machine without a GPU, so they take no branch for CUDA, and as
-  this is not a CPU engine, none for the CPU either: experts are sliced as on a GPU.
+- SGLang resolves its arguments for `--device cpu`, because there is no GPU to ask; then the resolved device
+  is overridden. Modules are imported on a machine without a GPU, so they take no branch for CUDA, and as this
+  is not a CPU engine, none for the CPU either: experts are sliced as on a GPU. Two modules are told that they
+  are on CUDA where that alone decides about sizes.
 - There are no process groups. SGLang 0.5.23 derives a rank's place from what the launcher states
   (`_configure_context` in srt/runtime_context.py), and building a model only asks groups for their ranks.
 - Hooks are replaced attributes, undone at the end, so that other tests find upstream's classes.
