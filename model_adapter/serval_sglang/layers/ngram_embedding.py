@@ -93,14 +93,19 @@ class NgramEmbedding(nn.Module):
         super().__init__()
         self.eos_token_id = eos_token_id
         self.look_back = over_embedding_n - 1
-        constants = ngram_hash(
-            vocab_size=num_embeddings,
-            base=over_embedding_m,
-            max_order=over_embedding_n,
-            splits=over_embedding_k,
-        )
+        # On the CPU first, because loading reads them there, without a wait for the device.
+        with torch.device("cpu"):
+            constants = ngram_hash(
+                vocab_size=num_embeddings,
+                base=over_embedding_m,
+                max_order=over_embedding_n,
+                splits=over_embedding_k,
+            )
+        self.first_rows: list[int] = constants.offsets.tolist()
+        self.row_counts: list[int] = constants.moduli.tolist()
+        device = torch.get_default_device()
         for name, values in zip(NgramHash._fields, constants, strict=True):
-            self.register_buffer(f"hash_{name}", values, persistent=False)
+            self.register_buffer(f"hash_{name}", values.to(device), persistent=False)
 
         parallel = get_parallel()
         over_attn_tp = is_dp_attention_enabled()
@@ -112,7 +117,7 @@ class NgramEmbedding(nn.Module):
         self.word_embeder = VocabParallelEmbedding(
             num_embeddings, embedding_dim, use_attn_tp_group=over_attn_tp
         )
-        self.tables = len(constants.moduli)
+        self.tables = len(self.row_counts)
         full_width = embedding_dim // self.tables
         if full_width % self.tp_size:
             raise ValueError(
@@ -120,7 +125,7 @@ class NgramEmbedding(nn.Module):
                 "cannot share equally: choose --tp (or attention TP) so that it divides the width."
             )
         self.width = full_width // self.tp_size
-        self.rows = int(constants.moduli.sum())
+        self.rows = sum(self.row_counts)
         self.ngram_projection = nn.Parameter(
             torch.empty(self.tables * self.width, embedding_dim), requires_grad=False
         )
@@ -159,7 +164,7 @@ class NgramEmbedding(nn.Module):
         if match is None or kind is None or int(match[2]) >= self.tables:
             raise ValueError(f"no n-gram tensor is called {name!r} in a model with {self.tables} tables.")
         table = int(match[2])
-        start, rows = int(self.hash_offsets[table]), int(self.hash_moduli[table])
+        start, rows = self.first_rows[table], self.row_counts[table]
         full_width, hidden = self.width * self.tp_size, self.ngram_projection.shape[1]
         shapes = {"projection": (hidden, full_width), "values": (rows, full_width), "scales": (rows,)}
         if tuple(loaded.shape) != shapes[kind]:

@@ -84,12 +84,13 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Load a checkpoint; calls after the first may load any part of one.
 
-        Raises `CheckpointMismatch` if a tensor is unknown or, in the first call, missing.
+        Raises `CheckpointMismatch` if a tensor is unknown, of another shape or, in the first call, missing.
         """
         ledger = TensorLedger(
             self.dimensions,
             quantised=self._packing is not None or self.quant_config is not None,
             coded_tables=self._has_coded_tables,
+            block=_fp8_block(self.quant_config),
         )
         received = ledger.received(weights)
         if self._packing is not None:
@@ -123,6 +124,14 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
                 "replacements are not in effect. Start with `python -m serval_sglang.launch`; see the hooks' "
                 "messages."
             )
+
+
+def _fp8_block(quant_config: Any) -> list[int] | None:
+    """Return the (output, input) size of the blocks of block-wise FP8; None for any other format."""
+    if quant_config is None or quant_config.get_name() != "fp8":
+        return None
+    block: list[int] | None = quant_config.weight_block_size
+    return block
 
 
 def _refuse_unsupported_features() -> None:

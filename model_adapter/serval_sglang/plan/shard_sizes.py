@@ -1,4 +1,8 @@
-"""Bytes of weights on one tensor-parallel rank, by part, as this adapter and SGLang 0.5.23 split them."""
+"""Bytes of weights on one tensor-parallel rank, by part, as this adapter and SGLang 0.5.23 split them.
+
+Constants of less than a kilobyte are left out. tests/model_adapter/models/test_full_size.py compares these
+sizes with those of the model that SGLang builds.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -17,11 +21,16 @@ TablePlacement = Literal["device", "host", "8bit"]
 # Key and value halves of kv_b_proj, laid out for attention in the latent space; SGLang keeps both.
 ABSORBED = "absorbed kv_b_proj"
 
+# Cosine and sine of every position; all layers share one table, and each rank holds it.
+ROTARY = "rotary angles"
+
 _BF16_BYTES = 2
 _FLOAT32_BYTES = 4
 _FP8_BLOCK = 128
 _FP8_PARTS = frozenset({Part.ATTENTION, Part.DENSE_MLPS, Part.EXPERTS})
 _VOCABULARY_PADDING = 64
+_SPARE_POSITIONS = 256
+_POSITION_PADDING = 128
 
 # Dimension along which a linear layer is split. Every rank holds latent projections (q_a, kv_a) whole.
 _SPLIT_DIMENSION = {
@@ -79,6 +88,7 @@ def shard_sizes(
             stored = _stored_bytes(kind.part, on_rank, weight_dtype=weight_dtype, tables=tables)
             device_bytes[kind.part] += count * stored
     device_bytes[ABSORBED] = _absorbed_bytes(config, tp=tp)
+    device_bytes[ROTARY] = _rotary_bytes(config)
     return ShardSizes(device_bytes=dict(device_bytes), host_bytes=host_bytes)
 
 
@@ -126,6 +136,16 @@ def _absorbed_bytes(config: LongcatConfig, *, tp: int) -> int:
     heads = config.num_attention_heads // tp
     values = heads * (config.qk_nope_head_dim + config.v_head_dim) * config.kv_lora_rank
     return 2 * config.num_layers * values * _BF16_BYTES
+
+
+def _rotary_bytes(config: LongcatConfig) -> int:
+    """Count the table of rotary angles in float32 for the longest context (sglang/srt/utils/common.py,
+    `reserve_rope_cache_for_long_sequences`, which is a few rows longer than the model's positions)."""
+    scaling = config.rope_scaling
+    positions = _round_up(config.max_position_embeddings + _SPARE_POSITIONS, _POSITION_PADDING)
+    if scaling is not None:
+        positions = max(positions, math.ceil(scaling.original_max_position_embeddings * scaling.factor))
+    return positions * config.qk_rope_head_dim * _FLOAT32_BYTES
 
 
 def _require_divisible(config: LongcatConfig, *, tp: int, ep: int, weight_dtype: WeightDtype) -> None:

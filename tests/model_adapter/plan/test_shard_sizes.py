@@ -9,7 +9,7 @@ import pytest
 from serval_sglang.checkpoint.inspection import inspect_checkpoint
 from serval_sglang.checkpoint.parts import Part
 from serval_sglang.known_configs import LITE
-from serval_sglang.plan.shard_sizes import ABSORBED, PlanError, shard_sizes
+from serval_sglang.plan.shard_sizes import ABSORBED, ROTARY, PlanError, shard_sizes
 from serval_testkit.header_only_checkpoint import stored_fp8, stored_plain, write_header_only_checkpoint
 
 GB = 1e9
@@ -22,7 +22,7 @@ def sizes(tp: int = 1, ep: int = 1, **options: Any) -> dict[str, int]:
 
 def stored(device_bytes: dict[str, int]) -> int:
     """Bytes of the parts that a checkpoint stores."""
-    return sum(device_bytes.values()) - device_bytes[ABSORBED]
+    return sum(device_bytes.values()) - device_bytes[ABSORBED] - device_bytes[ROTARY]
 
 
 def test_shard_sizes_equal_published_sizes_in_bf16() -> None:
@@ -54,7 +54,7 @@ def test_shard_sizes_of_one_rank_equal_checkpoint(tmp_path: Path, weight_dtype: 
     fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]} if weight_dtype == "fp8" else None
     write_header_only_checkpoint(tmp_path, config, tensors, quantization_config=fp8)
     planned = sizes(config=config, weight_dtype=weight_dtype)
-    del planned[ABSORBED]
+    del planned[ABSORBED], planned[ROTARY]
     inspected = inspect_checkpoint(tmp_path)
     assert inspected.is_complete
     assert planned == {part: size.size_bytes for part, size in inspected.parts.items()}
@@ -80,7 +80,7 @@ def test_shard_sizes_divide_all_but_replicated_parts(tp: int) -> None:
     )
     for part in shared:
         assert rank[part] * tp == one[part], part
-    for part in (Part.ROUTER, Part.NORMS):
+    for part in (Part.ROUTER, Part.NORMS, ROTARY):
         assert rank[part] == one[part], part
     # The latent projections, 3072 x (1536 + 512 + 64) twice per layer, are whole on every rank.
     whole = 2 * 28 * 3072 * (1536 + 512 + 64)
@@ -98,6 +98,15 @@ def test_shard_sizes_count_absorbed_projection() -> None:
     kv_b = 2 * 28 * 32 * (128 + 128) * 512
     assert sizes()[ABSORBED] == sizes(weight_dtype="fp8")[ABSORBED] == kv_b
     assert sizes(4)[ABSORBED] == kv_b // 4
+
+
+def test_shard_sizes_count_rotary_angles_of_longest_context() -> None:
+    # 327,680 positions and 256 to spare, 32 cosines and 32 sines.
+    assert sizes()[ROTARY] == sizes(8)[ROTARY] == (327_680 + 256) * 64 * 4
+    plain = replace(LITE, rope_scaling=None, max_position_embeddings=1000)
+    assert sizes(config=plain)[ROTARY] == 1280 * 64 * 4
+    # YaRN's table is as long as its factor says, whatever the model's limit.
+    assert sizes(config=replace(LITE, max_position_embeddings=1000))[ROTARY] == 327_680 * 64 * 4
 
 
 def test_shard_sizes_pad_vocabulary_like_upstream() -> None:

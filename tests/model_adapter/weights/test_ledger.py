@@ -7,13 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 from serval_sglang.checkpoint import write_tiny_checkpoint
+from serval_sglang.checkpoint.fp8 import BLOCK
 from serval_sglang.checkpoint.layout import ALIASES, mtp_tensor_shapes, table_name, tensor_shapes
 from serval_sglang.checkpoint.random import tiny_config
 from serval_sglang.weights.ledger import CheckpointMismatch, TensorLedger
 
 CONFIG = tiny_config(num_layers=1, n_routed_experts=2, zero_expert_num=2, moe_topk=2)
-NAMES = tuple(tensor_shapes(CONFIG))
-
+SHAPES = tensor_shapes(CONFIG)
+NAMES = tuple(SHAPES)
 
 SCALES = [table_name(i, part="weight_scale") for i in range(CONFIG.ngram_table_count)]
 
@@ -22,7 +23,12 @@ def feed(
     names: list[str], *, quantised: bool = False, coded_tables: bool = False
 ) -> tuple[TensorLedger, list[str]]:
     ledger = TensorLedger(CONFIG, quantised=quantised, coded_tables=coded_tables)
-    return ledger, [name for name, _ in ledger.received((name, torch.empty(0)) for name in names)]
+    return ledger, [name for name, _ in ledger.received((name, tensor_of(name)) for name in names)]
+
+
+def tensor_of(name: str, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """Return a tensor of the model's shape for a name that the model has, of another shape otherwise."""
+    return torch.empty(SHAPES.get(ALIASES.get(name, name), (0,)), dtype=dtype)
 
 
 def test_ledger_accepts_complete_checkpoint() -> None:
@@ -133,12 +139,65 @@ def test_ledger_truncates_long_list() -> None:
         ledger.require_complete()
 
 
+@pytest.mark.parametrize("quantised", [False, True])
+def test_ledger_refuses_tensor_of_other_shape(quantised: bool) -> None:
+    name = "model.layers.0.mlp.experts.1.down_proj.weight"
+    rows, columns = SHAPES[name]
+    for shape in ((rows, columns // 2), (rows, 2 * columns), (rows - 1, columns), (rows * columns,)):
+        ledger = TensorLedger(CONFIG, quantised=quantised, coded_tables=False)
+        with pytest.raises(CheckpointMismatch) as error:
+            list(ledger.received([(name, torch.empty(shape))]))
+        assert f"{name} has shape {shape}, and config.json describes {(rows, columns)}" in str(error.value)
+
+
+def test_ledger_leaves_shape_of_packed_values_to_their_reader() -> None:
+    name = "model.layers.0.mlp.experts.1.down_proj.weight"
+    ledger = TensorLedger(CONFIG, quantised=True, coded_tables=False)
+    assert list(ledger.received([(name, torch.empty(3, dtype=torch.uint8))]))
+
+
+FP8_LAYER = "model.layers.0.self_attn.0.kv_a_proj_with_mqa"
+
+
+def of_fp8_layer(*, scales: tuple[int, int] | None) -> list[tuple[str, torch.Tensor]]:
+    found = [(f"{FP8_LAYER}.weight", tensor_of(f"{FP8_LAYER}.weight", torch.float8_e4m3fn))]
+    return found if scales is None else [*found, (f"{FP8_LAYER}.weight_scale_inv", torch.empty(scales))]
+
+
+def test_ledger_requires_scales_of_fp8_layers() -> None:
+    rest = [(name, tensor_of(name)) for name in NAMES if name != f"{FP8_LAYER}.weight"]
+    height, width = SHAPES[f"{FP8_LAYER}.weight"]
+    scales = (-(-height // 32), -(-width // 32))
+    for order in (1, -1):
+        ledger = TensorLedger(CONFIG, quantised=True, coded_tables=False, block=[32, 32])
+        list(ledger.received([*rest, *of_fp8_layer(scales=scales)[::order]]))
+        ledger.require_complete()
+    ledger = TensorLedger(CONFIG, quantised=True, coded_tables=False, block=[32, 32])
+    list(ledger.received([*rest, *of_fp8_layer(scales=None)]))
+    with pytest.raises(CheckpointMismatch, match=rf"lacks 1 tensors: {FP8_LAYER}\.weight_scale_inv"):
+        ledger.require_complete()
+
+
+def test_ledger_refuses_scales_of_other_blocks() -> None:
+    ledger = TensorLedger(CONFIG, quantised=True, coded_tables=False, block=[32, 32])
+    with pytest.raises(CheckpointMismatch, match=r"weight_scale_inv has shape \(1, 1\)"):
+        list(ledger.received(of_fp8_layer(scales=(1, 1))))
+
+
+def test_ledger_requires_no_block_scales_of_eight_bit_tables() -> None:
+    ledger = TensorLedger(CONFIG, quantised=True, coded_tables=True, block=[32, 32])
+    tensors = [(name, tensor_of(name)) for name in NAMES if "embedders" not in name]
+    tensors += [(name, tensor_of(name, torch.float8_e4m3fn)) for name in NAMES if "embedders" in name]
+    list(ledger.received([*tensors, *((name, torch.empty(0)) for name in SCALES)]))
+    ledger.require_complete()
+
+
 def test_ledger_knows_every_tensor_of_fp8_copy(tmp_path: Path) -> None:
     """SGLang runs such a copy only on GPUs and on CPUs with AMX."""
     config = write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, fp8=True, num_layers=1)
     tensors = load_file(tmp_path / "model.safetensors")
     assert any(name.endswith("weight_scale_inv") for name in tensors)
-    ledger = TensorLedger(config, quantised=True, coded_tables=False)
+    ledger = TensorLedger(config, quantised=True, coded_tables=False, block=BLOCK)
     assert dict(ledger.received(tensors.items())).keys() == tensors.keys()
     ledger.require_known()
     ledger.require_complete()
