@@ -17,12 +17,12 @@ from serval_sglang.config import LongcatConfig
 from serval_sglang.demo import checkpoint_directory
 from serval_sglang.known_configs import LITE
 from serval_sglang.launch import engine_environment, parse_options, sglang_arguments
+from serval_sglang.options import EngineOptions
 from serval_sglang.plugin.registration import _HOOKS
 from serval_testkit.imitated_engine import Answers, Question
 from serval_testkit.imitated_gpu import GPUS, build_libcuda
 from serval_testkit.repository import ROOT
 
-_EVERYWHERE = ("lite", "lite_fp8", "demo")
 _TRITON = "--attention-backend=triton"
 
 
@@ -41,14 +41,15 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         "demo": checkpoint_directory(),
     }
     written = folder / "answers.json"
-    question = Question(command_lines=_command_lines(models), objects=_objects())
-    environment = engine_environment(
-        parse_options([f"--model={models['lite']}", "--device=cuda"]), dict(os.environ), [0]
+    inherited = {**os.environ, **_variables(folder)}
+    question = Question(
+        command_lines=_command_lines(models),
+        objects=_objects(),
+        cpu_environment=engine_environment(_options(models["demo"], "cpu"), inherited, [0]),
     )
     command = [sys.executable, "-P", "-m", "serval_testkit.imitated_engine", str(written)]
-    subprocess.run(
-        command, input=json.dumps(question), text=True, check=True, env=environment | _variables(folder)
-    )
+    environment = engine_environment(_options(models["lite"], "cuda"), inherited, [0])
+    subprocess.run(command, input=json.dumps(question), text=True, check=True, env=environment)
     found: Answers = json.loads(written.read_text())
     return found
 
@@ -73,7 +74,7 @@ def _command_lines(models: dict[str, Path]) -> dict[str, dict[str, list[str]]]:
     """Return SGLang's command lines by GPU and name, as `serval engine` makes them from these options."""
 
     def line(model: str, *options: str) -> list[str]:
-        return sglang_arguments(parse_options([f"--model={models[model]}", "--device=cuda", *options]))
+        return sglang_arguments(_options(models[model], "cuda", *options))
 
     two = ("--tp=2", "--ep=2")
     usual = {"lite": line("lite", *two), "lite_fp8": line("lite_fp8"), "demo": line("demo")}
@@ -87,6 +88,10 @@ def _command_lines(models: dict[str, Path]) -> dict[str, dict[str, list[str]]]:
         "demo_operators_backend": line("demo", "--", "--attention-backend", "flashinfer"),
     }
     return lines
+
+
+def _options(model: Path, device: str, *options: str) -> EngineOptions:
+    return parse_options([f"--model={model}", f"--device={device}", *options])
 
 
 def _write_config(folder: Path, config: LongcatConfig, **fields: object) -> Path:

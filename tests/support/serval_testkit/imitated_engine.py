@@ -25,14 +25,9 @@ from serval_testkit.imitated_gpu import GPUS, imitate, imitate_undecided, write_
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Most of the time that imports take; none asks which GPU this is.
-_SHARED_IMPORTS = (
-    "sglang.srt.server_args",
-    "torch._inductor.compile_fx",
-    "cutlass",
-    "compressed_tensors",
-    "serval_sglang.plugin.parsers",
-)
+# Most of the time that imports take, first that of other packages. None asks which GPU this is.
+_PACKAGES = ("transformers", "torch._inductor.compile_fx", "cutlass", "compressed_tensors", "openai")
+_SHARED_IMPORTS = ("sglang.srt.server_args", "serval_sglang.plugin.parsers")
 # The engine beyond the model: its processes, and all attention backends that it chooses for this model.
 _ENGINE_IMPORTS = (
     "sglang.srt.entrypoints.http_server",
@@ -48,17 +43,25 @@ _GPUS_OF_A_MACHINE = 2
 
 
 class Question(TypedDict):
-    """Names of `GPUS`, SGLang's command lines for each of them by name, and dotted names of objects."""
+    """Input of the program.
+
+    - `command_lines`: SGLang's arguments, by GPU (a name in `GPUS`) and by a name of their own
+    - `objects`: dotted names, looked up in the engine
+    - `cpu_environment`: environment of an engine with `--device cpu`
+    """
 
     command_lines: Mapping[str, Mapping[str, Sequence[str]]]
     objects: Sequence[str]
+    cpu_environment: Mapping[str, str]
 
 
 class Answers(TypedDict):
-    """Values by GPU and command line; facts of the imported engine by compute capability."""
+    """Values by GPU and command line; facts of the imported engine by compute capability, and of one for the
+    CPU beside a GPU."""
 
     resolved: dict[str, dict[str, dict[str, Any]]]
     engines: dict[str, dict[str, Any]]
+    cpu_engine: dict[str, Any]
 
 
 def main() -> None:
@@ -66,13 +69,14 @@ def main() -> None:
     answers_file = Path(sys.argv[1])
     gc.disable()
     with imitate_undecided():
-        for module in _SHARED_IMPORTS:
-            import_module(module)
+        _import(_PACKAGES)
+        cpu_engine = _forked(_cpu_engine, question["cpu_environment"])
+        _import(_SHARED_IMPORTS)
     gc.freeze()
     capabilities: dict[tuple[int, int], list[str]] = {}
     for name in question["command_lines"]:
         capabilities.setdefault(GPUS[name].capability, []).append(name)
-    answers = Answers(resolved={}, engines={})
+    answers = Answers(resolved={}, engines={}, cpu_engine=cpu_engine)
     for (major, minor), names in capabilities.items():
         of_engine, of_gpus = _forked(_engine, names, question, answers_file.parent)
         answers["engines"][f"{major}.{minor}"] = of_engine
@@ -84,6 +88,29 @@ def _forked(function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> 
     """Return the result of a call in a fork of this process; exceptions come through."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         return pool.submit(function, *arguments, **named).result()
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        import_module(module)
+
+
+def _cpu_engine(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Name what an engine with `--device cpu` computes with, on a machine that has a GPU."""
+    imitate(GPUS["H100"], count=1)
+    os.environ.clear()
+    os.environ.update(environment)
+
+    from sglang.kernels.fused_op import _platform_key
+    from sglang.srt.platforms import current_platform
+    from sglang.srt.utils import is_cpu, is_cuda
+
+    return {
+        "platform": type(current_platform).__name__,
+        "kernels": _platform_key(),
+        "is_cpu": is_cpu(),
+        "is_cuda": is_cuda(),
+    }
 
 
 def _engine(names: Sequence[str], question: Question, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,12 +127,11 @@ def _engine(names: Sequence[str], question: Question, folder: Path) -> tuple[dic
     load_plugins()
     require_registered()
     hook_metrics_page()
-    for module in _ENGINE_IMPORTS:
-        import_module(module)
+    _import(_ENGINE_IMPORTS)
     with patch("sglang.srt.managers.scheduler.run_scheduler_process", _no_scheduler):
         run_checked_scheduler(pipe_writer=None)
-    facts = _forked(_facts, question["objects"])
-    return facts, {name: _forked(_machine, name, question, folder) for name in names}
+    resolved = {name: _machine(name, question, folder) for name in names}
+    return _facts(question["objects"]), resolved
 
 
 def _no_scheduler(pipe_writer: object) -> None:
@@ -150,18 +176,18 @@ def _described(name: str) -> str:
 
 def _machine(name: str, question: Question, folder: Path) -> dict[str, dict[str, Any]]:
     """Resolve all command lines for one GPU."""
-    gpu = GPUS[name]
-    imitate(gpu, count=_GPUS_OF_A_MACHINE)
     programs = folder / name
     programs.mkdir()
-    write_nvidia_smi(programs, gpu, count=_GPUS_OF_A_MACHINE)
-    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    write_nvidia_smi(programs, GPUS[name], count=_GPUS_OF_A_MACHINE)
     lines = question["command_lines"][name]
-    return {line: _forked(_resolved, arguments) for line, arguments in lines.items()}
+    return {line: _forked(_resolved, arguments, name, programs) for line, arguments in lines.items()}
 
 
-def _resolved(arguments: Sequence[str]) -> dict[str, Any]:
+def _resolved(arguments: Sequence[str], name: str, programs: Path) -> dict[str, Any]:
     """Return values of SGLang's flags after its whole resolution, and kernels that the layers then choose."""
+    imitate(GPUS[name], count=_GPUS_OF_A_MACHINE)
+    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+
     from sglang.srt.server_args import prepare_server_args
 
     server_args = prepare_server_args(list(arguments))

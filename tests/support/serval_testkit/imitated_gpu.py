@@ -65,8 +65,27 @@ for gpu in $(seq {count}); do
 done
 """
 
-# CUDA_ERROR_STUB_LIBRARY, which the library of this name in NVIDIA's toolkit returns from all functions.
-_LIBCUDA = "int cuPointerGetAttribute(void) { return 34; }\n"
+# Functions without which the libraries of sgl_kernel and of Triton's driver cannot be loaded.
+_LIBCUDA_FUNCTIONS = (
+    "cuCtxGetCurrent",
+    "cuCtxGetDevice",
+    "cuCtxGetLimit",
+    "cuCtxSetCurrent",
+    "cuCtxSetLimit",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDevicePrimaryCtxRetain",
+    "cuDriverGetVersion",
+    "cuFuncGetAttribute",
+    "cuFuncSetAttribute",
+    "cuFuncSetCacheConfig",
+    "cuGetErrorString",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuPointerGetAttribute",
+)
+_ERROR_STUB_LIBRARY = 34  # as NVIDIA's own stub of this library returns
 
 
 def imitate(gpu: ImitatedGpu, *, count: int) -> None:
@@ -124,12 +143,13 @@ def write_nvidia_smi(folder: Path, gpu: ImitatedGpu, *, count: int) -> Path:
 
 
 def build_libcuda(folder: Path) -> None:
-    """Build the driver's library, of which sgl_kernel's libraries need one function to be loaded.
+    """Build a driver's library whose functions fail.
 
     Raises `subprocess.CalledProcessError` or `FileNotFoundError` without a C compiler.
     """
+    source = "".join(f"int {name}(void) {{ return {_ERROR_STUB_LIBRARY}; }}\n" for name in _LIBCUDA_FUNCTIONS)
     command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
-    subprocess.run([*command, "-x", "c", "-"], input=_LIBCUDA, text=True, check=True)
+    subprocess.run([*command, "-x", "c", "-"], input=source, text=True, check=True)
 
 
 def _answer(**answers: Callable[..., Any]) -> None:
