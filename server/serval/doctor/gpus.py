@@ -1,8 +1,9 @@
 """Checks of what an engine needs on a GPU.
 
-The names of backends are the defaults of SGLang 0.5.23 for models with latent attention:
-`get_default_attn_backend` (srt/arg_groups/model_override_base.py:277) and `_sampling_backend_default`
-(srt/arg_groups/overrides.py:1018). tests/server/doctor/test_gpus.py compares them.
+The names of backends are the defaults of SGLang 0.5.23 for LongCat: `_deepseek_family_overrides`
+(srt/arg_groups/model_overrides/deepseek_v2.py:37), `get_default_attn_backend`
+(srt/arg_groups/model_override_base.py:277) and `_sampling_backend_default`
+(srt/arg_groups/overrides.py:1018). tests/model_adapter/imitated_gpu compares them.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from serval.doctor.packages import installed_version, pinned_version
 _FLASHINFER = "flashinfer-python"
 _TOOLKIT = "serval_sglang.cuda_toolkit"
 # Attention backend by the major number of the GPU's compute capability; Triton for all others.
-_ATTENTION_BACKENDS = {9: "fa3", 10: "flashinfer"}
+_ATTENTION_BACKENDS = {9: "fa3", 10: "trtllm_mla"}
 _OTHER_ATTENTION_BACKEND = "triton"
 
 
