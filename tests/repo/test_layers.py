@@ -59,6 +59,7 @@ LAYERS = {
         "engine_process",
         "launch",
         "verify",
+        "consistency",
         "bench",
         "cli",
     ),
