@@ -6,14 +6,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
+from serval_testkit.sglang_flags import SGLANG, argument_of, engine_arguments
+
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "loadtests/GPU.md"
-SGLANG = Path(str(distribution("sglang").locate_file("sglang")))
 BENCHMARK = "python -m sglang.benchmark.serving"
 
 # Programs of this repository, by their first words; their --help lists the options.
@@ -89,16 +89,9 @@ def test_guide_options_of_sglang_benchmark_are_in_its_source() -> None:
 
 
 def test_guide_options_behind_two_dashes_are_engine_arguments() -> None:
-    tree = [ast.parse(path.read_text()) for path in (SGLANG / "srt/arg_groups").rglob("*.py")]
-    fields = {
-        node.target.id
-        for module in tree
-        for node in ast.walk(module)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
     asked = {flag for words in commands() for flag in flags(words)[1]}
     assert asked
-    assert {flag.removeprefix("--").replace("-", "_") for flag in asked} <= fields
+    assert {argument_of(flag) for flag in asked} <= engine_arguments()
 
 
 def _added_options(path: Path) -> Iterator[str]:

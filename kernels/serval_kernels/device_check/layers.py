@@ -1,5 +1,7 @@
 """Router and identity experts at the width of LongCat-Flash-Lite."""
 
+from typing import Any
+
 import torch
 
 from serval_kernels.bench.sizes import LITE
@@ -16,7 +18,11 @@ _TIE = 1e-7
 def check_router(device: torch.device) -> str:
     """Compare experts and weights with torch's, leaving out tokens whose choice is a tie."""
     generator, ties, total = torch.Generator(device=device).manual_seed(0), 0, 0
-    options = {"top_k": LITE.top_k, "routed_experts": LITE.routed_experts, "scaling_factor": _SCALE}
+    options: dict[str, Any] = {
+        "top_k": LITE.top_k,
+        "routed_experts": LITE.routed_experts,
+        "scaling_factor": _SCALE,
+    }
     for tokens in _TOKENS[device.type]:
         logits = torch.randn(tokens, LITE.experts, generator=generator, device=device)
         bias = torch.randn(LITE.experts, generator=generator, device=device) / LITE.experts
@@ -39,15 +45,15 @@ def check_router(device: torch.device) -> str:
         )
         ties, total = ties + int((~decided).sum()), total + tokens
     if ties > 0.01 * total:
-        raise AssertionError(f"{ties} of {total} tokens were left out as ties, which is too many to judge by.")
+        raise AssertionError(f"{ties} of {total} tokens were left out as ties: too many to judge by.")
     return f"{total:,} tokens, {ties} ties left out"
 
 
 def check_identity_experts(device: torch.device) -> str:
-    """Compare the sum of routed and identity experts in bfloat16 with torch's, in place and with a residual."""
+    """Compare the sum of both kinds of experts in bfloat16 with torch's, in place and with a residual."""
     generator = torch.Generator(device=device).manual_seed(1)
-    # Both compute in float32 and round once: a unit in the last place at a boundary, and under the interpreter,
-    # which truncates.
+    # Both compute in float32 and round once: a unit in the last place at a boundary between two values, and
+    # under the interpreter, which truncates.
     rtol = 2**-7
     for tokens in _TOKENS[device.type]:
         routed, hidden, residual = (
@@ -60,4 +66,3 @@ def check_identity_experts(device: torch.device) -> str:
             got = combine_identity_triton(out, hidden, weight, residual=added, out=out).float()
             require_close(f"sum of {tokens} tokens", got, expected, rtol=rtol, atol=1e-6)
     return f"{sum(_TOKENS[device.type]):,} tokens in bfloat16, with and without a residual"
-

@@ -1,5 +1,7 @@
 """Row ids and the state of request slots: decode steps that a graph replays, and ragged prefill."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def check_decode(device: torch.device) -> str:
     tokens, slots = (torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(2))
     history = torch.zeros(count, LITE.order - 1, dtype=torch.int32, device=device)
     expected_history = history.clone()
-    state = {"slots": slots, "ngram": ngram, "eos_token_id": _EOS}
+    state: dict[str, Any] = {"slots": slots, "ngram": ngram, "eos_token_id": _EOS}
     step = captured(lambda: decode_step_triton(tokens, history, **state), device)
     history.zero_()
     for number in range(_STEPS[kind]):
@@ -60,7 +62,7 @@ def check_prefill(device: torch.device) -> str:
         tokens = _tokens(total, generator, ends=0.02)
         history = _tokens(count * (LITE.order - 1), generator, ends=0.1).view(count, -1).int()
         expected_history = history.clone()
-        runs = {
+        runs: dict[str, Any] = {
             "slots": slots,
             "starts": (lengths.cumsum(0) - lengths).int(),
             "lengths": lengths.int(),
@@ -93,7 +95,6 @@ def _tokens(count: int, generator: torch.Generator, *, ends: float) -> Tensor:
     tokens = torch.randint(LITE.vocab, (count,), generator=generator, device=device)
     tokens[torch.rand(count, generator=generator, device=device) < ends] = _EOS
     return tokens
-
 
 
 def _require_inside_tables(where: str, rows: Tensor, ngram: NgramHash) -> None:

@@ -1,7 +1,7 @@
 """Gathering from tables of full size: on the device, halves of their columns, eight-bit codes, host memory.
 
-Every row holds a pattern of its number and of the column, so a wrong row, a wrong column and an offset that has
-wrapped around 32 bits all show.
+Every row holds a pattern of its number and of the column, so that a wrong row, a wrong column and an offset
+that has wrapped around 32 bits show.
 """
 
 import torch
@@ -86,7 +86,9 @@ def check_host_table(device: torch.device, rows: int) -> str:
         flat = wanted.flatten().cpu()
         table[flat] = _pattern(flat)
         ids.copy_(wanted)
-        require_close(f"host table, {tokens} tokens", gather().view(-1, LITE.width), _pattern(wanted.flatten()))
+        require_close(
+            f"host table, {tokens} tokens", gather().view(-1, LITE.width), _pattern(wanted.flatten())
+        )
     place = "pinned host memory" if pinned else "host memory"
     return f"{table.nbytes / 1e9:.1f} GB in {place}, {rows:,} rows, {how(device)}"
 
@@ -125,4 +127,3 @@ def _require_pattern(table: NgramTable, ids: Tensor, *, first: int) -> None:
     got = ngram_gather_triton(ids, table, dtype=torch.bfloat16)
     expected = _pattern(ids.flatten())[:, first:]
     require_close(f"columns from {first}, {len(ids)} tokens", got.view_as(expected), expected)
-

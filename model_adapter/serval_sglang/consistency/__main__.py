@@ -1,11 +1,11 @@
 """Ask an engine the same questions in different ways and compare tokens and log-probabilities.
 
 Ways: alone with an empty cache (the first answers, with which the others are compared), again from the prefix
-cache, and all together in one batch; with --beside, alone on a second engine with other flags. No reference is
-needed, so this is also for the real weights.
+cache, and all together in one batch; with --beside, alone on a second engine with other flags. No reference
+is needed, so this is also for the real weights.
 
-Exit code 0: they agree; tokens part only where two tokens are within rounding, and log-probabilities differ, in
-bfloat16, by 0.02 in the mean at most. 1: they do not, or an engine failed.
+Exit code 0: they agree; tokens part only where two tokens are within rounding, and log-probabilities differ,
+in bfloat16, by 0.02 in the mean at most. 1: they do not, or an engine failed.
 """
 
 import argparse
@@ -56,7 +56,12 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="checkpoint that the engine serves")
     add("--url", help="a running engine (default: one is started for the checkpoint)")
-    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the engine (default bfloat16)")
+    add(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        default="bfloat16",
+        help="of the engine (default bfloat16)",
+    )
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu")
     add("--requests", type=int, default=64, metavar="N", help="questions, and batch size (default 64)")
     add("--tokens", type=int, default=16, metavar="N", help="of each answer (default 16)")
@@ -77,9 +82,7 @@ def _agreements(args: argparse.Namespace, asked: Sequence[Prompt]) -> Iterator[A
             yield compare(way, first, ask(engine, asked, new_tokens=args.tokens))
     for flags in args.beside:
         with _engine(args, *shlex.split(flags)) as engine:
-            yield compare(
-                f"engine with {flags}", first, ask_alone(engine, asked, new_tokens=args.tokens)
-            )
+            yield compare(f"engine with {flags}", first, ask_alone(engine, asked, new_tokens=args.tokens))
 
 
 def _engine(args: argparse.Namespace, *more_flags: str) -> AbstractContextManager[Engine]:
