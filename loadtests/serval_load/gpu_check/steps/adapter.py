@@ -12,9 +12,9 @@ _ENGINE = Needs(packages=("torch", "sglang", "serval_sglang"), gpu_memory_gib=20
 _TWO_GPUS = replace(_ENGINE, gpus=2)
 _CHECKPOINT = ("-m", "serval_sglang.cli.checkpoint")
 _SIZES = (
-    "--num-layers", "2", "--hidden-size", "768", "--num-attention-heads", "16", "--q-lora-rank", "256",
+    "--num-layers", "2", "--hidden-size", "384", "--num-attention-heads", "16", "--q-lora-rank", "128",
     "--kv-lora-rank", "512", "--qk-nope-head-dim", "128", "--qk-rope-head-dim", "64", "--v-head-dim", "128",
-    "--ffn-hidden-size", "512", "--expert-ffn-hidden-size", "256",
+    "--ffn-hidden-size", "256", "--expert-ffn-hidden-size", "256",
 )  # fmt: skip
 # The first engine compiles CUDA kernels for minutes; later ones find them in the cache.
 _FIRST_START_S, _START_S = 240.0, 60.0
