@@ -101,6 +101,12 @@ def test_step_that_measures_follows_checks_and_writes_rows(step: Step) -> None:
     assert "{rows}" in step.command
 
 
+def test_rehearsed_steps_follow_rehearsed_steps() -> None:
+    rehearsed = {step.name for step in STEPS if step.rehearsal}
+    assert {name for step in STEPS if step.rehearsal for name in step.after} <= rehearsed
+    assert {step.group for step in STEPS if step.rehearsal} == {"kernels", "adapter", "full size"}
+
+
 def test_kernels_need_neither_sglang_nor_this_environment() -> None:
     for step in STEPS:
         if step.group == "kernels":

@@ -110,6 +110,7 @@ STEPS = (
         "fp8",
         after=(COMPILERS, _FP8_FILES),
         expected_s=_FIRST_START_S,
+        rehearsed=True,
     ),
     Step(
         "adapter: graphs",
