@@ -1,6 +1,6 @@
 """Rows of the tables that a check uses: all of LongCat-Flash-Lite's, or as many as the memory holds."""
 
-import os
+from pathlib import Path
 
 import torch
 
@@ -23,7 +23,10 @@ def fitting_rows(device: torch.device, *, on_host: bool) -> int:
 
 
 def _free_host_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return memory that can be had, the page cache included, which a checkpoint just read fills."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = next(line for line in lines if line.startswith("MemAvailable:"))
+    return int(available.split()[1]) * 1024
 
 
 def _power_of_two_below(size: int) -> int:
