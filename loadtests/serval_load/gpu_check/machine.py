@@ -15,7 +15,7 @@ from serval_load.gpu_check.step import Needs
 
 _GIB = 1 << 30
 _VERSIONS = ("torch", "triton", "sglang")
-_QUERY = "--query-gpu=name,memory.total,memory.used,driver_version"
+_QUERY = "--query-gpu=name,memory.total,memory.used,compute_cap,driver_version"
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Gpu:
     name: str
     memory_gib: float
     used_gib: float
+    capability: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ def _missing(needs: Needs, machine: Machine, *, work: Path, model: str) -> Itera
     smallest = min((gpu.memory_gib for gpu in machine.gpus), default=0.0)
     if smallest < needs.gpu_memory_gib:
         yield f"needs {needs.gpu_memory_gib:g} GiB of GPU memory, there are {smallest:.0f}"
+    lowest = min((gpu.capability for gpu in machine.gpus), default=0.0)
+    if lowest < needs.capability:
+        yield f"needs compute capability {needs.capability:g}, this is {lowest:g}"
     if machine.host_memory_gib < needs.host_memory_gib:
         yield f"needs {needs.host_memory_gib:g} GiB of host memory, there are {machine.host_memory_gib:.0f}"
     free = shutil.disk_usage(work).free / _GIB
@@ -95,10 +99,21 @@ def _gpus() -> tuple[tuple[Gpu, ...], str]:
     except (OSError, subprocess.SubprocessError):
         return (), ""
     rows = [
-        [cell.strip() for cell in line.split(",")] for line in listed.splitlines() if line.count(",") == 3
+        [cell.strip() for cell in line.split(",")] for line in listed.splitlines() if line.count(",") == 4
     ]
-    gpus = tuple(Gpu(name, float(total) / 1024, float(used) / 1024) for name, total, used, _ in rows)
-    return gpus, rows[0][3] if rows else ""
+    gpus = tuple(
+        Gpu(name, _number(total) / 1024, _number(used) / 1024, _number(capability))
+        for name, total, used, capability, _ in rows
+    )
+    return gpus, rows[0][-1] if rows else ""
+
+
+def _number(cell: str) -> float:
+    """Return the number, or 0 for one that this GPU does not tell, such as "[N/A]"."""
+    try:
+        return float(cell)
+    except ValueError:
+        return 0.0
 
 
 def _version(package: str) -> str:

@@ -13,6 +13,7 @@ class Needs:
 
     gpus: int = 1
     gpu_memory_gib: float = 0.0  # of each GPU
+    capability: float = 0.0  # least compute capability
     host_memory_gib: float = 0.0
     disk_gib: float = 0.0
     packages: tuple[str, ...] = ()  # importable names

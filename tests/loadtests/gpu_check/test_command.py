@@ -41,7 +41,7 @@ def test_command_without_a_gpu_says_so_in_one_line(
 
 
 def test_command_warns_of_a_gpu_in_use() -> None:
-    busy = Machine((Gpu("Stand-in GPU", 80.0, 40.0), Gpu("Stand-in GPU", 80.0, 0.4)), "", 64.0, {})
+    busy = Machine((Gpu("Stand-in GPU", 80.0, 40.0, 9.0), Gpu("Stand-in GPU", 80.0, 0.4, 9.0)), "", 64.0, {})
     assert len(command._warnings(busy)) == 1
 
 

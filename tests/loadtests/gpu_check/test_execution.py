@@ -10,7 +10,7 @@ from serval_load.gpu_check.machine import Gpu, Machine
 from serval_load.gpu_check.record import Result
 from serval_load.gpu_check.step import Needs, Step
 
-MACHINE = Machine((Gpu("Stand-in GPU", 100.0, 0.0),), "1", 64.0, {"torch": "2"})
+MACHINE = Machine((Gpu("Stand-in GPU", 100.0, 0.0, 8.0),), "1", 64.0, {"torch": "2"})
 COUNTED = "open(r'{work}/runs', 'a').write('x')"
 ROW = {
     "what": "kernel",
@@ -134,6 +134,7 @@ def test_execute_skips_what_the_machine_lacks(tmp_path: Path) -> None:
     steps = [
         stand_in("a: gpus", COUNTED, needs=Needs(gpus=2)),
         stand_in("a: memory", COUNTED, needs=Needs(gpu_memory_gib=130, host_memory_gib=80)),
+        stand_in("a: capability", COUNTED, needs=Needs(capability=9.0)),
         stand_in("a: package", COUNTED, needs=Needs(packages=("json", "no_such_package"))),
         stand_in("a: program", COUNTED, needs=Needs(programs=("no-such-program",))),
         stand_in("a: model", COUNTED, needs=Needs(model=True)),
@@ -141,9 +142,10 @@ def test_execute_skips_what_the_machine_lacks(tmp_path: Path) -> None:
     says = [result.says for result in run_all(steps, tmp_path)[0]]
     assert says[0] == "needs 2 GPUs, this machine has 1"
     assert says[1] == "needs 130 GiB of GPU memory, there are 100; needs 80 GiB of host memory, there are 64"
-    assert says[2].startswith("needs the package no_such_package in ")
-    assert says[3] == "needs the program no-such-program"
-    assert says[4] == "needs MODEL=DIR, a checkpoint of the model"
+    assert says[2] == "needs compute capability 9, this is 8"
+    assert says[3].startswith("needs the package no_such_package in ")
+    assert says[4] == "needs the program no-such-program"
+    assert says[5] == "needs MODEL=DIR, a checkpoint of the model"
     assert not (tmp_path / "work" / "runs").exists()
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from serval_load.gpu_check.step import Needs, Step
 
 _ENGINE = Needs(packages=("torch", "sglang", "serval_sglang"), gpu_memory_gib=20, disk_gib=2)
+# SGLang's kernels for FP8 experts do not compile for older GPUs.
+_FP8_ENGINE = replace(_ENGINE, capability=9.0)
 _TWO_GPUS = replace(_ENGINE, gpus=2)
 _CHECKPOINT = ("-m", "serval_sglang.cli.checkpoint")
 _SIZES = (
@@ -110,6 +112,7 @@ STEPS = (
         "fp8",
         after=(COMPILERS, _FP8_FILES),
         expected_s=_FIRST_START_S,
+        needs=_FP8_ENGINE,
         rehearsed=True,
     ),
     Step(
@@ -195,7 +198,7 @@ STEPS = (
         "--",
         "--moe-a2a-backend=deepep",
         after=(FP8,),
-        needs=replace(_TWO_GPUS, packages=(*_TWO_GPUS.packages, "deep_ep")),
+        needs=replace(_TWO_GPUS, capability=9.0, packages=(*_TWO_GPUS.packages, "deep_ep")),
     ),
     Step(
         "adapter: speculative",

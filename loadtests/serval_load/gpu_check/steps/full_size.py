@@ -6,8 +6,8 @@ from serval_load.gpu_check.steps import adapter
 _ENGINE = ("torch", "sglang", "serval_sglang")
 _BENCH = ("-m", "serval_sglang.bench", "--json", "{rows}")
 _BATCHES = ("--batches", "1", "16", "64", "--steps", "64", "--repeats", "3")
-_ONE_GPU = Needs(packages=_ENGINE, gpu_memory_gib=130, disk_gib=1)
-_HOST = Needs(packages=_ENGINE, gpu_memory_gib=70, host_memory_gib=80, disk_gib=1)
+_ONE_GPU = Needs(packages=_ENGINE, gpu_memory_gib=130, capability=9.0, disk_gib=1)
+_HOST = Needs(packages=_ENGINE, gpu_memory_gib=70, capability=9.0, host_memory_gib=80, disk_gib=1)
 
 
 def _times(
