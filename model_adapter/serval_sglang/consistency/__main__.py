@@ -27,7 +27,7 @@ _EXAMPLES = """\
 examples:
   python -m serval_sglang.consistency --model /models/LongCat-Flash-Lite --url http://127.0.0.1:30000
   python -m serval_sglang.consistency --model ./small --beside=--chunked-prefill-size=16
-  python -m serval_sglang.consistency --model ./small --beside=--disable-cuda-graph -- --tp-size 2
+  python -m serval_sglang.consistency --model ./small --tp 2 --ep 2 --beside=--cuda-graph-backend-decode=disabled
 """
 
 
@@ -63,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
         help="of the engine (default bfloat16)",
     )
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu")
+    add("--tp", type=int, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
+    add("--ep", type=int, default=1, metavar="N", help="of these, ranks that share out the experts")
     add("--requests", type=int, default=64, metavar="N", help="questions, and batch size (default 64)")
     add("--tokens", type=int, default=16, metavar="N", help="of each answer (default 16)")
     add("--beside", action="append", default=[], metavar="FLAGS", help="SGLang's flags of another engine")
@@ -91,6 +93,8 @@ def _engine(args: argparse.Namespace, *more_flags: str) -> AbstractContextManage
     return running_engine(
         args.model,
         dtype=args.dtype,
+        tp=args.tp,
+        ep=args.ep,
         device=args.device,
         extra_flags=[*args.engine_flags, *more_flags],
         start_timeout_s=_START_TIMEOUT_S,

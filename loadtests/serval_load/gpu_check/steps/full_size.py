@@ -83,11 +83,11 @@ STEPS = (
     ),
     Step(
         "model: same answers",
-        "the real weights: the same answers alone, from the prefix cache and in a batch of 64",
+        "the real weights in FP8 on one GPU: the same answers alone, from the prefix cache and in a batch of 64",
         ("-m", "serval_sglang.consistency", "--model", "{model}", "--device", "cuda"),
         expected_s=420,
         limit_s=1800,
-        needs=Needs(packages=_ENGINE, gpu_memory_gib=70, model=True),
+        needs=Needs(packages=_ENGINE, gpu_memory_gib=130, model=True),
         after=(adapter.CONSISTENT,),
     ),
 )
