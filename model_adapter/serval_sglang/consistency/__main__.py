@@ -27,7 +27,7 @@ _EXAMPLES = """\
 examples:
   python -m serval_sglang.consistency --model /models/LongCat-Flash-Lite --url http://127.0.0.1:30000
   python -m serval_sglang.consistency --model ./small --beside=--chunked-prefill-size=16
-  python -m serval_sglang.consistency --model ./small --tp 2 --ep 2 --beside=--cuda-graph-backend-decode=disabled
+  python -m serval_sglang.consistency --model ./small --tp 2 --beside=--cuda-graph-backend-decode=disabled
 """
 
 

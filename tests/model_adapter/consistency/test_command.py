@@ -9,8 +9,10 @@ from threading import Thread
 
 import pytest
 
+from serval_sglang.consistency import __main__ as command
 from serval_sglang.consistency.__main__ import main
 from serval_sglang.known_configs import TINY
+from serval_sglang.verify.engine import Engine
 
 
 class StandIn(BaseHTTPRequestHandler):
@@ -100,3 +102,29 @@ def test_consistency_reports_an_engine_that_is_gone(model: Path, capsys: pytest.
         pass
     assert main(["--model", str(model), "--url", url]) == 1
     assert "consistency: error:" in capsys.readouterr().err
+
+
+def test_consistency_starts_an_engine_for_each_set_of_flags(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[tuple[str, ...]] = []
+
+    @contextmanager
+    def running(directory: Path, *, extra_flags: list[str], **options: object) -> Iterator[Engine]:
+        assert (directory, options["tp"], options["dtype"]) == (model, 2, "bfloat16")
+        started.append(tuple(extra_flags))
+        with stand_in() as (url, _):
+            yield Engine(url, launcher_pid=0, log_path=model / "log")
+
+    monkeypatch.setattr(command, "running_engine", running)
+    beside = ["--beside=--chunked-prefill-size=16 --page-size=1", "--beside=--disable-radix-cache"]
+    few = ["--requests", "4", "--tokens", "4"]
+    assert main(["--model", str(model), "--tp", "2", *few, *beside, "--", "--log-level=info"]) == 0
+    assert started == [
+        ("--log-level=info",),
+        ("--log-level=info", "--chunked-prefill-size=16", "--page-size=1"),
+        ("--log-level=info", "--disable-radix-cache"),
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert said[2].startswith("agrees  engine with --chunked-prefill-size=16 --page-size=1: 4 of 4")
+    assert said[-1] == "consistent in 4 ways"

@@ -83,7 +83,7 @@ STEPS = (
     ),
     Step(
         "model: same answers",
-        "the real weights in FP8 on one GPU: the same answers alone, from the prefix cache and in a batch of 64",
+        "the real weights in FP8 on one GPU: the same answers alone, again, in a batch of 64",
         ("-m", "serval_sglang.consistency", "--model", "{model}", "--device", "cuda"),
         expected_s=420,
         limit_s=1800,
