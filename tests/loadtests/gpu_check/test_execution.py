@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from serval_load.gpu_check import process
 from serval_load.gpu_check.execution import Execution, execute
 from serval_load.gpu_check.machine import Gpu, Machine
+from serval_load.gpu_check.process import Outcome
 from serval_load.gpu_check.record import Result
 from serval_load.gpu_check.step import Needs, Step
 
@@ -78,15 +82,30 @@ def test_execute_blocks_what_follows_a_red_check_and_goes_on(tmp_path: Path) -> 
     assert "not measured: 'a: check' is red" in shown
 
 
-def test_execute_keeps_rows_of_a_step_stopped_at_its_limit(tmp_path: Path) -> None:
-    slow = stand_in("a: times", f"{writing(TIMED)}; import time; time.sleep(60)", measures=True, limit_s=1.5)
-    results, _ = run_all([slow, stand_in("b: check", "")], tmp_path)
-    assert [r.state for r in results] == ["stopped", "green"]
-    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert lines[0]["rows"] == [TIMED]
-    # The next run goes on with the rows that it finds.
-    results, _ = run_all([replace(slow, limit_s=1.6)], tmp_path)
-    assert (tmp_path / "work" / "a--times.jsonl").read_text().count("\n") == 2
+def test_execute_keeps_rows_of_a_step_stopped_at_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "work" / "a--times.jsonl"
+    limits: list[float] = []
+
+    def run_and_stop(*_: object, limit_s: float, **__: object) -> Outcome:
+        limits.append(limit_s)
+        with rows.open("a") as file:
+            file.write(json.dumps(TIMED) + "\n")
+        return Outcome(-2, 30.0, stopped=True)
+
+    monkeypatch.setattr(process, "run", run_and_stop)
+    slow = stand_in("a: times", "", measures=True)
+    results, shown = run_all([slow], tmp_path)
+    assert (results[0].state, limits) == ("stopped", [30.0])
+    assert "10.0 us" in shown
+    (line,) = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())
+    assert line["rows"] == [TIMED]
+    # The next run goes on with the rows that it finds, unless they come from other code.
+    run_all([slow], tmp_path)
+    assert rows.read_text().count("\n") == 2
+    run_all([slow], tmp_path, code="b")
+    assert rows.read_text().count("\n") == 1
 
 
 def test_execute_starts_nothing_when_the_time_is_over(tmp_path: Path) -> None:

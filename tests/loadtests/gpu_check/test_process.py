@@ -10,21 +10,9 @@ import pytest
 
 from serval_load.gpu_check.process import Outcome, run
 
-IGNORES_CTRL_C = """
-import signal, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("running", flush=True)
-time.sleep(600)
-"""
-CLEANS_UP = """
-import time
-print("running", flush=True)
-try:
-    time.sleep(600)
-finally:
-    print("stopped the engine", flush=True)
-"""
+# Shells, because a program that starts slowly would be stopped before it is ready.
+IGNORES_SIGNALS = "trap '' INT TERM; sleep 600"
+CLEANS_UP = "trap 'echo stopped the engine; exit 1' INT; sleep 600 & wait"
 # A step that ends at once, and an engine in a session of its own that would keep the GPU's memory.
 LEAVES_ENGINE = """
 import subprocess, sys
@@ -40,11 +28,9 @@ process.run(sys.argv[1:], folder=Path(), environment={}, log=Path("log.txt"), li
 """
 
 
-def run_python(script: str, folder: Path, *, limit_s: float = 30.0) -> tuple[Outcome, str]:
+def run_logged(command: list[str], folder: Path, *, limit_s: float = 30.0) -> tuple[Outcome, str]:
     log = folder / "log.txt"
-    outcome = run(
-        [sys.executable, "-c", script], folder=folder, environment=dict(os.environ), log=log, limit_s=limit_s
-    )
+    outcome = run(command, folder=folder, environment=dict(os.environ), log=log, limit_s=limit_s)
     return outcome, log.read_text()
 
 
@@ -57,20 +43,18 @@ def is_alive(pid: int) -> bool:
 
 
 def test_run_reports_code_and_output(tmp_path: Path) -> None:
-    outcome, said = run_python(
-        "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)", tmp_path
-    )
+    outcome, said = run_logged(["sh", "-c", "echo out; echo err >&2; exit 3"], tmp_path)
     assert (outcome.code, outcome.stopped) == (3, False)
     assert sorted(said.split()) == ["err", "out"]
 
 
 def test_run_appends_to_the_log(tmp_path: Path) -> None:
-    run_python("print('first')", tmp_path)
-    assert run_python("print('second')", tmp_path)[1] == "first\nsecond\n"
+    run_logged(["echo", "first"], tmp_path)
+    assert run_logged(["echo", "second"], tmp_path)[1] == "first\nsecond\n"
 
 
 def test_run_stops_at_the_limit_as_ctrl_c_does(tmp_path: Path) -> None:
-    outcome, said = run_python(CLEANS_UP, tmp_path, limit_s=1.0)
+    outcome, said = run_logged(["sh", "-c", CLEANS_UP], tmp_path, limit_s=1.0)
     assert outcome.stopped
     assert "stopped the engine" in said
 
@@ -79,7 +63,7 @@ def test_run_kills_what_ignores_signals(tmp_path: Path, monkeypatch: pytest.Monk
     from serval_load.gpu_check import process
 
     monkeypatch.setattr(process, "_STOPS", tuple((number, 0.3) for number, _ in process._STOPS))
-    outcome, _ = run_python(IGNORES_CTRL_C, tmp_path, limit_s=1.0)
+    outcome, _ = run_logged(["sh", "-c", IGNORES_SIGNALS], tmp_path, limit_s=1.0)
     assert outcome.stopped
     assert outcome.code == -9
 
