@@ -1,10 +1,11 @@
 # `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast lint format types setup print-venv audit lock lock-examples lock-clients lock-comparison clean
+.PHONY: help serve test test-fast gpu-check lint format types setup print-venv audit lock lock-examples lock-clients lock-comparison clean
 
 SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
 ARGS ?=
+MINUTES ?= 10
 
 # Where a shell sets it, every start of the engine would compile thousands of modules again, and of the gateway hundreds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -22,6 +23,10 @@ test: setup lint types ## Everything CI runs: lint, types, unit tests, tests on 
 test-fast: setup ## The tests that start no engine.
 	@deploy/setup/test_services.sh
 	@$(PYTHON) -m pytest -m "not engine" $(ARGS)
+
+gpu-check: setup ## Everything that waits for a GPU (MINUTES=10, MODEL=DIR, OUT=DIR, REHEARSE=1 on a CPU).
+	@$(PYTHON) -m serval_load.gpu_check --minutes $(MINUTES) $(if $(MODEL),--model "$(MODEL)") \
+		$(if $(OUT),--out "$(OUT)") $(if $(REHEARSE),--rehearse) $(ARGS)
 
 lint: setup ## Style: ruff's checks and formatting.
 	@echo "lint: ruff" >&2

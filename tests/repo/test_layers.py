@@ -62,6 +62,7 @@ LAYERS = {
         "engine_process",
         "launch",
         "verify",
+        "consistency",
         "bench",
         "cli",
     ),
