@@ -1,6 +1,6 @@
-"""Operations to measure: inputs at fixed addresses, and a call for each path."""
+"""Operations to measure: inputs at fixed addresses, a call for each path, and the definition."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from serval_kernels.bench import builtin, roofline
+from serval_kernels.bench.agreement import difference, routing_difference
 from serval_kernels.bench.roofline import TableFormat, Work
 from serval_kernels.bench.sizes import Sizes
 from serval_kernels.combine_identity import combine_identity, combine_identity_reference
@@ -21,31 +22,52 @@ from serval_kernels.ngram_step import (
     extend_step,
     extend_step_reference,
 )
-from serval_kernels.route_topk import route_topk, route_topk_reference
+from serval_kernels.route_topk import DROPPED, Routing, route_topk, route_topk_reference
 from serval_kernels.row_quantization import QuantizedTable, quantize_rows
 
 TableKind = Literal["device", "int8", "fp8", "host", "host-int8"]
 
+Result = Tensor | tuple[Tensor, ...]
+
 EOS = 2
 SCALE = 6.0
+_INPUT_SEED = 7
 _DECODE_LIMIT = 512  # larger batches are prefill: runs of 1,024 tokens
 _RUN = 1024
 _FILL_ROWS, _FILL_WORDS = 65_537, 1_009
 _CODES = {"int8": torch.int8, "host-int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
+def compare_tensors(result: Result, expected: Result, slack: float) -> str | None:
+    """Compare two results of one tensor; the default of `Case.compare`."""
+    assert isinstance(result, Tensor)
+    assert isinstance(expected, Tensor)
+    return difference(result, expected, slack=slack)
+
+
 @dataclass(frozen=True)
 class Path:
-    """One way to compute an operation, with the bytes it moves and the operations it performs."""
+    """One way to compute an operation, with the bytes it moves and the operations it performs.
+
+    `slack` is the absolute error that it adds to the result by rounding intermediate ones.
+    """
 
     name: str
-    call: Callable[[], Tensor | tuple[Tensor, ...]]
+    call: Callable[[], Result]
     work: Work
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operation at one size; `floor` is the work that any path must do."""
+    """An operation at one size.
+
+    - `floor`: the work that any path must do
+    - `paths`: the built-in one first, so that ratios to it are known when the others are measured
+    - `next_input`: draws another input from torch's global generators
+    - `reference`: the definition, computed from the same input
+    - `state`: tensors that a call changes, compared as well
+    """
 
     operation: str
     tokens: int
@@ -53,6 +75,27 @@ class Case:
     floor: Work
     paths: list[Path]
     next_input: Callable[[], object]
+    reference: Callable[[], Result]
+    state: Sequence[Tensor] = ()
+    compare: Callable[[Result, Result, float], str | None] = compare_tensors
+
+
+def disagreement(case: Case, path: Path) -> str | None:
+    """Run `path` once and say how its result differs from the definition's; None if it does not."""
+    expected, expected_state = _outcome(case, case.reference)
+    result, state = _outcome(case, path.call)
+    found = case.compare(result, expected, path.slack)
+    pairs = zip(state, expected_state, strict=True)
+    return found or next((f"state: {text}" for text in (difference(*pair) for pair in pairs) if text), None)
+
+
+def _outcome(case: Case, call: Callable[[], Result]) -> tuple[Result, list[Tensor]]:
+    torch.manual_seed(_INPUT_SEED)
+    case.next_input()
+    result = call()
+    # Paths may return the tensors that the next call writes to.
+    copied = result.clone() if isinstance(result, Tensor) else tuple(part.clone() for part in result)
+    return copied, [tensor.clone() for tensor in case.state]
 
 
 @dataclass(frozen=True)
@@ -67,7 +110,10 @@ class Weights:
 
 
 def make_weights(sizes: Sizes, kind: TableKind, device: torch.device, *, dtype: torch.dtype) -> Weights:
-    """Return random weights; the table repeats a random block, since only the addresses of rows matter."""
+    """Return random weights; the table repeats a random block, since only the addresses of rows matter.
+
+    As in the engine, a table on the host leaves its scales on the device.
+    """
     generator = torch.Generator().manual_seed(0)
     block = torch.randn(min(_FILL_ROWS, sizes.rows), sizes.width, generator=generator).to(dtype)
     words = torch.randn(min(_FILL_WORDS, sizes.vocab), sizes.hidden, generator=generator).to(dtype)
@@ -76,7 +122,10 @@ def make_weights(sizes: Sizes, kind: TableKind, device: torch.device, *, dtype: 
     table: NgramTable
     if kind in _CODES:
         parts = quantize_rows(block, _CODES[kind])
-        table = QuantizedTable(*(_repeated(part, sizes.rows, place, pinned=on_host) for part in parts))
+        table = QuantizedTable(
+            codes=_repeated(parts.codes, sizes.rows, place, pinned=on_host),
+            scales=_repeated(parts.scales, sizes.rows, device, pinned=False),
+        )
     else:
         table = _repeated(block, sizes.rows, place, pinned=on_host)
     code_bytes = (1, 4) if kind in _CODES else (dtype.itemsize, 0)
@@ -104,6 +153,17 @@ def _repeated(block: Tensor, rows: int, place: torch.device, *, pinned: bool) ->
     return whole
 
 
+def table_paths(kind: TableKind, device: torch.device) -> dict[str, list[str]]:
+    """Return the names of the paths that are timed for each operation that reads such a table."""
+    embed, gather = ["serval"], ["serval"]
+    if kind == "device":
+        embed.insert(0, "built-in")
+    if device.type == "cuda":  # on a CPU `serval` is the reference
+        embed += ["reference"] if kind == "device" else []
+        gather += [] if kind.startswith("host") else ["reference"]
+    return {"embed": embed, "gather": gather}
+
+
 def table_cases(sizes: Sizes, kind: TableKind, weights: Weights, tokens: int) -> Iterator[Case]:
     """Yield the cases that read the table: the gather alone, and the embedding up to hidden states."""
     device = weights.words.device
@@ -111,7 +171,7 @@ def table_cases(sizes: Sizes, kind: TableKind, weights: Weights, tokens: int) ->
     stacked = weights.projections.flatten(0, 1)
     table, dtype, value_bytes = weights.table, weights.dtype, weights.dtype.itemsize
     row_ids = inputs.step()
-    on_gpu = device.type == "cuda"
+    timed = table_paths(kind, device)
 
     def fused() -> Tensor:
         word_rows = F.embedding(inputs.tokens, weights.words)
@@ -132,62 +192,106 @@ def table_cases(sizes: Sizes, kind: TableKind, weights: Weights, tokens: int) ->
     counts = {"value_bytes": value_bytes}
     floor = step + roofline.embed_work(tokens, sizes, weights.format, **counts)
     fused_work = step + roofline.fused_embed_work(tokens, sizes, weights.format, **counts)
-    paths = [Path("serval", fused, fused_work)]
-    if kind == "device":
-        work = step + roofline.builtin_embed_work(tokens, sizes, weights.format, **counts)
-        paths.append(Path("built-in", as_built_in, work))
-        if on_gpu:
-            paths.append(Path("reference", reference, fused_work))
-    yield Case("embed", tokens, kind, floor, paths, inputs.next)
+    # Matrix products may add partial sums in the dtype of the result, and the built-in algorithm rounds each
+    # term of the mean: values below 1, divided by 13.
+    slack = torch.finfo(dtype).eps / 2
+    built_in_work = step + roofline.builtin_embed_work(tokens, sizes, weights.format, **counts)
+    paths = [
+        Path("built-in", as_built_in, built_in_work, slack),
+        Path("serval", fused, fused_work, slack),
+        Path("reference", reference, fused_work, slack),
+    ]
+    paths = [path for path in paths if path.name in timed["embed"]]
+    yield Case("embed", tokens, kind, floor, paths, inputs.next, reference, state=(inputs.history,))
+
+    def gathered() -> Tensor:
+        return ngram_gather_reference(row_ids, table, dtype=dtype)
 
     gather = roofline.gather_work(tokens, sizes, weights.format, **counts)
-    paths = [Path("serval", lambda: ngram_gather(row_ids, table, dtype=dtype), gather)]
-    if on_gpu and not weights.format.on_host:
-        paths.append(Path("reference", lambda: ngram_gather_reference(row_ids, table, dtype=dtype), gather))
-    yield Case("gather", tokens, kind, gather, paths, lambda: inputs.next_rows(row_ids))
+    paths = [
+        Path("serval", lambda: ngram_gather(row_ids, table, dtype=dtype), gather),
+        Path("reference", gathered, gather),
+    ]
+    paths = [path for path in paths if path.name in timed["gather"]]
+    yield Case("gather", tokens, kind, gather, paths, lambda: inputs.next_rows(row_ids), gathered)
 
 
 def other_cases(sizes: Sizes, tokens: int, device: torch.device, *, dtype: torch.dtype) -> Iterator[Case]:
     """Yield the cases without a table: row ids and state, router, sum of routed and identity experts."""
-    inputs = _StepInputs(sizes, tokens, device)
-    step = roofline.step_work(tokens, inputs.requests, sizes)
-    on_gpu = device.type == "cuda"
-    paths = [Path("serval", inputs.step, step)]
-    if on_gpu:
-        paths.append(Path("reference", inputs.step_reference, step))
-    yield Case("step", tokens, "-", step, paths, inputs.next)
+    yield _step_case(sizes, tokens, device)
+    yield _route_case(sizes, tokens, device)
+    yield _combine_case(sizes, tokens, device, dtype)
 
+
+def _step_case(sizes: Sizes, tokens: int, device: torch.device) -> Case:
+    inputs = _StepInputs(sizes, tokens, device)
+    work = roofline.step_work(tokens, inputs.requests, sizes)
+    paths = [Path("serval", inputs.step, work)]
+    if device.type == "cuda":
+        paths.append(Path("reference", inputs.step_reference, work))
+    return Case("step", tokens, "-", work, paths, inputs.next, inputs.step_reference, state=(inputs.history,))
+
+
+def _route_case(sizes: Sizes, tokens: int, device: torch.device) -> Case:
     logits = torch.randn(tokens, sizes.experts, device=device)
     bias = torch.randn(sizes.experts, device=device) / sizes.experts
-    route = {"top_k": sizes.top_k, "routed_experts": sizes.routed_experts}
+    options = {"top_k": sizes.top_k, "routed_experts": sizes.routed_experts}
+
+    def reference() -> Result:
+        return route_topk_reference(logits, bias, **options, scaling_factor=SCALE)
+
+    def compare(result: Result, _: Result, __: float) -> str | None:
+        return routing_difference(
+            as_routing(result), logits, bias, routed_experts=sizes.routed_experts, scaling_factor=SCALE
+        )
+
     work = roofline.route_work(tokens, sizes)
     paths = [
-        Path("serval", lambda: route_topk(logits, bias, **route, scaling_factor=SCALE), work),
         Path(
             "built-in",
-            lambda: builtin.route(logits, bias, **route),
+            lambda: builtin.route(logits, bias, **options),
             roofline.builtin_route_work(tokens, sizes),
         ),
+        Path("serval", lambda: route_topk(logits, bias, **options, scaling_factor=SCALE), work),
     ]
-    if on_gpu:
-        paths.append(
-            Path("reference", lambda: route_topk_reference(logits, bias, **route, scaling_factor=SCALE), work)
-        )
-    yield Case("route", tokens, "-", work, paths, lambda: None)
+    if device.type == "cuda":
+        paths.append(Path("reference", reference, work))
+    return Case("route", tokens, "-", work, paths, logits.normal_, reference, compare=compare)
 
+
+def as_routing(result: Result) -> Routing:
+    """Return the result of any path as a `Routing`. The built-in algorithm scales nothing, and gives identity
+    slots expert 0 with weight 0 and their weights apart, [T, k]."""
+    weights, ids, identity = result
+    if identity.dim() == 1:
+        return Routing(weights, ids, identity)
+    return Routing(
+        weights=weights * SCALE,
+        expert_ids=ids.masked_fill(identity > 0, DROPPED),
+        identity_weight=identity.sum(dim=1) * SCALE,
+    )
+
+
+def _combine_case(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> Case:
     routed, hidden = (torch.randn(tokens, sizes.hidden, device=device).to(dtype) for _ in range(2))
     identity = torch.rand(tokens, sizes.top_k, device=device) / sizes.top_k
     weight = identity.sum(dim=1)
-    # The built-in algorithm scales in place; a scale of 1 keeps repeated calls from overflowing.
+
+    def reference() -> Tensor:
+        return combine_identity_reference(routed, hidden, weight)
+
     work = roofline.combine_work(tokens, sizes, value_bytes=dtype.itemsize)
     slower = roofline.builtin_combine_work(tokens, sizes, value_bytes=dtype.itemsize)
+    # The built-in algorithm rounds the identity part, values of up to about 6. It scales in place; a scale of
+    # 1 keeps repeated calls from overflowing.
+    slack = 4 * torch.finfo(dtype).eps
     paths = [
+        Path("built-in", lambda: builtin.combine(routed, hidden, identity, routed_scale=1.0), slower, slack),
         Path("serval", lambda: combine_identity(routed, hidden, weight, out=routed), work),
-        Path("built-in", lambda: builtin.combine(routed, hidden, identity, routed_scale=1.0), slower),
     ]
-    if on_gpu:
-        paths.append(Path("reference", lambda: combine_identity_reference(routed, hidden, weight), work))
-    yield Case("combine", tokens, "-", work, paths, routed.normal_)
+    if device.type == "cuda":
+        paths.append(Path("reference", reference, work))
+    return Case("combine", tokens, "-", work, paths, routed.normal_, reference)
 
 
 class _StepInputs:

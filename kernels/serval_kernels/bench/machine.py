@@ -1,6 +1,7 @@
 """Rates that this machine reaches, from which floors are computed."""
 
 import platform
+import sys
 import time
 from collections.abc import Callable
 
@@ -19,11 +20,24 @@ def measure(device: torch.device, *, dtype: torch.dtype) -> Machine:
     in `dtype`."""
     kind = device.type
     return Machine(
-        name=_name(device),
+        name=name(device),
         device_bytes_per_s=_copied_bytes_per_s(device, _COPY_BYTES[kind]),
         host_bytes_per_s=_bus_bytes_per_s(device) if kind == "cuda" else None,
         flops_per_s=_product_flops_per_s(device, _MATRIX[kind], dtype),
     )
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Return freed memory to the system: torch keeps it, and the next table may not fit beside it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        if hasattr(torch.accelerator, "empty_host_cache"):  # pinned memory; new in torch 2.12
+            torch.accelerator.empty_host_cache()
+        else:
+            print(
+                "this torch keeps pinned memory: measure each host table in its own run (--resume)",
+                file=sys.stderr,
+            )
 
 
 def _copied_bytes_per_s(device: torch.device, total: int) -> float:
@@ -60,7 +74,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _name(device: torch.device) -> str:
+def name(device: torch.device) -> str:
+    """Return the name of the GPU, or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:

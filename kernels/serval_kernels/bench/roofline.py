@@ -56,13 +56,15 @@ class TableFormat:
     """Format and place of a table's rows."""
 
     value_bytes: int  # 2 for bfloat16, 1 for a code
-    scale_bytes: int  # 4 for a row of codes, else 0
+    scale_bytes: int  # 4 for a row of codes, else 0; scales are always on the device
     on_host: bool
 
     def rows(self, count: int, width: int) -> Work:
         """Return the work of reading `count` rows."""
-        total = count * (width * self.value_bytes + self.scale_bytes)
-        return Work(host_bytes=total) if self.on_host else Work(device_bytes=total)
+        values, scales = count * width * self.value_bytes, count * self.scale_bytes
+        if self.on_host:
+            return Work(device_bytes=scales, host_bytes=values)
+        return Work(device_bytes=values + scales)
 
 
 def step_work(tokens: int, requests: int, sizes: Sizes) -> Work:

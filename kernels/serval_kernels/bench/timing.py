@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-_LEAST_CALLS = 5
+_ROUNDS = 30
+_LEAST_ROUNDS = 5
+_LONGEST = 10  # times the wall time asked for
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,36 @@ class Timing:
 
 
 def time_call(
-    call: Callable[[], object], device: torch.device, *, next_input: Callable[[], object], least_s: float
+    call: Callable[[], object],
+    device: torch.device,
+    *,
+    next_input: Callable[[], object],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """Time `call` repeatedly for at least `least_s` seconds.
+    """Time `call` for `seconds` of wall time and at least 30 rounds.
 
-    `call` reads its input from tensors at fixed addresses and keeps its state in them; `next_input`, which is
-    not timed, fills them with another input.
+    Preparing a round, which is not timed, may take many times as long as the call, so wall time is the bound.
+    Slow calls get fewer rounds: they end after ten times `seconds`, with five rounds at least. `call` reads
+    its input from tensors at fixed addresses and keeps its state in them; `next_input` fills them with
+    another input.
     """
     once = _graph_timer(call) if device.type == "cuda" else _processor_timer(call)
     next_input()
     once()  # compiles, warms up
     taken: list[float] = []
-    while len(taken) < _LEAST_CALLS or sum(taken) < least_s:
+    begin = clock()
+    while _goes_on(len(taken), clock() - begin, seconds):
         next_input()
         taken.append(once())
     fifths = statistics.quantiles(taken, n=5)
     return Timing(statistics.median(taken), fifths[0], fifths[-1], len(taken))
+
+
+def _goes_on(rounds: int, elapsed_s: float, seconds: float) -> bool:
+    if rounds < _LEAST_ROUNDS:
+        return True
+    return elapsed_s < (seconds if rounds >= _ROUNDS else _LONGEST * seconds)
 
 
 def _processor_timer(call: Callable[[], object]) -> Callable[[], float]:

@@ -13,23 +13,28 @@ _GENERATOR_SEED = 0
 
 
 def fill_randomly(model: nn.Module, *_: object, **__: object) -> None:
-    """Replace `initialize_dummy_weights`: matrices are normally distributed, norms one, biases zero."""
+    """Replace `initialize_dummy_weights`: matrices are normally distributed, norms one, biases zero.
+
+    N-gram tables get the same values on a device and on the host, so that their answers can be compared.
+    """
     for name, tensor in model.state_dict().items():
         if tensor.dim() >= 2:
-            _fill_rows(tensor)
+            is_table = name.endswith("ngram_tables.values")
+            _fill_rows(tensor, torch.device("cpu") if is_table else tensor.device)
         elif name.endswith("ngram_tables.scales"):
             tensor.fill_(_STD / 127)
         elif tensor.is_floating_point():
             tensor.fill_(0.0 if name.endswith("bias") else 1.0)
 
 
-def _fill_rows(tensor: Tensor) -> None:
-    generator = torch.Generator(device=tensor.device).manual_seed(_GENERATOR_SEED)
+def _fill_rows(tensor: Tensor, drawn_on: torch.device) -> None:
+    generator = torch.Generator(device=drawn_on).manual_seed(_GENERATOR_SEED)
     first = tensor[:_BLOCK_ROWS]
     if tensor.dtype == torch.int8:
-        first.random_(-127, 128, generator=generator)
+        codes = torch.empty(first.shape, dtype=torch.int8, device=drawn_on)
+        first.copy_(codes.random_(-127, 128, generator=generator))
     elif tensor.is_floating_point():
-        values = torch.empty(first.shape, dtype=torch.float32, device=tensor.device)
+        values = torch.empty(first.shape, dtype=torch.float32, device=drawn_on)
         first.copy_(values.normal_(0.0, _STD, generator=generator))
     for start in range(_BLOCK_ROWS, len(tensor), _BLOCK_ROWS):
         block = tensor[start : start + _BLOCK_ROWS]

@@ -1,0 +1,90 @@
+"""Size of the n-gram tables with which every variant fits the GPU, by the arithmetic of `serval plan`."""
+
+import shutil
+import subprocess
+from collections.abc import Collection
+from dataclasses import replace
+
+from serval_sglang.config import LongcatConfig
+from serval_sglang.plan import Deployment, PlanError, plan_deployment
+from serval_sglang.plan.shard_sizes import TablePlacement
+
+# CUDA context and libraries, as `serval plan` assumes.
+_RUNTIME_BYTES = 1 << 30
+# An engine that just fits by arithmetic should start, not miss by a few megabytes of fragments.
+_SPARE_BYTES = 2 << 30
+_QUERY = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+
+
+class UnknownMemoryError(RuntimeError):
+    """The memory of the GPU cannot be found out."""
+
+
+def gpu_memory_bytes() -> int:
+    """Return the memory of the smallest GPU here, as nvidia-smi shows it.
+
+    torch is not asked, because the answer would take memory of the GPU for as long as this process runs.
+    Raises `UnknownMemoryError` if nvidia-smi is missing or fails.
+    """
+    program = shutil.which(_QUERY[0])
+    if program is None:
+        raise UnknownMemoryError("there is no nvidia-smi here; give --gpu-memory-gib.")
+    done = subprocess.run([program, *_QUERY[1:]], capture_output=True, text=True, check=False)
+    mib = [int(line) for line in done.stdout.split() if line.isdigit()]
+    if done.returncode != 0 or not mib:
+        raise UnknownMemoryError(
+            f"nvidia-smi shows no GPU's memory ({(done.stderr or done.stdout).strip()!r}); "
+            "give --gpu-memory-gib."
+        )
+    return min(mib) << 20
+
+
+def table_ratio(
+    config: LongcatConfig,
+    gpu_memory: int,
+    placements: Collection[TablePlacement],
+    *,
+    context_tokens: int,
+    cached_tokens: int,
+) -> int:
+    """Return rows of a table, in whole vocabularies, with which tables in any of the places fit on one GPU.
+
+    - `gpu_memory` in bytes
+    - `context_tokens`: the longest request; `cached_tokens`: of all requests that run at once
+
+    The ratio is never above the model's own. Raises `PlanError` if not even tables of one vocabulary fit.
+    """
+
+    def fits(ratio: int) -> bool:
+        shrunk = replace(config, ngram_vocab_size_ratio=ratio)
+        return all(
+            _fits(shrunk, gpu_memory, placement, context_tokens, cached_tokens) for placement in placements
+        )
+
+    for ratio in range(int(config.ngram_vocab_size_ratio), 0, -1):
+        if fits(ratio):
+            return ratio
+    raise PlanError(
+        f"{config.num_layers} layers do not fit on a GPU with {gpu_memory / 2**30:.1f} GiB, with tables of "
+        "any size: give fewer --layers."
+    )
+
+
+def _fits(
+    config: LongcatConfig, gpu_memory: int, placement: TablePlacement, context_tokens: int, cached_tokens: int
+) -> bool:
+    plan = plan_deployment(
+        Deployment(
+            config=config,
+            gpu_memory_bytes=gpu_memory,
+            gpus=1,
+            tp=1,
+            ep=1,
+            weight_dtype="bf16",
+            kv_dtype="bf16",
+            tables=placement,
+            context_tokens=context_tokens,
+            runtime_bytes=_RUNTIME_BYTES,
+        )
+    )
+    return plan.fits and plan.kv_bytes >= _SPARE_BYTES + cached_tokens * plan.kv_bytes_per_token
