@@ -58,6 +58,7 @@ def _variables(folder: Path) -> dict[str, str]:
     return {
         "PYTHONPATH": str(ROOT / "tests" / "support"),
         "LD_LIBRARY_PATH": str(folder),
+        "CUDA_VISIBLE_DEVICES": "0,1",
         # deep_gemm wants a toolkit when it is imported, and looks no further than this.
         "CUDA_HOME": str(folder),
         # Triton and flashinfer prepare for the GPU that they see.

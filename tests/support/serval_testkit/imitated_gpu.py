@@ -106,6 +106,7 @@ def imitate(gpu: ImitatedGpu, *, count: int) -> None:
         get_device_name=lambda device=None: gpu.name,
         get_device_capability=lambda device=None: gpu.capability,
         get_device_properties=lambda device=None: properties,
+        _get_nvml_device_index=_no_nvml,
     )
 
 
@@ -126,6 +127,7 @@ def imitate_undecided() -> Iterator[None]:
         get_device_name=lambda device=None: "NVIDIA",  # SGLang looks for other makers' names in it
         get_device_capability=refuse,
         get_device_properties=refuse,
+        _get_nvml_device_index=refuse,
     )
     yield
     assert not asked, asked[0]
@@ -150,6 +152,11 @@ def build_libcuda(folder: Path) -> None:
     source = "".join(f"int {name}(void) {{ return {_ERROR_STUB_LIBRARY}; }}\n" for name in _LIBCUDA_FUNCTIONS)
     command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
     subprocess.run([*command, "-x", "c", "-"], input=source, text=True, check=True)
+
+
+def _no_nvml(device: object) -> NoReturn:
+    """Keep SGLang from asking NVML about a GPU that is there: it asks torch instead."""
+    raise RuntimeError("imitated GPUs are unknown to NVML")
 
 
 def _answer(**answers: Callable[..., Any]) -> None:
