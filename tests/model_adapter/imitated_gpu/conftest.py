@@ -31,8 +31,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """Run `serval_testkit.imitated_engine` once, with the environment of an engine on a GPU."""
     if find_spec("sgl_kernel") is None:
         pytest.skip("needs SGLang and its kernels, which are installed with the engine")
-    if shutil.which("cc") is None:
-        pytest.skip("needs a C compiler (cc), which builds the stand-in for the driver's library")
+    if shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler (c++), with which every engine on a GPU starts")
     folder = tmp_path_factory.mktemp("imitated")
     build_libcuda(folder)
     models = {
@@ -59,8 +59,6 @@ def _variables(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT / "tests" / "support"),
         "LD_LIBRARY_PATH": str(folder),
         "CUDA_VISIBLE_DEVICES": "0,1",
-        # deep_gemm wants a toolkit when it is imported, and looks no further than this.
-        "CUDA_HOME": str(folder),
         # Triton and flashinfer prepare for the GPU that they see.
         "TRITON_CACHE_DIR": str(folder / "triton"),
         "FLASHINFER_WORKSPACE_BASE": str(folder),
