@@ -9,6 +9,8 @@ import pytest
 
 from serval_sglang.cpu_compat import deferred_compile, forked_processes
 from serval_sglang.engine_process import _UNSUPPORTED, main, require_supported
+from serval_sglang.readiness import run_checked_scheduler
+from serval_sglang.warm_up import warm_up
 
 
 def arguments(**asked: bool) -> SimpleNamespace:
@@ -45,6 +47,10 @@ def start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Steps of a start that the device decides, and SGLang's launch, in order; nothing is started."""
     steps: list[str] = []
 
+    def launch_server(*_: Any, run_scheduler_process_func: Any, execute_warmup_func: Any) -> None:
+        assert (run_scheduler_process_func, execute_warmup_func) == (run_checked_scheduler, warm_up)
+        steps.append("launch")
+
     def module(name: str, **content: Any) -> None:
         stand_in = ModuleType(name)
         stand_in.__dict__.update(content)
@@ -57,7 +63,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "sglang.srt.utils", kill_itself_when_parent_died=lambda: None, kill_process_tree=lambda *_, **__: None
     )
     module("sglang.srt.server_args", prepare_server_args=lambda _: arguments())
-    module("sglang.srt.entrypoints.http_server", launch_server=lambda *_, **__: steps.append("launch"))
+    module("sglang.srt.entrypoints.http_server", launch_server=launch_server)
     monkeypatch.setattr("serval_sglang.plugin.registration.require_registered", lambda: None)
     monkeypatch.setattr(deferred_compile, "defer_compilation", lambda: steps.append("defer compilation"))
     monkeypatch.setattr(forked_processes, "fork_processes", lambda: steps.append("fork processes"))
