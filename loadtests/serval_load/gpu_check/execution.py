@@ -18,6 +18,8 @@ from serval_load.gpu_check.terminal import log_tail, step_lines
 
 # A few busy cores take the place of a GPU.
 _REHEARSAL_SLACK = 4
+# Lines in which checks of several parts report each of them.
+_VERDICTS = ("green  ", "red    ", "agrees  ", "DISAGREES  ")
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,11 @@ def _run(step: Step, execution: Execution, before: Result | None, *, limit_s: fl
 def _judged(step: Step, outcome: process.Outcome, said: str, *, rows: tuple[Row, ...], key: str) -> Result:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     last = lines[-1] if lines else "no output"
+    verdicts = tuple(line for line in lines if line.startswith(_VERDICTS))
     green, red = (sum(map(judge, rows)) for judge in (is_green, is_red))
 
     def result(state: State, says: str) -> Result:
-        return Result(step.name, state, says, outcome.seconds, rows, key)
+        return Result(step.name, state, says, outcome.seconds, verdicts, rows, key)
 
     if outcome.stopped:
         return result("stopped", f"at its limit of time: {last}")

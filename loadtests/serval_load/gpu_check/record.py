@@ -18,12 +18,14 @@ _CODE = ("kernels", "model_adapter", "tests/kernels", "tests/model_adapter/layer
 
 @dataclass(frozen=True)
 class Result:
-    """End of a step. `says` is one line; `rows` are the measurements, each with its own check."""
+    """End of a step. `says` is one line; `verdicts` are the lines of a check's parts; `rows` are the
+    measurements, each with its own check."""
 
     step: str
     state: State
     says: str = ""
     seconds: float = 0.0
+    verdicts: tuple[str, ...] = ()
     rows: tuple[Mapping[str, Any], ...] = ()
     key: str = ""
     before: bool = False  # taken over from an earlier run
@@ -61,6 +63,7 @@ def earlier_results(path: Path) -> dict[str, Result]:
             state=content["state"],
             says=content["says"],
             seconds=content["seconds"],
+            verdicts=tuple(content["verdicts"]),
             rows=tuple(content["rows"]),
             key=content["key"],
         )

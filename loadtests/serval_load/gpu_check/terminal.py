@@ -12,11 +12,11 @@ _TAIL_LINES = 20
 
 
 def step_lines(result: Result) -> Iterator[str]:
-    """Yield the line of a finished step and those of its rows."""
+    """Yield the line of a finished step and those of its parts."""
     duration = "" if not result.seconds else f"{result.seconds:6.1f} s"
     before = " (before)" if result.before else ""
     yield f"{result.state:<11} {duration:>8}  {result.step:<{_WIDTH}} {result.says}{before}".rstrip()
-    yield from (f"{'':<22} {line}" for line in row_lines(result))
+    yield from (f"{'':<22} {line}" for line in (*result.verdicts, *row_lines(result)))
 
 
 def row_lines(result: Result) -> Iterator[str]:
@@ -57,8 +57,8 @@ def report(heading: str, results: Iterable[Result], steps: Mapping[str, Step]) -
         cells = (result.step, shows, result.state, f"{result.seconds:.0f}", _cell(result.says))
         lines.append(f"| {' | '.join(cells)} |")
     for result in found:
-        if measured := list(row_lines(result)):
-            lines += ["", f"## {result.step}", "", *(f"    {line}" for line in measured)]
+        if parts := [*result.verdicts, *row_lines(result)]:
+            lines += ["", f"## {result.step}", "", *(f"    {line}" for line in parts)]
     return "\n".join(lines) + "\n"
 
 

@@ -57,6 +57,17 @@ def test_execute_shows_result_rows_and_last_line(tmp_path: Path) -> None:
     assert "10.0 us (9.0-12.0), 2.0 x floor, built-in / this 3.00" in shown
 
 
+def test_execute_shows_the_verdict_on_each_part_of_a_check(tmp_path: Path) -> None:
+    script = (
+        "print('preparing'); print('green  tables: 62.8 GB'); print('red    codes: wrong at [3]'); exit(1)"
+    )
+    results, shown = run_all([stand_in("a: check", script)], tmp_path)
+    assert results[0].verdicts == ("green  tables: 62.8 GB", "red    codes: wrong at [3]")
+    assert "                       red    codes: wrong at [3]" in shown
+    line = json.loads((tmp_path / "results.jsonl").read_text())
+    assert line["verdicts"] == list(results[0].verdicts)
+
+
 def test_execute_shows_no_figure_beside_a_red_check(tmp_path: Path) -> None:
     wrong = {**ROW, "path": "built-in", "check": "failed: 3 values differ"}
     results, shown = run_all([stand_in("a: times", writing(TIMED, wrong), measures=True)], tmp_path)
