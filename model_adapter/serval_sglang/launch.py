@@ -20,6 +20,7 @@ from serval_sglang.gpu_flags import gpu_flags
 from serval_sglang.options import Device, EngineOptions, ModelFolderError, configure, engine_options
 from serval_sglang.settings import available_cpus, inherited_environment, model_variables
 from serval_sglang.supervision import supervise
+from serval_sglang.tuned_moe import moe_variables
 
 _CUDA_DRIVER = "libcuda.so.1"
 
@@ -63,6 +64,8 @@ def engine_environment(
     )
     if options.device == "cpu":
         environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
+    else:
+        environment = moe_variables(options) | environment
     return environment
 
 

@@ -26,6 +26,7 @@ OWN = (
     "python -m serval_load fit",
     "python -m serval_load overhead",
     "python -m serval_sglang.bench",
+    "python -m serval_sglang.moe_tuning",
 )
 # Programs outside this environment; their options were checked by hand in the releases that the guide names.
 ELSEWHERE = ("sgl-eval run", "lm-eval run", "bfcl generate", "bfcl evaluate")

@@ -43,6 +43,7 @@ LAYERS = {
         "options",
         "config",
         "known_configs",
+        "tuned_moe",
         "metrics",
         "reference",
         "checkpoint",
@@ -60,6 +61,7 @@ LAYERS = {
         "launch",
         "verify",
         "bench",
+        "moe_tuning",
         "cli",
     ),
 }
