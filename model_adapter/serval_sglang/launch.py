@@ -28,6 +28,7 @@ from serval_sglang.settings import (
     prebuilt_kernels,
 )
 from serval_sglang.supervision import supervise
+from serval_sglang.tuned_moe import moe_variables
 
 _CUDA_DRIVER = "libcuda.so.1"
 
@@ -77,7 +78,7 @@ def engine_environment(
     if options.device == "cpu":
         environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
     else:
-        environment |= compiler_environment(inherited)
+        environment = moe_variables(options) | environment | compiler_environment(inherited)
         if model_settings(environment).ngram_tables == "host":
             environment |= host_tables_environment(inherited)
     return environment

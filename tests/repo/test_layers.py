@@ -43,6 +43,7 @@ LAYERS = {
         "options",
         "config",
         "known_configs",
+        "tuned_moe",
         "metrics",
         "reference",
         "checkpoint",
@@ -64,6 +65,7 @@ LAYERS = {
         "verify",
         "consistency",
         "bench",
+        "moe_tuning",
         "cli",
     ),
 }

@@ -75,8 +75,8 @@ def from_json(content: Mapping[str, Any]) -> Row:
     """Return the row that `as_json` described."""
     timing = None
     if "us" in content:
-        times = (content[key] / 1e6 for key in ("us", "us_p20", "us_p80"))
-        timing = Timing(*times, calls=content["calls"])
+        median_s, p20_s, p80_s = (content[key] / 1e6 for key in ("us", "us_p20", "us_p80"))
+        timing = Timing(median_s, p20_s, p80_s, content["calls"])
     builtin_us = content.get("builtin_us")
     return Row(
         operation=content["operation"],

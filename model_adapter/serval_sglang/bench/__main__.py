@@ -138,7 +138,8 @@ def _decode_tokens(args: argparse.Namespace) -> int:
 
 def _context_tokens(args: argparse.Namespace) -> int:
     """Return a context that holds every request, so that tables of the whole context take no memory."""
-    return 1 << (max(_decode_tokens(args), args.prefill) + 64).bit_length()
+    longest = max(_decode_tokens(args), int(args.prefill))
+    return 1 << (longest + 64).bit_length()
 
 
 def _conditions(args: argparse.Namespace, config: LongcatConfig, memory: int | None, output: Output) -> str:

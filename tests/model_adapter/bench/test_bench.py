@@ -313,7 +313,7 @@ def test_bench_runs_from_command_line(tmp_path: Path) -> None:
     ]  # fmt: skip
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=850)
     assert finished.returncode == 0, finished.stderr
-    assert "| built-in | runs on a GPU only |" in finished.stdout
+    assert "| built-in | skipped: runs on a GPU only |" in finished.stdout
     rows = [json.loads(text) for text in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["what"] for row in rows] == [
         "conditions", "start", "start", "answers", "decode", "decode", "prefill", "memory",
