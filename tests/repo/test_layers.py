@@ -54,6 +54,7 @@ LAYERS = {
         "demo",
         "plan",
         "gpu_flags",
+        "cuda_extensions",
         "supervision",
         "readiness",
         "engine_process",
