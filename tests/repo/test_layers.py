@@ -54,7 +54,6 @@ LAYERS = {
         "demo",
         "plan",
         "gpu_flags",
-        "cuda_extensions",
         "supervision",
         "readiness",
         "engine_process",
@@ -62,6 +61,7 @@ LAYERS = {
         "verify",
         "bench",
         "cli",
+        "cuda_extensions",
     ),
 }
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _extensions(
     capability: Capability, *, weights: Sequence[WeightFormat], ranks: Sequence[int]
 ) -> list[Extension]:
-    """Extensions of engines of these kinds, each once. A format that is not listed for the GPU is left out."""
+    """Extensions of engines of these kinds, each once, without a format that is not listed for the GPU."""
     formats = [kind for kind in weights if kind != "fp8" or capability in FP8_CAPABILITIES]
     found = [
         extension

@@ -22,7 +22,7 @@ from serval_sglang.cuda_extensions.needed import Capability, Extension
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """A library, or the problem that prevented it, and the seconds that it took: near 0 if the cache had it."""
+    """A library, or the problem that prevented it, and the seconds it took: near 0 if the cache had it."""
 
     extension: Extension
     library: Path | None

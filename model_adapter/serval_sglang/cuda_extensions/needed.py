@@ -21,7 +21,7 @@ WeightFormat = Literal["bf16", "fp8"]
 CAPABILITIES: tuple[Capability, ...] = ((8, 0), (9, 0), (10, 0))
 FP8_CAPABILITIES: tuple[Capability, ...] = ((9, 0), (10, 0))
 
-# Of the activations: what the engine takes from the checkpoint.
+# Activations are in the checkpoint's dtype.
 _DTYPE = torch.bfloat16
 _FP8_BLOCK = 128
 
