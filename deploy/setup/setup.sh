@@ -5,6 +5,7 @@
 #   deploy/setup/setup.sh --print-venv       print the folder whose bin/ holds `serval` and `python`
 #   deploy/setup/setup.sh --examples         also set up the packages of server/examples/; print that folder
 #   deploy/setup/setup.sh --clients          also set up the clients that tests run; print that folder
+#   deploy/setup/setup.sh --triton           also set up the Triton that tests compile with besides the locked one
 #
 # There are two layers. The locked third-party packages (11 GB, SGLang and torch among them) are installed once per lock
 # into a cache folder that all checkouts share. `.venv` in the checkout is a thin venv on top that adds this checkout's
@@ -83,7 +84,7 @@ small_environment() {
     exec 9>"$folder.lock"
     command -v flock >/dev/null 2>&1 && flock 9
     if [ ! -e "$folder/.complete" ]; then
-        say "installing the $name into $folder (under 100 MB)"
+        say "installing the $name into $folder"
         rm -rf "$folder"
         "$python" -m venv --without-pip "$folder"
         UV_CACHE_DIR=$cache/uv VIRTUAL_ENV=$folder "$base/bin/uv" pip sync --quiet --require-hashes "$lock" >&2
@@ -113,4 +114,5 @@ case ${1:-} in
         ;;
     --examples) small_environment examples "$root/server/examples/requirements.lock" ;;
     --clients) small_environment clients "$root/tests/e2e/clients/requirements.lock" ;;
+    --triton) small_environment triton "$root/deploy/setup/second-triton.txt" ;;
 esac

@@ -67,6 +67,7 @@ LAYERS = {
         "bench",
         "moe_tuning",
         "cli",
+        "cuda_extensions",
     ),
 }
 
