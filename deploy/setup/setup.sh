@@ -25,6 +25,13 @@ fi
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
+# The packages bring nvcc and ninja.
+if [ $# = 0 ] && command -v nvidia-smi >/dev/null 2>&1 &&
+    ! { command -v "${CXX:-c++}" || command -v g++; } >/dev/null 2>&1; then
+    say "this machine has an NVIDIA driver but no C++ compiler, with which an engine on a GPU compiles kernels;" \
+        "install one (Debian: apt install g++)"
+fi
+
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3.11 python3.12 python3; do
@@ -100,18 +107,7 @@ if [ "$(cat "$venv/.serval-key" 2>/dev/null)" != "$checkout_key" ]; then
     say "ready: $venv"
 fi
 
-missing_compiler() {
-    command -v nvidia-smi >/dev/null 2>&1 && ! { command -v "${CXX:-c++}" || command -v g++; } >/dev/null 2>&1
-}
-
 case ${1:-} in
-    "")
-        # The packages bring nvcc and ninja.
-        if missing_compiler; then
-            say "this machine has an NVIDIA driver but no C++ compiler, with which an engine on a GPU compiles kernels;" \
-                "install one (Debian: apt install g++)"
-        fi
-        ;;
     --examples) small_environment examples "$root/server/examples/requirements.lock" ;;
     --clients) small_environment clients "$root/tests/e2e/clients/requirements.lock" ;;
     --triton) small_environment triton "$root/deploy/setup/second-triton.txt" ;;
