@@ -1,6 +1,7 @@
 """Errors about a checkpoint that does not fit the model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,12 +193,20 @@ def test_ledger_requires_no_block_scales_of_eight_bit_tables() -> None:
     ledger.require_complete()
 
 
-def test_ledger_knows_every_tensor_of_fp8_copy(tmp_path: Path) -> None:
-    """SGLang runs such a copy only on GPUs and on CPUs with AMX."""
-    config = write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, fp8=True, num_layers=1)
+@pytest.mark.parametrize(
+    ("form", "part"),
+    [
+        ({"fp8": True}, "weight_scale_inv"),
+        ({"packed": "gptq"}, "qweight"),
+        ({"packed": "compressed-tensors"}, "weight_packed"),
+    ],
+)
+def test_ledger_accepts_written_copy(tmp_path: Path, form: dict[str, Any], part: str) -> None:
+    config = write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, num_layers=1, **form)
     tensors = load_file(tmp_path / "model.safetensors")
-    assert any(name.endswith("weight_scale_inv") for name in tensors)
-    ledger = TensorLedger(config, quantised=True, coded_tables=False, block=BLOCK)
+    assert any(name.endswith(part) for name in tensors)
+    block = BLOCK if "fp8" in form else None
+    ledger = TensorLedger(config, quantised=True, coded_tables=False, block=block)
     assert dict(ledger.received(tensors.items())).keys() == tensors.keys()
     ledger.require_known()
     ledger.require_complete()
