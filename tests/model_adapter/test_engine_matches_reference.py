@@ -41,7 +41,8 @@ class Configuration:
 
 
 CONFIGURATIONS = (
-    Configuration("float32-unchunked", "float32", None),
+    # Pages of 64 tokens are SGLang's choice on Blackwell: a cached prefix ends only there.
+    Configuration("float32-unchunked", "float32", None, flags=("--page-size=64",)),
     # Chunks end anywhere, decode steps ride along in prefill batches, and every third step retracts requests.
     Configuration(
         "float32-chunks-of-64-mixed-retracting",

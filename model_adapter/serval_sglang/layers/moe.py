@@ -7,10 +7,12 @@ any parallel size.
 
 from typing import Any
 
+import torch
 from sglang.srt.layers.moe.topk import StandardTopKOutput
 from sglang.srt.layers.moe.utils import get_moe_a2a_backend, post_experts_output_is_complete
 from sglang.srt.models.longcat_flash import LongcatFlashMoE as UpstreamMoE
 from sglang.srt.runtime_context import get_parallel
+from sglang.srt.utils import get_device_capability, is_cuda
 from torch import Tensor
 
 from serval_kernels.combine_identity import combine_identity
@@ -26,18 +28,21 @@ _EXCHANGES = ("none", "deepep")
 # The only one of these runners that takes what DeepEP delivers, in each of its modes.
 _DEEPEP_RUNNER = "deep_gemm"
 
+_FP8_CAPABILITY = (8, 9)
+
 
 class LongcatFlashMoE(UpstreamMoE):  # type: ignore[misc]  # sglang is untyped
     """Router and experts as upstream builds them, with a different forward pass.
 
-    Raises `ValueError` for a MoE runner or all-to-all backend that is not known to drop identity slots, and
-    for experts that cannot be computed behind DeepEP.
+    Raises `ValueError` for a MoE runner or all-to-all backend that is not known to drop identity slots, for
+    experts that cannot be computed behind DeepEP, and for FP8 on a GPU whose Triton kernel does not compile.
     """
 
     def __init__(self, *arguments: Any, **keyword_arguments: Any) -> None:
         super().__init__(*arguments, **keyword_arguments)
         _require_known_runner(self.experts)
         _require_known_exchange(self.experts, get_moe_a2a_backend().value)
+        _require_format_of_gpu(self.experts)
         # The identity part needs the tokens again after the experts.
         self.experts.moe_runner_config.inplace = False
 
@@ -93,6 +98,20 @@ def _require_known_exchange(experts: Any, exchange: str) -> None:
             f"{experts.runner_backend.value!r}: add --moe-runner-backend {_DEEPEP_RUNNER}, or leave "
             "--moe-a2a-backend out."
         )
+
+
+def _require_format_of_gpu(experts: Any) -> None:
+    # Triton knows float8_e4m3fn from 8.9 on; SGLang finds out in the first forward pass. Packed experts have
+    # no weight of this name.
+    weight = getattr(experts, "w13_weight", None)
+    is_fp8 = weight is not None and weight.dtype == torch.float8_e4m3fn
+    if is_fp8 and experts.runner_backend.value == "triton" and is_cuda():
+        capability = get_device_capability()
+        if capability < _FP8_CAPABILITY:
+            raise ValueError(
+                "experts in FP8 need a GPU of compute capability 8.9 or above, this one has "
+                f"{'.'.join(map(str, capability))}: serve a checkpoint in bfloat16 or packed in four bits."
+            )
 
 
 def _adds_identity() -> bool:

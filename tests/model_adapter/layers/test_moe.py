@@ -1,5 +1,6 @@
 """Identity experts of the mixture, with stand-ins for the routed experts."""
 
+from contextlib import nullcontext
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -119,8 +120,16 @@ def test_moe_completes_tokens_of_each_rank_behind_deepep(build: Any) -> None:
 class Experts(SimpleNamespace):
     """Attributes of SGLang's experts once they have been built."""
 
-    def __init__(self, runner: str | None, *, method: object = None, computed_by_runner: bool = True) -> None:
+    def __init__(
+        self,
+        runner: str | None,
+        *,
+        method: object = None,
+        computed_by_runner: bool = True,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
         super().__init__(
+            w13_weight=torch.empty(0, dtype=dtype),
             runner_backend=None if runner is None else MoeRunnerBackend(runner),
             quant_method=method,
             deprecate_flag=computed_by_runner,
@@ -168,6 +177,30 @@ def test_moe_refuses_backend_not_known_to_drop_identity_slots(
 ) -> None:
     with pytest.raises(ValueError, match=f"{said}.*use one of"):
         construct(Experts(runner), exchange)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "runner", "capability", "refused"),
+    [
+        (torch.float8_e4m3fn, "triton", (8, 0), True),
+        (torch.float8_e4m3fn, "triton", (8, 9), False),
+        (torch.float8_e4m3fn, "deep_gemm", (9, 0), False),
+        (torch.float8_e4m3fn, "marlin", (8, 0), False),
+        (torch.bfloat16, "triton", (8, 0), False),
+    ],
+)
+def test_moe_refuses_fp8_experts_on_gpus_that_triton_cannot_compile_them_for(
+    construct: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    runner: str,
+    capability: tuple[int, int],
+    refused: bool,
+) -> None:
+    monkeypatch.setattr(moe, "is_cuda", lambda: True)
+    monkeypatch.setattr(moe, "get_device_capability", lambda: capability)
+    with pytest.raises(ValueError, match=r"8\.9 or above, this one has 8\.0") if refused else nullcontext():
+        construct(Experts(runner, dtype=dtype))
 
 
 @pytest.mark.parametrize(
