@@ -69,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     dtype = _dtype(args.dtype, source)
     if args.tp % args.ep:
         args.wrong_use(f"--ep must divide --tp, got --tp {args.tp} --ep {args.ep}")
-    if args.mean_bound is not None and dtype == "float32":
-        args.wrong_use("--mean-bound is for bfloat16: in float32 the largest difference is bounded")
     chunk = _chunk(args)
     is_quantised = _is_quantised(source)
+    if args.mean_bound is not None and dtype == "float32":
+        args.wrong_use("--mean-bound is for bfloat16: in float32 the largest difference is bounded")
     # torch, which takes seconds to import, is imported only after the arguments have been checked.
     import torch
 
