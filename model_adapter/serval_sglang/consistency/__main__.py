@@ -21,6 +21,7 @@ from serval_sglang.checkpoint.files import load_config
 from serval_sglang.consistency.comparison import Agreement, agreement
 from serval_sglang.consistency.questions import Prompt, ask_again, ask_alone, ask_together, prompts
 from serval_sglang.verify.engine import Engine, EngineFailed, Generation, running_engine
+from serval_sglang.verify.verification import Bound
 
 _START_TIMEOUT_S = 3600.0
 _EXAMPLES = """\
@@ -67,13 +68,15 @@ def parser() -> argparse.ArgumentParser:
     add("--ep", type=int, default=1, metavar="N", help="of these, ranks that share out the experts")
     add("--requests", type=int, default=64, metavar="N", help="questions, and batch size (default 64)")
     add("--tokens", type=int, default=16, metavar="N", help="of each answer (default 16)")
+    add("--mean-bound", type=float, metavar="X", help="in bfloat16, instead of 0.02 (FP8 on a GPU: 0.06)")
     add("--beside", action="append", default=[], metavar="FLAGS", help="SGLang's flags of another engine")
     add("engine_flags", nargs="*", metavar="-- SGLANG_FLAG", help="any flags of SGLang, for all engines")
     return made
 
 
 def _agreements(args: argparse.Namespace, asked: Sequence[Prompt]) -> Iterator[Agreement]:
-    compare = partial(agreement, dtype=args.dtype)
+    bound = None if args.mean_bound is None else Bound("mean", args.mean_bound)
+    compare = partial(agreement, dtype=args.dtype, bound=bound)
     with _engine(args) as engine:
         first = ask_alone(engine, asked, new_tokens=args.tokens)
         ways: dict[str, Callable[..., list[Generation]]] = {

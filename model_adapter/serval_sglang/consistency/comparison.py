@@ -47,12 +47,17 @@ class Agreement:
 
 
 def agreement(
-    way: str, first: Sequence[Generation], others: Sequence[Generation], *, dtype: DType
+    way: str,
+    first: Sequence[Generation],
+    others: Sequence[Generation],
+    *,
+    dtype: DType,
+    bound: Bound | None = None,
 ) -> Agreement:
     """Compare answers to the same prompts, pair by pair, up to the place where their tokens part.
 
     Up to there both have computed the same context, so log-probabilities are compared with those places
-    included. Raises `ValueError` if prompts differ.
+    included. `bound` replaces the one of `dtype`. Raises `ValueError` if prompts differ.
     """
     errors: list[float] = []
     positions = ties = equal = 0
@@ -80,7 +85,7 @@ def agreement(
         ties=ties,
         first_disagreement=disagreement,
     )
-    return Agreement(way, len(first), equal, difference, BOUNDS[dtype])
+    return Agreement(way, len(first), equal, difference, bound or BOUNDS[dtype])
 
 
 def _parting(one: Generation, other: Generation) -> int | None:

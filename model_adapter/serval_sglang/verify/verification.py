@@ -61,8 +61,9 @@ def verify_engine(
     *,
     dtype: DType,
     progress: Callable[[str], None],
+    bound: Bound | None = None,
 ) -> Verification:
-    """Run every case, reporting each to `progress`.
+    """Run every case, reporting each to `progress`; `bound` replaces the one of `dtype`.
 
     Raises `EngineFailed` if the engine refused a request or a case could not be covered.
     """
@@ -70,15 +71,20 @@ def verify_engine(
     for number, case in enumerate(cases, start=1):
         progress(f"case {number} of {len(cases)}: {case.name}")
         generations = run_case(engine, case)
-        results.append(judge(case.name, generations, reference, dtype=dtype))
-    return Verification(BOUNDS[dtype], results, merged(result.difference for result in results))
+        results.append(judge(case.name, generations, reference, dtype=dtype, bound=bound))
+    return Verification(bound or BOUNDS[dtype], results, merged(result.difference for result in results))
 
 
 def judge(
-    name: str, generations: Sequence[Generation], reference: ReferenceModel, *, dtype: DType
+    name: str,
+    generations: Sequence[Generation],
+    reference: ReferenceModel,
+    *,
+    dtype: DType,
+    bound: Bound | None = None,
 ) -> CaseResult:
-    """Judge the answers of one case by the reference and the bound of `dtype`."""
-    bound = BOUNDS[dtype]
+    """Judge the answers of one case by the reference and `bound`, by default the one of `dtype`."""
+    bound = bound or BOUNDS[dtype]
     got = difference(generations, reference, leave_out_ties=dtype == "float32", tolerance=bound.value)
     allowed = Bound(bound.statistic, bound.value * _CASE_ALLOWANCE[dtype])
     return CaseResult(name, len(generations), got, allowed.allows(got))

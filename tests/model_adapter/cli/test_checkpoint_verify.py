@@ -104,6 +104,7 @@ def run(*arguments: object) -> int:
         (["--", "--chunked-prefill-size"], "--chunked-prefill-size must be a number of tokens, got ''"),
         (["--tp", "2", "--ep", "3"], "--ep must divide --tp, got --tp 2 --ep 3"),
         (["--tp", "0"], "must be at least 1"),
+        (["--mean-bound", "0.06"], "--mean-bound is for bfloat16"),
         (["--dtype", "int3"], "invalid choice"),
         (["--device", "cuda"], "--device cuda needs --dtype bfloat16: SGLang computes no float32 on GPUs"),
     ],

@@ -6,6 +6,7 @@ import pytest
 
 from serval_sglang.consistency.comparison import agreement
 from serval_sglang.verify.engine import Generation
+from serval_sglang.verify.verification import Bound
 
 
 def answer(*steps: dict[int, float], prompt: tuple[int, ...] = (5, 6)) -> Generation:
@@ -29,6 +30,7 @@ def test_agreement_compares_log_probabilities_of_equal_tokens() -> None:
     found = agreement("together", [ONE], [moved], dtype="bfloat16")
     assert not found.agrees
     assert found.difference.mean == pytest.approx(0.1)
+    assert agreement("together", [ONE], [moved], dtype="bfloat16", bound=Bound("mean", 0.11)).agrees
 
 
 def test_agreement_explains_a_tie_by_rounding() -> None:

@@ -137,6 +137,15 @@ def test_judge_detects_one_bad_case(reference: ReferenceModel, exact: Generation
     assert not found.agrees
 
 
+def test_judge_takes_another_bound(reference: ReferenceModel, exact: Generation) -> None:
+    rounded = [shifted(exact, 0, 1.0)]
+    mean = difference(rounded, reference).mean
+    allowance = 3.0  # of a single case
+    for factor, agrees in ((1.01, True), (0.99, False)):
+        bound = Bound("mean", factor * mean / allowance)
+        assert judge("rounded", rounded, reference, dtype="bfloat16", bound=bound).agrees is agrees
+
+
 def test_bounds_have_documented_values() -> None:
     assert BOUNDS["float32"] == Bound("maximum", 2e-3)
     assert BOUNDS["bfloat16"] == Bound("mean", 0.02)

@@ -84,7 +84,7 @@ STEPS = (
     Step(
         "model: same answers",
         "the real weights in FP8 on one GPU: the same answers alone, again, in a batch of 64",
-        ("-m", "serval_sglang.consistency", "--model", "{model}", "--device", "cuda"),
+        ("-m", "serval_sglang.consistency", "--model", "{model}", "--device", "cuda", *adapter.FP8_BOUND),
         expected_s=420,
         limit_s=1800,
         needs=Needs(packages=_ENGINE, gpu_memory_gib=130, model=True),
