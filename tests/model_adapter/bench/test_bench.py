@@ -209,6 +209,12 @@ def test_bench_measures_others_beside_variant_that_does_not_start(
     assert found[0]["table_ratio"] == fitting(79.6)
 
 
+def test_bench_counts_fp8_layers_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = ("--layers", "14", "--fp8", "--gpu-memory-gib", "140.4")
+    code, found = run_bench(monkeypatch, tmp_path / "rows.jsonl", {"serval": StandIn()}, *options)
+    assert (code, found[0]["table_ratio"], found[0]["fp8"]) == (0, 78, True)
+
+
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
@@ -328,9 +334,9 @@ class Fp8Layer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        codes = torch.empty(512, 256, dtype=torch.float8_e4m3fn)
+        codes = torch.empty(2048, 1024, dtype=torch.float8_e4m3fn)
         self.weight = nn.Parameter(codes, requires_grad=False)
-        self.weight_scale_inv = nn.Parameter(torch.empty(4, 2), requires_grad=False)
+        self.weight_scale_inv = nn.Parameter(torch.empty(16, 8), requires_grad=False)
 
 
 def test_fill_randomly_spreads_fp8_weights_like_others() -> None:
@@ -338,7 +344,7 @@ def test_fill_randomly_spreads_fp8_weights_like_others() -> None:
     fill_randomly(layer)
     codes = layer.weight.float()
     assert codes.isfinite().all()
-    assert codes.abs().max() > 300  # most of the range is used
+    assert 256 < codes.abs().max() < 448  # most of the range is used, without its end
     assert (codes * layer.weight_scale_inv[0, 0]).std().item() == pytest.approx(0.02, rel=0.02)
     assert len(layer.weight_scale_inv.unique()) == 1
 
