@@ -40,7 +40,7 @@ from serval_sglang.bench.rows import OK, Output, Row, head, line
 from serval_sglang.bench.server import Server, ServerFailed, running_server
 from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
 from serval_sglang.config import LongcatConfig
-from serval_sglang.known_configs import LITE, TINY
+from serval_sglang.known_configs import LITE, TINY, TINY_FP8
 from serval_sglang.launch import engine_environment, sglang_arguments
 from serval_sglang.options import EngineOptions
 from serval_sglang.plan import PlanError
@@ -53,6 +53,7 @@ examples:
   python -m serval_sglang.bench                                       every variant, two layers, one GPU
   python -m serval_sglang.bench --variants serval overlap --layers 4  is the second stream worth it here?
   python -m serval_sglang.bench --minutes 10 --json engine.jsonl      what ten minutes allow
+  python -m serval_sglang.bench --layers 14 --fp8                     the whole model, on an H200
   python -m serval_sglang.bench --device cpu --small                  does it run?
 """
 
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fitting_config(args: argparse.Namespace) -> tuple[LongcatConfig, int | None]:
     """Return the model to measure, and the memory in bytes that its size was derived from."""
-    config = dataclasses.replace(TINY if args.small else LITE, num_layers=args.layers)
+    config = dataclasses.replace(_full_config(args), num_layers=args.layers)
     if args.table_ratio is not None:
         return dataclasses.replace(config, ngram_vocab_size_ratio=args.table_ratio), None
     if args.device == "cpu":
@@ -126,10 +127,17 @@ def _fitting_config(args: argparse.Namespace) -> tuple[LongcatConfig, int | None
         config,
         memory,
         {VARIANTS[name].tables for name in args.variants},
+        weight_dtype="fp8" if args.fp8 else "bf16",
         context_tokens=_context_tokens(args),
         cached_tokens=max(args.batches) * _decode_tokens(args) + args.prefill,
     )
     return dataclasses.replace(config, ngram_vocab_size_ratio=ratio), memory
+
+
+def _full_config(args: argparse.Namespace) -> LongcatConfig:
+    if not args.small:
+        return LITE
+    return TINY_FP8 if args.fp8 else TINY
 
 
 def _decode_tokens(args: argparse.Namespace) -> int:
@@ -144,7 +152,7 @@ def _context_tokens(args: argparse.Namespace) -> int:
 
 def _conditions(args: argparse.Namespace, config: LongcatConfig, memory: int | None, output: Output) -> str:
     """Write the conditions of all figures, and return them in a sentence."""
-    full = (TINY if args.small else LITE).ngram_vocab_size_ratio
+    full = _full_config(args).ngram_vocab_size_ratio
     ratio = config.ngram_vocab_size_ratio
     gib = None if memory is None else memory / (1 << 30)
     output.write(
@@ -153,6 +161,7 @@ def _conditions(args: argparse.Namespace, config: LongcatConfig, memory: int | N
         table_ratio=ratio,
         layers=args.layers,
         small=args.small,
+        fp8=args.fp8,
         device=args.device,
         sglang=version("sglang"),
         torch=version("torch"),
@@ -172,7 +181,7 @@ def _measure(name: str, bench: Bench) -> Row:
         return _without_figures(name, "start", reason, bench.output)
     with tempfile.TemporaryDirectory(prefix="serval-bench-") as folder:
         model, log = Path(folder) / "model", Path(folder) / "engine.log"
-        _write_model(model, variant, bench.config)
+        _write_model(model, variant, bench)
         arguments, environment = _engine_command(model, variant, bench.args)
         begin = time.monotonic()
         try:
@@ -249,10 +258,14 @@ def _measured(name: str, server: Server, bench: Bench) -> Row:
     return Row(name, step_s=step_s, prefill_tokens_per_s=rate, memory_gb=memory_gb)
 
 
-def _write_model(folder: Path, variant: Variant, config: LongcatConfig) -> None:
+def _write_model(folder: Path, variant: Variant, bench: Bench) -> None:
     """Write config.json, the only file that a model with random weights needs."""
     folder.mkdir()
-    content = {**config.to_dict(), "torch_dtype": "bfloat16", **variant.config}
+    content = {**bench.config.to_dict(), "torch_dtype": "bfloat16", **variant.config}
+    if bench.args.fp8:
+        from serval_sglang.checkpoint.fp8 import QUANTIZATION_CONFIG
+
+        content["quantization_config"] = QUANTIZATION_CONFIG
     (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -277,6 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gpu-memory-gib", type=float, metavar="GIB", help="default: as nvidia-smi shows it")
     add("--table-ratio", type=float, metavar="R",
         help="rows of a table, in vocabularies (default: as fit, at most 78, 62.8 GB in all)")  # fmt: skip
+    add("--fp8", action="store_true", help="linear layers in block-wise FP8, as in the FP8 checkpoint")
     add("--small", action="store_true", help="the tiny test model instead of full width, in float32")
     add("--json", type=Path, metavar="FILE", help="write each figure there as it is measured")
     add("sglang_flags", nargs="*", metavar="-- SGLANG_FLAG", help="any flags of SGLang")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from serval_sglang.config import LongcatConfig
 from serval_sglang.plan import Deployment, PlanError, plan_deployment
-from serval_sglang.plan.shard_sizes import TablePlacement
+from serval_sglang.plan.shard_sizes import TablePlacement, WeightDtype
 
 # CUDA context and libraries, as `serval plan` assumes.
 _RUNTIME_BYTES = 1 << 30
@@ -44,6 +44,7 @@ def table_ratio(
     gpu_memory: int,
     placements: Collection[TablePlacement],
     *,
+    weight_dtype: WeightDtype,
     context_tokens: int,
     cached_tokens: int,
 ) -> int:
@@ -57,9 +58,19 @@ def table_ratio(
 
     def fits(ratio: int) -> bool:
         shrunk = replace(config, ngram_vocab_size_ratio=ratio)
-        return all(
-            _fits(shrunk, gpu_memory, placement, context_tokens, cached_tokens) for placement in placements
+        given = Deployment(
+            config=shrunk,
+            gpu_memory_bytes=gpu_memory,
+            gpus=1,
+            tp=1,
+            ep=1,
+            weight_dtype=weight_dtype,
+            kv_dtype="bf16",
+            tables="device",
+            context_tokens=context_tokens,
+            runtime_bytes=_RUNTIME_BYTES,
         )
+        return all(_fits(replace(given, tables=placement), cached_tokens) for placement in placements)
 
     for ratio in range(int(config.ngram_vocab_size_ratio), 0, -1):
         if fits(ratio):
@@ -70,21 +81,6 @@ def table_ratio(
     )
 
 
-def _fits(
-    config: LongcatConfig, gpu_memory: int, placement: TablePlacement, context_tokens: int, cached_tokens: int
-) -> bool:
-    plan = plan_deployment(
-        Deployment(
-            config=config,
-            gpu_memory_bytes=gpu_memory,
-            gpus=1,
-            tp=1,
-            ep=1,
-            weight_dtype="bf16",
-            kv_dtype="bf16",
-            tables=placement,
-            context_tokens=context_tokens,
-            runtime_bytes=_RUNTIME_BYTES,
-        )
-    )
+def _fits(deployment: Deployment, cached_tokens: int) -> bool:
+    plan = plan_deployment(deployment)
     return plan.fits and plan.kv_bytes >= _SPARE_BYTES + cached_tokens * plan.kv_bytes_per_token

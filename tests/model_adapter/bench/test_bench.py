@@ -21,9 +21,10 @@ from serval_sglang.bench.fit import UnknownMemoryError, gpu_memory_bytes, table_
 from serval_sglang.bench.random_weights import fill_randomly
 from serval_sglang.bench.rows import OK, Row, head, line
 from serval_sglang.bench.server import Server, ServerFailed
+from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import LITE
 from serval_sglang.plan import PlanError
-from serval_sglang.plan.shard_sizes import TablePlacement
+from serval_sglang.plan.shard_sizes import TablePlacement, WeightDtype
 
 
 def test_decode_step_is_time_that_more_tokens_add(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,14 +66,32 @@ ALL_PLACES = {variant.tables for variant in VARIANTS.values()}
 TWO_LAYERS = replace(LITE, num_layers=2)
 
 
-def fitting(gib: float, places: Collection[TablePlacement] = ALL_PLACES) -> int:
-    return table_ratio(TWO_LAYERS, round(gib * GIB), places, context_tokens=16384, cached_tokens=74_240)
+def fitting(
+    gib: float,
+    places: Collection[TablePlacement] = ALL_PLACES,
+    *,
+    config: LongcatConfig = TWO_LAYERS,
+    weight_dtype: WeightDtype = "bf16",
+) -> int:
+    return table_ratio(
+        config,
+        round(gib * GIB),
+        places,
+        weight_dtype=weight_dtype,
+        context_tokens=16384,
+        cached_tokens=74_240,
+    )
 
 
 def test_table_ratio_is_the_models_own_on_h200_and_smaller_on_80_gb() -> None:
     assert fitting(140.4) == 78
     assert 0 < fitting(47.5) < fitting(79.6) < 78
     assert fitting(79.6, {"host"}) == fitting(79.6, {"8bit"}) == 78
+
+
+def test_table_ratio_of_whole_fp8_model_is_its_own_on_h200() -> None:
+    assert fitting(140.4, config=LITE, weight_dtype="fp8") == 78
+    assert fitting(140.4, config=LITE) < 78
 
 
 def test_table_ratio_leaves_room_by_independent_arithmetic() -> None:
@@ -190,6 +209,12 @@ def test_bench_measures_others_beside_variant_that_does_not_start(
     assert found[0]["table_ratio"] == fitting(79.6)
 
 
+def test_bench_counts_fp8_layers_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = ("--layers", "14", "--fp8", "--gpu-memory-gib", "140.4")
+    code, found = run_bench(monkeypatch, tmp_path / "rows.jsonl", {"serval": StandIn()}, *options)
+    assert (code, found[0]["table_ratio"], found[0]["fp8"]) == (0, 78, True)
+
+
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
@@ -304,12 +329,32 @@ def test_fill_randomly_draws_tables_on_the_host_wherever_they_are(
     assert drawn_on == [torch.device("cpu")]
 
 
+class Fp8Layer(nn.Module):
+    """Codes and the scales of their blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        codes = torch.empty(2048, 1024, dtype=torch.float8_e4m3fn)
+        self.weight = nn.Parameter(codes, requires_grad=False)
+        self.weight_scale_inv = nn.Parameter(torch.empty(16, 8), requires_grad=False)
+
+
+def test_fill_randomly_spreads_fp8_weights_like_others() -> None:
+    layer = Fp8Layer()
+    fill_randomly(layer)
+    codes = layer.weight.float()
+    assert codes.isfinite().all()
+    assert 256 < codes.abs().max() < 448  # most of the range is used, without its end
+    assert (codes * layer.weight_scale_inv[0, 0]).std().item() == pytest.approx(0.02, rel=0.02)
+    assert len(layer.weight_scale_inv.unique()) == 1
+
+
 @pytest.mark.engine
 def test_bench_runs_from_command_line(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "serval_sglang.bench", "--device=cpu", "--small", "--variants", "built-in",
-        "host int8 tables", "--batches", "1", "2", "--prompt=16", "--steps=4", "--prefill=32", "--repeats=1",
-        f"--json={tmp_path / 'rows.jsonl'}",
+        sys.executable, "-m", "serval_sglang.bench", "--device=cpu", "--small", "--fp8", "--variants",
+        "built-in", "host int8 tables", "--batches", "1", "2", "--prompt=16", "--steps=4", "--prefill=32",
+        "--repeats=1", f"--json={tmp_path / 'rows.jsonl'}",
     ]  # fmt: skip
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=850)
     assert finished.returncode == 0, finished.stderr
