@@ -28,8 +28,10 @@ from serval_sglang.settings import inherited_environment
 
 _USUAL_TOOLKIT = Path("/usr/local/cuda")
 _NVCC_PACKAGE, _RUNTIME_PACKAGE, _NINJA_PACKAGE = "nvidia-cuda-nvcc", "nvidia-cuda-runtime", "ninja"
+# A part of a toolkit may be installed: flashinfer's sampling includes the second, which comes with cuRAND.
+_HEADERS = ("cuda_runtime.h", "curand.h")
 _ADVICE = {
-    "nvcc": "the CUDA toolkit 13 (CUDA_HOME names its folder), or unset CUDA_HOME to use the packages' nvcc",
+    "nvcc": "the whole CUDA toolkit 13 (CUDA_HOME names its folder), or unset CUDA_HOME to use the packages'",
     "c++": "a C++ compiler, such as Debian's package g++",
     "ninja": "ninja, such as Debian's package ninja-build",
 }
@@ -43,25 +45,27 @@ class CompilersMissing(RuntimeError):
 class Compilers:
     """Programs that build a CUDA extension; None for one that was not found.
 
-    `packaged`: nvcc is the one of the locked packages, whose folder is no complete toolkit.
+    `packaged`: nvcc is the one of the locked packages, whose folder is no complete toolkit. `absent_headers`
+    are those that the operator's toolkit lacks.
     """
 
     nvcc: Path | None
     cxx: Path | None
     ninja: Path | None
     packaged: bool = False
+    absent_headers: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
-        """Return the names of the programs that were not found."""
+        """Return the names of the programs and headers that were not found."""
         found = {"nvcc": self.nvcc, "c++": self.cxx, "ninja": self.ninja}
-        return [name for name, path in found.items() if path is None]
+        return [*(name for name, path in found.items() if path is None), *self.absent_headers]
 
     def problem(self) -> str | None:
         """Return a sentence that says which programs are missing and what to install, or None."""
         missing = self.missing()
         if not missing:
             return None
-        advice = "; ".join(_ADVICE[name] for name in missing)
+        advice = "; ".join(dict.fromkeys(_ADVICE.get(name, _ADVICE["nvcc"]) for name in missing))
         return (
             f"not found: {', '.join(missing)}; SGLang compiles CUDA kernels when they are first used. "
             f"Install {advice}"
@@ -81,7 +85,9 @@ def find_compilers(environment: Mapping[str, str]) -> Compilers:
     if named:
         # Not made up for by another one: SGLang and the others would use this.
         nvcc = Path(named) / "bin" / "nvcc"
-        return Compilers(nvcc=nvcc if nvcc.is_file() else None, cxx=cxx, ninja=ninja)
+        if not nvcc.is_file():
+            return Compilers(nvcc=None, cxx=cxx, ninja=ninja)
+        return Compilers(nvcc=nvcc, cxx=cxx, ninja=ninja, absent_headers=_absent_headers(Path(named)))
     for home in _installed_toolkits(environment):
         return Compilers(nvcc=home / "bin" / "nvcc", cxx=cxx, ninja=ninja)
     return Compilers(nvcc=_file_of_package(_NVCC_PACKAGE, "bin/nvcc"), cxx=cxx, ninja=ninja, packaged=True)
@@ -93,7 +99,7 @@ def compiler_environment(environment: Mapping[str, str]) -> dict[str, str]:
     Makes a folder in the user's cache if nvcc is the locked packages'. Raises `CompilersMissing`.
     """
     found = find_compilers(environment)
-    if found.nvcc is None or found.cxx is None or found.ninja is None:
+    if found.nvcc is None or found.cxx is None or found.ninja is None or found.absent_headers:
         raise CompilersMissing(str(found.problem()))
     home = found.nvcc.parent.parent
     if found.packaged:
@@ -189,10 +195,14 @@ def _installed_toolkits(environment: Mapping[str, str]) -> Iterator[Path]:
     beside = [on_path.parent.parent, on_path.resolve().parent.parent] if on_path else []
     for home in [*beside, _USUAL_TOOLKIT]:
         # A wrapper of nvcc in /usr/local/bin is no toolkit in /usr/local.
-        if (home / "bin" / "nvcc").is_file() and (home / "include" / "cuda_runtime.h").is_file():
+        if (home / "bin" / "nvcc").is_file() and not _absent_headers(home):
             wanted = _release_of_packages()
             if wanted is None or _release(home / "bin" / "nvcc") == wanted:
                 yield home
+
+
+def _absent_headers(toolkit: Path) -> tuple[str, ...]:
+    return tuple(header for header in _HEADERS if not (toolkit / "include" / header).is_file())
 
 
 def _release(nvcc: Path) -> int | None:

@@ -34,10 +34,11 @@ def program(path: Path, says: str = "") -> Path:
 
 
 def toolkit(folder: Path, release: str = "13.0") -> Path:
-    """Make a folder with the compiler and a header of an installed toolkit."""
+    """Make a folder with the compiler and headers of an installed toolkit."""
     program(folder / "bin" / "nvcc", f"Cuda compilation tools, release {release}, V{release}.88")
     (folder / "include").mkdir()
-    (folder / "include" / "cuda_runtime.h").touch()
+    for name in ("cuda_runtime.h", "curand.h"):
+        (folder / "include" / name).touch()
     return folder
 
 
@@ -97,6 +98,17 @@ def test_find_compilers_passes_over_a_toolkit_of_another_cuda(tmp_path: Path, pr
     found = find_compilers({"PATH": str(programs)})
     assert found.nvcc != old / "bin" / "nvcc"
     assert found.packaged
+
+
+@pytest.mark.parametrize("header", ["cuda_runtime.h", "curand.h"])
+def test_find_compilers_passes_over_a_part_of_a_toolkit_unless_it_is_named(
+    header: str, tmp_path: Path, programs: Path
+) -> None:
+    part = toolkit(tmp_path / "nowhere")
+    (part / "include" / header).unlink()
+    assert find_compilers({"PATH": str(programs)}).packaged
+    with pytest.raises(CompilersMissing, match=f"not found: {header};.* the whole CUDA toolkit 13"):
+        compiler_environment({"PATH": str(programs), "CUDA_HOME": str(part)})
 
 
 def test_find_compilers_falls_back_on_the_locked_packages(tmp_path: Path, programs: Path) -> None:

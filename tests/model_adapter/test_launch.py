@@ -100,6 +100,9 @@ def toolkit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name in ("nvcc", "c++", "ninja"):
         (folder / "bin" / name).parent.mkdir(exist_ok=True)
         (folder / "bin" / name).touch(mode=0o755)
+    (folder / "include").mkdir()
+    for name in ("cuda_runtime.h", "curand.h"):
+        (folder / "include" / name).touch()
     return {"CUDA_HOME": str(folder), "PATH": str(folder / "bin")}
 
 

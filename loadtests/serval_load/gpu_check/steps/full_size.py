@@ -6,6 +6,7 @@ from serval_load.gpu_check.steps import adapter
 _ENGINE = ("torch", "sglang", "serval_sglang")
 _BENCH = ("-m", "serval_sglang.bench", "--json", "{rows}")
 _BATCHES = ("--batches", "1", "16", "64", "--steps", "64", "--repeats", "3")
+_TUNING = ("-m", "serval_sglang.moe_tuning", "--dtype", "fp8", "--minutes", "9")
 _ONE_GPU = Needs(packages=_ENGINE, gpu_memory_gib=130, capability=9.0, disk_gib=1)
 _HOST = Needs(packages=_ENGINE, gpu_memory_gib=70, capability=9.0, host_memory_gib=80, disk_gib=1)
 
@@ -14,19 +15,8 @@ def _times(
     name: str, shows: str, variant: str, *after: str, needs: Needs = _ONE_GPU, rehearsed: bool = False
 ) -> Step:
     """Return a step that measures one variant of the full-size model with random FP8 weights."""
-    small = (
-        "--device",
-        "cpu",
-        "--small",
-        "--layers",
-        "1",
-        "--batches",
-        "1",
-        "--steps",
-        "4",
-        "--repeats",
-        "1",
-    )
+    small = ["--device", "cpu", "--small", "--layers", "1", "--batches", "1"]
+    short = ["--steps", "4", "--repeats", "1", "--prefill", "64"]
     return Step(
         name,
         shows,
@@ -36,7 +26,7 @@ def _times(
         needs=needs,
         after=after,
         measures=True,
-        rehearsal=(*_BENCH, "--variants", variant, *small, "--prefill", "64") if rehearsed else None,
+        rehearsal=(*_BENCH, "--variants", variant, *small, *short) if rehearsed else None,
     )
 
 
@@ -80,6 +70,17 @@ STEPS = (
         adapter.FP8,
         adapter.HOST_INT8,
         needs=_HOST,
+    ),
+    Step(
+        "full size: tuned experts",
+        "launches of SGLang's experts' kernel for this GPU, compared before they are timed",
+        (*_TUNING, "--out", "{work}/moe_configs", "--json", "{rows}"),
+        expected_s=600,
+        limit_s=900,
+        needs=Needs(packages=_ENGINE, gpu_memory_gib=70, capability=9.0),
+        after=(adapter.FP8,),
+        measures=True,
+        writes="moe_configs",
     ),
     Step(
         "model: same answers",
