@@ -33,6 +33,11 @@ class Built:
 def build_extensions(extensions: Sequence[Extension], capability: Capability) -> list[Built]:
     """Build each extension, one after another; go on after one that fails."""
     with capability_of_target(*capability):
+        # Imports come first: flashinfer's refuses the version 0.0 of a stub of the driver (`_load_driver`).
+        # One that fails is reported when its extension is built.
+        for extension in extensions:
+            with suppress(Exception):
+                importlib.import_module(_module_and_name(extension)[0])
         return [_build(extension) for extension in extensions]
 
 
@@ -49,13 +54,18 @@ def _build(extension: Extension) -> Built:
 
 def library_of(extension: Extension) -> Path:
     """Build the extension unless its cache has it, and return the library."""
-    module, _, name = extension.factory.partition(":")
+    module, name = _module_and_name(extension)
     factory = getattr(importlib.import_module(module), name)
     if module.startswith("flashinfer."):
         specification = factory(*extension.arguments)
         specification.build(need_lock=True)
         return Path(specification.get_library_path())
     return _library_of_sglang(factory, extension.arguments)
+
+
+def _module_and_name(extension: Extension) -> tuple[str, str]:
+    module, _, name = extension.factory.partition(":")
+    return module, name
 
 
 def _library_of_sglang(factory: Any, arguments: tuple[object, ...]) -> Path:
