@@ -11,8 +11,6 @@ from serval_sglang.cuda_extensions.needed import Extension
 
 NAMES = ("first", "second", "third")
 EXTENSIONS = [Extension(factory=f"{name}:make", used="in this test") for name in NAMES]
-    Extension(factory=f"{module}:make", used="in this test") for module in ("first", "second", "third")
-]
 
 
 def test_build_extensions_imports_every_factory_before_it_builds_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +31,6 @@ def test_build_extensions_imports_every_factory_before_it_builds_one(monkeypatch
     monkeypatch.setattr(importlib, "import_module", import_module)
     monkeypatch.setattr(build, "library_of", library_of)
     built = build.build_extensions(EXTENSIONS, (9, 0))
-    assert done == [
-        "import first", "import second", "import third", "build first:make", "build second:make", "build third:make"
-    ]  # fmt: skip
+    imports, builds = [f"import {name}" for name in NAMES], [f"build {name}:make" for name in NAMES]
+    assert done == [*imports, *builds]
     assert [one.problem for one in built] == [None, "no second", None]
