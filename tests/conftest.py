@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -25,6 +26,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # A session's engine starts within the first test that needs it, on a machine that may be busy.
 _ENGINE_TEST_TIMEOUT_S = 900
+_TESTS = Path(__file__).parent
+# As in serval_testkit.lanes.
+_FOLDERS_OF_PROGRAMS = ("deploy", "loadtests")
+_FOLDERS_OF_ENGINES = ("e2e", "model_adapter", *_FOLDERS_OF_PROGRAMS)
 
 
 def _turn(item: pytest.Item) -> int:
@@ -33,10 +38,18 @@ def _turn(item: pytest.Item) -> int:
     return 0 if marker is None else 1 if marker.kwargs.get("alone") else 2
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_turn)
     for item in items:
-        if item.get_closest_marker("engine") and not item.get_closest_marker("timeout"):
+        folder = item.path.relative_to(_TESTS).parts[0]
+        if folder in _FOLDERS_OF_PROGRAMS:
+            item.add_marker(pytest.mark.programs)
+        if not item.get_closest_marker("engine"):
+            continue
+        if folder not in _FOLDERS_OF_ENGINES:
+            raise pytest.UsageError(f"{item.nodeid}: tests on the engine belong in {_FOLDERS_OF_ENGINES}.")
+        if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_ENGINE_TEST_TIMEOUT_S))
 
 

@@ -24,7 +24,6 @@ pytestmark = [
         reason=f"needs root on Linux, for namespaces and mounts; as root, {SCRIPT} or `make test` runs it",
     ),
     pytest.mark.usefixtures("tools"),
-    pytest.mark.rehearsal,
 ]
 
 

@@ -50,6 +50,7 @@ times: on a GPU each path is a CUDA graph and caches are cold; on a CPU, process
 _LONGEST_REASON = 300
 
 
+@torch.no_grad()
 def main() -> int:
     """Measure and print; return 1 if a path was wrong."""
     begin = time.monotonic()
@@ -58,7 +59,6 @@ def main() -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         print("bench: error: --device cuda: torch finds no GPU here. Use --device cpu.", file=sys.stderr)
         return 1
-    torch.set_grad_enabled(False)
     if device.type == "cpu":
         torch.set_num_threads(1)
     dtype: torch.dtype = getattr(torch, args.dtype)

@@ -41,6 +41,7 @@ examples:
 """
 
 
+@torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named checks and return the exit code; a red one does not keep the others from running."""
     args = parser().parse_args(arguments)
@@ -51,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.type == "cpu" and not INTERPRETED:
         print("device_check: error: --device cpu needs TRITON_INTERPRET=1.", file=sys.stderr)
         return 2
-    torch.set_grad_enabled(False)
     print(f"{_name(device)}, torch {torch.__version__}, Triton {triton_version()}", flush=True)
     asked = args.checks or list(CHECKS)
     red = [name for name in asked if not _is_green(name, device, args.rows)]

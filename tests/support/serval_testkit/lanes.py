@@ -1,12 +1,13 @@
-"""Runs all tests as two pytest processes side by side: those on the real engine, and all others.
+"""Runs all tests as three pytest processes side by side: on the real engine, of whole programs, of all else.
 
     python tests/support/serval_testkit/lanes.py [pytest's arguments]
 
-Most tests keep one core busy, so on two cores both lanes take little more time than the longer of them. The
-output of one is shown as it comes, then the other's. The last line adds both up:
+Most tests keep one core busy, and those of programs wait half of their time, so three lanes keep two cores
+busy. The output of one is shown as it comes, then that of the others. The last line adds all up:
 `N passed, N failed, N skipped`.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -24,8 +25,15 @@ _NO_TESTS = 5
 # One process: the caller chooses by marker, asks for information, or talks to the debugger.
 _ONE_PROCESS = re.compile(r"-m.*|-h|--help|--version|--markers|--fixtures|--co|--collect-only|--pdb|--trace")
 _EXPRESSIONS = {
-    "without an engine": "not engine and not rehearsal",
-    "on the engine": "engine or rehearsal",
+    "of all else": "not engine and not programs",
+    "of programs": "programs",
+    "on the engine": "engine and not programs",
+}
+# Folders outside which a lane has no tests (tests/conftest.py sees to it): collecting the others would take a
+# minute. Not given if the caller names paths.
+_FOLDERS = {
+    "of programs": ("tests/deploy", "tests/loadtests"),
+    "on the engine": ("tests/e2e", "tests/model_adapter"),
 }
 _COUNTED = {
     "passed": "passed",
@@ -46,7 +54,7 @@ class Lane:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run both lanes; return the worse of pytest's exit codes."""
+    """Run all lanes; return the worse of pytest's exit codes."""
     if any(map(_ONE_PROCESS.fullmatch, arguments)):
         return subprocess.run(_pytest(*arguments), check=False).returncode
     started = time.monotonic()
@@ -58,12 +66,12 @@ def main(arguments: Sequence[str]) -> int:
             for lane in lanes:
                 _show(lane)
         except KeyboardInterrupt:
-            # Ctrl-C has reached both lanes, which now write their summaries.
+            # Ctrl-C has reached all lanes, which now write their summaries.
             for lane in lanes:
                 lane.process.wait()
         counts = add_up(lane.log.read_text(encoding="utf-8", errors="replace") for lane in lanes)
         codes = [lane.process.wait() for lane in lanes]
-    print(f"both lanes, {time.monotonic() - started:.0f} s: {summary(counts)}", flush=True)
+    print(f"all lanes, {time.monotonic() - started:.0f} s: {summary(counts)}", flush=True)
     return worst(codes)
 
 
@@ -98,6 +106,8 @@ def _start(name: str, arguments: Sequence[str], folder: Path, stack: ExitStack) 
     log = folder / name.replace(" ", "-")
     # Separate cache folders, because lanes would overwrite each other's list of failures.
     options = ["-m", _EXPRESSIONS[name], "-o", f"cache_dir=.pytest_cache/{log.name}"]
+    if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
+        options += filter(os.path.isdir, _FOLDERS.get(name, ()))
     if sys.stdout.isatty():
         options.append("--color=yes")
     with log.open("wb") as output:
