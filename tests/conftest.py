@@ -10,6 +10,8 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from serval_testkit.lanes import ENGINE_FOLDERS, PROGRAM_FOLDERS
+
 # A slow machine is no failure. In CI the examples are the same each time, so that a red run is the fault of
 # the change and not of the dice; everywhere else the search goes on with new ones.
 settings.register_profile("local", deadline=None)
@@ -27,9 +29,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # A session's engine starts within the first test that needs it, on a machine that may be busy.
 _ENGINE_TEST_TIMEOUT_S = 900
 _TESTS = Path(__file__).parent
-# As in serval_testkit.lanes.
-_FOLDERS_OF_PROGRAMS = ("deploy", "loadtests")
-_FOLDERS_OF_ENGINES = ("e2e", "model_adapter", *_FOLDERS_OF_PROGRAMS)
 
 
 def _turn(item: pytest.Item) -> int:
@@ -42,13 +41,13 @@ def _turn(item: pytest.Item) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_turn)
     for item in items:
-        folder = item.path.relative_to(_TESTS).parts[0]
-        if folder in _FOLDERS_OF_PROGRAMS:
+        folder = f"{_TESTS.name}/{item.path.relative_to(_TESTS).parts[0]}"
+        if folder in PROGRAM_FOLDERS:
             item.add_marker(pytest.mark.programs)
         if not item.get_closest_marker("engine"):
             continue
-        if folder not in _FOLDERS_OF_ENGINES:
-            raise pytest.UsageError(f"{item.nodeid}: tests on the engine belong in {_FOLDERS_OF_ENGINES}.")
+        if folder not in (*ENGINE_FOLDERS, *PROGRAM_FOLDERS):
+            raise pytest.UsageError(f"{item.nodeid}: tests on the engine belong in {ENGINE_FOLDERS}.")
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_ENGINE_TEST_TIMEOUT_S))
 

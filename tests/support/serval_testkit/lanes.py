@@ -29,12 +29,11 @@ _EXPRESSIONS = {
     "of programs": "programs",
     "on the engine": "engine and not programs",
 }
-# Folders outside which a lane has no tests (tests/conftest.py sees to it): collecting the others would take a
-# minute. Not given if the caller names paths.
-_FOLDERS = {
-    "of programs": ("tests/deploy", "tests/loadtests"),
-    "on the engine": ("tests/e2e", "tests/model_adapter"),
-}
+# tests/conftest.py marks the tests in the first as `programs`, and refuses tests on the engine outside both.
+PROGRAM_FOLDERS = ("tests/deploy", "tests/loadtests")
+ENGINE_FOLDERS = ("tests/e2e", "tests/model_adapter")
+# Collecting all other tests would take a lane a minute. Not given if the caller names paths.
+_FOLDERS = {"of programs": PROGRAM_FOLDERS, "on the engine": ENGINE_FOLDERS}
 _COUNTED = {
     "passed": "passed",
     "failed": "failed",

@@ -70,6 +70,23 @@ def _reference_step(
     )
 
 
+def _consistency_step(
+    name: str, shows: str, *options: str, expected_s: float, rehearsed: bool = False
+) -> Step:
+    """Return a step that compares an engine with itself."""
+    small = ("--requests", "8", "--tokens", "6")
+    return Step(
+        name,
+        shows,
+        _consistency(*options),
+        expected_s=expected_s,
+        limit_s=_LIMIT_S,
+        needs=_ENGINE,
+        after=(BF16,),
+        rehearsal=_consistency(*small, device="cpu") if rehearsed else None,
+    )
+
+
 def _files_step(name: str, shows: str, folder: str, *options: str) -> Step:
     command = (*_CHECKPOINT, "tiny", f"{{work}}/{folder}", *_SIZES, *options)
     # No GPU is needed, but nothing is made that no step could use.
@@ -99,15 +116,11 @@ STEPS = (
         expected_s=_FIRST_START_S,
         rehearsed=True,
     ),
-    Step(
+    _consistency_step(
         CONSISTENT,
         "the same answers alone, from the prefix cache and in a batch of 64",
-        _consistency(),
         expected_s=_START_S,
-        limit_s=_LIMIT_S,
-        needs=_ENGINE,
-        after=(BF16,),
-        rehearsal=_consistency("--requests", "8", "--tokens", "6", device="cpu"),
+        rehearsed=True,
     ),
     _files_step(_FP8_FILES, "the same with linear layers in block-wise FP8", "fp8", "--fp8"),
     _reference_step(
@@ -120,23 +133,17 @@ STEPS = (
         needs=_FP8_ENGINE,
         rehearsed=True,
     ),
-    Step(
+    _consistency_step(
         "adapter: graphs",
         "the same answers without CUDA graphs",
-        _consistency("--requests", "16", "--beside=--cuda-graph-backend-decode=disabled"),
+        *("--requests", "16", "--beside=--cuda-graph-backend-decode=disabled"),
         expected_s=2 * _START_S,
-        limit_s=_LIMIT_S,
-        needs=_ENGINE,
-        after=(BF16,),
     ),
-    Step(
+    _consistency_step(
         "adapter: chunks",
         "the same answers in chunks of 16 tokens",
-        _consistency("--requests", "16", "--beside=--chunked-prefill-size=16"),
+        *("--requests", "16", "--beside=--chunked-prefill-size=16"),
         expected_s=2 * _START_S,
-        limit_s=_LIMIT_S,
-        needs=_ENGINE,
-        after=(BF16,),
     ),
     _reference_step(
         "adapter: mixed chunks",
