@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +25,10 @@ from serval.grammar.dialects.longcat import LONGCAT
 from serval.limits.factory import open_gate
 from serval.limits.gate import Gate
 from serval.live_settings import LiveSettings
+from serval.scheduling.body_budget import BodyBudget
 from serval.scheduling.engine import schedule_engine
-from serval.scheduling.slots import EngineSlots
+from serval.scheduling.render_queue import RenderQueue
+from serval.scheduling.slots import Slots
 from serval.settings import Settings
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
@@ -46,7 +47,7 @@ class Applications:
     admin: ASGIApp | None
     model: ServedModel
     metrics: Metrics
-    slots: EngineSlots
+    slots: Slots
     apply: Callable[[LiveSettings], None]
 
 
@@ -82,7 +83,14 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         dialect=LONGCAT,
         metrics=metrics,
         gate=open_gate(settings, None if directory is None else directory.store),
-        render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),
+        # A key may always have one body of the largest size.
+        bodies=BodyBudget(max(settings.held_body_bytes, 2 * settings.max_body_bytes)),
+        rendering=RenderQueue(
+            settings.render_threads,
+            inline_bytes=settings.inline_render_bytes,
+            queue_limit=settings.render_queue_limit,
+            timeout_s=settings.queue_timeout_s,
+        ),
     )
 
     tracing = open_tracing(settings)
@@ -95,7 +103,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
                     yield
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
-        context.render_executor.shutdown(wait=False, cancel_futures=True)
+        context.rendering.close()
 
     # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
     hot: dict[str, ASGIApp] = {

@@ -32,7 +32,7 @@ ServalError
      ├─ AuthUnavailableError         503  the key database could not be read for too long
      ├─ LimitsUnavailableError       503  a key's use of today could not be read for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
-     ├─ EngineOverloadedError        503  the engine, or the queue for it, is full
+     ├─ EngineOverloadedError        503  the engine, the queue for it, or this server is full
      ├─ ShuttingDownError            503  this process is being stopped
      ├─ TooManyConnectionsError      503  this process has no room for another client
      └─ EngineTimeoutError           504  the engine sent nothing for too long
@@ -288,7 +288,7 @@ class EngineUnavailableError(ApiError):
 
 
 class EngineOverloadedError(ApiError):
-    """The engine has no room for the request."""
+    """The engine or this server has no room for the request."""
 
     status = 503
     type = "service_unavailable_error"

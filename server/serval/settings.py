@@ -271,13 +271,22 @@ class Settings(BaseSettings):
     ping_interval_s: float = Field(
         default=5.0, gt=0, description="A stream that is silent this long sends `: ping`."
     )
+    held_body_bytes: int = Field(
+        default=128 << 20,
+        ge=0,
+        description="Largest size of all request bodies that one worker holds, half of it for one key; at"
+        " least twice max_body_bytes.",
+    )
     inline_render_bytes: int = Field(
         default=16_384,
         ge=0,
-        description="Requests over this size are rendered and tokenised in a thread.",
+        description="Requests over this size are decoded, rendered and tokenised in a thread.",
     )
     render_threads: int = Field(
-        default=2, ge=1, description="Threads that render and tokenise large conversations."
+        default=2, ge=1, description="Threads that decode, render and tokenise large requests."
+    )
+    render_queue_limit: int = Field(
+        default=256, ge=1, description="Most requests of one worker that wait for such a thread."
     )
     segment_cache_bytes: int = Field(
         default=64 << 20, ge=0, description="Size limit of the cache of tokenised segments."

@@ -1,8 +1,8 @@
 """`POST /v1/chat/completions`."""
 
-import asyncio
 import secrets
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,8 +15,9 @@ from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
-from serval.api.http import header, identity_of, read_json_body, record_of
+from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
+from serval.api.preparation import prepared, within_context
 from serval.api.sampling import own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.caller.priority import HEADER, Priority, priority_of, tier_of
@@ -36,11 +37,19 @@ from serval.wire.legacy_functions import LegacyChunkEncoder, is_legacy, legacy_c
 class _Prompt(Struct, frozen=True):
     """Input of the model, and the grammar that constrains its output."""
 
-    input_ids: list[int]
+    input_ids: "array[int]"
     tools: Sequence[Mapping[str, Any]]
     grammar: str | None
     # The answer is either calls or one text, which may quote a call.
     one_kind: bool
+
+
+class _Prepared(Struct, frozen=True):
+    """A checked request and its prompt. The messages have been rendered and dropped."""
+
+    request: ChatRequest
+    prompt: _Prompt
+    priority: Priority
 
 
 class _Job(Struct, frozen=True):
@@ -67,16 +76,9 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
         context, record = self._context, record_of(scope)
-        body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes)
-        settings = context.settings
-        request = decode_chat_request(body, max_choices=settings.max_choices, strict=settings.strict_fields)
-        identity = identity_of(scope)
-        check_model(request.model, context.model, identity)
-        record.model = context.model.name
-        record.stream = bool(request.stream)
-        priority = priority_of(identity, header(scope, HEADER), request.service_tier)
-        grammar = own_grammar(request, identity, context.dialect)
-        prompt = await self._prompt(request, grammar, size=len(body))
+        settings, identity = context.settings, identity_of(scope)
+        ready = await prepared(context, scope, receive, partial(self._prepare, scope))
+        request, prompt, priority = ready.request, ready.prompt, ready.priority
         check_context(
             len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
         )
@@ -96,23 +98,29 @@ class ChatCompletions:
             else:
                 await send_body(self._whole(job, record), scope, receive, send, headers=reservation.headers)
 
-    async def _prompt(self, request: ChatRequest, grammar: str | None, *, size: int) -> _Prompt:
-        context = self._context
-        tools = declared_tools(request)
+    def _prepare(self, scope: Scope, body: bytes) -> _Prepared:
+        context, record, settings = self._context, record_of(scope), self._context.settings
+        request = decode_chat_request(body, max_choices=settings.max_choices, strict=settings.strict_fields)
+        identity = identity_of(scope)
+        check_model(request.model, context.model, identity)
+        record.model = context.model.name
+        record.stream = bool(request.stream)
+        priority = priority_of(identity, header(scope, HEADER), request.service_tier)
+        prompt = self._prompt(request, own_grammar(request, identity, context.dialect))
+        # The engine may take minutes for the answer, and waiting requests would hold many conversations.
+        request.messages.clear()
+        return _Prepared(request, prompt, priority)
 
-        def prompt() -> _Prompt:
-            rendered = context.chat.render(msgspec.to_builtins(request.messages), tools=tools)
-            wants_json = request.response_format is not None and request.response_format.type != "text"
-            return _Prompt(
-                rendered.input_ids,
-                tools,
-                grammar or grammar_of(request, tools, context.dialect),
-                one_kind=grammar is not None or wants_json,
-            )
-
-        if size <= context.settings.inline_render_bytes:
-            return prompt()
-        return await asyncio.get_running_loop().run_in_executor(context.render_executor, prompt)
+    def _prompt(self, request: ChatRequest, grammar: str | None) -> _Prompt:
+        context, tools = self._context, declared_tools(request)
+        input_ids = conversation_ids(request, tools, context, limit=context.model.max_prompt_tokens)
+        wants_json = request.response_format is not None and request.response_format.type != "text"
+        return _Prompt(
+            array("I", input_ids),
+            tools,
+            grammar or grammar_of(request, tools, context.dialect),
+            one_kind=grammar is not None or wants_json,
+        )
 
     def _job(
         self,
@@ -221,6 +229,14 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
         return []
     tools: list[dict[str, Any]] = msgspec.to_builtins(request.tools)
     return tools
+
+
+def conversation_ids(
+    request: ChatRequest, tools: Sequence[Mapping[str, Any]], context: ApiContext, *, limit: int
+) -> list[int]:
+    """Return the token ids of the conversation. Raises `ContextLengthError` if they are more than `limit`."""
+    with within_context(context.model, tokens=limit, param="messages"):
+        return context.chat.render(msgspec.to_builtins(request.messages), tools=tools, limit=limit).input_ids
 
 
 def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> str | None:

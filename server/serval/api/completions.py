@@ -1,8 +1,8 @@
 """`POST /v1/completions`: completion of a text, without a conversation."""
 
-import asyncio
 import secrets
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,17 +10,19 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from serval.api.context import ApiContext
+from serval.api.context import ApiContext, ServedModel
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
-from serval.api.http import header, identity_of, read_json_body, record_of
+from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
+from serval.api.preparation import prepared, within_context
 from serval.api.sampling import own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.caller.priority import HEADER, Priority, priority_of
+from serval.chat.long_text import TokenLimitError
 from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.engine.protocol import EngineFinish, GenerateRequest, GenerationDelta, TokenLogprob
-from serval.errors import InvalidRequestError
+from serval.errors import ContextLengthError, InvalidRequestError
 from serval.limits.gate import Reservation
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_response import DONE
@@ -37,6 +39,10 @@ from serval.wire.completion_response import (
     text_completion_body,
     text_logprobs_object,
 )
+
+# Tokens of all prompts of a request: so many contexts, or this many with a short context.
+MAX_BATCH_CONTEXTS = 8
+MIN_BATCH_TOKENS = 131_072
 
 
 @dataclass
@@ -72,6 +78,16 @@ class _TextChoice:
 
 
 @dataclass(frozen=True)
+class _Prepared:
+    """A checked request and the token ids of its prompts. The texts have been dropped."""
+
+    request: CompletionRequest
+    prompts: Sequence["array[int]"]
+    grammar: str | None
+    priority: Priority
+
+
+@dataclass(frozen=True)
 class _Job:
     id: str
     request: CompletionRequest
@@ -89,20 +105,9 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
         context, settings, record = self._context, self._context.settings, record_of(scope)
-        body = await read_json_body(scope, receive, max_bytes=settings.max_body_bytes)
-        request = decode_completion_request(
-            body,
-            max_choices=settings.max_choices,
-            max_batch=settings.max_batch,
-            strict=settings.strict_fields,
-        )
         identity = identity_of(scope)
-        check_model(request.model, context.model, identity)
-        priority = priority_of(identity, header(scope, HEADER))
-        record.model = context.model.name
-        record.stream = bool(request.stream)
-        grammar = own_grammar(request, identity, context.dialect)
-        prompts = await self._encode(request, size=len(body))
+        ready = await prepared(context, scope, receive, partial(self._prepare, scope))
+        request, prompts, grammar, priority = ready.request, ready.prompts, ready.grammar, ready.priority
         limit = token_limit(request)
         for prompt in prompts:
             check_context(len(prompt), asked=limit, model=context.model, param="prompt")
@@ -123,20 +128,29 @@ class Completions:
             else:
                 await send_body(self._whole(job, record), scope, receive, send, headers=reservation.headers)
 
-    async def _encode(self, request: CompletionRequest, *, size: int) -> list[list[int]]:
-        tokenizer, prompts = self._context.chat.tokenizer, prompts_of(request)
-
-        def encoded() -> list[list[int]]:
-            return [prompt_ids(prompt, tokenizer) for prompt in prompts]
-
-        if size <= self._context.settings.inline_render_bytes:
-            return encoded()
-        return await asyncio.get_running_loop().run_in_executor(self._context.render_executor, encoded)
+    def _prepare(self, scope: Scope, body: bytes) -> _Prepared:
+        context, settings, record = self._context, self._context.settings, record_of(scope)
+        request = decode_completion_request(
+            body,
+            max_choices=settings.max_choices,
+            max_batch=settings.max_batch,
+            strict=settings.strict_fields,
+        )
+        identity = identity_of(scope)
+        check_model(request.model, context.model, identity)
+        priority = priority_of(identity, header(scope, HEADER))
+        record.model = context.model.name
+        record.stream = bool(request.stream)
+        grammar = own_grammar(request, identity, context.dialect)
+        prompts = encoded_prompts(prompts_of(request), context.chat.tokenizer, context.model)
+        # The engine may take minutes for the answers, and waiting requests would hold many texts.
+        request.prompt = ""
+        return _Prepared(request, prompts, grammar, priority)
 
     def _job(
         self,
         request: CompletionRequest,
-        prompts: Sequence[list[int]],
+        prompts: Sequence["array[int]"],
         grammar: str | None,
         reservation: Reservation,
         *,
@@ -221,16 +235,43 @@ def token_limit(request: CompletionRequest) -> int:
     return DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
 
 
-def prompt_ids(prompt: Prompt, tokenizer: ControlSafeTokenizer) -> list[int]:
+def encoded_prompts(
+    prompts: Sequence[Prompt], tokenizer: ControlSafeTokenizer, model: ServedModel
+) -> list["array[int]"]:
+    """Return the token ids of each prompt.
+
+    Raises `ContextLengthError` if one is longer than the model's context or all are together over
+    `MAX_BATCH_CONTEXTS` times as long, and `InvalidRequestError` as `prompt_ids` does.
+    """
+    limit = model.max_prompt_tokens
+    most = room = max(limit * MAX_BATCH_CONTEXTS, MIN_BATCH_TOKENS)
+    encoded = []
+    for prompt in prompts:
+        with within_context(model, tokens=limit, param="prompt"):
+            encoded.append(prompt_ids(prompt, tokenizer, limit=limit))
+        room -= len(encoded[-1])
+        if room < 0:
+            raise ContextLengthError(
+                f"The {len(prompts)} prompts of this request have more than {most} tokens together, the most"
+                " in one request. Send fewer at a time.",
+                param="prompt",
+            )
+    return encoded
+
+
+def prompt_ids(prompt: Prompt, tokenizer: ControlSafeTokenizer, *, limit: int) -> "array[int]":
     """Return the prompt's token ids. Text never becomes control tokens; ids may name any token.
 
-    Raises `InvalidRequestError` for an unknown id, or a prompt without tokens.
+    Raises `TokenLimitError` at more than `limit` ids, and `InvalidRequestError` for an unknown id, or a
+    prompt without tokens.
     """
     if isinstance(prompt, str):
-        ids = tokenizer.encode_text(prompt).tolist()
+        ids = tokenizer.encode_text(prompt, limit=limit)
+    elif len(prompt) > limit:
+        raise TokenLimitError
     else:
         check_token_ids(prompt, tokenizer, param="prompt")
-        ids = prompt
+        ids = array("I", prompt)
     if not ids:
         raise InvalidRequestError("prompt is empty; send at least one token.", param="prompt")
     return ids

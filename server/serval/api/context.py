@@ -1,12 +1,13 @@
 """Parts of the application that endpoints share."""
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
+from serval.scheduling.body_budget import BodyBudget
 from serval.scheduling.engine import ScheduledEngine
+from serval.scheduling.render_queue import RenderQueue
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 
@@ -32,4 +33,5 @@ class ApiContext:
     dialect: Dialect
     metrics: Metrics
     gate: Gate
-    render_executor: Executor
+    bodies: BodyBudget
+    rendering: RenderQueue

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serval.caller.identity import Identity
 from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, error_object
 from serval.http.asgi import connection_of
+from serval.scheduling.body_budget import HeldBody
 from serval.telemetry.record import RequestRecord
 from serval.telemetry.stopwatch import CLIENT, GATEWAY
 
@@ -54,8 +55,13 @@ def identity_of(scope: Scope) -> Identity:
     return identity
 
 
-async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
-    """Read the body. Raises `BodyTooLargeError`, `InvalidRequestError` or `ClientGoneError`."""
+async def read_json_body(
+    scope: Scope, receive: Receive, *, max_bytes: int, held: HeldBody | None = None
+) -> bytes:
+    """Read the body, and count its bytes as `held`.
+
+    Raises `BodyTooLargeError`, `InvalidRequestError`, `ClientGoneError`, or what `held` raises.
+    """
     content_type = header(scope, b"content-type")
     media_type = "application/json"
     if content_type is not None and content_type != media_type:
@@ -81,6 +87,8 @@ async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> b
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        if held is not None:
+            held.add(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -1,6 +1,7 @@
 """Routes that read and decode the JSON body within limits before FastAPI validates it."""
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,7 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from serval.api.http import read_json_body
+from serval.api.context import ApiContext
+from serval.api.http import identity_of, read_json_body
+from serval.api.preparation import in_turn
+from serval.wire.body_size import check_body_size
 from serval.wire.decode import decode_json
 from serval.wire.struct_field import StructField
 
@@ -50,13 +54,42 @@ class JsonRoute(APIRoute):
         assert issubclass(model, BaseModel)
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_struct_of(model))
 
+        def content_of(body: bytes) -> dict[str, Any]:
+            return _decode(body, decoder, model) if body or required else {}
+
         async def read_and_handle(request: Request) -> Response:
-            limit: int = request.app.state.max_body_bytes
-            body = await read_json_body(request.scope, request.receive, max_bytes=limit)
-            content = _decode(body, decoder, model) if body or required else {}
-            return await handle(JsonRequest(request.scope, request.receive, body=body, content=content))
+            return await self.read_and_handle(request, content_of, handle)
 
         return read_and_handle
+
+    async def read_and_handle(
+        self,
+        request: Request,
+        content_of: Callable[[bytes], dict[str, Any]],
+        handle: Callable[[Request], Coroutine[Any, Any, Response]],
+    ) -> Response:
+        """Read the body, decode it with `content_of`, and let `handle` answer."""
+        limit: int = request.app.state.max_body_bytes
+        body = await read_json_body(request.scope, request.receive, max_bytes=limit)
+        return await handle(JsonRequest(request.scope, request.receive, body=body, content=content_of(body)))
+
+
+class HeldJsonRoute(JsonRoute):
+    """Route for bodies as large as those of chats: counted while they are held, and decoded in their turn."""
+
+    async def read_and_handle(
+        self,
+        request: Request,
+        content_of: Callable[[bytes], dict[str, Any]],
+        handle: Callable[[Request], Coroutine[Any, Any, Response]],
+    ) -> Response:
+        """See `JsonRoute`. Also raises the errors of `prepared`."""
+        context: ApiContext = request.app.state.context
+        scope, receive = request.scope, request.receive
+        with context.bodies.body(identity_of(scope).subject) as held:
+            body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes, held=held)
+            content = await in_turn(context, scope, receive, len(body), partial(content_of, body))
+            return await handle(JsonRequest(scope, receive, body=body, content=content))
 
 
 def _struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
@@ -69,6 +102,7 @@ def _struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
 
 
 def _decode(body: bytes, decoder: "msgspec.json.Decoder[Any]", model: type[BaseModel]) -> dict[str, Any]:
+    check_body_size(body)
     given = decode_json(decoder, body)
     # Field by field, so that errors name the field. A `StructField` decodes its value itself.
     content: dict[str, Any] = {}

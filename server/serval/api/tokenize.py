@@ -1,20 +1,23 @@
 """`POST /tokenize` and `POST /detokenize`: from text to token ids and back."""
 
-import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-import msgspec
 from fastapi import APIRouter, Request
 
-from serval.api.chat import declared_tools
+from serval.api.chat import conversation_ids, declared_tools
 from serval.api.completions import check_token_ids
 from serval.api.context import ApiContext
 from serval.api.dependencies import Caller, Context
 from serval.api.endpoints import DETOKENIZE, TOKENIZE
 from serval.api.http import record_of
-from serval.api.json_route import JsonRoute
+from serval.api.json_route import HeldJsonRoute
 from serval.api.models import check_model
+from serval.api.preparation import in_turn, within_context
 from serval.api.responses import WITH_KEY, errors, success
 from serval.caller.identity import Identity
+from serval.chat.long_text import TokenLimitError
 from serval.wire.chat_request import ChatRequest
 from serval.wire.tokenize import (
     DetokenizeAnswer,
@@ -24,7 +27,9 @@ from serval.wire.tokenize import (
     text_or_conversation,
 )
 
-router = APIRouter(route_class=JsonRoute, responses={**success(), **WITH_KEY, **errors(404, 413)})
+T = TypeVar("T")
+
+router = APIRouter(route_class=HeldJsonRoute, responses={**success(), **WITH_KEY, **errors(404, 413)})
 
 
 @router.post(TOKENIZE.path, summary="Get the token ids of a text or a conversation")
@@ -34,10 +39,7 @@ async def tokenize(
     """Return the ids that the chat or completions endpoint would send to the engine."""
     given = text_or_conversation(asked)
     _check_model(asked.model, request, caller, context)
-    if await _is_small(request, context):
-        ids = _ids(context, given)
-    else:
-        ids = await asyncio.get_running_loop().run_in_executor(context.render_executor, _ids, context, given)
+    ids = await _in_turn(request, context, partial(_ids, context, given))
     return TokenizeAnswer(tokens=ids, count=len(ids), max_model_len=context.model.context_length)
 
 
@@ -47,13 +49,7 @@ async def detokenize(
 ) -> DetokenizeAnswer:
     """Return the text of token ids; control tokens appear as their names."""
     _check_model(asked.model, request, caller, context)
-    tokenizer = context.chat.tokenizer
-    check_token_ids(asked.tokens, tokenizer, param="tokens")
-    if await _is_small(request, context):
-        text = tokenizer.decode(asked.tokens)
-    else:
-        loop = asyncio.get_running_loop()
-        text = await loop.run_in_executor(context.render_executor, tokenizer.decode, asked.tokens)
+    text = await _in_turn(request, context, partial(_text, context, asked.tokens))
     return DetokenizeAnswer(prompt=text)
 
 
@@ -62,11 +58,22 @@ def _check_model(name: str, request: Request, caller: Identity, context: ApiCont
     record_of(request.scope).model = name
 
 
-async def _is_small(request: Request, context: ApiContext) -> bool:
-    return len(await request.body()) <= context.settings.inline_render_bytes
+async def _in_turn(request: Request, context: ApiContext, work: Callable[[], T]) -> T:
+    return await in_turn(context, request.scope, request.receive, len(await request.body()), work)
 
 
 def _ids(context: ApiContext, given: str | ChatRequest) -> list[int]:
+    limit = context.model.context_length
     if isinstance(given, str):
-        return context.chat.tokenizer.encode_text(given).tolist()
-    return context.chat.render(msgspec.to_builtins(given.messages), tools=declared_tools(given)).input_ids
+        with within_context(context.model, tokens=limit, param="prompt"):
+            return context.chat.tokenizer.encode_text(given, limit=limit).tolist()
+    return conversation_ids(given, declared_tools(given), context, limit=limit)
+
+
+def _text(context: ApiContext, tokens: list[int]) -> str:
+    limit = context.model.context_length
+    with within_context(context.model, tokens=limit, param="tokens"):
+        if len(tokens) > limit:
+            raise TokenLimitError
+    check_token_ids(tokens, context.chat.tokenizer, param="tokens")
+    return context.chat.tokenizer.decode(tokens)

@@ -1,6 +1,7 @@
 """Rendering and tokenization of conversations: `load_chat(model_dir).render(messages, ...)`."""
 
 import json
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from msgspec import Struct
 from tokenizers import Tokenizer
 
 from serval.chat.conversation import template_messages, template_tools
+from serval.chat.long_text import TokenLimitError
 from serval.chat.segment_cache import SegmentCache
 from serval.chat.template import ChatTemplate, load_template
 from serval.chat.tokenizer import ControlSafeTokenizer, Piece, load_tokenizer, segments
@@ -56,28 +58,32 @@ class ChatRenderer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        limit: int = sys.maxsize,
     ) -> RenderedPrompt:
         """Render OpenAI messages and tools, up to where the model's answer begins.
 
-        They have already been validated (`serval.wire`). Raises `InvalidRequestError`, naming the field at
-        fault, for a conversation that cannot be rendered.
+        They have already been validated (`serval.wire`). A prompt of more than `limit` tokens is not encoded
+        to its end. Raises `TokenLimitError`, and `InvalidRequestError`, naming the field at fault, for a
+        conversation that cannot be rendered.
         """
         pieces = self._template.render(template_messages(messages), tools=template_tools(tools))
-        return RenderedPrompt(pieces, self._encode(pieces))
+        return RenderedPrompt(pieces, self._encode(pieces, limit))
 
-    def _encode(self, pieces: Sequence[Piece]) -> list[int]:
+    def _encode(self, pieces: Sequence[Piece], limit: int) -> list[int]:
         ids: list[int] = []
         for segment in segments(pieces):
             if isinstance(segment, str):
-                ids.extend(self._encode_text(segment))
+                ids.extend(self._encode_text(segment, limit - len(ids)))
             else:
                 ids.append(segment.id)
+            if len(ids) > limit:
+                raise TokenLimitError
         return ids
 
-    def _encode_text(self, text: str) -> "array[int]":
+    def _encode_text(self, text: str, limit: int) -> "array[int]":
         ids = self._cache.get(text)
         if ids is None:
-            ids = self.tokenizer.encode_text(text)
+            ids = self.tokenizer.encode_text(text, limit=limit)
             self._cache.put(text, ids)
         return ids
 

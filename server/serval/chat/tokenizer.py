@@ -9,6 +9,7 @@ no text can become one. Control tokens come only from the chat template (`serval
 import json
 import re
 import secrets
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from serval.chat.long_text import WINDOW, TokenLimitError, can_be_cut, encode_long, longest_token
 from serval.errors import InvalidRequestError, ModelFilesError
 
 # Unicode White_Space, as stripped by the tokenizer's flags `lstrip` and `rstrip`.
@@ -50,13 +52,28 @@ class ControlSafeTokenizer:
         self._control_texts = {token.id: token.content for token in control_tokens}
         # One more than the largest id.
         self.vocabulary_size = 1 + max([*plain.get_vocab().values(), *self._control_ids], default=-1)
+        self._longest_token = longest_token(plain, without=self._control_ids)
+        self._window = WINDOW if can_be_cut(plain) else sys.maxsize
 
-    def encode_text(self, text: str) -> "array[int]":
-        """Encode any text. Raises `InvalidRequestError` if it is not valid Unicode."""
+    def longest_text(self, tokens: int) -> int:
+        """Return the most characters that a text of `tokens` tokens can have."""
+        return tokens * self._longest_token
+
+    def encode_text(self, text: str, *, limit: int = sys.maxsize) -> "array[int]":
+        """Encode any text. A text of more than `limit` tokens is not encoded to its end.
+
+        Raises `TokenLimitError`, and `InvalidRequestError` if the text is not valid Unicode.
+        """
         if not text:
             return array("I")
+        if len(text) > self.longest_text(limit):
+            raise TokenLimitError
         try:
-            ids = self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            if len(text) > self._window:
+                ids = encode_long(self._plain, text, limit=limit)
+            else:
+                encoding = self._plain.encode_batch_fast([text], add_special_tokens=False)[0]
+                ids = array("I", encoding.ids)
         except (TypeError, UnicodeEncodeError):
             # Raised by the tokenizers library for a string that UTF-8 cannot encode.
             raise InvalidRequestError(
@@ -67,7 +84,9 @@ class ControlSafeTokenizer:
             raise AssertionError(
                 "text was encoded into a control token; the text tokenizer must not know any"
             )
-        return array("I", ids)
+        if len(ids) > limit:
+            raise TokenLimitError
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids below `vocabulary_size`; control tokens become their names."""

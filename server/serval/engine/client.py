@@ -89,7 +89,7 @@ def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes
     """Return the body of `/generate`. Cached prefixes are shared by requests with the same `salt` only."""
     body: dict[str, Any] = {
         "rid": request.request_id,
-        "input_ids": request.input_ids,
+        "input_ids": list(request.input_ids),
         "sampling_params": request.sampling,
         "stream": True,
     }

@@ -1,6 +1,6 @@
 """Interface to an engine. `SglangEngine` implements it; tests may use another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ class GenerateRequest(Struct, frozen=True):
     """
 
     request_id: str
-    input_ids: list[int]
+    input_ids: Sequence[int]
     sampling: Mapping[str, Any]
     # None: no log-probabilities; k: those of the token and of the k most likely tokens.
     top_logprobs: int | None = None

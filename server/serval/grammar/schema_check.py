@@ -7,9 +7,8 @@ from typing import Any, Final
 
 from serval.grammar.enforceable import Rewriter, pointer_part
 from serval.schema.error import SchemaError
+from serval.schema.size import MAX_SCHEMA_DEPTH, MAX_SCHEMA_PARTS
 
-MAX_SCHEMA_DEPTH: Final = 64
-MAX_SCHEMA_PARTS: Final = 20_000
 MAX_LISTED_VALUES: Final = 5_000
 
 

@@ -29,7 +29,7 @@ from serval.process.admin import admin_server
 from serval.process.reloading import settings_changes
 from serval.process.signals import stop_on_signals
 from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
-from serval.scheduling.slots import EngineSlots
+from serval.scheduling.slots import Slots
 from serval.settings import Settings
 
 _FINAL_SEND_S = 2
@@ -140,7 +140,7 @@ async def _apply_changes(changes: AsyncIterator[LiveSettings], apps: Application
 
 
 async def _stop_server(
-    server: HttpServer, stop: asyncio.Event, settings: Settings, slots: EngineSlots, engine: ManagedEngine
+    server: HttpServer, stop: asyncio.Event, settings: Settings, slots: Slots, engine: ManagedEngine
 ) -> None:
     """Drain when `stop` is set: refuse new requests, and exit when the running ones have ended.
 

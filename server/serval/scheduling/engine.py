@@ -4,7 +4,7 @@ import time
 
 from serval.engine.protocol import DeltaSink, Engine, EngineInfo, GenerateRequest, ManagedEngine
 from serval.scheduling.load import EngineLoad
-from serval.scheduling.slots import EngineSlots
+from serval.scheduling.slots import Slots
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
@@ -17,7 +17,7 @@ _USUAL_ANSWER_TOKENS = 512
 class ScheduledEngine:
     """An engine that receives at most as many requests at a time as it has slots."""
 
-    def __init__(self, engine: Engine, slots: EngineSlots, load: EngineLoad) -> None:
+    def __init__(self, engine: Engine, slots: Slots, load: EngineLoad) -> None:
         self._engine = engine
         self.slots = slots
         self.load = load
@@ -54,7 +54,7 @@ def schedule_engine(
 ) -> ScheduledEngine:
     """Put `engine` behind this process's share of its slots."""
     engine.watch_breaker(metrics.engine_breaker)
-    slots = EngineSlots(
+    slots = Slots(
         slots_for(settings, info),
         queue_limit=max(settings.queue_limit // settings.workers, settings.max_batch),
         timeout_s=settings.queue_timeout_s,

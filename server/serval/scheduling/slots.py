@@ -1,4 +1,4 @@
-"""Slots of the engine: it receives as many requests as it can work on, and the others wait here.
+"""Slots of the engine, or of threads: it receives as many requests as it can work on, and the others wait.
 
 A free slot is taken without awaiting anything. Everything here belongs to one event loop.
 """
@@ -28,7 +28,7 @@ class QueueMeter(Protocol):
         ...
 
 
-class EngineSlots:
+class Slots:
     """Call `try_acquire` or `acquire` once for each request, then `release`."""
 
     def __init__(
@@ -37,16 +37,23 @@ class EngineSlots:
         *,
         queue_limit: int,
         timeout_s: float,
-        meter: QueueMeter,
+        meter: QueueMeter | None = None,
+        wanted: str = "the engine",
+        retry_after_s: Callable[[], int] = lambda: _FULL_RETRY_AFTER_S,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`queue_limit` is for each class; a request waits `timeout_s` at most."""
+        """`queue_limit` is for each class; a request waits `timeout_s` at most.
+
+        `wanted` says in errors what is waited for; `retry_after_s` tells when to try again.
+        """
         self._slots = slots
         self._free = slots
         self._queue = FairQueue(queue_limit)
         self._granted: dict[Ticket, asyncio.Future[None]] = {}
         self._timeout_s = timeout_s
         self._meter = meter
+        self._wanted = wanted
+        self._retry_after_s = retry_after_s
         self._now = now
         self._stopping = False
         self._idle = asyncio.Event()
@@ -86,11 +93,12 @@ class EngineSlots:
         try:
             victim = self._queue.push(ticket)
         except QueueFullError:
-            raise _queue_full() from None
+            raise self._queue_full() from None
         granted = self._granted[ticket] = asyncio.get_running_loop().create_future()
         if victim is not None:
-            self._refuse(victim, _queue_full())
-        self._meter.queue_entered(priority)
+            self._refuse(victim, self._queue_full())
+        if self._meter is not None:
+            self._meter.queue_entered(priority)
         try:
             async with asyncio.timeout(self._timeout_s):
                 await granted
@@ -98,15 +106,16 @@ class EngineSlots:
             self._leave(ticket, granted)
             if isinstance(error, TimeoutError):
                 raise EngineOverloadedError(
-                    f"The request waited {self._timeout_s:g} s for the engine, which has too much to do."
+                    f"The request waited {self._timeout_s:g} s for {self._wanted}, which has too much to do."
                     " Try again later.",
                     code="queue_timeout",
-                    retry_after_s=_FULL_RETRY_AFTER_S,
+                    retry_after_s=self._retry_after_s(),
                 ) from None
             raise
         finally:
             del self._granted[ticket]
-            self._meter.queue_left(priority)
+            if self._meter is not None:
+                self._meter.queue_left(priority)
 
     def release(self) -> None:
         """Give a slot back, and grant it to the next request."""
@@ -153,8 +162,8 @@ class EngineSlots:
         if self._stopping and self._free == self._slots and not self._queue:
             self._idle.set()
 
-
-def _queue_full() -> EngineOverloadedError:
-    return EngineOverloadedError(
-        "Too many requests wait for the engine. Try again later.", retry_after_s=_FULL_RETRY_AFTER_S
-    )
+    def _queue_full(self) -> EngineOverloadedError:
+        return EngineOverloadedError(
+            f"Too many requests wait for {self._wanted}. Try again later.",
+            retry_after_s=self._retry_after_s(),
+        )

@@ -3,6 +3,7 @@
 import msgspec
 from msgspec import Struct
 
+from serval.wire.body_size import check_body_size
 from serval.wire.chat_request import (
     ChatRequest,
     Message,
@@ -28,6 +29,7 @@ def decode_chat_request(body: bytes, *, max_choices: int, strict: bool) -> ChatR
 
     Raises `InvalidRequestError` with `param` naming the field at fault.
     """
+    check_body_size(body)
     request = with_tools(decode_json(_strict_decoder if strict else _decoder, body))
     check_chat_request(request, max_choices=max_choices)
     return request

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from serval.errors import InvalidRequestError
+from serval.schema.error import SchemaError
+from serval.schema.size import check_schema_size
 from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
 
 INT64 = Meta(ge=-(2**63), le=2**63 - 1)
@@ -172,6 +174,9 @@ class ChatRequest(Struct):
 def check_chat_request(request: ChatRequest, *, max_choices: int) -> None:
     """Check the rules that types cannot express."""
     check_conversation(request)
+    given = request.response_format
+    if given is not None and given.json_schema is not None:
+        _check_schema(given.json_schema.schema_, "response_format.json_schema.schema")
     _check_options(request, max_choices)
     _check_unsupported(request)
 
@@ -278,6 +283,7 @@ def _check_tools(request: ChatRequest) -> None:
                 param=f"tools[{index}].function.name",
             )
         names.add(tool.function.name)
+        _check_schema(tool.function.parameters, f"tools[{index}].function.parameters")
     choice = request.tool_choice
     if choice is None:
         return
@@ -306,6 +312,13 @@ def _check_tools(request: ChatRequest) -> None:
             f"tool_choice names the function {named!r}, which is not among the tools: {sorted(names)}.",
             param="tool_choice.function.name",
         )
+
+
+def _check_schema(schema: dict[str, Any] | None, path: str) -> None:
+    try:
+        check_schema_size(schema)
+    except SchemaError as error:
+        raise InvalidRequestError(f"Invalid schema in {path!r}: {error.problem}.", param=path) from None
 
 
 def _check_options(request: ChatRequest, max_choices: int) -> None:

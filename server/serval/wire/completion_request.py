@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from serval.errors import InvalidRequestError
+from serval.wire.body_size import check_body_size
 from serval.wire.chat_request import INT64, StreamOptions, TokenCount
 from serval.wire.decode import decode_json
 from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
@@ -68,6 +69,7 @@ def decode_completion_request(
 
     Raises `InvalidRequestError` with `param` naming the field at fault.
     """
+    check_body_size(body)
     request = decode_json(_strict_decoder if strict else _decoder, body)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options is only allowed with stream: true.", param="stream_options")

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from serval.caller.priority import PRIORITIES, Priority
 from serval.errors import EngineOverloadedError, ShuttingDownError
-from serval.scheduling.slots import EngineSlots
+from serval.scheduling.slots import Slots
 
 
 class Meter:
@@ -27,11 +27,11 @@ class Meter:
         self.depth -= 1
 
 
-def slots_of(number: int, *, limit: int = 10, timeout_s: float = 60.0) -> EngineSlots:
-    return EngineSlots(number, queue_limit=limit, timeout_s=timeout_s, meter=Meter())
+def slots_of(number: int, *, limit: int = 10, timeout_s: float = 60.0) -> Slots:
+    return Slots(number, queue_limit=limit, timeout_s=timeout_s, meter=Meter())
 
 
-async def take(slots: EngineSlots, key: str = "a", priority: Priority = "default") -> None:
+async def take(slots: Slots, key: str = "a", priority: Priority = "default") -> None:
     if not slots.try_acquire():
         await slots.acquire(key, priority, 10)
 
@@ -157,7 +157,7 @@ class NoSlotIsLost(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.meter = Meter()
-        self.slots = EngineSlots(self.SLOTS, queue_limit=5, timeout_s=1e6, meter=self.meter)
+        self.slots = Slots(self.SLOTS, queue_limit=5, timeout_s=1e6, meter=self.meter)
         self.tasks: list[asyncio.Task[None]] = []
         self.ends: dict[asyncio.Task[None], asyncio.Event] = {}
 

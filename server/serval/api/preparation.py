@@ -1,0 +1,51 @@
+"""Reading a request's body and preparing its prompt, with bounded memory and fair shares of the CPU."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+from starlette.types import Receive, Scope
+
+from serval.api.context import ApiContext, ServedModel
+from serval.api.http import identity_of, read_json_body, while_connected
+from serval.chat.long_text import TokenLimitError
+from serval.errors import ContextLengthError
+
+T = TypeVar("T")
+
+
+async def prepared(context: ApiContext, scope: Scope, receive: Receive, work: Callable[[bytes], T]) -> T:
+    """Read the body, and return what `work` makes of it.
+
+    A long request waits for its turn, and gives it up when the client leaves. Raises what `work` raises, the
+    errors of `read_json_body` and those of the queue.
+    """
+    with context.bodies.body(identity_of(scope).subject) as held:
+        body = await read_json_body(scope, receive, max_bytes=context.settings.max_body_bytes, held=held)
+        return await in_turn(context, scope, receive, len(body), partial(work, body))
+
+
+async def in_turn(context: ApiContext, scope: Scope, receive: Receive, size: int, work: Callable[[], T]) -> T:
+    """Do the work on a request of `size` bytes: at once, or if it is long, in a thread when it is its turn.
+
+    Raises what `work` raises, `ClientGoneError` and the errors of `RenderQueue.run`.
+    """
+    if not context.rendering.is_long(size):
+        return work()
+    turn = context.rendering.run(identity_of(scope).subject, size, work)
+    return await while_connected(scope, receive, turn)
+
+
+@contextmanager
+def within_context(model: ServedModel, *, tokens: int, param: str) -> Iterator[None]:
+    """Turn a `TokenLimitError` in the block, at the limit `tokens`, into a `ContextLengthError`."""
+    try:
+        yield
+    except TokenLimitError:
+        subject = "messages and tools have" if param == "messages" else f"{param} has"
+        raise ContextLengthError(
+            f"This model's maximum context length is {model.context_length} tokens. The {subject} more than"
+            f" {tokens}. Shorten the {param}.",
+            param=param,
+        ) from None

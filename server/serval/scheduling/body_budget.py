@@ -1,0 +1,71 @@
+"""Memory for the bodies of requests that are being read or wait to be worked on."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from serval.errors import EngineOverloadedError, RateLimitError
+
+# The first bytes of each body are free, so that ordinary requests are read whatever else there is.
+FREE_BYTES: Final = 1 << 16
+_RETRY_AFTER_S: Final = 5
+
+
+class BodyBudget:
+    """At most `limit_bytes` of bodies are held at a time, and half of it for one key."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._held: Counter[str] = Counter()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held, without the free ones."""
+        return self._held.total()
+
+    @contextmanager
+    def body(self, key: str) -> Iterator["HeldBody"]:
+        """Hold one body for a request of `key`, until the end of the block."""
+        body = HeldBody(self, key)
+        try:
+            yield body
+        finally:
+            self._held[key] -= body.counted_bytes
+            if not self._held[key]:
+                del self._held[key]
+
+    def take(self, key: str, size: int) -> None:
+        """Count `size` more bytes. Raises `RateLimitError` or `EngineOverloadedError`."""
+        if self._held[key] + size > self._limit_bytes // 2:
+            raise RateLimitError(
+                "This key's requests with large bodies that are being read or wait to be worked on take as"
+                f" much memory as one key may have, {self._limit_bytes // 2} bytes. Send fewer at once.",
+                wait_ms=_RETRY_AFTER_S * 1000,
+            )
+        if self.held_bytes + size > self._limit_bytes:
+            raise EngineOverloadedError(
+                "Requests with large bodies take all the memory that this server has for them. Try again"
+                " later, or send less text.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self._held[key] += size
+
+
+class HeldBody:
+    """A body that is being read."""
+
+    def __init__(self, budget: BodyBudget, key: str) -> None:
+        self._budget = budget
+        self._key = key
+        self._size = 0
+        # Beyond the free bytes.
+        self.counted_bytes = 0
+
+    def add(self, size: int) -> None:
+        """Count `size` more bytes. Raises what `BodyBudget.take` raises."""
+        self._size += size
+        more = max(0, self._size - FREE_BYTES) - self.counted_bytes
+        if more:
+            self._budget.take(self._key, more)
+            self.counted_bytes += more
