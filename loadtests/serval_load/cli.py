@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serval_load.commands import compare, engine, fit, load, overhead, soak
+from serval_load.commands import abuse, compare, engine, fit, load, overhead, soak
 
 _COMMANDS = {
     "engine": engine,
@@ -13,6 +13,7 @@ _COMMANDS = {
     "compare": compare,
     "overhead": overhead,
     "soak": soak,
+    "abuse": abuse,
 }
 
 

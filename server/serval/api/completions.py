@@ -41,7 +41,7 @@ from serval.wire.completion_response import (
 )
 
 # Tokens of all prompts of a request: so many contexts, or this many with a short context.
-MAX_BATCH_CONTEXTS = 8
+MAX_BATCH_CONTEXTS = 2
 MIN_BATCH_TOKENS = 131_072
 
 

@@ -66,7 +66,10 @@ class ChatRenderer:
         to its end. Raises `TokenLimitError`, and `InvalidRequestError`, naming the field at fault, for a
         conversation that cannot be rendered.
         """
-        pieces = self._template.render(template_messages(messages), tools=template_tools(tools))
+        converted = template_messages(messages)
+        if sum(len(message["content"]) for message in converted) > self.tokenizer.longest_text(limit):
+            raise TokenLimitError
+        pieces = self._template.render(converted, tools=template_tools(tools))
         return RenderedPrompt(pieces, self._encode(pieces, limit))
 
     def _encode(self, pieces: Sequence[Piece], limit: int) -> list[int]:

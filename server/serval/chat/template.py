@@ -110,11 +110,16 @@ class ChatTemplate:
             raise InvalidRequestError(
                 f"The model's chat template refuses this conversation: {reason}", param="messages"
             ) from error
-        parts: list[Piece] = list(self._placeholder.split(rendered))
-        # re.split puts the captured token numbers at odd positions.
-        for place in range(1, len(parts), 2):
-            parts[place] = self._tokens[int(str(parts[place]))]
-        return parts
+        return self._pieces(rendered)
+
+    def _pieces(self, rendered: str) -> list[Piece]:
+        # Unlike a regular expression's, this search takes a long text at the speed of copying it.
+        text, *others = rendered.split(f"\ue000{self._nonce}")
+        pieces: list[Piece] = [text]
+        for other in others:
+            number, _, text = other.partition("\ue001")
+            pieces += (self._tokens[int(number)], text)
+        return pieces
 
 
 class _Environment(ImmutableSandboxedEnvironment):

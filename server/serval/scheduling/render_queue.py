@@ -1,14 +1,15 @@
 """Threads that decode, render and tokenise long requests, shared fairly between keys.
 
 Long requests wait for a thread in a fair queue, by bytes: a key's many requests do not hold up those of
-others. Short requests are worked on at once. Everything but the work itself belongs to one event loop.
+others. Very long ones wait for each other first, and leave a thread free for the others. Short requests are
+worked on at once. Everything but the work itself belongs to one event loop.
 """
 
 import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -16,6 +17,7 @@ from serval.scheduling.slots import Slots
 
 T = TypeVar("T")
 
+VERY_LONG_BYTES: Final = 1 << 18
 _LONGEST_RETRY_AFTER_S: Final = 60
 # Assumed until work is measured: the speed of a slow core.
 _FIRST_BYTES_PER_S: Final = 500_000.0
@@ -38,14 +40,19 @@ class RenderQueue:
         self._inline_bytes = inline_bytes
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="render")
         self._threads = threads
-        self._slots = Slots(
-            threads,
-            queue_limit=queue_limit,
-            timeout_s=timeout_s,
-            wanted="a thread of this server",
-            retry_after_s=self._retry_after_s,
-            now=now,
-        )
+
+        def slots(number: int) -> Slots:
+            return Slots(
+                number,
+                queue_limit=queue_limit,
+                timeout_s=timeout_s,
+                wanted="a thread of this server",
+                retry_after_s=self._retry_after_s,
+                now=now,
+            )
+
+        self._slots = slots(threads)
+        self._very_long = slots(max(1, threads - 1))
         self._now = now
         # Of requests that have not been worked on yet.
         self._bytes_waiting = 0
@@ -61,17 +68,12 @@ class RenderQueue:
         The thread stays taken until the work ends, even if the caller leaves. Raises what `work` raises, and
         `EngineOverloadedError` if too many requests wait, or if this one has waited for too long.
         """
-        self._bytes_waiting += size
-        try:
-            if not self._slots.try_acquire():
-                await self._slots.acquire(key, "default", size)
-        finally:
-            self._bytes_waiting -= size
+        taken = await self._take_slots(key, size)
         started, loop = self._now(), asyncio.get_running_loop()
 
         def end() -> None:
             self._note_speed(size, self._now() - started)
-            self._slots.release()
+            _release(taken)
 
         def done(_: "Future[T]") -> None:
             # The loop may have ended before the work.
@@ -81,6 +83,22 @@ class RenderQueue:
         job = self._executor.submit(work)
         job.add_done_callback(done)
         return await asyncio.wrap_future(job)
+
+    async def _take_slots(self, key: str | None, size: int) -> list[Slots]:
+        needed = [self._very_long, self._slots] if size > VERY_LONG_BYTES else [self._slots]
+        taken: list[Slots] = []
+        self._bytes_waiting += size
+        try:
+            for slots in needed:
+                if not slots.try_acquire():
+                    await slots.acquire(key, "default", size)
+                taken.append(slots)
+        except BaseException:
+            _release(taken)
+            raise
+        finally:
+            self._bytes_waiting -= size
+        return taken
 
     def close(self) -> None:
         """Take no more work. Work in progress goes on."""
@@ -93,3 +111,8 @@ class RenderQueue:
     def _retry_after_s(self) -> int:
         wait_s = self._bytes_waiting / self._bytes_per_s / self._threads
         return min(max(math.ceil(wait_s), 1), _LONGEST_RETRY_AFTER_S)
+
+
+def _release(taken: Sequence[Slots]) -> None:
+    for slots in taken:
+        slots.release()
