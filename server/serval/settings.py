@@ -278,7 +278,7 @@ class Settings(BaseSettings):
         " least twice max_body_bytes.",
     )
     inline_render_bytes: int = Field(
-        default=16_384,
+        default=8192,
         ge=0,
         description="Requests over this size are decoded, rendered and tokenised in a thread.",
     )

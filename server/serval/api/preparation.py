@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope
 from serval.api.context import ApiContext, ServedModel
 from serval.api.http import identity_of, read_json_body, while_connected
 from serval.chat.long_text import TokenLimitError
-from serval.errors import ContextLengthError
+from serval.errors import ApiError, ContextLengthError
 
 T = TypeVar("T")
 
@@ -33,8 +33,20 @@ async def in_turn(context: ApiContext, scope: Scope, receive: Receive, size: int
     """
     if not context.rendering.is_long(size):
         return work()
-    turn = context.rendering.run(identity_of(scope).subject, size, work)
-    return await while_connected(scope, receive, turn)
+    turn = context.rendering.run(identity_of(scope).subject, size, partial(_result_or_error, work))
+    result = await while_connected(scope, receive, turn)
+    if isinstance(result, ApiError):
+        raise result
+    return result
+
+
+def _result_or_error(work: Callable[[], T]) -> T | ApiError:
+    try:
+        return work()
+    except ApiError as error:
+        # Tracebacks keep the variables of their functions: the request's texts, several times over.
+        error.__context__ = None
+        return error.with_traceback(None)
 
 
 @contextmanager

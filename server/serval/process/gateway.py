@@ -8,6 +8,7 @@ import contextlib
 import gc
 import math
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from serval.scheduling.slots import Slots
 from serval.settings import Settings
 
 _FINAL_SEND_S = 2
+_SWITCH_INTERVAL_S = 0.001
 
 
 async def _serve_at_once() -> None:
@@ -97,6 +99,8 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
         # Objects made during start-up live as long as the process; the collector need not visit them.
         gc.collect()
         gc.freeze()
+        # While threads render long requests, the loop waits this long at each of its callbacks.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         await lifecycle.on_loaded()
         background = [
             asyncio.create_task(_stop_server(server, lifecycle.stop, settings, apps.slots, engine)),
