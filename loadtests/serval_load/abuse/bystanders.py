@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,6 +25,8 @@ class Noticed:
     """Longest waits in seconds, and numbers of requests that were answered and lost."""
 
     health_s: float
+    # The same at a server beside the gateway, the engine stand-in: what this machine makes everybody wait.
+    beside_s: float
     prompt_s: float
     prompts: int
     prompts_lost: int
@@ -31,22 +34,23 @@ class Noticed:
     streams_lost: int
 
 
-def bystanders(peer: Peer, pipe: Connection) -> None:
+def bystanders(peer: Peer, engine: Peer, pipe: Connection) -> None:
     """Run until something arrives on `pipe`, then send what was `Noticed`. Sends True when it has begun."""
     pipe.send(True)
-    pipe.send(uvloop.run(_watch(peer, pipe)))
+    pipe.send(uvloop.run(_watch(peer, engine, pipe)))
 
 
-async def _watch(peer: Peer, pipe: Connection) -> Noticed:
+async def _watch(peer: Peer, engine: Peer, pipe: Connection) -> Noticed:
     over = asyncio.Event()
     asyncio.get_running_loop().add_reader(pipe.fileno(), over.set)
     health: list[float] = []
+    beside: list[float] = []
     prompts: list[tuple[float, bool]] = []
     streams: list[bool] = []
 
-    async def probe() -> None:
-        raw, took_s = await _ask(peer, prepared(peer, b"", path="/healthz", method="GET"))
-        health.append(took_s if _is_ok(raw) else _LONGEST_WAIT_S)
+    async def probe(server: Peer, path: str, waits: list[float]) -> None:
+        raw, took_s = await _ask(server, prepared(server, b"", path=path, method="GET"))
+        waits.append(took_s if _is_ok(raw) else _LONGEST_WAIT_S)
         await asyncio.sleep(_PROBE_EVERY_S)
 
     async def prompt() -> None:
@@ -60,10 +64,14 @@ async def _watch(peer: Peer, pipe: Connection) -> Noticed:
         await asyncio.sleep(0.05)
 
     await asyncio.gather(
-        _until(over, probe), _until(over, prompt), *(_until(over, stream) for _ in range(STREAMS))
+        _until(over, partial(probe, peer, "/healthz", health)),
+        _until(over, partial(probe, engine, "/ready", beside)),
+        _until(over, prompt),
+        *(_until(over, stream) for _ in range(STREAMS)),
     )
     return Noticed(
         health_s=max(health),
+        beside_s=max(beside),
         prompt_s=max(took_s for took_s, _ in prompts),
         prompts=len(prompts),
         prompts_lost=sum(not ok for _, ok in prompts),

@@ -26,14 +26,14 @@ from serval_load.programs import DEMO_MODEL, QUICK, Program, process_tree, runni
 _SAMPLE_EVERY_S = 0.05
 _CALM_S = 3.0
 _GIVE_UP_S = 300.0
-# Of the abusive keys: one request a minute, so nearly every request is refused.
+# Limits of the abusive keys, which refuse nearly every request.
 _POOR_KEYS = 4
 _POOR = ("--requests-per-minute=1", "--tokens-per-minute=1000")
 
 
 @dataclass(frozen=True)
 class AbuseResult:
-    """What one run showed. Memory is in MB, of the gateway's processes together."""
+    """Figures of one run. Memory is in MB, of the gateway's processes together."""
 
     limit: str
     memory_before_mb: float
@@ -63,7 +63,7 @@ async def abuse(tree: Path, mix: Sequence[Kind], *, limit_mib: int) -> AbuseResu
             running_stand_in(*QUICK, "--kv-tokens=1000000", "--context-length=131072")
         )
         gateway, url = await stack.enter_async_context(_gateway(tree, engine_url, database, limit))
-        pipe = stack.enter_context(_others(Peer.of(url, rich)))
+        pipe = stack.enter_context(_others(Peer.of(url, rich), Peer.of(engine_url)))
         await asyncio.sleep(_CALM_S)
         before = peak = resident_mb(gateway.pid)
         started = time.monotonic()
@@ -110,11 +110,11 @@ async def _gateway(
 
 
 @contextlib.contextmanager
-def _others(peer: Peer) -> Iterator[Connection]:
+def _others(peer: Peer, engine: Peer) -> Iterator[Connection]:
     """Run the bystanders; yields the pipe to them."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=bystanders, args=(peer, there), daemon=True)
+    process = context.Process(target=bystanders, args=(peer, engine, there), daemon=True)
     process.start()
     try:
         here.recv()
@@ -125,7 +125,7 @@ def _others(peer: Peer) -> Iterator[Connection]:
 
 
 async def _send_all(peers: Sequence[Peer], mix: Sequence[Kind]) -> dict[str, dict[str, int]]:
-    """Send all requests at once, with the keys of `peers` in turn; return the number of each answer by kind."""
+    """Send all requests at once, with the keys of `peers` in turn. Return the answers of each kind."""
     requests = {
         (kind.name, peer): prepared(peer, kind.body, path=kind.path) for kind in mix for peer in peers
     }

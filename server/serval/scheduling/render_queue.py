@@ -54,7 +54,7 @@ class RenderQueue:
         self._slots = slots(threads)
         self._very_long = slots(max(1, threads - 1))
         self._now = now
-        # Of requests that have not been worked on yet.
+        # Bytes of requests that have not been worked on yet.
         self._bytes_waiting = 0
         self._bytes_per_s = _FIRST_BYTES_PER_S
 
