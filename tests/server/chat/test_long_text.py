@@ -137,4 +137,4 @@ def test_can_be_cut_is_false_if_texts_get_a_space_in_front() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     assert not can_be_cut(tokenizer)
-    assert ControlSafeTokenizer(tokenizer, []).encode_text("x" * 200_000).tolist()[0] == 2
+    assert ControlSafeTokenizer(tokenizer, []).encode_text("x" * 200_000).tolist().count(2) == 1
