@@ -49,7 +49,7 @@ class TypedValue:
 
 
 class DroppedValue:
-    """Discards the text: the key is missing or repeated, or the tool is not declared."""
+    """Discards the text: the key is missing or repeated."""
 
     def write(self, text: str) -> None:
         pass

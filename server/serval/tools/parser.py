@@ -27,14 +27,15 @@ class ToolCallParser:
     """Reads one assistant turn: `feed` each piece of text, then `finish`.
 
     - The result does not depend on where the text is cut into pieces.
-    - A call is reported with its whole name, and only if the tool is declared (`functions.NAME` counts as
-      NAME). Any other block is dropped, and an opening marker that begins no block stays in the text as
-      prose; the `CallReader` of the format decides.
+    - A call is reported with its whole name, even if no such tool is declared: the client can tell the model
+      so (`functions.NAME` counts as a declared NAME). Text after an opening marker that is not a call stays
+      in the text as prose; the `CallReader` of the format decides.
     - Content is verbatim, except for whitespace: after a call or the reasoning it is dropped, and so is
       content of nothing but whitespace if there are tools. Without tools everything else is content.
     - With `one_kind`, text that does not begin with a call is content to the end: JSON may quote a marker.
     - A think marker at the start opens the reasoning; with `thinking` the prompt has opened it already. The
       reasoning ends at its closing marker or at a call, and is reported without surrounding whitespace.
+    - If the text was cut, the call at its end stays open or is not reported, and `cut_call` is True.
     - Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
     No text raises an exception. The time is linear in the length of the text, however it is cut.
@@ -55,6 +56,7 @@ class ToolCallParser:
         "_reasoning_markers",
         "_sink",
         "_tools",
+        "cut_call",
     )
 
     # Reader of the current call; set at its opening marker.
@@ -76,6 +78,8 @@ class ToolCallParser:
         self._cursor = Cursor()
         self._phase = _Phase.REASONING_START if thinking else _Phase.GAP
         self._finished = False
+        # After `finish`: the text ended inside a call that is incomplete.
+        self.cut_call = False
         self._one_kind = one_kind
         # Whitespace at the very start, which is content only if content follows; None once decided.
         self._blank: list[str] | None = None if thinking else []
@@ -110,7 +114,7 @@ class ToolCallParser:
         """End the text and return the events that were held back. A second call returns nothing.
 
         With "stop" or "tool_calls" the arguments of every reported call are closed; with any other reason,
-        such as "length", those of a truncated call stay open, as OpenAI's do.
+        such as "length" or "stop_string", those of a cut call stay open, as OpenAI's do, and are not JSON.
         """
         if self._finished:
             return []
@@ -250,6 +254,7 @@ class ToolCallParser:
                 self._sink.reasoning(self._cursor.take_rest())
             case _Phase.CALL:
                 rest = self._call.finish(self._cursor, complete=complete)
+                self.cut_call = self._call.cut
                 if self._call.prose is None:
                     self._end_reasoning()
                 else:

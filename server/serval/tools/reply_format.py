@@ -33,11 +33,17 @@ class CallReader(Protocol):
     def prose(self) -> str | None:
         """The text, including the opening marker, if it is not a call; None otherwise."""
 
+    @property
+    def cut(self) -> bool:
+        """True if `finish` found the call incomplete; then its arguments are open, or it was not reported."""
+
     def advance(self, cursor: Cursor) -> CallProgress:
         """Continue at the cursor."""
 
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
         """End the call at the end of the text. `complete`: the model itself ended its turn; close arguments.
+
+        Otherwise the text was cut, and nothing more of it may become a call that looks complete.
 
         Returns text after the call that was mistaken for part of it and must be read again. If the text is
         not a call, sets `prose` to all of it.

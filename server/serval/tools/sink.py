@@ -108,6 +108,11 @@ class ArgumentsWriter:
     def close(self) -> None:
         self._sink.arguments("}" if self._written else "{}")
 
+    def leave_open(self) -> None:
+        """End the arguments of a cut call. They are not JSON: many clients take no text at all for `{}`."""
+        if not self._written:
+            self._sink.arguments("{")
+
     def _key(self, key: str) -> str:
         opening = ", " if self._written else "{"
         self._written.add(key)
