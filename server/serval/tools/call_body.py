@@ -16,6 +16,7 @@ from serval.tools.markers import (
     VALUE_OPEN,
 )
 from serval.tools.parameters import ParameterSchema
+from serval.tools.quoted import unquote
 from serval.tools.reply_format import CallProgress
 from serval.tools.sink import ArgumentsWriter
 
@@ -156,7 +157,7 @@ class CallBody:
         self._phase = _Phase.VALUE
         self._line_break = ""
         self._unsettled = None
-        key = "".join(self._key)
+        key = unquote("".join(self._key))
         is_declared = self._parameters.declares(key)
         if not is_declared:
             key = key.strip()

@@ -8,11 +8,12 @@ from serval.schema import strict_json
 from serval.tools.cursor import Cursor, MarkerSet
 from serval.tools.declared_tools import DeclaredTools
 from serval.tools.markers import END_OF_TURN, THINK_CLOSE, THINK_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN
+from serval.tools.quoted import QUOTED, unquote
 from serval.tools.reply_format import CallProgress, ReplyFormat
 from serval.tools.sink import EventSink
 
 _BLOCK_END = MarkerSet(TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
-_OUTSIDE = re.compile(r'["\\<{}\[\]]')
+_OUTSIDE = re.compile(rf'["\\<{QUOTED}{{}}\[\]]')
 _INSIDE = re.compile(r'["\\]')
 
 
@@ -70,7 +71,7 @@ class JsonObjectScanner:
             self._in_string = not self._in_string
         elif self._in_string:
             self._escaped = True
-        elif character in "<\\":
+        elif character in ("<", QUOTED, "\\"):
             return ScanResult.BROKEN
         else:
             self._depth += 1 if character in "{[" else -1
@@ -133,16 +134,9 @@ class JsonCallReader:
                 return self._prose("")
             self._phase = _Phase.OBJECT
         if self._phase is _Phase.OBJECT:
-            result = self._scanner.scan(cursor)
-            if result is ScanResult.MORE:
-                return CallProgress.MORE
-            if result is ScanResult.BROKEN:
-                # If an unclosed string swallowed the closing marker, the rest is outside the block.
-                block, rest = self._scanner.split_after_first_close()
-                cursor.step_back(rest)
-                return self._prose(block)
-            if not self._report(self._scanner.text):
-                return self._prose(self._scanner.text)
+            progress = self._read_object(cursor)
+            if progress is not None:
+                return progress
             self._phase = _Phase.BLOCK_END
         _, marker = cursor.take_text(_BLOCK_END)
         if marker is None:
@@ -159,12 +153,24 @@ class JsonCallReader:
         self._prose(block)
         return rest or None
 
+    def _read_object(self, cursor: Cursor) -> CallProgress | None:
+        """Continue with the object; return None once it is reported."""
+        result = self._scanner.scan(cursor)
+        if result is ScanResult.MORE:
+            return CallProgress.MORE
+        if result is ScanResult.BROKEN:
+            # If an unclosed string swallowed the closing marker, the rest is outside the block.
+            block, rest = self._scanner.split_after_first_close()
+            cursor.step_back(rest)
+            return self._prose(block)
+        return None if self._report(self._scanner.text) else self._prose(self._scanner.text)
+
     def _prose(self, block: str) -> CallProgress:
         self.prose = TOOL_CALL_OPEN + "".join(self._whitespace) + block
         return CallProgress.PROSE
 
     def _report(self, text: str) -> bool:
-        call = read_call(text)
+        call = read_call(unquote(text))
         if call is None:
             return False
         name, arguments = call

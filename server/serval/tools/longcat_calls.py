@@ -17,11 +17,14 @@ from serval.tools.declared_tools import DeclaredTools
 from serval.tools.json_calls import JsonCallReader
 from serval.tools.markers import (
     END_OF_TURN,
+    KEY_CLOSE,
     KEY_OPEN,
     THINK_CLOSE,
     THINK_OPEN,
     TOOL_CALL_CLOSE,
     TOOL_CALL_OPEN,
+    VALUE_CLOSE,
+    VALUE_OPEN,
 )
 from serval.tools.reply_format import CallProgress, ReplyFormat
 from serval.tools.sink import EventSink
@@ -139,4 +142,5 @@ LONGCAT_REPLY: Final = ReplyFormat(
     think_close=THINK_CLOSE,
     end_of_turn=END_OF_TURN,
     call_reader=LongcatCallReader,
+    argument_markers=(KEY_OPEN, KEY_CLOSE, VALUE_OPEN, VALUE_CLOSE),
 )

@@ -8,6 +8,7 @@ from serval.schema import strict_json
 from serval.tools.cursor import Cursor, MarkerSet
 from serval.tools.declared_tools import DeclaredTools
 from serval.tools.events import ContentDelta, Event
+from serval.tools.quoted import quote, unquote
 from serval.tools.reply_format import CallProgress, CallReader, ReplyFormat
 from serval.tools.sink import EventSink
 
@@ -53,6 +54,7 @@ class ToolCallParser:
         "_one_kind",
         "_opener_in",
         "_phase",
+        "_places_known",
         "_reasoning_markers",
         "_sink",
         "_tools",
@@ -78,6 +80,7 @@ class ToolCallParser:
         self._cursor = Cursor()
         self._phase = _Phase.REASONING_START if thinking else _Phase.GAP
         self._finished = False
+        self._places_known = False
         # After `finish`: the text ended inside a call that is incomplete.
         self.cut_call = False
         self._one_kind = one_kind
@@ -92,11 +95,18 @@ class ToolCallParser:
             self._reasoning_markers = reply_format.reasoning_ends_or_calls
             self._content_markers = reply_format.calls
 
-    def feed(self, text: str) -> list[Event]:
-        """Read the next piece of text and return the events it completes. Not allowed after `finish`."""
+    def feed(self, text: str, marker_places: Sequence[int] | None = None) -> list[Event]:
+        """Read the next piece of text and return the events it completes. Not allowed after `finish`.
+
+        `marker_places`: places in `text`, in order, at which markers begin; their text elsewhere is only
+        text. None: every text of a marker is one.
+        """
         if self._finished:
             raise RuntimeError("feed() after finish(): one ToolCallParser reads one turn; make a new one")
         text = strict_json.clean(text)
+        self._places_known = marker_places is not None
+        if marker_places is not None and self._marker_start in text:
+            text = quote(text, marker_places)
         if text and self._marker_start not in text and self._cursor.at_end:
             # The common case: no marker in the piece, and no unfinished one before it.
             if self._phase is _Phase.GAP and not self._blank:
@@ -105,7 +115,7 @@ class ToolCallParser:
                 if begins:
                     self._begin_content()
             if self._phase is _Phase.CONTENT:
-                return [ContentDelta(text)]
+                return [ContentDelta(unquote(text))]
         self._cursor.extend(text)
         self._advance()
         return self._sink.drain()
@@ -249,9 +259,9 @@ class ToolCallParser:
             case _Phase.GAP | _Phase.CONTENT:
                 if not self._tools or not self._cursor.at_end:
                     self._release_blank()
-                self._sink.content(self._cursor.take_rest())
+                self._sink.content(self._take_rest(complete=complete))
             case _Phase.REASONING_START | _Phase.REASONING:
-                self._sink.reasoning(self._cursor.take_rest())
+                self._sink.reasoning(self._take_rest(complete=complete))
             case _Phase.CALL:
                 rest = self._call.finish(self._cursor, complete=complete)
                 self.cut_call = self._call.cut
@@ -261,6 +271,11 @@ class ToolCallParser:
                     self._release_prose()
                 return rest
         return None
+
+    def _take_rest(self, *, complete: bool) -> str:
+        """Take text that may have become a marker. If its place was known, it is one that was cut."""
+        rest = self._cursor.take_rest()
+        return "" if self._places_known and not complete and rest.startswith(self._marker_start) else rest
 
 
 _STEP_OF_PHASE: Final[Mapping[_Phase, Callable[[ToolCallParser], bool]]] = {

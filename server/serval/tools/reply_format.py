@@ -55,7 +55,7 @@ class ReplyFormat:
     """The markers of reasoning, calls and the end of a turn.
 
     All markers begin with the same character and contain it nowhere else. `call_reader` creates the reader of
-    one call.
+    one call; `argument_markers` are those inside a call.
     """
 
     call_open: str
@@ -64,6 +64,12 @@ class ReplyFormat:
     think_close: str
     end_of_turn: str
     call_reader: Callable[[DeclaredTools, EventSink], CallReader]
+    argument_markers: tuple[str, ...] = ()
+
+    def markers(self, *, calls: bool) -> tuple[str, ...]:
+        """Return the markers that have a meaning in a turn with `calls`, or without."""
+        thinking = (self.think_open, self.think_close)
+        return (*thinking, self.call_open, self.call_close, *self.argument_markers) if calls else thinking
 
     @property
     def marker_start(self) -> str:

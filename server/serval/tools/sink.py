@@ -2,6 +2,7 @@
 
 from serval.schema import strict_json
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
+from serval.tools.quoted import unquote
 
 
 class EventSink:
@@ -64,7 +65,7 @@ class EventSink:
     def _flush(self) -> None:
         if not self._pieces:
             return
-        text = "".join(self._pieces)
+        text = unquote("".join(self._pieces))
         self._pieces.clear()
         if self._kind is ArgumentsDelta:
             self._events.append(ArgumentsDelta(self._calls - 1, text))

@@ -200,14 +200,18 @@ async def test_chat_tool_call_is_the_same_whole_and_streamed(gateway: RunningGat
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_chat_keeps_special_tokens_only_with_tools(
-    gateway: RunningGateway,
-) -> None:
-    await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER})
-    await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER, "tool_choice": "none"})
-    await gateway.post({"model": MODEL, "messages": HI})
-    kept = [not request["sampling_params"]["skip_special_tokens"] for request in gateway.engine.requests]
-    assert kept == [True, False, False]
+async def test_chat_reads_special_tokens_of_calls_only_with_tools(gateway: RunningGateway) -> None:
+    bodies: list[dict[str, Any]] = [{"tools": WEATHER}, {"tools": WEATHER, "tool_choice": "none"}, {}]
+    messages = []
+    for body in bodies:
+        gateway.engine.will_say(*f"Well.<longcat_pad>{CALL}")
+        answer = await (await gateway.post({"model": MODEL, "messages": HI, **body})).json()
+        messages.append(answer["choices"][0]["message"])
+    assert [len(message.get("tool_calls", ())) for message in messages] == [1, 0, 0]
+    # Markers without a meaning, and other special tokens, are no content.
+    assert messages[0]["content"] == "Well."
+    assert messages[1]["content"] == messages[2]["content"] == "Well.get_weather\ncity\nParis\ndays\n3\n\n"
+    assert not any(request["sampling_params"]["skip_special_tokens"] for request in gateway.engine.requests)
     lengths = [len(request["input_ids"]) for request in gateway.engine.requests]
     assert lengths[0] > lengths[1] == lengths[2]
 
