@@ -39,6 +39,8 @@ class Answer:
     cached_tokens: int = 0
     # Tokens per event, and [log-probability, id, text] of each.
     logprobs: Sequence[Sequence[list[Any]]] | None = None
+    # The most likely ones at each of these tokens; by default the token alone.
+    tops: Sequence[Sequence[list[Any]]] | None = None
     delay_s: float = 0.0
 
 
@@ -178,7 +180,8 @@ def _events(
         if answer.logprobs is not None:
             entries = [list(entry) for entry in answer.logprobs[place]]
             meta["output_token_logprobs"] = entries
-            meta["output_top_logprobs"] = [[entry] for entry in entries]
+            tops = [[entry] for entry in entries] if answer.tops is None else list(answer.tops[place])
+            meta["output_top_logprobs"] = tops
         events.append({"text": piece, "output_ids": list(ids[place]), "meta_info": meta})
     return events
 
