@@ -8,12 +8,12 @@ from serval.schema import strict_json
 from serval.tools.cursor import Cursor, MarkerSet
 from serval.tools.declared_tools import DeclaredTools
 from serval.tools.markers import END_OF_TURN, THINK_CLOSE, THINK_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN
-from serval.tools.quoted import QUOTED, unquote
+from serval.tools.quoted import unquote
 from serval.tools.reply_format import CallProgress, ReplyFormat
 from serval.tools.sink import EventSink
 
 _BLOCK_END = MarkerSet(TOOL_CALL_CLOSE, TOOL_CALL_OPEN)
-_OUTSIDE = re.compile(rf'["\\<{QUOTED}{{}}\[\]]')
+_OUTSIDE = re.compile(r'["\\<{}\[\]]')
 _INSIDE = re.compile(r'["\\]')
 
 
@@ -71,7 +71,7 @@ class JsonObjectScanner:
             self._in_string = not self._in_string
         elif self._in_string:
             self._escaped = True
-        elif character in ("<", QUOTED, "\\"):
+        elif character in "<\\":
             return ScanResult.BROKEN
         else:
             self._depth += 1 if character in "{[" else -1
