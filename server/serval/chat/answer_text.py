@@ -15,6 +15,7 @@ from serval.chat.token_bytes import TokenBytes
 _REPLACEMENT: Final = "\ufffd"
 # Tokens that hold the last character, whose bytes are at most four; hidden ones may stand between them.
 _LAST_TOKENS: Final = 8
+_FORGET_AT: Final = 256
 
 
 class MarkerPlaces:
@@ -78,6 +79,9 @@ class MarkerPlaces:
 
     def _count(self, token_ids: Sequence[int]) -> None:
         """Find the places of control tokens among the new ids."""
+        if self._tokens.control_ids.isdisjoint(token_ids):
+            self._ids += token_ids
+            return
         for token_id in token_ids:
             name = self._tokens.control_text(token_id)
             if name is None:
@@ -108,7 +112,9 @@ class WholeCharacters:
     def add(self, text: str, token_ids: Sequence[int] | None, *, is_last: bool) -> str:
         """Return the next piece of text; the last one without an incomplete character at its end."""
         if token_ids:
-            self._last = [*self._last, *token_ids[-_LAST_TOKENS:]][-_LAST_TOKENS:]
+            self._last += token_ids
+            if len(self._last) > _FORGET_AT:
+                del self._last[:-_LAST_TOKENS]
         if is_last and text.endswith(_REPLACEMENT) and self._ends_inside_character():
             return text.removesuffix(_REPLACEMENT)
         return text
@@ -116,5 +122,5 @@ class WholeCharacters:
     def _ends_inside_character(self) -> bool:
         # Only a character that begins in these tokens counts: bytes before them may be missing.
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        decoder.decode(b"".join(self._tokens.of(token_id) or b"" for token_id in self._last))
+        decoder.decode(b"".join(self._tokens.of(token_id) or b"" for token_id in self._last[-_LAST_TOKENS:]))
         return bool(decoder.getstate()[0])

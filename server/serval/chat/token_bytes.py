@@ -26,6 +26,7 @@ class TokenBytes:
         self._plain = plain
         self._is_byte_level = isinstance(plain.decoder, decoders.ByteLevel)
         self._control = {token.id: token for token in control_tokens}
+        self.control_ids = frozenset(self._control)
         self._known: dict[int, bytes | None] = {}
 
     def control_text(self, token_id: int) -> str | None:
