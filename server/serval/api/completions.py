@@ -54,6 +54,7 @@ class _TextChoice:
     pieces: list[str] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
     finish_reason: EngineFinish | None = None
+    offsets: TextOffsets = field(init=False)
 
     def __post_init__(self) -> None:
         self.pieces.append(self.echo)
