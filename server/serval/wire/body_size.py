@@ -6,7 +6,7 @@ which nothing else runs.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -48,6 +48,18 @@ def check_body_size(body: bytes) -> None:
         raise _too_many(excess, _field_at_fault(body))
 
 
+def check_arguments_size(arguments: Sequence[str]) -> None:
+    """Raise `InvalidRequestError` if the arguments of a conversation's calls hold too many values together.
+
+    They are JSON texts, which are decoded when the conversation is rendered.
+    """
+    if sum(map(len, arguments)) <= MAX_CONTAINERS:
+        return
+    excess = _excess(*(text.encode(errors="surrogatepass") for text in arguments))
+    if excess is not None:
+        raise _too_many(excess, "messages")
+
+
 def _field_at_fault(body: bytes) -> str | None:
     # Finding the fields of a body takes a few milliseconds for each megabyte, in one step.
     if len(body) > _NAMED_BYTES:
@@ -72,27 +84,34 @@ def _too_many(excess: str, param: str | None) -> InvalidRequestError:
     )
 
 
-def _excess(body: bytes) -> str | None:
-    """Return which bound the JSON text exceeds, None if it exceeds none."""
+def _excess(*texts: bytes) -> str | None:
+    """Return which bound the JSON texts exceed together, None if they exceed none."""
     # Characters inside of strings count too at first, because that is quicker and nearly always suffices.
     containers = values = 0
-    for piece in _pieces(body):
-        containers += _containers(piece)
-        values += _values(piece)
+    for text in texts:
+        for piece in _pieces(text):
+            containers += _containers(piece)
+            values += _values(piece)
     if containers <= MAX_CONTAINERS and values <= MAX_VALUES:
         return None
-    containers = values = inside = 0
-    for piece in _pieces(body):
-        quoted = piece.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
-        outside = b"".join(quoted[inside::2])
-        inside ^= (len(quoted) - 1) % 2
-        containers += _containers(outside)
-        values += _values(outside)
-        if values > MAX_VALUES:
-            return f"{MAX_VALUES} values"
-        if containers > MAX_CONTAINERS:
-            return f"{MAX_CONTAINERS} objects and lists"
+    containers = values = 0
+    for text in texts:
+        for outside in _outside_of_strings(text):
+            containers += _containers(outside)
+            values += _values(outside)
+            if values > MAX_VALUES:
+                return f"{MAX_VALUES} values"
+            if containers > MAX_CONTAINERS:
+                return f"{MAX_CONTAINERS} objects and lists"
     return None
+
+
+def _outside_of_strings(text: bytes) -> Iterator[bytes]:
+    inside = 0
+    for piece in _pieces(text):
+        quoted = piece.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+        yield b"".join(quoted[inside::2])
+        inside ^= (len(quoted) - 1) % 2
 
 
 def _pieces(text: bytes) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from serval.errors import InvalidRequestError
 from serval.schema.error import SchemaError
 from serval.schema.size import check_schema_size
+from serval.wire.body_size import check_arguments_size
 from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
 
 INT64 = Meta(ge=-(2**63), le=2**63 - 1)
@@ -184,6 +185,10 @@ def check_chat_request(request: ChatRequest, *, max_choices: int) -> None:
 def check_conversation(request: ChatRequest, *, may_end_with_calls: bool = False) -> None:
     """Check messages, tools and tool choice. `may_end_with_calls`: calls at the end need no results."""
     _check_messages(request.messages, may_end_with_calls=may_end_with_calls)
+    calls = [call for message in request.messages for call in message.tool_calls or ()]
+    check_arguments_size(
+        [call.function.arguments for call in calls if isinstance(call.function.arguments, str)]
+    )
     _check_tools(request)
 
 

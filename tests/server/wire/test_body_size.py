@@ -61,6 +61,21 @@ def test_chat_with_too_many_values_is_refused_by_field(fields: dict[str, Any], p
     assert "Send less" in error.message
 
 
+@pytest.mark.parametrize("before", ["{}", '"', '\\"'])
+def test_arguments_with_too_many_values_are_refused(before: str) -> None:
+    """Tried: one call with all of them, two with half each, behind arguments that end within a string."""
+    half = json.dumps({"x": [[]] * (MAX_CONTAINERS // 2 + 1)})
+    call = {"type": "function", "id": "c", "function": {"name": "f"}}
+    for texts in ([before, half, half], [half + "," + half]):
+        calls = [
+            call | {"id": str(n), "function": {"name": "f", "arguments": t}} for n, t in enumerate(texts)
+        ]
+        results = [{"role": "tool", "tool_call_id": str(n), "content": ""} for n in range(len(texts))]
+        called = {"role": "assistant", "tool_calls": calls}
+        error = refusal(decode_chat, messages=[MESSAGE, called, *results])
+        assert (error.code, error.param) == ("too_many_values", "messages")
+
+
 @pytest.mark.parametrize("prompt", [MANY, [[1]] * (MAX_CONTAINERS + 1), [1] * (MAX_VALUES + 2)])
 def test_completion_with_too_many_values_is_refused_by_field(prompt: Any) -> None:
     error = refusal(decode_completion, prompt=prompt)
