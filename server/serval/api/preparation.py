@@ -33,14 +33,15 @@ async def in_turn(context: ApiContext, scope: Scope, receive: Receive, size: int
     """
     if not context.rendering.is_long(size):
         return work()
-    turn = context.rendering.run(identity_of(scope).subject, size, partial(_result_or_error, work))
+    turn = context.rendering.run(identity_of(scope).subject, size, partial(result_or_error, work))
     result = await while_connected(scope, receive, turn)
     if isinstance(result, ApiError):
         raise result
     return result
 
 
-def _result_or_error(work: Callable[[], T]) -> T | ApiError:
+def result_or_error(work: Callable[[], T]) -> T | ApiError:
+    """Return the result of `work`, or the `ApiError` that it raised, without what its traceback holds."""
     try:
         return work()
     except ApiError as error:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from serval.api.preparation import result_or_error
+from serval.chat.long_text import TokenLimitError
 from serval.chat.tokenizer import ControlSafeTokenizer
+from serval.errors import InvalidRequestError
 from serval.scheduling.body_budget import FREE_BYTES
 from serval_testkit.gateway import API_KEY, DEMO_CHECKPOINT, MODEL, RunningGateway, running_gateway
 from serval_testkit.stand_in_engine import StandInEngine
@@ -135,6 +139,23 @@ async def test_body_with_too_many_values_is_refused(
 ) -> None:
     status, error = await error_of(gateway, path, **fields)
     assert (status, error["code"], error["param"]) == (400, "too_many_values", param)
+
+
+def test_error_of_refused_work_keeps_none_of_its_variables() -> None:
+    """A traceback would: several copies of a text of megabytes, until the refusal has been sent."""
+    held: list[weakref.ref[StandInEngine]] = []
+
+    def work() -> None:
+        variable = StandInEngine(model_path="")
+        held.append(weakref.ref(variable))
+        try:
+            raise TokenLimitError
+        except TokenLimitError:
+            raise InvalidRequestError("refused") from None
+
+    error = result_or_error(work)
+    assert isinstance(error, InvalidRequestError)
+    assert held[0]() is None
 
 
 class Gate:
