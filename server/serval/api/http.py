@@ -55,10 +55,15 @@ def identity_of(scope: Scope) -> Identity:
     return identity
 
 
-async def read_json_body(
+async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
+    """Read the body. Raises `BodyTooLargeError`, `InvalidRequestError` or `ClientGoneError`."""
+    return b"".join(await read_json_pieces(scope, receive, max_bytes=max_bytes))
+
+
+async def read_json_pieces(
     scope: Scope, receive: Receive, *, max_bytes: int, held: HeldBody | None = None
-) -> bytes:
-    """Read the body, and count its bytes as `held`.
+) -> list[bytes]:
+    """Read the body, and count its bytes as `held`. Joining the pieces of a long one takes a while.
 
     Raises `BodyTooLargeError`, `InvalidRequestError`, `ClientGoneError`, or what `held` raises.
     """
@@ -91,7 +96,7 @@ async def read_json_body(
             held.add(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            return chunks
 
 
 def _too_large(max_bytes: int) -> BodyTooLargeError:
