@@ -31,6 +31,8 @@ class Answer:
     status: int = 500
     message: str = "stand-in failure"
     cached_tokens: int = 0
+    # Fields of each event's `meta_info` that are not as they should be.
+    meta: dict[str, Any] = field(default_factory=dict)
     # Tokens per event, and [log-probability, id, text] of each.
     logprobs: Sequence[Sequence[list[Any]]] | None = None
     delay_s: float = 0.0
@@ -147,6 +149,7 @@ def _events(answer: Answer, *, prompt_tokens: int, rid: str) -> list[dict[str, A
             "completion_tokens": place + 1,
             "cached_tokens": answer.cached_tokens,
             "reasoning_tokens": 0,
+            **answer.meta,
         }
         if answer.logprobs is not None:
             entries = [list(entry) for entry in answer.logprobs[place]]
