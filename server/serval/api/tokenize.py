@@ -24,7 +24,7 @@ from serval.wire.tokenize import (
     text_or_conversation,
 )
 
-router = APIRouter(route_class=JsonRoute, responses={**success(), **WITH_KEY, **errors(404, 413)})
+router = APIRouter(route_class=JsonRoute, responses={**success(), **WITH_KEY, **errors(404, 413, 415)})
 
 
 @router.post(TOKENIZE.path, summary="Get the token ids of a text or a conversation")
