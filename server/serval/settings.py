@@ -308,7 +308,7 @@ class Settings(BaseSettings):
     def _check_origins(cls, origins: str) -> str:
         if any(origin != "*" and _ORIGIN.fullmatch(origin) is None for origin in origins.split()):
             raise ValueError(
-                "an origin has the form https://host or https://host:port, in small letters and without a path"
+                "an origin has the form https://host or https://host:port, in small letters, without a path"
             )
         return origins
 

@@ -109,7 +109,7 @@ async def test_engine_text_stays_in_the_log(
     [{"id": "chatcmpl-other"}, {"prompt_tokens": -999_998}, {"prompt_tokens": 10**9}, {"cached_tokens": -1}],
     ids=["another request's", "negative usage", "absurd usage", "negative cache"],
 )
-async def test_answer_that_cannot_be_this_request_s_is_a_502(
+async def test_answer_to_another_request_is_a_502(
     gateway: RunningGateway, stream: bool, meta: dict[str, Any]
 ) -> None:
     gateway.engine.will_say("another's", " text", meta=meta)
