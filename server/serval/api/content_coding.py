@@ -22,8 +22,6 @@ PIECE_BYTES: Final = 1 << 20
 def content_coding_of(scope: Scope) -> str | None:
     """Return the coding of the request's body, or None. Raises `UnsupportedEncodingError`."""
     fields = [value for name, value in scope["headers"] if name == b"content-encoding"]
-    if not fields:
-        return None
     codings = [coding.strip().lower() for coding in str(b",".join(fields), "latin-1").split(",")]
     applied = [coding for coding in codings if coding not in ("", "identity")]
     if not applied:

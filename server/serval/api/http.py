@@ -60,18 +60,19 @@ async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> b
 
     Raises `BodyTooLargeError`, `InvalidRequestError`, `UnsupportedEncodingError` or `ClientGoneError`.
     """
-    content_type = header(scope, b"content-type")
+    fields = dict(scope["headers"])
+    content_type = fields.get(b"content-type", b"application/json")
     media_type = "application/json"
-    if content_type is not None and content_type != media_type:
-        media_type = content_type.partition(";")[0].strip().lower()
+    if content_type != b"application/json":
+        media_type = str(content_type, "latin-1").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise InvalidRequestError(
             f"The request's content type is {media_type!r}; send JSON with 'Content-Type: application/json'.",
             code="invalid_content_type",
         )
-    coding = content_coding_of(scope)
+    coding = content_coding_of(scope) if b"content-encoding" in fields else None
     unpacker = None if coding is None else Unpacker(coding, max_bytes=max_bytes)
-    announced = header(scope, b"content-length") or ""
+    announced = fields.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > max_bytes:
         raise BodyTooLargeError(max_bytes)
     clock = record_of(scope).clock
