@@ -51,7 +51,9 @@ class Engine(asyncio.Protocol):
         self._received = b""
         path = head.split(b" ", 2)[1].decode()
         if path == "/generate":
-            self._transport.write(_ANSWER.replace(_ID.encode(), rid_of(body).encode()))
+            # Only the gateway's requests have an id.
+            rid = rid_of(body) if b'"rid"' in body else _ID
+            self._transport.write(_ANSWER.replace(_ID.encode(), rid.encode()))
             return
         about = json.dumps(ABOUT.get(path, {})).encode()
         length = b"content-length: %d\r\n\r\n" % len(about)
