@@ -1,7 +1,8 @@
 """Failures that the engine reports, as errors of the API.
 
-Texts of the engine are written for its operator: they may hold paths, addresses and settings. They are
-logged. A client gets one only if it is known to be meant for the caller (`_FOR_CALLERS`).
+Texts of the engine are written for its operator, who finds them in the engine's own log: they may hold paths
+and settings, and what callers sent. Here they are neither passed on nor logged. A client is told of those
+that are known to be meant for the caller (`_FOR_CALLERS`).
 """
 
 import logging
@@ -21,13 +22,12 @@ from serval.errors import (
 logger = logging.getLogger(__name__)
 
 NO_REASON: Final = "the engine gave no readable reason"
-_MAX_LOGGED_CHARS: Final = 500
 # Statuses of a request that is at fault: malformed, too large, or not valid.
 _AT_FAULT: Final = frozenset({400, 413, 422})
 _BUSY: Final = frozenset({429, 503})
 
 # SGLang's validation texts about what the gateway cannot check by itself, and what a client is told instead.
-# Only numbers are taken over. model_adapter/UPSTREAM.md lists where SGLang writes them.
+# Numbers are taken over, and what a grammar lacks. model_adapter/UPSTREAM.md lists where SGLang writes them.
 _FOR_CALLERS: Final = tuple(
     (re.compile(pattern), text)
     for pattern, text in (
@@ -49,6 +49,13 @@ _FOR_CALLERS: Final = tuple(
             r"Prompt and completion of \2 tokens are longer than the context of \1 tokens.",
         ),
         (
+            # About the caller's own `regex` or `ebnf`, in xgrammar's words, behind a path in its sources.
+            r"Failed to compile \w{1,20} grammar: [^\n]{1,200}: ("
+            r"(?:EBNF (?:lexer|parser) error at line \d{1,6}, column \d{1,6}"
+            r"|Regex parsing error at position \d{1,6}): [^\n/\\]{1,200})$",
+            r"The engine cannot compile the grammar of this request: \1",
+        ),
+        (
             r"Failed to compile \w{1,20} grammar: ",
             "The engine cannot compile the grammar that this request asks for with its strict tools,"
             " `response_format`, `regex` or `ebnf`.",
@@ -60,9 +67,9 @@ _FOR_CALLERS: Final = tuple(
 def engine_error(status: int | None, message: str, *, request_id: str) -> ApiError:
     """Return the API error for a failure reported with an HTTP status, or for an abort (None).
 
-    `message` is logged under the engine's `request_id`, which the request's own log line has too.
+    The engine's `request_id` is logged: it is in the request's own log line too.
     """
-    logger.warning("engine: request %s: status %s: %.*s", request_id, status, _MAX_LOGGED_CHARS, message)
+    logger.warning("engine failed on %s with status %s; its own log says why", request_id, status)
     if status is None:
         return EngineUnavailableError("The engine stopped working on this request.", code="engine_aborted")
     if status in _AT_FAULT:
@@ -77,7 +84,10 @@ def _for_caller(message: str) -> str:
         match = pattern.match(message)
         if match is not None:
             return match.expand(text)
-    return "The engine refused this request. Its reason is in the server's log, with this x-request-id."
+    return (
+        "The engine refused this request for a reason that its operator finds in the engine's log. Quote the"
+        " x-request-id when you report it."
+    )
 
 
 def error_message(body: bytes) -> str:

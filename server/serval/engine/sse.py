@@ -127,7 +127,7 @@ class EventReader:
         if frame.meta_info is None or frame.text is None:
             raise EngineProtocolError("The engine sent an event without 'text' or 'meta_info'.")
         if frame.meta_info.id != self._request_id:
-            logger.error("engine: an event for %.64r answered %s", frame.meta_info.id, self._request_id)
+            logger.error("engine answered %s with an event of another request", self._request_id)
             raise EngineProtocolError("The engine answered another request than this one.")
         return self._delta(frame.text, frame.meta_info)
 
@@ -185,7 +185,6 @@ class EventReader:
         if reason.type == "abort":
             message = reason.message or "aborted"
             raise engine_error(reason.status_code, message, request_id=self._request_id)
-        logger.error("engine: request %s finished for the reason %.64r", self._request_id, reason.type)
         raise EngineProtocolError("The engine finished for a reason that is not known.")
 
 

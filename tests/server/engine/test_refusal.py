@@ -25,7 +25,7 @@ LENGTH = "of tokens in the input messages or the completion to fit within the li
         ),
     ],
 )
-def test_engine_error_keeps_the_text_for_the_log(
+def test_engine_error_keeps_the_text_to_itself(
     status: int | None, answered: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = engine_error(status, SECRET, request_id="chatcmpl-1")
@@ -34,7 +34,8 @@ def test_engine_error_keeps_the_text_for_the_log(
     assert "/" not in error.message
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert SECRET in record.getMessage()
+    # Texts of the engine may quote what a caller sent, which no log line holds.
+    assert "SECRET" not in record.getMessage()
     assert "chatcmpl-1" in record.getMessage()
     assert ("retry-after" in error.headers) == (code == "server_is_overloaded")
 
@@ -66,17 +67,30 @@ def test_engine_error_keeps_the_text_for_the_log(
             "The engine cannot compile the grammar that this request asks for with its strict tools,"
             " `response_format`, `regex` or `ebnf`.",
         ),
+        *(
+            (
+                "Failed to compile structural_tag grammar: [08:12:41] /project/cpp/grammar_parser.cc:820:"
+                f" {text}\n",
+                f"The engine cannot compile the grammar of this request: {text}",
+            )
+            for text in (
+                'EBNF parser error at line 1, column 10: Rule "foo" is not defined',
+                "EBNF lexer error at line 12, column 1: Invalid escape sequence",
+                "Regex parsing error at position 3: The parenthesis is not closed.",
+            )
+        ),
+        (
+            "Failed to compile structural_tag grammar: [08:12:41] /x.cc:1: EBNF parser error at line 1,"
+            " column 2: in /opt/engine/x.py",
+            "The engine cannot compile the grammar that this request asks for with its strict tools,"
+            " `response_format`, `regex` or `ebnf`.",
+        ),
     ],
 )
 def test_engine_error_says_what_the_caller_can_change(said: str, told: str) -> None:
     assert engine_error(400, said, request_id="r").message == told
     # Not even these texts are told if something else comes first.
     assert engine_error(400, f"{SECRET}: {said}", request_id="r").message.startswith("The engine refused")
-
-
-def test_engine_error_logs_the_beginning_of_a_long_text(caplog: pytest.LogCaptureFixture) -> None:
-    engine_error(400, "a" * 100_000, request_id="r")
-    assert len(caplog.text) < 1000
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,15 @@ http {{
 """
 
 
+async def _listens(socket: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(socket)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 @asynccontextmanager
 async def nginx_before(url: str, *, buffers_requests: bool) -> AsyncIterator[Path]:
     """Pass requests on to the server at `url`; yields nginx's socket. Skips the test without nginx.
@@ -63,7 +72,7 @@ async def nginx_before(url: str, *, buffers_requests: bool) -> AsyncIterator[Pat
             stdout=sys.stderr, stderr=sys.stderr,
         )  # fmt: skip
         try:
-            while not (folder / "socket").exists():
+            while not await _listens(folder / "socket"):
                 assert process.returncode is None, (folder / "log").read_text(encoding="utf-8")
                 await asyncio.sleep(0.01)
             yield folder / "socket"

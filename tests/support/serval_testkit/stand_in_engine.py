@@ -21,7 +21,8 @@ STOP: dict[str, Any] = {"type": "stop", "matched": 2}
 
 @dataclass
 class Answer:
-    """Script of the next `/generate`: each piece of text is one event and counts as one token."""
+    """Script of the next `/generate`: each piece of text is one event, and one token unless `logprobs` has
+    more."""
 
     pieces: Sequence[str] = ("Hello", " world")
     finish: dict[str, Any] = field(default_factory=lambda: dict(STOP))
@@ -123,7 +124,7 @@ class StandInEngine:
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         self.generating.set()
-        answer = self.answers.popleft() if self.answers else Answer()
+        answer = self.answers.popleft() if self.answers else _usual(body["sampling_params"])
         if answer.fault == "http_error":
             return web.json_response({"error": {"message": answer.message}}, status=answer.status)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -138,15 +139,25 @@ class StandInEngine:
         return response
 
 
+def _usual(sampling: dict[str, Any]) -> Answer:
+    """Return the answer to a request for which none is scripted, within its limit of tokens."""
+    limit, pieces = sampling.get("max_new_tokens"), Answer().pieces
+    if limit is None or limit >= len(pieces):
+        return Answer()
+    return Answer(pieces[: max(1, limit)], finish={"type": "length", "length": limit})
+
+
 def _events(answer: Answer, *, prompt_tokens: int, rid: str) -> list[dict[str, Any]]:
     events = []
+    tokens = 0
     for place, piece in enumerate(answer.pieces):
+        tokens += 1 if answer.logprobs is None else len(answer.logprobs[place])
         last = place == len(answer.pieces) - 1 and answer.fault is None
         meta: dict[str, Any] = {
             "id": rid,
             "finish_reason": answer.finish if last else None,
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": place + 1,
+            "completion_tokens": tokens,
             "cached_tokens": answer.cached_tokens,
             "reasoning_tokens": 0,
             **answer.meta,
