@@ -75,6 +75,19 @@ _decoder = msgspec.json.Decoder(_Frame)
 class EventReader:
     """Parses the bytes of one answer, in pieces of any size, into deltas."""
 
+    __slots__ = (
+        "_buffer",
+        "_chars",
+        "_completion_tokens",
+        "_empty_events",
+        "_logprobs",
+        "_max_tokens",
+        "_prompt_tokens",
+        "_request_id",
+        "error",
+        "finished",
+    )
+
     def __init__(self, request_id: str, *, prompt_tokens: int, max_tokens: int) -> None:
         """The request had this id and prompt, and asked for at most `max_tokens` tokens."""
         self._request_id = request_id
