@@ -94,8 +94,14 @@ async def ask(engine: SglangEngine, rid: str) -> str:
     return sink.text
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["with the answer", "with the next request"])
-async def test_generate_never_takes_a_second_answer_for_that_of_the_next_request(late: bool) -> None:
+@pytest.mark.parametrize(
+    ("late", "cut"),
+    [(False, 0), (True, 0), (True, 60)],
+    ids=["with the answer", "with the next request", "with the next request, in two pieces"],
+)
+async def test_generate_never_takes_a_second_answer_for_that_of_the_next_request(
+    late: bool, cut: int
+) -> None:
     """A duplicate that comes between two requests is tried in `test_connection.py`."""
 
     async def script(peer: Peer, rid: str, write: Write) -> None:
@@ -104,7 +110,13 @@ async def test_generate_never_takes_a_second_answer_for_that_of_the_next_request
             write(answer(rid, "own") + answer(rid, "stale"))
         elif len(peer.asked) == 2 and late:
             # Written as the next request arrives: nothing but the id tells that it is not the answer.
-            write(answer(peer.asked[0], "stale") + answer(rid, "own"))
+            stale = answer(peer.asked[0], "stale")
+            write(stale[:cut])
+            await asyncio.sleep(0.05 if cut else 0)
+            write(stale[cut:])
+            # Time for a next request, which must not come over this connection.
+            await asyncio.sleep(0.3)
+            write(answer(rid, "own"))
         else:
             write(answer(rid, "own"))
 
