@@ -28,8 +28,8 @@ _DONE = b"[DONE]"
 MAX_FRAME_BYTES = 16 << 20
 # Characters of the longest token, with room to spare: tokens of vocabularies have up to some hundred.
 MAX_TOKEN_CHARS = 4096
-# Events without a new token that an answer may have; SGLang sends one at most, the last.
-_MAX_EMPTY_EVENTS = 64
+# Events without a new token, and log-probabilities beyond the tokens, that an answer may have.
+_MAX_SURPLUS = 64
 
 _Count = Annotated[int, Meta(ge=0)]
 
@@ -150,7 +150,7 @@ class EventReader:
         if prompt_tokens is None or completion_tokens is None:
             raise EngineProtocolError("The engine sent an event without its counts of tokens.")
         logprobs = _logprobs(meta)
-        self._check_counts(prompt_tokens, completion_tokens, meta)
+        self._check_counts(prompt_tokens, completion_tokens)
         self._check_size(completion_tokens, text, meta.output_token_logprobs)
         self._completion_tokens = completion_tokens
         self.finished = finish is not None
@@ -158,21 +158,20 @@ class EventReader:
             text=text,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
-            cached_tokens=meta.cached_tokens,
-            reasoning_tokens=meta.reasoning_tokens or 0,
+            # A request that the engine put back also finds its own answer in the cache.
+            cached_tokens=min(meta.cached_tokens, prompt_tokens),
+            reasoning_tokens=min(meta.reasoning_tokens or 0, completion_tokens),
             finish=finish,
             logprobs=logprobs,
         )
 
-    def _check_counts(self, prompt_tokens: int, completion_tokens: int, meta: _MetaInfo) -> None:
+    def _check_counts(self, prompt_tokens: int, completion_tokens: int) -> None:
         if completion_tokens < self._completion_tokens:
             raise EngineProtocolError("The engine's count of completion tokens went down.")
         if completion_tokens > self._max_tokens:
             raise EngineProtocolError(f"The engine wrote more than the {self._max_tokens} tokens asked for.")
         if prompt_tokens > self._prompt_tokens:
             raise EngineProtocolError("The engine counts more prompt tokens than it was sent.")
-        if meta.cached_tokens > prompt_tokens or (meta.reasoning_tokens or 0) > completion_tokens:
-            raise EngineProtocolError("The engine's counts of tokens contradict each other.")
 
     def _check_size(self, completion_tokens: int, text: str, logprobs: list[_Logprob] | None) -> None:
         """Refuse more text, log-probabilities or events than there are tokens."""
@@ -183,8 +182,8 @@ class EventReader:
             self._empty_events += 1
         if (
             self._chars > completion_tokens * MAX_TOKEN_CHARS
-            or self._logprobs > completion_tokens
-            or self._empty_events > _MAX_EMPTY_EVENTS
+            or self._logprobs > completion_tokens + _MAX_SURPLUS
+            or self._empty_events > _MAX_SURPLUS
         ):
             raise EngineProtocolError("The engine wrote more than the tokens that it counted.")
 

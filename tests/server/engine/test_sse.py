@@ -99,10 +99,8 @@ UNTRUE: dict[str, dict[str, Any]] = {
     "no completion": {"completion_tokens": None},
     "a fraction": {"completion_tokens": 2.5},
     "negative cache": {"cached_tokens": -1},
-    "more cached than sent": {"cached_tokens": 6},
     "negative reasoning": {"reasoning_tokens": -1},
-    "more reasoning than completion": {"reasoning_tokens": 4},
-    "more log-probabilities than tokens": {"output_token_logprobs": [LOGPROB] * 4},
+    "more log-probabilities than tokens": {"output_token_logprobs": [LOGPROB] * 100},
     "log-probabilities of different lengths": {
         "output_token_logprobs": [LOGPROB],
         "output_top_logprobs": [[LOGPROB], [LOGPROB]],
@@ -135,6 +133,12 @@ def test_event_reader_takes_the_one_token_that_comes_if_none_is_asked_for() -> N
     reader = reader_of(max_tokens=0)
     assert reader.feed(frame("", 1, {"type": "length"})) is not None
     assert reader.error is None
+
+
+def test_event_reader_counts_no_more_cached_or_reasoning_tokens_than_there_are() -> None:
+    delta = reader_of().feed(frame("a", 3, cached_tokens=6, reasoning_tokens=4))
+    assert delta is not None
+    assert (delta.cached_tokens, delta.reasoning_tokens) == (5, 3)
 
 
 def test_event_reader_ends_an_answer_with_more_text_than_tokens() -> None:
