@@ -65,6 +65,7 @@ class _Error(Struct):
 
 class _Frame(Struct):
     text: str | None = None
+    output_ids: list[int] | None = None
     meta_info: _MetaInfo | None = None
     error: _Error | None = None
 
@@ -142,9 +143,9 @@ class EventReader:
         if frame.meta_info.id != self._request_id:
             logger.error("engine answered %s with an event of another request", self._request_id)
             raise EngineProtocolError("The engine answered another request than this one.")
-        return self._delta(frame.text, frame.meta_info)
+        return self._delta(frame.text, frame.output_ids, frame.meta_info)
 
-    def _delta(self, text: str, meta: _MetaInfo) -> GenerationDelta:
+    def _delta(self, text: str, token_ids: list[int] | None, meta: _MetaInfo) -> GenerationDelta:
         finish = self._finish(meta.finish_reason)
         prompt_tokens, completion_tokens = meta.prompt_tokens, meta.completion_tokens
         if prompt_tokens is None or completion_tokens is None:
@@ -154,6 +155,7 @@ class EventReader:
         self._check_size(completion_tokens, text, meta.output_token_logprobs)
         self._completion_tokens = completion_tokens
         self.finished = finish is not None
+        matched = None if meta.finish_reason is None else meta.finish_reason.matched
         return GenerationDelta(
             text=text,
             prompt_tokens=prompt_tokens,
@@ -162,6 +164,8 @@ class EventReader:
             cached_tokens=min(meta.cached_tokens, prompt_tokens),
             reasoning_tokens=min(meta.reasoning_tokens or 0, completion_tokens),
             finish=finish,
+            stop_string=matched if isinstance(matched, str) else None,
+            token_ids=token_ids[:-1] if token_ids and _ended_by_token(meta) else token_ids,
             logprobs=logprobs,
         )
 
@@ -206,8 +210,23 @@ def _joined(deltas: list[GenerationDelta]) -> GenerationDelta | None:
     return replace(
         deltas[-1],
         text="".join(delta.text for delta in deltas),
+        token_ids=_joined_ids(deltas),
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
     )
+
+
+def _joined_ids(deltas: list[GenerationDelta]) -> list[int] | None:
+    joined: list[int] = []
+    for delta in deltas:
+        if delta.token_ids is None:
+            return None
+        joined += delta.token_ids
+    return joined
+
+
+def _ended_by_token(meta: _MetaInfo) -> bool:
+    """Return True if the last token ended the answer: it is not part of its text."""
+    return meta.finish_reason is not None and isinstance(meta.finish_reason.matched, int | list)
 
 
 def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
@@ -228,24 +247,7 @@ def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
         )
         for (logprob, token_id, text), top in zip(meta.output_token_logprobs, tops, strict=True)
     )
-    matched = meta.finish_reason.matched if meta.finish_reason is not None else None
-    if isinstance(matched, str):
-        return _before_stop(logprobs, matched)
-    # The token that ended the answer is not part of its text.
-    return logprobs[:-1] if isinstance(matched, int | list) else logprobs
-
-
-def _before_stop(logprobs: tuple[TokenLogprob, ...], stop: str) -> tuple[TokenLogprob, ...]:
-    """Drop the tokens that overlap the stop string, as they are not entirely part of the text.
-
-    The engine holds back text that may become a stop string, so all of it is in the last event.
-    """
-    tail = ""
-    for place in reversed(range(len(logprobs))):
-        tail = logprobs[place].text + tail
-        if stop in tail:
-            return logprobs[:place]
-    return logprobs
+    return logprobs[:-1] if _ended_by_token(meta) else logprobs
 
 
 def _number(logprob: float | None) -> float:
