@@ -182,7 +182,7 @@ def test_settings_take_origins_as_browsers_send_them(origins: str) -> None:
     assert load_settings(cors_origins=origins).cors_origins == origins
 
 
-def test_key_of_the_tests_is_no_origin() -> None:
+def test_settings_error_does_not_repeat_what_was_given() -> None:
     """A key in the wrong setting is not repeated by the error."""
     with pytest.raises(SettingsError) as caught:
         load_settings(cors_origins=API_KEY)
