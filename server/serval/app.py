@@ -15,6 +15,7 @@ from serval.api.application import create_api
 from serval.api.chat import ChatCompletions
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
+from serval.api.cors import with_cors
 from serval.api.edge import RequestEdge
 from serval.api.endpoints import API, CHAT_COMPLETIONS, COMPLETIONS
 from serval.auth.authenticator import Authenticator
@@ -122,7 +123,8 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     apply = partial(_put_in_force, authenticator, context.gate)
     apply(live)
     admin = _admin_app(settings, directory, metrics, app)
-    return Applications(api, admin, backend.model, metrics, behind_slots.slots, apply)
+    published = with_cors(api, settings.cors_origins)
+    return Applications(published, admin, backend.model, metrics, behind_slots.slots, apply)
 
 
 def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:

@@ -5,17 +5,20 @@ This is the only module of the package that reads the environment. Every field i
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serval.errors import SettingsError
 
 API_KEY_VARIABLE = "SERVAL_API_KEY"
+# As browsers write an origin: in small letters, without a path.
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
 # Settings that a running gateway reloads from its settings file.
 REREAD: Final = (
     "requests_per_minute",
@@ -260,6 +263,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Largest number of choices of one plain completion, over all its prompts.",
     )
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose pages may call the API from a browser, such as https://chat.example,"
+        " separated by spaces; `*`: all; default: none.",
+    )
     strict_fields: bool = Field(
         default=False, description="Refuse unknown request fields instead of ignoring them."
     )
@@ -294,6 +302,15 @@ class Settings(BaseSettings):
         default="info",
         description="Lowest level of the log lines that are written; a request's line has level info.",
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        if any(origin != "*" and _ORIGIN.fullmatch(origin) is None for origin in origins.split()):
+            raise ValueError(
+                "an origin has the form https://host or https://host:port, in small letters, without a path"
+            )
+        return origins
 
     @property
     def public_url(self) -> str:

@@ -137,6 +137,45 @@ def test_httptools_skips_data_behind_a_request_that_closes_the_connection() -> N
         Parsed().parser.feed_data(request + HEAD)
 
 
+def test_httptools_ends_at_an_error_of_a_callback_and_keeps_it() -> None:
+    class Failing(Parsed):
+        def on_headers_complete(self) -> None:
+            raise LookupError
+
+    failing = Failing()
+    with pytest.raises(httptools.HttpParserCallbackError) as caught:
+        failing.parser.feed_data(HEAD + b"Content-Length: 2\r\n\r\n{}" + HEAD + b"X: a\r\n\r\n")
+    assert isinstance(caught.value.__context__, LookupError)
+    assert failing.events == [b"Content-Length"]
+
+
+def test_httptools_keeps_white_space_behind_a_value() -> None:
+    values = []
+
+    class Valued(Parsed):
+        def on_header(self, name: bytes, value: bytes) -> None:
+            values.append(value)
+
+    Valued().parser.feed_data(HEAD + b"X:  a b \t\r\n\r\n")
+    assert values == [b"a b \t"]
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        (b"GET  / HTTP/1.1", "1.1"),
+        (b"GET / RTSP/1.0", "1.0"),
+        (b"GET / HTTP/2.0", "2.0"),
+        (b"GET / HTTP/0.9", "0.9"),
+        (b"GET /", "0.9"),
+    ],
+)
+def test_httptools_takes_request_lines_that_are_not_of_http_1(line: bytes, version: str) -> None:
+    parsed = Parsed()
+    parsed.parser.feed_data(line + b"\r\n\r\n")
+    assert (parsed.parser.get_http_version(), parsed.events) == (version, [False, "complete"])
+
+
 def test_httptools_reports_trailer_fields_as_headers() -> None:
     parsed = Parsed()
     parsed.parser.feed_data(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: a\r\n\r\n")
