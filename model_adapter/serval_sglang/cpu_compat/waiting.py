@@ -3,7 +3,7 @@
 from typing import Any
 
 # Also how often at least the controller feeds its watchdog.
-_PERIOD_MS = 20
+_PERIOD_MS = 50
 # SGLang's own, where a request wakes whoever has to work.
 _LONG_PERIOD_MS = 1000
 

@@ -7,8 +7,6 @@ import pytest
 
 from serval_sglang.cpu_compat import waiting
 
-pytest.importorskip("sglang.srt.managers.io_struct", reason="needs SGLang")
-
 
 class RecordingSocket:
     """Socket on which requests arrive as scripted; None stands for a wait that ends without one."""
@@ -33,7 +31,8 @@ class Ended(Exception):
 
 
 def test_pass_requests_on_waits_and_feeds_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sglang.srt.managers.io_struct.sock_recv", RecordingSocket.receive)
+    io_struct = pytest.importorskip("sglang.srt.managers.io_struct", reason="needs SGLang")
+    monkeypatch.setattr(io_struct, "sock_recv", RecordingSocket.receive)
     socket = RecordingSocket(None, None, "first", "second", None, "end")
     events: list[str] = []
 
@@ -58,9 +57,8 @@ def test_pass_requests_on_waits_and_feeds_the_watchdog(monkeypatch: pytest.Monke
 def test_idle_scheduler_sleeps_briefly_only_if_other_ranks_wait_for_it(
     ranks: int, longest_ms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "sglang.srt.runtime_context.get_parallel", lambda: SimpleNamespace(num_dp_ranks=ranks)
-    )
+    context = pytest.importorskip("sglang.srt.runtime_context", reason="needs SGLang")
+    monkeypatch.setattr(context, "get_parallel", lambda: SimpleNamespace(num_dp_ranks=ranks))
     poller = RecordingSocket(None)
     waiting.sleep_until_request(SimpleNamespace(poller=poller))
     (wait,) = poller.waits
