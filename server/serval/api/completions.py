@@ -14,10 +14,12 @@ from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, read_json_body, record_of
+from serval.api.logprobs import NamedTokens
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.caller.priority import HEADER, Priority, priority_of
+from serval.chat.answer_text import WholeCharacters
 from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.engine.protocol import EngineFinish, GenerateRequest, GenerationDelta, TokenLogprob
 from serval.errors import InvalidRequestError
@@ -33,6 +35,7 @@ from serval.wire.completion_request import (
 )
 from serval.wire.completion_response import (
     TextChunkEncoder,
+    TextOffsets,
     text_choice_object,
     text_completion_body,
     text_logprobs_object,
@@ -41,32 +44,38 @@ from serval.wire.completion_response import (
 
 @dataclass
 class _TextChoice:
-    """One choice in progress. `length` is the number of characters so far, echo included."""
+    """One choice in progress."""
 
     index: int
     echo: str
-    logprobs: bool
-    length: int = 0
+    characters: WholeCharacters
+    # None if log-probabilities were not requested.
+    names: NamedTokens | None
     pieces: list[str] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
     finish_reason: EngineFinish | None = None
+    offsets: TextOffsets = field(init=False)
 
     def __post_init__(self) -> None:
         self.pieces.append(self.echo)
-        self.length = len(self.echo)
+        self.offsets = TextOffsets(len(self.echo))
 
-    def add(self, delta: GenerationDelta) -> Mapping[str, Any] | None:
-        """Add the delta. Return its log-probabilities if they were requested."""
-        logprobs = text_logprobs_object(delta.logprobs, offset=self.length) if self.logprobs else None
-        self.pieces.append(delta.text)
-        self.length += len(delta.text)
-        self.tokens += delta.logprobs
+    def add(self, delta: GenerationDelta) -> tuple[str, Mapping[str, Any] | None]:
+        """Add the delta. Return its text, and its log-probabilities if they were requested."""
+        text = self.characters.add(delta.text, delta.token_ids, is_last=delta.finish is not None)
+        self.pieces.append(text)
         self.finish_reason = delta.finish
-        return logprobs
+        if self.names is None:
+            return text, None
+        tokens = self.names.of(delta)
+        self.tokens += tokens
+        return text, text_logprobs_object(tokens, self.offsets)
 
     def as_object(self) -> dict[str, Any]:
         """Return the whole choice."""
-        logprobs = text_logprobs_object(self.tokens, offset=len(self.echo)) if self.logprobs else None
+        logprobs = None
+        if self.names is not None:
+            logprobs = text_logprobs_object(self.tokens, TextOffsets(len(self.echo)))
         text = "".join(self.pieces)
         return text_choice_object(self.index, text, logprobs=logprobs, finish_reason=self.finish_reason)
 
@@ -168,7 +177,16 @@ class Completions:
                         priority=priority,
                     )
                 )
-                choices.append(_TextChoice(len(choices), echo, logprobs=request.logprobs is not None))
+                tokens = context.chat.tokenizer.token_bytes
+                names = NamedTokens(tokens, skip_special=sampling["skip_special_tokens"])
+                choices.append(
+                    _TextChoice(
+                        len(choices),
+                        echo,
+                        WholeCharacters(tokens),
+                        names=None if request.logprobs is None else names,
+                    )
+                )
         return _Job(
             id=requests[0].request_id,
             request=request,
@@ -202,10 +220,10 @@ class Completions:
 
         def on_delta(index: int, delta: GenerationDelta) -> bool:
             nonlocal echo
-            logprobs = job.choices[index].add(delta)
-            if not (delta.text or delta.finish is not None or delta.logprobs):
+            text, logprobs = job.choices[index].add(delta)
+            if not (text or delta.finish is not None or delta.logprobs):
                 return True
-            chunk = encoder.text(index, delta.text, logprobs=logprobs, finish_reason=delta.finish)
+            chunk = encoder.text(index, text, logprobs=logprobs, finish_reason=delta.finish)
             before, echo = echo, b""
             return to.write(before + chunk)
 

@@ -35,6 +35,8 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
     token_id: int
     text: str
     logprob: float
+    # Bytes that the token adds to the answer's text; None if unknown. The engine does not report them.
+    data: bytes | None = None
     top: tuple["TokenLogprob", ...] = ()
 
 
@@ -48,6 +50,12 @@ class GenerationDelta(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     reasoning_tokens: int = 0
     finish: EngineFinish | None = None
+    # Stop string at which the answer was cut: the model had not ended its turn. `text` ends before it.
+    stop_string: str | None = None
+    # Ids of the new tokens, without the one that ended the turn; None if the engine does not report them.
+    # They are ahead of `text` while it ends inside a character.
+    token_ids: list[int] | None = None
+    # Those of the new tokens, without the one that ended the turn.
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
