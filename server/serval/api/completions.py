@@ -18,6 +18,7 @@ from serval.api.logprobs import NamedTokens
 from serval.api.models import check_model
 from serval.api.sampling import own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
+from serval.caller.identity import Identity
 from serval.caller.priority import HEADER, Priority, priority_of
 from serval.chat.answer_text import WholeCharacters
 from serval.chat.tokenizer import ControlSafeTokenizer
@@ -110,22 +111,17 @@ class Completions:
         priority = priority_of(identity, header(scope, HEADER))
         record.model = context.model.name
         record.stream = bool(request.stream)
-        grammar = own_grammar(request, identity, context.dialect)
-        prompts = await self._encode(request, size=len(body))
-        limit = token_limit(request)
-        for prompt in prompts:
-            check_context(len(prompt), asked=limit, model=context.model, param="prompt")
-        reservation = context.gate.reservation(
-            identity,
-            record,
-            prompt_tokens=sum(len(prompt) for prompt in prompts),
-            completions=len(prompts) * (request.n or 1),
-            completion_limit=limit,
-        )
-        async with reservation:
-            job = self._job(
-                request, prompts, grammar, reservation, tenant=identity.subject, priority=priority
+        requests = len(prompts_of(request)) * (request.n or 1)
+        async with context.gate.reservation(identity, record, requests=requests) as reservation:
+            grammar = own_grammar(request, identity, context.dialect)
+            prompts = await self._encode(request, size=len(body))
+            limit = token_limit(request)
+            for prompt in prompts:
+                check_context(len(prompt), asked=limit, model=context.model, param="prompt")
+            await reservation.reserve_tokens(
+                prompt_tokens=sum(len(prompt) for prompt in prompts), completion_limit=limit
             )
+            job = self._job(request, prompts, grammar, reservation, identity=identity, priority=priority)
             if request.stream:
                 write = partial(self._write_events, job, record)
                 await send_events(write, scope, receive, send, settings=settings, headers=reservation.headers)
@@ -149,7 +145,7 @@ class Completions:
         grammar: str | None,
         reservation: Reservation,
         *,
-        tenant: str,
+        identity: Identity,
         priority: Priority,
     ) -> _Job:
         context = self._context
@@ -173,7 +169,7 @@ class Completions:
                         prompt,
                         sampling,
                         top_logprobs=request.logprobs,
-                        tenant=tenant,
+                        tenant=identity.subject,
                         priority=priority,
                     )
                 )
@@ -190,7 +186,13 @@ class Completions:
         return _Job(
             id=requests[0].request_id,
             request=request,
-            generation=Generation(context.engine, requests, choices=request.n or 1, reservation=reservation),
+            generation=Generation(
+                context.engine,
+                requests,
+                choices=request.n or 1,
+                reservation=reservation,
+                running=context.running.of(identity),
+            ),
             choices=choices,
             created=int(time.time()),
         )
