@@ -222,14 +222,19 @@ def test_cpu_environment_lets_waiting_threads_sleep() -> None:
     assert cpu_environment({}, ranks=1, cpus=range(2))["OMP_WAIT_POLICY"] == "passive"
 
 
+def test_cpu_environment_keeps_spawned_processes_from_compiling() -> None:
+    assert cpu_environment({}, ranks=1, cpus=range(2))["TORCHDYNAMO_DISABLE"] == "1"
+
+
 def test_cpu_environment_hides_gpus() -> None:
     """SGLang's is_cuda() asks torch, not --device, and would load CUDA kernels beside the CPU's."""
     environment = cpu_environment({"CUDA_VISIBLE_DEVICES": "0,1"}, ranks=1, cpus=range(2))
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_cpu_environment_keeps_users_thread_settings() -> None:
+def test_cpu_environment_keeps_users_settings() -> None:
     own = {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "active", "SGLANG_CPU_OMP_THREADS_BIND": "3|4"}
+    own |= {"TORCHDYNAMO_DISABLE": "0"}
     assert not own.keys() & cpu_environment(own, ranks=2, cpus=range(4)).keys()
 
 
