@@ -32,6 +32,9 @@ from serval_sglang.tuned_moe import moe_variables
 
 _CUDA_DRIVER = "libcuda.so.1"
 
+# Polled by the gateway, by probes and by Prometheus: their lines would bury the others in the log.
+_UNLOGGED_PATHS = ("/v1/loads", "/ready", "/health", "/metrics", "/server_info")
+
 _EXAMPLE = """\
 example:
   serval engine --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --port 30000 -- --mem-fraction-static 0.9
@@ -50,6 +53,8 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
         "--incremental-streaming-output",
         "--enable-metrics",
         "--enable-cache-report",
+        "--uvicorn-access-log-exclude-prefixes",
+        *_UNLOGGED_PATHS,
     ]
     if options.served_model_name is not None:
         flags.append(f"--served-model-name={options.served_model_name}")

@@ -348,6 +348,11 @@ def read_settings_file(path: Path) -> Mapping[str, Any]:
         raise SettingsError(f"cannot read the settings file {str(path)!r}: {error}") from error
 
 
+def state_folder() -> Path:
+    """Return the folder of the user's state, `serval` in `$XDG_STATE_HOME` (XDG Base Directory 0.8)."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "serval"
+
+
 def child_environment(settings: Settings | None = None) -> dict[str, str]:
     """This process's environment for a child; with `settings`, the child loads exactly these.
 

@@ -35,6 +35,7 @@ LAYERS = {
         "api",
         "app",
         "process",
+        "terminal",
         "cli",
         "__main__",
     ),
