@@ -55,6 +55,8 @@ LAYERS = {
         "plugin",
         "demo",
         "plan",
+        "gpu_memory",
+        "preflight",
         "gpu_flags",
         "cuda_toolkit",
         "kernel_cache",
