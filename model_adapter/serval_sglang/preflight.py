@@ -52,7 +52,7 @@ def _wrong_weights(found: Inspection) -> list[str]:
     wrong = []
     for names, what in (
         (found.missing, "missing"),
-        (found.misshapen, "of another shape than config.json says"),
+        (found.misshapen, "not of the shape in config.json"),
     ):
         if names:
             more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
