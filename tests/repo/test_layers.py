@@ -36,6 +36,7 @@ LAYERS = {
         "app",
         "process",
         "terminal",
+        "talk",
         "cli",
         "__main__",
     ),

@@ -1,11 +1,12 @@
 """Stages of an engine's start, recognised by lines that SGLang and its HTTP server write."""
 
+from collections.abc import Sequence
 from typing import Final
 
 FIRST_STAGE: Final = "importing the engine"
 
 # Text in the line that begins a stage, and the stage, in the order of the start. The sources: UPSTREAM.md.
-STAGES: Final = (
+STAGES: Final[Sequence[tuple[str, str]]] = (
     ("server_args=", "starting the engine's processes"),
     ("Load weight begin", "loading weights"),
     ("Load weight end", "reserving memory"),
