@@ -88,7 +88,11 @@ def _run_on_terminal(
         device = await _engine_device(settings.engine_url)
         screen.ready(
             title=f"{engine.served_model_name} is ready on {device}",
-            rows=[("URL", f"{settings.public_url}/v1"), ("key", _shown_key(settings, made_key))],
+            rows=[
+                ("URL", f"{settings.public_url}/v1"),
+                ("key", _shown_key(settings, made_key)),
+                ("page", f"{settings.public_url}/"),
+            ],
             example=_curl(settings, engine.served_model_name, key=made_key or f"${API_KEY_VARIABLE}"),
         )
 
