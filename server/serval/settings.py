@@ -365,6 +365,19 @@ def read_settings_file(path: Path) -> Mapping[str, Any]:
         raise SettingsError(f"cannot read the settings file {str(path)!r}: {error}") from error
 
 
+def required_key() -> str:
+    """Return the key of a client, `SERVAL_API_KEY`. Raises `SettingsError` if it is not set."""
+    key = os.environ.get(API_KEY_VARIABLE)
+    if not key:
+        raise SettingsError(f"no key: `export {API_KEY_VARIABLE}=sk-...`, a key that the server accepts")
+    return key
+
+
+def state_folder() -> Path:
+    """Return the folder of the user's state, `serval` in `$XDG_STATE_HOME` (XDG Base Directory 0.8)."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "serval"
+
+
 def child_environment(settings: Settings | None = None) -> dict[str, str]:
     """This process's environment for a child; with `settings`, the child loads exactly these.
 

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 
 from serval.telemetry import metrics
+from serval.terminal.stages import STAGES
 from serval_testkit.upstream_source import find_source
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,6 +39,19 @@ def test_upstream_source_is_as_it_was(touchpoint: Touchpoint) -> None:
     assert (touchpoint.lines, touchpoint.digest) == (source.lines, source.digest), (
         f"{touchpoint.name} has changed: read it, then write {source.lines} and {source.digest} into its row."
     )
+
+
+LOG_TEXTS = re.findall(r"\| (\w+) \| `([\w/.]+\.py)` \| `([^`]+)` \|\n", TABLE)
+
+
+@pytest.mark.parametrize(("package", "file", "text"), LOG_TEXTS)
+def test_upstream_log_text_is_written(package: str, file: str, text: str) -> None:
+    root = Path(str(distribution(package).locate_file(package)))
+    assert text in (root / file).read_text(encoding="utf-8")
+
+
+def test_upstream_table_names_every_log_text() -> None:
+    assert [text for _, _, text in LOG_TEXTS] == [text for text, _ in STAGES]
 
 
 @pytest.mark.parametrize("package", ["uvicorn", "prometheus_client", "httptools"])
