@@ -14,11 +14,13 @@ from serval.api.application import create_api
 from serval.api.chat import ChatCompletions
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
+from serval.api.cors import with_cors
 from serval.api.edge import RequestEdge
 from serval.api.endpoints import API, CHAT_COMPLETIONS, COMPLETIONS
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
+from serval.auth.running import RunningRequests
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.grammar.dialects.longcat import LONGCAT
@@ -75,6 +77,8 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     live, directory, tokens = callers.live, callers.directory, callers.tokens
     metrics = Metrics(settings.metrics_directory)
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
+    authenticator = inference_authenticator(settings, live.keys, directory, tokens)
+    running = RunningRequests(authenticator.still_accepts, check_every_s=settings.key_poll_s)
     context = ApiContext(
         settings=settings,
         engine=behind_slots,
@@ -91,13 +95,15 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
             queue_limit=settings.render_queue_limit,
             timeout_s=settings.queue_timeout_s,
         ),
+        running=running,
     )
 
     tracing = open_tracing(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with _watching(behind_slots.load, directory, None if tokens is None else tokens.keys):
+        issuer_keys = None if tokens is None else tokens.keys
+        async with _watching(behind_slots.load, directory, issuer_keys, running):
             with watching_loop(context.metrics.loop_was_late):
                 async with context.gate.lifespan():
                     yield
@@ -113,7 +119,6 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     app = create_api(max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
     app.state.context = context
     app.state.hot = hot
-    authenticator = inference_authenticator(settings, live.keys, directory, tokens)
     # Outermost: every layer in between would cost a call for each request and each streamed frame.
     api = RequestEdge(
         app,
@@ -126,7 +131,8 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     apply = partial(_put_in_force, authenticator, context.gate)
     apply(live)
     admin = _admin_app(settings, directory, metrics, app)
-    return Applications(api, admin, backend.model, metrics, behind_slots.slots, apply)
+    published = with_cors(api, settings.cors_origins)
+    return Applications(published, admin, backend.model, metrics, behind_slots.slots, apply)
 
 
 def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:

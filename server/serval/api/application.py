@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 import serval
-from serval.api import health, inference, models, tokenize
+from serval.api import health, inference, models, tokenize, welcome
 from serval.api.dependencies import api_key
 from serval.api.endpoints import API, OPENAPI, EndpointTable
 from serval.api.exception_handlers import exception_handlers
@@ -127,6 +127,7 @@ def create_api(*, max_body_bytes: int = 0, lifespan: Lifespan | None = None) -> 
         tokenize.router,
         models.router,
         document,
+        welcome.router,
         health.liveness,
         health.router,
     ):

@@ -17,9 +17,10 @@ from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
-from serval.api.preparation import prepared, within_context
+from serval.api.preparation import in_turn, prepared, within_context
 from serval.api.sampling import own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
+from serval.caller.identity import Identity
 from serval.caller.priority import HEADER, Priority, priority_of, tier_of
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import InvalidRequestError
@@ -44,11 +45,10 @@ class _Prompt(Struct, frozen=True):
     one_kind: bool
 
 
-class _Prepared(Struct, frozen=True):
-    """A checked request and its prompt. The messages have been rendered and dropped."""
+class _Decoded(Struct, frozen=True):
+    """A checked request and its class."""
 
     request: ChatRequest
-    prompt: _Prompt
     priority: Priority
 
 
@@ -79,28 +79,30 @@ class ChatCompletions:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
         context, record = self._context, record_of(scope)
         settings, identity = context.settings, identity_of(scope)
-        ready = await prepared(context, scope, receive, partial(self._prepare, scope))
-        request, prompt, priority = ready.request, ready.prompt, ready.priority
-        check_context(
-            len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
-        )
-        reservation = context.gate.reservation(
-            identity,
-            record,
-            prompt_tokens=len(prompt.input_ids),
-            completions=request.n or 1,
-            completion_limit=completion_limit(request),
-            context_room=context.model.context_length - len(prompt.input_ids),
-        )
-        async with reservation:
-            job = self._job(request, prompt, reservation, tenant=identity.subject, priority=priority)
-            if request.stream:
-                write = partial(self._write_events, job, record)
-                await send_events(write, scope, receive, send, settings=settings, headers=reservation.headers)
-            else:
-                await send_body(self._whole(job, record), scope, receive, send, headers=reservation.headers)
+        with context.bodies.body(identity.subject) as held:
+            decoded = await prepared(context, scope, receive, held, partial(self._decode, scope))
+            request, priority = decoded.request, decoded.priority
+            async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
+                grammar = own_grammar(request, identity, context.dialect)
+                work = partial(self._prompt, request, grammar)
+                prompt = await in_turn(context, scope, receive, held.size, work)
+                held.give_back()
+                length, limit = len(prompt.input_ids), completion_limit(request)
+                check_context(length, asked=limit, model=context.model, param="messages")
+                await reservation.reserve_tokens(
+                    prompt_tokens=length,
+                    completion_limit=limit,
+                    context_room=context.model.context_length - length,
+                )
+                job = self._job(request, prompt, reservation, identity=identity, priority=priority)
+                headers = reservation.headers
+                if request.stream:
+                    write = partial(self._write_events, job, record)
+                    await send_events(write, scope, receive, send, settings=settings, headers=headers)
+                else:
+                    await send_body(self._whole(job, record), scope, receive, send, headers=headers)
 
-    def _prepare(self, scope: Scope, body: bytes) -> _Prepared:
+    def _decode(self, scope: Scope, body: bytes) -> _Decoded:
         context, record, settings = self._context, record_of(scope), self._context.settings
         request = decode_chat_request(body, max_choices=settings.max_choices, strict=settings.strict_fields)
         identity = identity_of(scope)
@@ -108,14 +110,13 @@ class ChatCompletions:
         record.model = context.model.name
         record.stream = bool(request.stream)
         priority = priority_of(identity, header(scope, HEADER), request.service_tier)
-        prompt = self._prompt(request, own_grammar(request, identity, context.dialect))
-        # The engine may take minutes for the answer, and waiting requests would hold many conversations.
-        request.messages.clear()
-        return _Prepared(request, prompt, priority)
+        return _Decoded(request, priority)
 
     def _prompt(self, request: ChatRequest, grammar: str | None) -> _Prompt:
         context, tools = self._context, declared_tools(request)
         input_ids = conversation_ids(request, tools, context, limit=context.model.max_prompt_tokens)
+        # The engine may take minutes for the answer, and waiting requests would hold many conversations.
+        request.messages.clear()
         wants_json = request.response_format is not None and request.response_format.type != "text"
         return _Prompt(
             array("I", input_ids),
@@ -130,7 +131,7 @@ class ChatCompletions:
         prompt: _Prompt,
         reservation: Reservation,
         *,
-        tenant: str,
+        identity: Identity,
         priority: Priority,
     ) -> _Job:
         choices = range(request.n or 1)
@@ -147,7 +148,7 @@ class ChatCompletions:
                     grammar=prompt.grammar,
                 ),
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-                tenant=tenant,
+                tenant=identity.subject,
                 priority=priority,
             )
             for choice in choices
@@ -155,7 +156,11 @@ class ChatCompletions:
         return _Job(
             request=request,
             generation=Generation(
-                self._context.engine, requests, choices=len(choices), reservation=reservation
+                self._context.engine,
+                requests,
+                choices=len(choices),
+                reservation=reservation,
+                running=self._context.running.of(identity),
             ),
             assemblers=[
                 ChoiceAssembler(

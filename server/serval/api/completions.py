@@ -16,9 +16,10 @@ from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, record_of
 from serval.api.logprobs import NamedTokens
 from serval.api.models import check_model
-from serval.api.preparation import prepared, within_context
+from serval.api.preparation import in_turn, prepared, within_context
 from serval.api.sampling import own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
+from serval.caller.identity import Identity
 from serval.caller.priority import HEADER, Priority, priority_of
 from serval.chat.answer_text import WholeCharacters
 from serval.chat.long_text import TokenLimitError
@@ -87,12 +88,10 @@ class _TextChoice:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A checked request and the token ids of its prompts. The texts have been dropped."""
+class _Decoded:
+    """A checked request and its class."""
 
     request: CompletionRequest
-    prompts: Sequence["array[int]"]
-    grammar: str | None
     priority: Priority
 
 
@@ -115,29 +114,37 @@ class Completions:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
         context, settings, record = self._context, self._context.settings, record_of(scope)
         identity = identity_of(scope)
-        ready = await prepared(context, scope, receive, partial(self._prepare, scope))
-        request, prompts, grammar, priority = ready.request, ready.prompts, ready.grammar, ready.priority
-        limit = token_limit(request)
-        for prompt in prompts:
-            check_context(len(prompt), asked=limit, model=context.model, param="prompt")
-        reservation = context.gate.reservation(
-            identity,
-            record,
-            prompt_tokens=sum(len(prompt) for prompt in prompts),
-            completions=len(prompts) * (request.n or 1),
-            completion_limit=limit,
-        )
-        async with reservation:
-            job = self._job(
-                request, prompts, grammar, reservation, tenant=identity.subject, priority=priority
-            )
-            if request.stream:
-                write = partial(self._write_events, job, record)
-                await send_events(write, scope, receive, send, settings=settings, headers=reservation.headers)
-            else:
-                await send_body(self._whole(job, record), scope, receive, send, headers=reservation.headers)
+        with context.bodies.body(identity.subject) as held:
+            decoded = await prepared(context, scope, receive, held, partial(self._decode, scope))
+            request, priority = decoded.request, decoded.priority
+            requests = len(prompts_of(request)) * (request.n or 1)
+            async with context.gate.reservation(identity, record, requests=requests) as reservation:
+                grammar = own_grammar(request, identity, context.dialect)
+                work = partial(self._encode, request)
+                prompts = await in_turn(context, scope, receive, held.size, work)
+                held.give_back()
+                limit = token_limit(request)
+                for prompt in prompts:
+                    check_context(len(prompt), asked=limit, model=context.model, param="prompt")
+                await reservation.reserve_tokens(
+                    prompt_tokens=sum(len(prompt) for prompt in prompts), completion_limit=limit
+                )
+                job = self._job(request, prompts, grammar, reservation, identity=identity, priority=priority)
+                headers = reservation.headers
+                if request.stream:
+                    write = partial(self._write_events, job, record)
+                    await send_events(write, scope, receive, send, settings=settings, headers=headers)
+                else:
+                    await send_body(self._whole(job, record), scope, receive, send, headers=headers)
 
-    def _prepare(self, scope: Scope, body: bytes) -> _Prepared:
+    def _encode(self, request: CompletionRequest) -> list["array[int]"]:
+        context = self._context
+        prompts = encoded_prompts(prompts_of(request), context.chat.tokenizer, context.model)
+        # The engine may take minutes for the answers, and waiting requests would hold many texts.
+        request.prompt = ""
+        return prompts
+
+    def _decode(self, scope: Scope, body: bytes) -> _Decoded:
         context, settings, record = self._context, self._context.settings, record_of(scope)
         request = decode_completion_request(
             body,
@@ -150,11 +157,7 @@ class Completions:
         priority = priority_of(identity, header(scope, HEADER))
         record.model = context.model.name
         record.stream = bool(request.stream)
-        grammar = own_grammar(request, identity, context.dialect)
-        prompts = encoded_prompts(prompts_of(request), context.chat.tokenizer, context.model)
-        # The engine may take minutes for the answers, and waiting requests would hold many texts.
-        request.prompt = ""
-        return _Prepared(request, prompts, grammar, priority)
+        return _Decoded(request, priority)
 
     def _job(
         self,
@@ -163,7 +166,7 @@ class Completions:
         grammar: str | None,
         reservation: Reservation,
         *,
-        tenant: str,
+        identity: Identity,
         priority: Priority,
     ) -> _Job:
         context = self._context
@@ -187,7 +190,7 @@ class Completions:
                         prompt,
                         sampling,
                         top_logprobs=request.logprobs,
-                        tenant=tenant,
+                        tenant=identity.subject,
                         priority=priority,
                     )
                 )
@@ -204,7 +207,13 @@ class Completions:
         return _Job(
             id=requests[0].request_id,
             request=request,
-            generation=Generation(context.engine, requests, choices=request.n or 1, reservation=reservation),
+            generation=Generation(
+                context.engine,
+                requests,
+                choices=request.n or 1,
+                reservation=reservation,
+                running=context.running.of(identity),
+            ),
             choices=choices,
             created=int(time.time()),
         )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from serval.auth.running import RunningRequests
 from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
@@ -35,3 +36,4 @@ class ApiContext:
     gate: Gate
     bodies: BodyBudget
     rendering: RenderQueue
+    running: RunningRequests

@@ -72,6 +72,7 @@ MODEL: Final = Endpoint(
     "/v1/models/{model_id:path}", ("GET", "HEAD"), INFERENCE, label="/v1/models/{model_id}"
 )
 OPENAPI: Final = _get("/openapi.json", INFERENCE)
+ROOT: Final = _get("/", None)
 HEALTHZ: Final = _get("/healthz", None)
 READYZ: Final = _get("/readyz", None)
 METRICS: Final = _get("/metrics", None)
@@ -85,6 +86,7 @@ API: Final = EndpointTable(
         MODELS,
         MODEL,
         OPENAPI,
+        ROOT,
         HEALTHZ,
         READYZ,
         METRICS,

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from serval.api.context import ApiContext
-from serval.api.http import identity_of, read_json_body, read_json_pieces
-from serval.api.preparation import in_turn, size_of
+from serval.api.http import identity_of, read_json_body
+from serval.api.preparation import prepared
 from serval.wire.body_size import check_body_size
 from serval.wire.decode import decode_json
 from serval.wire.struct_field import StructField
@@ -86,15 +86,9 @@ class HeldJsonRoute(JsonRoute):
         context: ApiContext = request.app.state.context
         scope, receive = request.scope, request.receive
         with context.bodies.body(identity_of(scope).subject) as held:
-            pieces = await read_json_pieces(
-                scope, receive, max_bytes=context.settings.max_body_bytes, held=held
+            body, content = await prepared(
+                context, scope, receive, held, lambda body: (body, content_of(body))
             )
-
-            def decoded() -> tuple[bytes, dict[str, Any]]:
-                body = b"".join(pieces)
-                return body, content_of(body)
-
-            body, content = await in_turn(context, scope, receive, size_of(pieces), decoded)
             return await handle(JsonRequest(scope, receive, body=body, content=content))
 
 

@@ -1,6 +1,6 @@
 """Reading a request's body and preparing its prompt, with bounded memory and fair shares of the CPU."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -11,24 +11,21 @@ from serval.api.context import ApiContext, ServedModel
 from serval.api.http import identity_of, read_json_pieces, while_connected
 from serval.chat.long_text import TokenLimitError
 from serval.errors import ApiError, ContextLengthError
+from serval.scheduling.body_budget import HeldBody
 
 T = TypeVar("T")
 
 
-async def prepared(context: ApiContext, scope: Scope, receive: Receive, work: Callable[[bytes], T]) -> T:
-    """Read the body, and return what `work` makes of it.
+async def prepared(
+    context: ApiContext, scope: Scope, receive: Receive, held: HeldBody, work: Callable[[bytes], T]
+) -> T:
+    """Read the body as `held`, and return what `work` makes of it.
 
     A long request waits for its turn, and gives it up when the client leaves. Raises what `work` raises, the
     errors of `read_json_pieces` and those of the queue.
     """
-    with context.bodies.body(identity_of(scope).subject) as held:
-        pieces = await read_json_pieces(scope, receive, max_bytes=context.settings.max_body_bytes, held=held)
-        return await in_turn(context, scope, receive, size_of(pieces), lambda: work(b"".join(pieces)))
-
-
-def size_of(pieces: Sequence[bytes]) -> int:
-    """Return the number of bytes in all pieces."""
-    return sum(map(len, pieces))
+    pieces = await read_json_pieces(scope, receive, max_bytes=context.settings.max_body_bytes, held=held)
+    return await in_turn(context, scope, receive, held.size, lambda: work(b"".join(pieces)))
 
 
 async def in_turn(context: ApiContext, scope: Scope, receive: Receive, size: int, work: Callable[[], T]) -> T:

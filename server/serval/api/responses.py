@@ -24,12 +24,12 @@ COMMON_HEADERS: Final[Headers] = {
         "required": True,
     },
 }
-# Headers of the inference endpoints' responses to a key with limits.
+# Headers of responses to a key with limits. A key whose tokens are limited by the day alone gets those.
 LIMIT_HEADERS: Final[Mapping[str, str]] = {
     f"x-ratelimit-{name}-{unit}": text
     for unit in ("requests", "tokens")
     for name, text in (
-        ("limit", f"How many {unit} a minute the key may use."),
+        ("limit", f"How many {unit} the key may use, a minute or (tokens) a day."),
         ("remaining", f"How many {unit} are left now."),
         ("reset", f"How long until all {unit} are there again, such as 250ms or 2m0s."),
     )
@@ -37,6 +37,7 @@ LIMIT_HEADERS: Final[Mapping[str, str]] = {
 _RETRY_AFTER: Final = {"retry-after": "Seconds to wait before the next try."}
 _ERROR_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
     401: {"www-authenticate": "Bearer: send a key or a token."},
+    415: {"accept-encoding": "Content codings that are read."},
     429: {**LIMIT_HEADERS, **_RETRY_AFTER},
     503: _RETRY_AFTER,
 }
@@ -95,5 +96,5 @@ def codes_of(status: int) -> set[str]:
 
 
 # Responses of every endpoint, and of every endpoint that needs a key.
-EVERYWHERE: Final = errors(400, 408, 431, 500, 503)
+EVERYWHERE: Final = errors(400, 408, 431, 500, 501, 503, 505)
 WITH_KEY: Final = errors(401, 403)

@@ -4,18 +4,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from serval.api.chat import conversation_ids, declared_tools
 from serval.api.completions import check_token_ids
 from serval.api.context import ApiContext
-from serval.api.dependencies import Caller, Context
+from serval.api.dependencies import Caller, Context, count_request
 from serval.api.endpoints import DETOKENIZE, TOKENIZE
 from serval.api.http import record_of
 from serval.api.json_route import HeldJsonRoute
 from serval.api.models import check_model
 from serval.api.preparation import in_turn, within_context
-from serval.api.responses import WITH_KEY, errors, success
+from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
 from serval.caller.identity import Identity
 from serval.chat.long_text import TokenLimitError
 from serval.wire.chat_request import ChatRequest
@@ -29,7 +29,11 @@ from serval.wire.tokenize import (
 
 T = TypeVar("T")
 
-router = APIRouter(route_class=HeldJsonRoute, responses={**success(), **WITH_KEY, **errors(404, 413)})
+router = APIRouter(
+    route_class=HeldJsonRoute,
+    dependencies=[Depends(count_request)],
+    responses={**success(headers=LIMIT_HEADERS), **WITH_KEY, **errors(404, 413, 415, 429)},
+)
 
 
 @router.post(TOKENIZE.path, summary="Get the token ids of a text or a conversation")

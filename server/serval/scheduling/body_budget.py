@@ -31,9 +31,7 @@ class BodyBudget:
         try:
             yield body
         finally:
-            self._held[key] -= body.counted_bytes
-            if not self._held[key]:
-                del self._held[key]
+            body.give_back()
 
     def take(self, key: str, size: int) -> None:
         """Count `size` more bytes. Raises `RateLimitError` or `EngineOverloadedError`."""
@@ -51,6 +49,12 @@ class BodyBudget:
             )
         self._held[key] += size
 
+    def give(self, key: str, size: int) -> None:
+        """Give `size` bytes back."""
+        self._held[key] -= size
+        if not self._held[key]:
+            del self._held[key]
+
 
 class HeldBody:
     """A body that is being read."""
@@ -58,14 +62,19 @@ class HeldBody:
     def __init__(self, budget: BodyBudget, key: str) -> None:
         self._budget = budget
         self._key = key
-        self._size = 0
+        self.size = 0
         # Beyond the free bytes.
         self.counted_bytes = 0
 
     def add(self, size: int) -> None:
         """Count `size` more bytes. Raises what `BodyBudget.take` raises."""
-        self._size += size
-        more = max(0, self._size - FREE_BYTES) - self.counted_bytes
+        self.size += size
+        more = max(0, self.size - FREE_BYTES) - self.counted_bytes
         if more:
             self._budget.take(self._key, more)
             self.counted_bytes += more
+
+    def give_back(self) -> None:
+        """Note that the body, and what was made of it, is not held any more."""
+        self._budget.give(self._key, self.counted_bytes)
+        self.counted_bytes = 0
