@@ -120,4 +120,4 @@ async def test_unpacker_gives_others_a_turn_between_pieces() -> None:
     await unpacker.add(BOMB)
     counting.cancel()
     assert turns >= 4 * LIMIT // PIECE_BYTES - 1
-    assert unpacker.whole() == b" " * (4 * LIMIT)
+    assert b"".join(unpacker.pieces()) == b" " * (4 * LIMIT)
