@@ -102,7 +102,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sglang_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags after ``--``, which are passed to SGLang unchanged; those that Serval sets are refused."""
+    """Add the flags after ``--``, which are passed to SGLang, except those that Serval sets itself."""
     add = parser.add_argument
     add("sglang_flags", nargs="*", type=sglang_flag, metavar="-- SGLANG_FLAG", help="other flags of SGLang")
 

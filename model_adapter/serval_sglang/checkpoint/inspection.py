@@ -49,7 +49,7 @@ class Inspection:
     - `parts`: the parts that are present, in the order of `Part`
     - `missing`, `unknown`: names of tensors; `misshapen`: names with the shapes found and expected
     - `files`: safetensors files that belong to the checkpoint
-    - `unread`: safetensors files that do not, such as adapters and other formats; the engine reads none of them
+    - `unread`: safetensors files that do not, such as adapters, and that the engine does not read
     - `problems`: other errors, in sentences
     - `unsafe`: files that may run code in other tools
     """
