@@ -228,13 +228,20 @@ def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect
 
     Raises `InvalidRequestError`, naming the place, for a schema that cannot be enforced as requested.
     """
+    choice: Any = msgspec.to_builtins(request.tool_choice or "auto")
+    allowed = choice.get("allowed_tools") if isinstance(choice, dict) else None
+    if allowed is not None:
+        names = {tool["function"]["name"] for tool in allowed["tools"]}
+        tools = [tool for tool in tools if tool["function"]["name"] in names]
+        choice = allowed["mode"]
     try:
         return answer_grammar(
             dialect,
             tools,
-            tool_choice=msgspec.to_builtins(request.tool_choice or "auto"),
+            tool_choice=choice,
             parallel_tool_calls=request.parallel_tool_calls is not False,
             response_format=msgspec.to_builtins(request.response_format),
+            exclusive=allowed is not None,
         )
     except SchemaError as error:
         param = "response_format" if error.path.startswith("response_format") else "tools"

@@ -3,6 +3,7 @@
 Explicit null means the same as an absent field. `serval.wire.chat_decode` decodes the request.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -84,11 +85,30 @@ class NamedFunction(Struct):
     name: str
 
 
-class NamedToolChoice(Struct):
-    """`{"type": "function", "function": {"name": ...}}`."""
+class AllowedTool(Struct):
+    """A declared tool, by its name."""
 
     type: Annotated[str, _one_of("function")]
     function: NamedFunction | None = None
+
+
+class AllowedTools(Struct):
+    """Some of the declared tools; `mode` is the tool choice among them."""
+
+    mode: Annotated[str, _one_of("auto", "required")]
+    tools: Annotated[list[AllowedTool], Meta(max_length=MAX_TOOLS, extra_json_schema={"minItems": 1})]
+
+
+class NamedToolChoice(Struct, omit_defaults=True):
+    """One function, `{"type": "function", "function": {"name": ...}}`, or some of the tools.
+
+    The latter are `{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}`. The model
+    reads all declared tools, so that requests with other choices find this prompt in the prefix cache.
+    """
+
+    type: Annotated[str, _one_of("function", "allowed_tools")]
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class StreamOptions(Struct):
@@ -278,34 +298,63 @@ def _check_tools(request: ChatRequest) -> None:
                 param=f"tools[{index}].function.name",
             )
         names.add(tool.function.name)
-    choice = request.tool_choice
-    if choice is None:
-        return
-    if isinstance(choice, str):
-        if choice not in ("none", "auto", "required"):
-            raise InvalidRequestError(
-                f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names a"
-                " function.",
-                param="tool_choice",
-            )
-        named = None
-    else:
-        if choice.type != "function" or choice.function is None:
-            raise InvalidRequestError(
-                f"tool_choice has type {choice.type!r}; an object must be of the form"
-                " {'type': 'function', 'function': {'name': ...}}.",
-                param="tool_choice.type" if choice.type != "function" else "tool_choice.function",
-            )
-        named = choice.function.name
+    if request.tool_choice is not None:
+        _check_tool_choice(request.tool_choice, names)
+
+
+def _check_tool_choice(choice: str | NamedToolChoice, names: Collection[str]) -> None:
+    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+        raise InvalidRequestError(
+            f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names"
+            " functions.",
+            param="tool_choice",
+        )
     if not names and choice not in ("none", "auto"):
         raise InvalidRequestError(
             "tool_choice asks for a tool call, but there are no tools.", param="tool_choice"
         )
-    if named is not None and named not in names:
+    if isinstance(choice, str):
+        return
+    for name, path in _names_in(choice):
+        if name not in names:
+            raise InvalidRequestError(
+                f"tool_choice names the function {name!r}, which is not among the tools: {sorted(names)}.",
+                param=f"{path}.function.name",
+            )
+
+
+def _names_in(choice: NamedToolChoice) -> list[tuple[str, str]]:
+    """Return the names of functions in the choice, each with the path of the object that holds it."""
+    if choice.type == "function" and choice.function is not None:
+        return [(choice.function.name, "tool_choice")]
+    if choice.type != "allowed_tools" or choice.allowed_tools is None:
+        known = choice.type in ("function", "allowed_tools")
         raise InvalidRequestError(
-            f"tool_choice names the function {named!r}, which is not among the tools: {sorted(names)}.",
-            param="tool_choice.function.name",
+            f"tool_choice has type {choice.type!r}{f' and no {choice.type}' if known else ''}; an object must"
+            " be of the form {'type': 'function', 'function': {'name': ...}} or {'type': 'allowed_tools',"
+            " 'allowed_tools': {'mode': ..., 'tools': [...]}}.",
+            param=f"tool_choice.{choice.type if known else 'type'}",
         )
+    allowed = choice.allowed_tools
+    if allowed.mode not in ("auto", "required"):
+        raise InvalidRequestError(
+            f"tool_choice.allowed_tools.mode is {allowed.mode!r}; it must be 'auto' or 'required'.",
+            param="tool_choice.allowed_tools.mode",
+        )
+    if not allowed.tools:
+        raise InvalidRequestError(
+            "tool_choice.allowed_tools.tools is empty; name a tool, or send tool_choice 'none'.",
+            param="tool_choice.allowed_tools.tools",
+        )
+    named = []
+    for index, tool in enumerate(allowed.tools):
+        path = f"tool_choice.allowed_tools.tools[{index}]"
+        if tool.type != "function" or tool.function is None:
+            raise InvalidRequestError(
+                f"{path} must be of the form {{'type': 'function', 'function': {{'name': ...}}}}.", param=path
+            )
+        named.append((tool.function.name, path))
+    return named
 
 
 def _check_options(request: ChatRequest, max_choices: int) -> None:
