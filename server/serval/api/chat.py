@@ -17,7 +17,7 @@ from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, read_json_body, record_of
 from serval.api.models import check_model
-from serval.api.sampling import own_grammar, sampling_params
+from serval.api.sampling import check_end, own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.caller.priority import HEADER, Priority, priority_of, tier_of
 from serval.engine.protocol import GenerateRequest, GenerationDelta
@@ -80,6 +80,19 @@ class ChatCompletions:
         check_context(
             len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
         )
+        if request.continue_final_message and prompt.grammar is not None:
+            raise InvalidRequestError(
+                "continue_final_message is not served with tools that must be called or are strict, or with a"
+                " response_format: their grammar would begin anew after the text.",
+                param="continue_final_message",
+                code="unsupported_value",
+            )
+        check_end(
+            request,
+            limit=completion_limit(request),
+            grammar=prompt.grammar,
+            tokenizer=context.chat.tokenizer,
+        )
         reservation = context.gate.reservation(
             identity,
             record,
@@ -101,7 +114,12 @@ class ChatCompletions:
         tools = declared_tools(request)
 
         def prompt() -> _Prompt:
-            rendered = context.chat.render(msgspec.to_builtins(request.messages), tools=tools)
+            rendered = context.chat.render(
+                msgspec.to_builtins(request.messages),
+                tools=tools,
+                options=request.chat_template_kwargs,
+                continued=bool(request.continue_final_message),
+            )
             wants_json = request.response_format is not None and request.response_format.type != "text"
             return _Prompt(
                 rendered.input_ids,

@@ -15,7 +15,7 @@ from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, read_json_body, record_of
 from serval.api.models import check_model
-from serval.api.sampling import own_grammar, sampling_params
+from serval.api.sampling import check_end, check_token_ids, own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.caller.priority import HEADER, Priority, priority_of
 from serval.chat.tokenizer import ControlSafeTokenizer
@@ -104,6 +104,7 @@ class Completions:
         grammar = own_grammar(request, identity, context.dialect)
         prompts = await self._encode(request, size=len(body))
         limit = token_limit(request)
+        check_end(request, limit=limit, grammar=grammar, tokenizer=context.chat.tokenizer)
         for prompt in prompts:
             check_context(len(prompt), asked=limit, model=context.model, param="prompt")
         reservation = context.gate.reservation(
@@ -234,13 +235,3 @@ def prompt_ids(prompt: Prompt, tokenizer: ControlSafeTokenizer) -> list[int]:
     if not ids:
         raise InvalidRequestError("prompt is empty; send at least one token.", param="prompt")
     return ids
-
-
-def check_token_ids(ids: Sequence[int], tokenizer: ControlSafeTokenizer, *, param: str) -> None:
-    """Raise `InvalidRequestError` unless all ids are tokens: others would index past the engine's tables."""
-    if ids and not (min(ids) >= 0 and max(ids) < tokenizer.vocabulary_size):
-        wrong = next(token_id for token_id in ids if not 0 <= token_id < tokenizer.vocabulary_size)
-        raise InvalidRequestError(
-            f"{param} holds the token id {wrong}; ids are from 0 to {tokenizer.vocabulary_size - 1}.",
-            param=param,
-        )

@@ -6,7 +6,6 @@ import msgspec
 from fastapi import APIRouter, Request
 
 from serval.api.chat import declared_tools
-from serval.api.completions import check_token_ids
 from serval.api.context import ApiContext
 from serval.api.dependencies import Caller, Context
 from serval.api.endpoints import DETOKENIZE, TOKENIZE
@@ -14,6 +13,7 @@ from serval.api.http import record_of
 from serval.api.json_route import JsonRoute
 from serval.api.models import check_model
 from serval.api.responses import WITH_KEY, errors, success
+from serval.api.sampling import check_token_ids
 from serval.caller.identity import Identity
 from serval.wire.chat_request import ChatRequest
 from serval.wire.tokenize import (

@@ -56,13 +56,20 @@ class ChatRenderer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        continued: bool = False,
     ) -> RenderedPrompt:
         """Render OpenAI messages and tools, up to where the model's answer begins.
 
-        They have already been validated (`serval.wire`). Raises `InvalidRequestError`, naming the field at
-        fault, for a conversation that cannot be rendered.
+        `options` are further variables of the template. If `continued`, the text of the last message is the
+        beginning of the answer. Messages and tools have already been validated (`serval.wire`). Raises
+        `InvalidRequestError`, naming the field at fault, for a conversation that cannot be rendered.
         """
-        pieces = self._template.render(template_messages(messages), tools=template_tools(tools))
+        converted = template_messages(messages)
+        before = converted[:-1] if continued else converted
+        pieces = self._template.render(before, tools=template_tools(tools), options=options)
+        if continued:
+            pieces.append(converted[-1]["content"])
         return RenderedPrompt(pieces, self._encode(pieces))
 
     def _encode(self, pieces: Sequence[Piece]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from serval.errors import InvalidRequestError
-from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
+from serval.wire.sampling_rules import LogitBias, Stop, StopTokenIds, check_sampling
 
 INT64 = Meta(ge=-(2**63), le=2**63 - 1)
 # Allows more than any context; the context check refuses such numbers with a better message.
@@ -24,6 +24,7 @@ def _one_of(*values: str) -> Meta:
     return Meta(extra_json_schema={"enum": list(values)})
 
 
+TemplateText = Annotated[str, Meta(max_length=1024)]
 _ToolChoiceWord = Annotated[str, _one_of("none", "auto", "required")]
 
 
@@ -160,10 +161,22 @@ class ChatRequest(Struct):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, INT64] | None = None
     stop: Stop | None = None
+    # Further rules for the end of an answer, by the names of other servers.
+    stop_token_ids: StopTokenIds | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
     logit_bias: LogitBias | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
+    # The last message is the beginning of the answer; `add_generation_prompt` is then false or absent.
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    # Variables of the checkpoint's template, such as enable_thinking.
+    chat_template_kwargs: (
+        Annotated[dict[str, bool | int | float | TemplateText | None], Meta(max_length=16)] | None
+    ) = None
     # Grammars for the whole answer; they need a permission.
     regex: Annotated[str, Meta(min_length=1)] | None = None
     ebnf: Annotated[str, Meta(min_length=1)] | None = None
@@ -363,7 +376,31 @@ def _check_options(request: ChatRequest, max_choices: int) -> None:
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
     check_sampling(request, max_choices=max_choices)
+    _check_continuation(request)
     _check_grammar(request)
+
+
+def _check_continuation(request: ChatRequest) -> None:
+    if not request.continue_final_message:
+        if request.add_generation_prompt is False:
+            raise InvalidRequestError(
+                "add_generation_prompt false is served only with continue_final_message: true.",
+                param="add_generation_prompt",
+                code="unsupported_value",
+            )
+        return
+    if request.add_generation_prompt:
+        raise InvalidRequestError(
+            "Send add_generation_prompt or continue_final_message as true, not both.",
+            param="add_generation_prompt",
+        )
+    last = request.messages[-1]
+    if last.role != "assistant" or last.tool_calls or last.content is None:
+        raise InvalidRequestError(
+            "continue_final_message is true, but the last message is not an assistant message with content"
+            " and without tool_calls.",
+            param="continue_final_message",
+        )
 
 
 def _check_grammar(request: ChatRequest) -> None:

@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 from serval.errors import InvalidRequestError
 from serval.wire.chat_request import INT64, StreamOptions, TokenCount
 from serval.wire.decode import decode_json
-from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
+from serval.wire.foreign_fields import check_completion_fields
+from serval.wire.sampling_rules import LogitBias, Stop, StopTokenIds, check_sampling
 
 # OpenAI's default for this endpoint.
 DEFAULT_MAX_TOKENS = 16
@@ -42,6 +43,11 @@ class CompletionRequest(Struct):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, INT64] | None = None
     stop: Stop | None = None
+    # Further rules for the end of an answer, by the names of other servers.
+    stop_token_ids: StopTokenIds | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
     logit_bias: LogitBias | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     # Grammars for the whole text; they need a permission.
@@ -69,6 +75,7 @@ def decode_completion_request(
     Raises `InvalidRequestError` with `param` naming the field at fault.
     """
     request = decode_json(_strict_decoder if strict else _decoder, body)
+    check_completion_fields(body)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options is only allowed with stream: true.", param="stream_options")
     check_sampling(request, max_choices=max_choices)
