@@ -102,12 +102,15 @@ def given(field: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("path", "field"),
-    [(CHAT, field) for field in (*REFUSED, *REFUSED_IN_CHAT)]
-    + [(TEXT, field) for field in (*REFUSED, *REFUSED_IN_COMPLETIONS)],
+    ("path", "fields"),
+    [(CHAT, (*REFUSED, *REFUSED_IN_CHAT)), (TEXT, (*REFUSED, *REFUSED_IN_COMPLETIONS))],
+    ids=["chat", "text"],
 )
-async def test_fields_that_are_not_served_are_refused(gateway: RunningGateway, path: str, field: str) -> None:
-    assert await refused_field(gateway, path, **{field: given(field)}) == field
+async def test_fields_that_are_not_served_are_refused(
+    gateway: RunningGateway, path: str, fields: tuple[str, ...]
+) -> None:
+    for field in fields:
+        assert await refused_field(gateway, path, **{field: given(field)}) == field
 
 
 async def test_neutral_values_of_fields_that_are_not_served_pass(gateway: RunningGateway) -> None:
