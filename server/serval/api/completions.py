@@ -3,10 +3,9 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -15,11 +14,18 @@ from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, read_json_body, record_of
 from serval.api.models import check_model
-from serval.api.sampling import check_end, check_token_ids, own_grammar, sampling_params
+from serval.api.sampling import (
+    WHOLE_ANSWER_STREAM_INTERVAL,
+    check_end,
+    check_token_ids,
+    own_grammar,
+    sampling_params,
+)
 from serval.api.sending import send_body, send_events
+from serval.api.text_choice import TextChoice, check_scores
 from serval.caller.priority import HEADER, Priority, priority_of
 from serval.chat.tokenizer import ControlSafeTokenizer
-from serval.engine.protocol import EngineFinish, GenerateRequest, GenerationDelta, TokenLogprob
+from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import InvalidRequestError
 from serval.limits.gate import Reservation
 from serval.telemetry.record import RequestRecord
@@ -30,45 +36,15 @@ from serval.wire.completion_request import (
     Prompt,
     decode_completion_request,
     prompts_of,
+    scores_prompt,
 )
 from serval.wire.completion_response import (
     TextChunkEncoder,
-    text_choice_object,
     text_completion_body,
-    text_logprobs_object,
 )
 
-
-@dataclass
-class _TextChoice:
-    """One choice in progress. `length` is the number of characters so far, echo included."""
-
-    index: int
-    echo: str
-    logprobs: bool
-    length: int = 0
-    pieces: list[str] = field(default_factory=list)
-    tokens: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: EngineFinish | None = None
-
-    def __post_init__(self) -> None:
-        self.pieces.append(self.echo)
-        self.length = len(self.echo)
-
-    def add(self, delta: GenerationDelta) -> Mapping[str, Any] | None:
-        """Add the delta. Return its log-probabilities if they were requested."""
-        logprobs = text_logprobs_object(delta.logprobs, offset=self.length) if self.logprobs else None
-        self.pieces.append(delta.text)
-        self.length += len(delta.text)
-        self.tokens += delta.logprobs
-        self.finish_reason = delta.finish
-        return logprobs
-
-    def as_object(self) -> dict[str, Any]:
-        """Return the whole choice."""
-        logprobs = text_logprobs_object(self.tokens, offset=len(self.echo)) if self.logprobs else None
-        text = "".join(self.pieces)
-        return text_choice_object(self.index, text, logprobs=logprobs, finish_reason=self.finish_reason)
+# The engine sends few events for a request whose prompt it scores, because each repeats the scores.
+_EVENTS_OF_SCORED_PROMPT = 4
 
 
 @dataclass(frozen=True)
@@ -76,7 +52,7 @@ class _Job:
     id: str
     request: CompletionRequest
     generation: Generation
-    choices: Sequence[_TextChoice]
+    choices: Sequence[TextChoice]
     created: int
 
 
@@ -107,6 +83,8 @@ class Completions:
         check_end(request, limit=limit, grammar=grammar, tokenizer=context.chat.tokenizer)
         for prompt in prompts:
             check_context(len(prompt), asked=limit, model=context.model, param="prompt")
+        if scores_prompt(request):
+            check_scores([len(prompt) for prompt in prompts], request)
         reservation = context.gate.reservation(
             identity,
             record,
@@ -146,7 +124,8 @@ class Completions:
     ) -> _Job:
         context = self._context
         requests: list[GenerateRequest] = []
-        choices: list[_TextChoice] = []
+        choices: list[TextChoice] = []
+        scored = scores_prompt(request)
         for prompt in prompts:
             echo = context.chat.tokenizer.decode(prompt) if request.echo else ""
             for choice in range(request.n or 1):
@@ -158,6 +137,9 @@ class Completions:
                     keep_special_tokens=grammar is not None,
                     grammar=grammar,
                 )
+                if scored:
+                    interval = -(-token_limit(request) // _EVENTS_OF_SCORED_PROMPT)
+                    sampling["stream_interval"] = max(interval, WHOLE_ANSWER_STREAM_INTERVAL)
                 request_id = f"cmpl-{secrets.token_hex(16)}"
                 requests.append(
                     GenerateRequest(
@@ -165,11 +147,12 @@ class Completions:
                         prompt,
                         sampling,
                         top_logprobs=request.logprobs,
+                        prompt_logprobs=scored,
                         tenant=tenant,
                         priority=priority,
                     )
                 )
-                choices.append(_TextChoice(len(choices), echo, logprobs=request.logprobs is not None))
+                choices.append(TextChoice(len(choices), echo, logprobs=request.logprobs is not None))
         return _Job(
             id=requests[0].request_id,
             request=request,
@@ -199,16 +182,12 @@ class Completions:
         encoder = TextChunkEncoder(
             job.id, created=job.created, model=self._context.model.name, include_usage=include_usage
         )
-        echo = b"".join(encoder.text(choice.index, choice.echo) for choice in job.choices if choice.echo)
 
         def on_delta(index: int, delta: GenerationDelta) -> bool:
-            nonlocal echo
-            logprobs = job.choices[index].add(delta)
-            if not (delta.text or delta.finish is not None or delta.logprobs):
+            text, logprobs = job.choices[index].add(delta)
+            if not (text or delta.finish is not None or delta.logprobs):
                 return True
-            chunk = encoder.text(index, delta.text, logprobs=logprobs, finish_reason=delta.finish)
-            before, echo = echo, b""
-            return to.write(before + chunk)
+            return to.write(encoder.text(index, text, logprobs=logprobs, finish_reason=delta.finish))
 
         await job.generation.run(record, on_delta, to.ready)
         record.finish_reason = job.choices[-1].finish_reason

@@ -101,6 +101,8 @@ def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes
             "top_logprobs_num": request.top_logprobs,
             "return_text_in_logprobs": True,
         }
+        if request.prompt_logprobs:
+            body["logprob_start_len"] = 0
     if request.traceparent is not None:
         body["external_trace_header"] = {"traceparent": request.traceparent}
     return msgspec.json.encode(body)
@@ -136,10 +138,10 @@ class _AnswerReader:
 
     __slots__ = ("_breaker", "_sink", "engine_done", "events")
 
-    def __init__(self, sink: DeltaSink, breaker: CircuitBreaker) -> None:
+    def __init__(self, sink: DeltaSink, breaker: CircuitBreaker, *, prompt_logprobs: bool) -> None:
         # None once the breaker knows that the engine answers.
         self._breaker: CircuitBreaker | None = breaker
-        self.events = EventReader()
+        self.events = EventReader(prompt_logprobs=prompt_logprobs)
         # The engine has ended the request: there is nothing left to abort.
         self.engine_done = False
         self._sink = sink
@@ -181,7 +183,7 @@ class SglangEngine:
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
         """See `Engine.generate`."""
-        reader = _AnswerReader(sink, self._breaker)
+        reader = _AnswerReader(sink, self._breaker, prompt_logprobs=request.prompt_logprobs)
         answer = None
         is_trial = self._breaker.enter()
         try:

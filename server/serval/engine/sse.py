@@ -47,6 +47,9 @@ class _MetaInfo(Struct):
     reasoning_tokens: int | None = 0
     output_token_logprobs: list[_Logprob] | None = None
     output_top_logprobs: list[list[_Logprob] | None] | None = None
+    # Of the prompt. Each event repeats them, so they are decoded once.
+    input_token_logprobs: msgspec.Raw = msgspec.Raw()
+    input_top_logprobs: msgspec.Raw = msgspec.Raw()
 
 
 class _Error(Struct):
@@ -61,12 +64,16 @@ class _Frame(Struct):
 
 
 _decoder = msgspec.json.Decoder(_Frame)
+_prompt_decoder = msgspec.json.Decoder(list[_Logprob])
+_prompt_top_decoder = msgspec.json.Decoder(list[list[_Logprob] | None])
 
 
 class EventReader:
     """Parses the bytes of one answer, in pieces of any size, into deltas."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prompt_logprobs: bool = False) -> None:
+        """`prompt_logprobs`: the request asked for them."""
+        self._prompt_logprobs_wanted = prompt_logprobs
         self._buffer = b""
         self._completion_tokens = 0
         self.finished = False
@@ -103,20 +110,33 @@ class EventReader:
             raise EngineProtocolError("The engine went on after it gave a finish reason.")
         try:
             frame = _decoder.decode(payload)
+            prompt = self._prompt_logprobs(frame.meta_info)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise EngineProtocolError(f"The engine sent an event that cannot be read: {error}.") from error
         if frame.error is not None:
             raise engine_error(frame.error.code or 400, frame.error.message)
         if frame.meta_info is None or frame.text is None:
             raise EngineProtocolError("The engine sent an event without 'text' or 'meta_info'.")
-        return self._delta(frame.text, frame.meta_info)
+        return self._delta(frame.text, frame.meta_info, prompt)
 
-    def _delta(self, text: str, meta: _MetaInfo) -> GenerationDelta:
+    def _prompt_logprobs(self, meta: _MetaInfo | None) -> tuple[TokenLogprob, ...]:
+        if meta is None or not self._prompt_logprobs_wanted or not meta.input_token_logprobs:
+            return ()
+        self._prompt_logprobs_wanted = False
+        tokens = _prompt_decoder.decode(meta.input_token_logprobs)
+        tops = _prompt_top_decoder.decode(meta.input_top_logprobs) if meta.input_top_logprobs else None
+        first, *others = _token_logprobs(tokens, tops)
+        return (replace(first, logprob=None), *others)
+
+    def _delta(
+        self, text: str, meta: _MetaInfo, prompt_logprobs: tuple[TokenLogprob, ...]
+    ) -> GenerationDelta:
         if meta.completion_tokens < self._completion_tokens:
             raise EngineProtocolError("The engine's count of completion tokens went down.")
         self._completion_tokens = meta.completion_tokens
         finish = _finish(meta.finish_reason)
         self.finished = finish is not None
+        logprobs, end_logprob = _logprobs(meta)
         return GenerationDelta(
             text=text,
             prompt_tokens=meta.prompt_tokens,
@@ -124,7 +144,9 @@ class EventReader:
             cached_tokens=meta.cached_tokens,
             reasoning_tokens=meta.reasoning_tokens or 0,
             finish=finish,
-            logprobs=_logprobs(meta),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            end_logprob=end_logprob,
         )
 
 
@@ -135,6 +157,7 @@ def _joined(deltas: list[GenerationDelta]) -> GenerationDelta | None:
         deltas[-1],
         text="".join(delta.text for delta in deltas),
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        prompt_logprobs=next((delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs), ()),
     )
 
 
@@ -150,11 +173,23 @@ def _finish(reason: _Finish | None) -> EngineFinish | None:
     raise EngineProtocolError(f"The engine finished for the reason {reason.type!r}, which is not known.")
 
 
-def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
+def _logprobs(meta: _MetaInfo) -> tuple[tuple[TokenLogprob, ...], TokenLogprob | None]:
+    """Return log-probabilities of the text's tokens, and that of the token that ended it."""
     if not meta.output_token_logprobs:
-        return ()
-    tops = meta.output_top_logprobs or [None] * len(meta.output_token_logprobs)
-    logprobs = tuple(
+        return (), None
+    logprobs = _token_logprobs(meta.output_token_logprobs, meta.output_top_logprobs)
+    matched = meta.finish_reason.matched if meta.finish_reason is not None else None
+    if isinstance(matched, str):
+        return _before_stop(logprobs, matched), None
+    if isinstance(matched, int | list):
+        return logprobs[:-1], logprobs[-1]
+    return logprobs, None
+
+
+def _token_logprobs(
+    tokens: list[_Logprob], tops: list[list[_Logprob] | None] | None
+) -> tuple[TokenLogprob, ...]:
+    return tuple(
         TokenLogprob(
             token_id=token_id,
             text=text or "",
@@ -164,13 +199,8 @@ def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
                 for top_logprob, top_id, top_text in top or ()
             ),
         )
-        for (logprob, token_id, text), top in zip(meta.output_token_logprobs, tops, strict=True)
+        for (logprob, token_id, text), top in zip(tokens, tops or [None] * len(tokens), strict=True)
     )
-    matched = meta.finish_reason.matched if meta.finish_reason is not None else None
-    if isinstance(matched, str):
-        return _before_stop(logprobs, matched)
-    # The token that ended the answer is not part of its text.
-    return logprobs[:-1] if isinstance(matched, int | list) else logprobs
 
 
 def _before_stop(logprobs: tuple[TokenLogprob, ...], stop: str) -> tuple[TokenLogprob, ...]:

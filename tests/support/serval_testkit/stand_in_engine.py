@@ -33,6 +33,8 @@ class Answer:
     cached_tokens: int = 0
     # Tokens per event, and [log-probability, id, text] of each.
     logprobs: Sequence[Sequence[list[Any]]] | None = None
+    # Of the prompt's tokens; every event repeats them.
+    prompt_logprobs: Sequence[list[Any]] | None = None
     delay_s: float = 0.0
 
 
@@ -152,6 +154,10 @@ def _events(answer: Answer, *, prompt_tokens: int, rid: str) -> list[dict[str, A
             entries = [list(entry) for entry in answer.logprobs[place]]
             meta["output_token_logprobs"] = entries
             meta["output_top_logprobs"] = [[entry] for entry in entries]
+        if answer.prompt_logprobs is not None:
+            prompt = [list(entry) for entry in answer.prompt_logprobs]
+            meta["input_token_logprobs"] = prompt
+            meta["input_top_logprobs"] = [None, *([entry] for entry in prompt[1:])]
         events.append({"text": piece, "output_ids": [place + 100], "meta_info": meta})
     return events
 
