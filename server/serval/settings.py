@@ -120,6 +120,14 @@ class Settings(BaseSettings):
         default=None, ge=0, le=65535, description="Port of the admin API; default: there is no admin API."
     )
 
+    metrics_host: str = Field(default="127.0.0.1", description="Address the metrics' own port is on.")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of `/metrics`, which the API's port then does not serve; default: the API's port.",
+    )
+
     requests_per_minute: int | None = Field(
         default=None,
         ge=1,
