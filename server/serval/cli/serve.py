@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     async def announce() -> None:
-        device = await _engine_device(settings.engine_url)
+        device = await _engine_device(settings)
         print(
             f"serval ready: url={settings.public_url}/v1 model={engine.served_model_name} "
             f"device={device} key={shown_key}",
@@ -85,9 +85,14 @@ def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
     )
 
 
-async def _engine_device(engine_url: str) -> str:
+async def _engine_device(settings: Settings) -> str:
     """The device that the engine reports."""
-    async with aiohttp.ClientSession() as session, session.get(f"{engine_url}/server_info") as response:
+    key = settings.engine_api_key
+    headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(f"{settings.engine_url}/server_info") as response,
+    ):
         info = await response.json()
     return str(info["device"])
 
