@@ -35,10 +35,10 @@ def tokens_of(http: Any, model: str, text: str) -> list[int]:
 
 def test_scores_of_a_prompt_are_those_of_writing_it(http: Any, model: str) -> None:
     """The continuation that the model writes greedily gets the same scores as a part of a prompt."""
-    written = complete(http, model=model, prompt=CONTEXT, max_tokens=6, logprobs=1)["choices"][0]
-    context = tokens_of(http, model, CONTEXT)
-    whole = tokens_of(http, model, CONTEXT + written["text"])
-    assert whole[: len(context)] == context
+    question = {"model": model, "messages": [{"role": "user", "content": CONTEXT}]}
+    context = http.post("/tokenize", json=question).json()["tokens"]
+    written = complete(http, model=model, prompt=context, max_tokens=6, logprobs=1)["choices"][0]
+    whole = context + tokens_of(http, model, written["text"])
     # A list of prompts, as for a batch; one ends in another token.
     prompts = [whole, [*whole[:-1], whole[0]]]
     answer = complete(http, model=model, prompt=prompts, max_tokens=1, logprobs=1, echo=True)
