@@ -47,7 +47,7 @@ class _MetaInfo(Struct):
     reasoning_tokens: int | None = 0
     output_token_logprobs: list[_Logprob] | None = None
     output_top_logprobs: list[list[_Logprob] | None] | None = None
-    # Of the prompt. Each event repeats them, so they are decoded once.
+    # Those of the prompt's tokens. Each event repeats them, so they are decoded once.
     input_token_logprobs: msgspec.Raw = msgspec.Raw()
     input_top_logprobs: msgspec.Raw = msgspec.Raw()
 

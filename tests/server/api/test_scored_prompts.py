@@ -95,7 +95,7 @@ async def test_lists_of_prompts_are_scored_in_order(gateway: RunningGateway) -> 
     answer = await (await gateway.post({**body, "temperature": 0}, path=PATH)).json()
     assert [choice["index"] for choice in answer["choices"]] == [0, 1]
     for choice in answer["choices"]:
-        # What lm-eval computes for a continuation of the first token.
+        # Computed as lm-eval does, for a continuation of the first token.
         scores = choice["logprobs"]["token_logprobs"][1:-1]
         tops = choice["logprobs"]["top_logprobs"][1:-1]
         assert sum(scores) == -1.75

@@ -33,7 +33,7 @@ class Answer:
     cached_tokens: int = 0
     # Tokens per event, and [log-probability, id, text] of each.
     logprobs: Sequence[Sequence[list[Any]]] | None = None
-    # Of the prompt's tokens; every event repeats them.
+    # Those of the prompt's tokens; every event repeats them.
     prompt_logprobs: Sequence[list[Any]] | None = None
     delay_s: float = 0.0
 
