@@ -185,7 +185,7 @@ class Settings(BaseSettings):
 
     engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
     engine_api_key: SecretStr | None = Field(
-        default=None, description="Key the engine was started with, if any."
+        default=None, description="Key that the engine asks for, if any; `serval engine` reads it here too."
     )
     engine_timeout_s: float = Field(
         default=600.0, gt=0, description="How long start-up waits for the engine."

@@ -38,10 +38,7 @@ from serval.wire.completion_request import (
     prompts_of,
     scores_prompt,
 )
-from serval.wire.completion_response import (
-    TextChunkEncoder,
-    text_completion_body,
-)
+from serval.wire.completion_response import TextChunkEncoder, text_completion_body
 
 # The engine sends few events for a request whose prompt it scores, because each repeats the scores.
 _EVENTS_OF_SCORED_PROMPT = 4
@@ -152,7 +149,9 @@ class Completions:
                         priority=priority,
                     )
                 )
-                choices.append(TextChoice(len(choices), echo, logprobs=request.logprobs is not None))
+                choices.append(
+                    TextChoice(len(choices), echo, logprobs=request.logprobs is not None, scored=scored)
+                )
         return _Job(
             id=requests[0].request_id,
             request=request,

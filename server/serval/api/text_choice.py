@@ -22,6 +22,8 @@ class TextChoice:
     index: int
     echo: str
     logprobs: bool
+    # The prompt's log-probabilities were requested too.
+    scored: bool
     # Number of characters so far.
     length: int = 0
     begun: bool = False
@@ -35,7 +37,7 @@ class TextChoice:
         if not self.begun:
             self.begun = True
             text, tokens = self.echo + text, delta.prompt_logprobs + tokens
-        if self.echo and delta.end_logprob is not None:
+        if self.scored and delta.end_logprob is not None:
             # Clients that score texts ask for one new token, and leave out the last entry.
             tokens = (*tokens, delta.end_logprob)
         logprobs = text_logprobs_object(tokens, offset=self.length) if self.logprobs else None

@@ -99,7 +99,7 @@ class ChatTemplate:
         Raises `InvalidRequestError` if the template does not read one, or refuses the conversation.
         """
         chosen = {name: value for name, value in (options or {}).items() if value is not None}
-        for name in chosen.keys() - self.optional_variables:
+        for name in sorted(chosen.keys() - self.optional_variables):
             # False asks for nothing, so clients may send it to any model.
             if chosen.pop(name) is False:
                 continue

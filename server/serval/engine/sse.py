@@ -111,7 +111,7 @@ class EventReader:
         try:
             frame = _decoder.decode(payload)
             prompt = self._prompt_logprobs(frame.meta_info)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise EngineProtocolError(f"The engine sent an event that cannot be read: {error}.") from error
         if frame.error is not None:
             raise engine_error(frame.error.code or 400, frame.error.message)
@@ -122,8 +122,10 @@ class EventReader:
     def _prompt_logprobs(self, meta: _MetaInfo | None) -> tuple[TokenLogprob, ...]:
         if meta is None or not self._prompt_logprobs_wanted or not meta.input_token_logprobs:
             return ()
-        self._prompt_logprobs_wanted = False
         tokens = _prompt_decoder.decode(meta.input_token_logprobs)
+        if not tokens:
+            return ()
+        self._prompt_logprobs_wanted = False
         tops = _prompt_top_decoder.decode(meta.input_top_logprobs) if meta.input_top_logprobs else None
         first, *others = _token_logprobs(tokens, tops)
         return (replace(first, logprob=None), *others)

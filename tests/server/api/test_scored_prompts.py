@@ -125,6 +125,17 @@ async def test_first_token_keeps_null_when_others_are_impossible(gateway: Runnin
     assert choice["logprobs"]["token_logprobs"] == [None, -9999.0]
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_unreadable_scores_are_an_error_of_the_engine(gateway: RunningGateway, *, stream: bool) -> None:
+    """An entry of another form, and no score for a prompt of several tokens."""
+    for prompt in ([[None, 10]], [["x", 10, "Once"]]):
+        gateway.engine.will_say("", prompt_logprobs=prompt, logprobs=[[]], finish=LENGTH)
+        body = {"model": MODEL, "prompt": "Once", "echo": True, "logprobs": 1, "stream": stream}
+        response = await gateway.post(body, path=PATH)
+        assert "engine" in (await response.text())
+        assert response.status == 502 or stream
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "nothing to return": ({"max_tokens": 0, "echo": False}, "max_tokens"),
     "nothing to score": ({"max_tokens": 0, "echo": None, "logprobs": 1}, "max_tokens"),
