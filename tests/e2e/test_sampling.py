@@ -1,5 +1,6 @@
 """Sampling fields on the real engine: stop strings, log-probabilities, usage, and aborted requests."""
 
+import json
 import re
 import time
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
+from serval_testkit.weather_tool import WEATHER_TOOL
 
 pytestmark = pytest.mark.engine
 
@@ -127,3 +130,46 @@ def test_vanished_client_frees_the_engine(server: Any, model: str, *, stream: bo
     while aborted_requests(server) == before:
         assert time.monotonic() < deadline, "the engine was not told to stop"
         time.sleep(0.1)
+
+
+GREETING: list[Any] = [{"role": "user", "content": "你好"}]
+
+
+def test_logprobs_hold_the_bytes_of_characters_made_of_several_tokens(
+    client: openai.OpenAI, model: str
+) -> None:
+    asked: dict[str, Any] = {"model": model, "messages": GREETING, "temperature": 0, "logprobs": True}
+    choice = client.chat.completions.create(**asked, top_logprobs=2).choices[0]
+    entries = choice.logprobs.content
+    assert b"".join(bytes(entry.bytes) for entry in entries).decode() == choice.message.content
+    assert any(entry.token.startswith("bytes:") for entry in entries)
+
+
+def test_answer_cut_inside_a_character_ends_before_it(client: openai.OpenAI, model: str) -> None:
+    full = client.chat.completions.create(model=model, messages=GREETING, temperature=0)
+    content = full.choices[0].message.content
+    for limit in range(1, 9):
+        asked: dict[str, Any] = {"model": model, "messages": GREETING, "temperature": 0, "max_tokens": limit}
+        whole = client.chat.completions.create(**asked).choices[0].message.content
+        assert content.startswith(whole)
+        chunks = client.chat.completions.create(**asked, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+
+
+@pytest.mark.parametrize("stop", ["Paris", "days", "\n", "arg_value"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_stop_string_in_a_call_leaves_none_to_execute(
+    client: openai.OpenAI, model: str, stop: str, strict: bool
+) -> None:
+    function = WEATHER_TOOL["function"]
+    parameters = function["parameters"] | {"additionalProperties": False}
+    tool = {"type": "function", "function": {**function, "parameters": parameters, "strict": strict}}
+    question = [{"role": "user", "content": "What is the weather in Paris for the next 3 days?"}]
+    asked: dict[str, Any] = {"model": model, "messages": question, "tools": [tool], "temperature": 0}
+    called = client.chat.completions.create(**asked).choices[0]
+    assert called.finish_reason == "tool_calls"
+    cut = client.chat.completions.create(**asked, stop=stop).choices[0]
+    assert cut.finish_reason == "stop"
+    for call in cut.message.tool_calls or ():
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(call.function.arguments)

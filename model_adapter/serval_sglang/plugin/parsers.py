@@ -42,7 +42,7 @@ def register_parsers() -> None:
 class LongcatToolCallDetector(BaseFormatDetector):  # type: ignore[misc]  # SGLang ships no types
     """`serval.tools.parser.ToolCallParser` behind SGLang's interface; one instance reads one reply.
 
-    `SGLANG_FORWARD_UNKNOWN_TOOLS` has no effect: calls of undeclared tools are always dropped.
+    `SGLANG_FORWARD_UNKNOWN_TOOLS` has no effect: calls of undeclared tools are always forwarded.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,8 @@ class ChatCompletions:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
+        controls = {token.content for token in context.chat.tokenizer.control_tokens}
+        self._markers_are_tokens = controls.issuperset(context.dialect.reply.markers(calls=True))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
@@ -151,7 +153,7 @@ class ChatCompletions:
                     max_new_tokens=completion_limit(request),
                     defaults=self._context.chat.sampling_defaults,
                     choice=choice,
-                    keep_special_tokens=bool(prompt.tools) or prompt.grammar is not None,
+                    keep_special_tokens=True,
                     grammar=prompt.grammar,
                 ),
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
@@ -169,6 +171,8 @@ class ChatCompletions:
                 ChoiceAssembler(
                     choice,
                     self._context.dialect.parser(prompt.tools, one_kind=prompt.one_kind),
+                    self._context.chat.tokenizer.token_bytes,
+                    markers=self._markers(prompt),
                     parallel_tool_calls=request.parallel_tool_calls is not False,
                     logprobs=bool(request.logprobs),
                 )
@@ -177,6 +181,13 @@ class ChatCompletions:
             created=int(time.time()),
             service_tier=None if request.service_tier is None else tier_of(priority),
         )
+
+    def _markers(self, prompt: _Prompt) -> Collection[str] | None:
+        """Return the markers of an answer; None if its text alone tells them."""
+        # A grammar takes the text of a marker for the marker, whichever tokens write it.
+        if not self._markers_are_tokens or prompt.grammar is not None:
+            return None
+        return self._context.dialect.reply.markers(calls=bool(prompt.tools))
 
     async def _whole(self, job: _Job, record: RequestRecord) -> bytes:
         def on_delta(choice: int, delta: GenerationDelta) -> bool:

@@ -5,12 +5,15 @@ Streamed and whole answers take the same path.
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
-from serval.engine.protocol import GenerationDelta, TokenLogprob
+from serval.api.logprobs import NamedTokens, chat_logprobs
+from serval.chat.answer_text import MarkerPlaces, WholeCharacters
+from serval.chat.token_bytes import TokenBytes
+from serval.engine.protocol import GenerationDelta
 from serval.telemetry.record import RequestRecord
 from serval.tools.events import ContentDelta, Event, ReasoningDelta, ToolCallStart
 from serval.tools.parser import ToolCallParser
@@ -24,10 +27,13 @@ class ChoiceAssembler:
         self,
         index: int,
         parser: ToolCallParser,
+        tokens: TokenBytes,
         *,
+        markers: Collection[str] | None,
         parallel_tool_calls: bool,
         logprobs: bool,
     ) -> None:
+        """`markers`: control tokens, whose text in ordinary tokens is only text. None: text decides."""
         self.index = index
         self.finish_reason: FinishReason | None = None
         self._parser = parser
@@ -36,21 +42,32 @@ class ChoiceAssembler:
         self._reasoning: list[str] = []
         self._calls: list[AnsweredCall] = []
         self._arguments: list[list[str]] = []
-        self._logprobs: list[Mapping[str, Any]] | None = [] if logprobs else None
+        self._characters = WholeCharacters(tokens)
+        self._places = None if markers is None else MarkerPlaces(tokens, markers)
+        self._names = NamedTokens(tokens, skip_special=False) if logprobs else None
+        self._logprobs: list[Mapping[str, Any]] = []
+        # Log-probabilities of the last delta.
+        self.new_logprobs: list[Mapping[str, Any]] = []
 
     def add(self, delta: GenerationDelta) -> list[Event]:
         """Add the delta, and return its events. The last delta sets `finish_reason`."""
-        events = self._parser.feed(delta.text) if delta.text else []
+        text = self._characters.add(delta.text, delta.token_ids, is_last=delta.finish is not None)
+        places = None
+        if self._places is not None:
+            text, places = self._places.add(text, delta.token_ids)
+        events = self._parser.feed(text, places) if text else []
         if delta.finish is not None:
-            events = [*events, *self._parser.finish(delta.finish)]
+            # A stop string cuts the text as the limit of tokens does, perhaps inside a call.
+            reason = delta.finish if delta.stop_string is None else "stop_string"
+            events = [*events, *self._parser.finish(reason)]
         events = [event for event in events if self._accept(event)]
-        if self._logprobs is not None:
-            self._logprobs += logprob_objects(delta.logprobs)
+        if self._names is not None:
+            self.new_logprobs = chat_logprobs(self._names.of(delta))
+            self._logprobs += self.new_logprobs
         if delta.finish == "length":
-            # A truncated call must not look like one that can be executed.
             self.finish_reason = "length"
         elif delta.finish is not None:
-            self.finish_reason = "tool_calls" if self._calls else "stop"
+            self.finish_reason = "tool_calls" if self._calls and not self._is_cut() else "stop"
         return events
 
     @property
@@ -73,7 +90,14 @@ class ChoiceAssembler:
                 replace(call, arguments="".join(pieces))
                 for call, pieces in zip(self._calls, self._arguments, strict=True)
             ],
-            logprobs=self._logprobs,
+            logprobs=None if self._names is None else self._logprobs,
+        )
+
+    def _is_cut(self) -> bool:
+        """Return True if the last call was cut: the choice must not look as if it could be executed."""
+        # Without parallel calls, the one that was cut may be a later one that is dropped.
+        return self._parser.cut_call and (
+            self._parallel_tool_calls or not _is_json_object("".join(self._arguments[0]))
         )
 
     def _accept(self, event: Event) -> bool:
@@ -98,7 +122,7 @@ def count_tool_calls(answer: AnsweredChoice, record: RequestRecord) -> None:
     for place, call in enumerate(answer.tool_calls):
         if _is_json_object(call.arguments):
             record.tool_calls_complete += 1
-        elif place == last and answer.finish_reason == "length":
+        elif place == last and answer.finish_reason != "tool_calls":
             record.tool_calls_truncated += 1
         else:
             record.tool_calls_invalid += 1
@@ -124,9 +148,9 @@ class ChoiceStream:
     def add(self, delta: GenerationDelta) -> bytes:
         """Add the delta, and return its chunks, joined. The last delta brings the finish chunk."""
         index = self._assembler.index
-        if self._logprobs is not None:
-            self._logprobs += logprob_objects(delta.logprobs)
         events = self._assembler.add(delta)
+        if self._logprobs is not None:
+            self._logprobs += self._assembler.new_logprobs
         if self._begun and len(events) == 1 and delta.finish is None:
             return self._chunk(events[0])
         chunks = [] if self._begun else [self._encoder.role(index)]
@@ -153,21 +177,3 @@ class ChoiceStream:
             call_id = self._assembler.call_id(event.index)
             return encoder.tool_call(index, call=event.index, call_id=call_id, name=event.name)
         return encoder.arguments(index, call=event.index, text=event.text)
-
-
-def logprob_objects(logprobs: Sequence[TokenLogprob]) -> list[Mapping[str, Any]]:
-    """Return log-probabilities in OpenAI's format."""
-    return [
-        {**_logprob_object(logprob), "top_logprobs": [_logprob_object(top) for top in logprob.top]}
-        for logprob in logprobs
-    ]
-
-
-def _logprob_object(logprob: TokenLogprob) -> dict[str, Any]:
-    # A token that is part of a character decodes to U+FFFD, so its bytes are unknown here.
-    known = "\ufffd" not in logprob.text
-    return {
-        "token": logprob.text,
-        "logprob": logprob.logprob,
-        "bytes": list(logprob.text.encode()) if known else None,
-    }

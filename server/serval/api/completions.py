@@ -13,6 +13,7 @@ from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
 from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, read_json_body, record_of
+from serval.api.logprobs import NamedTokens
 from serval.api.models import check_model
 from serval.api.sampling import (
     WHOLE_ANSWER_STREAM_INTERVAL,
@@ -24,6 +25,7 @@ from serval.api.sampling import (
 from serval.api.sending import send_body, send_events
 from serval.api.text_choice import TextChoice, check_scores
 from serval.caller.priority import HEADER, Priority, priority_of
+from serval.chat.answer_text import WholeCharacters
 from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import InvalidRequestError
@@ -149,8 +151,17 @@ class Completions:
                         priority=priority,
                     )
                 )
+                tokens = context.chat.tokenizer.token_bytes
+                names = NamedTokens(tokens, skip_special=sampling["skip_special_tokens"])
                 choices.append(
-                    TextChoice(len(choices), echo, logprobs=request.logprobs is not None, scored=scored)
+                    TextChoice(
+                        len(choices),
+                        echo,
+                        WholeCharacters(tokens),
+                        names=None if request.logprobs is None else names,
+                        # The echo holds the names of control tokens.
+                        prompt_names=NamedTokens(tokens, skip_special=False) if scored else None,
+                    )
                 )
         return _Job(
             id=requests[0].request_id,

@@ -112,7 +112,7 @@ def sampling_params(
     if request.seed is not None:
         # Equal seeds would make all choices the same.
         params["sampling_seed"] = min(request.seed + choice, 2**63 - 1)
-    # Tool calls consist of control tokens, which the engine may drop as special.
+    # Reasoning and tool calls stand between control tokens, which the engine may drop as special.
     params["skip_special_tokens"] = not (keep_special_tokens or request.skip_special_tokens is False)
     if grammar is not None:
         params["structural_tag"] = grammar

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from serval.api.logprobs import NamedTokens
+from serval.chat.answer_text import WholeCharacters
 from serval.engine.protocol import EngineFinish, GenerationDelta, TokenLogprob
 from serval.errors import InvalidRequestError
 from serval.wire.completion_request import CompletionRequest
-from serval.wire.completion_response import text_choice_object, text_logprobs_object
+from serval.wire.completion_response import TextOffsets, text_choice_object, text_logprobs_object
 
 # Bounds on entries of log-probabilities, of prompts' tokens and of the most likely ones: for a
 # prompt, whose entries come in one event of the engine, and for all choices of a call.
@@ -21,35 +23,39 @@ class TextChoice:
 
     index: int
     echo: str
-    logprobs: bool
-    # The prompt's log-probabilities were requested too.
-    scored: bool
-    # Number of characters so far.
-    length: int = 0
+    characters: WholeCharacters
+    # None if log-probabilities were not requested: those of the new tokens, and those of the prompt's.
+    names: NamedTokens | None
+    prompt_names: NamedTokens | None
     begun: bool = False
     pieces: list[str] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
     finish_reason: EngineFinish | None = None
+    offsets: TextOffsets = field(default_factory=lambda: TextOffsets(0))
 
     def add(self, delta: GenerationDelta) -> tuple[str, Mapping[str, Any] | None]:
         """Add the delta. Return the new text, and its log-probabilities if they were requested."""
-        text, tokens = delta.text, delta.logprobs
-        if not self.begun:
-            self.begun = True
-            text, tokens = self.echo + text, delta.prompt_logprobs + tokens
-        if self.scored and delta.end_logprob is not None:
-            # Clients that score texts ask for one new token, and leave out the last entry.
-            tokens = (*tokens, delta.end_logprob)
-        logprobs = text_logprobs_object(tokens, offset=self.length) if self.logprobs else None
+        text = self.characters.add(delta.text, delta.token_ids, is_last=delta.finish is not None)
+        is_first, self.begun = not self.begun, True
+        if is_first:
+            text = self.echo + text
         self.pieces.append(text)
-        self.length += len(text)
-        self.tokens += tokens
         self.finish_reason = delta.finish
-        return text, logprobs
+        if self.names is None:
+            return text, None
+        tokens = self.names.of(delta)
+        if self.prompt_names is not None:
+            if is_first:
+                tokens = self.prompt_names.named(delta.prompt_logprobs) + tokens
+            if delta.end_logprob is not None:
+                # Clients that score texts ask for one new token, and leave out the last entry.
+                tokens += self.names.named([delta.end_logprob])
+        self.tokens += tokens
+        return text, text_logprobs_object(tokens, self.offsets)
 
     def as_object(self) -> dict[str, Any]:
         """Return the whole choice."""
-        logprobs = text_logprobs_object(self.tokens, offset=0) if self.logprobs else None
+        logprobs = None if self.names is None else text_logprobs_object(self.tokens, TextOffsets(0))
         text = "".join(self.pieces)
         return text_choice_object(self.index, text, logprobs=logprobs, finish_reason=self.finish_reason)
 

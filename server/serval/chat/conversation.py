@@ -6,19 +6,22 @@ been validated (`serval.wire`).
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from serval.chat.as_written import written_float
-from serval.errors import InvalidRequestError
+from serval.schema import strict_json
+
+# Name of the one argument that shows arguments which are not a JSON object.
+_TEXT: Final = "arguments"
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Convert messages.
-
-    Raises `InvalidRequestError` if the arguments of a call are not a JSON object.
-    """
-    return _in_call_order([_message(message, f"messages[{index}]") for index, message in enumerate(messages)])
+    """Convert messages."""
+    return _in_call_order([_message(message) for message in messages])
 
 
 def template_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
@@ -38,7 +41,7 @@ def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _message(message: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     role = message["role"]
     converted: dict[str, Any] = {
         # Templates silently drop roles they do not know; "developer" is the newer name of "system".
@@ -47,9 +50,7 @@ def _message(message: Mapping[str, Any], path: str) -> dict[str, Any]:
     }
     if role == "assistant":
         if calls := message.get("tool_calls"):
-            converted["tool_calls"] = [
-                _tool_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(calls)
-            ]
+            converted["tool_calls"] = [_tool_call(call) for call in calls]
         if reasoning := message.get("reasoning_content"):
             converted["reasoning_content"] = reasoning
     for name in ("name", "tool_call_id"):
@@ -67,13 +68,13 @@ def _content(content: str | Sequence[Mapping[str, Any]] | None) -> str:
     return "\n".join(part[part["type"]] for part in content)
 
 
-def _tool_call(call: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
     converted: dict[str, Any] = {
         "type": "function",
         "function": {
             "name": function["name"],
-            "arguments": _arguments(function["arguments"], f"{path}.function.arguments"),
+            "arguments": _arguments(function["arguments"]),
         },
     }
     if call.get("id") is not None:
@@ -81,23 +82,47 @@ def _tool_call(call: Mapping[str, Any], path: str) -> dict[str, Any]:
     return converted
 
 
-def _arguments(text: str, path: str) -> dict[str, Any]:
-    """Decode arguments: OpenAI sends a JSON string, templates iterate over `.items()`."""
-    if not text:
+def _arguments(given: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return arguments as the mapping that templates iterate over.
+
+    OpenAI's arguments are text, which is usually a JSON object. A call that was cut, or that another model
+    wrote, may have any other text: it is shown as it is, as one argument. A conversation must not fail for
+    ever because of a call in its history.
+    """
+    if not isinstance(given, str):
+        return given or {}
+    if not given.strip():
         return {}
+    arguments = _json_object(given)
+    return {_TEXT: given} if arguments is None else arguments
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    """Decode a JSON object; None if `text` is not one that can be rendered."""
+    if strict_json.too_deep(text):
+        return None
     try:
-        arguments = json.loads(text, parse_constant=_no_constant, parse_float=written_float)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"{path} is not valid JSON ({error}); send the arguments as a JSON object in a string.",
-            param=path,
-        ) from None
-    if not isinstance(arguments, dict):
-        raise InvalidRequestError(
-            f"{path} is a JSON {type(arguments).__name__}; the arguments of a call must be a JSON object.",
-            param=path,
-        )
-    return arguments
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite_float)
+    except ValueError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    # Half a surrogate pair can be written in JSON, but it is not text that can be rendered.
+    if _SURROGATE.search(text) and not _is_unicode(value):
+        return None
+    return value
+
+
+def _is_unicode(value: Any) -> bool:
+    written = json.dumps(value, ensure_ascii=False)
+    return strict_json.clean(written) == written
+
+
+def _finite_float(literal: str) -> float:
+    number = written_float(literal)
+    if math.isinf(number):
+        raise ValueError(f"{literal} is beyond the range of numbers")
+    return number
 
 
 def _no_constant(name: str) -> Any:

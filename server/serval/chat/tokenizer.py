@@ -18,6 +18,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from serval.chat.token_bytes import TokenBytes
 from serval.errors import InvalidRequestError, ModelFilesError
 
 # Unicode White_Space, as stripped by the tokenizer's flags `lstrip` and `rstrip`.
@@ -28,12 +29,16 @@ _TRAILING_SPACE = re.compile(f"[{_WHITE_SPACE}]+$")
 
 @dataclass(frozen=True)
 class ControlToken:
-    """An added token of the checkpoint. With `lstrip` or `rstrip` it swallows whitespace on that side."""
+    """An added token of the checkpoint. With `lstrip` or `rstrip` it swallows whitespace on that side.
+
+    Engines can leave `special` ones out of a text.
+    """
 
     id: int
     content: str
     lstrip: bool = False
     rstrip: bool = False
+    special: bool = False
 
 
 # A piece of a rendered conversation.
@@ -46,6 +51,7 @@ class ControlSafeTokenizer:
     def __init__(self, plain: Tokenizer, control_tokens: Sequence[ControlToken]) -> None:
         self._plain = plain
         self.control_tokens = tuple(control_tokens)
+        self.token_bytes = TokenBytes(plain, control_tokens)
         self._control_ids = frozenset(token.id for token in control_tokens)
         self._control_texts = {token.id: token.content for token in control_tokens}
         # One more than the largest id.
@@ -134,6 +140,7 @@ def load_tokenizer(model_dir: Path) -> tuple[ControlSafeTokenizer, Tokenizer]:
             content=str(entry["content"]),
             lstrip=bool(entry.get("lstrip")),
             rstrip=bool(entry.get("rstrip")),
+            special=bool(entry.get("special")),
         )
         for entry in control
     ]

@@ -40,6 +40,8 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
     token_id: int
     text: str
     logprob: float | None
+    # Bytes that the token adds to the answer's text; None if unknown. The engine does not report them.
+    data: bytes | None = None
     top: tuple["TokenLogprob", ...] = ()
 
 
@@ -57,6 +59,12 @@ class GenerationDelta(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     reasoning_tokens: int = 0
     finish: EngineFinish | None = None
+    # Stop string at which the answer was cut: the model had not ended its turn. `text` ends before it.
+    stop_string: str | None = None
+    # Ids of the new tokens, without the one that ended the turn; None if the engine does not report them.
+    # They are ahead of `text` while it ends inside a character.
+    token_ids: list[int] | None = None
+    # Those of the new tokens, without the one that ended the turn.
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     end_logprob: TokenLogprob | None = None

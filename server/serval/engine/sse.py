@@ -59,6 +59,7 @@ class _Error(Struct):
 
 class _Frame(Struct):
     text: str | None = None
+    output_ids: list[int] | None = None
     meta_info: _MetaInfo | None = None
     error: _Error | None = None
 
@@ -117,7 +118,7 @@ class EventReader:
             raise engine_error(frame.error.code or 400, frame.error.message)
         if frame.meta_info is None or frame.text is None:
             raise EngineProtocolError("The engine sent an event without 'text' or 'meta_info'.")
-        return self._delta(frame.text, frame.meta_info, prompt)
+        return self._delta(frame.text, frame.output_ids, frame.meta_info, prompt)
 
     def _prompt_logprobs(self, meta: _MetaInfo | None) -> tuple[TokenLogprob, ...]:
         if meta is None or not self._prompt_logprobs_wanted or not meta.input_token_logprobs:
@@ -131,13 +132,18 @@ class EventReader:
         return (replace(first, logprob=None), *others)
 
     def _delta(
-        self, text: str, meta: _MetaInfo, prompt_logprobs: tuple[TokenLogprob, ...]
+        self,
+        text: str,
+        token_ids: list[int] | None,
+        meta: _MetaInfo,
+        prompt_logprobs: tuple[TokenLogprob, ...],
     ) -> GenerationDelta:
         if meta.completion_tokens < self._completion_tokens:
             raise EngineProtocolError("The engine's count of completion tokens went down.")
         self._completion_tokens = meta.completion_tokens
         finish = _finish(meta.finish_reason)
         self.finished = finish is not None
+        matched = None if meta.finish_reason is None else meta.finish_reason.matched
         logprobs, end_logprob = _logprobs(meta)
         return GenerationDelta(
             text=text,
@@ -146,6 +152,8 @@ class EventReader:
             cached_tokens=meta.cached_tokens,
             reasoning_tokens=meta.reasoning_tokens or 0,
             finish=finish,
+            stop_string=matched if isinstance(matched, str) else None,
+            token_ids=token_ids[:-1] if token_ids and _ended_by_token(meta) else token_ids,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             end_logprob=end_logprob,
@@ -158,9 +166,24 @@ def _joined(deltas: list[GenerationDelta]) -> GenerationDelta | None:
     return replace(
         deltas[-1],
         text="".join(delta.text for delta in deltas),
+        token_ids=_joined_ids(deltas),
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
         prompt_logprobs=next((delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs), ()),
     )
+
+
+def _joined_ids(deltas: list[GenerationDelta]) -> list[int] | None:
+    joined: list[int] = []
+    for delta in deltas:
+        if delta.token_ids is None:
+            return None
+        joined += delta.token_ids
+    return joined
+
+
+def _ended_by_token(meta: _MetaInfo) -> bool:
+    """Return True if the last token ended the answer: it is not part of its text."""
+    return meta.finish_reason is not None and isinstance(meta.finish_reason.matched, int | list)
 
 
 def _finish(reason: _Finish | None) -> EngineFinish | None:
@@ -176,16 +199,11 @@ def _finish(reason: _Finish | None) -> EngineFinish | None:
 
 
 def _logprobs(meta: _MetaInfo) -> tuple[tuple[TokenLogprob, ...], TokenLogprob | None]:
-    """Return log-probabilities of the text's tokens, and that of the token that ended it."""
+    """Return log-probabilities of the new tokens, and apart from them that of the one that ended the turn."""
     if not meta.output_token_logprobs:
         return (), None
     logprobs = _token_logprobs(meta.output_token_logprobs, meta.output_top_logprobs)
-    matched = meta.finish_reason.matched if meta.finish_reason is not None else None
-    if isinstance(matched, str):
-        return _before_stop(logprobs, matched), None
-    if isinstance(matched, int | list):
-        return logprobs[:-1], logprobs[-1]
-    return logprobs, None
+    return (logprobs[:-1], logprobs[-1]) if _ended_by_token(meta) else (logprobs, None)
 
 
 def _token_logprobs(
@@ -203,19 +221,6 @@ def _token_logprobs(
         )
         for (logprob, token_id, text), top in zip(tokens, tops or [None] * len(tokens), strict=True)
     )
-
-
-def _before_stop(logprobs: tuple[TokenLogprob, ...], stop: str) -> tuple[TokenLogprob, ...]:
-    """Drop the tokens that overlap the stop string, as they are not entirely part of the text.
-
-    The engine holds back text that may become a stop string, so all of it is in the last event.
-    """
-    tail = ""
-    for place in reversed(range(len(logprobs))):
-        tail = logprobs[place].text + tail
-        if stop in tail:
-            return logprobs[:place]
-    return logprobs
 
 
 def _number(logprob: float | None) -> float:

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from serval.tools.parameters import ParameterSchema
+from serval.tools.quoted import unquote
 from serval.tools.sink import ArgumentsWriter
 
 
@@ -45,11 +46,12 @@ class TypedValue:
         self._pieces.append(text)
 
     def close(self) -> None:
-        self._writer.whole(self._key, self._parameters.argument_json(self._key, "".join(self._pieces)))
+        text = unquote("".join(self._pieces))
+        self._writer.whole(self._key, self._parameters.argument_json(self._key, text))
 
 
 class DroppedValue:
-    """Discards the text: the key is missing or repeated, or the tool is not declared."""
+    """Discards the text: the key is missing or repeated."""
 
     def write(self, text: str) -> None:
         pass

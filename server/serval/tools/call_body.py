@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from serval.tools.argument_values import ArgumentValue, DroppedValue, StreamedString, TypedValue
 from serval.tools.cursor import Cursor, MarkerSet
@@ -15,6 +16,7 @@ from serval.tools.markers import (
     VALUE_OPEN,
 )
 from serval.tools.parameters import ParameterSchema
+from serval.tools.quoted import unquote
 from serval.tools.reply_format import CallProgress
 from serval.tools.sink import ArgumentsWriter
 
@@ -38,25 +40,39 @@ class CallBody:
 
     - `</longcat_arg_value>` closes a value only if the next text after whitespace is `<longcat_arg_key>`,
       `</longcat_tool_call>` or the end; every other marker inside a value is data.
-    - A value that is never closed ends at the last `</longcat_tool_call>` of the whole text.
+    - A value that is never closed ends at the last `</longcat_tool_call>` of the whole text, without the line
+      break before it, which belongs to the format.
     - A missing `<longcat_arg_value>` is tolerated. A key without a value is dropped. If a key occurs twice,
       the first pair counts, because it may have been passed on already.
     - Text outside pairs is dropped.
     """
 
-    __slots__ = ("_after_value", "_key", "_parameters", "_phase", "_unsettled", "_value", "_writer")
+    __slots__ = (
+        "_after_value",
+        "_key",
+        "_line_break",
+        "_parameters",
+        "_phase",
+        "_unsettled",
+        "_value",
+        "_writer",
+        "cut",
+    )
+    prose: Final = None  # a call in this format is one from its name on
 
-    def __init__(self, writer: ArgumentsWriter | None, parameters: ParameterSchema) -> None:
-        """If `writer` is None, the tool is undeclared and its body is read only to find the end."""
+    def __init__(self, writer: ArgumentsWriter, parameters: ParameterSchema) -> None:
         self._writer = writer
         self._parameters = parameters
         self._phase = _Phase.BETWEEN_PAIRS
         self._key: list[str] = []
         self._value: ArgumentValue = DroppedValue()
         self._after_value: list[str] = []
+        # Line break at the end of the value text so far; dropped if the call ends there.
+        self._line_break = ""
         # Value text from the last closing call marker on: data if the value is closed later; otherwise
         # the end of the call and the text after it.
         self._unsettled: list[str] | None = None
+        self.cut = False
 
     def advance(self, cursor: Cursor) -> CallProgress:
         """Continue at the cursor."""
@@ -81,15 +97,19 @@ class CallBody:
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
         """End the body at the end of the text. `complete`: the model itself ended its turn; close arguments.
 
-        Returns text after the call that was mistaken for part of an unclosed value and must be read again.
+        Otherwise the arguments stay open. Returns text after the call that was mistaken for part of an
+        unclosed value and must be read again.
         """
         rest = None
         if self._phase is _Phase.VALUE:
             rest = self._finish_value(cursor.take_rest(), complete=complete)
         elif self._phase is _Phase.AFTER_VALUE:
             self._close_value()
-        if self._writer is not None and (complete or rest is not None):
+        if complete:
             self._writer.close()
+        else:
+            self._writer.leave_open()
+            self.cut = True
         return rest
 
     def _read_between_pairs(self, cursor: Cursor) -> CallProgress | None:
@@ -100,8 +120,7 @@ class CallBody:
             self._key.clear()
             self._phase = _Phase.KEY
             return None
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
         return CallProgress.CLOSED if marker == TOOL_CALL_CLOSE else CallProgress.NEXT_CALL
 
     def _read_key(self, cursor: Cursor) -> bool:
@@ -136,12 +155,13 @@ class CallBody:
 
     def _open_value(self) -> None:
         self._phase = _Phase.VALUE
+        self._line_break = ""
         self._unsettled = None
-        key = "".join(self._key)
+        key = unquote("".join(self._key))
         is_declared = self._parameters.declares(key)
         if not is_declared:
             key = key.strip()
-        if self._writer is None or self._writer.has(key) or not (key or is_declared):
+        if self._writer.has(key) or not (key or is_declared):
             self._value = DroppedValue()
             return
         if self._parameters.takes_only_text(key):
@@ -179,27 +199,34 @@ class CallBody:
     def _add_to_value(self, text: str) -> None:
         if self._unsettled is not None:
             self._unsettled.append(text)
-        elif text:
+            return
+        if not text:
+            return
+        text = self._line_break + text
+        self._line_break = "\n" if text.endswith("\n") else ""
+        text = text.removesuffix("\n")
+        if text:
             self._value.write(text)
 
     def _settle(self) -> None:
         if self._unsettled is not None:
-            self._value.write("".join(self._unsettled))
+            text = "".join(self._unsettled)
             self._unsettled = None
+            self._add_to_value(text)
 
     def _close_value(self) -> None:
         self._settle()
+        if self._line_break:
+            self._value.write(self._line_break)
         self._value.close()
 
     def _finish_value(self, tail: str, *, complete: bool) -> str | None:
         if not tail.startswith("</longcat_"):  # otherwise it is a truncated closing marker
             self._add_to_value(tail)
-        if self._unsettled is not None:
-            after = "".join(self._unsettled).removeprefix(TOOL_CALL_CLOSE)
-            if complete or not after.strip():
-                self._value.close()
-                return after
-            self._settle()
-        if complete:
-            self._value.close()
-        return None
+        if not complete:
+            return None  # a closing call marker may have been data: only the end of the turn decides
+        if self._unsettled is None:
+            self._close_value()
+            return None
+        self._value.close()
+        return "".join(self._unsettled).removeprefix(TOOL_CALL_CLOSE)

@@ -23,13 +23,15 @@ class DeclaredTools:
     def __bool__(self) -> bool:
         return bool(self._functions)
 
-    def declared_name(self, name: str) -> str | None:
-        """Return the name of the tool that `name` calls, with or without the prefix `functions.`."""
-        for candidate in (name, name.removeprefix(_NAME_PREFIX)):
-            if candidate in self._functions:
-                return candidate
-        return None
+    def called_name(self, name: str) -> str:
+        """Return the name that a call of `name` is reported with.
 
-    def parameters_of(self, declared_name: str) -> ParameterSchema:
-        """Return the parameters of a declared tool."""
-        return ParameterSchema(self._functions[declared_name].get("parameters"))
+        It is `name` as the model wrote it, but without the prefix `functions.` if only that makes it a
+        declared tool.
+        """
+        bare = name.removeprefix(_NAME_PREFIX)
+        return bare if name not in self._functions and bare in self._functions else name
+
+    def parameters_of(self, name: str) -> ParameterSchema:
+        """Return the parameters of a tool; those of an undeclared one allow anything."""
+        return ParameterSchema(self._functions.get(name, {}).get("parameters"))

@@ -8,6 +8,7 @@ from serval.schema import strict_json
 from serval.tools.cursor import Cursor, MarkerSet
 from serval.tools.declared_tools import DeclaredTools
 from serval.tools.markers import END_OF_TURN, THINK_CLOSE, THINK_OPEN, TOOL_CALL_CLOSE, TOOL_CALL_OPEN
+from serval.tools.quoted import unquote
 from serval.tools.reply_format import CallProgress, ReplyFormat
 from serval.tools.sink import EventSink
 
@@ -76,10 +77,10 @@ class JsonObjectScanner:
             self._depth += 1 if character in "{[" else -1
         return ScanResult.WHOLE if self._depth == 0 and not self._in_string else ScanResult.MORE
 
-    def text_after_first_close(self) -> str | None:
-        """Return the text after the first closing marker of a broken block; None if there is none."""
-        _, marker, after = self.text.partition(TOOL_CALL_CLOSE)
-        return after if marker else None
+    def split_after_first_close(self) -> tuple[str, str]:
+        """Split the text of a broken block after its first closing marker, or at its end."""
+        before, marker, after = self.text.partition(TOOL_CALL_CLOSE)
+        return before + marker, after
 
 
 def read_call(text: str) -> tuple[str, str] | None:
@@ -109,11 +110,11 @@ class _Phase(enum.Enum):
 class JsonCallReader:
     """Reads one call.
 
-    A call is reported once its object is complete. A block that is not a call to a declared tool is dropped.
-    If the opening marker is not followed by `{`, the text is prose.
+    A call is reported once its object is complete, whether the tool is declared or not. If the opening marker
+    is not followed by an object that is a call, the text is prose.
     """
 
-    __slots__ = ("_phase", "_scanner", "_sink", "_tools", "_whitespace", "prose")
+    __slots__ = ("_phase", "_scanner", "_sink", "_tools", "_whitespace", "cut", "prose")
 
     def __init__(self, tools: DeclaredTools, sink: EventSink) -> None:
         self._tools = tools
@@ -122,6 +123,7 @@ class JsonCallReader:
         self._whitespace: list[str] = []
         self._scanner = JsonObjectScanner()
         self.prose: str | None = None
+        self.cut = False
 
     def advance(self, cursor: Cursor) -> CallProgress:
         if self._phase is _Phase.START:
@@ -129,19 +131,12 @@ class JsonCallReader:
             if cursor.at_end:
                 return CallProgress.MORE
             if cursor.text[cursor.position] != "{":
-                self.prose = TOOL_CALL_OPEN + "".join(self._whitespace)
-                return CallProgress.PROSE
+                return self._prose("")
             self._phase = _Phase.OBJECT
         if self._phase is _Phase.OBJECT:
-            result = self._scanner.scan(cursor)
-            if result is ScanResult.MORE:
-                return CallProgress.MORE
-            if result is ScanResult.WHOLE:
-                self._report(self._scanner.text)
-            elif (rest := self._scanner.text_after_first_close()) is not None:
-                # An unclosed string swallowed the closing marker: the rest is outside the call.
-                cursor.step_back(rest)
-                return CallProgress.CLOSED
+            progress = self._read_object(cursor)
+            if progress is not None:
+                return progress
             self._phase = _Phase.BLOCK_END
         _, marker = cursor.take_text(_BLOCK_END)
         if marker is None:
@@ -149,12 +144,38 @@ class JsonCallReader:
         return CallProgress.CLOSED if marker == TOOL_CALL_CLOSE else CallProgress.NEXT_CALL
 
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
-        return self._scanner.text_after_first_close() if self._phase is _Phase.OBJECT else None
+        if self._phase is _Phase.BLOCK_END:
+            return None
+        if not complete:
+            self.cut = True
+            return None
+        block, rest = self._scanner.split_after_first_close()
+        self._prose(block)
+        return rest or None
 
-    def _report(self, text: str) -> None:
-        call = read_call(text)
-        if call is not None and (name := self._tools.declared_name(call[0])) is not None:
-            self._sink.tool_call(name).whole_object(call[1])
+    def _read_object(self, cursor: Cursor) -> CallProgress | None:
+        """Continue with the object; return None once it is reported."""
+        result = self._scanner.scan(cursor)
+        if result is ScanResult.MORE:
+            return CallProgress.MORE
+        if result is ScanResult.BROKEN:
+            # If an unclosed string swallowed the closing marker, the rest is outside the block.
+            block, rest = self._scanner.split_after_first_close()
+            cursor.step_back(rest)
+            return self._prose(block)
+        return None if self._report(self._scanner.text) else self._prose(self._scanner.text)
+
+    def _prose(self, block: str) -> CallProgress:
+        self.prose = TOOL_CALL_OPEN + "".join(self._whitespace) + block
+        return CallProgress.PROSE
+
+    def _report(self, text: str) -> bool:
+        call = read_call(unquote(text))
+        if call is None:
+            return False
+        name, arguments = call
+        self._sink.tool_call(self._tools.called_name(name)).whole_object(arguments)
+        return True
 
 
 JSON_REPLY: Final = ReplyFormat(

@@ -8,6 +8,7 @@ from serval.schema import strict_json
 from serval.tools.cursor import Cursor, MarkerSet
 from serval.tools.declared_tools import DeclaredTools
 from serval.tools.events import ContentDelta, Event
+from serval.tools.quoted import quote, unquote
 from serval.tools.reply_format import CallProgress, CallReader, ReplyFormat
 from serval.tools.sink import EventSink
 
@@ -27,14 +28,15 @@ class ToolCallParser:
     """Reads one assistant turn: `feed` each piece of text, then `finish`.
 
     - The result does not depend on where the text is cut into pieces.
-    - A call is reported with its whole name, and only if the tool is declared (`functions.NAME` counts as
-      NAME). Any other block is dropped, and an opening marker that begins no block stays in the text as
-      prose; the `CallReader` of the format decides.
+    - A call is reported with its whole name, even if no such tool is declared: the client can tell the model
+      so (`functions.NAME` counts as a declared NAME). Text after an opening marker that is not a call stays
+      in the text as prose; the `CallReader` of the format decides.
     - Content is verbatim, except for whitespace: after a call or the reasoning it is dropped, and so is
       content of nothing but whitespace if there are tools. Without tools everything else is content.
     - With `one_kind`, text that does not begin with a call is content to the end: JSON may quote a marker.
     - A think marker at the start opens the reasoning; with `thinking` the prompt has opened it already. The
       reasoning ends at its closing marker or at a call, and is reported without surrounding whitespace.
+    - If the text was cut, the call at its end stays open or is not reported, and `cut_call` is True.
     - Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
     No text raises an exception. The time is linear in the length of the text, however it is cut.
@@ -52,9 +54,11 @@ class ToolCallParser:
         "_one_kind",
         "_opener_in",
         "_phase",
+        "_places_known",
         "_reasoning_markers",
         "_sink",
         "_tools",
+        "cut_call",
     )
 
     # Reader of the current call; set at its opening marker.
@@ -76,6 +80,9 @@ class ToolCallParser:
         self._cursor = Cursor()
         self._phase = _Phase.REASONING_START if thinking else _Phase.GAP
         self._finished = False
+        self._places_known = False
+        # After `finish`: the text ended inside a call that is incomplete.
+        self.cut_call = False
         self._one_kind = one_kind
         # Whitespace at the very start, which is content only if content follows; None once decided.
         self._blank: list[str] | None = None if thinking else []
@@ -88,11 +95,18 @@ class ToolCallParser:
             self._reasoning_markers = reply_format.reasoning_ends_or_calls
             self._content_markers = reply_format.calls
 
-    def feed(self, text: str) -> list[Event]:
-        """Read the next piece of text and return the events it completes. Not allowed after `finish`."""
+    def feed(self, text: str, marker_places: Sequence[int] | None = None) -> list[Event]:
+        """Read the next piece of text and return the events it completes. Not allowed after `finish`.
+
+        `marker_places`: places in `text`, in order, at which markers begin; their text elsewhere is only
+        text. None: every text of a marker is one.
+        """
         if self._finished:
             raise RuntimeError("feed() after finish(): one ToolCallParser reads one turn; make a new one")
         text = strict_json.clean(text)
+        self._places_known = marker_places is not None
+        if marker_places is not None and self._marker_start in text:
+            text = quote(text, marker_places)
         if text and self._marker_start not in text and self._cursor.at_end:
             # The common case: no marker in the piece, and no unfinished one before it.
             if self._phase is _Phase.GAP and not self._blank:
@@ -101,7 +115,7 @@ class ToolCallParser:
                 if begins:
                     self._begin_content()
             if self._phase is _Phase.CONTENT:
-                return [ContentDelta(text)]
+                return [ContentDelta(unquote(text))]
         self._cursor.extend(text)
         self._advance()
         return self._sink.drain()
@@ -110,7 +124,7 @@ class ToolCallParser:
         """End the text and return the events that were held back. A second call returns nothing.
 
         With "stop" or "tool_calls" the arguments of every reported call are closed; with any other reason,
-        such as "length", those of a truncated call stay open, as OpenAI's do.
+        such as "length" or "stop_string", those of a cut call stay open, as OpenAI's do, and are not JSON.
         """
         if self._finished:
             return []
@@ -245,17 +259,23 @@ class ToolCallParser:
             case _Phase.GAP | _Phase.CONTENT:
                 if not self._tools or not self._cursor.at_end:
                     self._release_blank()
-                self._sink.content(self._cursor.take_rest())
+                self._sink.content(self._take_rest(complete=complete))
             case _Phase.REASONING_START | _Phase.REASONING:
-                self._sink.reasoning(self._cursor.take_rest())
+                self._sink.reasoning(self._take_rest(complete=complete))
             case _Phase.CALL:
                 rest = self._call.finish(self._cursor, complete=complete)
+                self.cut_call = self._call.cut
                 if self._call.prose is None:
                     self._end_reasoning()
                 else:
                     self._release_prose()
                 return rest
         return None
+
+    def _take_rest(self, *, complete: bool) -> str:
+        """Take text that may have become a marker. If its place was known, it is one that was cut."""
+        rest = self._cursor.take_rest()
+        return "" if self._places_known and not complete and rest.startswith(self._marker_start) else rest
 
 
 _STEP_OF_PHASE: Final[Mapping[_Phase, Callable[[ToolCallParser], bool]]] = {

@@ -33,11 +33,17 @@ class CallReader(Protocol):
     def prose(self) -> str | None:
         """The text, including the opening marker, if it is not a call; None otherwise."""
 
+    @property
+    def cut(self) -> bool:
+        """True if `finish` found the call incomplete; then its arguments are open, or it was not reported."""
+
     def advance(self, cursor: Cursor) -> CallProgress:
         """Continue at the cursor."""
 
     def finish(self, cursor: Cursor, *, complete: bool) -> str | None:
         """End the call at the end of the text. `complete`: the model itself ended its turn; close arguments.
+
+        Otherwise the text was cut, and nothing more of it may become a call that looks complete.
 
         Returns text after the call that was mistaken for part of it and must be read again. If the text is
         not a call, sets `prose` to all of it.
@@ -49,7 +55,7 @@ class ReplyFormat:
     """The markers of reasoning, calls and the end of a turn.
 
     All markers begin with the same character and contain it nowhere else. `call_reader` creates the reader of
-    one call.
+    one call; `argument_markers` are those inside a call.
     """
 
     call_open: str
@@ -58,6 +64,12 @@ class ReplyFormat:
     think_close: str
     end_of_turn: str
     call_reader: Callable[[DeclaredTools, EventSink], CallReader]
+    argument_markers: tuple[str, ...] = ()
+
+    def markers(self, *, calls: bool) -> tuple[str, ...]:
+        """Return the markers that have a meaning in a turn with `calls`, or without."""
+        thinking = (self.think_open, self.think_close)
+        return (*thinking, self.call_open, self.call_close, *self.argument_markers) if calls else thinking
 
     @property
     def marker_start(self) -> str:

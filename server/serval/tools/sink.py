@@ -2,6 +2,7 @@
 
 from serval.schema import strict_json
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
+from serval.tools.quoted import unquote
 
 
 class EventSink:
@@ -64,7 +65,7 @@ class EventSink:
     def _flush(self) -> None:
         if not self._pieces:
             return
-        text = "".join(self._pieces)
+        text = unquote("".join(self._pieces))
         self._pieces.clear()
         if self._kind is ArgumentsDelta:
             self._events.append(ArgumentsDelta(self._calls - 1, text))
@@ -107,6 +108,11 @@ class ArgumentsWriter:
 
     def close(self) -> None:
         self._sink.arguments("}" if self._written else "{}")
+
+    def leave_open(self) -> None:
+        """End the arguments of a cut call. They are not JSON: many clients take no text at all for `{}`."""
+        if not self._written:
+            self._sink.arguments("{")
 
     def _key(self, key: str) -> str:
         opening = ", " if self._written else "{"

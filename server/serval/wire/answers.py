@@ -83,7 +83,7 @@ class MessageAnswer(Answer):
 
 
 class TopLogprob(Answer):
-    """A likely token; `bytes` is null for a part of a character."""
+    """A likely token; a part of a character has a name of the form `bytes:\\xe4\\xbd`."""
 
     token: str
     logprob: float

@@ -37,10 +37,10 @@ class ContentPart(Struct, omit_defaults=True):
 
 
 class FunctionCall(Struct):
-    """Function of a tool call in the history; `arguments` is JSON text."""
+    """Function of a tool call in the history; `arguments` is any text, usually JSON, or a JSON object."""
 
     name: str
-    arguments: str
+    arguments: str | dict[str, Any] | None
 
 
 class ToolCall(Struct):

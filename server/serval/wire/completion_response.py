@@ -1,5 +1,6 @@
 """Answer of `POST /v1/completions` as bytes, whole or in stream chunks."""
 
+import codecs
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,12 +36,26 @@ def text_choice_object(
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def text_logprobs_object(logprobs: Sequence[TokenLogprob], *, offset: int) -> dict[str, Any]:
-    """Return log-probabilities in this endpoint's form; `offset`: characters before the first token."""
-    offsets = []
-    for logprob in logprobs:
-        offsets.append(offset)
-        offset += len(logprob.text)
+class TextOffsets:
+    """Finds the place of each token in an answer's text, in characters."""
+
+    def __init__(self, start: int) -> None:
+        """`start`: characters before the first token."""
+        self._characters = start
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, logprob: TokenLogprob) -> int:
+        """Return the place of the next token: that of the character that its first byte belongs to."""
+        data = logprob.text.encode() if logprob.data is None else logprob.data
+        place = self._characters
+        if self._decoder.getstate()[0] and data and data[0] & 0xC0 != 0x80:
+            place += 1  # behind a character that stays incomplete
+        self._characters += len(self._decoder.decode(data))
+        return place
+
+
+def text_logprobs_object(logprobs: Sequence[TokenLogprob], offsets: TextOffsets) -> dict[str, Any]:
+    """Return log-probabilities in this endpoint's form; `offsets` continues behind earlier tokens."""
     return {
         "tokens": [logprob.text for logprob in logprobs],
         "token_logprobs": [logprob.logprob for logprob in logprobs],
@@ -51,7 +66,7 @@ def text_logprobs_object(logprobs: Sequence[TokenLogprob], *, offset: int) -> di
             else {top.text: top.logprob for top in logprob.top} | {logprob.text: logprob.logprob}
             for logprob in logprobs
         ],
-        "text_offset": offsets,
+        "text_offset": [offsets.add(logprob) for logprob in logprobs],
     }
 
 

@@ -31,7 +31,7 @@ TEXT = (
     + call("foo")
     + call("now")
 )
-CALLS = [("get_weather", '{"city": " \\"Paris\\" ", "days": 3}'), ("now", "{}")]
+CALLS = [("get_weather", '{"city": " \\"Paris\\" ", "days": 3}'), ("foo", "{}"), ("now", "{}")]
 
 
 def streamed(text: str, size: int) -> tuple[str, list[tuple[str, str]]]:
@@ -56,7 +56,7 @@ class TestToolCalls:
         content, items = FunctionCallParser(tools(), "longcat").parse_non_stream(TEXT)
         assert content == "Let me see."
         assert [(item.name, item.parameters) for item in items] == CALLS
-        assert [item.tool_index for item in items] == [0, 1]
+        assert [item.tool_index for item in items] == [0, 1, 2]
 
     @pytest.mark.parametrize("size", [0, 1, 7])
     def test_detector_parses_streamed_reply(self, size: int) -> None:

@@ -12,7 +12,7 @@ HI: list[Any] = [{"role": "user", "content": "Hi"}]
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-def call(arguments: str = "{}", call_id: str = "c1") -> dict[str, Any]:
+def call(arguments: Any = "{}", call_id: str = "c1") -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": "f", "arguments": arguments}}
 
 
@@ -73,26 +73,8 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         "messages[0].content[0].text",
     ),
     "assistant with nothing": (chat(messages=[*HI, {"role": "assistant"}]), "messages[1].content"),
-    "arguments not JSON": (
-        chat(messages=[*HI, {"role": "assistant", "tool_calls": [call("{")]}, result()]),
-        "messages[1].tool_calls[0].function.arguments",
-    ),
-    "arguments not an object": (
-        chat(messages=[*HI, {"role": "assistant", "tool_calls": [call("[1]")]}, result()]),
-        "messages[1].tool_calls[0].function.arguments",
-    ),
-    "arguments with NaN": (
-        chat(messages=[*HI, {"role": "assistant", "tool_calls": [call('{"a": NaN}')]}, result()]),
-        "messages[1].tool_calls[0].function.arguments",
-    ),
-    "arguments nested too deeply": (
-        chat(
-            messages=[
-                *HI,
-                {"role": "assistant", "tool_calls": [call('{"a":' * 5000 + "1" + "}" * 5000)]},
-                result(),
-            ]
-        ),
+    "arguments a list": (
+        chat(messages=[*HI, {"role": "assistant", "tool_calls": [call([1])]}, result()]),
         "messages[1].tool_calls[0].function.arguments",
     ),
     "call without id": (
@@ -115,10 +97,6 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "call without result": (
         chat(messages=[*HI, {"role": "assistant", "tool_calls": [call()]}, *HI]),
-        "messages",
-    ),
-    "lone surrogate in arguments": (
-        chat(messages=[*HI, {"role": "assistant", "tool_calls": [call('{"a": "\\ud800"}')]}, result()]),
         "messages",
     ),
     "tools an object": (chat(tools={}), "tools"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from serval.chat.tokenizer import load_tokenizer
 from serval_testkit.gateway import DEMO_CHECKPOINT, MODEL, RunningGateway, running_gateway
 from serval_testkit.grammar_walk import accepts, compiled
 from serval_testkit.stand_in_engine import StandInEngine
@@ -200,14 +201,18 @@ async def test_chat_tool_call_is_the_same_whole_and_streamed(gateway: RunningGat
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_chat_keeps_special_tokens_only_with_tools(
-    gateway: RunningGateway,
-) -> None:
-    await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER})
-    await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER, "tool_choice": "none"})
-    await gateway.post({"model": MODEL, "messages": HI})
-    kept = [not request["sampling_params"]["skip_special_tokens"] for request in gateway.engine.requests]
-    assert kept == [True, False, False]
+async def test_chat_reads_special_tokens_of_calls_only_with_tools(gateway: RunningGateway) -> None:
+    bodies: list[dict[str, Any]] = [{"tools": WEATHER}, {"tools": WEATHER, "tool_choice": "none"}, {}]
+    messages = []
+    for body in bodies:
+        gateway.engine.will_say(*f"Well.<longcat_pad>{CALL}")
+        answer = await (await gateway.post({"model": MODEL, "messages": HI, **body})).json()
+        messages.append(answer["choices"][0]["message"])
+    assert [len(message.get("tool_calls", ())) for message in messages] == [1, 0, 0]
+    # Markers without a meaning, and other special tokens, are no content.
+    assert messages[0]["content"] == "Well."
+    assert messages[1]["content"] == messages[2]["content"] == "Well.get_weather\ncity\nParis\ndays\n3\n\n"
+    assert not any(request["sampling_params"]["skip_special_tokens"] for request in gateway.engine.requests)
     lengths = [len(request["input_ids"]) for request in gateway.engine.requests]
     assert lengths[0] > lengths[1] == lengths[2]
 
@@ -500,3 +505,75 @@ async def test_chat_refuses_an_unenforceable_json_schema_with_its_path(gateway: 
     assert error["param"] == "response_format"
     assert "response_format/json_schema/schema/properties/name/pattern" in error["message"]
     assert gateway.engine.requests == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("text", "stop", "arguments"),
+    [
+        (CALL, "aris", ['{"city": "P']),
+        (CALL, "days", ['{"city": "Paris"']),
+        (CALL, "\n", []),
+        (CALL + CALL.replace("Paris", "Rome"), "ome", ['{"city": "Paris", "days": 3}', '{"city": "R']),
+        (CALL.replace("\n", "") + CALL, "\n", ['{"city": "Paris", "days": 3}']),
+    ],
+    ids=["value", "name of an argument", "name of the tool", "second call", "name of the second tool"],
+)
+async def test_chat_call_cut_by_stop_string_is_not_one_to_execute(
+    gateway: RunningGateway, text: str, stop: str, arguments: list[str], *, stream: bool
+) -> None:
+    gateway.engine.will_say(*pieces(text.partition(stop)[0]), finish={"type": "stop", "matched": stop})
+    body = {"model": MODEL, "messages": HI, "tools": WEATHER, "stop": stop}
+    if stream:
+        chunks = await stream_lines(gateway, body)
+        found = [""] * len(arguments)
+        for piece in (p for c in chunks[:-1] for p in c["choices"][0]["delta"].get("tool_calls", ())):
+            found[piece["index"]] += piece["function"]["arguments"]
+        reason = chunks[-2]["choices"][0]["finish_reason"]
+    else:
+        choice = (await (await gateway.post(body)).json())["choices"][0]
+        found = [call["function"]["arguments"] for call in choice["message"].get("tool_calls", ())]
+        reason = choice["finish_reason"]
+    assert (found, reason) == (arguments, "stop")
+
+
+async def test_chat_answer_that_was_cut_can_be_sent_back(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(*pieces(CALL)[:20], finish={"type": "length", "length": 20})
+    first = await (await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER})).json()
+    message = first["choices"][0]["message"]
+    assert first["choices"][0]["finish_reason"] == "length"
+    result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "no JSON"}
+    response = await gateway.post({"model": MODEL, "messages": [*HI, message, result, *HI], "tools": WEATHER})
+    assert response.status == 200
+
+
+async def test_chat_passes_on_call_of_undeclared_tool_that_can_be_sent_back(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(*pieces(CALL.replace("get_weather", "default_api.Read")))
+    first = await (await gateway.post({"model": MODEL, "messages": HI, "tools": WEATHER})).json()
+    message = first["choices"][0]["message"]
+    assert first["choices"][0]["finish_reason"] == "tool_calls"
+    assert message["tool_calls"][0]["function"]["name"] == "default_api.Read"
+    result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "no such tool"}
+    response = await gateway.post({"model": MODEL, "messages": [*HI, message, result], "tools": WEATHER})
+    assert response.status == 200
+
+
+async def test_chat_tells_call_by_token_ids_from_its_text(gateway: RunningGateway) -> None:
+    tokenizer, _ = load_tokenizer(DEMO_CHECKPOINT)
+    for stream in (False, True):
+        gateway.engine.will_say(CALL, ids=[list(tokenizer.encode_text(CALL))])
+        body = {"model": MODEL, "messages": HI, "tools": WEATHER}
+        if stream:
+            chunks = await stream_lines(gateway, body)
+            content = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks[:-1])
+        else:
+            content = (await (await gateway.post(body)).json())["choices"][0]["message"]["content"]
+        assert content == CALL
+
+
+async def test_chat_under_grammar_takes_text_of_call_for_one(gateway: RunningGateway) -> None:
+    """The grammar of a required call has read the text as a call, whichever tokens wrote it."""
+    tokenizer, _ = load_tokenizer(DEMO_CHECKPOINT)
+    gateway.engine.will_say(CALL, ids=[list(tokenizer.encode_text(CALL))])
+    body = {"model": MODEL, "messages": HI, "tools": WEATHER, "tool_choice": "required"}
+    assert (await (await gateway.post(body)).json())["choices"][0]["finish_reason"] == "tool_calls"

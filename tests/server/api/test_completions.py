@@ -196,3 +196,58 @@ async def test_completions_encode_large_prompts_in_a_thread() -> None:
             assert (await gateway.post(completion(prompt="word " * 500), path=PATH)).status == 200
             sent.append(gateway.engine.requests[0]["input_ids"])
     assert sent[0] == sent[1]
+
+
+def scripted_logprobs(ids: list[int]) -> list[list[Any]]:
+    """Return entries as the engine makes them: a part of a character has the text U+FFFD."""
+    _, full = load_tokenizer(DEMO_CHECKPOINT)
+    return [[-0.5, token_id, full.decode([token_id], skip_special_tokens=False)] for token_id in ids]
+
+
+async def test_completions_logprobs_of_byte_tokens_name_the_bytes(gateway: RunningGateway) -> None:
+    """Tried: a character of three tokens and one of four, offsets behind them, equal replacement texts."""
+    tokenizer, _ = load_tokenizer(DEMO_CHECKPOINT)
+    text = "你鑫 是😀!"
+    entries = scripted_logprobs(list(tokenizer.encode_text(text)))
+    names = ["你", "bytes:\\xe9", "bytes:\\x91", "bytes:\\xab", " ", "是",
+             "bytes:\\xf0", "bytes:\\x9f", "bytes:\\x98", "bytes:\\x80", "!"]  # fmt: skip
+    tops = [[entry, *entries[:4]][:5] for entry in entries]
+    for stream in (False, True):
+        gateway.engine.will_say("你", "鑫 是", "😀!", finish=LENGTH, tops=[tops[:1], tops[1:6], tops[6:]],
+                                logprobs=[entries[:1], entries[1:6], entries[6:]])  # fmt: skip
+        if stream:
+            found = [c["choices"][0]["logprobs"] for c in await chunks_of(gateway, logprobs=5)]
+        else:
+            answer = await (await gateway.post(completion(logprobs=5), path=PATH)).json()
+            found = [answer["choices"][0]["logprobs"]]
+        joined = {name: [each for part in found for each in part[name]] for name in found[0]}
+        assert joined["tokens"] == names
+        assert joined["text_offset"] == [0, 1, 1, 1, 2, 3, 4, 4, 4, 4, 5]
+        assert [len(top) for top in joined["top_logprobs"]] == [len({t[1] for t in top}) for top in tops]
+
+
+async def test_completions_offsets_pass_over_characters_that_stay_incomplete(gateway: RunningGateway) -> None:
+    tokenizer, _ = load_tokenizer(DEMO_CHECKPOINT)
+    ids = [*tokenizer.encode_text("鑫")[:1], *tokenizer.encode_text(" 😀")[:-1]]
+    gateway.engine.will_say("\ufffd \ufffd", ids=[ids], logprobs=[scripted_logprobs(ids)], finish=LENGTH)
+    (choice,) = (await (await gateway.post(completion(logprobs=1), path=PATH)).json())["choices"]
+    assert choice["text"] == "\ufffd "
+    assert choice["logprobs"]["text_offset"] == [0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "cut", "expected"), [("你好鑫", 1, "你好"), ("你好\ufffd", 0, "你好\ufffd")]
+)
+async def test_completions_leave_out_an_incomplete_character_at_the_end(
+    gateway: RunningGateway, text: str, cut: int, expected: str
+) -> None:
+    tokenizer, full = load_tokenizer(DEMO_CHECKPOINT)
+    ids = list(tokenizer.encode_text(text))
+    ids = ids[: len(ids) - cut]
+    rest = full.decode(ids).removeprefix("你好")
+    for body in (completion(), completion(stream=True)):
+        gateway.engine.will_say("你好", rest, ids=[ids[:2], ids[2:]], finish=LENGTH)
+        response = await gateway.post(body, path=PATH)
+        raw = (await response.text()).replace("data: [DONE]", "").replace("data: ", "")
+        events = [json.loads(event) for event in raw.split("\n\n") if event.strip()]
+        assert "".join(event["choices"][0]["text"] for event in events) == expected

@@ -105,3 +105,26 @@ async def test_legacy_messages_need_no_functions(gateway: RunningGateway) -> Non
         {"role": "function", "name": "f", "content": "x"},
     ]
     assert (await gateway.post({"model": MODEL, "messages": messages})).status == 200
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"city": "Paris"', "null", "  ", "{'city': 1}", '{"a": NaN}', "", {"a": 1}]
+)
+async def test_legacy_history_may_hold_any_arguments(gateway: RunningGateway, arguments: Any) -> None:
+    call = {"name": "f", "arguments": arguments}
+    messages = [
+        *HI,
+        {"role": "assistant", "function_call": call},
+        {"role": "function", "name": "f", "content": "x"},
+    ]
+    assert (await gateway.post(legacy(messages=messages))).status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_function_call_cut_by_stop_string_is_not_one_to_execute(
+    gateway: RunningGateway, *, stream: bool
+) -> None:
+    gateway.engine.will_say(CALL.partition("Par")[0], finish={"type": "stop", "matched": "Par"})
+    text = await (await gateway.post(legacy(stream=stream, stop="Par"))).text()
+    assert '"finish_reason":"stop"' in text
+    assert '"finish_reason":"function_call"' not in text

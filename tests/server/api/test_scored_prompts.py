@@ -14,7 +14,7 @@ from serval_testkit.stand_in_engine import StandInEngine
 
 PATH = "/v1/completions"
 PROMPT = [[None, 10, "Once"], [-1.5, 11, " upon"], [-0.25, 12, " a"]]
-NEW = [[-0.5, 13, " time"]]
+NEW = [[-0.5, 513, " time"]]
 LENGTH = {"type": "length", "length": 1}
 END = {"type": "stop", "matched": 2}
 
@@ -68,7 +68,7 @@ async def test_prompt_is_scored_without_new_tokens(gateway: RunningGateway, *, s
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_prompt_is_scored_before_new_tokens(gateway: RunningGateway, *, stream: bool) -> None:
     gateway.engine.will_say(
-        " time", ".", prompt_logprobs=PROMPT, logprobs=[NEW, [[-0.125, 14, "."]]], finish=LENGTH
+        " time", ".", prompt_logprobs=PROMPT, logprobs=[NEW, [[-0.125, 514, "."]]], finish=LENGTH
     )
     choice = await choice_of(gateway, max_tokens=2, stream=stream)
     assert choice["text"] == "Once upon a time."

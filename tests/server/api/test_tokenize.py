@@ -85,3 +85,14 @@ async def test_large_inputs_give_the_same_in_a_thread() -> None:
             answers.append((tokens, await text_of(gateway, tokens)))
     assert answers[0] == answers[1]
     assert answers[0][1] == "word " * 200
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"city": "Paris"', "null", "  ", "", "Paris", "{'city': 1}", '{"a": NaN}', {"a": 1}, None]
+)
+async def test_tokenize_takes_any_arguments_in_history(gateway: RunningGateway, arguments: Any) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    result = {"role": "tool", "tool_call_id": "c", "content": "x"}
+    messages = [*HI, {"role": "assistant", "tool_calls": [call]}, result]
+    text = await text_of(gateway, await tokens_of(gateway, messages=messages))
+    assert not isinstance(arguments, str) or arguments.strip() in text

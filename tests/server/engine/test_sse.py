@@ -93,3 +93,34 @@ def test_error_message_reads_every_shape_of_error(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b"\xff", b'{"error": {"message": 3}}'])
 def test_error_without_a_message_is_an_error(body: bytes) -> None:
     assert "no readable reason" in error_message(body)
+
+
+def delta_of(finish: dict[str, Any] | None, ids: list[int] | None) -> GenerationDelta:
+    meta = {"prompt_tokens": 1, "completion_tokens": 3, "finish_reason": finish}
+    content = {"text": "a", "meta_info": meta} | ({} if ids is None else {"output_ids": ids})
+    _, (delta,) = read([b"data: " + json.dumps(content).encode() + b"\n\n"])
+    return delta
+
+
+@pytest.mark.parametrize(
+    ("finish", "ids", "stop_string"),
+    [
+        (None, [7, 8, 2], None),
+        ({"type": "length", "length": 3}, [7, 8, 2], None),
+        (STOP, [7, 8], None),  # the token that ended the turn is no part of the text
+        ({"type": "stop", "matched": [2]}, [7, 8], None),
+        ({"type": "stop", "matched": "END"}, [7, 8, 2], "END"),
+        ({"type": "stop", "matched": None}, [7, 8, 2], None),
+    ],
+)
+def test_event_reader_tells_what_ended_the_answer(
+    finish: dict[str, Any] | None, ids: list[int], stop_string: str | None
+) -> None:
+    delta = delta_of(finish, [7, 8, 2])
+    assert (delta.token_ids, delta.stop_string) == (ids, stop_string)
+
+
+def test_event_reader_joins_token_ids() -> None:
+    _, (delta,) = read([frame("a", 1) + frame("b", 2)])
+    assert delta.token_ids == [1, 1]
+    assert delta_of(None, None).token_ids is None

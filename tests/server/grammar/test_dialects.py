@@ -110,7 +110,10 @@ def replies(writer: Writer) -> dict[str, tuple[str, AssistantMessage]]:
         "one call": (paris, AssistantMessage(None, None, calls[:1])),
         "two calls": (paris + now, AssistantMessage(None, None, calls)),
         "text around calls": (f"Well.\n{paris}{now}done", AssistantMessage("Well.\ndone", None, calls)),
-        "undeclared tool": (writer.call("foo", {"a": 1}) + now, AssistantMessage(None, None, calls[1:])),
+        "undeclared tool": (
+            writer.call("foo", {"a": 1}) + now,
+            AssistantMessage(None, None, (("foo", '{"a": 1}'), calls[1])),
+        ),
         "never closed": (paris.removesuffix(f"{TE}\n"), AssistantMessage(None, None, calls[:1])),
         "reasoning": (f"{THINK}\nhm\n{THINK_END}\nyes", AssistantMessage("yes", "hm", ())),
         "reasoning and a call": (f"{THINK}hm{THINK_END}{now}", AssistantMessage(None, "hm", calls[1:])),

@@ -6,6 +6,7 @@ import pytest
 
 from serval.grammar.dialects.longcat import LONGCAT
 from serval.tools.events import ArgumentsDelta, ContentDelta, ReasoningDelta, ToolCallStart
+from serval.tools.message import assemble
 from serval_testkit.longcat_text import (
     KC,
     KO,
@@ -105,29 +106,49 @@ class TestName:
         assert calls_of(call("functions.odd")) == [("functions.odd", "{}")]
 
     @pytest.mark.parametrize(
-        "block",
+        ("name", "reported"),
         [
-            call("foo", pair("path", "x")),
-            call("foo", pair("path", f"{TE} {VC} {KO}z{KC}")),
-            call("not a tool!", pair("path", "x")),
-            f"{TC}not a tool!{TE}\n",
-            f"{TC}{TE}",
-            f"{TC}\n{KO}path{KC}\n{VO}x{VC}\n{TE}",
-            f"{TC}foo",
-            f"{TC}foo\nnoise{TE}\n",
+            ("foo", "foo"),
+            ("Write", "Write"),  # another case
+            ("default_api.write", "default_api.write"),  # another namespace
+            ("functions.foo", "functions.foo"),
+            ("mcp/server:tool", "mcp/server:tool"),
+            ("获取天气", "获取天气"),
         ],
     )
-    def test_parser_drops_only_block_of_undeclared_tool(self, block: str) -> None:
-        assert calls_of(block) == []
+    def test_parser_reports_call_of_undeclared_tool_as_written(self, name: str, reported: str) -> None:
+        block = call(name, pair("path", "a.py"), pair("days", "3"), pair("opts", '{"a": [1]}'))
+        expected = (reported, '{"path": "a.py", "days": 3, "opts": {"a": [1]}}')
+        assert calls_of(block) == [expected]
         assert content_of(block) is None
-        if block.rstrip().endswith(TE):
+        assert calls_of(f"Let me see.{block}") == [expected]
+        assert content_of(f"Let me see.{block}") == "Let me see."
+        assert calls_of(NOW + block + NOW) == [("now", "{}"), expected, ("now", "{}")]
+        assert calls_of(f"{TC}{name}") == [(reported, "{}")]
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            f"{TC}not a tool!\n{pair('path', 'x')}{TE}",
+            f"{TC}not a tool!{TE}",
+            f"{TC}` and `{TE}",
+            f"{TC}...{TE}",
+            f"{TC}{TE}",
+            f"{TC}\n{KO}path{KC}\n{VO}x{VC}\n{TE}",
+            TC,
+        ],
+    )
+    def test_parser_keeps_block_without_name_as_content(self, block: str) -> None:
+        assert calls_of(block) == []
+        assert content_of(block) == block
+        if block.endswith(TE):
             assert calls_of(NOW + block + NOW) == [("now", "{}"), ("now", "{}")]
-            assert content_of("a" + block + "b") == "ab"
+            assert content_of("a" + block + "b") == f"a{block}b"
 
     def test_parser_numbers_calls_in_order(self) -> None:
         parser = LONGCAT.parser(TOOLS)
         events = parser.feed(call("foo") + NOW + call("write") + NOW)
-        assert [event.index for event in events if isinstance(event, ToolCallStart)] == [0, 1, 2]
+        assert [event.index for event in events if isinstance(event, ToolCallStart)] == [0, 1, 2, 3]
 
     def test_parser_reads_flat_tools_and_ignores_broken_ones(self) -> None:
         flat = {"type": "function", "name": "now", "parameters": {}}
@@ -216,7 +237,35 @@ class TestValue:
             ("write", '{"content": "a"}'),
             ("write", '{"content": "b"}'),
         ]
-        assert calls_of(f"{TC}foo\n{KO}content{KC}\n{VO}a{TE}\n{TC}now") == [("now", "{}")]
+        assert calls_of(f"{TC}foo\n{KO}content{KC}\n{VO}a{TE}\n{TC}now") == [
+            ("foo", '{"content": "a"}'),
+            ("now", "{}"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("written", "read_as"),
+        [
+            ("Paris\n", "Paris"),
+            ("Paris", "Paris"),
+            ("Paris\n\n", "Paris\n"),
+            ("\n", ""),
+            ("a\nb\n", "a\nb"),
+            (f"a{TE}\n", f"a{TE}"),  # the marker is data, because another one follows
+            ("Paris\n ", "Paris\n "),
+        ],
+    )
+    def test_parser_drops_line_break_of_format_from_unclosed_value(self, written: str, read_as: str) -> None:
+        head = f"{TC}write\n{KO}path{KC}\n{VO}"
+        for end in (TE, f"{TE}\n", f"{TE}\n\n"):
+            assert json.loads(calls_of(f"{head}{written}{end}")[0][1]) == {"path": read_as}
+        number = calls_of(f"{TC}write\n{KO}mode{KC}\n{VO}3\n{TE}\n")
+        assert number == [("write", '{"mode": 3}')]
+
+    @pytest.mark.parametrize("written", ["Paris\n", "\n", "a\nb\n\n", f"a\n{TE}\n"])
+    def test_parser_keeps_line_break_of_closed_value(self, written: str) -> None:
+        assert json.loads(calls_of(call("write", pair("path", written)))[0][1]) == {"path": written}
+        head = f"{TC}write\n{KO}path{KC}\n{VO}"
+        assert calls_of(f"{head}Paris\n") == [("write", r'{"path": "Paris\n"}')]
 
 
 class TestPairs:
@@ -277,42 +326,51 @@ class TestPairs:
 
 
 class TestFinish:
+    HEAD = f"{TC}write\n{KO}path{KC}\n{VO}"
+    # Text, and its calls if the model ended its turn there, or if the text was cut there.
     CUTS = (
-        (f"{TC}wri", [], []),
+        (f"{TC}wri", [("wri", "{}")], []),
         (f"{TC}write", [("write", "{}")], []),
-        (f"{TC}write\n", [("write", "{}")], [("write", "")]),
-        (f"{TC}write\n{KO}pa", [("write", "{}")], [("write", "")]),
-        (f"{TC}write\n{KO}mode{KC}\n{VO}12", [("write", '{"mode": 12}')], [("write", "")]),
+        (f"{TC}write\n", [("write", "{}")], [("write", "{")]),
+        (f"{TC}write\n{KO}pa", [("write", "{}")], [("write", "{")]),
+        (f"{TC}write\n{KO}path{KC}\n", [("write", "{}")], [("write", "{")]),
+        (f"{TC}write\n{TE[:9]}", [("write", "{}")], [("write", "{")]),
+        (f"{TC}write\n{KO}mode{KC}\n{VO}12", [("write", '{"mode": 12}')], [("write", "{")]),
         (f"{TC}write\n{KO}mode{KC}\n{VO}12{VC}", [("write", '{"mode": 12}')], [("write", '{"mode": 12')]),
-        (f"{TC}write\n{KO}path{KC}\n{VO}", [("write", '{"path": ""}')], [("write", '{"path": "')]),
-        (f"{TC}write\n{KO}path{KC}\n{VO}a", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
-        (f"{TC}write\n{KO}path{KC}\n{VO}a<", [("write", '{"path": "a<"}')], [("write", '{"path": "a<')]),
-        (
-            f"{TC}write\n{KO}path{KC}\n{VO}a{VC[:12]}",
-            [("write", '{"path": "a"}')],
-            [("write", '{"path": "a')],
-        ),
-        (f"{TC}write\n{KO}path{KC}\n{VO}a{VC}", [("write", '{"path": "a"}')], [("write", '{"path": "a"')]),
-        (
-            f"{TC}write\n{KO}path{KC}\n{VO}a{VC}\n{TE[:5]}",
-            [("write", '{"path": "a"}')],
-            [("write", '{"path": "a"')],
-        ),
-        (f"{TC}write\n{KO}path{KC}\n{VO}a{TE}", [("write", '{"path": "a"}')], [("write", '{"path": "a"}')]),
-        (
-            f"{TC}write\n{KO}path{KC}\n{VO}a{TE} b",
-            [("write", '{"path": "a"}')],
-            [("write", f'{{"path": "a{TE} b')],
-        ),
+        (HEAD, [("write", '{"path": ""}')], [("write", '{"path": "')]),
+        (f"{HEAD}a", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
+        (f"{HEAD}a<", [("write", '{"path": "a<"}')], [("write", '{"path": "a<')]),
+        (f"{HEAD}a{VC[:12]}", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
+        (f"{HEAD}a{VC}", [("write", '{"path": "a"}')], [("write", '{"path": "a"')]),
+        (f"{HEAD}a{VC}\n{TE[:5]}", [("write", '{"path": "a"}')], [("write", '{"path": "a"')]),
+        # The value may have gone on behind the closing marker.
+        (f"{HEAD}a{TE}", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
+        (f"{HEAD}a{TE} b", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
     )
 
+    @pytest.mark.parametrize("before", ["", call("write", pair("mode", "1"))], ids=["first", "second"])
     @pytest.mark.parametrize(("text", "complete", "cut"), CUTS, ids=lambda value: str(value)[:60])
-    def test_finish_closes_arguments_only_on_stop(
-        self, text: str, complete: list[tuple[str, str]], cut: list[tuple[str, str]]
+    def test_finish_closes_arguments_only_if_model_ended_its_turn(
+        self, text: str, complete: list[tuple[str, str]], cut: list[tuple[str, str]], before: str
     ) -> None:
-        assert calls_of(text, "stop") == calls_of(text, "tool_calls") == complete
-        assert calls_of(text, "length") == calls_of(text, "abort") == cut
-        assert read(text, TOOLS, finish_reason="length").content is None
+        earlier = [("write", '{"mode": 1}')] if before else []
+        text = before + text
+        assert calls_of(text, "stop") == calls_of(text, "tool_calls") == earlier + complete
+        for reason in ("length", "stop_string", "abort"):
+            assert calls_of(text, reason) == earlier + cut
+            assert read(text, TOOLS, finish_reason=reason).content is None
+            parser = LONGCAT.parser(TOOLS)
+            parser.feed(text)
+            parser.finish(reason)
+            assert parser.cut_call
+
+    @pytest.mark.parametrize("text", ["", "hm", f"{NOW}", f"{NOW}done", f"see {TC}, that", f"{NOW}<longcat"])
+    def test_finish_reports_no_cut_call_outside_calls(self, text: str) -> None:
+        for reason in ("length", "stop_string"):
+            parser = LONGCAT.parser(TOOLS)
+            parser.feed(text)
+            parser.finish(reason)
+            assert not parser.cut_call
 
     def test_finish_forbids_further_pieces(self) -> None:
         parser = LONGCAT.parser(TOOLS)
@@ -395,10 +453,15 @@ class TestJsonDialect:
         assert content_of(f"a{TC}{block}{TE}\nb") == "ab"
         assert calls_of(f"{TC}{block}") == expected[:1]
 
+    @pytest.mark.parametrize("name", ["foo", "Write", "default_api.write"])
+    def test_parser_reports_json_call_of_undeclared_tool(self, name: str) -> None:
+        block = f'{TC}{{"name": "{name}", "arguments": {{"a": [1]}}}}{TE}'
+        assert calls_of(f"{NOW}{block}{NOW}") == [("now", "{}"), (name, '{"a": [1]}'), ("now", "{}")]
+        assert content_of(f"a{block}b") == "ab"
+
     @pytest.mark.parametrize(
         "block",
         [
-            '{"name": "foo", "arguments": {}}',
             '{"name": "write", "arguments": []}',
             '{"name": "write", "arguments": "x"}',
             '{"name": "write", "arguments": {"a": NaN}}',
@@ -409,17 +472,38 @@ class TestJsonDialect:
             '{"name": "write", "arguments": {',
             '{"name": "write, "arguments": {}}',
             '{"name": "write',
-            '{"name": \\"write\\"}',
+            '\n{"name": \\"write\\"}',
         ],
     )
-    def test_parser_drops_only_block_that_is_not_a_call(self, block: str) -> None:
+    def test_parser_keeps_json_block_that_is_not_a_call_as_content(self, block: str) -> None:
         assert calls_of(f"{NOW}{TC}{block}{TE}{NOW}") == [("now", "{}"), ("now", "{}")]
-        assert content_of(f"a{TC}{block}{TE}b") == "ab"
+        assert content_of(f"a{TC}{block}{TE}b") == f"a{TC}{block}{TE}b"
 
     def test_parser_recovers_text_after_unclosed_json_string(self) -> None:
         text = f'{TC}{{"name{TE} "{TE}{NOW}'
-        assert content_of(text) == f'"{TE}'
+        assert content_of(text) == f'{TC}{{"name{TE} "{TE}'
         assert calls_of(text) == [("now", "{}")]
 
-    def test_parser_does_not_report_truncated_json_call(self) -> None:
-        assert calls_of(f'{TC}{{"name": "write", "arguments": {{"a": "b', "length") == []
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f'{TC}{{"name": "write", "arguments": {{"a": "b',
+            f'{TC}{{"name": "write", "arguments": {{"a": "b"}}',
+            # The closing marker and the second call are data of the string that was cut.
+            f'{TC}{{"name": "write", "arguments": {{"a": "b{TE} {NOW}',
+            TC,
+            f"{TC} ",
+        ],
+    )
+    def test_parser_does_not_report_cut_json_call(self, text: str) -> None:
+        for reason in ("length", "stop_string"):
+            assert calls_of(text, reason) == []
+            assert read(text, TOOLS, finish_reason=reason).content is None
+
+    def test_parser_reports_json_call_that_lacks_only_its_closing_marker(self) -> None:
+        text = f'{TC}{{"name": "write", "arguments": {{"a": "b"}}}}'
+        parser = LONGCAT.parser(TOOLS)
+        assert assemble([*parser.feed(text), *parser.finish("stop_string")]).calls == (
+            ("write", '{"a": "b"}'),
+        )
+        assert not parser.cut_call

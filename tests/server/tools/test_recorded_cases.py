@@ -94,8 +94,13 @@ CASES: list[Case] = [
     ("number for string or integer", weather("uni", "5"), None, [("get_weather", '{"uni": 5}')]),
     ("Python's True", weather("flag", "True"), None, [("get_weather", '{"flag": true}')]),
     ("Python's dict", weather("opts", "{'a': 1}"), None, [("get_weather", '{"opts": {"a": 1}}')]),
-    ("undeclared tool", call("foo", pair("a", "1")), None, []),
-    ("undeclared tool, then a call", call("foo", pair("a", "1")) + f"{TC}now\n{TE}\n", None, [("now", "{}")]),
+    ("undeclared tool", call("foo", pair("a", "1")), None, [("foo", '{"a": 1}')]),
+    (
+        "undeclared tool, then a call",
+        call("foo", pair("a", "1")) + f"{TC}now\n{TE}\n",
+        None,
+        [("foo", '{"a": 1}'), ("now", "{}")],
+    ),
     ("no closing call marker", f"{TC}get_weather\n{pair('city', 'Paris')}", None, [PARIS_CALL]),
     ("text after", PARIS + "done", "done", [PARIS_CALL]),
     (

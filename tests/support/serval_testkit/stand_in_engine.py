@@ -5,14 +5,18 @@ It stands in for SGLang 0.5.23 started with `--incremental-streaming-output`: `/
 """
 
 import asyncio
+import itertools
 import json
+from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from aiohttp import web
+from tokenizers import Tokenizer
 
 Fault = Literal["stall", "cut", "garbage", "no_finish", "error_event", "http_error", "silent"]
 
@@ -24,6 +28,8 @@ class Answer:
     """Script of the next `/generate`: each piece of text is one event and counts as one token."""
 
     pieces: Sequence[str] = ("Hello", " world")
+    # Token ids of each event; by default those of the text, in which every marker is a control token.
+    ids: Sequence[Sequence[int]] | None = None
     finish: dict[str, Any] = field(default_factory=lambda: dict(STOP))
     # After the pieces: stall, cut the connection, send garbage, leave out the finish, send an error.
     # `http_error` answers immediately with `status`; `silent` never answers.
@@ -33,6 +39,8 @@ class Answer:
     cached_tokens: int = 0
     # Tokens per event, and [log-probability, id, text] of each.
     logprobs: Sequence[Sequence[list[Any]]] | None = None
+    # The most likely ones at each of these tokens; by default the token alone.
+    tops: Sequence[Sequence[list[Any]]] | None = None
     # Those of the prompt's tokens; every event repeats them.
     prompt_logprobs: Sequence[list[Any]] | None = None
     delay_s: float = 0.0
@@ -130,7 +138,9 @@ class StandInEngine:
         await response.prepare(request)
         if answer.fault == "silent":
             await asyncio.sleep(3600)
-        for place, event in enumerate(_events(answer, prompt_tokens=len(body["input_ids"]), rid=body["rid"])):
+        ids = _ids(answer, self.model_path) if answer.ids is None else answer.ids
+        events = _events(answer, ids, prompt_tokens=len(body["input_ids"]), rid=body["rid"])
+        for place, event in enumerate(events):
             if answer.delay_s and place:
                 await asyncio.sleep(answer.delay_s)
             await response.write(_frame(event))
@@ -138,7 +148,26 @@ class StandInEngine:
         return response
 
 
-def _events(answer: Answer, *, prompt_tokens: int, rid: str) -> list[dict[str, Any]]:
+@lru_cache
+def _tokenizer(model_path: str) -> Tokenizer:
+    return Tokenizer.from_file(f"{model_path}/tokenizer.json")
+
+
+def _ids(answer: Answer, model_path: str) -> list[list[int]]:
+    """Return the ids of the text: each token's with the piece in which its text begins."""
+    ends = list(itertools.accumulate(map(len, answer.pieces)))
+    ids: list[list[int]] = [[] for _ in answer.pieces]
+    encoding = _tokenizer(model_path).encode("".join(answer.pieces), add_special_tokens=False)
+    for token_id, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True):
+        ids[bisect_right(ends, begin)].append(token_id)
+    if ids and isinstance(matched := answer.finish.get("matched"), int):
+        ids[-1].append(matched)
+    return ids
+
+
+def _events(
+    answer: Answer, ids: Sequence[Sequence[int]], *, prompt_tokens: int, rid: str
+) -> list[dict[str, Any]]:
     events = []
     for place, piece in enumerate(answer.pieces):
         last = place == len(answer.pieces) - 1 and answer.fault is None
@@ -153,12 +182,13 @@ def _events(answer: Answer, *, prompt_tokens: int, rid: str) -> list[dict[str, A
         if answer.logprobs is not None:
             entries = [list(entry) for entry in answer.logprobs[place]]
             meta["output_token_logprobs"] = entries
-            meta["output_top_logprobs"] = [[entry] for entry in entries]
+            tops = [[entry] for entry in entries] if answer.tops is None else list(answer.tops[place])
+            meta["output_top_logprobs"] = tops
         if answer.prompt_logprobs is not None:
             prompt = [list(entry) for entry in answer.prompt_logprobs]
             meta["input_token_logprobs"] = prompt
             meta["input_top_logprobs"] = [None, *([entry] for entry in prompt[1:])]
-        events.append({"text": piece, "output_ids": [place + 100], "meta_info": meta})
+        events.append({"text": piece, "output_ids": list(ids[place]), "meta_info": meta})
     return events
 
 
