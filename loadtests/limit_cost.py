@@ -40,10 +40,10 @@ async def _round_us(gate: Gate, identity: Identity, record: RequestRecord) -> fl
     began = time.process_time()
     for number in range(ROUNDS):
         record.request_id = str(number)
-        admission = gate.reservation(identity, record, prompt_tokens=800, completions=1, completion_limit=100)
         try:
-            async with admission:
-                admission.settle(850)
+            async with gate.reservation(identity, record, requests=1) as reservation:
+                await reservation.reserve_tokens(prompt_tokens=800, completion_limit=100)
+                reservation.settle(requests=1, tokens=850)
         except RateLimitError:
             pass
     return (time.process_time() - began) / ROUNDS * 1e6

@@ -20,6 +20,7 @@ from serval.api.endpoints import API, API_WITHOUT_METRICS, CHAT_COMPLETIONS, COM
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
+from serval.auth.running import RunningRequests
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.grammar.dialects.longcat import LONGCAT
@@ -75,6 +76,8 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     live, directory, tokens = callers.live, callers.directory, callers.tokens
     metrics = Metrics(settings.metrics_directory)
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
+    authenticator = inference_authenticator(settings, live.keys, directory, tokens)
+    running = RunningRequests(authenticator.still_accepts, check_every_s=settings.key_poll_s)
     context = ApiContext(
         settings=settings,
         engine=behind_slots,
@@ -83,6 +86,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         dialect=LONGCAT,
         metrics=metrics,
         gate=open_gate(settings, None if directory is None else directory.store),
+        running=running,
         render_executor=ThreadPoolExecutor(settings.render_threads, thread_name_prefix="render"),
     )
 
@@ -90,7 +94,8 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with _watching(behind_slots.load, directory, None if tokens is None else tokens.keys):
+        issuer_keys = None if tokens is None else tokens.keys
+        async with _watching(behind_slots.load, directory, issuer_keys, running):
             with watching_loop(context.metrics.loop_was_late):
                 async with context.gate.lifespan():
                     yield
@@ -107,7 +112,6 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     app = create_api(endpoints, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
     app.state.context = context
     app.state.hot = hot
-    authenticator = inference_authenticator(settings, live.keys, directory, tokens)
     # Outermost: every layer in between would cost a call for each request and each streamed frame.
     api = RequestEdge(
         app,

@@ -4,6 +4,7 @@ ServalError
  ├─ SettingsError                    a setting or option is missing or contradicts another
  ├─ ModelFilesError                  tokenizer or chat template files cannot be used
  ├─ UnknownKeyError                  no API key has this public id
+ ├─ DeadKeyError                     the API key is revoked or has expired
  ├─ EngineMissingError               the engine's packages are not installed
  ├─ WorkerError                      a worker ended before the gateway served
  ├─ StackError                       engine or gateway could not start, or ended
@@ -30,6 +31,7 @@ ServalError
      ├─ EngineProtocolError          502  the engine's answer is not its documented format
      ├─ EngineStreamBrokenError      502  the engine's answer ended before it was complete
      ├─ AuthUnavailableError         503  the key database could not be read for too long
+     ├─ KeyDatabaseError             503  the key database could not be read or changed (admin API)
      ├─ LimitsUnavailableError       503  a key's use of today could not be read for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
      ├─ EngineOverloadedError        503  the engine, or the queue for it, is full
@@ -58,6 +60,10 @@ class ModelFilesError(ServalError):
 
 class UnknownKeyError(ServalError):
     """No API key has this public id."""
+
+
+class DeadKeyError(ServalError):
+    """The API key is revoked or has expired."""
 
 
 class EngineMissingError(ServalError):
@@ -269,6 +275,14 @@ class AuthUnavailableError(ApiError):
     status = 503
     type = "service_unavailable_error"
     default_code = "auth_unavailable"
+
+
+class KeyDatabaseError(ApiError):
+    """The key database could not be read or changed; nothing was."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "key_database_unavailable"
 
 
 class LimitsUnavailableError(ApiError):

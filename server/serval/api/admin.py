@@ -1,10 +1,12 @@
 """Admin API, on a port of its own: create, list, change, rotate and revoke keys."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
 from serval.api.admin_types import CreateKey, Key, KeyList, NewKey, RotateKey, UpdateKey
@@ -20,13 +22,22 @@ from serval.auth.authenticator import Authenticator
 from serval.auth.directory import KeyDirectory
 from serval.caller.identity import SCOPES
 from serval.caller.limits import KeyLimits
-from serval.errors import InvalidRequestError, NotFoundError, UnknownKeyError
+from serval.errors import (
+    DeadKeyError,
+    InvalidRequestError,
+    KeyDatabaseError,
+    NotFoundError,
+    UnknownKeyError,
+)
+from serval.store.database import reason_of
 from serval.store.key_store import KeyRecord
 from serval.telemetry.metrics import Metrics
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_BODY_BYTES: Final = 1 << 16
+_RETRY_AFTER_S: Final = 2
 
 
 async def _not_stored(response: Response) -> None:
@@ -60,9 +71,21 @@ def check_scopes(scopes: list[str]) -> None:
             )
 
 
+def check_printable(text: str, param: str) -> None:
+    """Raise `InvalidRequestError` for text that could forge lines in a list, or PostgreSQL cannot store."""
+    for character in text:
+        if not character.isprintable():
+            raise InvalidRequestError(
+                f"{param} holds {character!a}; it may hold printable characters only.", param=param
+            )
+
+
 @router.post(ADMIN_KEYS.path, status_code=201, summary="Create a key", responses={**_CREATED, **errors(413)})
 async def create_key(asked: CreateKey, directory: Directory) -> NewKey:
     check_scopes(asked.scopes)
+    check_printable(asked.name, "name")
+    for index, model in enumerate(asked.models or []):
+        check_printable(model, f"models[{index}]")
     limits = KeyLimits(**asked.limits.given())
     return await _changed(
         directory,
@@ -80,7 +103,7 @@ async def create_key(asked: CreateKey, directory: Directory) -> NewKey:
 
 @router.get(ADMIN_KEYS.path, summary="List all keys", responses=_OK)
 async def list_keys(directory: Directory) -> KeyList:
-    _, keys = await asyncio.to_thread(directory.store.load)
+    _, keys = await _in_database(directory.store.load)
     return KeyList(object="list", data=[_key(record) for record in keys])
 
 
@@ -114,17 +137,38 @@ def _new_key(record: KeyRecord, key: str) -> NewKey:
 
 
 async def _changed(directory: KeyDirectory, change: Callable[[], T]) -> T:
-    """Change the database in a thread, then refresh this worker's keys. Raises `NotFoundError`."""
+    """Change the database, then refresh this worker's keys.
+
+    Raises `NotFoundError`, `InvalidRequestError` or `KeyDatabaseError`.
+    """
 
     def work() -> T:
         result = change()
-        directory.refresh()
+        try:
+            directory.refresh()
+        except SQLAlchemyError as error:
+            # The change was made, and an answer may hold a new key; `KeyDirectory.watch` reads it soon.
+            logger.warning("the key database cannot be read: %s", reason_of(error))
         return result
 
     try:
-        return await asyncio.to_thread(work)
+        return await _in_database(work)
     except UnknownKeyError as error:
         raise NotFoundError(str(error), param="key_id", code="key_not_found") from None
+    except DeadKeyError as error:
+        raise InvalidRequestError(f"{error}.", param="key_id", code="key_not_live") from None
+
+
+async def _in_database(work: Callable[[], T]) -> T:
+    """Run `work` in a thread. Raises `KeyDatabaseError` if the database fails."""
+    try:
+        return await asyncio.to_thread(work)
+    except SQLAlchemyError as error:
+        logger.warning("the key database failed: %s", reason_of(error))
+        raise KeyDatabaseError(
+            "The key database cannot be used at the moment, and nothing was changed. Try again shortly.",
+            retry_after_s=_RETRY_AFTER_S,
+        ) from None
 
 
 def create_admin_app(

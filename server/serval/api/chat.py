@@ -19,6 +19,7 @@ from serval.api.http import header, identity_of, read_json_body, record_of
 from serval.api.models import check_model
 from serval.api.sampling import check_end, own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
+from serval.caller.identity import Identity
 from serval.caller.priority import HEADER, Priority, priority_of, tier_of
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import InvalidRequestError
@@ -77,34 +78,25 @@ class ChatCompletions:
         record.model = context.model.name
         record.stream = bool(request.stream)
         priority = priority_of(identity, header(scope, HEADER), request.service_tier)
-        grammar = own_grammar(request, identity, context.dialect)
-        prompt = await self._prompt(request, grammar, size=len(body))
-        check_context(
-            len(prompt.input_ids), asked=completion_limit(request), model=context.model, param="messages"
-        )
-        if request.continue_final_message and prompt.grammar is not None:
-            raise InvalidRequestError(
-                "continue_final_message is not served with tools that must be called or are strict, or with a"
-                " response_format: their grammar would begin anew after the text.",
-                param="continue_final_message",
-                code="unsupported_value",
+        async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
+            grammar = own_grammar(request, identity, context.dialect)
+            prompt = await self._prompt(request, grammar, size=len(body))
+            length, limit = len(prompt.input_ids), completion_limit(request)
+            check_context(length, asked=limit, model=context.model, param="messages")
+            check_end(request, limit=limit, grammar=prompt.grammar, tokenizer=context.chat.tokenizer)
+            if request.continue_final_message and prompt.grammar is not None:
+                raise InvalidRequestError(
+                    "continue_final_message is not served with tools that must be called or are strict, or"
+                    " with a response_format: their grammar would begin anew after the text.",
+                    param="continue_final_message",
+                    code="unsupported_value",
+                )
+            await reservation.reserve_tokens(
+                prompt_tokens=length,
+                completion_limit=limit,
+                context_room=context.model.context_length - length,
             )
-        check_end(
-            request,
-            limit=completion_limit(request),
-            grammar=prompt.grammar,
-            tokenizer=context.chat.tokenizer,
-        )
-        reservation = context.gate.reservation(
-            identity,
-            record,
-            prompt_tokens=len(prompt.input_ids),
-            completions=request.n or 1,
-            completion_limit=completion_limit(request),
-            context_room=context.model.context_length - len(prompt.input_ids),
-        )
-        async with reservation:
-            job = self._job(request, prompt, reservation, tenant=identity.subject, priority=priority)
+            job = self._job(request, prompt, reservation, identity=identity, priority=priority)
             if request.stream:
                 write = partial(self._write_events, job, record)
                 await send_events(write, scope, receive, send, settings=settings, headers=reservation.headers)
@@ -140,7 +132,7 @@ class ChatCompletions:
         prompt: _Prompt,
         reservation: Reservation,
         *,
-        tenant: str,
+        identity: Identity,
         priority: Priority,
     ) -> _Job:
         choices = range(request.n or 1)
@@ -157,7 +149,7 @@ class ChatCompletions:
                     grammar=prompt.grammar,
                 ),
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-                tenant=tenant,
+                tenant=identity.subject,
                 priority=priority,
             )
             for choice in choices
@@ -165,7 +157,11 @@ class ChatCompletions:
         return _Job(
             request=request,
             generation=Generation(
-                self._context.engine, requests, choices=len(choices), reservation=reservation
+                self._context.engine,
+                requests,
+                choices=len(choices),
+                reservation=reservation,
+                running=self._context.running.of(identity),
             ),
             assemblers=[
                 ChoiceAssembler(

@@ -24,6 +24,7 @@ from serval.api.sampling import (
 )
 from serval.api.sending import send_body, send_events
 from serval.api.text_choice import TextChoice, check_scores
+from serval.caller.identity import Identity
 from serval.caller.priority import HEADER, Priority, priority_of
 from serval.chat.answer_text import WholeCharacters
 from serval.chat.tokenizer import ControlSafeTokenizer
@@ -76,25 +77,20 @@ class Completions:
         priority = priority_of(identity, header(scope, HEADER))
         record.model = context.model.name
         record.stream = bool(request.stream)
-        grammar = own_grammar(request, identity, context.dialect)
-        prompts = await self._encode(request, size=len(body))
-        limit = token_limit(request)
-        check_end(request, limit=limit, grammar=grammar, tokenizer=context.chat.tokenizer)
-        for prompt in prompts:
-            check_context(len(prompt), asked=limit, model=context.model, param="prompt")
-        if scores_prompt(request):
-            check_scores([len(prompt) for prompt in prompts], request)
-        reservation = context.gate.reservation(
-            identity,
-            record,
-            prompt_tokens=sum(len(prompt) for prompt in prompts),
-            completions=len(prompts) * (request.n or 1),
-            completion_limit=limit,
-        )
-        async with reservation:
-            job = self._job(
-                request, prompts, grammar, reservation, tenant=identity.subject, priority=priority
+        requests = len(prompts_of(request)) * (request.n or 1)
+        async with context.gate.reservation(identity, record, requests=requests) as reservation:
+            grammar = own_grammar(request, identity, context.dialect)
+            prompts = await self._encode(request, size=len(body))
+            limit = token_limit(request)
+            check_end(request, limit=limit, grammar=grammar, tokenizer=context.chat.tokenizer)
+            for prompt in prompts:
+                check_context(len(prompt), asked=limit, model=context.model, param="prompt")
+            if scores_prompt(request):
+                check_scores([len(prompt) for prompt in prompts], request)
+            await reservation.reserve_tokens(
+                prompt_tokens=sum(len(prompt) for prompt in prompts), completion_limit=limit
             )
+            job = self._job(request, prompts, grammar, reservation, identity=identity, priority=priority)
             if request.stream:
                 write = partial(self._write_events, job, record)
                 await send_events(write, scope, receive, send, settings=settings, headers=reservation.headers)
@@ -118,7 +114,7 @@ class Completions:
         grammar: str | None,
         reservation: Reservation,
         *,
-        tenant: str,
+        identity: Identity,
         priority: Priority,
     ) -> _Job:
         context = self._context
@@ -147,7 +143,7 @@ class Completions:
                         sampling,
                         top_logprobs=request.logprobs,
                         prompt_logprobs=scored,
-                        tenant=tenant,
+                        tenant=identity.subject,
                         priority=priority,
                     )
                 )
@@ -166,7 +162,13 @@ class Completions:
         return _Job(
             id=requests[0].request_id,
             request=request,
-            generation=Generation(context.engine, requests, choices=request.n or 1, reservation=reservation),
+            generation=Generation(
+                context.engine,
+                requests,
+                choices=request.n or 1,
+                reservation=reservation,
+                running=context.running.of(identity),
+            ),
             choices=choices,
             created=int(time.time()),
         )

@@ -3,6 +3,7 @@
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from serval.auth.running import RunningRequests
 from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
@@ -32,4 +33,5 @@ class ApiContext:
     dialect: Dialect
     metrics: Metrics
     gate: Gate
+    running: RunningRequests
     render_executor: Executor

@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
 from serval.api.context import ApiContext
-from serval.api.http import identity_of
+from serval.api.http import identity_of, record_of
 from serval.caller.identity import Identity
 
 
@@ -33,3 +33,11 @@ admin_key = BearerKey("A key with the scope `admin`, or SERVAL_ADMIN_KEY.")
 
 Caller = Annotated[Identity, Depends(api_key)]
 Context = Annotated[ApiContext, Depends(context_of)]
+
+
+async def count_request(request: Request, response: Response, caller: Caller, context: Context) -> None:
+    """Count a request that the engine does not run against the caller's requests a minute.
+
+    Raises `RateLimitError` or `LimitsUnavailableError`.
+    """
+    response.headers.update(await context.gate.count(caller, record_of(request.scope)))

@@ -2,13 +2,23 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
 from serval.api.context import ServedModel
 from serval.api.tasks import all_of
+from serval.auth.running import RunningRequest
 from serval.engine.protocol import GenerateRequest, GenerationDelta
-from serval.errors import ApiError, ContextLengthError, EngineStreamBrokenError
+from serval.errors import (
+    ApiError,
+    ContextLengthError,
+    EngineFailureError,
+    EngineOverloadedError,
+    EngineStreamBrokenError,
+    EngineUnavailableError,
+    InvalidRequestError,
+)
 from serval.limits.gate import Reservation
 from serval.scheduling.engine import ScheduledEngine
 from serval.telemetry.record import RequestRecord
@@ -17,6 +27,14 @@ from serval.wire.chat_response import Usage
 
 # Called with the index of a request and its next delta. False applies backpressure.
 OnDelta = Callable[[int, GenerationDelta], bool]
+
+# Errors that say that the engine did not work on a request. After any other end it may have.
+_NOT_WORKED_ON: Final = (
+    InvalidRequestError,
+    EngineFailureError,
+    EngineOverloadedError,
+    EngineUnavailableError,
+)
 
 
 async def _always_ready() -> None:
@@ -33,21 +51,29 @@ class Generation:
         *,
         choices: int,
         reservation: Reservation,
+        running: RunningRequest,
     ) -> None:
-        """`reservation` is settled when the engine has finished, before the client learns of it."""
+        """`reservation` is settled when the engine has finished, before the client learns of it.
+
+        `running` is entered meanwhile.
+        """
         self.requests = requests
         self._reservation = reservation
+        self._running = running
         self._engine = engine
         self._choices = choices
         # Latest delta of each request.
         self._last: list[GenerationDelta | None] = [None for _ in requests]
+        # Requests that were sent to the engine, and not refused by it.
+        self._sent: set[int] = set()
 
     async def run(
         self, record: RequestRecord, on_delta: OnDelta, ready: Callable[[], Awaitable[None]] = _always_ready
     ) -> None:
         """Run all requests. `ready` is awaited whenever `on_delta` returned False.
 
-        Usage is recorded and settled even on cancellation; a call that the engine refused is not counted.
+        Usage is recorded and settled however the call ends. What was sent to the engine has used at least its
+        prompt, unless the engine answered with an error instead of a first token.
 
         Raises an `ApiError` unless every request ended with a finish reason.
         """
@@ -57,20 +83,19 @@ class Generation:
             requests = [replace(request, traceparent=record.traceparent) for request in requests]
         record.clock.enter(ENGINE, time.perf_counter())
         try:
-            await all_of(
-                [
-                    self._engine.generate(
-                        request, _RequestSink(index, self._last, record, on_delta, ready), record
-                    )
-                    for index, request in enumerate(requests)
-                ]
-            )
+            with self._running:
+                await all_of(
+                    [
+                        self._run_one(request, _RequestSink(index, self, record, on_delta, ready), record)
+                        for index, request in enumerate(requests)
+                    ]
+                )
             for delta in self._last:
                 if delta is None or delta.finish is None:
                     raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
-        except ApiError:
-            if all(delta is None for delta in self._last):
-                self._reservation.close()
+        except ApiError as error:
+            if not self._sent:
+                self._reservation.end_unused(error)
             raise
         finally:
             record.clock.enter(GATEWAY, time.perf_counter())
@@ -78,47 +103,72 @@ class Generation:
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
             record.cached_tokens = usage.cached_tokens
-            self._reservation.settle(usage.prompt_tokens + usage.completion_tokens)
+            self._reservation.settle(
+                requests=max(1, len(self._sent)), tokens=usage.prompt_tokens + usage.completion_tokens
+            )
+
+    async def _run_one(self, request: GenerateRequest, sink: "_RequestSink", record: RequestRecord) -> None:
+        try:
+            await self._engine.generate(request, sink, record)
+        except _NOT_WORKED_ON:
+            if self._last[sink.index] is None:
+                self._sent.discard(sink.index)
+            raise
+
+    def note_sent(self, index: int) -> None:
+        """Note that the request at `index` goes to the engine."""
+        self._sent.add(index)
+
+    def note_delta(self, index: int, delta: GenerationDelta) -> None:
+        """Note the latest delta of the request at `index`."""
+        self._last[index] = delta
 
     def usage(self) -> Usage:
-        """Return the usage so far. A prompt counts once for all its choices."""
-        prompt = completion = cached = reasoning = 0
-        for index, delta in enumerate(self._last):
-            if delta is None:
-                continue
-            completion += delta.completion_tokens
-            reasoning += delta.reasoning_tokens
-            if index % self._choices == 0:
-                prompt += delta.prompt_tokens
-                cached += delta.cached_tokens
+        """Return the usage so far. A prompt counts once for all its choices, from when it is sent."""
+        deltas = [delta for delta in self._last if delta is not None]
+        prompt = cached = 0
+        for first in range(0, len(self.requests), self._choices):
+            choices = range(first, first + self._choices)
+            known = next((delta for delta in self._last[first : choices.stop] if delta is not None), None)
+            if known is not None:
+                prompt += known.prompt_tokens
+                cached += known.cached_tokens
+            elif not self._sent.isdisjoint(choices):
+                prompt += len(self.requests[first].input_ids)
+        completion = sum(delta.completion_tokens for delta in deltas)
+        reasoning = sum(delta.reasoning_tokens for delta in deltas)
         return Usage(prompt, completion, cached, reasoning)
 
 
 class _RequestSink:
-    """`DeltaSink` of one request."""
+    """`ScheduledSink` of one request."""
 
     def __init__(
         self,
         index: int,
-        last: list[GenerationDelta | None],
+        generation: Generation,
         record: RequestRecord,
         on_delta: OnDelta,
         ready: Callable[[], Awaitable[None]],
     ) -> None:
-        self._index = index
-        self._last = last
+        self.index = index
+        self._generation = generation
         self._record = record
         self._clock = record.clock
         self._on_delta = on_delta
         self._ready = ready
+
+    def dispatched(self) -> None:
+        """See `ScheduledSink`."""
+        self._generation.note_sent(self.index)
 
     def send(self, delta: GenerationDelta) -> bool:
         """See `DeltaSink`."""
         clock, now = self._clock, time.perf_counter()
         clock.enter(GATEWAY, now)
         self._record.add_tokens(now)
-        self._last[self._index] = delta
-        if self._on_delta(self._index, delta):
+        self._generation.note_delta(self.index, delta)
+        if self._on_delta(self.index, delta):
             clock.enter(ENGINE, time.perf_counter())
             return True
         return False

@@ -24,12 +24,12 @@ COMMON_HEADERS: Final[Headers] = {
         "required": True,
     },
 }
-# Headers of the inference endpoints' responses to a key with limits.
+# Headers of responses to a key with limits. A key whose tokens are limited by the day alone gets those.
 LIMIT_HEADERS: Final[Mapping[str, str]] = {
     f"x-ratelimit-{name}-{unit}": text
     for unit in ("requests", "tokens")
     for name, text in (
-        ("limit", f"How many {unit} a minute the key may use."),
+        ("limit", f"How many {unit} the key may use, a minute or (tokens) a day."),
         ("remaining", f"How many {unit} are left now."),
         ("reset", f"How long until all {unit} are there again, such as 250ms or 2m0s."),
     )

@@ -3,16 +3,16 @@
 import asyncio
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from serval.api.chat import declared_tools
 from serval.api.context import ApiContext
-from serval.api.dependencies import Caller, Context
+from serval.api.dependencies import Caller, Context, count_request
 from serval.api.endpoints import DETOKENIZE, TOKENIZE
 from serval.api.http import record_of
 from serval.api.json_route import JsonRoute
 from serval.api.models import check_model
-from serval.api.responses import WITH_KEY, errors, success
+from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
 from serval.api.sampling import check_token_ids
 from serval.caller.identity import Identity
 from serval.wire.chat_request import ChatRequest
@@ -24,7 +24,11 @@ from serval.wire.tokenize import (
     text_or_conversation,
 )
 
-router = APIRouter(route_class=JsonRoute, responses={**success(), **WITH_KEY, **errors(404, 413)})
+router = APIRouter(
+    route_class=JsonRoute,
+    dependencies=[Depends(count_request)],
+    responses={**success(headers=LIMIT_HEADERS), **WITH_KEY, **errors(404, 413, 429)},
+)
 
 
 @router.post(TOKENIZE.path, summary="Get the token ids of a text or a conversation")

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from serval.auth.keys import ApiKeys, bearer_key, looks_like_token
-from serval.caller.identity import Identity
+from serval.caller.identity import OIDC_CALLER, Identity
 from serval.errors import AuthenticationError
 
 if TYPE_CHECKING:
@@ -58,3 +58,14 @@ class Authenticator:
                 "Incorrect API key provided. Check the key, or ask the operator for one."
             )
         return self._directory.identify(key)
+
+    def still_accepts(self, identity: Identity) -> bool:
+        """True if a caller who was accepted before would be accepted now.
+
+        Tokens cannot be revoked; a request that began with a valid one may run to its end.
+        """
+        if identity.key_id is None:
+            return self._open or self._operator_keys.holds(identity.operator_index)
+        if identity.key_id.startswith(OIDC_CALLER):
+            return True
+        return self._directory is not None and self._directory.is_live(identity.key_id)

@@ -96,6 +96,11 @@ class KeyDirectory:
             )
         return identity
 
+    def is_live(self, key_id: str) -> bool:
+        """True if there is a key with this id that is neither revoked nor expired, as far as known."""
+        known = self._snapshot.keys.get(key_id)
+        return known is not None and known[0].is_live(self._now())
+
     def _verify(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
         known = snapshot.keys.get(public_id(key) or "")
         # Compared even without a record, so that the time does not reveal which ids exist.

@@ -18,7 +18,9 @@ class ApiKeys:
     def __init__(self, keys: Iterable[str]) -> None:
         """An empty string marks a withdrawn key, so that later keys keep their index."""
         self._pepper = secrets.token_bytes(32)
-        self._digests = [self._digest(key or secrets.token_hex(20)) for key in keys]
+        given = list(keys)
+        self._digests = [self._digest(key or secrets.token_hex(20)) for key in given]
+        self._withdrawn = frozenset(index for index, key in enumerate(given) if not key)
 
     def _digest(self, key: str) -> bytes:
         encoded = key.encode("utf-8", "surrogateescape")
@@ -33,6 +35,10 @@ class ApiKeys:
     def count(self) -> int:
         """Number of keys, including withdrawn ones."""
         return len(self._digests)
+
+    def holds(self, index: int) -> bool:
+        """True if the key at `index` is not withdrawn."""
+        return index < len(self._digests) and index not in self._withdrawn
 
     def accepts(self, key: str) -> bool:
         """True if `key` is one of the keys."""

@@ -11,14 +11,12 @@ from typing import Any, Final
 import jwt
 
 from serval.auth.issuer_keys import IssuerKeys
-from serval.caller.identity import ADMIN, SCOPES, Identity
+from serval.caller.identity import ADMIN, OIDC_CALLER, SCOPES, Identity
 from serval.errors import AuthenticationError
 
 _MAX_TOKEN_CHARACTERS: Final = 16_384
 _MAX_REMEMBERED: Final = 1024
 _CALLER = re.compile(r"[\x21-\x7e]{1,128}")
-# Prefix of the caller's name, so that it is never taken for an id of the key database.
-CALLER_PREFIX: Final = "oidc:"
 
 # Messages for invalid tokens, from the special to the general: the first that matches is used.
 _PROBLEMS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
@@ -72,11 +70,13 @@ class TokenVerifier:
             # x5u) are ignored.
             key = await self.keys.find(header.get("kid"))
             claims = self._verified(token, key.key, key.algorithms)
-        except (jwt.PyJWTError, UnicodeError) as error:
+            expires_at = float(claims["exp"])
+        # An expiry of 10^400 is an integer beyond any float.
+        except (jwt.PyJWTError, UnicodeError, OverflowError) as error:
             messages = (text for kind, text in _PROBLEMS if isinstance(error, kind))
             raise AuthenticationError(next(messages, "The token cannot be read. Get a new one.")) from None
         identity = self._identity(claims)
-        self._remember(digest, identity, float(claims["exp"]) + self._rules.leeway_s)
+        self._remember(digest, identity, expires_at + self._rules.leeway_s)
         return identity
 
     def _verified(self, token: str, key: Any, algorithms: frozenset[str]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class TokenVerifier:
         models = None if rules.models_claim is None else frozenset(_words(claims.get(rules.models_claim)))
         # The admin API accepts keys only.
         scopes = given & frozenset(SCOPES) - {ADMIN}
-        return Identity(scopes=frozenset(scopes), key_id=CALLER_PREFIX + caller, models=models)
+        return Identity(scopes=frozenset(scopes), key_id=OIDC_CALLER + caller, models=models)
 
     def _remember(self, digest: bytes, identity: Identity, until: float) -> None:
         self._remembered[digest] = (identity, until, self.keys.generation)

@@ -10,6 +10,8 @@ INFERENCE: Final = "inference"
 # Permits grammars written by the client (`regex`, `ebnf`), beyond JSON schemas.
 GRAMMAR: Final = "grammar"
 ADMIN: Final = "admin"
+# Prefix of the name of a caller with a token, so that it is never taken for an id of the key database.
+OIDC_CALLER: Final = "oidc:"
 # Requests of these keys are scheduled before others, or after them.
 INTERACTIVE: Final = "interactive"
 BULK: Final = "bulk"

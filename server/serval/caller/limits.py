@@ -59,14 +59,33 @@ class Limits(Struct, frozen=True, array_like=True):
         return self == _NONE
 
     @property
+    def requests(self) -> int | None:
+        """The largest number of requests that a single call may make; None: any number."""
+        return _smaller(self.requests_per_minute, self.concurrent_requests)
+
+    @property
     def tokens(self) -> int | None:
-        """The largest number of tokens that a single request may reserve; None: any number."""
-        if self.tokens_per_minute is None or self.tokens_per_day is None:
-            return self.tokens_per_minute or self.tokens_per_day
-        return min(self.tokens_per_minute, self.tokens_per_day)
+        """The largest number of tokens that a single call may reserve; None: any number."""
+        return _smaller(self.tokens_per_minute, self.tokens_per_day)
+
+    @property
+    def of_requests(self) -> "Limits":
+        """The limits of requests alone."""
+        return Limits(
+            requests_per_minute=self.requests_per_minute, concurrent_requests=self.concurrent_requests
+        )
+
+    @property
+    def of_tokens(self) -> "Limits":
+        """The limits of tokens alone."""
+        return Limits(tokens_per_minute=self.tokens_per_minute, tokens_per_day=self.tokens_per_day)
 
 
 _NONE = Limits()
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else min(one, other)
 
 
 @lru_cache(maxsize=4096)

@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     """Run one action. Raises a `ServalError`."""
     from sqlalchemy.exc import SQLAlchemyError
 
+    from serval.store.database import reason_of
+
     settings = load_settings(key_database=args.database)
     if args.action == "downgrade":
         from serval.store.database import downgrade_database
@@ -86,8 +88,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         _run_action(args, store)
     except SQLAlchemyError as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"the key database refused, nothing was changed: {reason}") from None
+        raise SettingsError(f"the key database failed, nothing was changed: {reason_of(error)}") from None
     return 0
 
 
@@ -103,13 +104,17 @@ def _run_action(args: argparse.Namespace, store: "KeyStore") -> None:
         _print_new(record.as_object(), key, as_json=args.json)
     elif args.action == "update":
         shown = store.update_limits(args.id, _given_limits(args)).as_object()
-        print(json.dumps(shown) if args.json else f"{shown['id']} ({shown['name']})  {_limits(shown)}")
+        print(
+            json.dumps(shown)
+            if args.json
+            else f"{shown['id']} ({_printable(shown['name'])})  {_limits(shown)}"
+        )
     elif args.action == "rotate":
         record, key = store.rotate(args.id, grace_s=args.grace)
         _print_new(record.as_object(), key, as_json=args.json)
     elif args.action == "revoke":
         shown = store.revoke(args.id).as_object()
-        print(json.dumps(shown) if args.json else f"revoked {shown['id']} ({shown['name']})")
+        print(json.dumps(shown) if args.json else f"revoked {shown['id']} ({_printable(shown['name'])})")
     else:
         _, records = store.load()
         for record in records:
@@ -155,8 +160,8 @@ def _name(text: str) -> str:
 
 
 def _word(text: str) -> str:
-    if not text or text.split() != [text]:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a model's name, without white space")
+    if not text.isprintable() or text.split() != [text]:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a model's name: printable, without white space")
     return text
 
 
@@ -171,12 +176,17 @@ def _line(record: dict[str, Any], state: str) -> str:
     def day(when: int | None) -> str:
         return "-" if when is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
 
-    models = "all" if record["models"] is None else ",".join(record["models"])
+    models = "all" if record["models"] is None else _printable(",".join(record["models"]))
     return (
         f"{record['id']}  {state}  {','.join(record['scopes'])}  models={models}"
         f"  created={day(record['created_at'])}  expires={day(record['expires_at'])}"
-        f"  revoked={day(record['revoked_at'])}  {_limits(record)}  {record['name']}"
+        f"  revoked={day(record['revoked_at'])}  {_limits(record)}  {_printable(record['name'])}"
     )
+
+
+def _printable(text: str) -> str:
+    """The text with its control characters escaped: databases of earlier releases may hold some."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _limits(record: dict[str, Any]) -> str:

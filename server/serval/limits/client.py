@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final, cast
 
 from serval.limits.codec import (
-    Close,
     MessageReader,
     Renew,
     Reserve,
@@ -50,18 +49,14 @@ class LimiterClient:
                 return await connection.reserve(request)
         except BaseException as error:
             # The reply will be dropped; the service must not keep what it may have reserved.
-            connection.send(Close(request.id))
+            connection.send(Settle(request.id, 0, 0))
             if isinstance(error, TimeoutError):
                 raise LedgerUnreachableError from None
             raise
 
-    def settle(self, request: ReservationRequest, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
         """See `Limiter`."""
-        self._send(Settle(request.id, tokens))
-
-    def close(self, request: ReservationRequest) -> None:
-        """See `Limiter`."""
-        self._send(Close(request.id))
+        self._send(Settle(request.id, requests, tokens))
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""

@@ -21,16 +21,11 @@ class Reserve(Struct, frozen=True, array_like=True, tag="reserve"):
 
 
 class Settle(Struct, frozen=True, array_like=True, tag="settle"):
-    """End of a reservation with its use. No reply, as for the messages below."""
+    """End of a reservation with its use. No reply, as for the message below."""
 
     id: str
+    requests: int
     tokens: int
-
-
-class Close(Struct, frozen=True, array_like=True, tag="close"):
-    """End of a reservation as if it had never been made."""
-
-    id: str
 
 
 class Renew(Struct, frozen=True, array_like=True, tag="renew"):
@@ -46,7 +41,7 @@ class ReserveReply(Struct, frozen=True, array_like=True, tag="reserve_reply"):
     decision: Decision
 
 
-WorkerMessage = Reserve | Settle | Close | Renew
+WorkerMessage = Reserve | Settle | Renew
 
 _encoder = msgspec.msgpack.Encoder()
 worker_message_decoder: Final = msgspec.msgpack.Decoder(WorkerMessage)

@@ -59,21 +59,13 @@ class FallbackLimiter:
             self._away_since = None
         return decision
 
-    def settle(self, request: ReservationRequest, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
         """See `Limiter`."""
         if request.id in self._local_ids:
             self._local_ids.discard(request.id)
-            self._local.settle(request.id, tokens, self._now())
+            self._local.settle(request.id, requests=requests, tokens=tokens, now=self._now())
         else:
-            self._shared.settle(request, tokens)
-
-    def close(self, request: ReservationRequest) -> None:
-        """See `Limiter`."""
-        if request.id in self._local_ids:
-            self._local_ids.discard(request.id)
-            self._local.close(request.id, self._now())
-        else:
-            self._shared.close(request)
+            self._shared.settle(request, requests=requests, tokens=tokens)
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
@@ -106,17 +98,20 @@ class FallbackLimiter:
             concurrent_requests=self._share_of(request.limits.concurrent_requests),
         )
         # A request that fits the limit but not the share is admitted when it is alone.
-        tokens = (
-            request.tokens
-            if limits.tokens_per_minute is None
-            else min(request.tokens, limits.tokens_per_minute)
+        reduced = msgspec.structs.replace(
+            request,
+            limits=limits,
+            requests=_at_most(request.requests, limits.requests_per_minute, limits.concurrent_requests),
+            tokens=_at_most(request.tokens, limits.tokens_per_minute),
         )
-        decision = self._local.reserve(
-            msgspec.structs.replace(request, limits=limits, tokens=tokens), self._now()
-        )
+        decision = self._local.reserve(reduced, self._now())
         if decision.refused is None:
             self._local_ids.add(request.id)
         return decision
 
     def _share_of(self, limit: int | None) -> int | None:
         return None if limit is None else max(1, int(limit * self._share))
+
+
+def _at_most(number: int, *limits: int | None) -> int:
+    return min([number, *(limit for limit in limits if limit is not None)])

@@ -2,9 +2,8 @@
 
 A reservation is open until the first of these; later ones change nothing:
 
-settled    the request has ended: unused tokens are refunded, tokens used beyond the reservation are charged
-closed     the request never reached the engine: everything is refunded, the request itself too
-abandoned  its lease was not renewed, or its worker is gone: its slot is free again, its debit stays
+settled    its use is known: what was not used is refunded, what was used beyond the reservation is charged
+abandoned  its lease was not renewed, or its worker is gone: its slots are free again, its debit stays
 
 The ledger knows neither clocks nor processes: times are passed in.
 """
@@ -17,8 +16,8 @@ from serval.limits.bucket import Bucket
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.messages import Decision, Dimension, ReservationRequest
 
-# The end of a running request is unknown; refused clients should retry after this time.
-CONCURRENCY_WAIT_MS: Final = 1000
+# The end of a running request is unknown; clients that wait for one should retry after this time.
+RUNNING_WAIT_MS: Final = 1000
 
 
 class Moment(NamedTuple):
@@ -32,11 +31,17 @@ class Moment(NamedTuple):
         """The day in UTC, counted from 1970."""
         return int(self.unix_s // DAY_S)
 
+    @property
+    def next_day_ms(self) -> int:
+        """Milliseconds until the next day in UTC, rounded up."""
+        return int(((self.day + 1) * DAY_S - self.unix_s) * 1000) + 1
+
 
 @dataclass(slots=True)
 class _Reservation:
     account: "_Account"
     request: ReservationRequest
+    tokens: int
     day: int
     expires_ms: int
     # Marks of the debits in their buckets; None: no such limit.
@@ -49,6 +54,8 @@ class _Account:
     requests: Bucket
     tokens: Bucket
     open: dict[str, _Reservation] = field(default_factory=dict)
+    # Requests of the engine that count against the limit of concurrency.
+    running: int = 0
     # No reservation expires before this.
     next_expiry_ms: int = 0
 
@@ -73,29 +80,46 @@ class Ledger:
         account = self._accounts.get(request.subject)
         if account is None:
             account = self._accounts[request.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
-        refused, wait_ms = self._refusal(account, request, now)
+        tokens = self._reservable(request, now)
+        refused, wait_ms = self._refusal(account, request, tokens, now)
         if refused is None:
-            self._debit(account, request, now)
-        limits, decision = request.limits, [0, 0, 0, 0]
+            self._debit(account, request, tokens, now)
+        limits = request.limits
+        of_requests = of_tokens = (0, 0)
+        of_day: tuple[int, int] | tuple[None, None] = (None, None)
         if limits.requests_per_minute is not None:
-            decision[:2] = account.requests.remaining(), account.requests.reset_ms()
+            of_requests = account.requests.remaining(), account.requests.reset_ms()
         if limits.tokens_per_minute is not None:
-            decision[2:] = account.tokens.remaining(), account.tokens.reset_ms()
-        return Decision(refused, wait_ms, *decision)
+            of_tokens = account.tokens.remaining(), account.tokens.reset_ms()
+        if limits.tokens_per_day is not None:
+            left = limits.tokens_per_day - self._daily.used(request.subject, now.day)
+            of_day = max(0, left), now.next_day_ms
+        return Decision(refused, wait_ms, *of_requests, *of_tokens, *of_day)
 
-    def settle(self, reservation_id: str, tokens: int, now: Moment) -> None:
-        """End a reservation: the request has ended and used `tokens`."""
-        self._end(reservation_id, requests=1, tokens=tokens, now=now)
-
-    def close(self, reservation_id: str, now: Moment) -> None:
-        """End a reservation: the request never reached the engine."""
-        self._end(reservation_id, requests=0, tokens=0, now=now)
+    def settle(self, reservation_id: str, *, requests: int, tokens: int, now: Moment) -> None:
+        """End a reservation with what was used; zeros refund everything."""
+        reservation = self._open.get(reservation_id)
+        if reservation is None:
+            return
+        self.abandon(reservation_id)
+        if reservation.expires_ms <= now.ms:
+            return
+        account, request = reservation.account, reservation.request
+        if reservation.request_mark is not None:
+            account.requests.drain(now.ms)
+            account.requests.correct(request.requests, requests, reservation.request_mark)
+        if reservation.token_mark is not None:
+            account.tokens.drain(now.ms)
+            account.tokens.correct(reservation.tokens, tokens, reservation.token_mark)
+        if request.limits.tokens_per_day is not None:
+            self._daily.record(request.subject, reservation.day, tokens - reservation.tokens)
 
     def abandon(self, reservation_id: str) -> None:
-        """End a reservation whose use will stay unknown: free its slot, keep its debit."""
+        """End a reservation whose use will stay unknown: free its slots, keep its debit."""
         reservation = self._open.pop(reservation_id, None)
         if reservation is not None:
             del reservation.account.open[reservation_id]
+            reservation.account.running -= _slots(reservation.request)
 
     def renew(self, reservation_ids: Iterable[str], now: Moment) -> None:
         """Renew the leases of reservations whose requests still run."""
@@ -113,64 +137,71 @@ class Ledger:
             if not account.open and account.requests.level == account.tokens.level == 0:
                 del self._accounts[subject]
 
+    def _reservable(self, request: ReservationRequest, now: Moment) -> int:
+        """The tokens to reserve: all, or without some of the optional ones."""
+        budget = request.limits.tokens_per_day
+        if budget is None:
+            return request.tokens
+        left = budget - self._daily.used(request.subject, now.day)
+        return max(request.tokens - request.optional_tokens, min(request.tokens, left))
+
     def _refusal(
-        self, account: _Account, request: ReservationRequest, now: Moment
+        self, account: _Account, request: ReservationRequest, tokens: int, now: Moment
     ) -> tuple[Dimension | None, int]:
         """The limit that refuses the request, and for how many milliseconds; of several, the longest."""
         limits = request.limits
         refused: Dimension | None = None
         wait_ms = 0
         if limits.requests_per_minute is not None:
-            wait = _wait_ms(account.requests, 1, limits.requests_per_minute, now.ms)
+            wait = _wait_ms(account.requests, request.requests, limits.requests_per_minute, now.ms)
             if wait > wait_ms:
                 refused, wait_ms = "requests", wait
         if limits.tokens_per_minute is not None:
-            wait = _wait_ms(account.tokens, request.tokens, limits.tokens_per_minute, now.ms)
+            wait = _wait_ms(account.tokens, tokens, limits.tokens_per_minute, now.ms)
             if wait > wait_ms:
                 refused, wait_ms = "tokens", wait
-        if wait_ms < CONCURRENCY_WAIT_MS and self._is_full(account, limits.concurrent_requests, now.ms):
-            refused, wait_ms = "concurrency", CONCURRENCY_WAIT_MS
+        if wait_ms < RUNNING_WAIT_MS and self._is_full(account, request, now.ms):
+            refused, wait_ms = "concurrency", RUNNING_WAIT_MS
         budget = limits.tokens_per_day
-        if budget is not None and self._daily.used(request.subject, now.day) + request.tokens > budget:
-            refused, wait_ms = "budget", int(((now.day + 1) * DAY_S - now.unix_s) * 1000) + 1
+        if budget is not None and self._daily.used(request.subject, now.day) + tokens > budget:
+            spent = self._daily.used(request.subject, now.day) - self._reserved(account, now)
+            if spent + tokens > budget:
+                refused, wait_ms = "budget", now.next_day_ms
+            elif wait_ms < RUNNING_WAIT_MS:
+                refused, wait_ms = "budget_reserved", RUNNING_WAIT_MS
         return refused, wait_ms
 
-    def _debit(self, account: _Account, request: ReservationRequest, now: Moment) -> None:
+    def _debit(self, account: _Account, request: ReservationRequest, tokens: int, now: Moment) -> None:
         limits = request.limits
         if limits.tokens_per_day is not None:
-            self._daily.record(request.subject, now.day, request.tokens)
+            self._daily.record(request.subject, now.day, tokens)
         reservation = _Reservation(
             account,
             request,
+            tokens,
             now.day,
             now.ms + self._lease_ms,
-            None if limits.requests_per_minute is None else account.requests.debit(1),
-            None if limits.tokens_per_minute is None else account.tokens.debit(request.tokens),
+            None if limits.requests_per_minute is None else account.requests.debit(request.requests),
+            None if limits.tokens_per_minute is None else account.tokens.debit(tokens),
         )
         self._open[request.id] = account.open[request.id] = reservation
+        account.running += _slots(request)
 
-    def _end(self, reservation_id: str, *, requests: int, tokens: int, now: Moment) -> None:
-        reservation = self._open.get(reservation_id)
-        if reservation is None:
-            return
-        self.abandon(reservation_id)
-        if reservation.expires_ms <= now.ms:
-            return
-        account, request = reservation.account, reservation.request
-        if reservation.request_mark is not None:
-            account.requests.drain(now.ms)
-            account.requests.correct(1, requests, reservation.request_mark)
-        if reservation.token_mark is not None:
-            account.tokens.drain(now.ms)
-            account.tokens.correct(request.tokens, tokens, reservation.token_mark)
-        if request.limits.tokens_per_day is not None:
-            self._daily.record(request.subject, reservation.day, tokens - request.tokens)
-
-    def _is_full(self, account: _Account, limit: int | None, now_ms: int) -> bool:
-        if limit is None or len(account.open) < limit:
+    def _is_full(self, account: _Account, request: ReservationRequest, now_ms: int) -> bool:
+        limit = request.limits.concurrent_requests
+        if limit is None or account.running + request.requests <= limit:
             return False
         self._expire(account, now_ms)
-        return len(account.open) >= limit
+        return account.running + request.requests > limit
+
+    def _reserved(self, account: _Account, now: Moment) -> int:
+        """The part of the day's use that open reservations hold, and may give back."""
+        self._expire(account, now.ms)
+        return sum(
+            reservation.tokens
+            for reservation in account.open.values()
+            if reservation.day == now.day and reservation.request.limits.tokens_per_day is not None
+        )
 
     def _expire(self, account: _Account, now_ms: int) -> None:
         if now_ms < account.next_expiry_ms:
@@ -182,6 +213,10 @@ class Ledger:
             (reservation.expires_ms for reservation in account.open.values()),
             default=now_ms + self._lease_ms,
         )
+
+
+def _slots(request: ReservationRequest) -> int:
+    return 0 if request.limits.concurrent_requests is None else request.requests
 
 
 def _wait_ms(bucket: Bucket, cost: int, limit: int, now_ms: int) -> int:

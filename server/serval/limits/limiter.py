@@ -20,11 +20,8 @@ class Limiter(Protocol):
         Raises `LimitsUnavailableError`, or `LedgerUnreachableError` if there is no fallback.
         """
 
-    def settle(self, request: ReservationRequest, tokens: int) -> None:
-        """End a reservation: its request used `tokens`. Only the first end counts."""
-
-    def close(self, request: ReservationRequest) -> None:
-        """End a reservation: its request never reached the engine."""
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+        """End a reservation with what was used; zeros refund everything. Only the first end counts."""
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """Renew the leases of all running requests."""

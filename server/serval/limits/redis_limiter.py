@@ -1,7 +1,7 @@
 """The limiter of any number of gateways: the ledger is in Redis or Valkey, kept by scripts.
 
 `scripts/` holds the ledger and its buckets, translated to Lua line by line. A script is atomic, and its time
-is Redis's own. The account of a key is four Redis keys with one hash tag, each with an expiry.
+is Redis's own. The account of a key is five Redis keys with one hash tag, each with an expiry.
 
 Only a reservation waits for an answer, and not for long. The end of a reservation is queued behind it and
 retried while Redis is unreachable; only the first end counts, and one that comes after the lease changes
@@ -59,7 +59,7 @@ _END: Final = _Script.named("end")
 _RENEW: Final = _Script.named("renew")
 
 
-_KEYS: Final = ("buckets", "open", "reservations", "days")
+_KEYS: Final = ("buckets", "open", "reservations", "days", "running")
 
 
 class _Call(NamedTuple):
@@ -150,8 +150,9 @@ class RedisLimiter:
             raise LedgerUnreachableError
         # The order of the fields is that of the script's arguments.
         limits = ["" if limit is None else limit for limit in astuple(request.limits)]
-        arguments = [request.id, request.tokens, *limits, self._lease_ms]
-        call = _Call(_RESERVE, request.subject, [*arguments, *self._moment()])
+        amounts = [request.tokens, request.optional_tokens, request.requests]
+        arguments = [request.id, *amounts, *limits, self._lease_ms, *self._moment()]
+        call = _Call(_RESERVE, request.subject, arguments)
         reservation = _PendingReservation(call, asyncio.get_running_loop().create_future())
         self._pending.append(reservation)
         self._work.set()
@@ -159,17 +160,16 @@ class RedisLimiter:
             refused, *numbers = await reservation.answer
         except BaseException:
             # The answer will be dropped; Redis must not keep what it may have reserved.
-            self.close(request)
+            self.settle(request, requests=0, tokens=0)
             raise
         return Decision(refused or None, *numbers)
 
-    def settle(self, request: ReservationRequest, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
         """See `Limiter`."""
-        self._end(request, requests=1, tokens=tokens)
-
-    def close(self, request: ReservationRequest) -> None:
-        """See `Limiter`."""
-        self._end(request, requests=0, tokens=0)
+        if len(self._endings) < _MAX_UNSENT:
+            arguments = [request.id, requests, tokens, self._lease_ms, *self._moment()]
+            self._endings.append(_Call(_END, request.subject, arguments))
+            self._work.set()
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
@@ -204,12 +204,6 @@ class RedisLimiter:
                         while self._endings:
                             await self._send_batch()
             await self._redis.aclose()
-
-    def _end(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
-        if len(self._endings) < _MAX_UNSENT:
-            arguments = [request.id, requests, tokens, self._lease_ms, *self._moment()]
-            self._endings.append(_Call(_END, request.subject, arguments))
-            self._work.set()
 
     def _moment(self) -> Sequence[str | int]:
         if self._now is None:

@@ -14,7 +14,6 @@ from typing import Final, cast
 import msgspec
 
 from serval.limits.codec import (
-    Close,
     MessageReader,
     Renew,
     Reserve,
@@ -123,12 +122,9 @@ class _WorkerConnection(asyncio.Protocol):
             self._open.add(message.request.id)
         return encode(ReserveReply(message.number, decision))
 
-    def _note(self, message: Settle | Close | Renew, now: Moment) -> None:
+    def _note(self, message: Settle | Renew, now: Moment) -> None:
         if isinstance(message, Renew):
             self._ledger.renew(message.ids, now)
             return
         self._open.discard(message.id)
-        if isinstance(message, Settle):
-            self._ledger.settle(message.id, message.tokens, now)
-        else:
-            self._ledger.close(message.id, now)
+        self._ledger.settle(message.id, requests=message.requests, tokens=message.tokens, now=now)

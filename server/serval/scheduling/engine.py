@@ -1,6 +1,7 @@
 """An engine behind slots: requests beyond its capacity wait in a queue, or are refused."""
 
 import time
+from typing import Protocol
 
 from serval.engine.protocol import DeltaSink, Engine, EngineInfo, GenerateRequest, ManagedEngine
 from serval.scheduling.load import EngineLoad
@@ -14,6 +15,14 @@ from serval.telemetry.stopwatch import ENGINE, QUEUE
 _USUAL_ANSWER_TOKENS = 512
 
 
+class ScheduledSink(DeltaSink, Protocol):
+    """Consumer of a scheduled request's answer."""
+
+    def dispatched(self) -> None:
+        """Note that the request has its slot, and goes to the engine."""
+        ...
+
+
 class ScheduledEngine:
     """An engine that receives at most as many requests at a time as it has slots."""
 
@@ -22,12 +31,13 @@ class ScheduledEngine:
         self.slots = slots
         self.load = load
 
-    async def generate(self, request: GenerateRequest, sink: DeltaSink, record: RequestRecord) -> None:
+    async def generate(self, request: GenerateRequest, sink: ScheduledSink, record: RequestRecord) -> None:
         """See `Engine.generate`. Also raises `EngineOverloadedError` and `ShuttingDownError`."""
         slots = self.slots
         self.load.check(request.priority)
         if not slots.try_acquire():
             await self._wait(request, record)
+        sink.dispatched()
         try:
             await self._engine.generate(request, sink)
         finally:

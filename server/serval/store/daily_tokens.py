@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Engine, select, text
 
+from serval.store.database import transaction
 from serval.store.tables import daily_tokens
 
 _ADD = text(
@@ -29,7 +30,7 @@ class DailyTokens:
     def increment(self, use: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
         """Add `use` to the stored totals, all or nothing; return the new totals."""
         totals = {}
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             # Sorted, so that processes cannot deadlock: PostgreSQL locks row by row.
             for subject, day in sorted(use):
                 values = {"subject": subject, "day": day, "tokens": use[subject, day]}

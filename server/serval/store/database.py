@@ -1,13 +1,14 @@
 """Connection to the database: SQLite by path or URL, PostgreSQL by URL, migrated to the newest schema."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from serval.errors import SettingsError
 from serval.store.migrations import NEWEST
@@ -22,6 +23,21 @@ def open_database(location: str) -> Engine:
     Raises `SettingsError` if it cannot be used; the message never holds a password.
     """
     return _opened(location, _bring_up_to_date)
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction that waits at most `_BUSY_TIMEOUT_S` for locks of others. Raises SQLAlchemy's errors."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{int(_BUSY_TIMEOUT_S * 1000)}ms'"))
+        yield connection
+
+
+def reason_of(error: SQLAlchemyError) -> str:
+    """The database's own words, in one line without the statement and its parameters."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return f"{type(cause).__name__}: {cause}".splitlines()[0]
 
 
 def downgrade_database(location: str, revision: str) -> None:
@@ -46,7 +62,7 @@ def _opened(location: str, prepare: Callable[[Engine], None]) -> Engine:
             engine = _sqlite(url)
         else:
             timeout: dict[str, Any] = {"connect_timeout": _BUSY_TIMEOUT_S}
-            engine = create_engine(url, pool_pre_ping=True, connect_args=timeout)
+            engine = create_engine(url, pool_pre_ping=True, connect_args=timeout, hide_parameters=True)
         prepare(engine)
     except ModuleNotFoundError as error:
         raise SettingsError(
@@ -78,7 +94,7 @@ def _sqlite(url: URL) -> Engine:
     path = Path(url.database)
     # Created readable by its owner only: it holds hashes of keys.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:

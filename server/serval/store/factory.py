@@ -13,11 +13,16 @@ def open_store(settings: Settings) -> "KeyStore":
     """Open the key database. Raises `SettingsError` if none is set or it cannot be used."""
     location = database_location(settings)
     # Imported here: they take a third of a second and 20 MB to load.
-    from serval.store.database import open_database
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from serval.store.database import open_database, reason_of
     from serval.store.key_store import KeyStore
 
     pepper = None if settings.key_pepper is None else settings.key_pepper.get_secret_value()
-    return KeyStore(open_database(location), pepper=pepper)
+    try:
+        return KeyStore(open_database(location), pepper=pepper)
+    except SQLAlchemyError as error:
+        raise SettingsError(f"the key database cannot be used: {reason_of(error)}") from None
 
 
 def database_location(settings: Settings) -> str:

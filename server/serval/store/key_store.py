@@ -2,20 +2,23 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from serval.caller.limits import DEFAULT_LIMITS, LIMIT_NAMES, KeyLimits
-from serval.errors import SettingsError, UnknownKeyError
+from serval.errors import DeadKeyError, SettingsError, UnknownKeyError
+from serval.store.database import transaction
 from serval.store.tables import api_keys, key_store
 
 PREFIX = "sk-serval-"
+_ID = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -105,45 +108,54 @@ class KeyStore:
         expires_in_s: int | None = None,
         limits: KeyLimits = DEFAULT_LIMITS,
     ) -> tuple[KeyRecord, str]:
-        """Create a key; return its record, and the key itself, which cannot be shown again."""
-        with self.engine.begin() as connection:
+        """Create a key; return its record, and the key itself, which cannot be shown again.
+
+        `name` and `models` must be printable: they are shown in terminals.
+        """
+        with transaction(self.engine) as connection:
             return self._insert(
                 connection, name=name, scopes=scopes, models=models, expires_in_s=expires_in_s, limits=limits
             )
 
     def update_limits(self, key_id: str, changes: Mapping[str, int | None]) -> KeyRecord:
         """Change some of the key's limits, by name. Raises `UnknownKeyError`."""
-        with self.engine.begin() as connection:
+        with transaction(self.engine) as connection:
             key = _find(connection, key_id)
-            limits = key.limits.changed(**changes)
-            if limits != key.limits:
-                changed = update(api_keys).where(api_keys.c.id == key_id).values(asdict(limits))
-                connection.execute(changed)
+            if key.limits.changed(**changes) != key.limits:
+                # Only these, so that a change of another limit at the same time is not lost.
+                connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(dict(changes)))
                 _count_change(connection)
             return _find(connection, key_id)
 
     def rotate(self, key_id: str, *, grace_s: int = 0) -> tuple[KeyRecord, str]:
-        """Create a key in place of `key_id`, which is accepted for `grace_s` more. Raises `UnknownKeyError`.
+        """Create a key in place of `key_id`, which is accepted for `grace_s` more.
 
         The new key has the old one's limits, with nothing used yet.
+        Raises `UnknownKeyError`, or `DeadKeyError` if the old key is revoked or has expired.
         """
-        with self.engine.begin() as connection:
+        now = int(self._now())
+        with transaction(self.engine) as connection:
             old = _find(connection, key_id)
-            made = self._insert(
+            # First, as it locks the row: a key that is being revoked has no successor.
+            if not self._end(connection, key_id, _live(now), at=now + grace_s):
+                raise DeadKeyError(
+                    f"the key {key_id} is revoked or has expired, so it cannot be replaced; create a new key"
+                )
+            return self._insert(
                 connection,
                 name=old.name,
                 scopes=sorted(old.scopes),
                 models=None if old.models is None else sorted(old.models),
-                expires_in_s=None if old.expires_at is None else max(0, old.expires_at - int(self._now())),
+                expires_in_s=None if old.expires_at is None else old.expires_at - now,
                 limits=old.limits,
             )
-            self._revoke(connection, old, at=int(self._now()) + grace_s)
-            return made
 
     def revoke(self, key_id: str) -> KeyRecord:
         """Refuse the key from now on. Raises `UnknownKeyError`."""
-        with self.engine.begin() as connection:
-            self._revoke(connection, _find(connection, key_id), at=int(self._now()))
+        now = int(self._now())
+        with transaction(self.engine) as connection:
+            _find(connection, key_id)
+            self._end(connection, key_id, _not_revoked(now), at=now)
             return _find(connection, key_id)
 
     def _insert(
@@ -173,10 +185,14 @@ class KeyStore:
         _count_change(connection)
         return _find(connection, key_id), key
 
-    def _revoke(self, connection: Connection, key: KeyRecord, *, at: int) -> None:
-        if key.revoked_at is None or at < key.revoked_at:
-            connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(revoked_at=at))
+    def _end(self, connection: Connection, key_id: str, condition: ColumnElement[bool], *, at: int) -> bool:
+        """Revoke the key at `at`, or earlier if it already is. False if it does not meet the condition."""
+        revoked_at = case((_not_revoked(at), at), else_=api_keys.c.revoked_at)
+        ending = update(api_keys).where(api_keys.c.id == key_id, condition).values(revoked_at=revoked_at)
+        ended = connection.execute(ending).rowcount > 0
+        if ended:
             _count_change(connection)
+        return ended
 
     def _settle_pepper(self, given: bytes | None) -> bytes:
         made = secrets.token_bytes(32)
@@ -210,12 +226,23 @@ def _digest(pepper: bytes, key: str) -> bytes:
     return hmac.digest(pepper, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
 
 
+def _not_revoked(now: int) -> ColumnElement[bool]:
+    return or_(api_keys.c.revoked_at.is_(None), api_keys.c.revoked_at > now)
+
+
+def _live(now: int) -> ColumnElement[bool]:
+    """See `KeyRecord.is_live`."""
+    return and_(_not_revoked(now), or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now))
+
+
 def _count_change(connection: Connection) -> None:
     connection.execute(update(key_store).values(version=key_store.c.version + 1))
 
 
 def _find(connection: Connection, key_id: str) -> KeyRecord:
-    row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).first()
+    # Not every text can be a parameter: PostgreSQL refuses NUL.
+    query = select(api_keys).where(api_keys.c.id == key_id)
+    row = connection.execute(query).first() if _ID.fullmatch(key_id) else None
     if row is None:
         raise UnknownKeyError(
             f"no key has the public id {key_id[:64]!r}; `serval keys list` shows the ids there are"

@@ -102,8 +102,9 @@ class _Refusals:
         )
         self._rejections = Counter(
             "serval_rejections_total",
-            "Requests refused by a limit, by reason: requests, tokens, concurrency, budget, too_large (it can"
-            " never fit), limits_unavailable.",
+            "Requests refused by a limit, by reason: requests, tokens, concurrency, budget, budget_reserved"
+            " (running requests hold the rest of the day's), too_large (it can never fit),"
+            " limits_unavailable.",
             ["reason"],
             registry=registry,
         )

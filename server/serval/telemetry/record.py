@@ -8,7 +8,9 @@ from msgspec import Struct, field
 from serval.telemetry.stopwatch import Stopwatch
 
 # Reason for not admitting a valid request. A closed set, as it is a label.
-Rejection = Literal["requests", "tokens", "concurrency", "budget", "too_large", "limits_unavailable"]
+Rejection = Literal[
+    "requests", "tokens", "concurrency", "budget", "budget_reserved", "too_large", "limits_unavailable"
+]
 
 # Upper bounds of `RequestRecord.token_gaps`, in seconds. Its last count is for longer gaps.
 TOKEN_GAP_BOUNDS: Final = (

@@ -1,15 +1,23 @@
 """The gateway with a key database, and its admin API."""
 
 import asyncio
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from serval.auth.directory import KeyDirectory
+from serval.live_settings import read_live_settings
 from serval.settings import Settings
 from serval.store.factory import open_store
 from serval.store.key_store import KeyStore
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+from serval_testkit.gateway_process import wait_until
 from serval_testkit.request_log import request_lines
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -167,6 +175,13 @@ async def test_admin_api_needs_the_admin_scope_and_has_its_own_port(sqlite: str)
         ("POST", "/admin/keys", {"name": "a", "scopes": ["root"]}, 400, "scopes"),
         ("POST", "/admin/keys", {"name": "a", "scopes": []}, 400, "scopes"),
         ("POST", "/admin/keys", {"name": "a", "models": ["a b"]}, 400, "models[0]"),
+        ("POST", "/admin/keys", {"name": "a\nb"}, 400, "name"),
+        ("POST", "/admin/keys", {"name": "a\0"}, 400, "name"),
+        ("POST", "/admin/keys", {"name": "\x1b[31ma"}, 400, "name"),
+        ("POST", "/admin/keys", {"name": "a\u202eb"}, 400, "name"),
+        ("POST", "/admin/keys", {"name": "a\u2028b"}, 400, "name"),
+        ("POST", "/admin/keys", {"name": "a", "models": ["m", "m\0"]}, 400, "models[1]"),
+        ("POST", "/admin/keys", {"name": "a", "models": ["\x1b[31m"]}, 400, "models[0]"),
         ("POST", "/admin/keys", {"name": "a", "expires_in_s": -1}, 400, "expires_in_s"),
         ("POST", "/admin/keys", {"name": "a", "admin": True}, 400, "admin"),
         ("POST", "/admin/keys", {"name": "a", "limits": {"tokens_per_day": 0}}, 400, "limits.tokens_per_day"),
@@ -174,6 +189,7 @@ async def test_admin_api_needs_the_admin_scope_and_has_its_own_port(sqlite: str)
         ("PATCH", "/admin/keys/nosuch", {"limits": {"tokens_per_day": 1}}, 404, "key_id"),
         ("POST", "/admin/keys/nosuch/rotate", {}, 404, "key_id"),
         ("DELETE", "/admin/keys/nosuch", None, 404, "key_id"),
+        ("DELETE", "/admin/keys/%00", None, 404, "key_id"),
         ("PUT", "/admin/keys", None, 405, None),
         ("GET", "/admin", None, 404, None),
     ],
@@ -188,3 +204,176 @@ async def test_admin_api_errors_name_the_parameter(
         assert set(error) == {"message", "type", "param", "code"}
         assert error["param"] == param
         assert store_of(sqlite).load()[1] == []
+
+
+async def test_admin_api_dead_key_cannot_be_rotated(sqlite: str) -> None:
+    async with running_gateway(key_database=sqlite, admin_port=0, admin_key=ADMIN_KEY) as gateway:
+        made = await (await admin_call(gateway, "POST", "/admin/keys", json={"name": "a"})).json()
+        await admin_call(gateway, "DELETE", f"/admin/keys/{made['id']}")
+        response = await admin_call(gateway, "POST", f"/admin/keys/{made['id']}/rotate", json={})
+        error = (await response.json())["error"]
+        assert (response.status, error["code"], error["param"]) == (400, "key_not_live", "key_id")
+        assert len(store_of(sqlite).load()[1]) == 1
+
+
+@contextmanager
+def locked(database: str) -> Iterator[None]:
+    with closing(sqlite3.connect(database)) as locking:
+        locking.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def broken(database: str) -> Iterator[None]:
+    with closing(sqlite3.connect(database)) as breaking:
+        breaking.execute("ALTER TABLE api_keys RENAME TO gone")
+        yield
+        breaking.execute("ALTER TABLE gone RENAME TO api_keys")
+
+
+WRITES = [
+    ("POST", "/admin/keys", {"name": "a-name"}),
+    ("PATCH", "/admin/keys/ID", {"limits": {"tokens_per_day": 1}}),
+    ("POST", "/admin/keys/ID/rotate", {}),
+    ("DELETE", "/admin/keys/ID", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("fail", "method", "path", "body"),
+    [
+        *((locked, *write) for write in WRITES),
+        *((broken, *write) for write in WRITES),
+        (broken, "GET", "/admin/keys", None),
+    ],
+)
+async def test_admin_api_database_that_fails_is_a_503(
+    sqlite: str,
+    fail: Any,
+    method: str,
+    path: str,
+    body: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serval.store.database._BUSY_TIMEOUT_S", 0.05)
+    record, _ = store_of(sqlite).create(name="a", scopes=["inference"])
+    async with running_gateway(key_database=sqlite, admin_port=0, admin_key=ADMIN_KEY) as gateway:
+        with fail(sqlite):
+            response = await admin_call(gateway, method, path.replace("ID", record.id), json=body)
+        error = (await response.json())["error"]
+        assert (response.status, error["code"]) == (503, "key_database_unavailable")
+        assert response.headers["retry-after"] == "2"
+        assert store_of(sqlite).load()[1] == [record]
+    for told in ("SELECT", "INSERT", "UPDATE", "Traceback", "a-name", record.id):
+        assert told not in caplog.text
+    assert "locked" in caplog.text or "no such table" in caplog.text
+
+
+async def test_admin_api_new_key_is_shown_even_if_it_cannot_be_read_again(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refresh(self: KeyDirectory) -> None:
+        raise OperationalError("SELECT", {}, Exception("disk I/O error"))
+
+    async with running_gateway(key_database=sqlite, admin_port=0, admin_key=ADMIN_KEY) as gateway:
+        with monkeypatch.context() as failing:
+            failing.setattr(KeyDirectory, "refresh", refresh)
+            response = await admin_call(gateway, "POST", "/admin/keys", json={"name": "a"})
+        assert response.status == 201
+        key = (await response.json())["key"]
+        async with asyncio.timeout(60):
+            while (await ask(gateway, key)).status != 200:
+                pass
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("state", ["writing", "silent", "queued"])
+async def test_requests_of_a_revoked_key_are_ended(key_database: str, stream: bool, state: str) -> None:
+    """Those of other keys go on. Also tried below: a key that is rotated, and one that expires."""
+    store = store_of(key_database)
+    record, key = store.create(name="a", scopes=["inference"])
+    async with running_gateway(key_database=key_database, engine_slots=2) as gateway:
+        gateway.engine.will_say("x", fault="stall")
+        other = asyncio.create_task(gateway.post({**CHAT, "stream": True}))
+        await wait_until(lambda: len(gateway.engine.requests) == 1)
+        if state == "queued":
+            gateway.engine.will_say("x", fault="stall")
+            another = asyncio.create_task(gateway.post({**CHAT, "stream": True}))
+            await wait_until(lambda: len(gateway.engine.requests) == 2)
+        gateway.engine.will_say("x", fault="stall" if state == "writing" else "silent")
+        headers = {"authorization": f"Bearer {key}"}
+        asked = asyncio.create_task(gateway.post({**CHAT, "stream": stream}, headers=headers))
+        if state == "queued":
+            async with asyncio.timeout(60):
+                while 'depth{class="default"} 1.0' not in await (await gateway.get("/metrics")).text():
+                    pass
+        else:
+            await wait_until(lambda: len(gateway.engine.requests) == 2)
+        await asyncio.to_thread(store.revoke, record.id)
+        await assert_ended(await asyncio.wait_for(asked, 60))
+        if state != "queued":
+            await wait_until(lambda: len(gateway.engine.aborted) == 1)
+        assert not other.done()
+        other.cancel()
+        if state == "queued":
+            another.cancel()
+
+
+async def assert_ended(response: Any) -> None:
+    """Check that the answer is an error of the key, or a stream that ends with one."""
+    text = (await response.text()).removesuffix("\n\n")
+    if response.status == 200:
+        text = text.rpartition("data: ")[2]
+    else:
+        assert response.status == 401
+    error = json.loads(text)["error"]
+    assert error["code"] == "invalid_api_key"
+    assert "while the request ran" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("way", ["rotated", "expired", "deleted"])
+async def test_requests_of_a_key_that_dies_are_ended(sqlite: str, way: str, path: str) -> None:
+    store = store_of(sqlite)
+    record, key = store.create(name="a", scopes=["inference"], expires_in_s=2 if way == "expired" else None)
+    async with running_gateway(key_database=sqlite) as gateway:
+        gateway.engine.will_say("x", fault="stall")
+        gateway.engine.will_say("x", fault="stall")
+        body = {"model": MODEL, "prompt": [1], "stream": True, "n": 2}
+        if path == "/v1/chat/completions":
+            body = {**CHAT, "stream": True, "n": 2}
+        headers = {"authorization": f"Bearer {key}"}
+        asked = asyncio.create_task(gateway.post(body, path=path, headers=headers))
+        await wait_until(lambda: len(gateway.engine.requests) == 2)
+        if way == "rotated":
+            await asyncio.to_thread(store.rotate, record.id)
+        elif way == "deleted":
+            with closing(sqlite3.connect(sqlite)) as deleting:
+                deleting.execute("DELETE FROM api_keys")
+                deleting.execute("UPDATE key_store SET version = version + 1")
+                deleting.commit()
+        await assert_ended(await asyncio.wait_for(asked, 60))
+        await wait_until(lambda: len(gateway.engine.aborted) == 2)
+
+
+async def test_requests_of_a_withdrawn_operators_key_are_ended(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sk-one\nsk-two\n")
+    async with running_gateway(api_key_file=keys) as gateway:
+        for _ in range(2):
+            gateway.engine.will_say("x", fault="stall")
+        asked = [
+            asyncio.create_task(
+                gateway.post({**CHAT, "stream": True}, headers={"authorization": f"Bearer {key}"})
+            )
+            for key in ("sk-one", "sk-two")
+        ]
+        await wait_until(lambda: len(gateway.engine.requests) == 2)
+        settings = Settings(api_key=API_KEY, api_key_file=keys)
+        before = read_live_settings(settings)
+        keys.write_text("sk-two\n")
+        gateway.apply(read_live_settings(settings, before=before))
+        await assert_ended(await asyncio.wait_for(asked[0], 60))
+        assert not asked[1].done()
+        asked[1].cancel()

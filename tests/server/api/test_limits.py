@@ -11,10 +11,13 @@ import pytest
 
 from serval.api.http import cancel_and_wait
 from serval.caller.limits import KeyLimits
+from serval.chat.render import ChatRenderer
+from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.settings import Settings
 from serval.store.factory import open_store
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 from serval_testkit.gateway_process import wait_until
+from serval_testkit.stand_in_engine import Answer
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": [1, 2, 3], "max_tokens": 10}
@@ -93,19 +96,214 @@ async def test_concurrent_requests_cannot_exceed_the_token_limit() -> None:
         await cancel_and_wait(*asked)
 
 
-async def test_rejected_requests_consume_nothing() -> None:
-    async with running_gateway(requests_per_minute=10, tokens_per_minute=100) as gateway:
-        for _ in range(20):
-            assert (
-                await gateway.post({**TEXT, "max_tokens": 98}, path="/v1/completions")
-            ).status == 400  # 101 tokens can never fit
-        assert (await gateway.post({**TEXT, "max_tokens": 60}, path="/v1/completions")).status == 200
-        await gateway.post({**TEXT, "max_tokens": 90}, path="/v1/completions")
-        for _ in range(20):
-            await gateway.post({**TEXT, "max_tokens": 97}, path="/v1/completions")
+REFUSED_PROMPTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a prompt beyond the context": ("/v1/completions", {**TEXT, "prompt": [1] * 9000}),
+    "a conversation beyond the context": ("/v1/chat/completions", {**CHAT, "max_tokens": 9000}),
+    "an unknown token": ("/v1/completions", {**TEXT, "prompt": [10**6]}),
+    "an empty prompt": ("/v1/completions", {**TEXT, "prompt": ""}),
+    "a schema that cannot be enforced": (
+        "/v1/chat/completions",
+        {
+            **CHAT,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "a", "strict": True, "schema": {"$ref": "#/nowhere"}},
+            },
+        },
+    ),
+    "a regular expression that is refused": ("/v1/chat/completions", {**CHAT, "regex": "("}),
+    "a grammar that is refused": ("/v1/completions", {**TEXT, "ebnf": "root ::="}),
+    "more tokens than the key's limit": ("/v1/completions", {**TEXT, "max_tokens": 5000}),
+    "a schema that the engine refuses": ("/v1/chat/completions", {**CHAT, "stop": "engine-400"}),
+    "text to tokenise": ("/tokenize", {"model": MODEL, "prompt": "x"}),
+    "a conversation that cannot be tokenised": ("/tokenize", {"model": MODEL, "messages": []}),
+    "tokens": ("/detokenize", {"model": MODEL, "tokens": [1]}),
+    "tokens that there are not": ("/detokenize", {"model": MODEL, "tokens": [10**6]}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_PROMPTS)
+async def test_refused_prompt_counts_as_a_request(name: str) -> None:
+    """A request that costs work and is refused cannot be repeated for free."""
+    path, body = REFUSED_PROMPTS[name]
+    limits = {"requests_per_minute": 3, "tokens_per_minute": 4000}
+    async with running_gateway(**limits, operator_grammars=True) as gateway:
+        for _ in range(3):
+            if body.get("stop") == "engine-400":
+                gateway.engine.will_say(fault="http_error", status=400)
+            assert (await gateway.post(body, path=path)).status in (200, 400)
+        assert (await gateway.post(body, path=path)).status == 429
+        assert (await gateway.post(CHAT)).status == 429
+
+
+async def test_request_refused_for_its_tokens_counts_as_a_request_and_tells_an_honest_wait() -> None:
+    async with running_gateway(requests_per_minute=2, tokens_per_minute=6000) as gateway:
+        gateway.engine.will_say("x", fault="stall")
+        running = asyncio.create_task(gateway.post({**TEXT, "max_tokens": 5990}, path="/v1/completions"))
+        await wait_until(lambda: len(gateway.engine.requests) == 1)
+        response = await gateway.post(CHAT)
+        assert response.status == 429
+        assert "tokens a minute" in (await response.json())["error"]["message"]
+        # A tenth of a second until the tokens fit, but 30 s until there is another request.
+        assert 29_000 < int(response.headers["retry-after-ms"]) <= 30_000
+        assert (await gateway.post(CHAT)).status == 429
+        await cancel_and_wait(running)
+
+
+@pytest.mark.parametrize(
+    ("limit", "path", "body"),
+    [
+        ("requests_per_minute", "/v1/chat/completions", CHAT),
+        ("concurrent_requests", "/v1/chat/completions", CHAT),
+        ("requests_per_minute", "/v1/completions", {**TEXT, "prompt": "Hi"}),
+        ("concurrent_requests", "/v1/completions", {**TEXT, "prompt": "Hi"}),
+        ("requests_per_minute", "/tokenize", {"model": MODEL, "prompt": "Hi"}),
+        ("requests_per_minute", "/tokenize", {"model": MODEL, "messages": CHAT["messages"]}),
+        ("requests_per_minute", "/detokenize", {"model": MODEL, "tokens": [1]}),
+    ],
+)
+async def test_rate_is_judged_before_the_prompt_is_worked_on(
+    limit: str, path: str, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_gateway(**{limit: 1}) as gateway:
+        gateway.engine.will_say("x", fault="stall")
+        running = asyncio.create_task(gateway.post(CHAT))
+        await wait_until(lambda: len(gateway.engine.requests) == 1)
+        worked = []
+        for name in ("encode_text", "decode"):
+            monkeypatch.setattr(ControlSafeTokenizer, name, lambda self, text: worked.append(text))
+        monkeypatch.setattr(ChatRenderer, "render", lambda self, messages, tools: worked.append(messages))
+        assert (await gateway.post(body, path=path)).status == 429
+        assert worked == []
+        await cancel_and_wait(running)
+
+
+async def test_tokenising_needs_no_slot_and_tells_the_state_of_the_limits() -> None:
+    async with running_gateway(concurrent_requests=1, requests_per_minute=60) as gateway:
+        gateway.engine.will_say("x", fault="stall")
+        running = asyncio.create_task(gateway.post(CHAT))
+        await wait_until(lambda: len(gateway.engine.requests) == 1)
+        for path, body in (("/tokenize", {"prompt": "Hi"}), ("/detokenize", {"tokens": [1]})):
+            response = await gateway.post({"model": MODEL, **body}, path=path)
+            assert response.status == 200
+            assert response.headers["x-ratelimit-limit-requests"] == "60"
+        assert await left(response, "requests") == 57
+        await cancel_and_wait(running)
+
+
+CALLS_OF_SIX = {
+    "choices of a conversation": ("/v1/chat/completions", {**CHAT, "n": 6}),
+    "choices of a prompt": ("/v1/completions", {**TEXT, "n": 6}),
+    "prompts": ("/v1/completions", {**TEXT, "prompt": ["a"] * 6}),
+    "prompts as tokens": ("/v1/completions", {**TEXT, "prompt": [[1]] * 6}),
+    "choices of prompts": ("/v1/completions", {**TEXT, "prompt": ["a", "b"], "n": 3}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS_OF_SIX)
+async def test_limits_count_the_requests_that_the_engine_runs(name: str) -> None:
+    path, body = CALLS_OF_SIX[name]
+    async with running_gateway(requests_per_minute=20, concurrent_requests=7) as gateway:
+        for _ in range(6):
+            gateway.engine.will_say("x", fault="stall")
+        running = asyncio.create_task(gateway.post({**body, "stream": True}, path=path))
+        await wait_until(lambda: len(gateway.engine.requests) == 6)
+        response = await gateway.post({**CHAT, "n": 2})
+        assert (response.status, response.headers["retry-after"]) == (429, "1")
+        assert "this call makes 2" in (await response.json())["error"]["message"]
+        response = await gateway.post(CHAT)
+        assert (response.status, await left(response, "requests")) == (200, 20 - 6 - 1)
+        await cancel_and_wait(running)
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"), [("concurrent_requests", "5 at once"), ("requests_per_minute", "5 a minute")]
+)
+@pytest.mark.parametrize("name", CALLS_OF_SIX)
+async def test_call_of_more_requests_than_the_limit_is_a_400(name: str, limit: str, told: str) -> None:
+    path, body = CALLS_OF_SIX[name]
+    async with running_gateway(**{limit: 5}) as gateway:
+        for _ in range(6):
+            response = await gateway.post(body, path=path)
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (400, "requests_exceed_limit")
+            assert told in error["message"]
+        assert gateway.engine.requests == []
+        # It was refused before any work, so it is not counted.
+        assert (await gateway.post({**CHAT, "n": 5})).status == 200
+
+
+CHARGED: dict[str, dict[str, Any]] = {
+    "silent until the client leaves": {"fault": "silent"},
+    "silent for too long": {"fault": "silent"},
+    "cut off before the first token": {"pieces": (), "fault": "cut"},
+    "an answer that cannot be read": {"pieces": (), "fault": "garbage"},
+    "ended without a finish": {"pieces": (), "fault": "no_finish"},
+}
+REFUNDED: dict[str, dict[str, Any]] = {
+    "refused": {"fault": "http_error", "status": 400},
+    "overloaded": {"fault": "http_error", "status": 503},
+    "failed": {"fault": "http_error", "status": 500},
+    "refused after the headers": {"pieces": (), "fault": "error_event", "status": 400},
+    "failed after the headers": {"pieces": (), "fault": "error_event", "status": 500},
+}
+LONG: dict[str, Any] = {"model": MODEL, "prompt": [1] * 3000, "max_tokens": 100}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", [*CHARGED, *REFUNDED])
+async def test_prompt_that_the_engine_took_is_charged(name: str, stream: bool) -> None:
+    """However the request ends; not if the engine says that it did not work on it."""
+    timeouts = {"engine_stall_timeout_s": 0.3} if name == "silent for too long" else {}
+    async with running_gateway(tokens_per_minute=10_000, **timeouts) as gateway:
+        gateway.engine.answers.append(Answer(**{**CHARGED, **REFUNDED}[name]))
+        asking = asyncio.create_task(gateway.post({**LONG, "stream": stream}, path="/v1/completions"))
+        await wait_until(lambda: len(gateway.engine.requests) == 1)
+        if name == "silent until the client leaves":
+            await cancel_and_wait(asking)
+            await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
+        else:
+            await asking
         response = await gateway.post({**TEXT, "max_tokens": 1}, path="/v1/completions")
-        assert response.status == 200
-        assert await left(response, "requests") >= 7
+        used = 10_000 - 4 - await left(response, "tokens")
+        # The bucket refills by 167 tokens a second.
+        assert used > 1000 if name in CHARGED else used == 0
+
+
+async def test_prompt_of_a_client_that_leaves_the_queue_is_not_charged() -> None:
+    async with running_gateway(tokens_per_minute=10_000, requests_per_minute=60, engine_slots=1) as gateway:
+        gateway.engine.will_say("x", fault="stall")
+        running = asyncio.create_task(gateway.post(CHAT))
+        await wait_until(lambda: len(gateway.engine.requests) == 1)
+        waiting = asyncio.create_task(gateway.post(LONG, path="/v1/completions"))
+        await wait_until_metric(gateway, 'serval_queue_depth{class="default"} 1.0')
+        await cancel_and_wait(waiting)
+        await wait_until_metric(gateway, 'serval_queue_depth{class="default"} 0.0')
+        await cancel_and_wait(running)
+        response = await gateway.post(CHAT)
+        assert 10_000 - await left(response, "tokens") < 100
+        # The request itself counts: its prompt was worked on.
+        assert await left(response, "requests") == 57
+
+
+async def wait_until_metric(gateway: RunningGateway, line: str) -> None:
+    async with asyncio.timeout(60):
+        while line not in await (await gateway.get("/metrics", key=None)).text():
+            pass
+
+
+async def test_prompt_is_charged_once_for_all_choices_of_a_client_that_leaves() -> None:
+    async with running_gateway(tokens_per_minute=10_000, engine_slots=2) as gateway:
+        for _ in range(2):
+            gateway.engine.will_say(fault="silent")
+        body = {**LONG, "prompt": [[1] * 2000, [2] * 2000], "n": 2}
+        leaving = asyncio.create_task(gateway.post(body, path="/v1/completions"))
+        await wait_until(lambda: len(gateway.engine.requests) == 2)
+        await cancel_and_wait(leaving)
+        await wait_until(lambda: len(gateway.engine.aborted) == 2)
+        # The second prompt has waited for a slot all the time.
+        response = await gateway.post({**TEXT, "max_tokens": 1}, path="/v1/completions")
+        assert 1000 < 10_000 - await left(response, "tokens") < 2100
 
 
 async def test_request_larger_than_the_limit_is_a_400() -> None:
@@ -246,6 +444,45 @@ async def test_exhausted_daily_budget_is_not_retried_and_survives_a_restart(sqli
         assert len(gateway.engine.requests) == 1
 
 
+async def test_budget_that_running_requests_hold_is_a_short_429(sqlite: str) -> None:
+    store = open_store(Settings(key_database=sqlite))
+    _, key = store.create(name="a", scopes=["inference"], limits=KeyLimits(tokens_per_day=2000))
+    async with running_gateway(key_database=sqlite) as gateway:
+        for _ in range(3):
+            gateway.engine.will_say("x", fault="stall")
+        body = {**CHAT, "max_tokens": 600}
+        asked = [asyncio.create_task(ask(gateway, key, body)) for _ in range(12)]
+        for answered in islice(asyncio.as_completed(asked), 9):
+            response = await answered
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (429, "rate_limit_exceeded")
+            assert response.headers["retry-after"] == "1"
+            assert "x-should-retry" not in response.headers
+            assert "running requests" in error["message"]
+        await wait_until(lambda: len(gateway.engine.requests) == 3)
+        await cancel_and_wait(*asked)
+        await wait_until(lambda: len(gateway.engine.aborted) == 3)
+        # Used is what the three had been sent and had written.
+        response = await ask(gateway, key, body)
+        assert response.status == 200
+        assert response.headers["x-ratelimit-limit-tokens"] == "2000"
+        assert await left(response, "tokens") == 2000 - 3 * (PROMPT_TOKENS + 1) - (PROMPT_TOKENS + 600)
+        assert response.headers["x-ratelimit-reset-tokens"].endswith("s")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_budget_admits_requests_without_a_limit_until_it_is_used_up(sqlite: str, n: int) -> None:
+    store = open_store(Settings(key_database=sqlite))
+    _, key = store.create(name="a", scopes=["inference"], limits=KeyLimits(tokens_per_day=40))
+    body = {**CHAT, "max_tokens": None, "n": n}
+    use = PROMPT_TOKENS + n * ANSWER_TOKENS
+    async with running_gateway(key_database=sqlite) as gateway:
+        for left_before in range(40, PROMPT_TOKENS + n - 1, -use):
+            assert (await ask(gateway, key, body)).status == 200, left_before
+        response = await ask(gateway, key, body)
+        assert (response.status, (await response.json())["error"]["code"]) == (429, "insufficient_quota")
+
+
 async def test_keys_have_their_own_limits_and_changes_reach_a_running_gateway(sqlite: str) -> None:
     store = open_store(Settings(key_database=sqlite))
     one, key = store.create(name="a", scopes=["inference"], limits=KeyLimits(requests_per_minute=1))
@@ -274,8 +511,8 @@ async def test_keys_of_a_file_are_counted_separately(tmp_path: Path) -> None:
 
 async def test_rejections_are_counted_by_reason() -> None:
     async with running_gateway(requests_per_minute=1, tokens_per_minute=100) as gateway:
-        for body in (CHAT, CHAT, {**CHAT, "max_tokens": 200}):
+        for body in ({**CHAT, "max_tokens": 200}, CHAT, {**CHAT, "n": 2}):
             await gateway.post(body)
         metrics = await (await gateway.get("/metrics", key=None)).text()
     assert 'serval_rejections_total{reason="requests"} 1.0' in metrics
-    assert 'serval_rejections_total{reason="too_large"} 1.0' in metrics
+    assert 'serval_rejections_total{reason="too_large"} 2.0' in metrics

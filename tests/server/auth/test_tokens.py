@@ -162,6 +162,50 @@ async def test_identify_bad_token_is_refused_with_the_reason(issuer: Issuer, nam
     assert await verifier.identify(token())
 
 
+ODD_VALUES = [
+    "1" + "0" * 400,
+    "-1" + "0" * 400,
+    "1e400",
+    "-Infinity",
+    "NaN",
+    "9" * 5000,
+    '"' + "9" * 400 + '"',
+    '"x"',
+    '""',
+    '"\\ud800"',
+    "[]",
+    "{}",
+    "[[null]]",
+    "null",
+    "true",
+    "1.5",
+    "[" * 5000 + "]" * 5000,
+]
+
+
+def signed(claims: dict[str, str]) -> str:
+    """Return a token with these claims, given as JSON text, so that any number can be written."""
+    payload = "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in claims.items()) + "}"
+    return jwt.PyJWS().encode(payload.encode(), rsa_key("k1"), algorithm="RS256", headers={"kid": "k1"})
+
+
+@pytest.mark.parametrize(
+    "claim", ["exp", "nbf", "iat", "iss", "aud", "sub", "scope", "models", "jti", "more"]
+)
+async def test_identify_odd_claim_is_an_identity_or_refused(issuer: Issuer, claim: str) -> None:
+    """Never another error, whatever an issuer signs: numbers beyond any float, other types, deep nesting."""
+    verifier = verifier_of(issuer, oidc_models_claim="models")
+    usual = {name: json.dumps(value) for name, value in claims_of(token()).items()}
+    for value in ODD_VALUES:
+        try:
+            await verifier.identify(signed(usual | {claim: value}))
+        except AuthenticationError:
+            continue
+    if claim == "exp":
+        with pytest.raises(AuthenticationError, match="cannot be read"):
+            await verifier.identify(signed(usual | {"exp": ODD_VALUES[0]}))
+
+
 async def test_identify_tolerates_a_small_clock_difference(issuer: Issuer) -> None:
     verifier = verifier_of(issuer)
     assert await verifier.identify(token(expires_in_s=-10))

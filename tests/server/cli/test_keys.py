@@ -1,12 +1,16 @@
 """`serval keys`."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serval.cli import main
+from serval.settings import Settings
+from serval.store.factory import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +86,53 @@ def test_keys_downgrade_is_undone_by_the_next_command(capsys: pytest.CaptureFixt
     assert "0000" in capsys.readouterr().err
 
 
+def test_keys_dead_key_is_not_rotated(capsys: pytest.CaptureFixture[str]) -> None:
+    (made,) = run(capsys, "create", "--name", "a")
+    run(capsys, "revoke", made["id"])
+    assert main(["keys", "rotate", made["id"]]) == 1
+    assert "create a new key" in capsys.readouterr().err
+    assert len(run(capsys, "list")) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["create", "--name", "b"],
+        ["update", "ID", "--tokens-per-day", "1"],
+        ["rotate", "ID"],
+        ["revoke", "ID"],
+    ],
+)
+def test_keys_locked_database_exits_with_1(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serval.store.database._BUSY_TIMEOUT_S", 0.05)
+    (made,) = run(capsys, "create", "--name", "a")
+    with closing(sqlite3.connect(tmp_path / "keys.db")) as locking:
+        locking.execute("BEGIN IMMEDIATE")
+        assert main(["keys", *(made["id"] if word == "ID" else word for word in command)]) == 1
+    told = capsys.readouterr().err
+    assert "locked" in told
+    assert "SQL" not in told
+    assert "UPDATE" not in told
+    assert len(run(capsys, "list")) == 1
+
+
+def test_keys_control_characters_are_never_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Databases of earlier releases may hold them; also Unicode's line breaks and changes of direction."""
+    store = open_store(Settings(key_database=str(tmp_path / "keys.db")))
+    name = "a\n3f9a0c51d2e4  live\x1b[2J\u2028\u202e\x7f Zoë"
+    record, _ = store.create(name=name, scopes=["inference"], models=["m\x1b[31m"])
+    for command in (["list"], ["update", record.id, "--tokens-per-day", "1"], ["rotate", record.id]):
+        assert main(["keys", *command]) == 0
+        shown = capsys.readouterr().out
+        assert "\\n3f9a0c51d2e4  live\\x1b[2J\\u2028\\u202e\\x7f Zoë" in shown
+        assert all(line.isprintable() for line in shown.split("\n"))
+    assert run(capsys, "list")[0]["name"] == name
+
+
 def test_keys_unknown_id_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "revoke", "nosuch"]) == 1
     assert "nosuch" in capsys.readouterr().err
@@ -103,6 +154,9 @@ def test_keys_without_a_database_names_the_ways_to_set_one(
         ["create", "--name", "a\nb"],
         ["create", "--name", "a", "--scope", "root"],
         ["create", "--name", "a", "--model", "a b"],
+        ["create", "--name", "a\x1b[31m"],
+        ["create", "--name", "a\u202e"],
+        ["create", "--name", "a", "--model", "m\x1b[31m"],
         ["create", "--name", "a", "--expires-in", "soon"],
         ["create", "--name", "a", "--requests-per-minute", "0"],
         ["update", "3f9a0c51d2e4", "--tokens-per-day", "many"],

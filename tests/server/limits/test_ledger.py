@@ -19,8 +19,8 @@ def later(ms: int) -> Moment:
     return Moment(ms, NOON + ms / 1000)
 
 
-def request(limits: Limits, tokens: int = 1, subject: str = "a") -> ReservationRequest:
-    return ReservationRequest(f"id-{next(NUMBERS)}", subject, limits, tokens)
+def request(limits: Limits, tokens: int = 1, subject: str = "a", **fields: int) -> ReservationRequest:
+    return ReservationRequest(f"id-{next(NUMBERS)}", subject, limits, tokens, **fields)
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_settle_after_the_first_end_changes_nothing(ledger: Ledger) -> None:
     limits = Limits(requests_per_minute=10, tokens_per_minute=100)
     one = request(limits, 50)
     ledger.reserve(one, T0)
-    ledger.settle(one.id, 20, T0)
-    ledger.settle(one.id, 0, T0)
-    ledger.close(one.id, T0)
+    ledger.settle(one.id, requests=1, tokens=20, now=T0)
+    ledger.settle(one.id, requests=1, tokens=0, now=T0)
+    ledger.settle(one.id, requests=0, tokens=0, now=T0)
     assert remaining(ledger, limits) == (8, 80)  # the question itself is a request too
 
 
@@ -74,7 +74,7 @@ def test_close_refunds_everything(ledger: Ledger) -> None:
     for _ in range(30):
         one = request(limits, 100)
         assert ledger.reserve(one, T0).refused is None
-        ledger.close(one.id, T0)
+        ledger.settle(one.id, requests=0, tokens=0, now=T0)
     assert remaining(ledger, limits) == (9, 100)
 
 
@@ -85,7 +85,7 @@ def test_lease_expiry_frees_the_slot_and_keeps_the_debit(ledger: Ledger) -> None
     assert ledger.reserve(request(limits), later(LEASE_MS - 1)).refused == "concurrency"
     assert ledger.reserve(request(limits), later(LEASE_MS)).refused is None
     # An abandoned reservation has ended: it cannot be settled.
-    ledger.settle(one.id, 0, later(LEASE_MS))
+    ledger.settle(one.id, requests=1, tokens=0, now=later(LEASE_MS))
     assert ledger.reserve(request(limits, 40), later(3 * LEASE_MS)).refused == "budget"
     assert ledger.reserve(request(limits, 39), later(3 * LEASE_MS)).refused is None
 
@@ -97,7 +97,7 @@ def test_renew_keeps_the_slot(ledger: Ledger) -> None:
     for step in range(1, 20):
         ledger.renew([one.id], later(step * LEASE_MS // 2))
         assert ledger.reserve(request(limits), later(step * LEASE_MS // 2)).refused == "concurrency"
-    ledger.settle(one.id, 1, later(10 * LEASE_MS))
+    ledger.settle(one.id, requests=1, tokens=1, now=later(10 * LEASE_MS))
     assert ledger.reserve(request(limits), later(10 * LEASE_MS)).refused is None
 
 
@@ -105,10 +105,59 @@ def test_budget_starts_anew_each_utc_day(ledger: Ledger) -> None:
     limits = Limits(tokens_per_day=100)
     one = request(limits, 100)
     assert ledger.reserve(one, T0).refused is None
+    ledger.settle(one.id, requests=1, tokens=100, now=T0)
     decision = ledger.reserve(request(limits, 1), T0)
     assert decision.refused == "budget"
     assert 0 <= decision.wait_ms - DAY_S // 2 * 1000 <= 1
     assert ledger.reserve(request(limits, 100), later(decision.wait_ms)).refused is None
+
+
+def test_reserve_counts_the_requests_of_a_call(ledger: Ledger) -> None:
+    limits = Limits(requests_per_minute=10, concurrent_requests=5)
+    one = request(limits, requests=4)
+    assert ledger.reserve(one, T0).requests_remaining == 6
+    assert ledger.reserve(request(limits, requests=2), T0).refused == "concurrency"
+    assert ledger.reserve(request(limits, requests=1), T0).refused is None
+    # Two were refused by the engine, or had not been sent: they have not been used.
+    ledger.settle(one.id, requests=2, tokens=0, now=T0)
+    assert ledger.reserve(request(limits, requests=4), T0).requests_remaining == 3
+
+
+def test_budget_is_not_used_up_while_running_requests_hold_it(ledger: Ledger) -> None:
+    """Also tried: reservations that expired, that are of another day, and of a key without a budget then."""
+    limits = Limits(tokens_per_day=2000)
+    running = [request(limits, 503) for _ in range(3)]
+    for one in running:
+        assert ledger.reserve(one, T0).refused is None
+    for _ in range(9):
+        decision = ledger.reserve(request(limits, 503), T0)
+        assert (decision.refused, decision.wait_ms) == ("budget_reserved", 1000)
+    for one in running:
+        ledger.settle(one.id, requests=1, tokens=10, now=T0)
+    assert ledger.reserve(request(limits, 503), T0).day_remaining == 2000 - 30 - 503
+    # A request that cannot fit today is refused for the day.
+    assert ledger.reserve(request(limits, 1971), T0).refused == "budget"
+
+
+def test_budget_held_by_an_abandoned_request_is_used_up(ledger: Ledger) -> None:
+    limits = Limits(tokens_per_day=100)
+    ledger.reserve(request(limits, 60), T0)
+    assert ledger.reserve(request(limits, 60), later(LEASE_MS - 1)).refused == "budget_reserved"
+    assert ledger.reserve(request(limits, 60), later(LEASE_MS)).refused == "budget"
+
+
+def test_optional_tokens_are_not_reserved_if_the_day_has_no_more(ledger: Ledger) -> None:
+    limits = Limits(tokens_per_day=100)
+    one = request(limits, 100, optional_tokens=90)
+    assert ledger.reserve(one, T0).day_remaining == 0
+    assert ledger.reserve(request(limits, 100, optional_tokens=90), T0).refused == "budget_reserved"
+    ledger.settle(one.id, requests=1, tokens=5, now=T0)
+    two = request(limits, 100, optional_tokens=90)
+    assert ledger.reserve(two, T0).refused is None
+    # More than was reserved is charged, too.
+    ledger.settle(two.id, requests=1, tokens=86, now=T0)
+    assert ledger.reserve(request(limits, 9), T0).day_remaining == 0
+    assert ledger.reserve(request(limits, 100, optional_tokens=99), T0).refused == "budget_reserved"
 
 
 def test_settle_after_midnight_counts_for_the_day_of_the_reservation() -> None:
@@ -117,7 +166,7 @@ def test_settle_after_midnight_counts_for_the_day_of_the_reservation() -> None:
     one = request(Limits(tokens_per_day=100), 70)
     day = 20_000
     ledger.reserve(one, Moment(0, (day + 1) * DAY_S - 1))
-    ledger.settle(one.id, 25, Moment(2000, (day + 1) * DAY_S + 1))
+    ledger.settle(one.id, requests=1, tokens=25, now=Moment(2000, (day + 1) * DAY_S + 1))
     assert (daily.used("a", day), daily.used("a", day + 1)) == (25, 0)
 
 
@@ -127,9 +176,9 @@ def test_budget_is_not_granted_twice_when_the_clock_is_set(ledger: Ledger, step_
     one = request(limits, 100)
     ledger.reserve(one, T0)
     stepped = Moment(1000, NOON + 1 + step_s)
-    assert ledger.reserve(request(limits, 1), stepped).refused in ("requests", "budget")
+    assert ledger.reserve(request(limits, 1), stepped).refused in ("requests", "budget_reserved")
     assert ledger.reserve(request(Limits(concurrent_requests=1)), stepped).refused == "concurrency"
-    ledger.settle(one.id, 100, stepped)
+    ledger.settle(one.id, requests=1, tokens=100, now=stepped)
     # With the clock set back, the day's use is as before.
     assert ledger.reserve(request(limits, 1), later(120_000)).refused == "budget"
 
@@ -142,7 +191,7 @@ def test_sweep_drops_accounts_of_quiet_keys(ledger: Ledger) -> None:
     ledger.sweep(later(1000))
     assert ledger.subject_count == 100
     for one in requests[1:]:
-        ledger.settle(one.id, 50, later(1000))
+        ledger.settle(one.id, requests=1, tokens=50, now=later(1000))
     ledger.sweep(later(LEASE_MS - 1))
     assert ledger.subject_count == 1
     ledger.sweep(later(LEASE_MS))

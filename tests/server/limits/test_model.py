@@ -26,14 +26,14 @@ NOON = 20_000 * DAY_S + DAY_S // 2
 
 @dataclass
 class Entry:
-    """An admitted request. `counts` and `tokens` are reserved at first, then used."""
+    """An admitted call. `counts`, its requests, and `tokens` are reserved at first, then used."""
 
     request: ReservationRequest
     at_ms: int
     day: int
     expires_ms: int
     tokens: int
-    counts: int = 1
+    counts: int
     open: bool = True
 
 
@@ -54,20 +54,36 @@ class LimitsMachine(RuleBasedStateMachine):
     def running(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.open and entry.expires_ms > self.ms]
 
-    @rule(tokens=st.one_of(st.integers(0, 100), st.just(100)))
-    def reserve(self, tokens: int) -> None:
-        request = ReservationRequest(f"id-{next(self.numbers)}", "a", LIMITS, tokens)
+    @property
+    def running_requests(self) -> int:
+        return sum(entry.request.requests for entry in self.running)
+
+    @rule(
+        tokens=st.one_of(st.integers(0, 100), st.just(100)),
+        optional=st.one_of(st.just(0), st.integers(0, 100)),
+        requests=st.sampled_from([1, 1, 1, 2, 4]),
+    )
+    def reserve(self, tokens: int, optional: int = 0, requests: int = 1) -> None:
+        optional = min(optional, tokens)
+        request = ReservationRequest(
+            f"id-{next(self.numbers)}", "a", LIMITS, tokens, optional_tokens=optional, requests=requests
+        )
         before = copy.deepcopy(self.ledger)
+        used = sum(entry.tokens for entry in self.entries if entry.day == self.now.day)
+        held = sum(entry.tokens for entry in self.running if entry.day == self.now.day)
+        wanted = max(tokens - optional, min(tokens, 400 - used))
         decision = self.ledger.reserve(request, self.now)
         if decision.refused is None:
-            self.entries.append(Entry(request, self.ms, self.now.day, self.ms + LEASE_MS, tokens))
+            expires_ms = self.ms + LEASE_MS
+            self.entries.append(Entry(request, self.ms, self.now.day, expires_ms, wanted, requests))
         elif decision.refused in ("requests", "tokens"):
             self.check_wait(before, request, decision.wait_ms, decision.refused)
         elif decision.refused == "concurrency":
-            assert len(self.running) >= 4
+            assert self.running_requests + requests > 4
+        elif decision.refused == "budget":
+            assert used - held + wanted > 400
         else:
-            used = sum(entry.tokens for entry in self.entries if entry.day == self.now.day)
-            assert used + tokens > 400
+            assert used - held + wanted <= 400 < used + wanted
 
     def check_wait(self, before: Ledger, request: ReservationRequest, wait_ms: int, refused: str) -> None:
         """Check that `wait_ms` is enough, and one millisecond less is not."""
@@ -82,16 +98,13 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from(self.running))
-        used = data.draw(st.one_of(st.none(), st.just(0), st.integers(0, entry.tokens)))
-        self.end_with(entry, used)
+        tokens = data.draw(st.one_of(st.just(0), st.integers(0, entry.tokens)))
+        self.end_with(entry, data.draw(st.integers(0, entry.counts)), tokens)
 
-    def end_with(self, entry: Entry, used: int | None) -> None:
-        if used is None:
-            self.ledger.close(entry.request.id, self.now)
-        else:
-            self.ledger.settle(entry.request.id, used, self.now)
+    def end_with(self, entry: Entry, requests: int, tokens: int) -> None:
+        self.ledger.settle(entry.request.id, requests=requests, tokens=tokens, now=self.now)
         entry.open = False
-        entry.tokens, entry.counts = (0, 0) if used is None else (used, 1)
+        entry.counts, entry.tokens = requests, tokens
 
     @rule()
     def an_old_request_ends_in_a_burst(self) -> None:
@@ -100,15 +113,15 @@ class LimitsMachine(RuleBasedStateMachine):
         self.time_passes(MINUTE_MS)
         self.reserve(100)
         if self.running:
-            self.end_with(self.running[0], 0)
+            self.end_with(self.running[0], 1, 0)
         self.reserve(100)
 
     @precondition(lambda self: any(not entry.open for entry in self.entries))
     @rule(data=st.data())
     def end_again(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from([entry for entry in self.entries if not entry.open]))
-        self.ledger.settle(entry.request.id, 0, self.now)
-        self.ledger.close(entry.request.id, self.now)
+        self.ledger.settle(entry.request.id, requests=1, tokens=0, now=self.now)
+        self.ledger.settle(entry.request.id, requests=0, tokens=0, now=self.now)
 
     @rule(data=st.data())
     def renew_some(self, data: st.DataObject) -> None:
@@ -143,7 +156,7 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_more_at_once(self) -> None:
-        assert len(self.running) <= 4
+        assert self.running_requests <= 4
 
     @invariant()
     def never_more_a_day(self) -> None:
@@ -153,7 +166,7 @@ class LimitsMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Check that nothing is left when all has ended: no slot, no debit, no account."""
         for entry in self.running:
-            self.ledger.settle(entry.request.id, 0, self.now)
+            self.ledger.settle(entry.request.id, requests=1, tokens=0, now=self.now)
         self.ms += MINUTE_MS
         self.ledger.sweep(self.now)
         assert self.ledger.subject_count == 0

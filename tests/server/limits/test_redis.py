@@ -12,16 +12,19 @@ import pytest
 from redis.crc import key_slot
 
 from serval.api.http import cancel_and_wait
-from serval.caller.limits import Limits
+from serval.caller.identity import Identity
+from serval.caller.limits import KeyLimits, Limits
 from serval.errors import LimitsUnavailableError, SettingsError
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.factory import open_gate
 from serval.limits.fallback import FallbackLimiter
+from serval.limits.gate import Gate
 from serval.limits.ledger import Ledger, Moment
 from serval.limits.limiter import LedgerUnreachableError, Limiter
 from serval.limits.messages import Decision, ReservationRequest
 from serval.limits.redis_limiter import RedisLimiter, open_redis
 from serval.settings import Settings
+from serval.telemetry.record import RequestRecord
 from serval_testkit.redis_server import RedisServer, running_redis
 
 NUMBERS = count()
@@ -35,8 +38,8 @@ def server() -> Iterator[RedisServer]:
         yield running
 
 
-def request(limits: Limits, tokens: int = 1, subject: str = "a") -> ReservationRequest:
-    return ReservationRequest(f"id-{next(NUMBERS)}", subject, limits, tokens)
+def request(limits: Limits, tokens: int = 1, subject: str = "a", **fields: int) -> ReservationRequest:
+    return ReservationRequest(f"id-{next(NUMBERS)}", subject, limits, tokens, **fields)
 
 
 def frozen() -> Moment:
@@ -110,13 +113,9 @@ class Twins:
         assert decision == self.ledger.reserve(one, self.now)
         return decision
 
-    async def end(self, one: ReservationRequest, tokens: int | None) -> None:
-        if tokens is None:
-            self.limiter.close(one)
-            self.ledger.close(one.id, self.now)
-        else:
-            self.limiter.settle(one, tokens)
-            self.ledger.settle(one.id, tokens, self.now)
+    async def end(self, one: ReservationRequest, *, requests: int, tokens: int) -> None:
+        self.limiter.settle(one, requests=requests, tokens=tokens)
+        self.ledger.settle(one.id, requests=requests, tokens=tokens, now=self.now)
         await self.sent()
 
     async def renew(self, some: list[ReservationRequest]) -> None:
@@ -139,19 +138,31 @@ async def take_random_step(twins: Twins, requests: list[ReservationRequest], cho
             Limits(requests_per_minute=11, tokens_per_minute=70),
             Limits(tokens_per_minute=100, concurrent_requests=3),
             Limits(concurrent_requests=5, tokens_per_day=1500),
+            Limits(tokens_per_day=300),
             Limits(10**9, 10**9, 10**9, 10**9),
         ]
     )
     step = choose.choice([*["reserve"] * 5, "end", "end", "renew", "time", "time", "day"])
     if step == "reserve":
         largest = choose.choice([100, 1000]) if limits.tokens_per_minute == 10**9 else 100
-        one = request(limits, choose.randint(0, largest), choose.choice("ab"))
+        tokens = choose.randint(0, largest)
+        one = request(
+            limits,
+            tokens,
+            choose.choice("ab"),
+            optional_tokens=choose.choice([0, 0, tokens // 2, tokens]),
+            requests=choose.choice([1, 1, 1, 2, 3]),
+        )
         requests.append(one)
         return (await twins.reserve(one)).refused or "admitted"
     if step == "end" and requests:
         # Among the last ones, some of which have ended before or were refused.
         one = choose.choice(requests[-8:])
-        await twins.end(one, choose.choice([None, 0, one.tokens, one.tokens // 2, one.tokens + 50]))
+        await twins.end(
+            one,
+            requests=choose.randint(0, one.requests),
+            tokens=choose.choice([0, one.tokens, one.tokens // 2, one.tokens + 50]),
+        )
     elif step == "renew" and requests:
         # Sometimes too late.
         twins.ms += choose.choice([0, 0, LEASE_MS])
@@ -181,7 +192,8 @@ async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: in
             seen.add(await take_random_step(twins, requests, choose))
         if seed % 2:
             assert int(server.admin().hget("serval:{k:a}:buckets", "tokens.gone") or near) < near
-    assert seen >= {"admitted", "requests", "tokens", "concurrency", "budget", "end", "renew", "time", "day"}
+    refusals = {"requests", "tokens", "concurrency", "budget", "budget_reserved"}
+    assert seen >= refusals | {"admitted", "end", "renew", "time", "day"}
 
 
 async def test_redis_limiter_gateways_share_one_limit(server: RedisServer) -> None:
@@ -209,19 +221,52 @@ async def test_redis_limiter_uses_rediss_clock(server: RedisServer) -> None:
 async def test_redis_keys_of_a_subject_expire_and_share_a_slot(server: RedisServer, subject: str) -> None:
     limits = Limits(10, 100, 3, 1000)
     async with gateways_of(server) as (gateway,):
-        one, two = request(limits, 5, subject), request(limits, 5, subject)
+        one, two = request(limits, 5, subject), request(limits, 5, subject, requests=2)
         await gateway.reserve(one)
         await gateway.reserve(two)
         gateway.renew([two])
         # A larger debit takes longer to drain.
-        gateway.settle(one, 500)
+        gateway.settle(one, requests=1, tokens=500)
     keys = [key for key in server.admin().keys("*") if key != "serval:probe"]
-    assert len(keys) == 4
+    assert len(keys) == 5
     assert len({key_slot(key.encode()) for key in keys}) == 1
     lives = {key.rpartition(":")[2]: server.admin().pttl(key) for key in keys}
     assert all(life > LEASE_MS for life in lives.values())
     # As long as its content needs to drain.
     assert lives["buckets"] > 300_000
+
+
+async def test_redis_limiter_renews_all_requests_of_a_call(server: RedisServer) -> None:
+    moment = frozen()
+    limits = Limits(concurrent_requests=4)
+    async with gateways_of(server, now=lambda: moment) as (gateway,):
+        kept, lost = request(limits, requests=2), request(limits, requests=2)
+        for one in (kept, lost):
+            assert (await gateway.reserve(one)).refused is None
+        moment = Moment(1000 + LEASE_MS // 2, float(NOON))
+        gateway.renew([kept])
+        assert (await gateway.reserve(request(limits))).refused == "concurrency"
+        moment = Moment(1000 + LEASE_MS, float(NOON))
+        assert (await gateway.reserve(request(limits, requests=3))).refused == "concurrency"
+        assert (await gateway.reserve(request(limits, requests=2))).refused is None
+
+
+async def test_gate_over_redis_settles_requests_and_tokens(server: RedisServer) -> None:
+    identity = Identity(frozenset(), key_id="a", limits=KeyLimits(100, 1000, 8, 5000))
+    async with gateways_of(server) as (limiter,):
+        gate = Gate(limiter, defaults=Limits(), lease_s=60, reserved_completion_tokens=10)
+        for used in (4, 0):
+            record = RequestRecord(request_id=f"r{used}", method="POST", route="/")
+            async with gate.reservation(identity, record, requests=5) as reservation:
+                await reservation.reserve_tokens(prompt_tokens=100, completion_limit=50)
+                assert (await limiter.reserve(request(Limits(concurrent_requests=8), requests=4))).refused
+                if used:
+                    reservation.settle(requests=used, tokens=170)
+            decision = await limiter.reserve(request(Limits(100, 1000, 8, 5000), tokens=0, requests=0))
+        # The second call never reached the engine, and counts once.
+        assert (decision.requests_remaining, decision.tokens_remaining) == (100 - 4 - 1, 1000 - 170)
+        assert decision.day_remaining == 5000 - 170
+        assert (await limiter.reserve(request(Limits(concurrent_requests=8), requests=8))).refused is None
 
 
 async def test_redis_keeps_only_the_days_around_today(server: RedisServer) -> None:
@@ -261,7 +306,7 @@ async def test_redis_limiter_reloads_flushed_scripts(server: RedisServer) -> Non
         server.admin().script_flush()
         assert (await gateway.reserve(request(limits))).refused == "concurrency"
         server.admin().script_flush()
-        gateway.settle(one, 1)
+        gateway.settle(one, requests=1, tokens=1)
         assert (await gateway.reserve(request(limits))).requests_remaining == 8
 
 
@@ -290,7 +335,7 @@ async def test_redis_limiter_hang_is_unreachable_and_its_reservation_is_refunded
         for _ in range(100):
             with pytest.raises(LedgerUnreachableError):
                 await gateway.reserve(request(limits))
-        gateway.settle(running, 1)
+        gateway.settle(running, requests=1, tokens=1)
         server.thaw()
         await until_reachable(gateway, limits)
         # The settlement made meanwhile has arrived, too.

@@ -73,7 +73,7 @@ async def test_service_settlement_is_visible_to_other_workers(socket: Path) -> N
         first = request(limits, 100)
         assert (await one.reserve(first)).refused is None
         assert (await two.reserve(request(limits))).refused == "concurrency"
-        one.settle(first, 30)
+        one.settle(first, requests=1, tokens=30)
         await until_admitted(two, limits, 70)
 
 
@@ -133,7 +133,7 @@ async def test_service_invalid_message_closes_only_its_connection(socket: Path) 
     limits = Limits(requests_per_minute=10)
     async with serve_ledger(socket, ledger(), now=frozen), workers_of(socket, 1) as (worker,):
         reader, writer = await asyncio.open_unix_connection(str(socket))
-        writer.write(encode(Settle("nothing", 1))[:-3] + b"\xff\xff\xff" + b"\0\0\0\1\xc1")
+        writer.write(encode(Settle("nothing", 1, 1))[:-3] + b"\xff\xff\xff" + b"\0\0\0\1\xc1")
         assert await reader.read() == b""
         writer.close()
         assert (await worker.reserve(request(limits))).refused is None
@@ -175,11 +175,22 @@ async def test_fallback_allows_its_share_while_the_service_is_away(socket: Path)
         "concurrency",
     ]
     for one in requests[:2]:
-        limiter.settle(one, 10)
+        limiter.settle(one, requests=1, tokens=10)
     # Larger than the share, but not larger than the limit.
     assert (await limiter.reserve(request(limits, 80))).refused == "tokens"
     large = request(Limits(tokens_per_minute=100), 80)
     assert (await fallback_of(LimiterClient(socket), Clock()).reserve(large)).refused is None
+
+
+async def test_fallback_admits_a_call_larger_than_the_share_when_it_is_alone(socket: Path) -> None:
+    limits = Limits(requests_per_minute=10, concurrent_requests=8)
+    limiter = fallback_of(LimiterClient(socket), Clock())
+    large = ReservationRequest("large", "a", limits, requests=8)
+    assert (await limiter.reserve(large)).refused is None
+    assert (await limiter.reserve(request(limits))).refused == "concurrency"
+    limiter.settle(large, requests=8, tokens=0)
+    # It is charged in full: 8 of the share of 5.
+    assert (await limiter.reserve(request(limits))).refused == "requests"
 
 
 async def test_fallback_admits_budgets_for_the_grace_period_only(socket: Path) -> None:
@@ -212,5 +223,5 @@ async def test_fallback_returns_to_the_service_when_it_is_back(socket: Path) -> 
             "concurrency",
         ]
         # A reservation made locally is settled locally.
-        limiter.settle(local, 1)
+        limiter.settle(local, requests=1, tokens=1)
         assert (await limiter.reserve(request(limits))).refused == "concurrency"

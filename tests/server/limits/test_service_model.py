@@ -72,7 +72,7 @@ class Worker:
         """Wait until the service has processed everything sent so far: it answers in order."""
         nothing = ReservationRequest(f"nothing-{next(NUMBERS)}", "nobody", Limits(), 0)
         await self.limiter.reserve(nothing)
-        self.limiter.close(nothing)
+        self.limiter.settle(nothing, requests=0, tokens=0)
 
 
 async def until(wanted: Callable[[], bool]) -> None:
@@ -108,7 +108,14 @@ class ServiceMachine(RuleBasedStateMachine):
         return Moment(self.ms, NOON + self.ms / 1000)
 
     def request(self, subject: str, tokens: int) -> ReservationRequest:
-        return ReservationRequest(f"id-{next(NUMBERS)}", subject, LIMITS, tokens)
+        return ReservationRequest(
+            f"id-{next(NUMBERS)}",
+            subject,
+            LIMITS,
+            tokens,
+            optional_tokens=tokens // 2,
+            requests=1 + tokens % 3,
+        )
 
     @rule(requests=st.lists(st.tuples(WORKERS, SUBJECTS, TOKENS), min_size=1, max_size=12))
     def reserve_at_once(self, requests: Sequence[tuple[int, str, int]]) -> None:
@@ -146,7 +153,7 @@ class ServiceMachine(RuleBasedStateMachine):
         decision = self.loop.run_until_complete(cancel())
         expected = self.direct.reserve(request, self.now) if request in self.service_ledger.received else None
         if decision is None:
-            self.direct.close(request.id, self.now)
+            self.direct.settle(request.id, requests=0, tokens=0, now=self.now)
         else:
             assert decision == expected
             if decision.refused is None:
@@ -163,11 +170,11 @@ class ServiceMachine(RuleBasedStateMachine):
         del worker.open[request.id]
         self.ended.append((place, request))
         if used is None:
-            worker.limiter.close(request)
-            self.direct.close(request.id, self.now)
+            worker.limiter.settle(request, requests=0, tokens=0)
+            self.direct.settle(request.id, requests=0, tokens=0, now=self.now)
         else:
-            worker.limiter.settle(request, used)
-            self.direct.settle(request.id, used, self.now)
+            worker.limiter.settle(request, requests=1, tokens=used)
+            self.direct.settle(request.id, requests=1, tokens=used, now=self.now)
         self.loop.run_until_complete(worker.processed())
 
     @precondition(lambda self: self.ended)
@@ -175,8 +182,8 @@ class ServiceMachine(RuleBasedStateMachine):
     def end_again(self, data: st.DataObject) -> None:
         place, request = data.draw(st.sampled_from(self.ended))
         worker = self.workers[place]
-        worker.limiter.settle(request, 0)
-        worker.limiter.close(request)
+        worker.limiter.settle(request, requests=1, tokens=0)
+        worker.limiter.settle(request, requests=0, tokens=0)
         self.loop.run_until_complete(worker.processed())
 
     @rule(worker=WORKERS)

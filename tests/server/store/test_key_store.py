@@ -4,17 +4,21 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import alembic.config
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
-from serval.errors import SettingsError, UnknownKeyError
-from serval.store import migrations
-from serval.store.database import open_database
-from serval.store.key_store import KeyStore, public_id
+from serval.caller.limits import KeyLimits
+from serval.errors import DeadKeyError, SettingsError, UnknownKeyError
+from serval.settings import Settings
+from serval.store import factory, key_store, migrations
+from serval.store.database import open_database, reason_of
+from serval.store.key_store import KeyRecord, KeyStore, public_id
 
 
 class Clock:
@@ -112,11 +116,97 @@ def test_rotate_keeps_permissions_and_the_old_key_for_the_grace_period(key_datab
     kept = next(key for key in store.load()[1] if key.id == old.id)
     assert kept.is_live(clock.now + 29)
     assert not kept.is_live(clock.now + 30)
-    # A grace period never extends the life of a revoked key.
-    store.revoke(old.id)
-    store.rotate(old.id, grace_s=30)
+    # While it is accepted it can be rotated again, but never lives longer for that.
+    store.rotate(old.id, grace_s=300)
     kept = next(key for key in store.load()[1] if key.id == old.id)
-    assert not kept.is_live(clock.now)
+    assert kept.is_live(clock.now + 29)
+    assert not kept.is_live(clock.now + 30)
+
+
+@pytest.mark.parametrize("dead", ["revoked", "expired", "rotated, after the grace period"])
+def test_rotate_of_a_dead_key_is_refused(key_database: str, dead: str) -> None:
+    clock = Clock()
+    store = open_store(key_database, clock)
+    record, _ = store.create(name="a", scopes=["admin"], expires_in_s=60 if dead == "expired" else None)
+    if dead == "revoked":
+        store.revoke(record.id)
+    elif dead.startswith("rotated"):
+        store.rotate(record.id, grace_s=30)
+    clock.now += 60
+    before = store.load()
+    with pytest.raises(DeadKeyError, match=record.id):
+        store.rotate(record.id, grace_s=30)
+    assert store.load() == before
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Let `change` happen in another transaction, once, right after the next look-up of a key."""
+    find = key_store._find
+
+    def find_and_change(connection: Connection, key_id: str) -> KeyRecord:
+        monkeypatch.setattr(key_store, "_find", find)
+        found = find(connection, key_id)
+        change()
+        return found
+
+    monkeypatch.setattr(key_store, "_find", find_and_change)
+
+
+def test_rotate_of_a_key_that_is_revoked_meanwhile_is_refused(
+    key_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = open_store(key_database), open_store(key_database)
+    record, _ = store.create(name="a", scopes=["inference"])
+    meanwhile(monkeypatch, lambda: other.revoke(record.id))
+    with pytest.raises(DeadKeyError):
+        store.rotate(record.id, grace_s=3600)
+    (kept,) = store.load()[1]
+    assert not kept.is_live(Clock().now)
+
+
+def test_changes_of_two_limits_at_the_same_time_are_both_kept(
+    key_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = open_store(key_database), open_store(key_database)
+    record, _ = store.create(name="a", scopes=["inference"])
+    meanwhile(monkeypatch, lambda: other.update_limits(record.id, {"tokens_per_day": 5}))
+    store.update_limits(record.id, {"requests_per_minute": 7})
+    (kept,) = store.load()[1]
+    assert kept.limits == KeyLimits(requests_per_minute=7, tokens_per_day=5)
+
+
+def test_key_store_gives_up_on_a_lock_of_another(key_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serval.store.database._BUSY_TIMEOUT_S", 0.05)
+    store = open_store(key_database)
+    record, _ = store.create(name="secret-name", scopes=["inference"])
+    with open_store(key_database).engine.begin() as locking:
+        locking.execute(text("UPDATE api_keys SET name = 'b'"))
+        with pytest.raises(OperationalError) as caught:
+            store.revoke(record.id)
+    # Parameters never appear in the error, which someone may log.
+    assert record.id not in str(caught.value)
+    assert "\n" not in reason_of(caught.value)
+    assert "UPDATE" not in reason_of(caught.value)
+    assert store.load()[1][0].revoked_at is None
+
+
+def test_open_store_locked_database_is_a_settings_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serval.store.database._BUSY_TIMEOUT_S", 0.05)
+    location = str(tmp_path / "keys.db")
+    with open_database(location).begin() as locking:
+        locking.execute(text("DELETE FROM key_store"))
+        with pytest.raises(SettingsError, match="locked"):
+            factory.open_store(Settings(key_database=location))
+
+
+@pytest.mark.parametrize("key_id", ["nosuch", "", "\0", "a" * 10_000, "\ud800", "'; DROP TABLE api_keys; --"])
+def test_key_store_odd_id_is_unknown(key_database: str, key_id: str) -> None:
+    store = open_store(key_database)
+    for change in (store.revoke, store.rotate):
+        with pytest.raises(UnknownKeyError):
+            change(key_id)
 
 
 @pytest.mark.parametrize("action", ["rotate", "revoke"])

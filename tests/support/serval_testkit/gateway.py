@@ -1,7 +1,7 @@
 """The gateway in front of a StandInEngine, on real ports of the loopback interface."""
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from serval.app import create_apps
 from serval.engine.client import connect_engine
-from serval.live_settings import read_live_settings
+from serval.live_settings import LiveSettings, read_live_settings
 from serval.process.gateway import load_backend, open_callers
 from serval.settings import Settings
 from serval_testkit.running_app import running_app
@@ -36,6 +36,8 @@ class RunningGateway:
     engine: StandInEngine
     openai: AsyncOpenAI
     http: aiohttp.ClientSession
+    # Puts changed settings in force.
+    apply: Callable[[LiveSettings], None]
 
     async def post(
         self, body: Any, *, path: str = "/v1/chat/completions", **options: Any
@@ -103,5 +105,6 @@ async def running_gateway(
                     engine=engine,
                     openai=openai,
                     http=http,
+                    apply=apps.apply,
                 )
                 await openai.close()

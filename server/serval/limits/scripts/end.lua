@@ -1,4 +1,4 @@
--- Ledger.settle and Ledger.close: the first end of a reservation counts, so this may be sent again.
+-- Ledger.settle: the first end of a reservation counts, so this may be sent again.
 local id, used_requests, used_tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease_ms = tonumber(ARGV[4])
 local now = moment(ARGV[5], ARGV[6])
@@ -7,17 +7,22 @@ local expires = tonumber(redis.call('ZSCORE', OPEN, id))
 local reservation = redis.call('HGET', RESERVATIONS, id)
 redis.call('ZREM', OPEN, id)
 redis.call('HDEL', RESERVATIONS, id)
-if not expires or not reservation or expires <= now then
+if not expires or not reservation then
   return 0
 end
 
-local cost, day, request_mark, token_mark = string.match(reservation, '(%S+) (%S+) (%S+) (%S+)')
-cost = tonumber(cost)
+local cost, day, request_mark, token_mark, requests_reserved = unpacked(reservation)
+for number = 1, requests_reserved do
+  redis.call('ZREM', RUNNING, member(id, number))
+end
+if expires <= now then
+  return 0
+end
 if request_mark ~= '-' or token_mark ~= '-' then
   local requests, tokens = read_buckets(now)
   if request_mark ~= '-' then
     drain(requests, now)
-    correct(requests, 1, used_requests, tonumber(request_mark))
+    correct(requests, requests_reserved, used_requests, tonumber(request_mark))
   end
   if token_mark ~= '-' then
     drain(tokens, now)

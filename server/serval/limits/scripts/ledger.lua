@@ -3,11 +3,11 @@
 -- Lua's numbers are doubles; every number here is whole and below 2^53, and a quotient of two such numbers is
 -- rounded to a whole number only if it is one, so ceil and floor are exact.
 
-local BUCKETS, OPEN, RESERVATIONS, DAYS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local BUCKETS, OPEN, RESERVATIONS, DAYS, RUNNING = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
 local UNIT = 60000
 local DAY_MS = 86400000
-local CONCURRENCY_WAIT_MS = 1000
+local RUNNING_WAIT_MS = 1000
 -- Margin of the expiries: no key lives forever, and none expires too early.
 local KEPT_MS = 60000
 local DAYS_KEPT_MS = 3 * DAY_MS
@@ -114,6 +114,26 @@ end
 local function keep_reservations(lease_ms)
   redis.call('PEXPIRE', OPEN, whole(lease_ms + KEPT_MS))
   redis.call('PEXPIRE', RESERVATIONS, whole(lease_ms + KEPT_MS))
+  redis.call('PEXPIRE', RUNNING, whole(lease_ms + KEPT_MS))
+end
+
+-- A reservation as stored, and the fields of a stored one.
+local function packed(cost, day, request_mark, token_mark, requests)
+  return table.concat({whole(cost), day, request_mark, token_mark, whole(requests)}, ' ')
+end
+
+local function unpacked(reservation)
+  local cost, day, request_mark, token_mark, requests =
+    string.match(reservation, '(%S+) (%S+) (%S+) (%S+) (%S+)')
+  return tonumber(cost), day, request_mark, token_mark, tonumber(requests)
+end
+
+-- Name in RUNNING of one of a reservation's requests of the engine.
+local function member(id, number)
+  if number == 1 then
+    return id
+  end
+  return id .. ':' .. number
 end
 
 local function add_to_day(day, count)

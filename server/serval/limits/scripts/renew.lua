@@ -4,8 +4,13 @@ local now = moment(ARGV[2], ARGV[3])
 
 for number = 4, #ARGV do
   local expires = tonumber(redis.call('ZSCORE', OPEN, ARGV[number]))
-  if expires and expires > now then
+  local reservation = redis.call('HGET', RESERVATIONS, ARGV[number])
+  if expires and expires > now and reservation then
     redis.call('ZADD', OPEN, whole(now + lease_ms), ARGV[number])
+    local _, _, _, _, requests = unpacked(reservation)
+    for place = 1, requests do
+      redis.call('ZADD', RUNNING, 'XX', whole(now + lease_ms), member(ARGV[number], place))
+    end
   end
 end
 keep_reservations(lease_ms)
