@@ -1,6 +1,6 @@
 # `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast gpu-check lint format types setup print-venv audit lock lock-examples lock-clients lock-comparison clean
+.PHONY: help serve test test-fast test-services gpu-check lint format types setup print-venv audit lock lock-examples lock-clients lock-comparison clean
 
 SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
@@ -16,9 +16,13 @@ help: ## Show these targets.
 serve: setup ## Start engine and gateway (demo model; ARGS="--model DIR --tp 2" for another).
 	@.venv/bin/serval serve $(ARGS)
 
-test: setup lint types ## Everything CI runs: lint, types, unit tests, tests on the real engine.
-	@deploy/setup/test_services.sh --rehearsal
+test: setup ## Everything CI runs: lint, types, unit tests, tests on the real engine.
+	@$(MAKE) --no-print-directory --jobs 3 lint types test-services
 	@$(PYTHON) tests/support/serval_testkit/lanes.py $(ARGS)
+
+# Mostly waits for downloads and the disk, so beside lint and types.
+test-services:
+	@deploy/setup/test_services.sh --rehearsal
 
 test-fast: setup ## The tests that start no engine.
 	@deploy/setup/test_services.sh

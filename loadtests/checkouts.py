@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,8 @@ ABOUT = {
     "/server_info": {"max_req_input_len": 8000, "incremental_streaming_output": True},
     "/v1/models": {"data": [{"id": "m", "max_model_len": 8192}]},
 }
+# A prompt of about 1.2 KB: at least as many tokens as `event` counts.
+PROMPT = "Explain how a cache works, with an example from everyday life. " * 18
 M = TypeVar("M")
 
 
@@ -44,17 +47,24 @@ def event(rid: str, number: int, *, last: bool) -> bytes:
     meta = {
         "id": rid,
         "finish_reason": {"type": "stop", "matched": 2} if last else None,
-        "prompt_tokens": 812,
+        "prompt_tokens": 120,
         "weight_version": "default",
         "total_retractions": 0,
         "completion_tokens": number + 1,
-        "cached_tokens": 768,
+        "cached_tokens": 112,
         "cached_tokens_details": None,
         "dp_rank": None,
         "reasoning_tokens": 0,
     }
     body = {"text": " token", "output_ids": [number % 1000], "meta_info": meta}
     return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def rid_of(request: bytes) -> str:
+    """Id of a request to `/generate`. The gateway refuses an answer with any other."""
+    found = re.search(rb'"rid": ?"([^"]+)"', request)
+    assert found is not None, request[:300]
+    return found[1].decode()
 
 
 def chunk(data: bytes) -> bytes:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkouts import ABOUT, Gateway, chunk, compare, comparison_parser, event, running_gateway
+from checkouts import ABOUT, PROMPT, Gateway, chunk, compare, comparison_parser, event, running_gateway
 
 
 class Engine:
@@ -68,7 +68,7 @@ class Engine:
 async def stream(gateway: Gateway) -> int:
     """Read one streamed answer to its end; return the number of its content frames."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    request = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "What is Serval?"}]}
+    request = {"model": "m", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
     body = json.dumps(request).encode()
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from checkouts import MODEL, ROOT, chunk, event
+from checkouts import MODEL, PROMPT, ROOT, chunk, event, rid_of
 from http_servers_app import LimitedProtocol
 from serval.app import create_apps
 from serval.engine.client import connect_engine
@@ -40,9 +40,7 @@ from serval.settings import Settings
 PROTOCOLS = ("own", "uvicorn", "uvicorn-limited")
 _FRAMES = 1000
 _BATCH = 50
-_PROMPT = "Explain how a cache works, with an example from everyday life. " * 18
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-_LAST = chunk(event("r", _FRAMES, last=True) + b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
 class _Socket:
@@ -114,7 +112,8 @@ class _Bench:
     async def frame_times(self) -> list[float]:
         """Seconds for one frame of one stream, a figure for each batch of frames."""
         engine = await self._ask(_request(stream=True))
-        frames = [chunk(event("r", number, last=False)) for number in range(_FRAMES)]
+        rid = rid_of(self._engine_transport.latest)
+        frames = [chunk(event(rid, number, last=False)) for number in range(_FRAMES)]
         engine.data_received(_HEAD + frames[0])
         await _until(lambda: self._client.writes > 0 and b"token" in self._client.latest)
         times = []
@@ -126,7 +125,7 @@ class _Bench:
                 if self._client.writes == writes:
                     await _until(lambda before=writes: self._client.writes > before)  # type: ignore[misc]
             times.append((time.process_time() - began) / _BATCH)
-        engine.data_received(_LAST)
+        engine.data_received(_last(rid))
         await _until(lambda: self._client.latest.endswith(b"0\r\n\r\n"))
         return times
 
@@ -135,14 +134,21 @@ class _Bench:
         request = _request(stream=False)
         began = time.process_time()
         engine = await self._ask(request)
-        engine.data_received(_HEAD + _LAST)
+        engine.data_received(_HEAD + _last(rid_of(self._engine_transport.latest)))
         await _until(lambda: self._client.latest.endswith(b'"system_fingerprint":null}'))
         return time.process_time() - began
 
 
+def _last(rid: str) -> bytes:
+    """The end of an answer."""
+    return chunk(event(rid, _FRAMES, last=True) + b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
 def _request(*, stream: bool) -> bytes:
-    messages = [{"role": "user", "content": _PROMPT}]
-    body = json.dumps({"model": "m", "stream": stream, "messages": messages, "max_tokens": 16}).encode()
+    messages = [{"role": "user", "content": PROMPT}]
+    body = json.dumps(
+        {"model": "m", "stream": stream, "messages": messages, "max_tokens": _FRAMES + 1}
+    ).encode()
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer k\r\naccept: */*\r\n"
         b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from checkouts import ABOUT, chunk, compare, comparison_parser, event, running_gateway
+from checkouts import ABOUT, PROMPT, chunk, compare, comparison_parser, event, rid_of, running_gateway
 
-# About 1.2 KB.
-_PROMPT = "Explain how a cache works, with an example from everyday life. " * 18
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n"
+# An id as long as those of the gateway, which takes its place.
+_ID = "chatcmpl-" + "0" * 32
 _ANSWER = (
     _OK % b"text/event-stream"
     + b"transfer-encoding: chunked\r\n\r\n"
-    + chunk(event("chatcmpl-0", 16, last=True) + b"data: [DONE]\n\n")
+    + chunk(event(_ID, 15, last=True) + b"data: [DONE]\n\n")
     + b"0\r\n\r\n"
 )
 
@@ -51,7 +51,9 @@ class Engine(asyncio.Protocol):
         self._received = b""
         path = head.split(b" ", 2)[1].decode()
         if path == "/generate":
-            self._transport.write(_ANSWER)
+            # Only the gateway's requests have an id.
+            rid = rid_of(body) if b'"rid"' in body else _ID
+            self._transport.write(_ANSWER.replace(_ID.encode(), rid.encode()))
             return
         about = json.dumps(ABOUT.get(path, {})).encode()
         length = b"content-length: %d\r\n\r\n" % len(about)
@@ -99,7 +101,7 @@ class Client(asyncio.Protocol):
 async def ask(port: int, *, key: str, clients: int, count: int, path: str, end: bytes) -> list[float]:
     """Run `clients` of `count` requests each at once; return the seconds of every answer."""
     body = json.dumps(
-        {"model": "m", "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 16}
+        {"model": "m", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 16}
     ).encode()
     request = (
         b"POST %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\naccept: */*\r\n"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the services of the tests if they are missing and packages may be installed (root on a Debian): PostgreSQL,
-# Redis, a settable clock (libfaketime), Node for OpenAI's other client; with --rehearsal also a Docker Engine and tools
-# that make images without an image registry. Never fails: tests of missing services are skipped and say so.
+# Redis, a settable clock (libfaketime), nginx, Node and a JDK for other clients; with --rehearsal also a Docker Engine and
+# tools that make images without an image registry. Never fails: tests of missing services are skipped and say so.
 set -uo pipefail
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -37,9 +37,13 @@ missing=()
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing+=(postgresql)
 ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing+=(libfaketime)
 command -v redis-server >/dev/null 2>&1 || missing+=(redis-server)
+command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
 install "${missing[@]}"
 missing=()
 { command -v node && command -v npm; } >/dev/null 2>&1 || missing+=(nodejs npm)
+install "${missing[@]}"
+missing=()
+{ command -v java && command -v javac; } >/dev/null 2>&1 || missing+=(default-jdk-headless)
 install "${missing[@]}"
 
 if [ "${1:-}" = --rehearsal ]; then

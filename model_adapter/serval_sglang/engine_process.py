@@ -70,9 +70,9 @@ def main(arguments: Sequence[str]) -> None:
     gc.disable()
     on_cpu = "--device=cpu" in arguments
     if on_cpu:
-        from serval_sglang.cpu_compat.deferred_compile import defer_compilation
+        from serval_sglang.cpu_compat.uncompiled import leave_functions_uncompiled
 
-        defer_compilation()
+        leave_functions_uncompiled()
     from sglang.srt.plugins import load_plugins
     from sglang.srt.utils import kill_itself_when_parent_died, kill_process_tree
 

@@ -20,6 +20,7 @@ from serval_sglang.cuda_toolkit import CompilersMissing, compiler_environment
 from serval_sglang.gpu_flags import gpu_flags, host_tables_environment
 from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
 from serval_sglang.options import Device, EngineOptions, ModelFolderError, configure, engine_options
+from serval_sglang.preflight import find_mistakes
 from serval_sglang.settings import (
     available_cpus,
     inherited_environment,
@@ -31,6 +32,9 @@ from serval_sglang.supervision import supervise
 from serval_sglang.tuned_moe import moe_variables
 
 _CUDA_DRIVER = "libcuda.so.1"
+
+# Polled by the gateway, by probes and by Prometheus: their lines would bury the others in the log.
+_UNLOGGED_PATHS = ("/v1/loads", "/ready", "/health", "/metrics", "/server_info")
 
 _EXAMPLE = """\
 example:
@@ -50,6 +54,8 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
         "--incremental-streaming-output",
         "--enable-metrics",
         "--enable-cache-report",
+        "--uvicorn-access-log-exclude-prefixes",
+        *_UNLOGGED_PATHS,
     ]
     if options.served_model_name is not None:
         flags.append(f"--served-model-name={options.served_model_name}")
@@ -112,6 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(f"serval: {error}")
     except CompilersMissing as error:
         sys.exit(f"serval: no engine on a GPU: {error}. Without them, --device cpu serves the demo model.")
+    tables_on_host = model_settings(environment).ngram_tables == "host"
+    mistakes = find_mistakes(options, tables_on_host=tables_on_host)
+    if mistakes:
+        sys.exit(f"serval: error: {options.model} cannot be served: {'; '.join(mistakes)}")
     if options.device == "cuda":
         _use_prebuilt_kernels(environment)
     # -P, which SGLang's processes inherit, keeps the working directory off the import path: a stray file

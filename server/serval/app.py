@@ -15,6 +15,7 @@ from serval.api.application import create_api, create_metrics_page
 from serval.api.chat import ChatCompletions
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
+from serval.api.cors import with_cors
 from serval.api.edge import RequestEdge
 from serval.api.endpoints import API, API_WITHOUT_METRICS, CHAT_COMPLETIONS, COMPLETIONS, METRICS_PAGE
 from serval.auth.authenticator import Authenticator
@@ -125,7 +126,8 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     apply(live)
     admin = _admin_app(settings, directory, metrics, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
-    return Applications(api, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
+    published = with_cors(api, settings.cors_origins)
+    return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
 
 
 def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:

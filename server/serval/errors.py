@@ -23,11 +23,13 @@ ServalError
      ├─ MethodNotAllowedError        405  the URL exists, the method does not
      ├─ RequestTimeoutError          408  the request did not arrive in time
      ├─ BodyTooLargeError            413  request body over the limit
+     ├─ UnsupportedEncodingError     415  the request body is compressed in a way that is not read here
      ├─ RateLimitError               429  the key's requests, tokens or concurrent requests are used up
      │   └─ InsufficientQuotaError   429  the key's tokens of the day are used up
      ├─ HeadTooLargeError            431  request headers over the limit
      ├─ InternalError                500  a defect of the gateway; the message never holds internals
      ├─ EngineFailureError           500  the engine reported that it failed
+     ├─ TransferCodingError          501  the request body has a transfer coding other than chunked
      ├─ EngineProtocolError          502  the engine's answer is not its documented format
      ├─ EngineStreamBrokenError      502  the engine's answer ended before it was complete
      ├─ AuthUnavailableError         503  the key database could not be read for too long
@@ -37,7 +39,8 @@ ServalError
      ├─ EngineOverloadedError        503  the engine, or the queue for it, is full
      ├─ ShuttingDownError            503  this process is being stopped
      ├─ TooManyConnectionsError      503  this process has no room for another client
-     └─ EngineTimeoutError           504  the engine sent nothing for too long
+     ├─ EngineTimeoutError           504  the engine sent nothing for too long
+     └─ HttpVersionError             505  the request is neither HTTP/1.1 nor HTTP/1.0
 
 `error_object` is the only place where an `ApiError` becomes the wire's `{"error": {...}}`.
 """
@@ -208,6 +211,26 @@ class BodyTooLargeError(ApiError):
     type = "invalid_request_error"
     default_code = "request_too_large"
 
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The request body is larger than {max_bytes} bytes, the most this server reads.")
+
+
+class UnsupportedEncodingError(ApiError):
+    """The request body has a content coding that is not read here."""
+
+    status = 415
+    type = "invalid_request_error"
+    default_code = "unsupported_content_encoding"
+
+    def __init__(self, message: str, *, accepted: str) -> None:
+        """`accepted`: value of `Accept-Encoding`, which names the codings that are read."""
+        super().__init__(message)
+        self._accepted = accepted
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"accept-encoding": self._accepted}
+
 
 class RateLimitError(ApiError):
     """The key's requests, tokens or concurrent requests are used up; waiting helps."""
@@ -251,6 +274,14 @@ class EngineFailureError(ApiError):
     status = 500
     type = "server_error"
     default_code = "engine_failure"
+
+
+class TransferCodingError(ApiError):
+    """The request body has a transfer coding other than chunked."""
+
+    status = 501
+    type = "invalid_request_error"
+    default_code = "unsupported_transfer_coding"
 
 
 class EngineProtocolError(ApiError):
@@ -331,6 +362,14 @@ class EngineTimeoutError(ApiError):
     status = 504
     type = "server_error"
     default_code = "engine_timeout"
+
+
+class HttpVersionError(ApiError):
+    """The request is of another version of HTTP than 1.1 and 1.0."""
+
+    status = 505
+    type = "invalid_request_error"
+    default_code = "unsupported_http_version"
 
 
 def error_object(error: ApiError) -> dict[str, Any]:

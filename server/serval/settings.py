@@ -5,17 +5,20 @@ This is the only module of the package that reads the environment. Every field i
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serval.errors import SettingsError
 
 API_KEY_VARIABLE = "SERVAL_API_KEY"
+# As browsers write an origin: in small letters, without a path.
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
 # Settings that a running gateway reloads from its settings file.
 REREAD: Final = (
     "requests_per_minute",
@@ -268,6 +271,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Largest number of choices of one plain completion, over all its prompts.",
     )
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose pages may call the API from a browser, such as https://chat.example,"
+        " separated by spaces; `*`: all; default: none.",
+    )
     strict_fields: bool = Field(
         default=False, description="Refuse unknown request fields instead of ignoring them."
     )
@@ -302,6 +310,15 @@ class Settings(BaseSettings):
         default="info",
         description="Lowest level of the log lines that are written; a request's line has level info.",
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        if any(origin != "*" and _ORIGIN.fullmatch(origin) is None for origin in origins.split()):
+            raise ValueError(
+                "an origin has the form https://host or https://host:port, in small letters, without a path"
+            )
+        return origins
 
     @property
     def public_url(self) -> str:
@@ -354,6 +371,19 @@ def read_settings_file(path: Path) -> Mapping[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"cannot read the settings file {str(path)!r}: {error}") from error
+
+
+def required_key() -> str:
+    """Return the key of a client, `SERVAL_API_KEY`. Raises `SettingsError` if it is not set."""
+    key = os.environ.get(API_KEY_VARIABLE)
+    if not key:
+        raise SettingsError(f"no key: `export {API_KEY_VARIABLE}=sk-...`, a key that the server accepts")
+    return key
+
+
+def state_folder() -> Path:
+    """Return the folder of the user's state, `serval` in `$XDG_STATE_HOME` (XDG Base Directory 0.8)."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "serval"
 
 
 def child_environment(settings: Settings | None = None) -> dict[str, str]:

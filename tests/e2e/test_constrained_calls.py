@@ -117,3 +117,28 @@ async def test_json_schema_response_is_valid_at_temperature_1_5(server: Any) -> 
     assert [choice.finish_reason for choice in answer.choices] == ["stop"] * 4
     for choice in answer.choices:
         jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content or ""))
+
+
+async def test_string_of_at_most_255_characters_is_served(server: Any) -> None:
+    """SGLang's compiler, with its cache, refused bounds from 129 on; test_bounds.py tries many of them."""
+    schema = {
+        "type": "object",
+        "properties": {"note": {"type": "string", "maxLength": 255}},
+        "required": ["note"],
+        "additionalProperties": False,
+    }
+    async with openai.AsyncOpenAI(base_url=server.base_url, api_key=server.api_key, max_retries=0) as client:
+        model = (await client.models.list()).data[0].id
+        answer = await client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": "Say: hello there"}],
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "r", "schema": schema, "strict": True},
+            },
+            seed=7,
+            **WILD,
+        )
+    (choice,) = answer.choices
+    assert choice.finish_reason == "stop"
+    jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content or ""))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serval_sglang.cpu_compat import deferred_compile, forked_processes
+from serval_sglang.cpu_compat import forked_processes, uncompiled
 from serval_sglang.engine_process import (
     _UNSUPPORTED,
     main,
@@ -79,7 +79,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     module("sglang.srt.server_args", prepare_server_args=prepare_server_args)
     module("sglang.srt.entrypoints.http_server", launch_server=launch_server)
     monkeypatch.setattr("serval_sglang.plugin.registration.require_registered", lambda: None)
-    monkeypatch.setattr(deferred_compile, "defer_compilation", lambda: steps.append("defer compilation"))
+    monkeypatch.setattr(uncompiled, "leave_functions_uncompiled", lambda: steps.append("no compiler"))
     monkeypatch.setattr(forked_processes, "fork_processes", lambda: steps.append("fork processes"))
     return steps
 
@@ -89,9 +89,9 @@ def test_main_on_a_gpu_starts_sglang_as_it_is(start: list[str]) -> None:
     assert start == ["plugins", "launch"]
 
 
-def test_main_on_a_cpu_forks_processes_and_defers_compilation(start: list[str]) -> None:
+def test_main_on_a_cpu_forks_processes_and_compiles_nothing(start: list[str]) -> None:
     main(["--device=cpu"])
-    assert start == ["defer compilation", "plugins", "fork processes", "launch"]
+    assert start == ["no compiler", "plugins", "fork processes", "launch"]
 
 
 @pytest.mark.parametrize(("key", "given"), [("secret", ["--api-key=secret"]), ("", [])], ids=["set", "empty"])

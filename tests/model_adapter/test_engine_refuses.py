@@ -19,6 +19,9 @@ from serval_testkit.engine_plugins import write_counting_plugin
 
 pytestmark = pytest.mark.engine
 
+# Names the format, so that the launcher leaves the weights to SGLang's loader.
+LOADER_CHECKS = ("--load-format=safetensors",)
+
 # Checkpoints, with the environment variables of the engine that starts on them.
 Start = tuple[Path, dict[str, str]]
 
@@ -92,7 +95,7 @@ def refusals(
 def refusal(checkpoint: Path, environment: Mapping[str, str]) -> str:
     with (
         pytest.raises(EngineFailed, match="the engine ended with 1") as error,
-        running_engine(checkpoint, dtype="float32", environment=environment),
+        running_engine(checkpoint, dtype="float32", environment=environment, extra_flags=LOADER_CHECKS),
     ):
         pytest.fail("the engine became healthy")
     return str(error.value)

@@ -18,6 +18,8 @@ from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
 from serval_testkit.processes import free_port
 
+DUMMY_WEIGHTS = ("--", "--load-format=dummy")
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -126,7 +128,7 @@ def test_engine_environment_pins_host_tables_in_their_own_size(
 def test_main_refuses_invalid_variable(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVAL_NGRAM_TABLES", "disk")
     with pytest.raises(SystemExit, match="serval: SERVAL_NGRAM_TABLES must be one of device, host"):
-        main([f"--model={model}", "--device=cuda", f"--port={free_port()}"])
+        main([f"--model={model}", "--device=cuda", f"--port={free_port()}", *DUMMY_WEIGHTS])
 
 
 def test_engine_environment_needs_no_compilers_on_cpu(model: Path) -> None:
@@ -138,7 +140,7 @@ def test_main_refuses_a_gpu_without_compilers(model: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: pytest.fail("an engine was started"))
     with pytest.raises(SystemExit, match=r"not found: c\+\+; .* Debian's package g\+\+\. .*--device cpu"):
-        main([f"--model={model}", "--device=cuda", f"--port={free_port()}"])
+        main([f"--model={model}", "--device=cuda", f"--port={free_port()}", *DUMMY_WEIGHTS])
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
@@ -151,7 +153,7 @@ def test_main_adds_the_kernels_of_the_image_for_a_gpu(
     for name, value in (toolkit | more).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: 0)
-    assert main([f"--model={model}", f"--device={device}", f"--port={free_port()}"]) == 0
+    assert main([f"--model={model}", f"--device={device}", f"--port={free_port()}", *DUMMY_WEIGHTS]) == 0
     assert (tmp_path / ".cache" / "sglang" / "jit" / "a.so").exists() is (device == "cuda")
 
 
@@ -168,7 +170,7 @@ def test_main_starts_without_the_kernels_of_the_image(
     for name, value in (toolkit | more).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: 0)
-    assert main([f"--model={model}", "--device=cuda", f"--port={free_port()}"]) == 0
+    assert main([f"--model={model}", "--device=cuda", f"--port={free_port()}", *DUMMY_WEIGHTS]) == 0
     assert "kernels will be compiled again" in capsys.readouterr().err
 
 
@@ -200,7 +202,7 @@ def test_main_refuses_port_in_use(model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(SystemExit, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
-            main([f"--model={model}", "--device=cpu", f"--port={port}"])
+            main([f"--model={model}", "--device=cpu", f"--port={port}", *DUMMY_WEIGHTS])
 
 
 @pytest.mark.parametrize(
@@ -222,14 +224,19 @@ def test_cpu_environment_lets_waiting_threads_sleep() -> None:
     assert cpu_environment({}, ranks=1, cpus=range(2))["OMP_WAIT_POLICY"] == "passive"
 
 
+def test_cpu_environment_keeps_spawned_processes_from_compiling() -> None:
+    assert cpu_environment({}, ranks=1, cpus=range(2))["TORCHDYNAMO_DISABLE"] == "1"
+
+
 def test_cpu_environment_hides_gpus() -> None:
     """SGLang's is_cuda() asks torch, not --device, and would load CUDA kernels beside the CPU's."""
     environment = cpu_environment({"CUDA_VISIBLE_DEVICES": "0,1"}, ranks=1, cpus=range(2))
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_cpu_environment_keeps_users_thread_settings() -> None:
+def test_cpu_environment_keeps_users_settings() -> None:
     own = {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "active", "SGLANG_CPU_OMP_THREADS_BIND": "3|4"}
+    own |= {"TORCHDYNAMO_DISABLE": "0"}
     assert not own.keys() & cpu_environment(own, ranks=2, cpus=range(4)).keys()
 
 

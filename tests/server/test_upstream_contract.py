@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 
 from serval.telemetry import metrics
+from serval.terminal.stages import STAGES
 from serval_testkit.upstream_source import find_source
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,6 +39,19 @@ def test_upstream_source_is_as_it_was(touchpoint: Touchpoint) -> None:
     assert (touchpoint.lines, touchpoint.digest) == (source.lines, source.digest), (
         f"{touchpoint.name} has changed: read it, then write {source.lines} and {source.digest} into its row."
     )
+
+
+LOG_TEXTS = re.findall(r"\| (\w+) \| `([\w/.]+\.py)` \| `([^`]+)` \|\n", TABLE)
+
+
+@pytest.mark.parametrize(("package", "file", "text"), LOG_TEXTS)
+def test_upstream_log_text_is_written(package: str, file: str, text: str) -> None:
+    root = Path(str(distribution(package).locate_file(package)))
+    assert text in (root / file).read_text(encoding="utf-8")
+
+
+def test_upstream_table_names_every_log_text() -> None:
+    assert [text for _, _, text in LOG_TEXTS] == [text for text, _ in STAGES]
 
 
 @pytest.mark.parametrize("package", ["uvicorn", "prometheus_client", "httptools"])
@@ -135,6 +149,45 @@ def test_httptools_skips_data_behind_a_request_that_closes_the_connection() -> N
     assert parsed.events == [b"Connection", b"Content-Length", False, b"{}", "complete"]
     with pytest.raises(httptools.HttpParserError):
         Parsed().parser.feed_data(request + HEAD)
+
+
+def test_httptools_ends_at_an_error_of_a_callback_and_keeps_it() -> None:
+    class Failing(Parsed):
+        def on_headers_complete(self) -> None:
+            raise LookupError
+
+    failing = Failing()
+    with pytest.raises(httptools.HttpParserCallbackError) as caught:
+        failing.parser.feed_data(HEAD + b"Content-Length: 2\r\n\r\n{}" + HEAD + b"X: a\r\n\r\n")
+    assert isinstance(caught.value.__context__, LookupError)
+    assert failing.events == [b"Content-Length"]
+
+
+def test_httptools_keeps_white_space_behind_a_value() -> None:
+    values = []
+
+    class Valued(Parsed):
+        def on_header(self, name: bytes, value: bytes) -> None:
+            values.append(value)
+
+    Valued().parser.feed_data(HEAD + b"X:  a b \t\r\n\r\n")
+    assert values == [b"a b \t"]
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        (b"GET  / HTTP/1.1", "1.1"),
+        (b"GET / RTSP/1.0", "1.0"),
+        (b"GET / HTTP/2.0", "2.0"),
+        (b"GET / HTTP/0.9", "0.9"),
+        (b"GET /", "0.9"),
+    ],
+)
+def test_httptools_takes_request_lines_that_are_not_of_http_1(line: bytes, version: str) -> None:
+    parsed = Parsed()
+    parsed.parser.feed_data(line + b"\r\n\r\n")
+    assert (parsed.parser.get_http_version(), parsed.events) == (version, [False, "complete"])
 
 
 def test_httptools_reports_trailer_fields_as_headers() -> None:

@@ -32,44 +32,58 @@ WHOLE_ANSWER_POLL_S = 4.0
 
 
 @lru_cache(maxsize=4096)
-def _frames(dialect: Dialect, tokens: int, interval: int) -> tuple[bytes, ...]:
+def _frames(dialect: Dialect, tokens: int, interval: int, prompt: int, placeholder: str) -> tuple[bytes, ...]:
     """Events of an answer; the first includes any preamble, the last the end of the stream."""
     frames = []
     for first in range(0, tokens, interval):
         last = min(first + interval, tokens)
         text = TOKEN_TEXT * (last - first)
         if dialect == "openai":
-            frames.append(event(openai_chunk("stand-in", text=text)))
+            frames.append(event(openai_chunk(placeholder, text=text)))
         else:
             finish = STOP if last == tokens else None
             frames.append(
                 event(
                     native_frame(
-                        "stand-in",
+                        placeholder,
                         text=text,
                         tokens=last,
                         new=last - first,
-                        prompt=64,
+                        prompt=prompt,
                         cached=0,
                         finish=finish,
                     )
                 )
             )
     if dialect == "openai":
-        frames[0] = event(openai_chunk("stand-in", text="", role="assistant")) + frames[0]
-        frames[-1] += event(openai_chunk("stand-in", text=None, finish="stop"))
+        frames[0] = event(openai_chunk(placeholder, text="", role="assistant")) + frames[0]
+        frames[-1] += event(openai_chunk(placeholder, text=None, finish="stop"))
     frames[-1] += event(DONE) + END_OF_STREAM
     return tuple(frames)
 
 
 @lru_cache(maxsize=64)
-def _whole(dialect: Dialect, tokens: int) -> bytes:
+def _whole(dialect: Dialect, tokens: int, prompt: int, placeholder: str) -> bytes:
     text = TOKEN_TEXT * tokens
     if dialect == "openai":
-        return response(openai_answer("stand-in", text=text, prompt=64, tokens=tokens, finish="stop"))
+        return response(openai_answer(placeholder, text=text, prompt=prompt, tokens=tokens, finish="stop"))
     return response(
-        native_frame("stand-in", text=text, tokens=tokens, new=tokens, prompt=64, cached=0, finish=STOP)
+        native_frame(placeholder, text=text, tokens=tokens, new=tokens, prompt=prompt, cached=0, finish=STOP)
     )
+
+
+def _placeholder(rid: str) -> str:
+    """Return what stands for `rid` in frames that are encoded beforehand: an id as long, in no text."""
+    return "@" * len(rid)
+
+
+def _prompt_tokens(request: ParsedRequest) -> int:
+    """Return a count of few different values, which is not beyond the prompt."""
+    return min(64, len(request.prompt))
+
+
+def _with_id(data: bytes, rid: str) -> bytes:
+    return data.replace(_placeholder(rid).encode(), rid.encode())
 
 
 @dataclass(eq=False)
@@ -116,15 +130,21 @@ class BareEngine:
         at_once = self._pace_s == 0 or AT_ONCE in request.orders
         if at_once and not request.stream:
             self._info.counts["finished"] += 1
-            exchange.finish(_whole(request.dialect, tokens))
+            exchange.finish(self._whole_of(request, tokens))
             return
         if not request.stream:
             self._start_whole(exchange, request, tokens)
             return
-        frames = _frames(request.dialect, tokens, request.stream_interval)
+        frames = _frames(
+            request.dialect,
+            tokens,
+            request.stream_interval,
+            _prompt_tokens(request),
+            _placeholder(request.rid),
+        )
         if at_once:
             self._info.counts["finished"] += 1
-            exchange.finish(STREAM_HEAD + b"".join(frames))
+            exchange.finish(STREAM_HEAD + _with_id(b"".join(frames), request.rid))
             return
         stream = _Stream(exchange, request.rid, frames)
         self._streams[stream.rid] = stream
@@ -133,6 +153,10 @@ class BareEngine:
         exchange.write(STREAM_HEAD)
         self._send(stream)
 
+    def _whole_of(self, request: ParsedRequest, tokens: int) -> bytes:
+        whole = _whole(request.dialect, tokens, _prompt_tokens(request), _placeholder(request.rid))
+        return _with_id(whole, request.rid)
+
     def _start_whole(self, exchange: Exchange, request: ParsedRequest, tokens: int) -> None:
         stream = _Stream(exchange, request.rid, ())
         self._streams[stream.rid] = stream
@@ -140,7 +164,7 @@ class BareEngine:
 
         def finish() -> None:
             self._end(stream, "finished")
-            exchange.finish(_whole(request.dialect, tokens))
+            exchange.finish(self._whole_of(request, tokens))
 
         timer = loop.call_later(tokens * self._pace_s, finish)
 
@@ -151,7 +175,7 @@ class BareEngine:
         exchange.on_gone = gone
 
     def _send(self, stream: _Stream) -> None:
-        frame = stream.frames[stream.place]
+        frame = _with_id(stream.frames[stream.place], stream.rid)
         stream.place += 1
         if stream.place < len(stream.frames):
             stream.exchange.write(frame)
@@ -163,7 +187,7 @@ class BareEngine:
         if (stream := self._streams.get(rid)) is not None:
             self._end(stream, "aborted")
             stream.exchange.finish(
-                event(aborted_frame(rid, tokens=stream.place, prompt=64)) + event(DONE) + END_OF_STREAM
+                event(aborted_frame(rid, tokens=stream.place, prompt=0)) + event(DONE) + END_OF_STREAM
             )
 
     def _end(self, stream: _Stream, how: str) -> None:

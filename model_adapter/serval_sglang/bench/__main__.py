@@ -35,11 +35,12 @@ from pathlib import Path
 from typing import Any
 
 from serval_sglang.bench.answers import Answers, compare_answers
-from serval_sglang.bench.fit import UnknownMemoryError, gpu_memory_bytes, table_ratio
+from serval_sglang.bench.fit import table_ratio
 from serval_sglang.bench.rows import OK, Output, Row, head, line
 from serval_sglang.bench.server import Server, ServerFailed, running_server
 from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
 from serval_sglang.config import LongcatConfig
+from serval_sglang.gpu_memory import UnknownMemoryError, gpu_memory_bytes
 from serval_sglang.known_configs import LITE, TINY, TINY_FP8
 from serval_sglang.launch import engine_environment, sglang_arguments
 from serval_sglang.options import EngineOptions

@@ -1,6 +1,7 @@
 """A complete tiny checkpoint on which an engine can start: random weights, a tokenizer, no download."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from serval_sglang.checkpoint.io import save_checkpoint
 from serval_sglang.checkpoint.quantization import Layout
 from serval_sglang.checkpoint.random import random_state_dict, tiny_config
 from serval_sglang.config import ConfigError, LongcatConfig
+from serval_sglang.options import DEMO_MODEL
 
 SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>", "<longcat_pad>")
 
@@ -45,7 +47,9 @@ def write_tiny_checkpoint(
     packed: Layout | None = None,
     **overrides: Any,
 ) -> LongcatConfig:
-    """Write config.json, weights and tokenizer of `tiny_config(fp8=fp8, **overrides)`; return the config.
+    """Write config.json, weights, tokenizer and chat template; return the config.
+
+    The config is `tiny_config(fp8=fp8, **overrides)`, the template the demo model's.
 
     `dtype`, `fp8` and `packed` are as for `save_checkpoint`. Raises `ConfigError` if an override makes the
     model invalid or the vocabulary too small for the tokenizer, and `CheckpointError` if the directory
@@ -60,6 +64,7 @@ def write_tiny_checkpoint(
     (directory / "tokenizer_config.json").write_text(
         json.dumps(_tokenizer_config(config), indent=2) + "\n", encoding="utf-8"
     )
+    shutil.copyfile(DEMO_MODEL / "chat_template.jinja", directory / "chat_template.jinja")
     return config
 
 

@@ -38,6 +38,8 @@ def cpu_environment(inherited: Mapping[str, str], *, ranks: int, cpus: Sequence[
         # NumPy and SciPy start their threads when they are imported; with any, SGLang's processes cannot be
         # forked (see forked_processes).
         "OPENBLAS_NUM_THREADS": "1",
+        # For spawned processes; forks have `uncompiled`, which also saves the import of the compiler.
+        "TORCHDYNAMO_DISABLE": "1",
     }
     if ranks > 1:
         # Without this SGLang requires one NUMA node per rank.

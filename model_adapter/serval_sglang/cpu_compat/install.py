@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from serval_sglang.cpu_compat import block_fp8
+from serval_sglang.cpu_compat import block_fp8, latent_attention, waiting
 from serval_sglang.cpu_compat.experts import run_experts
 
 _DTYPES_OF_QUANTISED = (
@@ -36,6 +36,8 @@ def install() -> list[str]:
         "sglang.srt.distributed.device_communicators.pynccl.PyNcclCommunicator.__init__": _disable_nccl,
         "sglang.srt.distributed.parallel_state.GroupCoordinator.reduce_scatterv": _reduce_and_cut,
         **block_fp8.REPLACED,
+        **latent_attention.REPLACED,
+        **waiting.REPLACED,
     }
     for target, hook in replaced.items():
         HookRegistry.register(target, hook, HookType.REPLACE)

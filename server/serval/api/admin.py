@@ -80,7 +80,9 @@ def check_printable(text: str, param: str) -> None:
             )
 
 
-@router.post(ADMIN_KEYS.path, status_code=201, summary="Create a key", responses={**_CREATED, **errors(413)})
+@router.post(
+    ADMIN_KEYS.path, status_code=201, summary="Create a key", responses={**_CREATED, **errors(413, 415)}
+)
 async def create_key(asked: CreateKey, directory: Directory) -> NewKey:
     check_scopes(asked.scopes)
     check_printable(asked.name, "name")
@@ -107,7 +109,9 @@ async def list_keys(directory: Directory) -> KeyList:
     return KeyList(object="list", data=[_key(record) for record in keys])
 
 
-@router.patch(ADMIN_KEY.path, summary="Change the limits of a key", responses={**_OK, **errors(404, 413)})
+@router.patch(
+    ADMIN_KEY.path, summary="Change the limits of a key", responses={**_OK, **errors(404, 413, 415)}
+)
 async def update_key(key_id: str, asked: UpdateKey, directory: Directory) -> Key:
     changes = asked.limits.given()
     return await _changed(directory, lambda: _key(directory.store.update_limits(key_id, changes)))
@@ -122,7 +126,7 @@ async def revoke_key(key_id: str, directory: Directory) -> Key:
     ADMIN_KEY_ROTATE.path,
     status_code=201,
     summary="Replace a key by a new one",
-    responses={**_CREATED, **errors(404, 413)},
+    responses={**_CREATED, **errors(404, 413, 415)},
 )
 async def rotate_key(key_id: str, directory: Directory, asked: RotateKey = _AT_ONCE) -> NewKey:
     return await _changed(directory, lambda: _new_key(*directory.store.rotate(key_id, grace_s=asked.grace_s)))

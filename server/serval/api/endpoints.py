@@ -72,6 +72,7 @@ MODEL: Final = Endpoint(
     "/v1/models/{model_id:path}", ("GET", "HEAD"), INFERENCE, label="/v1/models/{model_id}"
 )
 OPENAPI: Final = _get("/openapi.json", INFERENCE)
+ROOT: Final = _get("/", None)
 HEALTHZ: Final = _get("/healthz", None)
 READYZ: Final = _get("/readyz", None)
 METRICS: Final = _get("/metrics", None)
@@ -86,6 +87,7 @@ API_WITHOUT_METRICS: Final = EndpointTable(
         MODELS,
         MODEL,
         OPENAPI,
+        ROOT,
         HEALTHZ,
         READYZ,
     ),

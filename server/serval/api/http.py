@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from serval.api.content_coding import Unpacker, content_coding_of
 from serval.caller.identity import Identity
 from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, error_object
 from serval.http.asgi import connection_of
@@ -55,19 +56,25 @@ def identity_of(scope: Scope) -> Identity:
 
 
 async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
-    """Read the body. Raises `BodyTooLargeError`, `InvalidRequestError` or `ClientGoneError`."""
-    content_type = header(scope, b"content-type")
+    """Read the body, of at most `max_bytes` as sent and, if it is compressed, as unpacked.
+
+    Raises `BodyTooLargeError`, `InvalidRequestError`, `UnsupportedEncodingError` or `ClientGoneError`.
+    """
+    fields = dict(scope["headers"])
+    content_type = fields.get(b"content-type", b"application/json")
     media_type = "application/json"
-    if content_type is not None and content_type != media_type:
-        media_type = content_type.partition(";")[0].strip().lower()
+    if content_type != b"application/json":
+        media_type = str(content_type, "latin-1").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise InvalidRequestError(
             f"The request's content type is {media_type!r}; send JSON with 'Content-Type: application/json'.",
             code="invalid_content_type",
         )
-    announced = header(scope, b"content-length") or ""
+    coding = content_coding_of(scope) if b"content-encoding" in fields else None
+    unpacker = None if coding is None else Unpacker(coding, max_bytes=max_bytes)
+    announced = fields.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > max_bytes:
-        raise _too_large(max_bytes)
+        raise BodyTooLargeError(max_bytes)
     clock = record_of(scope).clock
     chunks: list[bytes] = []
     size = 0
@@ -80,16 +87,13 @@ async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int) -> b
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > max_bytes:
-            raise _too_large(max_bytes)
-        chunks.append(chunk)
+            raise BodyTooLargeError(max_bytes)
+        if unpacker is None:
+            chunks.append(chunk)
+        else:
+            await unpacker.add(chunk)
         if not message.get("more_body", False):
-            return b"".join(chunks)
-
-
-def _too_large(max_bytes: int) -> BodyTooLargeError:
-    return BodyTooLargeError(
-        f"The request body is larger than {max_bytes} bytes, the most this server reads."
-    )
+            return b"".join(chunks) if unpacker is None else unpacker.whole()
 
 
 async def send_message(send: Send, message: Message) -> None:

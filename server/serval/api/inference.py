@@ -20,7 +20,7 @@ from serval.wire.components import model_components, reference_to, struct_compon
 
 router = APIRouter(
     dependencies=[Depends(api_key)],
-    responses={**WITH_KEY, **errors(404, 413, 429, 502, 504)},
+    responses={**WITH_KEY, **errors(404, 413, 415, 429, 502, 504)},
     default_response_class=Response,
 )
 

@@ -37,6 +37,7 @@ LIMIT_HEADERS: Final[Mapping[str, str]] = {
 _RETRY_AFTER: Final = {"retry-after": "Seconds to wait before the next try."}
 _ERROR_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
     401: {"www-authenticate": "Bearer: send a key or a token."},
+    415: {"accept-encoding": "Content codings that are read."},
     429: {**LIMIT_HEADERS, **_RETRY_AFTER},
     503: _RETRY_AFTER,
 }
@@ -95,5 +96,5 @@ def codes_of(status: int) -> set[str]:
 
 
 # Responses of every endpoint, and of every endpoint that needs a key.
-EVERYWHERE: Final = errors(400, 408, 431, 500, 503)
+EVERYWHERE: Final = errors(400, 408, 431, 500, 501, 503, 505)
 WITH_KEY: Final = errors(401, 403)

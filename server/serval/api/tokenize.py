@@ -27,7 +27,7 @@ from serval.wire.tokenize import (
 router = APIRouter(
     route_class=JsonRoute,
     dependencies=[Depends(count_request)],
-    responses={**success(headers=LIMIT_HEADERS), **WITH_KEY, **errors(404, 413, 429)},
+    responses={**success(headers=LIMIT_HEADERS), **WITH_KEY, **errors(404, 413, 415, 429)},
 )
 
 

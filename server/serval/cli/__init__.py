@@ -7,6 +7,8 @@ Exit codes: 0 success, 1 a negative result or a failure, 2 a usage error.
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("serval.cli.config", "show every setting and what it is now"),
     "doctor": ("serval.cli.doctor", "check that everything the gateway and the engine need is there"),
     "tools": ("serval.cli.tools", "parse tool calls out of model text"),
-    "chat": ("serval.cli.chat", "render conversations as the model sees them"),
+    "chat": ("serval.cli.chat", "talk to a server; render conversations as the model sees them"),
     "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect, verify and pin checkpoints"),
     "plan": ("serval_sglang.cli.plan", "say whether a model fits on given GPUs"),
 }
@@ -41,10 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             module, _ = ENGINE_COMMANDS[arguments[0]]
             run_engine_module(module, arguments[1:])
         args = _parser(arguments).parse_args(arguments)
-        return int(args.run(args))
+        code = int(args.run(args))
+        # Here, where an error can still be handled.
+        sys.stdout.flush()
+        return code
     except ServalError as error:
         print(f"serval {arguments[0]}: error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # The reader of a pipe, `head` for one, has ended. Python would write the rest to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 130
 

@@ -1,60 +1,48 @@
-"""`serval chat render`: render conversations to prompts, both as JSON Lines."""
+"""`serval chat`: talk to a server in the terminal; `serval chat render` shows what the model is given."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
-import msgspec
+from serval.cli import render
+from serval.errors import ServalError
 
-from serval.api.chat import declared_tools
-from serval.chat import ChatRenderer, load_chat
-from serval.errors import ApiError, ServalError
-from serval.wire.chat_decode import conversation_request
-
-_RENDER = """
-Reads one conversation a line from standard input, {"messages": [...], "tools": [...], "tool_choice": "auto"},
-of which tools and tool_choice may be left out. Writes one line for each: {"text": ..., "input_ids": [...]}.
-
-example:
-  echo '{"messages": [{"role": "user", "content": "Hi"}]}' | serval chat render --model ./model
+_EXAMPLE = """\
+examples:
+  export SERVAL_API_KEY=sk-...        the key that `serval serve` showed
+  serval chat                         talk to the server on this machine
+  serval chat --ask "What is 2 + 3?"  one answer, and nothing else on standard output
+  serval chat --tools weather.py      functions of a Python file, which the model may call
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `serval chat`."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    render = actions.add_parser(
-        "render",
-        help="render conversations with the model's chat template and tokenise them",
-        description=_RENDER,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser.epilog = _EXAMPLE
+    add = parser.add_argument
+    add("--url", default="http://127.0.0.1:8000/v1", help="the API's base URL (default %(default)s)")
+    add("--model", metavar="NAME", help="model to ask (default: the first that the server offers)")
+    add("--system", metavar="TEXT", help="system message")
+    add(
+        "--tools",
+        type=Path,
+        metavar="FILE",
+        help="a JSON list of tools whose results you type, or a Python file whose functions are run",
     )
-    render.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="folder with tokenizer and template"
-    )
+    add("--ask", metavar="TEXT", help="ask this and end (default: a prompt, or all of a pipe)")
+    render.configure(parser.add_subparsers(dest="action", metavar="[render]"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render every line of standard input. Stops at the first one that cannot be rendered."""
-    renderer = load_chat(args.model)
-    for number, line in enumerate(sys.stdin, start=1):
-        if line.strip():
-            print(json.dumps(_rendered(renderer, line, number), ensure_ascii=False), flush=True)
+    """Answer one question, or ask for more until the end of input. Raises `ServalError`."""
+    if args.action == "render":
+        return render.run(args)
+    try:
+        from serval.talk.prompt import open_conversation, talk
+    except ModuleNotFoundError as error:
+        raise ServalError("`serval chat` needs the openai package: pip install 'serval-llm[chat]'") from error
+    conversation = open_conversation(args.url, model=args.model, system=args.system, tools_file=args.tools)
+    if args.ask is None and sys.stdin.isatty():
+        return talk(conversation)
+    conversation.ask(sys.stdin.read() if args.ask is None else args.ask)
     return 0
-
-
-def _rendered(renderer: ChatRenderer, line: str, number: int) -> dict[str, Any]:
-    try:
-        conversation = json.loads(line)
-    except ValueError as error:
-        raise ServalError(f"line {number} of the input is not JSON: {error}") from error
-    if not isinstance(conversation, dict) or not isinstance(conversation.get("messages"), list):
-        raise ServalError(f'line {number} of the input is not of the form {{"messages": [...]}}')
-    try:
-        request = conversation_request(conversation)
-        prompt = renderer.render(msgspec.to_builtins(request.messages), tools=declared_tools(request))
-    except ApiError as error:
-        raise ServalError(f"line {number} of the input cannot be rendered: {error}") from error
-    return {"text": prompt.text, "input_ids": prompt.input_ids}

@@ -1,10 +1,16 @@
-"""`serval serve`: engine and gateway together, announced by one line when both are ready."""
+"""`serval serve`: engine and gateway together, shown in stages on a terminal, else by their logs.
+
+Without a terminal one line on standard output announces that both are ready.
+"""
 
 import argparse
 import asyncio
 import contextlib
+import json
 import random
+import shlex
 import socket
+import sys
 
 import aiohttp
 
@@ -38,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     add_model_arguments(parser)
     add_gateway_arguments(parser)
+    parser.add_argument(
+        "--verbose", action="store_true", help="print the logs of engine and gateway, also on a terminal"
+    )
     add_sglang_flags(parser)
 
 
@@ -54,20 +63,59 @@ def run(args: argparse.Namespace) -> int:
     )
     if settings.port == 0:
         settings = settings.model_copy(update={"port": _free_port()})
-    # A key chosen by the operator is named, not printed: this line may end up in a log.
-    shown_key = made_key or (
-        f"${API_KEY_VARIABLE}" if settings.api_key else f"one of {settings.api_key_file}"
+    stack = _stack(engine, settings)
+    if args.verbose or not sys.stdout.isatty():
+        return asyncio.run(run_stack(stack, on_ready=lambda: _print_ready_line(engine, settings, made_key)))
+    return _run_on_terminal(stack, engine, settings, made_key)
+
+
+async def _print_ready_line(engine: EngineOptions, settings: Settings, made_key: str | None) -> None:
+    device = await _engine_device(settings)
+    print(
+        f"serval ready: url={settings.public_url}/v1 model={engine.served_model_name} "
+        f"device={device} key={_shown_key(settings, made_key)}",
+        flush=True,
     )
+
+
+def _run_on_terminal(
+    stack: StackSpec, engine: EngineOptions, settings: Settings, made_key: str | None
+) -> int:
+    # Imported here: only a terminal needs it.
+    from serval.terminal.screen import opened_screen
 
     async def announce() -> None:
         device = await _engine_device(settings)
-        print(
-            f"serval ready: url={settings.public_url}/v1 model={engine.served_model_name} "
-            f"device={device} key={shown_key}",
-            flush=True,
+        screen.ready(
+            title=f"{engine.served_model_name} is ready on {device}",
+            rows=[
+                ("URL", f"{settings.public_url}/v1"),
+                ("key", _shown_key(settings, made_key)),
+                ("page", f"{settings.public_url}/"),
+            ],
+            example=_curl(settings, engine.served_model_name, key=made_key or f"${API_KEY_VARIABLE}"),
         )
 
-    return asyncio.run(run_stack(_stack(engine, settings), on_ready=announce))
+    with opened_screen(settings.port) as screen:
+        return asyncio.run(
+            run_stack(stack, on_ready=announce, on_line=screen.on_line, on_stop=screen.stopping)
+        )
+
+
+def _shown_key(settings: Settings, made_key: str | None) -> str:
+    # A key chosen by the operator is named, not printed: the output may end up in a log.
+    return made_key or (f"${API_KEY_VARIABLE}" if settings.api_key else f"one of {settings.api_key_file}")
+
+
+def _curl(settings: Settings, model: str | None, *, key: str) -> str:
+    """Return a command that asks the server a question and works when pasted into a shell."""
+    body = {"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    return (
+        f"curl {settings.public_url}/v1/chat/completions \\\n"
+        f'  -H "Authorization: Bearer {key}" \\\n'
+        f"  -H 'Content-Type: application/json' \\\n"
+        f"  -d {shlex.quote(json.dumps(body))}"
+    )
 
 
 def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:

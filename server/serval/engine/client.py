@@ -31,7 +31,8 @@ from serval.engine.connection import (
     peer_of,
 )
 from serval.engine.protocol import DeltaSink, EngineInfo, EngineLoadReport, GenerateRequest
-from serval.engine.sse import EventReader, engine_error, error_message
+from serval.engine.refusal import engine_error, error_message
+from serval.engine.sse import EventReader
 from serval.errors import (
     ApiError,
     EngineProtocolError,
@@ -48,6 +49,8 @@ T = TypeVar("T")
 
 RETRY_AFTER_S = 2
 _MAX_ERROR_BYTES = 1 << 20
+# Tokens; longer than the context of any model.
+_LONGEST_CONTEXT = 1 << 24
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
@@ -138,10 +141,10 @@ class _AnswerReader:
 
     __slots__ = ("_breaker", "_sink", "engine_done", "events")
 
-    def __init__(self, sink: DeltaSink, breaker: CircuitBreaker, *, prompt_logprobs: bool) -> None:
+    def __init__(self, events: EventReader, sink: DeltaSink, breaker: CircuitBreaker) -> None:
         # None once the breaker knows that the engine answers.
         self._breaker: CircuitBreaker | None = breaker
-        self.events = EventReader(prompt_logprobs=prompt_logprobs)
+        self.events = events
         # The engine has ended the request: there is nothing left to abort.
         self.engine_done = False
         self._sink = sink
@@ -180,10 +183,12 @@ class SglangEngine:
         self._salt_key = b"serval" if pepper is None else pepper.get_secret_value().encode()
         self._breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._aborts: set[asyncio.Task[None]] = set()
+        # Bound of answers without a limit of their own; the engine's, once it was asked for its properties.
+        self._context_length = _LONGEST_CONTEXT
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
         """See `Engine.generate`."""
-        reader = _AnswerReader(sink, self._breaker, prompt_logprobs=request.prompt_logprobs)
+        reader = _AnswerReader(self._events_of(request), sink, self._breaker)
         answer = None
         is_trial = self._breaker.enter()
         try:
@@ -192,17 +197,24 @@ class SglangEngine:
             except NotReachedError:
                 # No answer began. Retry under another id, in case the engine already has this one.
                 request = replace(request, request_id=_renamed(request.request_id))
+                reader.events = self._events_of(request)
                 answer = await self._connections.post(self._body(request), reader.on_data, fresh=True)
             self._note_status(answer.status)
             if answer.status != OK:
                 reader.engine_done = True
-                raise engine_error(answer.status, error_message(await _all_of(answer)))
+                message = error_message(await _all_of(answer))
+                raise engine_error(answer.status, message, request_id=request.request_id)
             while await answer.read(reader.on_data):
                 await sink.ready()
             if not reader.events.finished:
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
         except EngineUnavailableError:
             reader.engine_done = True
+            raise
+        except EngineProtocolError:
+            # Not even the end of such an answer is certain: what follows on the connection may be part of it.
+            if answer is not None:
+                answer.close()
             raise
         except (NotReachedError, StalledError, BrokenAnswerError) as error:
             reader.engine_done |= isinstance(error, NotReachedError)
@@ -215,6 +227,15 @@ class SglangEngine:
             # The consumer is gone or the answer broke off, so the rest would be generated for nobody.
             if not reader.engine_done:
                 self._abort_soon(request.request_id)
+
+    def _events_of(self, request: GenerateRequest) -> EventReader:
+        asked = request.sampling.get("max_new_tokens")
+        return EventReader(
+            request.request_id,
+            prompt_tokens=len(request.input_ids),
+            max_tokens=asked if isinstance(asked, int) else self._context_length,
+            prompt_logprobs=request.prompt_logprobs,
+        )
 
     def _as_api_error(self, error: NotReachedError | StalledError | BrokenAnswerError) -> ApiError:
         if isinstance(error, BrokenAnswerError):
@@ -271,7 +292,7 @@ class SglangEngine:
             )
         if not models.data or models.data[0].max_model_len is None:
             raise EngineProtocolError("The engine does not say how long its context is.")
-        context_length = models.data[0].max_model_len
+        context_length = self._context_length = models.data[0].max_model_len
         return EngineInfo(
             model_path=model.model_path,
             context_length=context_length,

@@ -173,13 +173,20 @@ class Connection(asyncio.Protocol):
 
     # Called by the parser.
 
+    def on_message_begin(self) -> None:
+        if self._phase is not _HEAD:
+            # A second answer, which arrived together with the end of the one that was asked for.
+            self.close()
+
     def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        self._phase = _BODY
+        if self._phase is _HEAD:
+            self.status = self._parser.get_status_code()
+            self._phase = _BODY
 
     def on_body(self, body: bytes) -> None:
-        self._buffer.append(body)
-        self._buffered_bytes += len(body)
+        if self._phase is _BODY:
+            self._buffer.append(body)
+            self._buffered_bytes += len(body)
 
     def on_message_complete(self) -> None:
         self._phase = _IDLE
@@ -332,6 +339,8 @@ class ConnectionPool:
             if connection is None:
                 self._slots.release()
             else:
+                # Even if the answer is complete: it may not be the one that was asked for.
+                connection.close()
                 self.release(connection)
             raise
         return connection

@@ -4,28 +4,34 @@ SGLang 0.5.23 sends `data: {"text", "output_ids", "meta_info"}`; with `--increme
 holds only the new text. A failure after the headers is `data: {"error": {...}}` or a finish reason of type
 `abort`, and in both cases `data: [DONE]` follows as after a success (`entrypoints/http_server.py`,
 `serve_generate_request`). An answer is complete only if a finish reason was seen.
+
+Nothing that an engine sends is taken on trust: an answer belongs to the request whose id it has, and its
+counts and its size are within what the request asked for.
 """
 
-from typing import Any
+import logging
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from serval.engine.protocol import EngineFinish, GenerationDelta, TokenLogprob
-from serval.errors import (
-    ApiError,
-    EngineFailureError,
-    EngineOverloadedError,
-    EngineProtocolError,
-    EngineUnavailableError,
-    InvalidRequestError,
-)
+from serval.engine.refusal import engine_error
+from serval.errors import ApiError, EngineProtocolError
+
+logger = logging.getLogger(__name__)
 
 _SEPARATOR = b"\n\n"
 _DATA = b"data: "
 _DONE = b"[DONE]"
 MAX_FRAME_BYTES = 16 << 20
+# Characters of the longest token, with room to spare: tokens of vocabularies have up to some hundred.
+MAX_TOKEN_CHARS = 4096
+# Events without a new token, and log-probabilities beyond the tokens, that an answer may have.
+_MAX_SURPLUS = 64
+
+_Count = Annotated[int, Meta(ge=0)]
 
 # [log-probability, token id, text]
 _Logprob = tuple[float | None, int, str | None]
@@ -40,11 +46,14 @@ class _Finish(Struct):
 
 
 class _MetaInfo(Struct):
-    prompt_tokens: int
-    completion_tokens: int
+    # Id of the request that is answered.
+    id: str
+    # The event of a request that was aborted while it waited has no prompt tokens.
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
     finish_reason: _Finish | None = None
-    cached_tokens: int = 0
-    reasoning_tokens: int | None = 0
+    cached_tokens: _Count = 0
+    reasoning_tokens: _Count | None = 0
     output_token_logprobs: list[_Logprob] | None = None
     output_top_logprobs: list[list[_Logprob] | None] | None = None
     # Those of the prompt's tokens. Each event repeats them, so they are decoded once.
@@ -72,11 +81,37 @@ _prompt_top_decoder = msgspec.json.Decoder(list[list[_Logprob] | None])
 class EventReader:
     """Parses the bytes of one answer, in pieces of any size, into deltas."""
 
-    def __init__(self, *, prompt_logprobs: bool = False) -> None:
-        """`prompt_logprobs`: the request asked for them."""
+    __slots__ = (
+        "_buffer",
+        "_chars",
+        "_completion_tokens",
+        "_empty_events",
+        "_logprobs",
+        "_max_tokens",
+        "_prompt_logprobs_wanted",
+        "_prompt_tokens",
+        "_request_id",
+        "error",
+        "finished",
+    )
+
+    def __init__(
+        self, request_id: str, *, prompt_tokens: int, max_tokens: int, prompt_logprobs: bool = False
+    ) -> None:
+        """The request had this id and prompt, and asked for at most `max_tokens` tokens.
+
+        `prompt_logprobs`: it asked for those of its prompt.
+        """
+        self._request_id = request_id
+        self._prompt_tokens = prompt_tokens
         self._prompt_logprobs_wanted = prompt_logprobs
+        # SGLang writes one token even if it is asked for none.
+        self._max_tokens = max(1, max_tokens)
         self._buffer = b""
         self._completion_tokens = 0
+        self._chars = 0
+        self._logprobs = 0
+        self._empty_events = 0
         self.finished = False
         # Error that followed the last delta.
         self.error: ApiError | None = None
@@ -115,9 +150,12 @@ class EventReader:
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise EngineProtocolError(f"The engine sent an event that cannot be read: {error}.") from error
         if frame.error is not None:
-            raise engine_error(frame.error.code or 400, frame.error.message)
+            raise engine_error(frame.error.code or 400, frame.error.message, request_id=self._request_id)
         if frame.meta_info is None or frame.text is None:
             raise EngineProtocolError("The engine sent an event without 'text' or 'meta_info'.")
+        if frame.meta_info.id != self._request_id:
+            logger.error("engine answered %s with an event of another request", self._request_id)
+            raise EngineProtocolError("The engine answered another request than this one.")
         return self._delta(frame.text, frame.output_ids, frame.meta_info, prompt)
 
     def _prompt_logprobs(self, meta: _MetaInfo | None) -> tuple[TokenLogprob, ...]:
@@ -138,19 +176,23 @@ class EventReader:
         meta: _MetaInfo,
         prompt_logprobs: tuple[TokenLogprob, ...],
     ) -> GenerationDelta:
-        if meta.completion_tokens < self._completion_tokens:
-            raise EngineProtocolError("The engine's count of completion tokens went down.")
-        self._completion_tokens = meta.completion_tokens
-        finish = _finish(meta.finish_reason)
+        finish = self._finish(meta.finish_reason)
+        prompt_tokens, completion_tokens = meta.prompt_tokens, meta.completion_tokens
+        if prompt_tokens is None or completion_tokens is None:
+            raise EngineProtocolError("The engine sent an event without its counts of tokens.")
+        logprobs, end_logprob = _logprobs(meta)
+        self._check_counts(prompt_tokens, completion_tokens)
+        self._check_size(completion_tokens, text, meta.output_token_logprobs)
+        self._completion_tokens = completion_tokens
         self.finished = finish is not None
         matched = None if meta.finish_reason is None else meta.finish_reason.matched
-        logprobs, end_logprob = _logprobs(meta)
         return GenerationDelta(
             text=text,
-            prompt_tokens=meta.prompt_tokens,
-            completion_tokens=meta.completion_tokens,
-            cached_tokens=meta.cached_tokens,
-            reasoning_tokens=meta.reasoning_tokens or 0,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            # A request that the engine put back also finds its own answer in the cache.
+            cached_tokens=min(meta.cached_tokens, prompt_tokens),
+            reasoning_tokens=min(meta.reasoning_tokens or 0, completion_tokens),
             finish=finish,
             stop_string=matched if isinstance(matched, str) else None,
             token_ids=token_ids[:-1] if token_ids and _ended_by_token(meta) else token_ids,
@@ -158,6 +200,40 @@ class EventReader:
             prompt_logprobs=prompt_logprobs,
             end_logprob=end_logprob,
         )
+
+    def _check_counts(self, prompt_tokens: int, completion_tokens: int) -> None:
+        if completion_tokens < self._completion_tokens:
+            raise EngineProtocolError("The engine's count of completion tokens went down.")
+        if completion_tokens > self._max_tokens:
+            raise EngineProtocolError(f"The engine wrote more than the {self._max_tokens} tokens asked for.")
+        if prompt_tokens > self._prompt_tokens:
+            raise EngineProtocolError("The engine counts more prompt tokens than it was sent.")
+
+    def _check_size(self, completion_tokens: int, text: str, logprobs: list[_Logprob] | None) -> None:
+        """Refuse more text, log-probabilities or events than there are tokens."""
+        self._chars += len(text)
+        if logprobs:
+            self._logprobs += len(logprobs)
+        if completion_tokens == self._completion_tokens:
+            self._empty_events += 1
+        if (
+            self._chars > completion_tokens * MAX_TOKEN_CHARS
+            or self._logprobs > completion_tokens + _MAX_SURPLUS
+            or self._empty_events > _MAX_SURPLUS
+        ):
+            raise EngineProtocolError("The engine wrote more than the tokens that it counted.")
+
+    def _finish(self, reason: _Finish | None) -> EngineFinish | None:
+        if reason is None:
+            return None
+        if reason.type == "stop":
+            return "stop"
+        if reason.type == "length":
+            return "length"
+        if reason.type == "abort":
+            message = reason.message or "aborted"
+            raise engine_error(reason.status_code, message, request_id=self._request_id)
+        raise EngineProtocolError("The engine finished for a reason that is not known.")
 
 
 def _joined(deltas: list[GenerationDelta]) -> GenerationDelta | None:
@@ -186,18 +262,6 @@ def _ended_by_token(meta: _MetaInfo) -> bool:
     return meta.finish_reason is not None and isinstance(meta.finish_reason.matched, int | list)
 
 
-def _finish(reason: _Finish | None) -> EngineFinish | None:
-    if reason is None:
-        return None
-    if reason.type == "stop":
-        return "stop"
-    if reason.type == "length":
-        return "length"
-    if reason.type == "abort":
-        raise engine_error(reason.status_code, reason.message or "Aborted")
-    raise EngineProtocolError(f"The engine finished for the reason {reason.type!r}, which is not known.")
-
-
 def _logprobs(meta: _MetaInfo) -> tuple[tuple[TokenLogprob, ...], TokenLogprob | None]:
     """Return log-probabilities of the new tokens, and apart from them that of the one that ended the turn."""
     if not meta.output_token_logprobs:
@@ -209,6 +273,8 @@ def _logprobs(meta: _MetaInfo) -> tuple[tuple[TokenLogprob, ...], TokenLogprob |
 def _token_logprobs(
     tokens: list[_Logprob], tops: list[list[_Logprob] | None] | None
 ) -> tuple[TokenLogprob, ...]:
+    if tops and len(tops) != len(tokens):
+        raise EngineProtocolError("The engine's lists of log-probabilities are not of one length.")
     return tuple(
         TokenLogprob(
             token_id=token_id,
@@ -226,31 +292,3 @@ def _token_logprobs(
 def _number(logprob: float | None) -> float:
     # OpenAI's value for "not among the most likely", as JSON has no minus infinity.
     return -9999.0 if logprob is None else max(logprob, -9999.0)
-
-
-def engine_error(status: int | None, message: str) -> ApiError:
-    """Return the API error for a failure reported with an HTTP status, or for an abort (None)."""
-    if status is None:
-        return EngineUnavailableError("The engine stopped working on this request.", code="engine_aborted")
-    if 400 <= status < 500 and status not in (401, 403, 404, 405):
-        return InvalidRequestError(message)
-    if status == 503:
-        return EngineOverloadedError(f"The engine has no room for this request: {message}", retry_after_s=1)
-    return EngineFailureError("The engine failed on this request.")
-
-
-def error_message(body: bytes) -> str:
-    """Return the message of an error response of the engine, which has several shapes."""
-    try:
-        content: Any = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return "the engine gave no readable reason"
-    if isinstance(content, dict):
-        error = content.get("error", content)
-        if isinstance(error, str):
-            return error
-        if isinstance(error, dict):
-            for name in ("message", "detail"):
-                if isinstance(error.get(name), str):
-                    return str(error[name])
-    return "the engine gave no readable reason"

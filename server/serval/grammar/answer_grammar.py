@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from serval.grammar.compile_cost import Budget
 from serval.grammar.constraints import Schema
 from serval.grammar.dialect import Dialect
-from serval.grammar.formats import Format
+from serval.grammar.formats import Format, json_format
 from serval.grammar.schema_check import enforceable_schema
 from serval.grammar.structural_tag import calls_tag, structural_tag
 from serval.schema.error import SchemaError
@@ -36,7 +37,8 @@ def answer_grammar(
 
     Raises SchemaError as `structural_tag` and `json_answer` do.
     """
-    text = json_answer(response_format, avoid=dialect.avoid_in_json)
+    budget = Budget()
+    text = json_answer(response_format, avoid=dialect.avoid_in_json, budget=budget)
     calls_asked = bool(tools) and tool_choice != "none"
     if text is None or (calls_asked and tool_choice != "auto"):
         tag = structural_tag(
@@ -45,20 +47,27 @@ def answer_grammar(
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
             exclusive=exclusive,
+            budget=budget,
         )
         return None if tag is None else json.dumps(tag)
     if calls_asked:
         calls = calls_tag(
-            dialect, tools, tool_choice="auto", parallel_tool_calls=parallel_tool_calls, only_calls=True
+            dialect,
+            tools,
+            tool_choice="auto",
+            parallel_tool_calls=parallel_tool_calls,
+            only_calls=True,
+            budget=budget,
         )
         text = {"type": "or", "elements": [text, calls["format"]]}
     return json.dumps({"type": "structural_tag", "format": text})
 
 
-def json_answer(response_format: Mapping[str, Any] | None, *, avoid: str) -> Format | None:
+def json_answer(response_format: Mapping[str, Any] | None, *, avoid: str, budget: Budget) -> Format | None:
     """Return the xgrammar format of OpenAI's `response_format`; None for text.
 
-    `avoid`: characters that patterns may write only where they name them explicitly.
+    `avoid`: characters that patterns may write only where they name them explicitly. `budget`: what is left
+    for the schemas of the request.
 
     Raises SchemaError as `enforceable_schema` does, and for an unknown format.
     """
@@ -75,5 +84,7 @@ def json_answer(response_format: Mapping[str, Any] | None, *, avoid: str) -> For
             )
         path = "response_format/json_schema/schema"
         strict = given.get("strict") is True
-        schema = enforceable_schema(given.get("schema") or {}, strict=strict, avoid=avoid, path=path)
-    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": _MAX_WHITESPACE}
+        schema = enforceable_schema(
+            given.get("schema") or {}, strict=strict, avoid=avoid, budget=budget, path=path
+        )
+    return json_format(schema, whitespace=_MAX_WHITESPACE, avoid=avoid)

@@ -40,20 +40,28 @@ _LISTS: Final = frozenset({"anyOf", "oneOf", "allOf", "enum", "required", "prefi
 _MAPS: Final = frozenset({"properties", "patternProperties", "dependentRequired", "dependentSchemas"})
 
 
-def constraints_of(schema: Any, path: str) -> Schema:
+def constraints_of(schema: Any, path: str, *, strict: bool) -> Schema:
     """Return the constraining keywords of `schema`, with `const` written as `enum`.
 
-    Annotations, unknown keywords and keywords that admit everything are left out. Raises SchemaError if
-    `schema` is not a schema or a keyword has a value of the wrong type. Does not handle the schema `false`.
+    Annotations, unknown keywords and keywords that admit everything are left out. If `schema` is not a schema
+    or a keyword has a value of the wrong type, raises SchemaError if it is `strict`, and leaves that out
+    otherwise. Does not handle the schema `false`.
     """
     if schema is True:
         return {}
     if not isinstance(schema, Mapping):
+        if not strict:
+            return {}
         raise SchemaError(path, f"a schema is an object or a boolean, not {schema!r:.80}")
     found = {key: schema[key] for key in schema if key in _ALL and not _says_nothing(key, schema[key])}
-    _check_kinds(found, path)
+    for keyword, value in list(found.items()):
+        problem = _problem(keyword, value)
+        if problem is not None and strict:
+            raise SchemaError(f"{path}/{keyword}", problem)
+        if problem is not None:
+            del found[keyword]
     if "type" in found:
-        found["type"] = _types(found["type"], path)
+        found["type"] = frozenset(_names(found["type"]))
     if "const" in found:
         constant = found.pop("const")
         if all(same_json(constant, value) for value in found.get("enum", [constant])):
@@ -117,30 +125,33 @@ def _says_nothing(keyword: str, value: Any) -> bool:
     return keyword == "uniqueItems" and value is False
 
 
-def _check_kinds(found: Schema, path: str) -> None:
-    for keyword, value in found.items():
-        if keyword in _LISTS and not isinstance(value, list):
-            raise SchemaError(f"{path}/{keyword}", f"{keyword} is a list, not {value!r:.80}")
-        if keyword in _MAPS and not isinstance(value, Mapping):
-            raise SchemaError(f"{path}/{keyword}", f"{keyword} is an object, not {value!r:.80}")
-        if (keyword in _LEAST or keyword in _MOST or keyword == "multipleOf") and not is_number(value):
-            raise SchemaError(f"{path}/{keyword}", f"{keyword} is a number, not {value!r:.80}")
-        if keyword in ("pattern", "$ref") and not isinstance(value, str):
-            raise SchemaError(f"{path}/{keyword}", f"{keyword} is a string, not {value!r:.80}")
-        if keyword == "required" and not all(isinstance(name, str) for name in value):
-            raise SchemaError(f"{path}/required", f"required lists names, not {value!r:.80}")
-        if keyword in ("anyOf", "oneOf", "allOf") and not value:
-            raise SchemaError(f"{path}/{keyword}", f"{keyword} is empty; list at least one schema")
+def _problem(keyword: str, value: Any) -> str | None:
+    """Return what is wrong with the value of a keyword; None if nothing is."""
+    problem = None
+    if keyword in _LISTS and not isinstance(value, list):
+        problem = f"{keyword} is a list, not {value!r:.80}"
+    elif keyword in _MAPS and not isinstance(value, Mapping):
+        problem = f"{keyword} is an object, not {value!r:.80}"
+    elif (keyword in _LEAST or keyword in _MOST or keyword == "multipleOf") and not is_number(value):
+        problem = f"{keyword} is a number, not {value!r:.80}"
+    elif keyword == "multipleOf" and value <= 0:
+        problem = f"multipleOf is above 0, not {value!r:.80}"
+    elif keyword in ("pattern", "format", "$ref") and not isinstance(value, str):
+        problem = f"{keyword} is a string, not {value!r:.80}"
+    elif keyword == "required" and not all(isinstance(name, str) for name in value):
+        problem = f"required lists names, not {value!r:.80}"
+    elif keyword in ("anyOf", "oneOf", "allOf") and not value:
+        problem = f"{keyword} is empty; list at least one schema"
+    elif keyword == "type":
+        unknown = [name for name in _names(value) if not isinstance(name, str) or name not in ALL_TYPES]
+        if unknown:
+            known = ", ".join(sorted(ALL_TYPES))
+            problem = f"{unknown[0]!r:.80} is no JSON type; use one of {known}"
+    return problem
 
 
-def _types(declared: Any, path: str) -> frozenset[str]:
-    names = declared if isinstance(declared, list) else [declared]
-    for name in names:
-        if not isinstance(name, str) or name not in ALL_TYPES:
-            raise SchemaError(
-                f"{path}/type", f"{name!r:.80} is no JSON type; use one of {', '.join(sorted(ALL_TYPES))}"
-            )
-    return frozenset(names)
+def _names(declared: Any) -> list[Any]:
+    return declared if isinstance(declared, list) else [declared]
 
 
 def _closed_against(one: Schema, other: Schema) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from serval.grammar.compile_cost import Budget
 from serval.grammar.formats import Format
 from serval.tools.parser import ToolCallParser
 from serval.tools.reasoning import ReasoningSplitter
@@ -15,12 +16,12 @@ from serval.tools.reply_format import ReplyFormat
 class CallTag(Protocol):
     """Creates the xgrammar tag of one call to `function`, from the opening marker to the closing one.
 
-    `enforced`: constrain arguments to the function's `parameters`; otherwise allow any. Raises SchemaError
-    for a name that cannot be written, and for a schema that is invalid, admits nothing, or is strict and
-    cannot be enforced.
+    `enforced`: constrain arguments to the function's `parameters`; otherwise allow any. `budget`: what is
+    left for the schemas of the request. Raises SchemaError for a name that cannot be written, and for a
+    schema that is too expensive, or is strict and cannot be enforced.
     """
 
-    def __call__(self, function: Mapping[str, Any], *, enforced: bool) -> Format: ...
+    def __call__(self, function: Mapping[str, Any], *, enforced: bool, budget: Budget) -> Format: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any, Final, TypeVar
 
+from serval.grammar.compile_cost import LISTED_VALUE, PART, Budget
 from serval.grammar.constraints import (
     COMBINATORS,
     KEYWORDS_OF_TYPE,
@@ -24,7 +25,13 @@ from serval.grammar.constraints import (
     conjunction,
     constraints_of,
 )
-from serval.grammar.enforceable_scalars import rewritten_number, rewritten_string, written_pattern
+from serval.grammar.enforceable_scalars import (
+    WrittenPattern,
+    rewritten_number,
+    string_pattern,
+    written_pattern,
+)
+from serval.grammar.number_rules import number_cost
 from serval.schema.error import SchemaError, UnsatisfiableError
 from serval.schema.json_schema import array_items, json_types, resolve_pointer, same_json
 from serval.schema.validity import is_valid
@@ -46,16 +53,22 @@ _NOT_ENFORCEABLE: Final = OTHERS | {
 }
 
 
+class _CircularError(SchemaError):
+    """A reference that leads back to itself without any constraint on the way."""
+
+
 class Rewriter:
     """Rewrites parts of one document. `definitions` collects the targets of `#/$defs/...` in the results.
 
-    `avoid`: characters that patterns may write only where they name them explicitly.
+    `avoid`: characters that patterns may write only where they name them explicitly. `budget`: what the
+    schemas of the whole request may cost.
     """
 
-    def __init__(self, root: Any, *, strict: bool, avoid: str) -> None:
+    def __init__(self, root: Any, *, strict: bool, avoid: str, budget: Budget) -> None:
         self._root = root
-        self._strict = strict
-        self._avoid = avoid
+        self.strict = strict
+        self._budget = budget
+        self.avoid = avoid
         self._names: dict[str, str] = {}
         self._parts = 0
         self.definitions: dict[str, Schema] = {}
@@ -68,7 +81,7 @@ class Rewriter:
         """
         if schema is False:
             raise UnsatisfiableError(path)
-        constraints = constraints_of(schema, path)
+        constraints = constraints_of(schema, path, strict=self.strict)
         if constraints.keys() == {"$ref"}:
             return self._reference(constraints["$ref"], path, nesting)
         for keyword in ("anyOf", "oneOf"):
@@ -85,21 +98,40 @@ class Rewriter:
 
     def alternatives(self, schema: Any, path: str, nesting: int = 0) -> list[Schema]:
         """Split `schema` into alternatives. Each is `{}`, or has only `enum`, or is of one type."""
-        flats = self._flattened(schema, path, nesting, ())
+        try:
+            flats = self._flattened(schema, path, nesting, ())
+        except _CircularError:
+            if self.strict:
+                raise
+            return [{}]
         return [single for flat in flats for single in self._singles(flat, path)]
 
     def rewritten(self, single: Schema, path: str, nesting: int) -> Schema:
         """Rewrite one of `alternatives`."""
         match single.get("type"):
             case "string":
-                return rewritten_string(single, path, self.refuse, avoid=self._avoid)
+                return self._string(single, path)
             case "integer" | "number":
-                return rewritten_number(single, path, self.refuse)
+                number = rewritten_number(single, path, self.refuse)
+                self._budget.spend(number_cost(number), path, once_for=repr(number))
+                return number
             case "array":
                 return self._array(single, path, nesting)
             case "object":
                 return self._object(single, path, nesting)
         return single
+
+    def pattern_of(self, single: Schema, path: str, *, in_json: bool) -> WrittenPattern | None:
+        """Return one pattern for all constraints of a string; None if it is free."""
+        written = string_pattern(
+            single, path, self.refuse, self._budget.spend, avoid=self.avoid, in_json=in_json
+        )
+        return None if written is None else self.paid(written, path)
+
+    def paid(self, written: WrittenPattern, path: str) -> WrittenPattern:
+        """Spend what `written` costs, and return it. Raises SchemaError if less is left."""
+        self._budget.spend(written.cost, path, once_for=written)
+        return written
 
     def definitions_for(self, schema: Schema) -> dict[str, Schema]:
         """Return the definitions that `schema`, a result of this rewriter, refers to."""
@@ -114,15 +146,22 @@ class Rewriter:
 
     def refuse(self, path: str, keyword: str, reason: str = "") -> None:
         """Raise SchemaError for a keyword if the schema is strict; otherwise the caller leaves it out."""
-        if self._strict:
+        if self.strict:
             because = f": {reason}" if reason else ""
             raise SchemaError(
                 f"{path}/{keyword}",
                 f"{keyword} cannot be enforced while decoding{because}; change it, or do not ask for strict",
             )
 
+    def _string(self, single: Schema, path: str) -> Schema:
+        written = self.pattern_of(single, path, in_json=True)
+        if written is None:
+            return {"type": "string"}
+        return {"type": "string", "pattern": written} if written else {"enum": [""]}
+
     def _count(self, path: str, nesting: int) -> None:
         self._parts += 1
+        self._budget.spend(PART, path)
         if self._parts > MAX_UNFOLDED_PARTS:
             raise SchemaError(
                 path, f"the schema unfolds to more than {MAX_UNFOLDED_PARTS} parts; make it smaller"
@@ -137,13 +176,11 @@ class Rewriter:
         self._count(path, nesting)
         if schema is False:
             return []
-        constraints = constraints_of(schema, path)
+        constraints = constraints_of(schema, path, strict=self.strict)
         flats = [{key: value for key, value in constraints.items() if key not in COMBINATORS}]
         reference = constraints.get("$ref")
         if reference is not None:
-            if reference in seen:
-                raise SchemaError(f"{path}/$ref", f"{reference!r} refers to itself and to nothing else")
-            target = self._resolved(reference, path)
+            target = self._resolved(reference, path, seen)
             flats = self._both(flats, self._flattened(target, path, nesting + 1, (*seen, reference)), path)
         for index, branch in enumerate(constraints.get("allOf", ())):
             below = f"{path}/allOf/{index}"
@@ -181,6 +218,7 @@ class Rewriter:
                 self.refuse(path, keyword, "it stands beside listed values")
             others = {key: value for key, value in rest.items() if key not in ("enum", "type")}
             checked = others | ({"type": sorted(rest["type"])} if "type" in rest else {})
+            self._budget.spend(LISTED_VALUE * len(rest["enum"]), path)
             values = [value for value in rest["enum"] if is_valid(value, checked, self._root)]
             return [{"enum": values}] if values else []
         types = rest.get("type")
@@ -195,26 +233,38 @@ class Rewriter:
             for name in sorted(types)
         ]
 
-    def _resolved(self, reference: str, path: str) -> Any:
+    def _resolved(self, reference: str, path: str, seen: tuple[str, ...] = ()) -> Any:
+        """Return the target of a reference that was followed through `seen`.
+
+        If it leads nowhere, raises SchemaError if the schema is strict, and returns a schema for any value
+        otherwise.
+        """
+        if reference in seen:
+            raise _CircularError(f"{path}/$ref", f"{reference!r:.120} refers to itself and to nothing else")
         target = resolve_pointer(self._root, reference) if reference.startswith("#") else None
-        if target is None:
+        if target is None and self.strict:
             raise SchemaError(
                 f"{path}/$ref", f"{reference!r:.120} leads nowhere; only references into the same schema work"
             )
-        return target
+        return True if target is None else target
 
     def _reference(self, reference: str, path: str, nesting: int) -> Schema:
         name = self._names.get(reference)
         if name is None:
             target = self._resolved(reference, path)
-            self._flattened({"$ref": reference}, path, nesting, ())  # refuses circular references
+            try:
+                self._flattened({"$ref": reference}, path, nesting, ())
+            except _CircularError:
+                if self.strict:
+                    raise
+                return {}
             name = self._names[reference] = f"d{len(self._names)}"
             self.definitions[name] = self.nested(target, reference, nesting + 1)
         return {"$ref": f"#/$defs/{name}"}
 
     def _check_exclusive(self, constraints: Schema, keyword: str, path: str) -> None:
         """Refuse branches of `oneOf` that overlap: xgrammar treats it as `anyOf`."""
-        if keyword != "oneOf" or not self._strict:
+        if keyword != "oneOf" or not self.strict:
             return
         branches = [self._flattened(branch, path, 0, ()) for branch in constraints["oneOf"]]
         for left, right in combinations(branches, 2):
@@ -238,7 +288,11 @@ class Rewriter:
         )
 
     def _listed_apart(self, left: Any, right: Any) -> bool:
-        both = [constraints_of(schema, "") for schema in (left, right) if isinstance(schema, Mapping)]
+        both = [
+            constraints_of(schema, "", strict=self.strict)
+            for schema in (left, right)
+            if isinstance(schema, Mapping)
+        ]
         return len(both) == 2 and "enum" in both[0] and "enum" in both[1] and self._disjoint(*both)
 
     def _array(self, single: Schema, path: str, nesting: int) -> Schema:
@@ -317,9 +371,12 @@ class Rewriter:
             self.refuse(path, "patternProperties", "one pattern is, several may meet in one name")
         (key, part), *_ = patterns.items()
         values = self.nested(part, f"{path}/patternProperties/{pointer_part(key)}", nesting + 1)
-        expression = written_pattern(key, f"{path}/patternProperties", self.refuse, avoid=self._avoid)
+        expression = written_pattern(
+            key, f"{path}/patternProperties", self.refuse, self._budget.spend, avoid=self.avoid
+        )
         if expression is None:
             return {"type": "object"}
+        self.paid(expression, path)
         return {
             "type": "object",
             "patternProperties": {expression: values},

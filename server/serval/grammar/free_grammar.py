@@ -11,7 +11,9 @@ import json
 import re
 from typing import Final, NoReturn
 
+from serval.grammar.compile_cost import Budget
 from serval.grammar.enforceable_scalars import written_pattern
+from serval.grammar.formats import text_format
 from serval.schema.error import SchemaError
 
 MAX_EBNF_CHARACTERS: Final = 16_384
@@ -39,10 +41,13 @@ def regex_grammar(expression: str, *, avoid: str) -> str:
     inner = expression.removeprefix("^")
     if inner.endswith("$") and not _is_escaped(inner, len(inner) - 1):
         inner = inner[:-1]
+    budget = Budget()
     # First read it as it was sent, so that an error shows the position in the client's text.
-    written_pattern(expression, "regex", _refuse, avoid=avoid, in_json=False)
-    pattern = written_pattern(f"^(?:{inner})$", "regex", _refuse, avoid=avoid, in_json=False)
-    return json.dumps({"type": "structural_tag", "format": {"type": "regex", "pattern": pattern}})
+    written_pattern(expression, "regex", _refuse, budget.spend, avoid=avoid, in_json=False)
+    written = written_pattern(f"^(?:{inner})$", "regex", _refuse, budget.spend, avoid=avoid, in_json=False)
+    assert written is not None  # `_refuse` raises
+    budget.spend(written.cost, "regex")
+    return json.dumps({"type": "structural_tag", "format": text_format(written, avoid=avoid)})
 
 
 def ebnf_grammar(rules: str) -> str:

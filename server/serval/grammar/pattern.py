@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Final
 
 # Counted repetitions multiply: (a{1000}){1000} has a million states and takes minutes to compile.
-MAX_STATES: Final = 10_000
+MAX_STATES: Final = 20_000
 MAX_GROUP_NESTING: Final = 50
 _LAST_CODE_POINT: Final = 0x10FFFF
 _CARET: Final = 0x5E
@@ -22,7 +22,11 @@ Range = tuple[int, int]
 
 
 class PatternError(ValueError):
-    """The pattern cannot be enforced; the message says where and why."""
+    """The pattern cannot be enforced; the message says why. `work`: milliseconds spent to find out."""
+
+    def __init__(self, problem: str, work: float = 0.0) -> None:
+        super().__init__(problem)
+        self.work = work
 
 
 @dataclass(frozen=True, slots=True)

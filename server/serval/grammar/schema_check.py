@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from serval.grammar.compile_cost import Budget
 from serval.grammar.enforceable import Rewriter, pointer_part
 from serval.schema.error import SchemaError
 
@@ -45,17 +46,20 @@ def check_limits(schema: Any, path: str = "#") -> None:
             unread += [(part, f"{at}/{index}", depth + 1) for index, part in enumerate(node)]
 
 
-def enforceable_schema(schema: Any, *, strict: bool, avoid: str, path: str = "#") -> dict[str, Any]:
+def enforceable_schema(
+    schema: Any, *, strict: bool, avoid: str, budget: Budget, path: str = "#"
+) -> dict[str, Any]:
     """Rewrite `schema` into a form that the decoder enforces completely, for a reply that is one JSON value.
 
-    `avoid`: characters that patterns may write only where they name them explicitly.
+    `avoid`: characters that patterns may write only where they name them explicitly. `budget`: what is left
+    for the schemas of the request.
 
     Raises SchemaError if it exceeds the limits, is not a schema, has references that do not resolve or are
     circular, admits no value, or (only if `strict`) has a part that cannot be enforced, such as a pattern
     that takes exponential time.
     """
     check_limits(schema, path)
-    rewriter = Rewriter(schema, strict=strict, avoid=avoid)
+    rewriter = Rewriter(schema, strict=strict, avoid=avoid, budget=budget)
     rewritten = rewriter.nested(schema, path)
     definitions = rewriter.definitions_for(rewritten)
     return rewritten | ({"$defs": definitions} if definitions else {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serval.grammar.compile_cost import Budget
 from serval.grammar.dialect import Dialect
 from serval.grammar.formats import BLANK, Format, sequence
 from serval.grammar.schema_check import check_tools
@@ -23,6 +24,7 @@ def structural_tag(
     parallel_tool_calls: bool,
     thinking: bool = False,
     exclusive: bool = False,
+    budget: Budget | None = None,
 ) -> dict[str, Any] | None:
     """Return the tag for one request; None if the decoder is not constrained.
 
@@ -32,7 +34,7 @@ def structural_tag(
     admit only calls. Schemas are enforced, except that a tool with
     `strict: false`, or without `strict` under "auto", admits any arguments. Keywords that cannot be enforced
     are left out, unless the tool is strict. With `thinking` (the prompt has opened the think block) reasoning
-    comes first.
+    comes first. `budget`: what is left for the schemas of the request; by default a whole one.
 
     Raises SchemaError for a schema that is invalid, admits nothing, is too large, or is strict and cannot be
     enforced, and for names that cannot be written.
@@ -49,6 +51,7 @@ def structural_tag(
         tool_choice=tool_choice,
         parallel_tool_calls=parallel_tool_calls,
         thinking=thinking,
+        budget=budget,
     )
 
 
@@ -60,6 +63,7 @@ def calls_tag(
     parallel_tool_calls: bool,
     thinking: bool = False,
     only_calls: bool = False,
+    budget: Budget | None = None,
 ) -> dict[str, Any]:
     """Return the tag like `structural_tag`, but always constrain "auto": calls are at least well-formed.
 
@@ -73,8 +77,9 @@ def calls_tag(
         if not functions:
             raise SchemaError("tool_choice", f"there is no tool {wanted!r:.80}; name one of tools")
     is_auto = tool_choice == "auto"
+    budget = budget or Budget()
     tags = [
-        dialect.call_tag(function, enforced=_is_enforced(function, by_default=not is_auto))
+        dialect.call_tag(function, enforced=_is_enforced(function, by_default=not is_auto), budget=budget)
         for function in functions
     ]
     text_is_free = is_auto and not only_calls

@@ -74,6 +74,8 @@ class HttpProtocol(asyncio.Protocol):
         self._answering: Exchange | None = None
         self._part = Part.NOTHING
         self._request_count = 0
+        # The bytes that are being parsed.
+        self._data = b""
         self._head = RequestHead(limits)
         self._deadlines = Deadlines(
             self._loop, limits, on_late=self._refuse_late, on_idle=self._close_if_idle
@@ -81,6 +83,7 @@ class HttpProtocol(asyncio.Protocol):
         self._refusal: ApiError | None = None
         # Input is dropped: the connection was refused, or its client speaks another protocol from here on.
         self._input_closed = False
+        self._dropped_bytes = 0
         self._read_paused = False
         # Awaited by those that want to write while writing is paused.
         self._drain_waiters: set[asyncio.Future[None]] = set()
@@ -128,7 +131,9 @@ class HttpProtocol(asyncio.Protocol):
         self._state.total_requests += 1
         self._answering = None
         self._deadlines.request_ended()
-        if not exchange.keep_alive:
+        if not exchange.keep_alive and not exchange.request_complete:
+            self._close_behind_client(self._limits.body_timeout_s)
+        elif not exchange.keep_alive:
             self.transport.close()
         elif self._pipelined and not self._lost:
             self._answer(*self._pipelined.popleft())
@@ -194,11 +199,14 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._input_closed:
+            self._drop(data)
             return
         head = self._head
         if self._part is Part.HEAD:
             head.unfinished_bytes += len(data)
+            head.received.append(data)
         self._parse(data)
+        self._data = b""
         if head.too_large or (self._part is Part.HEAD and head.unfinished_bytes > self._limits.head_bytes):
             self._refusal = HeadTooLargeError(
                 f"The request's headers are larger than {self._limits.head_bytes} bytes or more than"
@@ -209,7 +217,13 @@ class HttpProtocol(asyncio.Protocol):
         elif self._deadlines.running or self._part is not Part.NOTHING:
             self._deadlines.set_part(self._part, self._request_count)
 
+    def _drop(self, data: bytes) -> None:
+        self._dropped_bytes += len(data)
+        if self._dropped_bytes > self._limits.dropped_bytes:
+            self.transport.abort()
+
     def _parse(self, data: bytes) -> None:
+        self._data = data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -220,8 +234,11 @@ class HttpProtocol(asyncio.Protocol):
             self._input_closed = True
             if self._receiving is not None:
                 self._receiving.keep_alive = False
-        except httptools.HttpParserError:
-            self._refusal = MalformedRequestError("This is not a valid HTTP request.")
+        except httptools.HttpParserError as error:
+            # Raised by `RequestHead.check`, or by the parser itself.
+            cause = error.__context__
+            malformed = MalformedRequestError("This is not a valid HTTP request.")
+            self._refusal = cause if isinstance(cause, ApiError) else malformed
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Parse the head again without the offer of another protocol, and then `rest`.
@@ -238,7 +255,7 @@ class HttpProtocol(asyncio.Protocol):
         self._part = Part.HEAD
         self._receiving = None
         self._request_count += 1
-        self._head.begin()
+        self._head.begin(self._data)
 
     def on_url(self, url: bytes) -> None:
         self._head.add_target(url)
@@ -252,11 +269,12 @@ class HttpProtocol(asyncio.Protocol):
         head.complete = True
         if head.too_large:
             return
-        method = parser.get_method().decode("ascii")
+        verb, version = parser.get_method(), parser.get_http_version()
+        head.check(verb, version)
+        method = verb.decode("ascii")
         if parser.should_upgrade() and method != "CONNECT":
             head.offers_upgrade = True
             return
-        version = parser.get_http_version()
         path, raw_path, query = _parts_of(head.target)
         scope: Scope = {
             **self._scope_base,
@@ -301,11 +319,16 @@ class HttpProtocol(asyncio.Protocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Answer in place of the application, and close."""
+        answered = self._receiving is not None and self._receiving.response_complete
         self._input_closed = True
         self._deadlines.cancel()
         self._receiving = None
         assert error.code is not None
         self._on_refused(error.code)
+        if answered:
+            # Only the rest of a body is refused, whose client has its response.
+            self.transport.abort()
+            return
         exchange = self._answering
         if exchange is not None:
             if exchange.response_started or exchange.request_complete:
@@ -318,9 +341,18 @@ class HttpProtocol(asyncio.Protocol):
         for name, value in error.headers.items():
             head += f"{name}: {value}\r\n".encode()
         self.transport.write(STATUS_LINES[error.status] + head + b"\r\n" + body)
-        # A connection closed with unread data is reset, which may lose the response.
+        self._close_behind_client(_LINGER_S)
+
+    def _close_behind_client(self, within_s: float) -> None:
+        """Close the connection when the client does, at the latest in `within_s`; drop what it still sends.
+
+        A connection closed with unread data is reset, which may lose the response.
+        """
+        self._input_closed = True
+        self._receiving = None
         self.transport.write_eof()
-        self._deadlines.linger(_LINGER_S, self.transport.abort)
+        self._deadlines.linger(within_s, self.transport.abort)
+        self.resume_reading()
 
     def _refuse_late(self, part: str) -> None:
         self._refuse(RequestTimeoutError(f"The request's {part} took too long to arrive."))

@@ -7,13 +7,16 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 _TAIL_LINES = 200
 _MAX_LINE_BYTES = 1 << 20
 _OUTPUT_GRACE_S = 1.0
 _PR_SET_PDEATHSIG = 1
+
+# Receives the name of a child and one line of its output.
+LineSink = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,13 @@ def python_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-async def start(spec: ProcessSpec) -> ChildProcess:
-    """Start the process, and relay its output to standard error, each line prefixed with its name."""
+def print_line(name: str, line: str) -> None:
+    """Print a line on standard error, prefixed with the name of its process."""
+    print(f"{name} | {line}", file=sys.stderr, flush=True)
+
+
+async def start(spec: ProcessSpec, *, on_line: LineSink = print_line) -> ChildProcess:
+    """Start the process, and relay each line of its output to `on_line`."""
     if not spec.relay:
         return ChildProcess(spec, await _run(spec, output=None))
     # Not a pipe of asyncio's: with that, `Process.wait` would not return while a grandchild holds it open.
@@ -92,7 +100,7 @@ async def start(spec: ProcessSpec) -> ChildProcess:
     finally:
         os.close(write_end)
     child = ChildProcess(spec, process)
-    child.relay = asyncio.create_task(_relay_output(child, read_end))
+    child.relay = asyncio.create_task(_relay_output(child, read_end, on_line))
     return child
 
 
@@ -110,7 +118,7 @@ async def _run(spec: ProcessSpec, *, output: int | None) -> asyncio.subprocess.P
     )
 
 
-async def _relay_output(child: ChildProcess, read_end: int) -> None:
+async def _relay_output(child: ChildProcess, read_end: int, on_line: LineSink) -> None:
     stream = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
     loop = asyncio.get_running_loop()
     with os.fdopen(read_end, "rb") as pipe:
@@ -125,7 +133,7 @@ async def _relay_output(child: ChildProcess, read_end: int) -> None:
                     return
                 line = raw.decode("utf-8", "replace").rstrip()
                 child.tail.append(line)
-                print(f"{child.spec.name} | {line}", file=sys.stderr, flush=True)
+                on_line(child.spec.name, line)
         finally:
             transport.close()
 

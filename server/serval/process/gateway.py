@@ -18,7 +18,7 @@ import uvloop
 from serval.api.context import ServedModel
 from serval.app import Applications, Backend, Callers, create_apps
 from serval.auth.factory import open_directory, open_tokens
-from serval.chat import load_chat
+from serval.chat import ChatRenderer, load_chat
 from serval.engine.client import connect_engine
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import ModelFilesError
@@ -83,13 +83,14 @@ def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> N
 
 async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycle) -> None:
     """Serve on a bound socket until `lifecycle.stop` is set. Raises a `ServalError` if it cannot start."""
-    # Opened before the engine is waited for, so that a mistake in the settings is reported immediately.
+    # Before the engine is waited for, so that a mistake in the settings or files is reported immediately.
     callers = open_callers(settings, lifecycle.live)
+    chat = None if settings.model is None else _load_chat(settings, settings.model)
     async with connect_engine(settings) as engine:
         info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)
         if info is None:
             return
-        apps = create_apps(settings, load_backend(settings, engine, info), callers)
+        apps = create_apps(settings, load_backend(settings, engine, info, chat), callers)
         if lifecycle.replaces_worker:
             apps.metrics.worker_restarted()
         server = HttpServer(
@@ -118,15 +119,20 @@ def open_callers(settings: Settings, live: LiveSettings) -> Callers:
     return Callers(live, open_directory(settings), open_tokens(settings))
 
 
-def load_backend(settings: Settings, engine: ManagedEngine, info: EngineInfo) -> Backend:
-    """The engine with the tokenizer and template of its model. Raises `ModelFilesError`."""
+def load_backend(
+    settings: Settings, engine: ManagedEngine, info: EngineInfo, chat: ChatRenderer | None = None
+) -> Backend:
+    """The engine with the tokenizer and template of its model, which `chat` holds if they are loaded.
+
+    Raises `ModelFilesError`.
+    """
     folder = settings.model or Path(info.model_path)
     if settings.model is None and not folder.is_dir():
         raise ModelFilesError(
             f"the engine serves {info.model_path!r}, which is not a folder on this machine; name the folder"
             " with the model's tokenizer and chat template with --model"
         )
-    chat = load_chat(folder, segment_cache_bytes=settings.segment_cache_bytes)
+    chat = chat or _load_chat(settings, folder)
     model = ServedModel(
         name=settings.served_model_name or folder.resolve().name,
         # The files' time, not this process's: all replicas and restarts report the same.
@@ -135,6 +141,10 @@ def load_backend(settings: Settings, engine: ManagedEngine, info: EngineInfo) ->
         max_prompt_tokens=info.max_prompt_tokens,
     )
     return Backend(engine, info, chat, model)
+
+
+def _load_chat(settings: Settings, folder: Path) -> ChatRenderer:
+    return load_chat(folder, segment_cache_bytes=settings.segment_cache_bytes)
 
 
 async def _apply_changes(changes: AsyncIterator[LiveSettings], apps: Applications) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from serval.errors import StackError
-from serval.process.child import ChildProcess, ProcessSpec, start
+from serval.process.child import ChildProcess, LineSink, ProcessSpec, print_line, start
 from serval.process.signals import stop_on_signals
 
 _POLL_INTERVAL_S = 0.1
@@ -29,10 +29,17 @@ class StackSpec:
     gateway_grace_s: float = 30.0
 
 
-async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]]) -> int:
+async def run_stack(
+    spec: StackSpec,
+    *,
+    on_ready: Callable[[], Awaitable[None]],
+    on_line: LineSink = print_line,
+    on_stop: Callable[[], None] = lambda: None,
+) -> int:
     """Run engine and gateway until a signal (returns 0) or until one of them ends (raises `StackError`).
 
-    `on_ready` is awaited once, when both answer. SIGINT and SIGTERM stop the gateway first, so that it drains
+    `on_ready` is awaited once, when both answer; `on_line` receives the lines that they write; `on_stop` is
+    called before they are stopped. SIGINT and SIGTERM stop the gateway first, so that it drains
     while the engine still answers, then the engine. SIGHUP is forwarded to the gateway.
     """
     children: list[tuple[ChildProcess, float]] = []
@@ -47,7 +54,7 @@ async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]])
     try:
         # The gateway waits for the engine by itself, and has done its imports by then.
         for process, grace_s in ((spec.engine, _ENGINE_GRACE_S), (spec.gateway, spec.gateway_grace_s)):
-            children.append((await start(process), grace_s))
+            children.append((await start(process, on_line=on_line), grace_s))
         started = [child for child, _ in children]
         for child, ready_url, timeout_s in (
             (started[0], spec.engine_ready_url, spec.engine_start_timeout_s),
@@ -61,6 +68,7 @@ async def run_stack(spec: StackSpec, *, on_ready: Callable[[], Awaitable[None]])
         await _finish_unless_stopped(stop_requested.wait(), started, stop_requested)
         return 0
     finally:
+        on_stop()
         for child, grace_s in reversed(children):
             await child.stop(grace_s=grace_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Final
 
 from serval.schema import strict_json
@@ -149,12 +150,8 @@ def _admits_number(value: float, schema: Mapping[str, Any]) -> bool:
 
 
 def _is_multiple(value: float, step: float) -> bool:
-    if isinstance(value, int) and isinstance(step, int):
-        return value % step == 0
-    try:
-        return float(value / step).is_integer()
-    except OverflowError:  # every double of that size is a whole number
-        return True
+    """Compare decimals, as they are written: 0.29 is a multiple of 0.01, although 0.29 / 0.01 is below 29."""
+    return Fraction(str(value)) % Fraction(str(step)) == 0
 
 
 def _canonical(value: Any) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from serval_sglang.bench.__main__ import VARIANTS, _engine_command, _parser, main
-from serval_sglang.bench.fit import UnknownMemoryError, gpu_memory_bytes, table_ratio
+from serval_sglang.bench.fit import table_ratio
 from serval_sglang.bench.random_weights import fill_randomly
 from serval_sglang.bench.rows import OK, Row, head, line
 from serval_sglang.bench.server import Server, ServerFailed
@@ -103,28 +103,6 @@ def test_table_ratio_leaves_room_by_independent_arithmetic() -> None:
 def test_table_ratio_names_layers_that_never_fit() -> None:
     with pytest.raises(PlanError, match=r"2 layers do not fit on a GPU with 20\.0 GiB"):
         fitting(20.0)
-
-
-@pytest.mark.parametrize(
-    ("output", "code", "expected"),
-    [
-        ("81559\n81559\n", 0, 81559 << 20),
-        ("143771\n81559\n", 0, 81559 << 20),
-        ("", 0, None),
-        ("NVIDIA-SMI has failed\n", 9, None),
-    ],
-)
-def test_gpu_memory_is_that_of_smallest_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, code: int, expected: int | None
-) -> None:
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{output}'\nexit {code}\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    if expected is None:
-        with pytest.raises(UnknownMemoryError, match="give --gpu-memory-gib"):
-            gpu_memory_bytes()
-    else:
-        assert gpu_memory_bytes() == expected
 
 
 def test_gpu_memory_without_nvidia_smi_asks_for_option(

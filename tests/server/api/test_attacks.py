@@ -63,11 +63,6 @@ async def test_client_that_does_not_read_is_disconnected_and_its_request_aborted
         assert (await gateway.post(CHAT)).status == 200
 
 
-async def test_response_has_no_cors_headers(gateway: RunningGateway) -> None:
-    response = await gateway.post(CHAT, headers={"origin": "https://evil.example"})
-    assert not [name for name in response.headers if name.lower().startswith("access-control")]
-
-
 async def test_engine_body_that_is_no_event_stream_is_a_502(gateway: RunningGateway) -> None:
     gateway.engine.will_say(fault="http_error", status=200, message="not an event")
     response = await gateway.post(CHAT)

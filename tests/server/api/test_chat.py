@@ -433,7 +433,7 @@ async def test_chat_refuses_an_unenforceable_schema_only_if_strict(
     gateway: RunningGateway,
 ) -> None:
     parameters: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}
-    parameters["properties"]["a"] = {"type": "integer", "multipleOf": 3}
+    parameters["properties"]["a"] = {"type": "array", "uniqueItems": True}
     body: dict[str, Any] = {
         "model": MODEL,
         "messages": HI,

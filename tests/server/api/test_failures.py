@@ -70,23 +70,78 @@ async def test_broken_whole_answer_is_an_error(
     await assert_still_serving(gateway)
 
 
+BAD_BIAS = "logit_bias must has keys in [0, 9], got 10."
+ADVICE = "The keys of `logit_bias` must be token ids from 0 to 9."
+
+
 @pytest.mark.parametrize("stream", [False, True])
-async def test_engine_400_is_passed_on_with_its_message(gateway: RunningGateway, stream: bool) -> None:
-    gateway.engine.will_say(fault="http_error", status=400, message="logit_bias must has keys in [0, 9]")
+@pytest.mark.parametrize("fault", ["http_error", "error_event"])
+async def test_engine_400_says_what_the_caller_can_change(
+    gateway: RunningGateway, stream: bool, fault: Any
+) -> None:
+    gateway.engine.will_say(fault=fault, status=400, message=BAD_BIAS)
     response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
     assert response.status == 400
     error = (await response.json())["error"]
-    assert error["type"] == "invalid_request_error"
-    assert error["message"] == "logit_bias must has keys in [0, 9]"
+    assert (error["type"], error["message"]) == ("invalid_request_error", ADVICE)
     await assert_still_serving(gateway)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_error_in_the_first_event_keeps_its_status(gateway: RunningGateway, stream: bool) -> None:
-    gateway.engine.will_say(fault="error_event", status=400, message="too long")
+@pytest.mark.parametrize("fault", ["http_error", "error_event"])
+@pytest.mark.parametrize(
+    ("status", "answered"), [(400, 400), (422, 400), (429, 503), (503, 503), (404, 500), (500, 500)]
+)
+async def test_engine_text_reaches_neither_client_nor_log(
+    gateway: RunningGateway, stream: bool, fault: Any, status: int, answered: int, caplog: Any
+) -> None:
+    gateway.engine.will_say(fault=fault, status=status, message="SECRET internal /path/x.py line 3")
     response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
-    assert response.status == 400
-    assert (await response.json())["error"]["message"] == "too long"
+    assert response.status == answered
+    assert "SECRET" not in await response.text()
+    assert "SECRET" not in caplog.text
+    assert gateway.engine.requests[0]["rid"] in caplog.text
+    assert ("retry-after" in response.headers) == (answered == 503)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "meta",
+    [{"id": "chatcmpl-other"}, {"prompt_tokens": -999_998}, {"prompt_tokens": 10**9}, {"cached_tokens": -1}],
+    ids=["another request's", "negative usage", "absurd usage", "negative cache"],
+)
+async def test_answer_to_another_request_is_a_502(
+    gateway: RunningGateway, stream: bool, meta: dict[str, Any]
+) -> None:
+    gateway.engine.will_say("another's", " text", meta=meta)
+    response = await gateway.post({"model": MODEL, "messages": HI, "stream": stream})
+    assert response.status == 502
+    text = await response.text()
+    assert json.loads(text)["error"]["code"] == "engine_protocol_error"
+    assert "another's" not in text
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
+    await assert_still_serving(gateway)
+
+
+async def test_negative_usage_is_not_credited() -> None:
+    async with running_gateway(tokens_per_minute=1000) as gateway:
+        for _ in range(3):
+            gateway.engine.will_say("a", meta={"prompt_tokens": -999_998})
+            await gateway.post({"model": MODEL, "messages": HI, "max_tokens": 5})
+        response = await gateway.post({"model": MODEL, "messages": HI, "max_tokens": 5})
+        assert int(response.headers["x-ratelimit-remaining-tokens"]) < 1000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_engine_that_writes_beyond_max_tokens_is_stopped(gateway: RunningGateway, stream: bool) -> None:
+    gateway.engine.will_say(*"abcdefgh", fault="stall")
+    response = await gateway.post({"model": MODEL, "messages": HI, "max_tokens": 3, "stream": stream})
+    text = await response.text()
+    assert "engine_protocol_error" in text
+    assert "[DONE]" not in text
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    await assert_still_serving(gateway)
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,18 @@ async def test_grammar_text_that_quotes_a_call_is_content() -> None:
         assert gateway.engine.requests[0]["sampling_params"]["skip_special_tokens"] is False
 
 
+NOT_DEFINED = (
+    "Failed to compile structural_tag grammar: [08:12:41] /project/cpp/grammar_parser.cc:820: EBNF parser"
+    ' error at line 1, column 10: Rule "foo" is not defined'
+)
+
+
 async def test_grammar_refused_by_the_engine_is_a_400() -> None:
     async with running_gateway(operator_grammars=True) as gateway:
-        gateway.engine.will_say(fault="http_error", status=400, message='Rule "foo" is not defined')
+        gateway.engine.will_say(fault="http_error", status=400, message=NOT_DEFINED)
         response = await gateway.post({**BODIES["/v1/chat/completions"], "ebnf": "root ::= foo"})
         assert response.status == 400
         error = (await response.json())["error"]
         assert error["type"] == "invalid_request_error"
-        assert '"foo" is not defined' in error["message"]
+        assert error["message"].endswith('line 1, column 10: Rule "foo" is not defined')
+        assert "/project" not in error["message"]

@@ -22,7 +22,8 @@ async def test_model_name_with_a_slash_is_found() -> None:
     [
         ("GET", "/v1/models/other", 404, "model_not_found"),
         ("GET", "/v1/nothing", 404, "unknown_url"),
-        ("GET", "/", 404, "unknown_url"),
+        ("GET", "/v1", 404, "unknown_url"),
+        ("POST", "/", 405, "method_not_allowed"),
         ("POST", "/generate", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
@@ -119,7 +120,7 @@ async def test_openapi_document_covers_the_routes(gateway: RunningGateway) -> No
     document = await (await gateway.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize",
-        "/v1/models", "/v1/models/{model_id}", "/openapi.json", "/healthz", "/readyz", "/metrics",
+        "/v1/models", "/v1/models/{model_id}", "/openapi.json", "/", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     assert "ChatRequest" in document["components"]["schemas"]
 

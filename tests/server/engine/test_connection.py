@@ -150,13 +150,33 @@ async def test_pool_does_not_reuse_a_connection_idle_for_too_long(
 
 
 @pytest.mark.parametrize(
-    "last", [b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello", WHOLE + b"more"]
+    "last",
+    [
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
+        WHOLE + b"more",
+        WHOLE + WHOLE,
+        WHOLE + HEAD,
+        WHOLE + HEAD[:10],
+        WHOLE + b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nother",
+    ],
+    ids=["asks for it", "no HTTP", "two answers", "another head", "half a head", "another with a length"],
 )
 async def test_pool_does_not_reuse_a_closing_connection(last: bytes) -> None:
     async with pool_for(saying(last)) as (pool, peer):
         for _ in range(2):
             status, body = await exchange(pool)
             assert (status, body) == (200, b"hello")
+    assert peer.connections == 2
+
+
+async def test_pool_does_not_reuse_a_connection_whose_answer_was_refused() -> None:
+    def refuse(_: bytes) -> bool:
+        raise LookupError
+
+    async with pool_for(saying(WHOLE)) as (pool, peer):
+        with pytest.raises(LookupError):
+            await pool.post(b"{}", refuse)
+        assert await exchange(pool) == (200, b"hello")
     assert peer.connections == 2
 
 

@@ -255,7 +255,7 @@ def test_calls_stand_beside_json_answer(writer: Writer) -> None:
 @pytest.mark.parametrize(
     ("parameters", "error", "complaint"),
     [
-        ({"type": "array"}, SchemaError, "arguments are one object"),
+        ({"type": "array"}, SchemaError, "arguments are an object"),
         ({"properties": {"a": {"not": {}}}}, SchemaError, "tools/f/parameters/properties/a/not"),
         ({"type": "object", "minProperties": 1}, UnsatisfiableError, "declares none"),
         ({"properties": {"a": False}, "required": ["a"]}, UnsatisfiableError, "required and not allowed"),
@@ -268,6 +268,86 @@ def test_parameters_that_cannot_be_enforced_are_refused(
         structural_tag(
             writer.dialect, [tool("f", parameters)], tool_choice="required", parallel_tool_calls=True
         )
+
+
+LISTED = [{"a": "x"}, {"a": "y", "n": [1]}]
+BRANCHES = [
+    {"type": "object", "properties": {"a": {"const": "x"}}, "required": ["a"]},
+    {"type": "object", "properties": {"a": {"const": "y"}, "n": {"enum": [[1]]}}, "required": ["a", "n"]},
+]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"enum": [*LISTED, 3]},
+        {"type": "object", "enum": LISTED},
+        {"anyOf": BRANCHES},
+        {"oneOf": BRANCHES},
+        {"anyOf": [{"const": LISTED[0]}, BRANCHES[1]]},
+        {"allOf": [{"enum": LISTED}, {"type": "object"}]},
+        {"$ref": "#/$defs/all", "$defs": {"all": {"enum": LISTED}}},
+        {
+            "$ref": "#/$defs/all",
+            "$defs": {"all": {"anyOf": [{"$ref": "#/$defs/one"}, BRANCHES[1]]}, "one": BRANCHES[0]},
+        },
+    ],
+    ids=["enum", "typed enum", "anyOf", "oneOf", "const", "allOf", "$ref to enum", "$ref to anyOf"],
+)
+def test_alternatives_of_whole_arguments_are_enforced(writer: Writer, parameters: Any) -> None:
+    tools = [tool("f", parameters)]
+    tag = structural_tag(writer.dialect, tools, tool_choice="required", parallel_tool_calls=False)
+    grammar = compiled(tag or {})
+    for arguments in LISTED:
+        assert accepts(grammar, writer.call("f", arguments))
+        ((_, read_arguments),) = read(writer, [writer.call("f", arguments)], tools=tools).calls
+        assert json.loads(read_arguments) == arguments
+    for arguments in ({}, {"a": "y"}, {"a": "x", "n": [1]}, {"a": "z"}):
+        assert not accepts(grammar, writer.call("f", arguments))
+
+
+NOT_A_SCHEMA = {
+    "reference to nowhere": {"$ref": "#/$defs/Row"},
+    "reference to another document": {"$ref": "https://elsewhere/schema"},
+    "reference to itself": {"$ref": "#/properties/bad"},
+    "itself among alternatives": {"anyOf": [{"$ref": "#/properties/bad"}, {"type": "null"}]},
+    "unknown type": {"type": "dict"},
+    "enum is null": {"enum": None},
+    "properties is null": {"type": "object", "properties": None},
+    "required is a flag": {"type": "string", "required": True},
+    "number is text": {"type": "integer", "minimum": "3"},
+    "no alternatives": {"anyOf": []},
+    "not a schema": 3,
+    "step of zero": {"type": "integer", "multipleOf": 0},
+}
+
+
+@pytest.mark.parametrize("bad", NOT_A_SCHEMA.values(), ids=NOT_A_SCHEMA.keys())
+def test_invalid_part_of_tool_is_left_out_unless_strict(writer: Writer, bad: Any) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"bad": bad, "days": {"type": "integer"}},
+        "required": ["days"],
+    }
+    tools = [tool("now"), tool("edit", parameters, strict=None)]
+    tag = structural_tag(writer.dialect, tools, tool_choice="required", parallel_tool_calls=True)
+    grammar = compiled(tag or {})
+    assert accepts(grammar, writer.call("now", {}))
+    assert accepts(grammar, writer.call("edit", {"days": 3}))
+    assert not accepts(grammar, writer.call("edit", {"days": "three"}))
+    with pytest.raises(SchemaError, match="tools/edit/parameters/properties/bad"):
+        structural_tag(
+            writer.dialect, [tool("edit", parameters)], tool_choice="required", parallel_tool_calls=True
+        )
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"type": "dict"}, {"enum": None}, False, {"$ref": "#"}, {"type": "array"}, 3]
+)
+def test_tool_whose_parameters_mean_nothing_takes_any_arguments(writer: Writer, parameters: Any) -> None:
+    tools = [tool("f", parameters, strict=None)]
+    tag = structural_tag(writer.dialect, tools, tool_choice="required", parallel_tool_calls=True)
+    assert accepts(compiled(tag or {}), writer.call("f", {"x": 3}))
 
 
 @pytest.mark.parametrize("name", ["", None, "\ud800"])

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from serval.errors import ServalError
+from serval.grammar.compile_cost import Budget
 from serval.grammar.schema_check import (
     MAX_LISTED_VALUES,
     MAX_SCHEMA_DEPTH,
@@ -56,7 +57,7 @@ MANY_WORDS = "|".join(f"{a}{b}{c}" for a in "abcdefghijkl" for b in "mnopqrstuvw
 
 def refused(schema: Any) -> SchemaError:
     with pytest.raises(SchemaError) as caught:
-        enforceable_schema(schema, strict=True, avoid="<")
+        enforceable_schema(schema, strict=True, avoid="<", budget=Budget())
     return caught.value
 
 
@@ -64,7 +65,8 @@ class TestStrict:
     @pytest.mark.parametrize(
         ("schema", "path"),
         [
-            ({"properties": {"a": {"multipleOf": 3, "type": "integer"}}}, "#/properties/a/multipleOf"),
+            ({"properties": {"a": {"multipleOf": 86_413, "type": "integer"}}}, "#/properties/a/multipleOf"),
+            ({"type": "string", "minLength": 10_001}, "#/minLength"),
             ({"type": "array", "items": {"not": {}}}, "#/items/not"),
             ({"type": "array", "uniqueItems": True}, "#/uniqueItems"),
             ({"type": "array", "contains": {"type": "null"}}, "#/contains"),
@@ -73,7 +75,8 @@ class TestStrict:
             ({"type": "object", "propertyNames": {"maxLength": 3}}, "#/propertyNames"),
             ({"type": "object", "minProperties": 2}, "#/minProperties"),
             ({"properties": {"a": {}}, "patternProperties": {"b": {}}}, "#/patternProperties"),
-            ({"type": "string", "pattern": "a", "maxLength": 3}, "#/maxLength"),
+            ({"type": "string", "pattern": "^abcd$", "maxLength": 3}, "#/pattern"),
+            ({"type": "string", "pattern": "a1b2", "format": "uri"}, "#/pattern"),
             ({"type": "string", "pattern": "(?=a)b"}, "#/pattern"),
             ({"type": "string", "pattern": "(a)\\1"}, "#/pattern"),
             ({"type": "string", "pattern": "a\\b"}, "#/pattern"),
@@ -103,9 +106,8 @@ class TestStrict:
         error = refused(schema)
         assert error.path == path
         assert "do not ask for strict" in str(error)
-        enforceable_schema(schema, strict=False, avoid="<")
+        enforceable_schema(schema, strict=False, avoid="<", budget=Budget())
 
-    @pytest.mark.parametrize("strict", [True, False])
     @pytest.mark.parametrize(
         ("schema", "complaint"),
         [
@@ -120,10 +122,24 @@ class TestStrict:
             ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "refers to itself"),
             ({"$ref": "#"}, "refers to itself"),
             ({"anyOf": []}, "anyOf is empty"),
+            ({"type": "integer", "multipleOf": 0}, "multipleOf is above 0"),
+        ],
+        ids=lambda value: str(value)[:50],
+    )
+    def test_invalid_part_is_refused_only_if_strict(self, schema: Any, complaint: str) -> None:
+        with pytest.raises(SchemaError, match=complaint):
+            enforceable_schema(schema, strict=True, avoid="<", budget=Budget())
+        enforceable_schema(schema, strict=False, avoid="<", budget=Budget())
+
+    @pytest.mark.parametrize("strict", [True, False])
+    @pytest.mark.parametrize(
+        ("schema", "complaint"),
+        [
             (False, "admits no value"),
             ({"type": "integer", "minimum": 3, "maximum": 2}, "no integer"),
             ({"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 4}, "no integer"),
             ({"type": "number", "exclusiveMinimum": 3, "maximum": 3}, "no number"),
+            ({"type": "integer", "minimum": 1, "maximum": 9, "multipleOf": 10}, "no multiple"),
             ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength is greater"),
             ({"type": "array", "minItems": 2, "prefixItems": [{}], "items": False}, "minItems is greater"),
             (
@@ -136,11 +152,17 @@ class TestStrict:
         ],
         ids=lambda value: str(value)[:50],
     )
-    def test_invalid_or_unsatisfiable_schema_is_always_refused(
-        self, schema: Any, complaint: str, strict: bool
-    ) -> None:
+    def test_unsatisfiable_schema_is_always_refused(self, schema: Any, complaint: str, strict: bool) -> None:
         with pytest.raises(SchemaError, match=complaint):
-            enforceable_schema(schema, strict=strict, avoid="<")
+            enforceable_schema(schema, strict=strict, avoid="<", budget=Budget())
+
+    @pytest.mark.parametrize("bound", [5e-324, 1e300, -1e300])
+    def test_numbers_with_extreme_bounds_are_refused_in_time(self, bound: float) -> None:
+        numbers = {
+            f"p{more}": {"type": "number", "minimum": bound, "maximum": 1e308 + more * 1e300}
+            for more in range(200)
+        }
+        assert "too expensive" in str(refused({"properties": numbers}))
 
     def test_multiplying_schema_is_refused_in_time(self) -> None:
         choice = {"anyOf": [{"minimum": number} for number in range(10)]}
@@ -152,7 +174,7 @@ class TestStrict:
 
     def test_recursion_through_property_is_kept(self) -> None:
         tree = {"type": "object", "properties": {"child": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
-        enforced = enforceable_schema(tree, strict=True, avoid="<")
+        enforced = enforceable_schema(tree, strict=True, avoid="<", budget=Budget())
         assert enforced["$defs"]["d0"]["properties"]["child"] == {
             "anyOf": [{"$ref": "#/$defs/d0"}, {"type": "null"}]
         }
@@ -200,11 +222,13 @@ class TestStrict:
         ids=lambda value: str(value)[:50],
     )
     def test_enforceable_schema_is_rewritten(self, schema: Any, enforced: Any) -> None:
-        assert enforceable_schema(schema, strict=True, avoid="<") == enforced
+        assert enforceable_schema(schema, strict=True, avoid="<", budget=Budget()) == enforced
 
     def test_one_of_branches_with_distinct_listed_values_are_exclusive(self) -> None:
         def shape(kind: str) -> dict[str, Any]:
             return {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]}
 
-        enforceable_schema({"oneOf": [shape("circle"), shape("square")]}, strict=True, avoid="<")
+        enforceable_schema(
+            {"oneOf": [shape("circle"), shape("square")]}, strict=True, avoid="<", budget=Budget()
+        )
         assert refused({"oneOf": [shape("circle"), shape("circle")]}).path == "#/oneOf"

@@ -24,6 +24,7 @@ class Recorder(asyncio.Transport):
         super().__init__()
         self.writes: list[bytes] = []
         self.reading = True
+        self.aborted = asyncio.Event()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
@@ -36,6 +37,7 @@ class Recorder(asyncio.Transport):
 
     def abort(self) -> None:
         self.writes.append(b"aborted")
+        self.aborted.set()
 
     def is_closing(self) -> bool:
         return b"closed" in self.writes
@@ -50,14 +52,14 @@ class Recorder(asyncio.Transport):
 class Client:
     """A connection to `respond` without sockets."""
 
-    def __init__(self, respond: Respond, *, reads: bool = True) -> None:
+    def __init__(self, respond: Respond, *, reads: bool = True, **settings: Any) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             self.scope = scope
             if reads:
                 self.received.append(await receive())
             await respond(scope, send)
 
-        config = server_config(app, Settings(), refused=lambda code: None, lifespan="off")
+        config = server_config(app, Settings(**settings), refused=lambda code: None, lifespan="off")
         config.load()
         # uvicorn calls it by these names.
         make: Any = config.http_protocol_class
@@ -302,6 +304,51 @@ async def test_body_behind_an_early_response_is_dropped() -> None:
     assert client.transport.reading
     await client.ask(GET)
     assert b"".join(writes).count(b"200 OK") == 2
+
+
+async def refused(scope: Scope, send: Send) -> None:
+    await send(start(413, [*LENGTH_2, (b"connection", b"close")]))
+    await send(body(b"{}"))
+
+
+LARGE_POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+
+
+async def test_connection_stays_open_behind_a_refused_body_so_that_the_client_reads_the_response() -> None:
+    client = Client(refused, reads=False)
+    written = await client.ask(LARGE_POST, b"a" * 50_000, b"a" * 50_000)
+    assert written[0].startswith(b"HTTP/1.1 413 ")
+    # The end of what is written is told at once; what is sent is read and dropped.
+    assert written[1:] == [b"end"]
+    assert client.transport.reading
+    client.leave()
+
+
+async def test_connection_is_cut_if_a_client_sends_on_and_on_behind_a_response() -> None:
+    client = Client(refused, reads=False)
+    await client.ask(LARGE_POST)
+    sent, piece = 0, bytes(1 << 20)
+    while b"aborted" not in client.transport.writes:
+        client.protocol.data_received(piece)
+        sent += len(piece)
+        assert sent <= 300 << 20
+    assert sent > 200 << 20
+    client.leave()
+
+
+async def test_connection_is_cut_in_the_end_behind_a_response() -> None:
+    client = Client(refused, reads=False, request_body_timeout_s=0.01)
+    await client.ask(LARGE_POST)
+    await asyncio.wait_for(client.transport.aborted.wait(), 30)
+    client.leave()
+
+
+async def test_body_that_never_ends_behind_a_response_gets_no_second_one() -> None:
+    client = Client(whole, reads=False, request_body_timeout_s=0.01)
+    written = await client.ask(LARGE_POST)
+    await asyncio.wait_for(client.transport.aborted.wait(), 30)
+    assert b"".join(written).count(b"HTTP/1.1 ") == 1
+    client.leave()
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -102,7 +102,7 @@ MALFORMED: dict[str, bytes] = {
     "a signed length": POST + b"Content-Length: +2\r\n\r\n{}",
     "length, then chunked": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunked, then length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-    "unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked twice": POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
     "chunked not last": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     "folded header": GET + b"X-A: a\r\n b\r\n\r\n",
     "folded coding": POST + b"Transfer-Encoding:\r\n chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
@@ -117,6 +117,25 @@ MALFORMED: dict[str, bytes] = {
     "chunk without its end": POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/0.9, without a version": b"GET /\r\n\r\n\r\n\r\n",
+    "an unknown minor version": b"GET / HTTP/1.2\r\nHost: x\r\n\r\n",
+    "no version number": b"GET / HTTP/x.1\r\nHost: x\r\n\r\n",
+    "a version in small letters": b"GET / http/1.1\r\nHost: x\r\n\r\n",
+    "two spaces": b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a tab": b"GET\t/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a space at the end of the line": b"GET / HTTP/1.1 \r\nHost: x\r\n\r\n",
+    "a method that is no word": b"G(T / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "RTSP": b"OPTIONS / RTSP/1.1\r\nHost: x\r\n\r\n",
+    "RTSP with a method of HTTP": b"GET / RTSP/1.0\r\nHost: x\r\n\r\n",
+    "RTSP with a body": b"POST / RTSP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
+    "a method of RTSP": b"DESCRIBE / RTSP/1.0\r\nHost: x\r\n\r\n",
+    "ICE": b"SOURCE / ICE/1.0\r\nHost: x\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\nX-A: a\r\n\r\n",
+    "no host with a body": b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+    "two hosts": GET + b"Host: y\r\n\r\n",
+    "two equal hosts": GET + b"Host: x\r\n\r\n",
+    "two hosts in HTTP/1.0": b"GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
+    "chunked in HTTP/1.0": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 }
 
 
@@ -130,6 +149,104 @@ async def test_protocol_refuses_ambiguous_requests(case: str) -> None:
         assert app.seen == []
         assert app.refused == ["malformed_request"] * 2
         await assert_serving(port)
+
+
+OTHER_VERSIONS_AND_CODINGS: dict[str, tuple[bytes, int, str]] = {
+    **{
+        version: (f"GET / {version}\r\nHost: x\r\n\r\n".encode(), 505, "unsupported_http_version")
+        for version in ("HTTP/0.9", "HTTP/2.0")
+    },
+    **{
+        coding: (
+            POST + f"Transfer-Encoding: {coding}\r\n\r\n0\r\n\r\n".encode(),
+            501,
+            "unsupported_transfer_coding",
+        )
+        for coding in (
+            *("gzip, chunked", "gzip,chunked", "deflate, gzip, chunked", "xchunked, chunked", ",chunked"),
+            *("identity", "gzip", "xchunked", "gzip\r\nTransfer-Encoding: chunked"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("case", OTHER_VERSIONS_AND_CODINGS)
+async def test_protocol_names_what_it_does_not_speak(case: str) -> None:
+    app, (request, status, code) = App(), OTHER_VERSIONS_AND_CODINGS[case]
+    async with served(app) as port:
+        # Neither is a whole request behind it answered.
+        assert_refused(await exchange(port, request + GET + b"\r\n"), status, code)
+        assert_refused(await exchange(port, request[:-9], request[-9:]), status, code)
+        assert app.seen == []
+        await assert_serving(port)
+
+
+NO_HOSTS = (
+    *(
+        "a b",
+        "a,b c",
+        "http://x",
+        "x/y",
+        "a@b",
+        "x:port",
+        "x:1:2",
+        "x:123456",
+        "[::1",
+        "::1",
+        "[]",
+        "x?y",
+        "x#y",
+    ),
+    *("<script>", '"x"', "x\\y", "%zz", "a\xe9b", "{x}", "x|y", "^"),
+)
+HOSTS = (
+    *(
+        "x",
+        "",
+        "X.example",
+        "x:8000",
+        "x:",
+        "127.0.0.1:80",
+        "[::1]:8000",
+        "[fe80::1]",
+        "[v1.a]",
+        "a%20b",
+        "x,y",
+    ),
+    *("my_service.default.svc.cluster.local", "xn--bcher-kva.example.", "a-b", "x \t"),
+)
+
+
+async def test_protocol_refuses_a_host_that_is_none() -> None:
+    app = App()
+    async with served(app) as port:
+        for host in NO_HOSTS:
+            request = GET.replace(b"Host: x", b"Host: " + host.encode()) + b"\r\n"
+            assert_refused(await exchange(port, request), 400, "malformed_request")
+            # Nor is it taken after one that is.
+            assert (await exchange(port, GET + b"\r\n", request)).startswith(OK)
+    assert len(app.seen) == len(NO_HOSTS)
+
+
+async def test_protocol_takes_every_form_of_host() -> None:
+    app = App()
+    async with served(app) as port:
+        for host in HOSTS:
+            request = GET.replace(b"Host: x", b"hOST: " + host.encode()) + b"Connection: close\r\n\r\n"
+            assert (await exchange(port, request)).startswith(OK)
+            # Cut inside the request line, and behind empty lines.
+            assert (await exchange(port, request[:6], request[6:12], request[12:])).startswith(OK)
+            assert (await exchange(port, b"\r\n\r\n" + request)).startswith(OK)
+
+
+async def test_protocol_takes_http_1_0_without_a_host_and_ignores_what_it_expects() -> None:
+    app = App()
+    async with served(app) as port:
+        head = b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        answer = await exchange(port, head, b"{}")
+    assert answer.startswith(OK)
+    assert b"100 Continue" not in answer
+    assert app.seen == [("/", 2, b"{}")]
 
 
 TOO_LARGE: dict[str, list[bytes]] = {
@@ -283,7 +400,17 @@ BODIES = {
 
 
 @pytest.mark.parametrize("coding", BODIES)
-@pytest.mark.parametrize("offered", [OFFER, b"Upgrade: websocket\r\nConnection: upgrade\r\n"])
+@pytest.mark.parametrize(
+    "offered",
+    [
+        OFFER,
+        OFFER.replace(b"h2c", b"h2c, websocket"),
+        b"Upgrade: websocket\r\nConnection: upgrade\r\n",
+        b"Upgrade: TLS/1.2\r\nConnection: keep-alive, Upgrade\r\n",
+        b"Upgrade: h2c\r\nConnection: close\r\n",
+    ],
+    ids=["h2c", "two protocols", "websocket", "TLS", "not a valid offer"],
+)
 @pytest.mark.parametrize("cut", ["whole", "head first", "everywhere"])
 async def test_protocol_declines_an_upgrade_and_keeps_the_body(coding: str, offered: bytes, cut: str) -> None:
     app = App()

@@ -83,3 +83,19 @@ def test_is_valid_ends_in_time_for_multiplying_alternatives() -> None:
     for _ in range(100):
         value = [value]
     assert is_valid(value, tree, tree) is True
+
+
+@pytest.mark.parametrize(
+    ("value", "step", "multiple"),
+    [
+        (0.29, 0.01, True),
+        (1.1, 0.1, True),
+        (19.99, 0.01, True),
+        (0.295, 0.01, False),
+        (7, 2.5, False),
+        (1e308, 0.1, True),
+        (-15, 5, True),
+    ],
+)
+def test_multiple_is_judged_by_decimals_as_written(value: float, step: float, multiple: bool) -> None:
+    assert is_valid(value, {"multipleOf": step}, {}) == multiple

@@ -20,8 +20,7 @@ _compiler = xgrammar.GrammarCompiler(
         _VOCABULARY, xgrammar.VocabType.RAW, vocab_size=len(_VOCABULARY), stop_token_ids=[_STOP]
     ),
     max_threads=1,
-    cache_enabled=False,
-)
+)  # with its cache, like SGLang's
 
 
 class UnfinishedWalkError(Exception):

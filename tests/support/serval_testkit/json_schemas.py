@@ -21,6 +21,9 @@ _PATTERNS = st.sampled_from(
         r"^\S+@\S+$",
         "^[0-9]+$",
         "^null$",
+        "^[a-z]{0,20}$",
+        "^([a-z]{1,20}-){1,3}$",
+        "^a[^a]{20}",
     ]
 )
 _FORMATS = st.sampled_from(["date", "date-time", "uuid", "email", "ipv4", "time", "phone"])
@@ -41,12 +44,23 @@ def _joined(*parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict
 
 _TYPES = ["string", "integer", "null", "boolean", "array", "object"]
 _COUNTS = st.integers(0, 4)
+_LONG = st.sampled_from([16, 17, 40, 130, 200])  # beyond what the grammar unfolds, and xgrammar too
 _SCALARS = st.one_of(
     st.just({"type": "string"}),
     st.just({}),
     _joined(st.just({"type": "string"}), _some(minLength=_COUNTS, maxLength=_COUNTS)),
     _joined(st.just({"type": "string"}), _some(minLength=st.integers(9, 12), maxLength=st.integers(10, 14))),
     st.builds(lambda pattern: {"type": "string", "pattern": pattern}, _PATTERNS),
+    _joined(
+        st.builds(lambda pattern: {"type": "string", "pattern": pattern}, _PATTERNS),
+        _some(minLength=_COUNTS, maxLength=st.integers(3, 40), format=_FORMATS),
+    ),
+    _joined(st.just({"type": "string"}), _some(minLength=_LONG, maxLength=_LONG)),
+    _joined(
+        st.builds(lambda name: {"type": name}, st.sampled_from(["integer", "number"])),
+        st.builds(lambda step: {"multipleOf": step}, st.sampled_from([1, 2, 7, 60, 0.5, 0.01, 2.5, 1000])),
+        _some(minimum=_NUMBERS, exclusiveMaximum=_NUMBERS),
+    ),
     st.builds(lambda name: {"type": "string", "format": name}, _FORMATS),
     _joined(
         st.builds(lambda name: {"type": name}, st.sampled_from(["integer", "number"])),
@@ -78,7 +92,7 @@ def _compound(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
                 items=inner,
                 prefixItems=st.lists(inner, min_size=1, max_size=2),
                 minItems=st.integers(0, 2),
-                maxItems=_COUNTS,
+                maxItems=_COUNTS | st.just(20),
             ),
         ),
         objects(inner),

@@ -25,7 +25,8 @@ STOP: dict[str, Any] = {"type": "stop", "matched": 2}
 
 @dataclass
 class Answer:
-    """Script of the next `/generate`: each piece of text is one event and counts as one token."""
+    """Script of the next `/generate`: each piece of text is one event, and one token unless `logprobs` has
+    more."""
 
     pieces: Sequence[str] = ("Hello", " world")
     # Token ids of each event; by default those of the text, in which every marker is a control token.
@@ -37,6 +38,8 @@ class Answer:
     status: int = 500
     message: str = "stand-in failure"
     cached_tokens: int = 0
+    # Fields of each event's `meta_info` that are not as they should be.
+    meta: dict[str, Any] = field(default_factory=dict)
     # Tokens per event, and [log-probability, id, text] of each.
     logprobs: Sequence[Sequence[list[Any]]] | None = None
     # The most likely ones at each of these tokens; by default the token alone.
@@ -131,7 +134,7 @@ class StandInEngine:
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         self.generating.set()
-        answer = self.answers.popleft() if self.answers else Answer()
+        answer = self.answers.popleft() if self.answers else _usual(body["sampling_params"])
         if answer.fault == "http_error":
             return web.json_response({"error": {"message": answer.message}}, status=answer.status)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -146,6 +149,14 @@ class StandInEngine:
             await response.write(_frame(event))
         await _end(answer, response, request)
         return response
+
+
+def _usual(sampling: dict[str, Any]) -> Answer:
+    """Return the answer to a request for which none is scripted, within its limit of tokens."""
+    limit, pieces = sampling.get("max_new_tokens"), Answer().pieces
+    if limit is None or limit >= len(pieces):
+        return Answer()
+    return Answer(pieces[: max(1, limit)], finish={"type": "length", "length": limit})
 
 
 @lru_cache
@@ -169,15 +180,18 @@ def _events(
     answer: Answer, ids: Sequence[Sequence[int]], *, prompt_tokens: int, rid: str
 ) -> list[dict[str, Any]]:
     events = []
+    tokens = 0
     for place, piece in enumerate(answer.pieces):
+        tokens += 1 if answer.logprobs is None else len(answer.logprobs[place])
         last = place == len(answer.pieces) - 1 and answer.fault is None
         meta: dict[str, Any] = {
             "id": rid,
             "finish_reason": answer.finish if last else None,
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": place + 1,
+            "completion_tokens": tokens,
             "cached_tokens": answer.cached_tokens,
             "reasoning_tokens": 0,
+            **answer.meta,
         }
         if answer.logprobs is not None:
             entries = [list(entry) for entry in answer.logprobs[place]]

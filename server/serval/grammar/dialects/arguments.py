@@ -21,16 +21,33 @@ def writable_name(function: Mapping[str, Any], is_writable: Callable[[str], bool
     return name
 
 
-def arguments_object(parameters: Any, rewriter: Rewriter, path: str) -> Schema | None:
-    """Return the constraints of the object that `parameters` describe.
+def argument_objects(parameters: Any, rewriter: Rewriter, path: str) -> list[Schema] | None:
+    """Return the constraints of the objects that `parameters` describe: one, or several alternatives.
 
     If they describe anything else, return None, or raise SchemaError if the schema is strict.
     """
-    objects = rewriter.alternatives({} if parameters is None else parameters, path)
-    if len(objects) != 1 or objects[0].get("type", "object") != "object":
-        rewriter.refuse(path, "type", "arguments are one object, without alternatives")
+    objects: list[Schema] = []
+    singles = rewriter.alternatives({} if parameters is None else parameters, path)
+    if singles == [{}] and parameters and not rewriter.strict:
+        return None  # they say something, and nothing that can be enforced
+    for single in singles:
+        if "enum" in single:
+            objects += [_listed_object(value) for value in single["enum"] if isinstance(value, Mapping)]
+        elif single.get("type", "object") == "object":
+            objects.append(single)
+    if not objects:
+        rewriter.refuse(path, "type", "arguments are an object")
         return None
-    return objects[0]
+    return objects
+
+
+def _listed_object(value: Mapping[str, Any]) -> Schema:
+    return {
+        "type": "object",
+        "properties": {name: {"enum": [part]} for name, part in value.items()},
+        "required": list(value),
+        "additionalProperties": False,
+    }
 
 
 def check_may_be_empty(single: Schema, path: str) -> None:

@@ -13,17 +13,20 @@ from functools import partial
 from typing import Any, Final
 
 from serval.grammar import pattern
+from serval.grammar.compile_cost import Budget
 from serval.grammar.constraints import Schema
 from serval.grammar.dialect import Dialect
 from serval.grammar.dialects.arguments import (
-    arguments_object,
+    argument_objects,
     check_may_be_empty,
     is_utf8,
     writable_name,
 )
 from serval.grammar.enforceable import Rewriter, pointer_part, satisfiable
-from serval.grammar.enforceable_scalars import string_constraints, written_pattern
-from serval.grammar.formats import EMPTY, Format, json_value, sequence
+from serval.grammar.enforceable_scalars import WrittenPattern, lengths_of
+from serval.grammar.formats import EMPTY, Format, json_value, sequence, text_format
+from serval.grammar.pattern_rules import pattern_cost
+from serval.grammar.string_formats import FORMAT_PATTERNS
 from serval.schema.error import SchemaError, UnsatisfiableError
 from serval.tools.longcat_calls import LONGCAT_REPLY
 from serval.tools.markers import (
@@ -47,29 +50,17 @@ _ANY_KEY: Final[Format] = {
 _FREE_CHARACTERS: Final = 8
 # Shorter text cannot hold the closing value marker and another marker after it, which together end a value.
 _TWO_MARKERS: Final = len(VALUE_CLOSE) + len(KEY_OPEN)
-_MAX_MIN_LENGTH: Final = pattern.MAX_STATES
 # A character that begins neither an array nor an object.
 _NO_JSON_START: Final = pattern.write(pattern.parse(r"^[^\s{\[<]$"), in_json=False, avoid=_AVOID)
-# Formats that are enforced: RFC 3339 (dates and times), RFC 9562 (UUID), RFC 3986 (IPv4). Others are
-# annotations.
-_DATE: Final = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-_TIME: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-_BYTE: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_FORMATS: Final[Mapping[str, str]] = {
-    "date": f"^{_DATE}$",
-    "time": f"^{_TIME}$",
-    "date-time": f"^{_DATE}T{_TIME}$",
-    "uuid": r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
-    "ipv4": rf"^{_BYTE}(\.{_BYTE}){{3}}$",
-    "email": r"^[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
-}
 
 
-def _call_tag(function: Mapping[str, Any], *, enforced: bool) -> Format:
+def _call_tag(function: Mapping[str, Any], *, enforced: bool, budget: Budget) -> Format:
     name = writable_name(function, _is_writable_name)
     arguments = None
     if enforced:
-        arguments = _arguments(function.get("parameters"), name, strict=bool(function.get("strict")))
+        arguments = _arguments(
+            function.get("parameters"), name, strict=bool(function.get("strict")), budget=budget
+        )
     return {
         "type": "tag",
         "begin": f"{TOOL_CALL_OPEN}{name}\n",
@@ -78,13 +69,26 @@ def _call_tag(function: Mapping[str, Any], *, enforced: bool) -> Format:
     }
 
 
-def _arguments(parameters: Any, name: str, *, strict: bool) -> Format | None:
+def _arguments(parameters: Any, name: str, *, strict: bool, budget: Budget) -> Format | None:
     """Return the format of the arguments; None if `parameters` cannot be enforced and are not strict."""
     path = f"tools/{name}/parameters"
-    rewriter = Rewriter(parameters, strict=strict, avoid=_AVOID)
-    single = arguments_object(parameters, rewriter, path)
-    if single is None:
+    rewriter = Rewriter(parameters, strict=strict, avoid=_AVOID, budget=budget)
+    try:
+        objects = argument_objects(parameters, rewriter, path)
+        if objects is None:
+            return None
+        options = satisfiable(partial(_object, single, rewriter, path) for single in objects)
+    except UnsatisfiableError:
+        if strict:
+            raise
         return None
+    if None in options:
+        return None
+    return options[0] if len(options) == 1 else {"type": "or", "elements": options}
+
+
+def _object(single: Schema, rewriter: Rewriter, path: str) -> Format | None:
+    """Return the format of the arguments in one object; None if it cannot be enforced and is not strict."""
     properties = rewriter.properties(single, path)
     if not properties:
         return _unnamed_arguments(single, rewriter, path)
@@ -142,7 +146,7 @@ def _value(schema: Any, rewriter: Rewriter, path: str) -> Format:
     if _ANY_VALUE in texts:
         # Any text, including JSON. The parser reads valid JSON as a value of another type, but it does not
         # run patterns: if there are any, text that looks like an object or an array must not be a string.
-        if not any('"pattern' in json.dumps(value) for value in values):
+        if not any(value["type"] == "grammar" or '"pattern' in json.dumps(value) for value in values):
             return _ANY_VALUE
         unlike_json = sequence({"type": "regex", "pattern": _NO_JSON_START}, _ANY_VALUE)
         texts = [EMPTY, unlike_json]
@@ -173,32 +177,27 @@ def _listed_strings(values: list[Any], rewriter: Rewriter, path: str) -> list[Fo
 
 
 def _string(single: Schema, rewriter: Rewriter, path: str) -> Format:
-    kept = string_constraints(single, path, rewriter.refuse)
-    expression = _FORMATS.get(kept.get("format", ""), kept.get("pattern"))
-    if expression is not None:
-        written = written_pattern(expression, path, rewriter.refuse, avoid=_AVOID, in_json=False)
-        if written == "":
-            return EMPTY
-        return _ANY_VALUE if written is None else {"type": "regex", "pattern": written}
-    least, most = math.ceil(kept.get("minLength", 0)), kept.get("maxLength")
-    most = None if most is None else math.floor(most)
-    if least > _MAX_MIN_LENGTH:
-        raise SchemaError(
-            f"{path}/minLength", f"{least} is too long; at most {_MAX_MIN_LENGTH} can be enforced"
-        )
-    if most is not None and most < _TWO_MARKERS:
-        return _characters(pattern.ANY_CHARACTER, least, most)
+    if "pattern" not in single and single.get("format") not in FORMAT_PATTERNS:
+        return _of_length(*lengths_of(single, path, rewriter.refuse), rewriter, path)
+    written = rewriter.pattern_of(single, path, in_json=False)
+    return _ANY_VALUE if written is None else text_format(written, avoid=_AVOID)
+
+
+def _of_length(least: int, most: float, rewriter: Rewriter, path: str) -> Format:
+    if most < _TWO_MARKERS:
+        return _characters(pattern.ANY_CHARACTER, least, int(most), rewriter, path)
     free = min(least, _FREE_CHARACTERS)
-    rest = _ANY_VALUE if most is None else _ANY_VALUE | {"max_chars": most - least}
-    parts = [_characters(pattern.ANY_CHARACTER, free, free)] if free else []
+    rest = _ANY_VALUE if most == math.inf else _ANY_VALUE | {"max_chars": most - least}
+    parts = [_characters(pattern.ANY_CHARACTER, free, free, rewriter, path)] if free else []
     if least > free:
-        parts.append(_characters(pattern.WILD_CHARACTER, least - free, least - free))
+        parts.append(_characters(pattern.WILD_CHARACTER, least - free, least - free, rewriter, path))
     return sequence(*parts, rest)
 
 
-def _characters(kind: pattern.CharacterSet, least: int, most: int) -> Format:
-    characters = pattern.Repeat(kind, least, most)
-    return {"type": "regex", "pattern": pattern.write(characters, in_json=False, avoid=_AVOID)}
+def _characters(kind: pattern.CharacterSet, least: int, most: int, rewriter: Rewriter, path: str) -> Format:
+    node = pattern.Repeat(kind, least, most)
+    written = WrittenPattern(node, pattern_cost(node), in_json=False, avoid=_AVOID)
+    return text_format(rewriter.paid(written, path), avoid=_AVOID)
 
 
 def _is_writable_name(name: str) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
+from serval.grammar.compile_cost import Budget
+from serval.grammar.constraints import Schema
 from serval.grammar.dialect import Dialect
-from serval.grammar.dialects.arguments import arguments_object, check_may_be_empty, writable_name
-from serval.grammar.enforceable import Rewriter
+from serval.grammar.dialects.arguments import argument_objects, check_may_be_empty, writable_name
+from serval.grammar.enforceable import Rewriter, satisfiable
 from serval.grammar.formats import Format, json_value
 from serval.schema import strict_json
+from serval.schema.error import UnsatisfiableError
 from serval.tools.json_calls import JSON_REPLY
 from serval.tools.markers import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 
@@ -18,11 +22,12 @@ _AVOID: Final = ""
 _OTHER_NAMES: Final = frozenset({"additionalProperties", "patternProperties", "propertyNames"})
 
 
-def _call_tag(function: Mapping[str, Any], *, enforced: bool) -> Format:
+def _call_tag(function: Mapping[str, Any], *, enforced: bool, budget: Budget) -> Format:
     name = writable_name(function, bool)
     strict = bool(function.get("strict"))
-    rewriter = Rewriter(function.get("parameters") if enforced else None, strict=strict, avoid=_AVOID)
-    arguments = _arguments(function.get("parameters"), name, rewriter) if enforced else None
+    parameters = function.get("parameters") if enforced else None
+    rewriter = Rewriter(parameters, strict=strict, avoid=_AVOID, budget=budget)
+    arguments = _arguments(parameters, name, rewriter, strict=strict) if enforced else None
     return {
         "type": "tag",
         "begin": f'{TOOL_CALL_OPEN}\n{{"name": {strict_json.encode(name)}, "arguments": ',
@@ -31,16 +36,26 @@ def _call_tag(function: Mapping[str, Any], *, enforced: bool) -> Format:
     }
 
 
-def _arguments(parameters: Any, name: str, rewriter: Rewriter) -> Format | None:
+def _arguments(parameters: Any, name: str, rewriter: Rewriter, *, strict: bool) -> Format | None:
     """Return the format of the arguments; None if `parameters` cannot be enforced and are not strict."""
     path = f"tools/{name}/parameters"
-    single = arguments_object(parameters, rewriter, path)
-    if single is None:
+    try:
+        objects = argument_objects(parameters, rewriter, path)
+        if objects is None:
+            return None
+        options = satisfiable(partial(_object, single, rewriter, path) for single in objects)
+    except UnsatisfiableError:
+        if strict:
+            raise
         return None
+    return json_value(options[0] if len(options) == 1 else {"anyOf": options}, rewriter)
+
+
+def _object(single: Schema, rewriter: Rewriter, path: str) -> Schema:
     if not rewriter.properties(single, path) and not _OTHER_NAMES & single.keys():
         check_may_be_empty(single, path)
         single = {"additionalProperties": False}
-    return json_value(rewriter.rewritten({"type": "object"} | single, path, 0), rewriter)
+    return rewriter.rewritten({"type": "object"} | single, path, 0)
 
 
 LONGCAT_JSON: Final = Dialect(

@@ -1,0 +1,59 @@
+"""`serval chat render`: render conversations to prompts, both as JSON Lines."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from serval.api.chat import declared_tools
+from serval.chat import ChatRenderer, load_chat
+from serval.errors import ApiError, ServalError
+from serval.wire.chat_decode import conversation_request
+
+_RENDER = """
+Reads one conversation a line from standard input, {"messages": [...], "tools": [...], "tool_choice": "auto"},
+of which tools and tool_choice may be left out. Writes one line for each: {"text": ..., "input_ids": [...]}.
+
+example:
+  echo '{"messages": [{"role": "user", "content": "Hi"}]}' | serval chat render --model ./model
+"""
+
+
+def configure(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `serval chat render`."""
+    render = actions.add_parser(
+        "render",
+        help="render conversations with the model's chat template and tokenise them",
+        description=_RENDER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    render.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="folder with tokenizer and template"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render every line of standard input. Stops at the first one that cannot be rendered."""
+    renderer = load_chat(args.model)
+    for number, line in enumerate(sys.stdin, start=1):
+        if line.strip():
+            print(json.dumps(_rendered(renderer, line, number), ensure_ascii=False), flush=True)
+    return 0
+
+
+def _rendered(renderer: ChatRenderer, line: str, number: int) -> dict[str, Any]:
+    try:
+        conversation = json.loads(line)
+    except ValueError as error:
+        raise ServalError(f"line {number} of the input is not JSON: {error}") from error
+    if not isinstance(conversation, dict) or not isinstance(conversation.get("messages"), list):
+        raise ServalError(f'line {number} of the input is not of the form {{"messages": [...]}}')
+    try:
+        request = conversation_request(conversation)
+        prompt = renderer.render(msgspec.to_builtins(request.messages), tools=declared_tools(request))
+    except ApiError as error:
+        raise ServalError(f"line {number} of the input cannot be rendered: {error}") from error
+    return {"text": prompt.text, "input_ids": prompt.input_ids}

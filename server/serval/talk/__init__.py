@@ -1,0 +1,1 @@
+"""`serval chat`: a conversation in the terminal with any OpenAI-compatible server, tools included."""

@@ -1,0 +1,141 @@
+"""Checkpoints that cannot be served are refused before an engine starts, each with the reason."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serval_sglang import preflight
+from serval_sglang.launch import main
+from serval_sglang.options import DEMO_MODEL, EngineOptions
+from serval_sglang.preflight import find_mistakes, flag_value
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def truncate_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def list_missing_shard(folder: Path) -> None:
+    index = {"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "config is no JSON": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        "config.json cannot be read",
+    ),
+    "another architecture": (
+        lambda folder: change_config(folder, architectures=["LlamaForCausalLM"]),
+        "config.json is that of a LlamaForCausalLM; Serval serves LongcatFlashNgramForCausalLM",
+    ),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "must hold model.safetensors or model.safetensors.index.json",
+    ),
+    "truncated weights": (truncate_weights, "model.safetensors"),
+    "a shard is missing": (list_missing_shard, "model-00001-of-00002.safetensors is in the index"),
+    "more layers than weights": (lambda folder: change_config(folder, num_layers=4), "missing"),
+    "other sizes": (
+        lambda folder: change_config(folder, ffn_hidden_size=96),
+        "not of the shape in config.json",
+    ),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DEMO_MODEL, tmp_path / "model"))
+
+
+@pytest.fixture
+def options(folder: Path) -> EngineOptions:
+    return EngineOptions(model=folder, device="cpu")
+
+
+def mistakes(options: EngineOptions) -> list[str]:
+    return find_mistakes(options, tables_on_host=False)
+
+
+def test_find_mistakes_finds_none_in_a_good_checkpoint(options: EngineOptions) -> None:
+    assert mistakes(options) == []
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_find_mistakes_names_what_is_wrong(options: EngineOptions, folder: Path, case: str) -> None:
+    damage, expected = BROKEN[case]
+    damage(folder)
+    assert expected in "; ".join(mistakes(options))
+
+
+def test_main_refuses_a_broken_checkpoint_before_it_starts_an_engine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: pytest.fail("an engine was started"))
+    truncate_weights(folder)
+    with pytest.raises(SystemExit, match=r"serval: error: .* cannot be served: .*model\.safetensors"):
+        main([f"--model={folder}", "--device=cpu", "--port=21999"])
+
+
+@pytest.mark.parametrize("flags", [["--load-format=dummy"], ["--load-format", "sharded_state"]])
+def test_find_mistakes_leaves_weights_to_other_formats(
+    options: EngineOptions, folder: Path, flags: list[str]
+) -> None:
+    (folder / "model.safetensors").unlink()
+    assert mistakes(replace(options, sglang_flags=flags)) == []
+
+
+@pytest.mark.parametrize("flags", [["--skip-tokenizer-init"], ["--tokenizer-path=/elsewhere"]])
+def test_find_mistakes_allows_a_tokenizer_elsewhere(
+    options: EngineOptions, folder: Path, flags: list[str]
+) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert mistakes(replace(options, sglang_flags=flags)) == []
+
+
+@pytest.mark.parametrize(
+    ("tp", "tables_on_host", "fits"),
+    [(1, False, False), (2, False, False), (8, False, True), (3, True, False), (4, True, True)],
+    ids=["one", "two", "eight", "three without the tables", "four without the tables"],
+)
+def test_find_mistakes_compares_weights_with_the_memory_of_gpus(
+    options: EngineOptions, monkeypatch: pytest.MonkeyPatch, tp: int, tables_on_host: bool, fits: bool
+) -> None:
+    weights = (DEMO_MODEL / "model.safetensors").stat().st_size
+    monkeypatch.setattr(preflight, "gpu_memory_bytes", lambda: weights // 4)
+    found = find_mistakes(replace(options, device="cuda", tp=tp), tables_on_host=tables_on_host)
+    assert (found == []) is fits
+    assert fits or "`serval plan`" in found[0]
+
+
+def test_find_mistakes_without_nvidia_smi_leaves_memory_to_the_engine(
+    options: EngineOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert mistakes(replace(options, device="cuda")) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ([], None),
+        (["--a", "1"], "1"),
+        (["--a=1"], "1"),
+        (["--a", "1", "--a=2"], "2"),
+        (["--ab=1"], None),
+        (["--a"], None),
+    ],
+)
+def test_flag_value_takes_the_last(flags: list[str], value: str | None) -> None:
+    assert flag_value(flags, "--a") == value
