@@ -11,9 +11,10 @@ HEAD = """\
 
 <!-- Written by deploy/docs/generate.py. -->
 
-Prometheus reads the gateway's metrics from `/metrics` of its port, and the engine's from `/metrics` of the
-engine's port. A histogram has `_bucket`, `_sum` and `_count`. With several workers the gateway's page is the
-sum over all. Labels take their values from closed sets; none holds text of a request or a key.
+Prometheus reads the gateway's metrics from `/metrics` of its port, or of `SERVAL_METRICS_PORT` if it is set,
+and the engine's from `/metrics` of the engine's port. A histogram has `_bucket`, `_sum` and `_count`. With
+several workers the gateway's page is the sum over all. Labels take their values from closed sets; none holds
+text of a request or a key.
 
 The [dashboards](../deploy/grafana/README.md) draw them, the [rules](../deploy/prometheus/rules) watch them,
 and each alert has a [runbook](../deploy/runbooks).

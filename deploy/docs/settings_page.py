@@ -17,6 +17,7 @@ SECTIONS = {
     "Keys": "api_key",
     "Tokens of an identity provider": "oidc_issuer",
     "Admin API": "admin_key",
+    "Metrics": "metrics_host",
     "Limits of keys": "requests_per_minute",
     "Counting limits in several processes": "limits_lease_s",
     "Engine": "engine_url",

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serval_sglang.settings import engine_api_key
+
 _UNCHECKED = "its schedulers would start unchecked"
 _UNSUPPORTED: Mapping[str, str] = {
     "grpc_mode": _UNCHECKED,
@@ -30,14 +32,31 @@ def require_supported(server_args: Any) -> None:
             sys.exit(f"serval: --{flag.replace('_', '-')} is not supported: {reason}. Leave it out.")
 
 
-def hook_metrics_page() -> None:
-    """Install the hook of `metrics.page`."""
+def require_one_tokenizer(server_args: Any) -> None:
+    """Raise SystemExit for a key with several tokenizer processes, in which SGLang checks no keys."""
+    if server_args.api_key is not None and server_args.tokenizer_worker_num > 1:
+        sys.exit(
+            "serval: --tokenizer-worker-num is not supported with SERVAL_ENGINE_API_KEY: SGLang checks keys"
+            " in one process only. Leave one of them out."
+        )
+
+
+def without_secrets(logged: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+    """Return the arguments that SGLang writes to its log, without the values of secrets."""
+    secrets = {"api_key", "admin_api_key", "ssl_keyfile_password"}
+    return {name: "***" if name in secrets and value is not None else value for name, value in logged.items()}
+
+
+def hook_http_server() -> None:
+    """Install the hooks of the metrics page and of the log."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from serval_sglang.metrics.page import keep_names
 
     target = "sglang.srt.entrypoints.http_server.add_prometheus_middleware"
     HookRegistry.register(target, keep_names, HookType.AFTER)
+    target = "sglang.srt.entrypoints.engine._server_args_for_logging"
+    HookRegistry.register(target, without_secrets, HookType.AFTER)
     HookRegistry.apply_hooks()
 
 
@@ -77,9 +96,12 @@ def main(arguments: Sequence[str]) -> None:
 
         fork_processes()
     gc.enable()
-    server_args = prepare_server_args(list(arguments))
+    key = engine_api_key()
+    # Added here, because everyone on the machine may read a process's command line.
+    server_args = prepare_server_args([*arguments, *([f"--api-key={key}"] if key else [])])
     require_supported(server_args)
-    hook_metrics_page()
+    require_one_tokenizer(server_args)
+    hook_http_server()
     try:
         launch_server(
             server_args, run_scheduler_process_func=run_checked_scheduler, execute_warmup_func=warm_up

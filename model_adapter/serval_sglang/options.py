@@ -16,6 +16,27 @@ from serval_sglang.settings import TablePlace
 
 Device = Literal["cpu", "cuda"]
 
+# Flags of SGLang that are not passed on: Serval sets them, and the gateway relies on them.
+_OWN_FLAGS = {
+    "--model-path": "give --model before the --",
+    "--model": "give it before the --",
+    "--served-model-name": "give it before the --",
+    "--tokenizer-path": "the tokenizer is the one in --model's folder, for the gateway too",
+    "--skip-tokenizer-init": "the gateway reads the text that the engine decodes",
+    "--host": "give it before the --",
+    "--port": "give it before the --",
+    "--api-key": "set SERVAL_ENGINE_API_KEY, which no list of processes shows",
+    "--admin-api-key": "with SERVAL_ENGINE_API_KEY that key is for administration too",
+    "--device": "give it before the --",
+    "--tp-size": "give --tp before the --",
+    "--tensor-parallel-size": "give --tp before the --",
+    "--ep": "give it before the --",
+    "--ep-size": "give --ep before the --",
+    "--expert-parallel-size": "give --ep before the --",
+}
+# SGLang takes the beginning of a flag's name for the flag; a shorter one stands for several.
+_SHORTEST_BEGINNING = len("--tp")
+
 DEMO_MODEL = Path(__file__).parent / "demo" / "checkpoint"
 DEMO_MODEL_NAME = "longcat-flash-lite-demo"
 
@@ -81,8 +102,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sglang_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags after ``--``, which are passed to SGLang unchanged."""
-    parser.add_argument("sglang_flags", nargs="*", metavar="-- SGLANG_FLAG", help="any flags of SGLang")
+    """Add the flags after ``--``, which are passed to SGLang, except those that Serval sets itself."""
+    add = parser.add_argument
+    add("sglang_flags", nargs="*", type=sglang_flag, metavar="-- SGLANG_FLAG", help="other flags of SGLang")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +143,15 @@ def command_line(options: EngineOptions) -> list[str]:
         if field.name != "sglang_flags" and value is not None:
             flags += [f"--{field.name.replace('_', '-')}", str(value)]
     return [*flags, "--", *options.sglang_flags]
+
+
+def sglang_flag(text: str) -> str:
+    """Check one word after ``--``, as an argparse type: a flag that Serval sets itself is refused."""
+    name = text.partition("=")[0]
+    own = name if name in _OWN_FLAGS else next((flag for flag in _OWN_FLAGS if flag.startswith(name)), None)
+    if own is None or len(name) < _SHORTEST_BEGINNING:
+        return text
+    raise argparse.ArgumentTypeError(f"{name} is not passed on to SGLang: {_OWN_FLAGS[own]}")
 
 
 def positive_int(text: str) -> int:

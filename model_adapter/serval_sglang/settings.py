@@ -10,6 +10,10 @@ TablePlace = Literal["device", "host"]
 
 _TABLES_VARIABLE = "SERVAL_NGRAM_TABLES"
 _OVERLAP_VARIABLE = "SERVAL_MOE_OVERLAP_TOKENS"
+# The gateway reads the same variable.
+_KEY_VARIABLE = "SERVAL_ENGINE_API_KEY"
+# Variables of an engine that only the process which started it talks to.
+NO_ENGINE_KEY: Mapping[str, str] = {_KEY_VARIABLE: ""}
 _PREBUILT_VARIABLE = "SERVAL_PREBUILT_KERNELS"
 
 
@@ -47,6 +51,11 @@ def model_variables(*, ngram_tables: str | None, moe_overlap_tokens: int | None)
     """Return variables from which `model_settings` reads these values; None leaves a variable unset."""
     chosen = {_TABLES_VARIABLE: ngram_tables, _OVERLAP_VARIABLE: moe_overlap_tokens}
     return {name: str(value) for name, value in chosen.items() if value is not None}
+
+
+def engine_api_key() -> str | None:
+    """Return the key that requests to the engine must send, or None."""
+    return os.environ.get(_KEY_VARIABLE) or None
 
 
 def prebuilt_kernels(environment: Mapping[str, str]) -> Path | None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from serval.api.application import create_api
+from serval.api.application import create_api, create_metrics_page
 from serval.api.chat import ChatCompletions
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
 from serval.api.cors import with_cors
 from serval.api.edge import RequestEdge
-from serval.api.endpoints import API, CHAT_COMPLETIONS, COMPLETIONS
+from serval.api.endpoints import API, API_WITHOUT_METRICS, CHAT_COMPLETIONS, COMPLETIONS, METRICS_PAGE
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
@@ -43,10 +43,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Applications:
-    """Served applications; `admin` is None without an admin port. `apply` applies changed settings."""
+    """Served applications; those without a port are None. `apply` applies changed settings."""
 
     api: ASGIApp
     admin: ASGIApp | None
+    metrics_page: ASGIApp | None
     model: ServedModel
     metrics: Metrics
     slots: Slots
@@ -116,14 +117,15 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         CHAT_COMPLETIONS.path: ChatCompletions(context),
         COMPLETIONS.path: Completions(context),
     }
-    app = create_api(max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
+    endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
+    app = create_api(endpoints, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
     app.state.context = context
     app.state.hot = hot
     # Outermost: every layer in between would cost a call for each request and each streamed frame.
     api = RequestEdge(
         app,
         hot=hot,
-        endpoints=API,
+        endpoints=endpoints,
         authenticator=authenticator,
         metrics=metrics,
         tracing=tracing,
@@ -131,8 +133,9 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     apply = partial(_put_in_force, authenticator, context.gate)
     apply(live)
     admin = _admin_app(settings, directory, metrics, app)
+    metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
     published = with_cors(api, settings.cors_origins)
-    return Applications(published, admin, backend.model, metrics, behind_slots.slots, apply)
+    return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
 
 
 def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:
@@ -153,6 +156,19 @@ async def _watching(*watched: _Watch | None) -> AsyncIterator[None]:
     finally:
         for watch in watches:
             watch.cancel()
+
+
+def _metrics_page(context: ApiContext, authenticator: Authenticator) -> ASGIApp:
+    app = create_metrics_page()
+    app.state.context = context
+    return RequestEdge(
+        app,
+        hot={},
+        endpoints=METRICS_PAGE,
+        authenticator=authenticator,
+        metrics=context.metrics,
+        tracing=None,
+    )
 
 
 def _admin_app(

@@ -123,6 +123,14 @@ class Settings(BaseSettings):
         default=None, ge=0, le=65535, description="Port of the admin API; default: there is no admin API."
     )
 
+    metrics_host: str = Field(default="127.0.0.1", description="Address the metrics' own port is on.")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of `/metrics`, which the API's port then does not serve; default: the API's port.",
+    )
+
     requests_per_minute: int | None = Field(
         default=None,
         ge=1,
@@ -180,7 +188,7 @@ class Settings(BaseSettings):
 
     engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
     engine_api_key: SecretStr | None = Field(
-        default=None, description="Key the engine was started with, if any."
+        default=None, description="Key that the engine asks for, if any; `serval engine` reads it here too."
     )
     engine_timeout_s: float = Field(
         default=600.0, gt=0, description="How long start-up waits for the engine."

@@ -1,6 +1,8 @@
 """Helm chart: Helm and the Kubernetes API accept it, and the programs accept its options and settings."""
 
 import argparse
+import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 
 from serval.settings import Settings
 from serval_sglang.options import configure as configure_engine
@@ -29,6 +32,7 @@ from serval_testkit.custom_kinds import KINDS
 from serval_testkit.kubernetes_api import check_against_api
 from serval_testkit.metric_names import DASHBOARD_FILES, RULE_FILES, rules
 from serval_testkit.operator_tools import OperatorTools, run_and_show
+from serval_testkit.processes import free_port
 
 # Kinds whose schemas are not part of the Kubernetes API.
 CUSTOM_KINDS = KINDS | {"LeaderWorkerSet"}
@@ -99,6 +103,8 @@ def compare(values: dict[str, Any], schema: dict[str, Any], where: str) -> None:
         ("model.source=s3", "model/source"),
         ("gateway.settings.engine_url=x", "engine_url"),
         ("gateway.settings.limits_url=x", "limits_url"),
+        ("gateway.settings.engine_api_key=x", "engine_api_key"),
+        ("gateway.settings.metrics_port=8000", "metrics_port"),
         ("limits.port=0", "limits/port"),
         ("gateway.shutdownGraceSeconds=-1", "shutdownGraceSeconds"),
         ("replicas=0", "replicas"),
@@ -223,8 +229,9 @@ def test_probes_wait_for_a_slow_load_and_generate_nothing(name: str, tools: Oper
         if "startupProbe" in container:
             startup = container["startupProbe"]
             assert startup["periodSeconds"] * startup["failureThreshold"] >= budget
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                assert container[probe]["httpGet"]["path"] in {"/ready", "/readyz", "/healthz", "/model_info"}
+            probes = [container[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+            asked = {probe["httpGet"]["path"] for probe in probes if "httpGet" in probe}
+            assert asked <= {"/ready", "/readyz", "/healthz"}
     for deployment in of_kind(preset(tools, name), "Deployment"):
         assert deployment["spec"]["progressDeadlineSeconds"] > budget
 
@@ -280,6 +287,81 @@ def test_presets_fit_their_gpus(
     assert f"--mem-fraction-static {fraction}" in plan.stdout
 
 
+@pytest.mark.parametrize("key", [None, "key-of-the-engine"], ids=["without a key", "with a key"])
+async def test_liveness_of_the_engine_is_any_answer_over_http(tools: OperatorTools, key: str | None) -> None:
+    """The kubelet's requests have no key: an engine that asks for one must not be restarted for its 401."""
+    pod = pod_specs(preset(tools, "values-2xh100.yaml"))["serval-engine"]
+    _, option, program = pod["containers"][0]["livenessProbe"]["exec"]["command"]
+    port = free_port()
+    command = [sys.executable, option, program.replace(":30000", f":{port}")]
+
+    async def alive() -> bool:
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+        return await process.wait() == 0
+
+    async def model_info(_: web.Request) -> web.Response:
+        return web.Response(status=200 if key is None else 401)
+
+    app = web.Application()
+    app.add_routes([web.get("/model_info", model_info)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    assert await alive()
+    await runner.cleanup()
+    assert not await alive()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_engine_and_gateways_have_one_key_from_a_secret(name: str, tools: OperatorTools) -> None:
+    manifests = preset(tools, name)
+    secret = named(manifests, "Secret", "serval-engine-key")
+    assert len(base64.b64decode(secret["data"]["key"])) == 40
+    for pod in pod_specs(manifests).values():
+        entries = {entry["name"]: entry for entry in pod["containers"][0]["env"]}
+        if "URL" not in entries:  # not the test's pod
+            reference = entries["SERVAL_ENGINE_API_KEY"]["valueFrom"]["secretKeyRef"]
+            assert reference == {"name": "serval-engine-key", "key": "key"}
+    assert base64.b64decode(secret["data"]["key"]).decode() not in yaml.safe_dump_all(
+        manifest for manifest in manifests if manifest is not secret
+    )
+
+
+def test_engine_key_of_the_operator_is_only_referenced(tools: OperatorTools) -> None:
+    manifests = rendered(tools, "--set", "engine.keySecret=mine")
+    assert not [m for m in of_kind(manifests, "Secret") if "engine-key" in m["metadata"]["name"]]
+    engine = pod_specs(manifests)["serval-engine"]["containers"][0]
+    (entry,) = [entry for entry in engine["env"] if entry["name"] == "SERVAL_ENGINE_API_KEY"]
+    assert entry["valueFrom"]["secretKeyRef"]["name"] == "mine"
+
+
+def test_engine_key_is_looked_up_before_one_is_made() -> None:
+    """Helm asks the cluster on an upgrade; without a cluster, as here, it finds nothing."""
+    template = (CHART / "templates/keys.yaml").read_text()
+    assert 'lookup "v1" "Secret" .Release.Namespace $name' in template
+    assert "{{ if $found }}{{ $found.data.key }}{{ else }}{{ randAlphaNum 40 | b64enc }}{{ end }}" in template
+
+
+def test_metrics_of_gateways_are_for_prometheus_only(tools: OperatorTools) -> None:
+    manifests = preset(tools, "values-2xh100.yaml", "--set", "networkPolicy.clients[0].podSelector.x=y")
+    (port,) = named(manifests, "Service", "serval")["spec"]["ports"]
+    assert port["targetPort"] == "http"
+    pod = pod_specs(manifests)["serval-gateway-0"]
+    ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
+    assert ports["metrics"] == int(environment(pod)["SERVAL_METRICS_PORT"]) != ports["http"]
+    clients, monitoring = named(manifests, "NetworkPolicy", "serval-gateway")["spec"]["ingress"]
+    assert clients["ports"] == [{"port": ports["http"]}]
+    assert not any("namespaceSelector" in peer for peer in clients["from"])
+    assert monitoring["ports"] == [{"port": ports["metrics"]}]
+    assert monitoring["from"] == [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    ]
+    nobody = named(
+        rendered(tools, "--set", "networkPolicy.monitoring=null"), "NetworkPolicy", "serval-gateway"
+    )
+    assert [rule["ports"] for rule in nobody["spec"]["ingress"]] == [[{"port": 8000}]]
+
+
 def test_only_gateways_and_prometheus_reach_the_engine(tools: OperatorTools) -> None:
     policy = named(preset(tools, "values-2xh100.yaml"), "NetworkPolicy", "serval-engine")
     (rule,) = policy["spec"]["ingress"]
@@ -299,6 +381,7 @@ def test_urls_of_the_databases_come_from_secrets_only(name: str, tools: Operator
         assert secrets == {
             "SERVAL_KEY_DATABASE": {"name": "db", "key": "url"},
             "SERVAL_LIMITS_URL": {"name": "redis", "key": "url"},
+            "SERVAL_ENGINE_API_KEY": {"name": "serval-engine-key", "key": "key"},
         }
     plain = [e["name"] for d in of_kind(preset(tools, name), "Deployment") for e in container_variables(d)]
     assert not {"SERVAL_KEY_DATABASE", "SERVAL_LIMITS_URL", "SERVAL_LIMITS_SHARE"} & set(plain)
@@ -359,7 +442,7 @@ def test_autoscaled_gateways_have_no_fixed_replicas(tools: OperatorTools) -> Non
 
 def test_inline_keys_become_a_secret_and_restart_the_pods(tools: OperatorTools) -> None:
     manifests = rendered(tools)
-    (secret,) = of_kind(manifests, "Secret")
+    secret = named(manifests, "Secret", "serval-keys")
     assert secret["stringData"] == {"keys": "sk-serval-chart-test"}
     assert rendered_text(tools, *KEYS).count("sk-serval-chart-test") == 1
     other = rendered(tools, "--set", "auth.keys={sk-serval-another}", keys=False)
@@ -372,7 +455,7 @@ def test_inline_keys_become_a_secret_and_restart_the_pods(tools: OperatorTools) 
 
 def test_existing_secret_is_only_referenced(tools: OperatorTools) -> None:
     manifests = rendered(tools, "--set", "auth.existingSecret=mine", keys=False)
-    assert of_kind(manifests, "Secret") == []
+    assert [secret["metadata"]["name"] for secret in of_kind(manifests, "Secret")] == ["serval-engine-key"]
     assert all(
         {"name": "keys", "secret": {"secretName": "mine", "defaultMode": 0o440}} in pod["volumes"]
         for name, pod in pod_specs(manifests).items()
@@ -465,7 +548,7 @@ def test_service_monitors_have_the_job_names_of_the_rules(tools: OperatorTools) 
         (service,) = [
             s for s in of_kind(manifests, "Service") if selector.items() <= s["metadata"]["labels"].items()
         ]
-        component = selector["app.kubernetes.io/component"]
+        component = selector["app.kubernetes.io/component"].removesuffix("-metrics")
         assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == f"serval-{component}"
         assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
 

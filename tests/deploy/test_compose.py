@@ -20,6 +20,7 @@ from serval_testkit.operator_tools import ROOT, OperatorTools
 
 DOCKER = ROOT / "docker"
 PROFILES = ("gpu", "cpu-demo")
+SECRETS = ("POSTGRES_PASSWORD", "SERVAL_ENGINE_API_KEY", "GRAFANA_ADMIN_PASSWORD")
 GRACE_UNITS = {"m": 60, "s": 1}
 
 
@@ -29,7 +30,7 @@ def services(request: pytest.FixtureRequest, tools: OperatorTools) -> dict[str, 
     printed = tools.run(
         "docker-compose", "--file", DOCKER / "compose.yaml", "--env-file", DOCKER / ".env.example",
         "--profile", request.param, "--profile", "monitoring", "config", "--format", "json",
-        env={"COMPOSE_PROFILES": ""},
+        env={"COMPOSE_PROFILES": "", **dict.fromkeys(SECRETS, "made-up")},
     ).stdout  # fmt: skip
     found: dict[str, Any] = json.loads(printed)["services"]
     return found
@@ -123,26 +124,79 @@ def test_limits_are_counted_in_the_redis_service(services: dict[str, Any]) -> No
     assert int(services["redis"]["deploy"]["resources"]["limits"]["memory"]) == 512 * 2**20
 
 
-def test_database_network_has_only_the_gateway_and_the_databases(services: dict[str, Any]) -> None:
-    on_it = {name for name, service in services.items() if "data" in service["networks"]}
-    (gateway,) = [name for name in services if name.startswith("gateway")]
-    assert on_it == {gateway, "postgres", "redis"}
-    assert all(set(services[name]["networks"]) == {"data"} for name in ("postgres", "redis"))
-
-
 def test_published_ports_are_those_of_proxy_and_grafana_on_loopback(services: dict[str, Any]) -> None:
     published = {name for name, service in services.items() if service.get("ports")}
     assert published == {"proxy", "grafana"}
     for name in published:
         assert all(port["host_ip"] == "127.0.0.1" for port in services[name]["ports"])
-    engine, gateway = engine_and_gateway(services)
-    assert set(engine["networks"]) == {"inner"}
-    assert set(gateway["networks"]) == {"inner", "data"}
 
 
-def test_networks_of_engine_and_databases_are_internal() -> None:
+def test_services_share_networks_only_with_those_they_need(services: dict[str, Any]) -> None:
+    members: dict[str, set[str]] = {}
+    for name, service in services.items():
+        for network in service["networks"]:
+            members.setdefault(network, set()).add(name.removesuffix("-demo"))
+    assert members == {
+        "edge": {"proxy", "gateway"},
+        "engine": {"gateway", "engine", "prometheus"},
+        "monitoring": {"gateway", "prometheus", "alertmanager", "grafana"},
+        "data": {"gateway", "postgres", "redis"},
+        "outer": {"proxy", "alertmanager", "grafana"},
+    }
+
+
+def test_all_networks_but_one_are_internal() -> None:
     networks = yaml.safe_load((DOCKER / "compose.yaml").read_text())["networks"]
-    assert networks["inner"] == networks["data"] == {"internal": True}
+    assert networks.pop("outer") == {}
+    assert networks
+    assert all(network == {"internal": True} for network in networks.values())
+
+
+def test_engine_and_gateway_have_the_same_key(services: dict[str, Any]) -> None:
+    engine, gateway = engine_and_gateway(services)
+    key = "SERVAL_ENGINE_API_KEY"
+    assert engine["environment"][key] == gateway["environment"][key] == "made-up"
+    assert not any("made-up" in word for word in engine["command"])
+
+
+def test_grafana_has_no_known_password(services: dict[str, Any]) -> None:
+    """Grafana takes an empty password for none and keeps admin."""
+    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "made-up"
+
+
+@pytest.mark.parametrize("value", [None, ""], ids=["unset", "empty"])
+@pytest.mark.parametrize("missing", SECRETS)
+def test_compose_refuses_to_start_without_a_secret(
+    tools: OperatorTools, missing: str, value: str | None
+) -> None:
+    """In every profile: also where Grafana does not run, so that it cannot be switched on without one."""
+    env = {"COMPOSE_PROFILES": "cpu-demo", **dict.fromkeys(SECRETS, "made-up")}
+    del env[missing]
+    if value is not None:
+        env[missing] = value
+    done = tools.run(
+        "docker-compose", "--file", DOCKER / "compose.yaml", "config", "--quiet", check=False, env=env
+    )
+    assert done.returncode != 0
+    assert missing in done.stderr
+    assert "set it in docker/.env" in done.stderr
+
+
+def test_readme_fills_in_every_secret() -> None:
+    page = (DOCKER / "README.md").read_text()
+    (names,) = re.findall(r"^for name in (.*); do$", page, re.MULTILINE)
+    assert names.split() == list(SECRETS)
+    example = (DOCKER / ".env.example").read_text()
+    assert all(f"\n{name}=\n" in example for name in SECRETS)
+
+
+def test_prometheus_reads_the_gateways_metrics_where_the_proxy_has_no_route(services: dict[str, Any]) -> None:
+    _, gateway = engine_and_gateway(services)
+    port = gateway["environment"]["SERVAL_METRICS_PORT"]
+    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "serval-gateway"]
+    assert job["static_configs"] == [{"targets": [f"gateway:{port}"]}]
+    assert port not in (DOCKER / "Caddyfile").read_text()
 
 
 def test_services_are_limited_restarted_probed_and_hardened(services: dict[str, Any]) -> None:

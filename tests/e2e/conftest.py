@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from serval_testkit.processes import Program, free_port, running
+from serval_testkit.processes import Program, descendants, free_port, running
 
 ROOT = Path(__file__).resolve().parents[2]
 API_KEY = "sk-serval-e2e0-0123456789abcdef0123456789abcdef"
 OTHER_KEY = "sk-serval-e2e1-0123456789abcdef0123456789abcdef"
+
+ENGINE_KEY = "engine-key-e2e-0123456789abcdef"
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,33 @@ class LiveServer:
     def root_url(self) -> str:
         return self.base_url.removesuffix("/v1")
 
+    @property
+    def engine_url(self) -> str:
+        """Address of the engine behind the gateway, from its command line."""
+        for pid in sorted(descendants(self.program.process.pid)):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"serval_sglang.engine_process" in command:
+                port = next(argument for argument in command if argument.startswith(b"--port="))
+                return f"http://127.0.0.1:{int(port.removeprefix(b'--port='))}"
+        raise AssertionError("no engine among the server's processes")
+
+
+@pytest.fixture(scope="session")
+def engine_key() -> str:
+    return ENGINE_KEY
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     port = free_port()
     more_keys = tmp_path_factory.mktemp("keys") / "keys"
     more_keys.write_text(OTHER_KEY)
-    environment = {**os.environ, "SERVAL_API_KEY": API_KEY, "SERVAL_API_KEY_FILE": str(more_keys)}
+    environment = {
+        **os.environ,
+        "SERVAL_API_KEY": API_KEY,
+        "SERVAL_API_KEY_FILE": str(more_keys),
+        "SERVAL_ENGINE_API_KEY": ENGINE_KEY,
+    }
     with running(["make", "serve", f"ARGS=--port {port}"], cwd=ROOT, environment=environment) as program:
         ready_line = program.wait_for_line(lambda line: line.startswith("serval ready"), timeout_s=600)
         url = re.search(r"url=(\S+)", ready_line)

@@ -3,14 +3,12 @@
 import json
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from serval_testkit.processes import descendants
 from serval_testkit.weather_tool import WEATHER_TOOL
 
 pytestmark = pytest.mark.engine
@@ -32,18 +30,8 @@ def ask(client: openai.OpenAI, model: str, **options: Any) -> Any:
     return client.chat.completions.create(model=model, messages=QUESTION, temperature=0, **options)
 
 
-def engine_url(server: Any) -> str:
-    """Address of the engine behind the gateway, from its command line."""
-    for pid in sorted(descendants(server.program.process.pid)):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"serval_sglang.engine_process" in command:
-            port = next(argument for argument in command if argument.startswith(b"--port="))
-            return f"http://127.0.0.1:{int(port.removeprefix(b'--port='))}"
-    raise AssertionError("no engine among the server's processes")
-
-
 def aborted_requests(server: Any) -> float:
-    page = httpx.get(f"{engine_url(server)}/metrics", timeout=60).text
+    page = httpx.get(f"{server.engine_url}/metrics", timeout=60).text
     values = re.findall(r"^sglang:num_aborted_requests_total(?:\{.*\})? (\S+)$", page, re.MULTILINE)
     return sum(map(float, values))
 

@@ -63,3 +63,55 @@ def test_engine_options_folder_without_config_is_refused(tmp_path: Path) -> None
 def test_command_line_is_read_back_as_the_same_options(model: Path, arguments: list[str]) -> None:
     options = parsed([f"--model={model}", *arguments])
     assert parsed(command_line(options)) == options
+
+
+OWN_FLAGS = {
+    "--port 9": "give it before the --",
+    "--port=9": "give it before the --",
+    "--por=9": "give it before the --",
+    "--host 0.0.0.0": "give it before the --",
+    "--model-path /m": "give --model before the --",
+    "--model=/m": "give it before the --",
+    "--served-model-name m": "give it before the --",
+    "--tokenizer-path=/m": "the tokenizer is the one in --model's folder",
+    "--skip-tokenizer-init": "the gateway reads the text",
+    "--api-key=secret": "set SERVAL_ENGINE_API_KEY",
+    "--admin-api-key secret": "with SERVAL_ENGINE_API_KEY",
+    "--device cpu": "give it before the --",
+    "--tp 2": "give --tp before the --",
+    "--tp-size=2": "give --tp before the --",
+    "--tensor-parallel-size 2": "give --tp before the --",
+    "--ep=2": "give it before the --",
+    "--expert-parallel 2": "give --ep before the --",
+}
+
+
+@pytest.mark.parametrize("flag", OWN_FLAGS)
+def test_flags_that_serval_sets_are_refused_after_the_dashes(
+    capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    """With `serval serve -- --port N` the engine would listen where no gateway looks for it."""
+    with pytest.raises(SystemExit) as exit_:
+        parsed(["--", "--dtype=float32", *flag.split()])
+    assert exit_.value.code == 2
+    name = flag.replace("=", " ").split()[0]
+    complaint = capsys.readouterr().err
+    assert f"{name} is not passed on to SGLang: {OWN_FLAGS[flag]}" in complaint
+    assert "secret" not in complaint
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model-impl", "auto"],
+        ["--dist-init-addr=10.0.0.1:5000", "--nnodes=2", "--node-rank=1"],
+        ["--enable-dp-attention", "--dp-size", "2"],
+        ["--hicache-size=1"],
+        ["--log-level", "--"],
+        ["--chunked-prefill-size", "-1"],
+        [""],
+    ],
+    ids=str,
+)
+def test_other_flags_are_passed_on_to_sglang(flags: list[str]) -> None:
+    assert parsed(["--", *flags]).sglang_flags == flags

@@ -106,6 +106,7 @@ containers:
     env:
       # Compiled kernels are below it; the root file system may be read-only.
       - {name: HOME, value: /var/cache/serval}
+      {{- include "serval.engineKey" . | nindent 6 }}
       {{- with .Values.engine.env }}{{ toYaml . | nindent 6 }}{{ end }}
     ports:
       - {name: http, containerPort: 30000}
@@ -122,8 +123,18 @@ containers:
       timeoutSeconds: 5
       failureThreshold: 2
     livenessProbe:
-      # Checks only that HTTP answers. SGLang's own watchdog ends a hanging batch, however long the queue is.
-      httpGet: {path: /model_info, port: http}
+      # Checks only that HTTP answers, if only that a key is missing. SGLang's own watchdog ends a hanging batch, however
+      # long the queue is.
+      exec:
+        command:
+          - python
+          - -c
+          - |
+            import urllib.error, urllib.request
+            try:
+                urllib.request.urlopen("http://127.0.0.1:30000/model_info", timeout=9)
+            except urllib.error.HTTPError:
+                pass
       periodSeconds: 30
       timeoutSeconds: 10
       failureThreshold: 4

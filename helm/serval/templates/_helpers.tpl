@@ -96,6 +96,15 @@ capabilities: {drop: [ALL]}
 {{- .Values.auth.existingSecret | default (printf "%s-keys" (include "serval.name" .)) }}
 {{- end }}
 
+{{- define "serval.engineKeySecret" -}}
+{{- .Values.engine.keySecret | default (printf "%s-engine-key" (include "serval.name" .)) }}
+{{- end }}
+
+{{- /* The key that an engine asks for, and its gateways send. */}}
+{{- define "serval.engineKey" -}}
+- {name: SERVAL_ENGINE_API_KEY, valueFrom: {secretKeyRef: {name: {{ include "serval.engineKeySecret" . }}, key: key}}}
+{{- end }}
+
 {{- /* Mistakes that the schema cannot see. */}}
 {{- define "serval.validate" -}}
 {{- $ways := 0 }}

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from serval_sglang.config import LongcatConfig
@@ -10,6 +11,8 @@ from serval_sglang.config import LongcatConfig
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+# The same weights in the format of their authors, which some publish beside the others.
+CONSOLIDATED_FILE = "consolidated.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -73,6 +76,23 @@ def weight_files(directory: Path) -> dict[str, frozenset[str] | None]:
             raise CheckpointError(f"{index} must name files beside it, got {file!r} for {name}.")
         files.setdefault(file, set()).add(name)
     return {file: frozenset(names) for file, names in files.items()}
+
+
+def unread_weight_files(directory: Path, files: Collection[str]) -> list[str]:
+    """List those of `files` that are safetensors, but not of this checkpoint: the engine reads none of them.
+
+    These are files in folders (`original/`, adapters) and, beside an index, files that it does not list.
+    Without an index SGLang reads every file in the directory itself, except that it prefers
+    `model.safetensors` to a lone `consolidated.safetensors` (`filter_duplicate_safetensors_files`).
+    """
+    weights = [file for file in files if file.endswith(".safetensors")]
+    read = {file for file in weights if "/" not in file}
+    if (directory / INDEX_FILE).is_file():
+        with suppress(CheckpointError):
+            read = set(weight_files(directory))
+    elif read == {CONSOLIDATED_FILE, WEIGHTS_FILE}:
+        read = {WEIGHTS_FILE}
+    return [file for file in weights if file not in read]
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serval_sglang.checkpoint.files import CONFIG_FILE, CheckpointError, list_files, weight_files
+from serval_sglang.checkpoint.files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    list_files,
+    unread_weight_files,
+    weight_files,
+)
 from serval_sglang.checkpoint.headers import TensorHeader, read_headers
 from serval_sglang.checkpoint.layout import (
     ALIASES,
@@ -41,6 +48,8 @@ class Inspection:
       by their names alone
     - `parts`: the parts that are present, in the order of `Part`
     - `missing`, `unknown`: names of tensors; `misshapen`: names with the shapes found and expected
+    - `files`: safetensors files that belong to the checkpoint
+    - `unread`: safetensors files that do not, such as adapters, and that the engine does not read
     - `problems`: other errors, in sentences
     - `unsafe`: files that may run code in other tools
     """
@@ -53,6 +62,7 @@ class Inspection:
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     misshapen: tuple[str, ...]
+    unread: tuple[str, ...]
     problems: tuple[str, ...]
     unsafe: tuple[UnsafeFile, ...]
 
@@ -80,7 +90,9 @@ def inspect_checkpoint(directory: Path) -> Inspection:
     raw = _read_config(directory, problems)
     config = _parse_config(raw, problems)
     quantization = read_quantization(raw)
-    tensors = _stored_tensors(directory, files, problems)
+    unread = unread_weight_files(directory, files)
+    weights = [file for file in files if file.endswith(".safetensors") and file not in unread]
+    tensors = _stored_tensors(directory, weights, problems)
     # Eight-bit tables have scales even if the rest is not quantised.
     in_layers = quantization is not None or TABLE_DTYPE_KEY in raw
     layout = None if config is None else _layout(config, is_quantized=in_layers)
@@ -92,13 +104,14 @@ def inspect_checkpoint(directory: Path) -> Inspection:
         architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else None,
         config=config,
         quantization=quantization,
-        files=sum(file.endswith(".safetensors") for file in files),
+        files=len(weights),
         parts=_part_sizes(tensors, layout, frozenset(unknown)),
         missing=() if layout is None else tuple(_missing(tensors, layout, in_layers=in_layers)),
         unknown=tuple(unknown),
         misshapen=()
         if layout is None
         else tuple(_misshapen(tensors, layout, quantization, in_layers=in_layers)),
+        unread=tuple(unread),
         problems=tuple(problems),
         unsafe=tuple(unsafe_files(directory, files)),
     )
@@ -127,15 +140,15 @@ def _parse_config(raw: Mapping[str, Any], problems: list[str]) -> LongcatConfig 
 
 
 def _stored_tensors(directory: Path, files: Collection[str], problems: list[str]) -> dict[str, TensorHeader]:
-    """Return headers by tensor name: of the files in the index or, without a usable index, of all files."""
+    """Return headers by tensor name: of the files in the index or, without a usable index, of all `files`."""
     indexed: Mapping[str, frozenset[str] | None]
     try:
         indexed = weight_files(directory)
     except CheckpointError as error:
         problems.append(str(error))
-        indexed = dict.fromkeys(file for file in files if file.endswith(".safetensors"))
-    for file in sorted(file for file in files if file.endswith(".safetensors") and file not in indexed):
-        problems.append(f"{file} is in the directory, but not in the index")
+        indexed = dict.fromkeys(files)
+    for file in sorted(set(files) - indexed.keys()):
+        problems.append(f"{file} is beside {WEIGHTS_FILE}, and without an index the engine loads it too")
     tensors: dict[str, TensorHeader] = {}
     for file, names in sorted(indexed.items()):
         if file not in files:

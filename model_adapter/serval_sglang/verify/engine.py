@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from serval_sglang.settings import inherited_environment
+from serval_sglang.settings import NO_ENGINE_KEY, inherited_environment
 
 DType = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
@@ -120,7 +120,7 @@ def running_engine(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**inherited_environment(), **(environment or {})},
+                env={**inherited_environment(), **NO_ENGINE_KEY, **(environment or {})},
                 # Ctrl-C in a terminal reaches only this process, which then stops the engine.
                 start_new_session=True,
                 # Safe: it calls nothing that needs a lock which another thread of this process could hold.

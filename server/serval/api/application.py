@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 import serval
 from serval.api import health, inference, models, tokenize, welcome
 from serval.api.dependencies import api_key
-from serval.api.endpoints import API, OPENAPI, EndpointTable
+from serval.api.endpoints import API, METRICS, METRICS_PAGE, OPENAPI, EndpointTable
 from serval.api.exception_handlers import exception_handlers
 from serval.api.responses import COMMON_HEADERS, EVERYWHERE, WITH_KEY, success
 from serval.wire.answers import ErrorAnswer
@@ -106,13 +106,15 @@ def document_router(path: str, **options: Any) -> APIRouter:
     return router
 
 
-def create_api(*, max_body_bytes: int = 0, lifespan: Lifespan | None = None) -> Application:
-    """Create the API.
+def create_api(
+    endpoints: EndpointTable = API, *, max_body_bytes: int = 0, lifespan: Lifespan | None = None
+) -> Application:
+    """Create the API with `endpoints`, which are `API` or `API_WITHOUT_METRICS`.
 
     Its routes need `state.context` and `state.hot`, the hot endpoints by path; its document needs neither.
     """
     app = Application(
-        API,
+        endpoints,
         title="Serval",
         description="OpenAI-compatible inference server; server/API.md says where it differs.",
         max_body_bytes=max_body_bytes,
@@ -130,6 +132,17 @@ def create_api(*, max_body_bytes: int = 0, lifespan: Lifespan | None = None) -> 
         welcome.router,
         health.liveness,
         health.router,
+        *([health.metrics_router] if METRICS in endpoints.endpoints else []),
     ):
+        app.include_router(router)
+    return app
+
+
+def create_metrics_page() -> Application:
+    """Create the application of the metrics' own port. Its routes need `state.context`."""
+    app = Application(
+        METRICS_PAGE, title="Serval's metrics", description="Metrics of a gateway.", max_body_bytes=0
+    )
+    for router in (health.liveness, health.metrics_router):
         app.include_router(router)
     return app

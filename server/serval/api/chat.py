@@ -18,7 +18,7 @@ from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
 from serval.api.preparation import in_turn, prepared, within_context
-from serval.api.sampling import own_grammar, sampling_params
+from serval.api.sampling import check_end, own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.caller.identity import Identity
 from serval.caller.priority import HEADER, Priority, priority_of, tier_of
@@ -89,6 +89,8 @@ class ChatCompletions:
                 held.give_back()
                 length, limit = len(prompt.input_ids), completion_limit(request)
                 check_context(length, asked=limit, model=context.model, param="messages")
+                check_end(request, limit=limit, grammar=prompt.grammar, tokenizer=context.chat.tokenizer)
+                _check_continuation(request, prompt.grammar)
                 await reservation.reserve_tokens(
                     prompt_tokens=length,
                     completion_limit=limit,
@@ -252,7 +254,24 @@ def conversation_ids(
 ) -> list[int]:
     """Return the token ids of the conversation. Raises `ContextLengthError` if they are more than `limit`."""
     with within_context(context.model, tokens=limit, param="messages"):
-        return context.chat.render(msgspec.to_builtins(request.messages), tools=tools, limit=limit).input_ids
+        rendered = context.chat.render(
+            msgspec.to_builtins(request.messages),
+            tools=tools,
+            options=request.chat_template_kwargs,
+            continued=bool(request.continue_final_message),
+            limit=limit,
+        )
+    return rendered.input_ids
+
+
+def _check_continuation(request: ChatRequest, grammar: str | None) -> None:
+    if request.continue_final_message and grammar is not None:
+        raise InvalidRequestError(
+            "continue_final_message is not served with tools that must be called or are strict, or"
+            " with a response_format: their grammar would begin anew after the text.",
+            param="continue_final_message",
+            code="unsupported_value",
+        )
 
 
 def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> str | None:
@@ -260,13 +279,20 @@ def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect
 
     Raises `InvalidRequestError`, naming the place, for a schema that cannot be enforced as requested.
     """
+    choice: Any = msgspec.to_builtins(request.tool_choice or "auto")
+    allowed = choice.get("allowed_tools") if isinstance(choice, dict) else None
+    if allowed is not None:
+        names = {tool["function"]["name"] for tool in allowed["tools"]}
+        tools = [tool for tool in tools if tool["function"]["name"] in names]
+        choice = allowed["mode"]
     try:
         return answer_grammar(
             dialect,
             tools,
-            tool_choice=msgspec.to_builtins(request.tool_choice or "auto"),
+            tool_choice=choice,
             parallel_tool_calls=request.parallel_tool_calls is not False,
             response_format=msgspec.to_builtins(request.response_format),
+            exclusive=allowed is not None,
         )
     except SchemaError as error:
         param = "response_format" if error.path.startswith("response_format") else "tools"

@@ -3,10 +3,9 @@
 import secrets
 import time
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,14 +16,21 @@ from serval.api.http import header, identity_of, record_of
 from serval.api.logprobs import NamedTokens
 from serval.api.models import check_model
 from serval.api.preparation import in_turn, prepared, within_context
-from serval.api.sampling import own_grammar, sampling_params
+from serval.api.sampling import (
+    WHOLE_ANSWER_STREAM_INTERVAL,
+    check_end,
+    check_token_ids,
+    own_grammar,
+    sampling_params,
+)
 from serval.api.sending import send_body, send_events
+from serval.api.text_choice import TextChoice, check_scores
 from serval.caller.identity import Identity
 from serval.caller.priority import HEADER, Priority, priority_of
 from serval.chat.answer_text import WholeCharacters
 from serval.chat.long_text import TokenLimitError
 from serval.chat.tokenizer import ControlSafeTokenizer
-from serval.engine.protocol import EngineFinish, GenerateRequest, GenerationDelta, TokenLogprob
+from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ContextLengthError, InvalidRequestError
 from serval.limits.gate import Reservation
 from serval.telemetry.record import RequestRecord
@@ -35,56 +41,15 @@ from serval.wire.completion_request import (
     Prompt,
     decode_completion_request,
     prompts_of,
+    scores_prompt,
 )
-from serval.wire.completion_response import (
-    TextChunkEncoder,
-    TextOffsets,
-    text_choice_object,
-    text_completion_body,
-    text_logprobs_object,
-)
+from serval.wire.completion_response import TextChunkEncoder, text_completion_body
 
 # Tokens of all prompts of a request: so many contexts, or this many with a short context.
 MAX_BATCH_CONTEXTS = 2
 MIN_BATCH_TOKENS = 131_072
-
-
-@dataclass
-class _TextChoice:
-    """One choice in progress."""
-
-    index: int
-    echo: str
-    characters: WholeCharacters
-    # None if log-probabilities were not requested.
-    names: NamedTokens | None
-    pieces: list[str] = field(default_factory=list)
-    tokens: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: EngineFinish | None = None
-    offsets: TextOffsets = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.pieces.append(self.echo)
-        self.offsets = TextOffsets(len(self.echo))
-
-    def add(self, delta: GenerationDelta) -> tuple[str, Mapping[str, Any] | None]:
-        """Add the delta. Return its text, and its log-probabilities if they were requested."""
-        text = self.characters.add(delta.text, delta.token_ids, is_last=delta.finish is not None)
-        self.pieces.append(text)
-        self.finish_reason = delta.finish
-        if self.names is None:
-            return text, None
-        tokens = self.names.of(delta)
-        self.tokens += tokens
-        return text, text_logprobs_object(tokens, self.offsets)
-
-    def as_object(self) -> dict[str, Any]:
-        """Return the whole choice."""
-        logprobs = None
-        if self.names is not None:
-            logprobs = text_logprobs_object(self.tokens, TextOffsets(len(self.echo)))
-        text = "".join(self.pieces)
-        return text_choice_object(self.index, text, logprobs=logprobs, finish_reason=self.finish_reason)
+# The engine sends few events for a request whose prompt it scores, because each repeats the scores.
+_EVENTS_OF_SCORED_PROMPT = 4
 
 
 @dataclass(frozen=True)
@@ -100,7 +65,7 @@ class _Job:
     id: str
     request: CompletionRequest
     generation: Generation
-    choices: Sequence[_TextChoice]
+    choices: Sequence[TextChoice]
     created: int
 
 
@@ -124,8 +89,11 @@ class Completions:
                 prompts = await in_turn(context, scope, receive, held.size, work)
                 held.give_back()
                 limit = token_limit(request)
+                check_end(request, limit=limit, grammar=grammar, tokenizer=context.chat.tokenizer)
                 for prompt in prompts:
                     check_context(len(prompt), asked=limit, model=context.model, param="prompt")
+                if scores_prompt(request):
+                    check_scores([len(prompt) for prompt in prompts], request)
                 await reservation.reserve_tokens(
                     prompt_tokens=sum(len(prompt) for prompt in prompts), completion_limit=limit
                 )
@@ -171,7 +139,8 @@ class Completions:
     ) -> _Job:
         context = self._context
         requests: list[GenerateRequest] = []
-        choices: list[_TextChoice] = []
+        choices: list[TextChoice] = []
+        scored = scores_prompt(request)
         for prompt in prompts:
             echo = context.chat.tokenizer.decode(prompt) if request.echo else ""
             for choice in range(request.n or 1):
@@ -183,6 +152,9 @@ class Completions:
                     keep_special_tokens=grammar is not None,
                     grammar=grammar,
                 )
+                if scored:
+                    interval = -(-token_limit(request) // _EVENTS_OF_SCORED_PROMPT)
+                    sampling["stream_interval"] = max(interval, WHOLE_ANSWER_STREAM_INTERVAL)
                 request_id = f"cmpl-{secrets.token_hex(16)}"
                 requests.append(
                     GenerateRequest(
@@ -190,6 +162,7 @@ class Completions:
                         prompt,
                         sampling,
                         top_logprobs=request.logprobs,
+                        prompt_logprobs=scored,
                         tenant=identity.subject,
                         priority=priority,
                     )
@@ -197,11 +170,13 @@ class Completions:
                 tokens = context.chat.tokenizer.token_bytes
                 names = NamedTokens(tokens, skip_special=sampling["skip_special_tokens"])
                 choices.append(
-                    _TextChoice(
+                    TextChoice(
                         len(choices),
                         echo,
                         WholeCharacters(tokens),
                         names=None if request.logprobs is None else names,
+                        # The echo holds the names of control tokens.
+                        prompt_names=NamedTokens(tokens, skip_special=False) if scored else None,
                     )
                 )
         return _Job(
@@ -239,16 +214,12 @@ class Completions:
         encoder = TextChunkEncoder(
             job.id, created=job.created, model=self._context.model.name, include_usage=include_usage
         )
-        echo = b"".join(encoder.text(choice.index, choice.echo) for choice in job.choices if choice.echo)
 
         def on_delta(index: int, delta: GenerationDelta) -> bool:
-            nonlocal echo
             text, logprobs = job.choices[index].add(delta)
             if not (text or delta.finish is not None or delta.logprobs):
                 return True
-            chunk = encoder.text(index, text, logprobs=logprobs, finish_reason=delta.finish)
-            before, echo = echo, b""
-            return to.write(before + chunk)
+            return to.write(encoder.text(index, text, logprobs=logprobs, finish_reason=delta.finish))
 
         await job.generation.run(record, on_delta, to.ready)
         record.finish_reason = job.choices[-1].finish_reason
@@ -302,13 +273,3 @@ def prompt_ids(prompt: Prompt, tokenizer: ControlSafeTokenizer, *, limit: int) -
     if not ids:
         raise InvalidRequestError("prompt is empty; send at least one token.", param="prompt")
     return ids
-
-
-def check_token_ids(ids: Sequence[int], tokenizer: ControlSafeTokenizer, *, param: str) -> None:
-    """Raise `InvalidRequestError` unless all ids are tokens: others would index past the engine's tables."""
-    if ids and not (min(ids) >= 0 and max(ids) < tokenizer.vocabulary_size):
-        wrong = next(token_id for token_id in ids if not 0 <= token_id < tokenizer.vocabulary_size)
-        raise InvalidRequestError(
-            f"{param} holds the token id {wrong}; ids are from 0 to {tokenizer.vocabulary_size - 1}.",
-            param=param,
-        )

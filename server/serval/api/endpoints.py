@@ -77,7 +77,8 @@ HEALTHZ: Final = _get("/healthz", None)
 READYZ: Final = _get("/readyz", None)
 METRICS: Final = _get("/metrics", None)
 
-API: Final = EndpointTable(
+# The API where the metrics have a port of their own.
+API_WITHOUT_METRICS: Final = EndpointTable(
     (
         CHAT_COMPLETIONS,
         COMPLETIONS,
@@ -89,10 +90,11 @@ API: Final = EndpointTable(
         ROOT,
         HEALTHZ,
         READYZ,
-        METRICS,
     ),
     scope=INFERENCE,
 )
+API: Final = EndpointTable((*API_WITHOUT_METRICS.endpoints, METRICS), scope=INFERENCE)
+METRICS_PAGE: Final = EndpointTable((METRICS, HEALTHZ), scope=INFERENCE)
 
 ADMIN_KEYS: Final = Endpoint("/admin/keys", ("GET", "HEAD", "POST"), ADMIN, label="/admin/keys")
 ADMIN_KEY: Final = Endpoint("/admin/keys/{key_id}", ("DELETE", "PATCH"), ADMIN, label="/admin/keys/{key_id}")

@@ -12,9 +12,10 @@ from serval.errors import EngineUnavailableError, ShuttingDownError
 from serval.telemetry.metrics import CONTENT_TYPE
 from serval.wire.answers import Answer
 
-# Served by both applications.
+# Served by every application.
 liveness = APIRouter(responses=success())
 router = APIRouter(responses=success())
+metrics_router = APIRouter(responses=success())
 
 
 class Alive(Answer):
@@ -44,7 +45,7 @@ async def readyz(context: Context) -> Ready:
     return Ready(status="ready")
 
 
-@router.get(
+@metrics_router.get(
     METRICS.path,
     summary="Prometheus metrics",
     response_class=Response,

@@ -23,11 +23,15 @@ class NamedTokens:
 
     def of(self, delta: GenerationDelta) -> list[TokenLogprob]:
         """Return the delta's log-probabilities, without those of tokens that overlap its stop string."""
-        named = [
-            replace(self._named(logprob), top=tuple(self._named(top) for top in logprob.top))
-            for logprob in delta.logprobs
-        ]
+        named = self.named(delta.logprobs)
         return named if delta.stop_string is None else _before_stop(named, delta.stop_string.encode())
+
+    def named(self, logprobs: Sequence[TokenLogprob]) -> list[TokenLogprob]:
+        """Return log-probabilities with names and bytes."""
+        return [
+            replace(self._named(logprob), top=tuple(self._named(top) for top in logprob.top))
+            for logprob in logprobs
+        ]
 
     def _named(self, logprob: TokenLogprob) -> TokenLogprob:
         if self._skip_special and self._tokens.is_special(logprob.token_id):

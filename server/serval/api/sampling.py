@@ -1,9 +1,10 @@
 """OpenAI's sampling fields as SGLang's `sampling_params`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serval.caller.identity import GRAMMAR, Identity
+from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.errors import InvalidRequestError
 from serval.grammar.dialect import Dialect
 from serval.grammar.free_grammar import ebnf_grammar, regex_grammar
@@ -42,6 +43,39 @@ def own_grammar(request: SamplingFields, identity: Identity, dialect: Dialect) -
         raise InvalidRequestError(f"Invalid grammar in {error}", param=error.path) from error
 
 
+def check_end(
+    request: SamplingFields, *, limit: int | None, grammar: str | None, tokenizer: ControlSafeTokenizer
+) -> None:
+    """Check the rules for an answer's end, and token ids, which would index past the engine's tables.
+
+    `limit`: the answer's limit of tokens. Raises `InvalidRequestError` naming the field at fault.
+    """
+    check_token_ids(request.stop_token_ids or (), tokenizer, param="stop_token_ids")
+    check_token_ids([int(name) for name in request.logit_bias or ()], tokenizer, param="logit_bias")
+    if limit is not None and (request.min_tokens or 0) > limit:
+        raise InvalidRequestError(
+            f"min_tokens is {request.min_tokens}, more than the answer may have: {limit}.", param="min_tokens"
+        )
+    if grammar is not None and (request.min_tokens or request.ignore_eos):
+        field = "min_tokens" if request.min_tokens else "ignore_eos"
+        raise InvalidRequestError(
+            f"{field} cannot be held here: a grammar (of tools, response_format, regex or ebnf) decides where"
+            " the answer ends.",
+            param=field,
+            code="unsupported_value",
+        )
+
+
+def check_token_ids(ids: Sequence[int], tokenizer: ControlSafeTokenizer, *, param: str) -> None:
+    """Raise `InvalidRequestError` unless all ids are tokens: others would index past the engine's tables."""
+    if ids and not (min(ids) >= 0 and max(ids) < tokenizer.vocabulary_size):
+        wrong = next(token_id for token_id in ids if not 0 <= token_id < tokenizer.vocabulary_size)
+        raise InvalidRequestError(
+            f"{param} holds the token id {wrong}; ids are from 0 to {tokenizer.vocabulary_size - 1}.",
+            param=param,
+        )
+
+
 def sampling_params(
     request: SamplingFields,
     *,
@@ -69,11 +103,17 @@ def sampling_params(
     params["max_new_tokens"] = max_new_tokens
     if request.stop:
         params["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
+    if request.stop_token_ids:
+        params["stop_token_ids"] = request.stop_token_ids
+    if request.min_tokens:
+        params["min_new_tokens"] = request.min_tokens
+    if request.ignore_eos:
+        params["ignore_eos"] = True
     if request.seed is not None:
         # Equal seeds would make all choices the same.
         params["sampling_seed"] = min(request.seed + choice, 2**63 - 1)
     # Reasoning and tool calls stand between control tokens, which the engine may drop as special.
-    params["skip_special_tokens"] = not keep_special_tokens
+    params["skip_special_tokens"] = not (keep_special_tokens or request.skip_special_tokens is False)
     if grammar is not None:
         params["structural_tag"] = grammar
     if not request.stream:

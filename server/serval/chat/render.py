@@ -58,18 +58,24 @@ class ChatRenderer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        continued: bool = False,
         limit: int = sys.maxsize,
     ) -> RenderedPrompt:
         """Render OpenAI messages and tools, up to where the model's answer begins.
 
-        They have already been validated (`serval.wire`). A prompt of more than `limit` tokens is not encoded
-        to its end. Raises `TokenLimitError`, and `InvalidRequestError`, naming the field at fault, for a
-        conversation that cannot be rendered.
+        `options` are further variables of the template. If `continued`, the text of the last message is the
+        beginning of the answer. Messages and tools have already been validated (`serval.wire`). A prompt of
+        more than `limit` tokens is not encoded to its end. Raises `TokenLimitError`, and
+        `InvalidRequestError`, naming the field at fault, for a conversation that cannot be rendered.
         """
         converted = template_messages(messages)
         if sum(len(message["content"]) for message in converted) > self.tokenizer.longest_text(limit):
             raise TokenLimitError
-        pieces = self._template.render(converted, tools=template_tools(tools))
+        before = converted[:-1] if continued else converted
+        pieces = self._template.render(before, tools=template_tools(tools), options=options)
+        if continued:
+            pieces.append(converted[-1]["content"])
         return RenderedPrompt(pieces, self._encode(pieces, limit))
 
     def _encode(self, pieces: Sequence[Piece], limit: int) -> list[int]:

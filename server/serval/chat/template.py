@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -35,6 +35,9 @@ _TOKEN_VARIABLES = (
     "cls_token",
     "mask_token",
 )
+
+# Variables with the conversation, which only this module sets.
+_CONVERSATION = ("messages", "tools", "tool_choice", "add_generation_prompt")
 
 _DICT_ATTRIBUTES = frozenset(dir(dict))
 
@@ -63,6 +66,13 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ModelFilesError(f"{name}, line {error.lineno}: {error.message}") from error
         self._variables = {key: self._hide(value) for key, value in variables.items()}
+        # Variables that a request may set.
+        self.optional_variables = frozenset(
+            meta.find_undeclared_variables(tree)
+            - environment.globals.keys()
+            - variables.keys()
+            - {*_TOKEN_VARIABLES, *_CONVERSATION}
+        )
 
     def _hide(self, text: str) -> str:
         return self._control_text.sub(
@@ -81,14 +91,26 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None,
+        options: Mapping[str, Any] | None = None,
     ) -> list[Piece]:
         """Render a conversation to text and control tokens, up to where the model's answer begins.
 
-        Raises `InvalidRequestError` if the template refuses the conversation.
+        `options` are values of `optional_variables`, by name; others may only be null or false.
+        Raises `InvalidRequestError` if the template does not read one, or refuses the conversation.
         """
+        chosen = {name: value for name, value in (options or {}).items() if value is not None}
+        for name in sorted(chosen.keys() - self.optional_variables):
+            # False asks for nothing, so clients may send it to any model.
+            if chosen.pop(name) is False:
+                continue
+            raise InvalidRequestError(
+                f"chat_template_kwargs has {name[:64]!r}, which this model's template does not read; it reads"
+                f" {sorted(self.optional_variables)}.",
+                param="chat_template_kwargs",
+            )
         try:
             rendered = self._template.render(
-                self._variables,
+                {**chosen, **self._variables},
                 messages=messages,
                 tools=tools or None,
                 # For the choice "none" the caller passes no tools.

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _print_ready_line(engine: EngineOptions, settings: Settings, made_key: str | None) -> None:
-    device = await _engine_device(settings.engine_url)
+    device = await _engine_device(settings)
     print(
         f"serval ready: url={settings.public_url}/v1 model={engine.served_model_name} "
         f"device={device} key={_shown_key(settings, made_key)}",
@@ -85,7 +85,7 @@ def _run_on_terminal(
     from serval.terminal.screen import opened_screen
 
     async def announce() -> None:
-        device = await _engine_device(settings.engine_url)
+        device = await _engine_device(settings)
         screen.ready(
             title=f"{engine.served_model_name} is ready on {device}",
             rows=[
@@ -133,9 +133,14 @@ def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
     )
 
 
-async def _engine_device(engine_url: str) -> str:
+async def _engine_device(settings: Settings) -> str:
     """The device that the engine reports."""
-    async with aiohttp.ClientSession() as session, session.get(f"{engine_url}/server_info") as response:
+    key = settings.engine_api_key
+    headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(f"{settings.engine_url}/server_info") as response,
+    ):
         info = await response.json()
     return str(info["device"])
 

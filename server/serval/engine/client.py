@@ -104,6 +104,8 @@ def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes
             "top_logprobs_num": request.top_logprobs,
             "return_text_in_logprobs": True,
         }
+        if request.prompt_logprobs:
+            body["logprob_start_len"] = 0
     if request.traceparent is not None:
         body["external_trace_header"] = {"traceparent": request.traceparent}
     return msgspec.json.encode(body)
@@ -232,6 +234,7 @@ class SglangEngine:
             request.request_id,
             prompt_tokens=len(request.input_ids),
             max_tokens=asked if isinstance(asked, int) else self._context_length,
+            prompt_logprobs=request.prompt_logprobs,
         )
 
     def _as_api_error(self, error: NotReachedError | StalledError | BrokenAnswerError) -> ApiError:

@@ -22,6 +22,8 @@ class GenerateRequest(Struct, frozen=True):
     sampling: Mapping[str, Any]
     # None: no log-probabilities; k: those of the token and of the k most likely tokens.
     top_logprobs: int | None = None
+    # With those of the prompt's tokens. The engine repeats them with each event.
+    prompt_logprobs: bool = False
     # W3C Trace Context of the trace that the request belongs to.
     traceparent: str | None = None
     # Tenants share neither turns in the queue nor cached prefixes.
@@ -30,11 +32,14 @@ class GenerateRequest(Struct, frozen=True):
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):
-    """Log-probability of one output token, and of its most likely alternatives."""
+    """Log-probability of one token, and of its most likely alternatives.
+
+    `logprob` is None for a prompt's first token, which nothing comes before.
+    """
 
     token_id: int
     text: str
-    logprob: float
+    logprob: float | None
     # Bytes that the token adds to the answer's text; None if unknown. The engine does not report them.
     data: bytes | None = None
     top: tuple["TokenLogprob", ...] = ()
@@ -42,7 +47,11 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
 
 # A Struct: one is made for each token, and it costs a tenth as much as a frozen dataclass.
 class GenerationDelta(Struct, frozen=True, kw_only=True):
-    """Output since the previous delta. Counts are totals so far; the last delta has `finish` set."""
+    """Output since the previous delta. Counts are totals so far; the last delta has `finish` set.
+
+    `prompt_logprobs` are in the first delta, if the request asked for them. `end_logprob` is that of the
+    token that ended the answer and is not part of it.
+    """
 
     text: str
     prompt_tokens: int
@@ -57,6 +66,8 @@ class GenerationDelta(Struct, frozen=True, kw_only=True):
     token_ids: list[int] | None = None
     # Those of the new tokens, without the one that ended the turn.
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    end_logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True)

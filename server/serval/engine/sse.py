@@ -56,6 +56,9 @@ class _MetaInfo(Struct):
     reasoning_tokens: _Count | None = 0
     output_token_logprobs: list[_Logprob] | None = None
     output_top_logprobs: list[list[_Logprob] | None] | None = None
+    # Those of the prompt's tokens. Each event repeats them, so they are decoded once.
+    input_token_logprobs: msgspec.Raw = msgspec.Raw()
+    input_top_logprobs: msgspec.Raw = msgspec.Raw()
 
 
 class _Error(Struct):
@@ -71,6 +74,8 @@ class _Frame(Struct):
 
 
 _decoder = msgspec.json.Decoder(_Frame)
+_prompt_decoder = msgspec.json.Decoder(list[_Logprob])
+_prompt_top_decoder = msgspec.json.Decoder(list[list[_Logprob] | None])
 
 
 class EventReader:
@@ -83,16 +88,23 @@ class EventReader:
         "_empty_events",
         "_logprobs",
         "_max_tokens",
+        "_prompt_logprobs_wanted",
         "_prompt_tokens",
         "_request_id",
         "error",
         "finished",
     )
 
-    def __init__(self, request_id: str, *, prompt_tokens: int, max_tokens: int) -> None:
-        """The request had this id and prompt, and asked for at most `max_tokens` tokens."""
+    def __init__(
+        self, request_id: str, *, prompt_tokens: int, max_tokens: int, prompt_logprobs: bool = False
+    ) -> None:
+        """The request had this id and prompt, and asked for at most `max_tokens` tokens.
+
+        `prompt_logprobs`: it asked for those of its prompt.
+        """
         self._request_id = request_id
         self._prompt_tokens = prompt_tokens
+        self._prompt_logprobs_wanted = prompt_logprobs
         # SGLang writes one token even if it is asked for none.
         self._max_tokens = max(1, max_tokens)
         self._buffer = b""
@@ -134,7 +146,8 @@ class EventReader:
             raise EngineProtocolError("The engine went on after it gave a finish reason.")
         try:
             frame = _decoder.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            prompt = self._prompt_logprobs(frame.meta_info)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise EngineProtocolError(f"The engine sent an event that cannot be read: {error}.") from error
         if frame.error is not None:
             raise engine_error(frame.error.code or 400, frame.error.message, request_id=self._request_id)
@@ -143,14 +156,31 @@ class EventReader:
         if frame.meta_info.id != self._request_id:
             logger.error("engine answered %s with an event of another request", self._request_id)
             raise EngineProtocolError("The engine answered another request than this one.")
-        return self._delta(frame.text, frame.output_ids, frame.meta_info)
+        return self._delta(frame.text, frame.output_ids, frame.meta_info, prompt)
 
-    def _delta(self, text: str, token_ids: list[int] | None, meta: _MetaInfo) -> GenerationDelta:
+    def _prompt_logprobs(self, meta: _MetaInfo | None) -> tuple[TokenLogprob, ...]:
+        if meta is None or not self._prompt_logprobs_wanted or not meta.input_token_logprobs:
+            return ()
+        tokens = _prompt_decoder.decode(meta.input_token_logprobs)
+        if not tokens:
+            return ()
+        self._prompt_logprobs_wanted = False
+        tops = _prompt_top_decoder.decode(meta.input_top_logprobs) if meta.input_top_logprobs else None
+        first, *others = _token_logprobs(tokens, tops)
+        return (replace(first, logprob=None), *others)
+
+    def _delta(
+        self,
+        text: str,
+        token_ids: list[int] | None,
+        meta: _MetaInfo,
+        prompt_logprobs: tuple[TokenLogprob, ...],
+    ) -> GenerationDelta:
         finish = self._finish(meta.finish_reason)
         prompt_tokens, completion_tokens = meta.prompt_tokens, meta.completion_tokens
         if prompt_tokens is None or completion_tokens is None:
             raise EngineProtocolError("The engine sent an event without its counts of tokens.")
-        logprobs = _logprobs(meta)
+        logprobs, end_logprob = _logprobs(meta)
         self._check_counts(prompt_tokens, completion_tokens)
         self._check_size(completion_tokens, text, meta.output_token_logprobs)
         self._completion_tokens = completion_tokens
@@ -167,6 +197,8 @@ class EventReader:
             stop_string=matched if isinstance(matched, str) else None,
             token_ids=token_ids[:-1] if token_ids and _ended_by_token(meta) else token_ids,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            end_logprob=end_logprob,
         )
 
     def _check_counts(self, prompt_tokens: int, completion_tokens: int) -> None:
@@ -212,6 +244,7 @@ def _joined(deltas: list[GenerationDelta]) -> GenerationDelta | None:
         text="".join(delta.text for delta in deltas),
         token_ids=_joined_ids(deltas),
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        prompt_logprobs=next((delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs), ()),
     )
 
 
@@ -229,13 +262,20 @@ def _ended_by_token(meta: _MetaInfo) -> bool:
     return meta.finish_reason is not None and isinstance(meta.finish_reason.matched, int | list)
 
 
-def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
+def _logprobs(meta: _MetaInfo) -> tuple[tuple[TokenLogprob, ...], TokenLogprob | None]:
+    """Return log-probabilities of the new tokens, and apart from them that of the one that ended the turn."""
     if not meta.output_token_logprobs:
-        return ()
-    tops = meta.output_top_logprobs or [None] * len(meta.output_token_logprobs)
-    if len(tops) != len(meta.output_token_logprobs):
+        return (), None
+    logprobs = _token_logprobs(meta.output_token_logprobs, meta.output_top_logprobs)
+    return (logprobs[:-1], logprobs[-1]) if _ended_by_token(meta) else (logprobs, None)
+
+
+def _token_logprobs(
+    tokens: list[_Logprob], tops: list[list[_Logprob] | None] | None
+) -> tuple[TokenLogprob, ...]:
+    if tops and len(tops) != len(tokens):
         raise EngineProtocolError("The engine's lists of log-probabilities are not of one length.")
-    logprobs = tuple(
+    return tuple(
         TokenLogprob(
             token_id=token_id,
             text=text or "",
@@ -245,9 +285,8 @@ def _logprobs(meta: _MetaInfo) -> tuple[TokenLogprob, ...]:
                 for top_logprob, top_id, top_text in top or ()
             ),
         )
-        for (logprob, token_id, text), top in zip(meta.output_token_logprobs, tops, strict=True)
+        for (logprob, token_id, text), top in zip(tokens, tops or [None] * len(tokens), strict=True)
     )
-    return logprobs[:-1] if _ended_by_token(meta) else logprobs
 
 
 def _number(logprob: float | None) -> float:

@@ -26,11 +26,13 @@ def answer_grammar(
     tool_choice: str | Mapping[str, Any],
     parallel_tool_calls: bool,
     response_format: Mapping[str, Any] | None = None,
+    exclusive: bool = False,
 ) -> str | None:
     """Return SGLang's `sampling_params["structural_tag"]` as JSON text; None if the answer is unconstrained.
 
     If tools may be called ("auto") and the text must be JSON, the answer is either calls or that JSON. A
-    required call leaves no room for text. The same request yields the same text in every process, because
+    required call leaves no room for text. `exclusive`: the prompt declares other tools, which may not be
+    called. The same request yields the same text in every process, because
     SGLang caches compiled grammars by their text.
 
     Raises SchemaError as `structural_tag` and `json_answer` do.
@@ -40,7 +42,12 @@ def answer_grammar(
     calls_asked = bool(tools) and tool_choice != "none"
     if text is None or (calls_asked and tool_choice != "auto"):
         tag = structural_tag(
-            dialect, tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls, budget=budget
+            dialect,
+            tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            exclusive=exclusive,
+            budget=budget,
         )
         return None if tag is None else json.dumps(tag)
     if calls_asked:

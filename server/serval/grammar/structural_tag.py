@@ -23,13 +23,15 @@ def structural_tag(
     tool_choice: str | Mapping[str, Any],
     parallel_tool_calls: bool,
     thinking: bool = False,
+    exclusive: bool = False,
     budget: Budget | None = None,
 ) -> dict[str, Any] | None:
     """Return the tag for one request; None if the decoder is not constrained.
 
     `tools` and `tool_choice` ("none", "auto", "required" or a named function) are OpenAI's. "auto" is
-    constrained only if a tool is strict or calls may not be parallel, and leaves text before and between
-    calls free; "required" and a named tool admit only calls. Schemas are enforced, except that a tool with
+    constrained only if a tool is strict, if calls may not be parallel, or if calls of other tools must not
+    be written (`exclusive`); it leaves text before and between calls free, while "required" and a named tool
+    admit only calls. Schemas are enforced, except that a tool with
     `strict: false`, or without `strict` under "auto", admits any arguments. Keywords that cannot be enforced
     are left out, unless the tool is strict. With `thinking` (the prompt has opened the think block) reasoning
     comes first. `budget`: what is left for the schemas of the request; by default a whole one.
@@ -40,7 +42,8 @@ def structural_tag(
     functions = [tool.get("function", tool) for tool in tools]
     if tool_choice == "none" or not functions:
         return None
-    if tool_choice == "auto" and parallel_tool_calls and not any(map(_is_strict, functions)):
+    needed = exclusive or not parallel_tool_calls or any(map(_is_strict, functions))
+    if tool_choice == "auto" and not needed:
         return None
     return calls_tag(
         dialect,

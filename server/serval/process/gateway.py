@@ -26,8 +26,8 @@ from serval.errors import ModelFilesError
 from serval.http.server import HttpServer, raise_file_limit, server_config
 from serval.http.sockets import bind, url_of
 from serval.live_settings import LiveSettings
-from serval.process.admin import admin_server
 from serval.process.reloading import settings_changes
+from serval.process.side_servers import side_servers
 from serval.process.signals import stop_on_signals
 from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
 from serval.scheduling.slots import Slots
@@ -55,6 +55,8 @@ class Lifecycle:
     # Called with the model's name when connections are accepted.
     on_serving: Callable[[str], None]
     replaces_worker: bool = False
+    # Serves what has a port of its own; one worker of several does.
+    side_servers: bool = True
 
 
 def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> None:
@@ -108,7 +110,8 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
             asyncio.create_task(_apply_changes(lifecycle.changes, apps)),
         ]
         try:
-            async with admin_server(apps, settings, progress=lifecycle.progress):
+            beside = side_servers(apps, settings, progress=lifecycle.progress)
+            async with beside if lifecycle.side_servers else contextlib.nullcontext():
                 await server.serve(sockets=[listener])
         finally:
             for task in background:

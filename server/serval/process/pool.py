@@ -30,7 +30,7 @@ from serval.process.child import ChildProcess, ProcessSpec, python_command, star
 from serval.process.reloading import settings_changes
 from serval.process.signals import stop_on_signals
 from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
-from serval.settings import Settings, child_environment
+from serval.settings import Settings, child_environment, variable_of
 from serval.telemetry.shared import forget_live_values
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class _Pool:
             async with counting:
                 sender = asyncio.create_task(self._send_changes(live))
                 try:
-                    await self._run_all(settings.model_copy(update=update | _admin_port(settings)))
+                    await self._run_all(settings.model_copy(update=update | _fixed_ports(settings)))
                 finally:
                     sender.cancel()
 
@@ -200,12 +200,14 @@ class _Pool:
             self.progress(f"serving {model} with {self.settings.workers} workers on {self._url}")
 
 
-def _admin_port(settings: Settings) -> dict[str, int]:
-    """A fixed admin port if the settings ask for any free one, so that a replaced worker keeps it."""
-    if settings.admin_port != 0:
-        return {}
-    with bind(settings.admin_host, 0, "SERVAL_ADMIN_PORT") as probe:
-        return {"admin_port": probe.getsockname()[1]}
+def _fixed_ports(settings: Settings) -> dict[str, int]:
+    """Fixed ports where the settings ask for any free one, so that a replaced worker keeps them."""
+    fixed = {}
+    for name, host in (("admin_port", settings.admin_host), ("metrics_port", settings.metrics_host)):
+        if getattr(settings, name) == 0:
+            with bind(host, 0, variable_of(name)) as probe:
+                fixed[name] = probe.getsockname()[1]
+    return fixed
 
 
 @contextlib.asynccontextmanager
@@ -214,7 +216,7 @@ async def _started_worker(
 ) -> AsyncIterator[tuple[ChildProcess, Channel]]:
     """Start worker `index` and open the channel to it; stop it on exit."""
     if index > 0:
-        # Only the first worker serves the admin API.
+        # Only the first worker serves the admin API, and the metrics of all on their own port.
         settings = settings.model_copy(update={"admin_port": None})
     ours, theirs = socket.socketpair()
     with _closing_on_error(ours), theirs:

@@ -48,7 +48,7 @@ async def _run(index: int, connection: socket.socket, *, replacement: bool) -> i
         configure_logging(settings.log_level)
         if settings.metrics_directory is not None:
             share_metrics(index)
-        await _serve(settings, channel, replacement=replacement)
+        await _serve(index, settings, channel, replacement=replacement)
     except ServalError as error:
         channel.send(FAILED, str(error))
         return 1
@@ -59,7 +59,7 @@ async def _run(index: int, connection: socket.socket, *, replacement: bool) -> i
     return 0
 
 
-async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> None:
+async def _serve(index: int, settings: Settings, channel: Channel, *, replacement: bool) -> None:
     word, first = await channel.receive()
     assert word == LIVE
     parent = _ParentMessages(channel)
@@ -77,6 +77,7 @@ async def _serve(settings: Settings, channel: Channel, *, replacement: bool) -> 
         on_loaded=on_loaded,
         on_serving=lambda model: channel.send(SERVING, model),
         replaces_worker=replacement,
+        side_servers=index == 0,
     )
     # A socket for each worker: the kernel then spreads connections evenly. Workers that accept from one
     # socket race, and a burst of streams ends up with the fastest of them.

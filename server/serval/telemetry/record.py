@@ -15,6 +15,7 @@ Rejection = Literal[
 # Upper bounds of `RequestRecord.token_gaps`, in seconds. Its last count is for longer gaps.
 TOKEN_GAP_BOUNDS: Final = (
     0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0, 300.0, 600.0,
 )  # fmt: skip
 
 

@@ -175,11 +175,11 @@ class ChatCompletionChunk(Answer):
 
 
 class TextLogprobs(Answer):
-    """Log-probabilities of a text; each list has an entry for each token."""
+    """Log-probabilities of a text; each list has an entry for each token, null for the first of a prompt."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

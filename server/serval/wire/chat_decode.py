@@ -13,6 +13,7 @@ from serval.wire.chat_request import (
     check_conversation,
 )
 from serval.wire.decode import convert_json, decode_json
+from serval.wire.foreign_fields import check_chat_fields
 from serval.wire.legacy_functions import with_tools
 
 
@@ -31,6 +32,7 @@ def decode_chat_request(body: bytes, *, max_choices: int, strict: bool) -> ChatR
     """
     check_body_size(body)
     request = with_tools(decode_json(_strict_decoder if strict else _decoder, body))
+    check_chat_fields(body)
     check_chat_request(request, max_choices=max_choices)
     return request
 

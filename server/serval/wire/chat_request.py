@@ -3,6 +3,7 @@
 Explicit null means the same as an absent field. `serval.wire.chat_decode` decodes the request.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -11,7 +12,7 @@ from serval.errors import InvalidRequestError
 from serval.schema.error import SchemaError
 from serval.schema.size import check_schema_size
 from serval.wire.body_size import check_arguments_size
-from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
+from serval.wire.sampling_rules import LogitBias, Stop, StopTokenIds, check_sampling
 
 INT64 = Meta(ge=-(2**63), le=2**63 - 1)
 # Allows more than any context; the context check refuses such numbers with a better message.
@@ -26,6 +27,7 @@ def _one_of(*values: str) -> Meta:
     return Meta(extra_json_schema={"enum": list(values)})
 
 
+TemplateText = Annotated[str, Meta(max_length=1024)]
 _ToolChoiceWord = Annotated[str, _one_of("none", "auto", "required")]
 
 
@@ -87,11 +89,30 @@ class NamedFunction(Struct):
     name: str
 
 
-class NamedToolChoice(Struct):
-    """`{"type": "function", "function": {"name": ...}}`."""
+class AllowedTool(Struct):
+    """A declared tool, by its name."""
 
     type: Annotated[str, _one_of("function")]
     function: NamedFunction | None = None
+
+
+class AllowedTools(Struct):
+    """Some of the declared tools; `mode` is the tool choice among them."""
+
+    mode: Annotated[str, _one_of("auto", "required")]
+    tools: Annotated[list[AllowedTool], Meta(max_length=MAX_TOOLS, extra_json_schema={"minItems": 1})]
+
+
+class NamedToolChoice(Struct, omit_defaults=True):
+    """One function, `{"type": "function", "function": {"name": ...}}`, or some of the tools.
+
+    The latter are `{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}`. The model
+    reads all declared tools, so that requests with other choices find this prompt in the prefix cache.
+    """
+
+    type: Annotated[str, _one_of("function", "allowed_tools")]
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class StreamOptions(Struct):
@@ -143,10 +164,22 @@ class ChatRequest(Struct):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, INT64] | None = None
     stop: Stop | None = None
+    # Further rules for the end of an answer, by the names of other servers.
+    stop_token_ids: StopTokenIds | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
     logit_bias: LogitBias | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
+    # The last message is the beginning of the answer; `add_generation_prompt` is then false or absent.
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    # Variables of the checkpoint's template, such as enable_thinking.
+    chat_template_kwargs: (
+        Annotated[dict[str, bool | int | float | TemplateText | None], Meta(max_length=16)] | None
+    ) = None
     # Grammars for the whole answer; they need a permission.
     regex: Annotated[str, Meta(min_length=1)] | None = None
     ebnf: Annotated[str, Meta(min_length=1)] | None = None
@@ -289,34 +322,63 @@ def _check_tools(request: ChatRequest) -> None:
             )
         names.add(tool.function.name)
         _check_schema(tool.function.parameters, f"tools[{index}].function.parameters")
-    choice = request.tool_choice
-    if choice is None:
-        return
-    if isinstance(choice, str):
-        if choice not in ("none", "auto", "required"):
-            raise InvalidRequestError(
-                f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names a"
-                " function.",
-                param="tool_choice",
-            )
-        named = None
-    else:
-        if choice.type != "function" or choice.function is None:
-            raise InvalidRequestError(
-                f"tool_choice has type {choice.type!r}; an object must be of the form"
-                " {'type': 'function', 'function': {'name': ...}}.",
-                param="tool_choice.type" if choice.type != "function" else "tool_choice.function",
-            )
-        named = choice.function.name
+    if request.tool_choice is not None:
+        _check_tool_choice(request.tool_choice, names)
+
+
+def _check_tool_choice(choice: str | NamedToolChoice, names: Collection[str]) -> None:
+    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+        raise InvalidRequestError(
+            f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names"
+            " functions.",
+            param="tool_choice",
+        )
     if not names and choice not in ("none", "auto"):
         raise InvalidRequestError(
             "tool_choice asks for a tool call, but there are no tools.", param="tool_choice"
         )
-    if named is not None and named not in names:
+    if isinstance(choice, str):
+        return
+    for name, path in _names_in(choice):
+        if name not in names:
+            raise InvalidRequestError(
+                f"tool_choice names the function {name!r}, which is not among the tools: {sorted(names)}.",
+                param=f"{path}.function.name",
+            )
+
+
+def _names_in(choice: NamedToolChoice) -> list[tuple[str, str]]:
+    """Return the names of functions in the choice, each with the path of the object that holds it."""
+    if choice.type == "function" and choice.function is not None:
+        return [(choice.function.name, "tool_choice")]
+    if choice.type != "allowed_tools" or choice.allowed_tools is None:
+        known = choice.type in ("function", "allowed_tools")
         raise InvalidRequestError(
-            f"tool_choice names the function {named!r}, which is not among the tools: {sorted(names)}.",
-            param="tool_choice.function.name",
+            f"tool_choice has type {choice.type!r}{f' and no {choice.type}' if known else ''}; an object must"
+            " be of the form {'type': 'function', 'function': {'name': ...}} or {'type': 'allowed_tools',"
+            " 'allowed_tools': {'mode': ..., 'tools': [...]}}.",
+            param=f"tool_choice.{choice.type if known else 'type'}",
         )
+    allowed = choice.allowed_tools
+    if allowed.mode not in ("auto", "required"):
+        raise InvalidRequestError(
+            f"tool_choice.allowed_tools.mode is {allowed.mode!r}; it must be 'auto' or 'required'.",
+            param="tool_choice.allowed_tools.mode",
+        )
+    if not allowed.tools:
+        raise InvalidRequestError(
+            "tool_choice.allowed_tools.tools is empty; name a tool, or send tool_choice 'none'.",
+            param="tool_choice.allowed_tools.tools",
+        )
+    named = []
+    for index, tool in enumerate(allowed.tools):
+        path = f"tool_choice.allowed_tools.tools[{index}]"
+        if tool.type != "function" or tool.function is None:
+            raise InvalidRequestError(
+                f"{path} must be of the form {{'type': 'function', 'function': {{'name': ...}}}}.", param=path
+            )
+        named.append((tool.function.name, path))
+    return named
 
 
 def _check_schema(schema: dict[str, Any] | None, path: str) -> None:
@@ -332,7 +394,31 @@ def _check_options(request: ChatRequest, max_choices: int) -> None:
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
     check_sampling(request, max_choices=max_choices)
+    _check_continuation(request)
     _check_grammar(request)
+
+
+def _check_continuation(request: ChatRequest) -> None:
+    if not request.continue_final_message:
+        if request.add_generation_prompt is False:
+            raise InvalidRequestError(
+                "add_generation_prompt false is served only with continue_final_message: true.",
+                param="add_generation_prompt",
+                code="unsupported_value",
+            )
+        return
+    if request.add_generation_prompt:
+        raise InvalidRequestError(
+            "Send add_generation_prompt or continue_final_message as true, not both.",
+            param="add_generation_prompt",
+        )
+    last = request.messages[-1]
+    if last.role != "assistant" or last.tool_calls or last.content is None:
+        raise InvalidRequestError(
+            "continue_final_message is true, but the last message is not an assistant message with content"
+            " and without tool_calls.",
+            param="continue_final_message",
+        )
 
 
 def _check_grammar(request: ChatRequest) -> None:

@@ -7,12 +7,16 @@ from msgspec import Meta, Struct
 
 from serval.errors import InvalidRequestError
 from serval.wire.body_size import check_body_size
-from serval.wire.chat_request import INT64, StreamOptions, TokenCount
+from serval.wire.chat_request import INT64, StreamOptions
 from serval.wire.decode import decode_json
-from serval.wire.sampling_rules import LogitBias, Stop, check_sampling
+from serval.wire.foreign_fields import check_completion_fields
+from serval.wire.sampling_rules import LogitBias, Stop, StopTokenIds, check_sampling
 
 # OpenAI's default for this endpoint.
 DEFAULT_MAX_TOKENS = 16
+
+# The engine repeats a prompt's log-probabilities with each event, so it sends few and long ones.
+MAX_TOKENS_AFTER_SCORED_PROMPT = 4096
 
 # A text or its token ids.
 Prompt = str | list[int]
@@ -27,7 +31,8 @@ class CompletionRequest(Struct):
     model: str
     # A text, texts, token ids, or lists of token ids; `prompts_of` distinguishes them.
     prompt: str | list[str | int | list[int]]
-    max_tokens: TokenCount | None = None
+    # 0 scores or repeats the prompt, with `echo`.
+    max_tokens: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     echo: bool | None = None
@@ -43,6 +48,11 @@ class CompletionRequest(Struct):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, INT64] | None = None
     stop: Stop | None = None
+    # Further rules for the end of an answer, by the names of other servers.
+    stop_token_ids: StopTokenIds | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
     logit_bias: LogitBias | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     # Grammars for the whole text; they need a permission.
@@ -71,6 +81,7 @@ def decode_completion_request(
     """
     check_body_size(body)
     request = decode_json(_strict_decoder if strict else _decoder, body)
+    check_completion_fields(body)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options is only allowed with stream: true.", param="stream_options")
     check_sampling(request, max_choices=max_choices)
@@ -110,6 +121,11 @@ def prompts_of(request: CompletionRequest) -> list[Prompt]:
     )
 
 
+def scores_prompt(request: CompletionRequest) -> bool:
+    """Return True if the answer has log-probabilities of the prompt's tokens."""
+    return bool(request.echo) and request.logprobs is not None
+
+
 def _check_unsupported(request: CompletionRequest) -> None:
     if request.suffix:
         raise InvalidRequestError(
@@ -124,9 +140,14 @@ def _check_unsupported(request: CompletionRequest) -> None:
             param="best_of",
             code="unsupported_value",
         )
-    if request.echo and request.logprobs is not None:
+    if request.max_tokens == 0 and not request.echo:
         raise InvalidRequestError(
-            "echo with logprobs is not served: log-probabilities are known for new tokens only.",
-            param="echo",
-            code="unsupported_value",
+            "max_tokens is 0, which is served with echo: true only; with logprobs too, it scores the prompt.",
+            param="max_tokens",
+        )
+    if scores_prompt(request) and (request.max_tokens or 0) > MAX_TOKENS_AFTER_SCORED_PROMPT:
+        raise InvalidRequestError(
+            f"max_tokens is {request.max_tokens}; with echo and logprobs it may be at most"
+            f" {MAX_TOKENS_AFTER_SCORED_PROMPT}.",
+            param="max_tokens",
         )

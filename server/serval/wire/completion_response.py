@@ -61,7 +61,9 @@ def text_logprobs_object(logprobs: Sequence[TokenLogprob], offsets: TextOffsets)
         "token_logprobs": [logprob.logprob for logprob in logprobs],
         "top_logprobs": [
             # Like OpenAI, include the token itself even if it was not among the most likely ones.
-            {top.text: top.logprob for top in logprob.top} | {logprob.text: logprob.logprob}
+            None
+            if logprob.logprob is None
+            else {top.text: top.logprob for top in logprob.top} | {logprob.text: logprob.logprob}
             for logprob in logprobs
         ],
         "text_offset": [offsets.add(logprob) for logprob in logprobs],

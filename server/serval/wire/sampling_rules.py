@@ -11,10 +11,12 @@ MAX_STOPS = 4
 # After each token the engine compares the end of the text with every stop string.
 MAX_STOP_CHARACTERS = 1024
 MAX_LOGIT_BIASES = 1024
+MAX_STOP_TOKENS = 64
 
 # Types of two fields; the extra JSON Schema documents the checks below in the OpenAPI document.
 _StopString = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_STOP_CHARACTERS})]
 Stop = _StopString | Annotated[list[_StopString], Meta(extra_json_schema={"maxItems": MAX_STOPS})]
+StopTokenIds = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=MAX_STOP_TOKENS)]
 LogitBias = Annotated[
     dict[str, Annotated[float, Meta(ge=-100, le=100)]],
     Meta(
@@ -50,6 +52,14 @@ class SamplingFields(Protocol):
     def seed(self) -> int | None: ...
     @property
     def stop(self) -> str | list[str] | None: ...
+    @property
+    def stop_token_ids(self) -> list[int] | None: ...
+    @property
+    def min_tokens(self) -> int | None: ...
+    @property
+    def ignore_eos(self) -> bool | None: ...
+    @property
+    def skip_special_tokens(self) -> bool | None: ...
     @property
     def regex(self) -> str | None: ...
     @property

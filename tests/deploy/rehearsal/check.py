@@ -165,7 +165,12 @@ async def limits(compose: Sequence[str]) -> None:
 
 
 def hardened(compose: Sequence[str]) -> None:
-    """Check that services cannot write to their root and only the gateway reaches PostgreSQL and Redis."""
+    """Check that services cannot write to their root, and reach only what they need."""
+    for service in ("proxy", "alertmanager", "postgres"):
+        probe = "import socket; socket.gethostbyname('engine')"
+        assert "gaierror" in inside(compose, service, "python3", "-c", probe, check=False)
+    probe = "import urllib.request as u; u.urlopen('http://engine:30000/server_info', timeout=20)"
+    assert "HTTP Error 401" in inside(compose, "prometheus", "python3", "-c", probe, check=False)
     for service in ("postgres", "redis"):
         probe = f"import socket; socket.gethostbyname('{service}')"
         assert "gaierror" in inside(compose, "engine-demo", "python", "-c", probe, check=False)
@@ -174,7 +179,7 @@ def hardened(compose: Sequence[str]) -> None:
         assert inside(compose, service, "id", "-u").strip() == "10001"
         probe = "import pathlib; pathlib.Path('/opt/serval/x').write_text('')"
         assert "Read-only file system" in inside(compose, service, "python", "-c", probe, check=False)
-    say("user 10001, read-only root, no way from the engine to the databases")
+    say("user 10001, read-only root; the engine has a key, and no way to the databases or from the proxy")
 
 
 def cuda_extension(compose: Sequence[str]) -> None:

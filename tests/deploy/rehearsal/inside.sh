@@ -177,9 +177,10 @@ sed -i 's|http://pager.invalid/|http://pager:8080/|; s/group_wait: [0-9]*s/group
 say "bringing the stack up"
 random() { "$python" -c 'import secrets; print(secrets.token_hex(20))'; }
 (umask 0022 && mkdir -p "$work/secrets" && echo "sk-rehearsal-$(random)" > "$work/secrets/api_keys")
-REHEARSAL_PICTURES=${2:-} POSTGRES_PASSWORD=$(random)
+REHEARSAL_PICTURES=${2:-} POSTGRES_PASSWORD=$(random) SERVAL_ENGINE_API_KEY=$(random) GRAFANA_ADMIN_PASSWORD=$(random)
 export COMPOSE_PROFILES=cpu-demo,monitoring SERVAL_KEYS_FILE=$work/secrets/api_keys REHEARSAL_MONITORING=$work/monitoring \
-    REHEARSAL_PACKAGES=$packages REHEARSAL_PROGRAMS=$programs REHEARSAL_PICTURES POSTGRES_PASSWORD
+    REHEARSAL_PACKAGES=$packages REHEARSAL_PROGRAMS=$programs REHEARSAL_PICTURES POSTGRES_PASSWORD \
+    SERVAL_ENGINE_API_KEY GRAFANA_ADMIN_PASSWORD
 compose=("$tools/bin/docker-compose" --file "$root/docker/compose.yaml" --file "$here/compose.yaml" --env-file "$root/docker/.env.example")
 failed() { "${compose[@]}" ps --all >&2; "${compose[@]}" logs --tail 40 >&2; die "$*"; }
 "${compose[@]}" up --detach --wait --wait-timeout 900 --no-build --quiet-pull 2>"$work/up.log" || { cat "$work/up.log" >&2; failed "the stack does not come up"; }

@@ -178,10 +178,69 @@ def test_inspect_names_lost_extra_and_damaged_shards(tmp_path: Path) -> None:
     found = inspect_checkpoint(tmp_path)
     problems = "\n".join(found.problems)
     assert f"{first.name} is in the index, but not in the directory" in problems
-    assert "old.safetensors is in the directory, but not in the index" in problems
+    assert found.unread == ("old.safetensors",)
     assert f"{second} cannot be read as safetensors" in problems
     assert f"{third.name} and the index disagree on 1 tensors, of which model.new.weight" in problems
     assert set(found.missing) == set(shards[first.name]) | set(shards[second.name])
+
+
+UNRELATED = {
+    "original/model.safetensors": "weights in a folder of their own",
+    "original/consolidated.00.pth": "the authors' format",
+    "lora/adapter_model.safetensors": "an adapter",
+    "onnx/old/model.safetensors": "a folder in a folder",
+    ".cache/model.safetensors": "a download tool's record",
+}
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("file", UNRELATED)
+def test_inspect_passes_over_weights_that_the_engine_does_not_read(
+    tmp_path: Path, file: str, indexed: bool
+) -> None:
+    write_header_only_checkpoint(tmp_path, TINY, stored_plain(TINY))
+    if indexed:
+        weight_map = dict.fromkeys(stored_plain(TINY), "model.safetensors")
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (tmp_path / file).parent.mkdir(parents=True)
+    write_header_only_file(tmp_path / file, {"layer.lora_A.weight": ("BF16", (2, 2))})
+    found = inspect_checkpoint(tmp_path)
+    assert found.is_complete, found.problems
+    assert found.files == 1
+    hidden_or_other = file.startswith(".") or file.endswith(".pth")
+    assert found.unread == (() if hidden_or_other else (file,))
+
+
+@pytest.mark.parametrize("other", ["adapter_model.safetensors", "consolidated.safetensors"])
+def test_inspect_passes_over_files_that_the_index_does_not_list(tmp_path: Path, other: str) -> None:
+    write_header_only_checkpoint(tmp_path, TINY, stored_plain(TINY))
+    write_header_only_file(tmp_path / other, stored_plain(TINY))
+    weight_map = dict.fromkeys(stored_plain(TINY), "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    found = inspect_checkpoint(tmp_path)
+    assert found.is_complete, found.problems
+    assert found.unread == (other,)
+
+
+@pytest.mark.parametrize(
+    ("others", "is_complete"),
+    [
+        (["consolidated.safetensors"], True),
+        (["adapter_model.safetensors"], False),
+        (["model-00001-of-00002.safetensors"], False),
+        (["adapter_model.safetensors", "consolidated.safetensors"], False),
+    ],
+)
+def test_inspect_without_index_reports_files_that_the_engine_would_load_too(
+    tmp_path: Path, others: list[str], is_complete: bool
+) -> None:
+    write_header_only_checkpoint(tmp_path, TINY, stored_plain(TINY))
+    for other in others:
+        write_header_only_file(tmp_path / other, stored_plain(TINY))
+    found = inspect_checkpoint(tmp_path)
+    assert found.is_complete is is_complete
+    assert [problem.split()[0] for problem in found.problems] == ([] if is_complete else others)
+    assert set(found.unread) == (set(others) if is_complete else set())
 
 
 def test_inspect_does_not_load_disguised_pickle(tmp_path: Path) -> None:

@@ -157,7 +157,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "id over 64 bits": (completion(prompt=[1 << 70]), "prompt"),
     "suffix": (completion(suffix="x"), "suffix"),
     "best_of": (completion(best_of=2), "best_of"),
-    "echo with logprobs": (completion(echo=True, logprobs=1), "echo"),
     "logprobs over five": (completion(logprobs=6), "logprobs"),
     "too many at once": (completion(prompt=["a"] * 65, n=2), "prompt"),
     "n over the server's limit": (completion(n=17), "n"),

@@ -104,6 +104,13 @@ def test_serve_gives_the_engine_a_port_below_those_of_connections(
     assert len(ports) > 1
 
 
+@pytest.mark.parametrize("command", ["engine", "serve"])
+def test_servers_refuse_their_own_flags_after_the_dashes(command: str) -> None:
+    done = serval(command, "--", "--port", "9")
+    assert done.returncode == 2
+    assert "--port is not passed on to SGLang: give it before the --" in done.stderr
+
+
 def test_engine_command_without_the_engine_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

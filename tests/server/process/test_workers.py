@@ -17,7 +17,7 @@ from serval.settings import Settings
 from serval.store.factory import open_store
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.gateway_process import GatewayProgram, gateway_program, wait_until
-from serval_testkit.processes import is_running
+from serval_testkit.processes import free_port, is_running
 from serval_testkit.stand_in_engine import StandInEngine
 
 CHAT: dict[str, Any] = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
@@ -111,16 +111,22 @@ async def test_workers_end_with_their_parent(engine: StandInEngine) -> None:
         await wait_until(lambda: not any(is_running(pid) for pid in workers))
 
 
-async def test_workers_all_refuse_a_revoked_key_and_one_has_the_admin_api(
+async def test_workers_all_refuse_a_revoked_key_and_one_has_admin_api_and_metrics(
     engine: StandInEngine, tmp_path: Path
 ) -> None:
     database = str(tmp_path / "keys.db")
     store = open_store(Settings(key_database=database))
     record, key = store.create(name="a", scopes=["inference"])
     variables = {"SERVAL_KEY_DATABASE": database, "SERVAL_ADMIN_PORT": "0", "SERVAL_ADMIN_KEY": "admin"}
+    variables["SERVAL_METRICS_PORT"] = str(metrics_port := free_port())
     async with gateway_program(engine.url, "--workers", "2", **variables) as gateway:
         listening = [len(listening_inodes(pid)) for pid in gateway.workers]
-        assert sorted(listening) == [1, 2]
+        assert sorted(listening) == [1, 3]
+        for _ in range(4):  # no worker serves metrics on the API's port
+            async with gateway.http.get(f"{gateway.url}/metrics") as response:
+                assert response.status == 404
+        async with gateway.http.get(f"http://127.0.0.1:{metrics_port}/metrics") as response:
+            assert 'serval_requests_total{route="other",status="404"} 4.0' in await response.text()
         headers = {"authorization": f"Bearer {key}"}
 
         async def statuses() -> set[int]:

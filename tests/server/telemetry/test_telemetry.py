@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,12 +13,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serval.api.http import cancel_and_wait
+from serval.settings import Settings
 from serval.telemetry.logs import JsonFormatter, RequestEntry
 from serval.telemetry.loop_lag import watching_loop
+from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 from serval_testkit.request_log import request_lines
 
+DEFAULTS = Settings()
 CANARY = "canary-in-the-prompt"
 HI: list[Any] = [{"role": "user", "content": CANARY}]
 CALL = "<longcat_tool_call>f\n</longcat_tool_call>\n"
@@ -61,6 +65,25 @@ async def test_metrics_count_requests_tokens_and_tool_calls() -> None:
     assert got["serval_rejections_total", "tokens"] == 0
     assert got["serval_errors_total", "unknown_url"] == 1
     assert got["serval_errors_total", "invalid_value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "longest_s"),
+    [
+        # An answer as long as LongCat-Flash-Lite's context, at ten tokens a second.
+        ("serval_request_duration_seconds", 131_072 / 10),
+        ("serval_time_to_first_token_seconds", DEFAULTS.queue_timeout_s + DEFAULTS.engine_stall_timeout_s),
+        ("serval_queue_wait_seconds", DEFAULTS.queue_timeout_s),
+        ("serval_inter_token_latency_seconds", DEFAULTS.engine_stall_timeout_s),
+    ],
+)
+def test_histograms_tell_times_apart_as_long_as_settings_allow(metric: str, longest_s: float) -> None:
+    metrics = Metrics()
+    metrics.request_over(RequestRecord(request_id="r", method="POST", route="/v1/chat/completions"))
+    families = text_string_to_metric_families(metrics.exposition(engine_up=True).decode())
+    samples = [sample for family in families if family.name == metric for sample in family.samples]
+    bounds = {float(sample.labels["le"]) for sample in samples if "le" in sample.labels}
+    assert max(bounds - {math.inf}) >= longest_s
 
 
 async def test_metrics_count_gaps_between_streamed_tokens() -> None:

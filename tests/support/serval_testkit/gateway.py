@@ -30,8 +30,9 @@ class RunningGateway:
     """A running gateway, its engine, and clients for it."""
 
     url: str
-    # Empty without an admin API.
+    # Empty without an admin API, and without a port of the metrics.
     admin_url: str
+    metrics_url: str
     engine: StandInEngine
     openai: AsyncOpenAI
     http: aiohttp.ClientSession
@@ -84,11 +85,12 @@ async def running_gateway(
                 url = await stack.enter_async_context(
                     running_app(apps.api, configured, refused=apps.metrics.request_refused)
                 )
-                admin_url = ""
-                if apps.admin is not None:
-                    admin_url = await stack.enter_async_context(
-                        running_app(apps.admin, configured, lifespan="off")
-                    )
+                admin_url, metrics_url = [
+                    ""
+                    if app is None
+                    else await stack.enter_async_context(running_app(app, configured, lifespan="off"))
+                    for app in (apps.admin, apps.metrics_page)
+                ]
                 http = await stack.enter_async_context(aiohttp.ClientSession())
                 openai = AsyncOpenAI(
                     base_url=f"{url}/v1",
@@ -97,6 +99,12 @@ async def running_gateway(
                     http_client=DefaultAsyncHttpxClient(verify=_TLS),
                 )
                 yield RunningGateway(
-                    url=url, admin_url=admin_url, engine=engine, openai=openai, http=http, apply=apps.apply
+                    url=url,
+                    admin_url=admin_url,
+                    metrics_url=metrics_url,
+                    engine=engine,
+                    openai=openai,
+                    http=http,
+                    apply=apps.apply,
                 )
                 await openai.close()

@@ -44,6 +44,8 @@ class Answer:
     logprobs: Sequence[Sequence[list[Any]]] | None = None
     # The most likely ones at each of these tokens; by default the token alone.
     tops: Sequence[Sequence[list[Any]]] | None = None
+    # Those of the prompt's tokens; every event repeats them.
+    prompt_logprobs: Sequence[list[Any]] | None = None
     delay_s: float = 0.0
 
 
@@ -196,6 +198,10 @@ def _events(
             meta["output_token_logprobs"] = entries
             tops = [[entry] for entry in entries] if answer.tops is None else list(answer.tops[place])
             meta["output_top_logprobs"] = tops
+        if answer.prompt_logprobs is not None:
+            prompt = [list(entry) for entry in answer.prompt_logprobs]
+            meta["input_token_logprobs"] = prompt
+            meta["input_top_logprobs"] = [None, *([entry] for entry in prompt[1:])]
         events.append({"text": piece, "output_ids": list(ids[place]), "meta_info": meta})
     return events
 

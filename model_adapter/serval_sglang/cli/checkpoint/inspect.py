@@ -56,6 +56,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "missing": inspection.missing,
         "unknown": inspection.unknown,
         "misshapen": inspection.misshapen,
+        "unread": inspection.unread,
         "problems": inspection.problems,
         "unsafe": [asdict(unsafe) for unsafe in inspection.unsafe],
         "config": None if config is None else config.to_dict(),
@@ -87,6 +88,7 @@ def as_text(inspection: Inspection) -> Iterator[str]:
     yield from _listed("unknown tensors", inspection.unknown)
     yield from _listed("tensors of another shape", inspection.misshapen)
     yield from _listed("problems", inspection.problems)
+    yield from _listed("other weights, which the engine does not read", inspection.unread)
     yield from _listed("warning, files that may run code", [str(unsafe) for unsafe in inspection.unsafe])
     yield ""
     yield (
