@@ -162,7 +162,7 @@ def test_verify_hash_detects_tampering(checkpoint: Path, tmp_path: Path, run: An
     found = run("verify-hash", checkpoint, "--manifest", pin, "--json").json
     assert found == {
         "matches": False,
-        "files": 4,
+        "files": 5,
         "changed": ["model.safetensors"],
         "missing": ["tokenizer.json"],
         "extra": ["tokenizer.old.json"],
