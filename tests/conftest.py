@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 
-from serval_testkit.lanes import ENGINE_FOLDERS, PROGRAM_FOLDERS
+from serval_testkit.lanes import ENGINE_FOLDERS, PROGRAM_FOLDERS, SERVER_FOLDERS
 
 # A slow machine is no failure. In CI the examples are the same each time, so that a red run is the fault of
 # the change and not of the dice; everywhere else the search goes on with new ones.
@@ -44,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = f"{_TESTS.name}/{item.path.relative_to(_TESTS).parts[0]}"
         if folder in PROGRAM_FOLDERS:
             item.add_marker(pytest.mark.programs)
+        if folder in SERVER_FOLDERS:
+            item.add_marker(pytest.mark.server)
         if not item.get_closest_marker("engine"):
             continue
         if folder not in (*ENGINE_FOLDERS, *PROGRAM_FOLDERS):

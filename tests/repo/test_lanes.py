@@ -1,4 +1,4 @@
-"""`make test` runs three pytest processes; their results are added up and none is lost."""
+"""`make test` runs four pytest processes; their results are added up and none is lost."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ LANES = Path(__file__).parents[1] / "support" / "serval_testkit" / "lanes.py"
 
 def run_lanes(folder: Path, tests: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "pytest.ini").write_text(
-        "[pytest]\nmarkers =\n    engine: on the engine\n    programs: of programs\n"
+        "[pytest]\nmarkers =\n    engine: on the engine\n    programs: of programs\n    server: gateway's\n"
     )
     (folder / "test_it.py").write_text(f"import pytest\n\n{tests}")
     return subprocess.run(
@@ -25,24 +25,27 @@ def run_lanes(folder: Path, tests: str, *arguments: str) -> subprocess.Completed
 ENGINE_TEST = "@pytest.mark.engine\ndef test_on_engine(): {}\n\n"
 # As the rehearsal: an engine is among the programs that it starts.
 PROGRAM_TEST = "@pytest.mark.programs\n@pytest.mark.engine\ndef test_programs(): {}\n\n"
+SERVER_TEST = "@pytest.mark.server\ndef test_server(): {}\n\n"
 OTHER_TESTS = "def test_other(): {}\n\ndef test_skipped(): pytest.skip('for no reason')\n\n"
 
 
 @pytest.mark.parametrize(
-    ("on_engine", "programs", "other", "code", "counts"),
+    ("on_engine", "programs", "server", "other", "code", "counts"),
     [
-        ("pass", "pass", "pass", 0, "3 passed, 0 failed, 1 skipped"),
-        ("assert 0", "pass", "pass", 1, "2 passed, 1 failed, 1 skipped"),
-        ("pass", "assert 0", "pass", 1, "2 passed, 1 failed, 1 skipped"),
-        ("pass", "pass", "assert 0", 1, "2 passed, 1 failed, 1 skipped"),
+        ("pass", "pass", "pass", "pass", 0, "4 passed, 0 failed, 1 skipped"),
+        ("assert 0", "pass", "pass", "pass", 1, "3 passed, 1 failed, 1 skipped"),
+        ("pass", "assert 0", "pass", "pass", 1, "3 passed, 1 failed, 1 skipped"),
+        ("pass", "pass", "assert 0", "pass", 1, "3 passed, 1 failed, 1 skipped"),
+        ("pass", "pass", "pass", "assert 0", 1, "3 passed, 1 failed, 1 skipped"),
         # Without a summary of its own, a lane has failed.
-        ("import os; os._exit(9)", "pass", "pass", 9, "2 passed, 1 failed, 1 skipped"),
+        ("import os; os._exit(9)", "pass", "pass", "pass", 9, "3 passed, 1 failed, 1 skipped"),
     ],
 )
 def test_lanes_add_up_results(
-    tmp_path: Path, on_engine: str, programs: str, other: str, code: int, counts: str
+    tmp_path: Path, on_engine: str, programs: str, server: str, other: str, code: int, counts: str
 ) -> None:
-    tests = ENGINE_TEST.format(on_engine) + PROGRAM_TEST.format(programs) + OTHER_TESTS.format(other)
+    tests = ENGINE_TEST.format(on_engine) + PROGRAM_TEST.format(programs)
+    tests += SERVER_TEST.format(server) + OTHER_TESTS.format(other)
     done = run_lanes(tmp_path, tests)
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].endswith(f" s: {counts}")

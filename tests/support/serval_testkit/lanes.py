@@ -1,9 +1,9 @@
-"""Runs all tests as three pytest processes side by side: on the real engine, of whole programs, of all else.
+"""Runs all tests as four pytest processes: on the real engine, of whole programs, of the server, of all else.
 
     python tests/support/serval_testkit/lanes.py [pytest's arguments]
 
-Most tests keep one core busy, and those of programs wait half of their time, so three lanes keep two cores
-busy. The output of one is shown as it comes, then that of the others. The last line adds all up:
+Many tests wait for programs, for the server or for the engine, so four lanes keep two cores busy. The output
+of one is shown as it comes, then that of the others. The last line adds all up:
 `N passed, N failed, N skipped`.
 """
 
@@ -25,15 +25,21 @@ _NO_TESTS = 5
 # One process: the caller chooses by marker, asks for information, or talks to the debugger.
 _ONE_PROCESS = re.compile(r"-m.*|-h|--help|--version|--markers|--fixtures|--co|--collect-only|--pdb|--trace")
 _EXPRESSIONS = {
-    "of all else": "not engine and not programs",
+    "of all else": "not engine and not programs and not server",
+    "of the server": "server",
     "of programs": "programs",
     "on the engine": "engine and not programs",
 }
-# tests/conftest.py marks the tests in the first as `programs`, and refuses tests on the engine outside both.
+# tests/conftest.py marks the tests in the first two, and refuses tests on the engine outside the last two.
+SERVER_FOLDERS = ("tests/server",)
 PROGRAM_FOLDERS = ("tests/deploy", "tests/loadtests")
 ENGINE_FOLDERS = ("tests/e2e", "tests/model_adapter")
 # Collecting all other tests would take a lane a minute. Not given if the caller names paths.
-_FOLDERS = {"of programs": PROGRAM_FOLDERS, "on the engine": ENGINE_FOLDERS}
+_FOLDERS = {
+    "of the server": SERVER_FOLDERS,
+    "of programs": PROGRAM_FOLDERS,
+    "on the engine": ENGINE_FOLDERS,
+}
 _COUNTED = {
     "passed": "passed",
     "failed": "failed",
