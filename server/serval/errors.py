@@ -10,7 +10,11 @@ ServalError
  ├─ StackError                       engine or gateway could not start, or ended
  ├─ InputLineError                   a line of input cannot be used (`serval.cli.tools`)
  ├─ SchemaError                      a JSON schema cannot be enforced (`serval.schema.error`)
- │   └─ UnsatisfiableError           no value satisfies it
+ │   ├─ UnsatisfiableError           no value satisfies it
+ │   └─ CircularSchemaError          a reference leads back to itself (`serval.grammar.enforceable`)
+ ├─ ToolsFileError                   a file of tools cannot be used (`serval.talk.tools`)
+ ├─ CommandError                     a command of a conversation cannot be done (`serval.talk.commands`)
+ ├─ ServerRefusedError               a server cannot be reached, or refused (`serval.talk.conversation`)
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong
      │   ├─ ContextLengthError       400  prompt and requested completion do not fit the context

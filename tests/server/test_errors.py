@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serval import errors
-from serval.errors import ApiError, MethodNotAllowedError, error_object
+from serval.errors import ApiError, MethodNotAllowedError, UnsupportedEncodingError, error_object
 
 
 def leaves(kind: type[ApiError]) -> Iterator[type[ApiError]]:
@@ -17,9 +17,15 @@ def leaves(kind: type[ApiError]) -> Iterator[type[ApiError]]:
         yield from leaves(child)
 
 
+NEEDED: dict[type[ApiError], dict[str, str]] = {
+    MethodNotAllowedError: {"allow": "GET"},
+    UnsupportedEncodingError: {"accepted": "gzip"},
+}
+
+
 @pytest.mark.parametrize("kind", list(leaves(ApiError)), ids=lambda kind: kind.__name__)
 def test_every_error_has_a_status_a_type_and_a_code(kind: type[ApiError]) -> None:
-    error = kind("m", allow="GET") if issubclass(kind, MethodNotAllowedError) else kind("m")
+    error = kind("m", **NEEDED.get(kind, {}))
     assert 400 <= kind.status < 600
     assert kind.status != 422
     body = error_object(error)

@@ -53,7 +53,7 @@ _NOT_ENFORCEABLE: Final = OTHERS | {
 }
 
 
-class _CircularError(SchemaError):
+class CircularSchemaError(SchemaError):
     """A reference that leads back to itself without any constraint on the way."""
 
 
@@ -100,7 +100,7 @@ class Rewriter:
         """Split `schema` into alternatives. Each is `{}`, or has only `enum`, or is of one type."""
         try:
             flats = self._flattened(schema, path, nesting, ())
-        except _CircularError:
+        except CircularSchemaError:
             if self.strict:
                 raise
             return [{}]
@@ -240,7 +240,9 @@ class Rewriter:
         otherwise.
         """
         if reference in seen:
-            raise _CircularError(f"{path}/$ref", f"{reference!r:.120} refers to itself and to nothing else")
+            raise CircularSchemaError(
+                f"{path}/$ref", f"{reference!r:.120} refers to itself and to nothing else"
+            )
         target = resolve_pointer(self._root, reference) if reference.startswith("#") else None
         if target is None and self.strict:
             raise SchemaError(
@@ -254,7 +256,7 @@ class Rewriter:
             target = self._resolved(reference, path)
             try:
                 self._flattened({"$ref": reference}, path, nesting, ())
-            except _CircularError:
+            except CircularSchemaError:
                 if self.strict:
                     raise
                 return {}

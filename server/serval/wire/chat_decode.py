@@ -7,7 +7,6 @@ from serval.wire.body_size import check_body_size
 from serval.wire.chat_request import (
     ChatRequest,
     Message,
-    NamedToolChoice,
     Tool,
     check_chat_request,
     check_conversation,
@@ -15,6 +14,7 @@ from serval.wire.chat_request import (
 from serval.wire.decode import convert_json, decode_json
 from serval.wire.foreign_fields import check_chat_fields
 from serval.wire.legacy_functions import with_tools
+from serval.wire.tool_choice import NamedToolChoice
 
 
 class _StrictChatRequest(ChatRequest, forbid_unknown_fields=True):

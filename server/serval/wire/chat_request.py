@@ -3,7 +3,6 @@
 Explicit null means the same as an absent field. `serval.wire.chat_decode` decodes the request.
 """
 
-from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -11,30 +10,26 @@ from msgspec import Meta, Struct
 from serval.errors import InvalidRequestError
 from serval.schema.error import SchemaError
 from serval.schema.size import check_schema_size
+from serval.wire.annotations import one_of
 from serval.wire.body_size import check_arguments_size
 from serval.wire.sampling_rules import LogitBias, Stop, StopTokenIds, check_sampling
+from serval.wire.tool_choice import MAX_TOOLS, NamedFunction, NamedToolChoice, check_tool_choice
 
 INT64 = Meta(ge=-(2**63), le=2**63 - 1)
 # Allows more than any context; the context check refuses such numbers with a better message.
 TokenCount = Annotated[int, Meta(ge=1, le=2**53)]
-MAX_TOOLS = 128
 # Without "function", which `legacy_functions` has turned into "tool" before roles are checked.
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-def _one_of(*values: str) -> Meta:
-    # Only for the OpenAPI document: `check_chat_request` checks it with a better message than msgspec's.
-    return Meta(extra_json_schema={"enum": list(values)})
-
-
 TemplateText = Annotated[str, Meta(max_length=1024)]
-_ToolChoiceWord = Annotated[str, _one_of("none", "auto", "required")]
+_ToolChoiceWord = Annotated[str, one_of("none", "auto", "required")]
 
 
 class ContentPart(Struct, omit_defaults=True):
     """A part of a message's content."""
 
-    type: Annotated[str, _one_of("text", "refusal")]
+    type: Annotated[str, one_of("text", "refusal")]
     text: str | None = None
     refusal: str | None = None
 
@@ -57,7 +52,7 @@ class ToolCall(Struct):
 class Message(Struct, omit_defaults=True):
     """A message of any role; `check_chat_request` checks the fields that each role needs."""
 
-    role: Annotated[str, _one_of("system", "developer", "user", "assistant", "tool", "function")]
+    role: Annotated[str, one_of("system", "developer", "user", "assistant", "tool", "function")]
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
@@ -79,40 +74,8 @@ class FunctionDeclaration(Struct, omit_defaults=True):
 class Tool(Struct, omit_defaults=True):
     """A tool the model may call."""
 
-    type: Annotated[str, _one_of("function")]
+    type: Annotated[str, one_of("function")]
     function: FunctionDeclaration | None = None
-
-
-class NamedFunction(Struct):
-    """The function that a tool choice names."""
-
-    name: str
-
-
-class AllowedTool(Struct):
-    """A declared tool, by its name."""
-
-    type: Annotated[str, _one_of("function")]
-    function: NamedFunction | None = None
-
-
-class AllowedTools(Struct):
-    """Some of the declared tools; `mode` is the tool choice among them."""
-
-    mode: Annotated[str, _one_of("auto", "required")]
-    tools: Annotated[list[AllowedTool], Meta(max_length=MAX_TOOLS, extra_json_schema={"minItems": 1})]
-
-
-class NamedToolChoice(Struct, omit_defaults=True):
-    """One function, `{"type": "function", "function": {"name": ...}}`, or some of the tools.
-
-    The latter are `{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}`. The model
-    reads all declared tools, so that requests with other choices find this prompt in the prefix cache.
-    """
-
-    type: Annotated[str, _one_of("function", "allowed_tools")]
-    function: NamedFunction | None = None
-    allowed_tools: AllowedTools | None = None
 
 
 class StreamOptions(Struct):
@@ -135,7 +98,7 @@ class JsonSchemaFormat(Struct, rename={"schema_": "schema"}, omit_defaults=True)
 class ResponseFormat(Struct, omit_defaults=True):
     """Required form of the text: `text`, `json_object`, or `json_schema` with a schema."""
 
-    type: Annotated[str, _one_of("text", "json_object", "json_schema")]
+    type: Annotated[str, one_of("text", "json_object", "json_schema")]
     json_schema: JsonSchemaFormat | None = None
 
 
@@ -323,62 +286,7 @@ def _check_tools(request: ChatRequest) -> None:
         names.add(tool.function.name)
         _check_schema(tool.function.parameters, f"tools[{index}].function.parameters")
     if request.tool_choice is not None:
-        _check_tool_choice(request.tool_choice, names)
-
-
-def _check_tool_choice(choice: str | NamedToolChoice, names: Collection[str]) -> None:
-    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
-        raise InvalidRequestError(
-            f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names"
-            " functions.",
-            param="tool_choice",
-        )
-    if not names and choice not in ("none", "auto"):
-        raise InvalidRequestError(
-            "tool_choice asks for a tool call, but there are no tools.", param="tool_choice"
-        )
-    if isinstance(choice, str):
-        return
-    for name, path in _names_in(choice):
-        if name not in names:
-            raise InvalidRequestError(
-                f"tool_choice names the function {name!r}, which is not among the tools: {sorted(names)}.",
-                param=f"{path}.function.name",
-            )
-
-
-def _names_in(choice: NamedToolChoice) -> list[tuple[str, str]]:
-    """Return the names of functions in the choice, each with the path of the object that holds it."""
-    if choice.type == "function" and choice.function is not None:
-        return [(choice.function.name, "tool_choice")]
-    if choice.type != "allowed_tools" or choice.allowed_tools is None:
-        known = choice.type in ("function", "allowed_tools")
-        raise InvalidRequestError(
-            f"tool_choice has type {choice.type!r}{f' and no {choice.type}' if known else ''}; an object must"
-            " be of the form {'type': 'function', 'function': {'name': ...}} or {'type': 'allowed_tools',"
-            " 'allowed_tools': {'mode': ..., 'tools': [...]}}.",
-            param=f"tool_choice.{choice.type if known else 'type'}",
-        )
-    allowed = choice.allowed_tools
-    if allowed.mode not in ("auto", "required"):
-        raise InvalidRequestError(
-            f"tool_choice.allowed_tools.mode is {allowed.mode!r}; it must be 'auto' or 'required'.",
-            param="tool_choice.allowed_tools.mode",
-        )
-    if not allowed.tools:
-        raise InvalidRequestError(
-            "tool_choice.allowed_tools.tools is empty; name a tool, or send tool_choice 'none'.",
-            param="tool_choice.allowed_tools.tools",
-        )
-    named = []
-    for index, tool in enumerate(allowed.tools):
-        path = f"tool_choice.allowed_tools.tools[{index}]"
-        if tool.type != "function" or tool.function is None:
-            raise InvalidRequestError(
-                f"{path} must be of the form {{'type': 'function', 'function': {{'name': ...}}}}.", param=path
-            )
-        named.append((tool.function.name, path))
-    return named
+        check_tool_choice(request.tool_choice, names)
 
 
 def _check_schema(schema: dict[str, Any] | None, path: str) -> None:

@@ -14,11 +14,11 @@ from serval.wire.chat_request import (
     ChatRequest,
     FunctionDeclaration,
     Message,
-    NamedToolChoice,
     Tool,
     ToolCall,
 )
 from serval.wire.chat_response import AnsweredChoice, ChunkEncoder, FinishReason, choice_object
+from serval.wire.tool_choice import NamedToolChoice
 
 _encode = msgspec.json.Encoder().encode
 

@@ -8,15 +8,14 @@ from pydantic import BaseModel, ConfigDict
 from serval.errors import InvalidRequestError
 from serval.wire.answers import Answer
 from serval.wire.chat_request import (
-    MAX_TOOLS,
     ChatRequest,
     Message,
-    NamedToolChoice,
     Tool,
     check_chat_request,
 )
 from serval.wire.legacy_functions import with_tools
 from serval.wire.struct_field import StructField
+from serval.wire.tool_choice import MAX_TOOLS, NamedToolChoice
 
 _Messages = Annotated[list[Message] | None, StructField(list[Message] | None)]
 _Tools = Annotated[list[Tool] | None, StructField(Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None)]

@@ -22,6 +22,7 @@ REPLACEMENTS = {
 }
 WRAPPERS = {
     f"{_MANAGER}.from_model": "serval_sglang.layers.ngram_history.manager_for_model",
+    "entrypoints.engine._server_args_for_logging": "serval_sglang.engine_process.without_secrets",
     "entrypoints.http_server.add_prometheus_middleware": "serval_sglang.metrics.page.keep_names",
     "managers.scheduler.Scheduler.get_init_info": "serval_sglang.readiness._add_proof",
 }

@@ -120,13 +120,13 @@ def _engine(names: Sequence[str], question: Question, folder: Path) -> tuple[dic
     # As serval_sglang.engine_process does, and then a scheduler up to its first use of the GPU.
     from sglang.srt.plugins import load_plugins
 
-    from serval_sglang.engine_process import hook_metrics_page
+    from serval_sglang.engine_process import hook_http_server
     from serval_sglang.plugin.registration import require_registered
     from serval_sglang.readiness import run_checked_scheduler
 
     load_plugins()
     require_registered()
-    hook_metrics_page()
+    hook_http_server()
     _import(_ENGINE_IMPORTS)
     with patch("sglang.srt.managers.scheduler.run_scheduler_process", _no_scheduler):
         run_checked_scheduler(pipe_writer=None)
