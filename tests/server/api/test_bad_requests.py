@@ -160,7 +160,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         "response_format.json_schema.name",
     ),
     "response_format that leads nowhere": (
-        chat(response_format=json_schema({"$ref": "#/nowhere"})),
+        chat(response_format=json_schema({"$ref": "#/nowhere"}, strict=True)),
         "response_format",
     ),
     "functions beside tools": (chat(functions=[{"name": "f"}], tools=[TOOL]), "functions"),
