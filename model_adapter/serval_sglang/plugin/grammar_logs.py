@@ -15,7 +15,7 @@ def hide_grammars() -> None:
 
 
 def _without_grammar(record: logging.LogRecord) -> bool:
-    """Cut the message where the grammar begins; the compiler's error behind it may quote the grammar too."""
+    """Cut the message where the grammar begins; the compiler's error after it may quote the grammar too."""
     before, found, _ = record.getMessage().partition(_GRAMMAR)
     if found:
         record.msg, record.args = f"{before}a grammar, which is not logged", ()
