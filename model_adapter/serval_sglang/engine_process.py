@@ -33,7 +33,7 @@ def require_supported(server_args: Any) -> None:
 
 
 def require_one_tokenizer(server_args: Any) -> None:
-    """Raise SystemExit for a key with several tokenizer processes, in which SGLang checks no keys."""
+    """Raise SystemExit if a key is set with several tokenizer processes, where SGLang checks no keys."""
     if server_args.api_key is not None and server_args.tokenizer_worker_num > 1:
         sys.exit(
             "serval: --tokenizer-worker-num is not supported with SERVAL_ENGINE_API_KEY: SGLang checks keys"

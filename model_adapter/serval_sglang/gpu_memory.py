@@ -1,4 +1,4 @@
-"""Memory of the GPUs here, asked of the driver's tool."""
+"""Memory of this machine's GPUs, as the driver's tool reports it."""
 
 import shutil
 import subprocess
@@ -7,13 +7,13 @@ _QUERY = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nouni
 
 
 class UnknownMemoryError(RuntimeError):
-    """The memory of the GPU cannot be found out."""
+    """The memory of the GPUs cannot be determined."""
 
 
 def gpu_memory_bytes() -> int:
-    """Return the memory of the smallest GPU here, as nvidia-smi shows it.
+    """Return the memory in bytes of this machine's smallest GPU, as nvidia-smi shows it.
 
-    torch is not asked, because the answer would take memory of the GPU for as long as this process runs.
+    torch is not asked, because it would hold memory of the GPU for as long as this process runs.
     Raises `UnknownMemoryError` if nvidia-smi is missing or fails.
     """
     program = shutil.which(_QUERY[0])

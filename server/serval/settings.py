@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         default=None, ge=0, le=65535, description="Port of the admin API; default: there is no admin API."
     )
 
-    metrics_host: str = Field(default="127.0.0.1", description="Address the metrics' own port is on.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address of the metrics' own port.")
     metrics_port: int | None = Field(
         default=None,
         ge=0,
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
 
     engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
     engine_api_key: SecretStr | None = Field(
-        default=None, description="Key that the engine asks for, if any; `serval engine` reads it here too."
+        default=None, description="Key that the engine asks for, if any; gateway and engine both read it."
     )
     engine_timeout_s: float = Field(
         default=600.0, gt=0, description="How long start-up waits for the engine."
@@ -290,8 +290,8 @@ class Settings(BaseSettings):
     held_body_bytes: int = Field(
         default=128 << 20,
         ge=0,
-        description="Largest size of all request bodies that one worker holds, half of it for one key; at"
-        " least twice max_body_bytes.",
+        description="Most bytes of request bodies that one worker holds at a time; one key may take half. At"
+        " least twice SERVAL_MAX_BODY_BYTES.",
     )
     inline_render_bytes: int = Field(
         default=8192,

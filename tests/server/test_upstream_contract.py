@@ -163,7 +163,7 @@ def test_httptools_ends_at_an_error_of_a_callback_and_keeps_it() -> None:
     assert failing.events == [b"Content-Length"]
 
 
-def test_httptools_keeps_white_space_behind_a_value() -> None:
+def test_httptools_keeps_white_space_after_a_value() -> None:
     values = []
 
     class Valued(Parsed):

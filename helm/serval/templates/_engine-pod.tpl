@@ -123,8 +123,8 @@ containers:
       timeoutSeconds: 5
       failureThreshold: 2
     livenessProbe:
-      # Checks only that HTTP answers, if only that a key is missing. SGLang's own watchdog ends a hanging batch, however
-      # long the queue is.
+      # Any answer over HTTP counts, even a 401 for want of a key. SGLang's own watchdog ends a hanging batch, however long
+      # the queue is.
       exec:
         command:
           - python

@@ -1,1 +1,1 @@
-"""A hundred requests meant to take a gateway down, and what others notice of them."""
+"""A hundred requests meant to take a gateway down, and their effect on other users."""

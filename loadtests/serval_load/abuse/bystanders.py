@@ -25,7 +25,7 @@ class Noticed:
     """Longest waits in seconds, and numbers of requests that were answered and lost."""
 
     health_s: float
-    # The same at a server beside the gateway, the engine stand-in: what this machine makes everybody wait.
+    # The same at a server beside the gateway, the engine stand-in: the wait that the machine alone causes.
     beside_s: float
     prompt_s: float
     prompts: int

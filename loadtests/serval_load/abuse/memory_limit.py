@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
-# Limit and peak, in the files' names of control groups' version 1 and 2.
+# Files of the limit and of the peak, in version 1 and version 2 of control groups.
 _FILES = (("memory.limit_in_bytes", "memory.max_usage_in_bytes"), ("memory.max", "memory.peak"))
 
 

@@ -73,12 +73,12 @@ def _whole(dialect: Dialect, tokens: int, prompt: int, placeholder: str) -> byte
 
 
 def _placeholder(rid: str) -> str:
-    """Return what stands for `rid` in frames that are encoded beforehand: an id as long, in no text."""
+    """Return the placeholder for `rid` in frames encoded beforehand: as long, and found in no text."""
     return "@" * len(rid)
 
 
 def _prompt_tokens(request: ParsedRequest) -> int:
-    """Return a count of few different values, which is not beyond the prompt."""
+    """Return a count that has few different values and is no larger than the prompt."""
     return min(64, len(request.prompt))
 
 

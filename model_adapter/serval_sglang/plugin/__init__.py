@@ -8,10 +8,12 @@ def register() -> None:
     plugin and continues with its own model, whose answers are wrong.
     """
     try:
+        from serval_sglang.plugin.grammar_logs import hide_grammars
         from serval_sglang.plugin.parsers import register_parsers
         from serval_sglang.plugin.registration import install
 
         install()
         register_parsers()
+        hide_grammars()
     except Exception as error:
         raise SystemExit(f"serval: the SGLang plugin cannot take effect: {error}") from error

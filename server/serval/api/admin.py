@@ -72,7 +72,7 @@ def check_scopes(scopes: list[str]) -> None:
 
 
 def check_printable(text: str, param: str) -> None:
-    """Raise `InvalidRequestError` for text that could forge lines in a list, or PostgreSQL cannot store."""
+    """Raise `InvalidRequestError` for text that could forge lines of a list or that PostgreSQL refuses."""
     for character in text:
         if not character.isprintable():
             raise InvalidRequestError(

@@ -63,7 +63,7 @@ class Unpacker:
             self._pieces.append(piece)
             if self._decompressor.unused_data:
                 # Another compressed body may follow. Each costs far more than its few bytes.
-                raise self._invalid("has more behind its end")
+                raise self._invalid("goes on after its end")
             packed = self._decompressor.unconsumed_tail
             if not packed and len(piece) < PIECE_BYTES:
                 return

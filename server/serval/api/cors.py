@@ -1,6 +1,6 @@
 """Pages of other origins in browsers (CORS).
 
-Starlette's middleware does it, around the edge: a preflight has no key, and a page has to see errors too.
+Starlette's middleware stands around the edge: a preflight has no key, and a page has to see errors too.
 """
 
 from typing import Final
@@ -28,7 +28,7 @@ def with_cors(app: ASGIApp, origins: str) -> ASGIApp:
         allow_methods=_METHODS,
         # OpenAI's client for browsers sends a dozen of its own.
         allow_headers=("*",),
-        # A page of a public site may be meant for a server of the local network: its origin is listed.
+        # The origins are listed, so a page of a public site may call a server in the local network.
         allow_private_network=True,
         expose_headers=_EXPOSED,
     )

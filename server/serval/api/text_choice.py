@@ -24,7 +24,7 @@ class TextChoice:
     index: int
     echo: str
     characters: WholeCharacters
-    # None if log-probabilities were not requested: those of the new tokens, and those of the prompt's.
+    # Names of the new tokens, and of the prompt's; None if no log-probabilities of them were requested.
     names: NamedTokens | None
     prompt_names: NamedTokens | None
     begun: bool = False

@@ -1,6 +1,6 @@
 """Comparing the text of an answer with its token ids, as both arrive in pieces.
 
-The engine decodes the ids. Two things cannot be told from its text: whether a control token or ordinary
+The engine decodes the ids. Its text alone leaves two things open: whether a control token or ordinary
 tokens wrote the text of a marker, and whether U+FFFD at the end is a character that the model wrote, or the
 beginning of one that is incomplete.
 """
@@ -28,7 +28,7 @@ class MarkerPlaces:
         """`markers`: the control tokens to find. Other special tokens are taken out of the text."""
         self._tokens = tokens
         self._markers = markers
-        # Tokens behind the last control token, whose characters are not counted yet.
+        # Tokens after the last control token, whose characters are not counted yet.
         self._ids: list[int] = []
         self._counted = 0
         self._read = 0

@@ -1,7 +1,7 @@
 """The bytes that each token stands for.
 
-A token of a byte-level vocabulary may hold a part of a character only, so its text alone says nothing:
-decoded alone it is U+FFFD. In the vocabulary each byte is written as one printable character (GPT-2's rule).
+A token of a byte-level vocabulary may hold only part of a character; decoded by itself, it is U+FFFD. In the
+vocabulary each byte is written as one printable character (GPT-2's rule).
 """
 
 from collections.abc import Iterable

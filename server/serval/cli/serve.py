@@ -35,7 +35,7 @@ examples:
   serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --host 0.0.0.0
   serval serve -- --chunked-prefill-size 4096    flags after -- go to SGLang as they are
 
-SERVAL_API_KEY in the environment fixes the API key; without one a key is made and printed.
+SERVAL_API_KEY in the environment fixes the API key; without one a key is made and shown.
 """
 
 

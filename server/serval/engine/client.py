@@ -183,7 +183,7 @@ class SglangEngine:
         self._salt_key = b"serval" if pepper is None else pepper.get_secret_value().encode()
         self._breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._aborts: set[asyncio.Task[None]] = set()
-        # Bound of answers without a limit of their own; the engine's, once it was asked for its properties.
+        # Bound on answers without a limit of their own: the engine's, as soon as it has been asked for it.
         self._context_length = _LONGEST_CONTEXT
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:

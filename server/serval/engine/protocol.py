@@ -64,7 +64,7 @@ class GenerationDelta(Struct, frozen=True, kw_only=True):
     # Ids of the new tokens, without the one that ended the turn; None if the engine does not report them.
     # They are ahead of `text` while it ends inside a character.
     token_ids: list[int] | None = None
-    # Those of the new tokens, without the one that ended the turn.
+    # Log-probabilities of the new tokens, without the one that ended the turn.
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     end_logprob: TokenLogprob | None = None

@@ -49,7 +49,7 @@ _FOR_CALLERS: Final = tuple(
             r"Prompt and completion of \2 tokens are longer than the context of \1 tokens.",
         ),
         (
-            # About the caller's own `regex` or `ebnf`, in xgrammar's words, behind a path in its sources.
+            # About the caller's own `regex` or `ebnf`, in xgrammar's words, after a path in its sources.
             r"Failed to compile \w{1,20} grammar: [^\n]{1,200}: ("
             r"(?:EBNF (?:lexer|parser) error at line \d{1,6}, column \d{1,6}"
             r"|Regex parsing error at position \d{1,6}): [^\n/\\]{1,200})$",

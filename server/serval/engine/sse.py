@@ -56,7 +56,7 @@ class _MetaInfo(Struct):
     reasoning_tokens: _Count | None = 0
     output_token_logprobs: list[_Logprob] | None = None
     output_top_logprobs: list[list[_Logprob] | None] | None = None
-    # Those of the prompt's tokens. Each event repeats them, so they are decoded once.
+    # Log-probabilities of the prompt's tokens, which each event repeats, so they are decoded once.
     input_token_logprobs: msgspec.Raw = msgspec.Raw()
     input_top_logprobs: msgspec.Raw = msgspec.Raw()
 

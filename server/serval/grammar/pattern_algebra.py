@@ -142,7 +142,7 @@ def _longer(node: Node, least: int) -> Node:
 
 
 def _longer_sequence(parts: tuple[Node, ...], missing: int) -> Node:
-    """Lengthen a part that can make up for all that is missing, any of them; without one, several parts."""
+    """Lengthen any one part that can make up for all that is missing; if none can, several parts."""
     able = [at for at, part in enumerate(parts) if longest(part) >= shortest(part) + missing]
     if able:
         options = [

@@ -75,7 +75,7 @@ class RequestHead:
         # Its size as sent: with a colon, a space and a line end.
         if self._has_room(len(name) + len(value) + 4) and not self.complete:
             name = name.lower()
-            # The parser takes white space behind the value for a part of it.
+            # The parser counts white space after the value as part of it.
             value = value.rstrip(b" \t")
             if name in _NOTED:
                 self._note(name, value)
@@ -95,14 +95,14 @@ class RequestHead:
 
         Raises `MalformedRequestError`, `HttpVersionError` or `TransferCodingError`.
         """
-        # The parser also takes more than one space, HTTP/0.9, RTSP and ICE, and reports none of these.
+        # The parser also accepts more than one space, HTTP/0.9, RTSP and ICE, and does not report them.
         line = b"%b %b HTTP/%b\r\n" % (method, self.target, version.encode())
         if line not in b"".join(self.received):
             raise MalformedRequestError("The request line is not of the form 'METHOD TARGET HTTP/1.1'.")
-        # They may be a body too, which need not be kept while it is answered.
+        # These bytes may include the body, and need not be kept while the request is answered.
         self.received.clear()
         if version == "1.0":
-            # RFC 9110, 10.1.1: such a client cannot know about the answer 100.
+            # RFC 9110, 10.1.1: a client of HTTP/1.0 does not know the response 100.
             self.expects_continue = False
             if self._coding:
                 raise MalformedRequestError("HTTP/1.0 has no Transfer-Encoding.")

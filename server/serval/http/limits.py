@@ -17,5 +17,5 @@ class HttpLimits:
     connections: int
     head_bytes: int = 64 << 10
     head_fields: int = 100
-    # Limit of bytes that are read and dropped behind a response, so that the client can read it.
+    # Limit of bytes that are read and dropped after a response, so that the client can read it.
     dropped_bytes: int = 256 << 20

@@ -326,7 +326,7 @@ class HttpProtocol(asyncio.Protocol):
         assert error.code is not None
         self._on_refused(error.code)
         if answered:
-            # Only the rest of a body is refused, whose client has its response.
+            # The client has its response; only the rest of its body is refused.
             self.transport.abort()
             return
         exchange = self._answering

@@ -50,7 +50,7 @@ class Reservation:
         """`requests`: how many the engine will run."""
         # For the response, however the request ends.
         self.headers: Mapping[str, str] = {}
-        # Those that are open.
+        # Open reservations, of the requests and of the tokens.
         self.parts: list[ReservationRequest] = []
         self._gate = gate
         self._subject = subject
@@ -159,7 +159,7 @@ class Gate:
         self.reserved_completion_tokens = reserved_completion_tokens
 
     def reservation(self, identity: Identity, record: RequestRecord, *, requests: int) -> Reservation:
-        """The reservation to enter before a call is worked on that makes `requests` of the engine.
+        """The reservation of a call that makes `requests` of the engine, to be entered before any work.
 
         Raises `InvalidRequestError` if it can never fit the limits.
         """

@@ -67,9 +67,9 @@ def refusal(
         )
     elif decision.refused == "budget_reserved":
         problem = (
-            f"Of this API key's budget of {limits.tokens_per_day} tokens a day (UTC), running requests have"
-            f" reserved so much that {least_tokens} more do not fit; what they do not use is free again when"
-            " they end."
+            f"Running requests have reserved so much of this API key's budget of {limits.tokens_per_day}"
+            f" tokens a day (UTC) that {least_tokens} more do not fit; tokens that they do not use are free"
+            " again when they end."
         )
     else:
         problem = (

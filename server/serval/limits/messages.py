@@ -13,8 +13,8 @@ Dimension = Literal["requests", "tokens", "concurrency", "budget", "budget_reser
 class ReservationRequest(Struct, frozen=True, array_like=True):
     """A request for a reservation. `id` is unique and names the reservation from then on.
 
-    It is for `requests` of the engine, which use up to `tokens` in all. Of these, `optional_tokens` are left
-    out as far as the day's budget has no room for them.
+    It is for `requests` of the engine, which use up to `tokens` in all. If the day's budget has no room for
+    all, up to `optional_tokens` of them are left out.
     """
 
     id: str

@@ -55,7 +55,7 @@ class Lifecycle:
     # Called with the model's name when connections are accepted.
     on_serving: Callable[[str], None]
     replaces_worker: bool = False
-    # Serves what has a port of its own; one worker of several does.
+    # Serves the applications that have ports of their own; only one of several workers does.
     side_servers: bool = True
 
 
@@ -102,7 +102,7 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
         # Objects made during start-up live as long as the process; the collector need not visit them.
         gc.collect()
         gc.freeze()
-        # While threads render long requests, the loop waits this long at each of its callbacks.
+        # While a thread renders a long request, the event loop may wait this long for Python's lock.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         await lifecycle.on_loaded()
         background = [

@@ -37,14 +37,14 @@ class BodyBudget:
         """Count `size` more bytes. Raises `RateLimitError` or `EngineOverloadedError`."""
         if self._held[key] + size > self._limit_bytes // 2:
             raise RateLimitError(
-                "This key's requests with large bodies that are being read or wait to be worked on take as"
-                f" much memory as one key may have, {self._limit_bytes // 2} bytes. Send fewer at once.",
+                "The large requests that this key has sent already fill the memory that one key may have,"
+                f" {self._limit_bytes // 2} bytes. Send fewer at once.",
                 wait_ms=_RETRY_AFTER_S * 1000,
             )
         if self.held_bytes + size > self._limit_bytes:
             raise EngineOverloadedError(
-                "Requests with large bodies take all the memory that this server has for them. Try again"
-                " later, or send less text.",
+                "Large requests fill the memory that this server has for them. Try again later, or send less"
+                " text.",
                 retry_after_s=_RETRY_AFTER_S,
             )
         self._held[key] += size
@@ -63,7 +63,7 @@ class HeldBody:
         self._budget = budget
         self._key = key
         self.size = 0
-        # Beyond the free bytes.
+        # Bytes that the budget counts: all beyond the free ones.
         self.counted_bytes = 0
 
     def add(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Slots of the engine, or of threads: it receives as many requests as it can work on, and the others wait.
+"""Slots of the engine or of threads: as many requests as there are slots are worked on, the others wait.
 
 A free slot is taken without awaiting anything. Everything here belongs to one event loop.
 """

@@ -273,7 +273,7 @@ class ToolCallParser:
         return None
 
     def _take_rest(self, *, complete: bool) -> str:
-        """Take text that may have become a marker. If its place was known, it is one that was cut."""
+        """Take held-back text that could have become a marker; a marker that was cut is dropped."""
         rest = self._cursor.take_rest()
         return "" if self._places_known and not complete and rest.startswith(self._marker_start) else rest
 

@@ -1,6 +1,6 @@
-"""Markers that are not markers: the model wrote them in ordinary tokens, because it quotes a text.
+"""Quoted markers: the text of a marker that the model wrote in ordinary tokens.
 
-Readers search text for markers. In a quoted one the first character is exchanged for one that no text holds,
+Readers search text for markers. The first character of a quoted one is exchanged for one that no text holds,
 so that readers do not find it; it is changed back where text leaves the parser.
 """
 

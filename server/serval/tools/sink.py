@@ -110,7 +110,7 @@ class ArgumentsWriter:
         self._sink.arguments("}" if self._written else "{}")
 
     def leave_open(self) -> None:
-        """End the arguments of a cut call. They are not JSON: many clients take no text at all for `{}`."""
+        """End the arguments of a cut call: not as JSON, and not empty, which many clients take for `{}`."""
         if not self._written:
             self._sink.arguments("{")
 

@@ -48,7 +48,7 @@ class CompletionRequest(Struct):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, INT64] | None = None
     stop: Stop | None = None
-    # Further rules for the end of an answer, by the names of other servers.
+    # Further rules for the end of an answer, under the names of other servers.
     stop_token_ids: StopTokenIds | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     ignore_eos: bool | None = None

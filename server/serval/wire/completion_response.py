@@ -49,13 +49,13 @@ class TextOffsets:
         data = logprob.text.encode() if logprob.data is None else logprob.data
         place = self._characters
         if self._decoder.getstate()[0] and data and data[0] & 0xC0 != 0x80:
-            place += 1  # behind a character that stays incomplete
+            place += 1  # after a character that stays incomplete
         self._characters += len(self._decoder.decode(data))
         return place
 
 
 def text_logprobs_object(logprobs: Sequence[TokenLogprob], offsets: TextOffsets) -> dict[str, Any]:
-    """Return log-probabilities in this endpoint's form; `offsets` continues behind earlier tokens."""
+    """Return log-probabilities in this endpoint's form; `offsets` continues after earlier tokens."""
     return {
         "tokens": [logprob.text for logprob in logprobs],
         "token_logprobs": [logprob.logprob for logprob in logprobs],

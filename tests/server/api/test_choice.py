@@ -150,15 +150,15 @@ STOPS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     "in an argument's name": (PARIS, "day", [("get_weather", '{"city": "Paris"')]),
     "in the first argument's name": (PARIS, "cit", [("get_weather", "{")]),
     "at a value of another type": (PARIS, "3", [("get_weather", '{"city": "Paris"')]),
-    "behind the tool's name": (PARIS, "\n", []),
+    "after the tool's name": (PARIS, "\n", []),
     "in the tool's name": (PARIS, "weather", []),
     "in the closing marker": (NOTE, "/longcat_tool", [("send_note", '{"text": "rm -rf /srv/cache"')]),
     "at a value's closing marker": (NOTE, VC, [("send_note", '{"text": "rm -rf /srv/cache')]),
     "in a value's opening marker": (NOTE, "arg_value", [("send_note", "{")]),
     "in the second call": (PARIS + NOTE, "srv", [WEATHER := ("get_weather", '{"city": "Paris", "days": 3}'),
                                                 ("send_note", '{"text": "rm -rf /')]),
-    "behind the second name": (f"{TC}get_weather{TE}{NOTE}", "\n", [("get_weather", "{}")]),
-    "behind a marker that is data": (
+    "after the second name": (f"{TC}get_weather{TE}{NOTE}", "\n", [("get_weather", "{}")]),
+    "after a marker that is data": (
         f"{TC}send_note\n{KO}text{KC}\n{VO}a{TE}srv{VC}\n{TE}", "srv", [("send_note", '{"text": "a')]
     ),
     "in a JSON call": (JSON_NOTE, "srv", []),

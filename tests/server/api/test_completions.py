@@ -205,7 +205,7 @@ def scripted_logprobs(ids: list[int]) -> list[list[Any]]:
 
 
 async def test_completions_logprobs_of_byte_tokens_name_the_bytes(gateway: RunningGateway) -> None:
-    """Tried: a character of three tokens and one of four, offsets behind them, equal replacement texts."""
+    """Tried: a character of three tokens and one of four, offsets after them, equal replacement texts."""
     tokenizer, _ = load_tokenizer(DEMO_CHECKPOINT)
     text = "你鑫 是😀!"
     entries = scripted_logprobs(list(tokenizer.encode_text(text)))

@@ -74,7 +74,7 @@ BROKEN = {
     "cut": ("gzip", gzip.compress(BODY)[:-3]),
     "a wrong checksum": ("gzip", gzip.compress(BODY)[:-8] + bytes(8)),
     "two in one": ("gzip", gzip.compress(BODY[:9]) + gzip.compress(BODY[9:])),
-    "text behind its end": ("gzip", gzip.compress(BODY) + b"{}"),
+    "text after its end": ("gzip", gzip.compress(BODY) + b"{}"),
     "nothing": ("gzip", b""),
 }
 

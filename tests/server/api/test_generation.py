@@ -1,4 +1,4 @@
-"""Settlement: whatever happens to the requests of a call, its reservation ends equal to what they used."""
+"""Settlement: whatever happens to the requests of a call, its reservation ends equal to their use."""
 
 import asyncio
 from collections.abc import Awaitable

@@ -72,7 +72,7 @@ STRICTER: Final = {
     "targets of no form (RFC 9112, 3.2)": rb"\A\s*\w+ [^/*]",
     "characters in the target that are in no URI (RFC 3986)": rb"\A[^\r\n]*[\"<>\\^`{|}#]",
     "lines that end in LF alone (RFC 9112, 2.2)": rb"(?<!\r)\n",
-    "chunk extensions that are none, white space behind sizes (RFC 9112, 7.1)": rb"^[0-9a-f]+[ \t;]",
+    "chunk extensions that are none, white space after sizes (RFC 9112, 7.1)": rb"^[0-9a-f]+[ \t;]",
     "DEL in a field (RFC 9110, 5.5)": rb"\x7f",
     "folded fields (RFC 9112, 5.2)": rb"\r\n[ \t]",
     "white space around sizes": rb"\d[ \t\x0b]+\r\n",

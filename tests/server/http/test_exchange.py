@@ -314,7 +314,7 @@ async def refused(scope: Scope, send: Send) -> None:
 LARGE_POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
 
 
-async def test_connection_stays_open_behind_a_refused_body_so_that_the_client_reads_the_response() -> None:
+async def test_connection_stays_open_after_a_refused_body_so_that_the_client_reads_the_response() -> None:
     client = Client(refused, reads=False)
     written = await client.ask(LARGE_POST, b"a" * 50_000, b"a" * 50_000)
     assert written[0].startswith(b"HTTP/1.1 413 ")
@@ -324,7 +324,7 @@ async def test_connection_stays_open_behind_a_refused_body_so_that_the_client_re
     client.leave()
 
 
-async def test_connection_is_cut_if_a_client_sends_on_and_on_behind_a_response() -> None:
+async def test_connection_is_cut_if_a_client_keeps_sending_after_a_response() -> None:
     client = Client(refused, reads=False)
     await client.ask(LARGE_POST)
     sent, piece = 0, bytes(1 << 20)
@@ -336,14 +336,14 @@ async def test_connection_is_cut_if_a_client_sends_on_and_on_behind_a_response()
     client.leave()
 
 
-async def test_connection_is_cut_in_the_end_behind_a_response() -> None:
+async def test_connection_is_cut_in_the_end_after_a_response() -> None:
     client = Client(refused, reads=False, request_body_timeout_s=0.01)
     await client.ask(LARGE_POST)
     await asyncio.wait_for(client.transport.aborted.wait(), 30)
     client.leave()
 
 
-async def test_body_that_never_ends_behind_a_response_gets_no_second_one() -> None:
+async def test_body_that_never_ends_gets_no_second_response() -> None:
     client = Client(whole, reads=False, request_body_timeout_s=0.01)
     written = await client.ask(LARGE_POST)
     await asyncio.wait_for(client.transport.aborted.wait(), 30)

@@ -174,7 +174,7 @@ OTHER_VERSIONS_AND_CODINGS: dict[str, tuple[bytes, int, str]] = {
 async def test_protocol_names_what_it_does_not_speak(case: str) -> None:
     app, (request, status, code) = App(), OTHER_VERSIONS_AND_CODINGS[case]
     async with served(app) as port:
-        # Neither is a whole request behind it answered.
+        # A whole request after it is not answered either.
         assert_refused(await exchange(port, request + GET + b"\r\n"), status, code)
         assert_refused(await exchange(port, request[:-9], request[-9:]), status, code)
         assert app.seen == []
@@ -223,7 +223,7 @@ async def test_protocol_refuses_a_host_that_is_none() -> None:
         for host in NO_HOSTS:
             request = GET.replace(b"Host: x", b"Host: " + host.encode()) + b"\r\n"
             assert_refused(await exchange(port, request), 400, "malformed_request")
-            # Nor is it taken after one that is.
+            # It is not taken after a valid one either.
             assert (await exchange(port, GET + b"\r\n", request)).startswith(OK)
     assert len(app.seen) == len(NO_HOSTS)
 
@@ -234,7 +234,7 @@ async def test_protocol_takes_every_form_of_host() -> None:
         for host in HOSTS:
             request = GET.replace(b"Host: x", b"hOST: " + host.encode()) + b"Connection: close\r\n\r\n"
             assert (await exchange(port, request)).startswith(OK)
-            # Cut inside the request line, and behind empty lines.
+            # Cut inside the request line, and after empty lines.
             assert (await exchange(port, request[:6], request[6:12], request[12:])).startswith(OK)
             assert (await exchange(port, b"\r\n\r\n" + request)).startswith(OK)
 

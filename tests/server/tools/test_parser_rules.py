@@ -343,7 +343,7 @@ class TestFinish:
         (f"{HEAD}a{VC[:12]}", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
         (f"{HEAD}a{VC}", [("write", '{"path": "a"}')], [("write", '{"path": "a"')]),
         (f"{HEAD}a{VC}\n{TE[:5]}", [("write", '{"path": "a"}')], [("write", '{"path": "a"')]),
-        # The value may have gone on behind the closing marker.
+        # The value may have gone on after the closing marker.
         (f"{HEAD}a{TE}", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
         (f"{HEAD}a{TE} b", [("write", '{"path": "a"}')], [("write", '{"path": "a')]),
     )

@@ -63,7 +63,7 @@ def test_chat_with_too_many_values_is_refused_by_field(fields: dict[str, Any], p
 
 @pytest.mark.parametrize("before", ["{}", '"', '\\"'])
 def test_arguments_with_too_many_values_are_refused(before: str) -> None:
-    """Tried: one call with all of them, two with half each, behind arguments that end within a string."""
+    """Tried: one call with all of them, two with half each, after arguments that end within a string."""
     half = json.dumps({"x": [[]] * (MAX_CONTAINERS // 2 + 1)})
     call = {"type": "function", "id": "c", "function": {"name": "f"}}
     for texts in ([before, half, half], [half + "," + half]):
