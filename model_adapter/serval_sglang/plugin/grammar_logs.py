@@ -3,15 +3,14 @@
 import logging
 from typing import Final
 
-# Loggers of the modules that log a grammar, as `key_string=`, where it does not compile.
-_LOGGERS: Final = ("sglang.srt.constrained.base_grammar_backend", "sglang.srt.constrained.xgrammar_backend")
+# Logger of the module that logs a grammar, as `key_string=`, where it does not compile.
+_LOGGER: Final = "sglang.srt.constrained.xgrammar_backend"
 _GRAMMAR: Final = "key_string="
 
 
 def hide_grammars() -> None:
     """Leave grammars out of SGLang's messages. Calling it again changes nothing."""
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_without_grammar)
+    logging.getLogger(_LOGGER).addFilter(_without_grammar)
 
 
 def _without_grammar(record: logging.LogRecord) -> bool:
