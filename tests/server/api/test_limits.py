@@ -458,7 +458,7 @@ async def test_budget_that_running_requests_hold_is_a_short_429(sqlite: str) -> 
             assert (response.status, error["code"]) == (429, "rate_limit_exceeded")
             assert response.headers["retry-after"] == "1"
             assert "x-should-retry" not in response.headers
-            assert "running requests" in error["message"]
+            assert "Running requests have reserved" in error["message"]
         await wait_until(lambda: len(gateway.engine.requests) == 3)
         await cancel_and_wait(*asked)
         await wait_until(lambda: len(gateway.engine.aborted) == 3)
