@@ -34,7 +34,7 @@ from serval.scheduling.slots import Slots
 from serval.settings import Settings
 
 _FINAL_SEND_S = 2
-_SWITCH_INTERVAL_S = 0.001
+_SWITCH_INTERVAL_S = 0.0002
 
 
 async def _serve_at_once() -> None:
