@@ -1,7 +1,7 @@
 """The picture of the first minute, drawn from text that a real run printed (first_minute.txt).
 
-Recorded on 2026-11-29 with the demo model on a CPU: `make serve`, then the two examples of the README. `…` is
-in place of the log of the engine and of the key; long lines are broken.
+Recorded on 2026-11-29 with the demo model on a CPU: `make serve`, the command that it shows, and
+`serval chat` with a Python file of one function. `…` is in place of the key; long lines are broken.
 """
 
 import io
@@ -48,8 +48,10 @@ def picture(recording: str) -> str:
 
 
 def _style(line: str) -> str:
-    if line.startswith(("$", "    ")):
+    if line.startswith(("$", ">", "curl", "  ")):
         return "bold"
-    if line.startswith("…"):
+    if line.startswith(("←", "The engine's log")):
         return "dim"
-    return "green" if line.startswith("serval ready") else ""
+    if line.startswith("→"):
+        return "cyan"
+    return "green" if line.startswith("✓") else ""

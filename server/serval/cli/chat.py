@@ -11,7 +11,7 @@ _EXAMPLE = """\
 examples:
   export SERVAL_API_KEY=sk-...        the key that `serval serve` showed
   serval chat                         talk to the server on this machine
-  serval chat --ask "What is 2 + 3?"  one answer, and nothing else on standard output
+  serval chat --ask "What is Serval?" one answer, and nothing else on standard output
   serval chat --tools weather.py      functions of a Python file, which the model may call
 """
 
