@@ -36,7 +36,8 @@ def test_results_table_matches_the_stored_trace() -> None:
 
 
 async def test_record_measures_all_lengths_and_batches() -> None:
-    async with running_stand_in(*QUICK) as (_, url):
+    # Long enough for tokens to come one by one on a busy machine.
+    async with running_stand_in(*QUICK, "--decode-base-s=0.03") as (_, url):
         trace = await record(
             Peer.of(url),
             source="here",

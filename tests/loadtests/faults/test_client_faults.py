@@ -39,7 +39,11 @@ async def test_vanished_clients_leave_nothing_behind(
         await stack.all_free()
     counts = (await stack.engine_load())["counts"]
     assert counts.get("aborted", 0) + counts.get("gone", 0) > 0
-    assert (await stack.ask()).complete
+    async with asyncio.timeout(30):
+        # Until the engine's load is asked for again, the gateway may still hold it for overloaded.
+        while not (answer := await stack.ask()).complete:
+            assert "server_is_overloaded" in answer.error
+            await asyncio.sleep(0.1)
     # Connections to the engine stay open for the next requests; those of the clients are closed.
     assert stack.gateway.open_files() <= files + 60
 
