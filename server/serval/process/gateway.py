@@ -8,7 +8,6 @@ import contextlib
 import gc
 import math
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ from serval.scheduling.slots import Slots
 from serval.settings import Settings
 
 _FINAL_SEND_S = 2
-_SWITCH_INTERVAL_S = 0.0002
 
 
 async def _serve_at_once() -> None:
@@ -102,8 +100,6 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
         # Objects made during start-up live as long as the process; the collector need not visit them.
         gc.collect()
         gc.freeze()
-        # While a thread renders a long request, the event loop may wait this long for Python's lock.
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         await lifecycle.on_loaded()
         background = [
             asyncio.create_task(_stop_server(server, lifecycle.stop, settings, apps.slots, engine)),

@@ -1,7 +1,9 @@
 """Threads for long requests: fair to keys, bounded, and given up by clients that leave."""
 
 import asyncio
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -179,4 +181,19 @@ async def test_render_queue_refuses_what_has_waited_too_long(work: Work) -> None
     assert caught.value.code == "queue_timeout"
     work.end()
     await running
+    queue.close()
+
+
+async def test_render_queue_lets_the_loop_in_more_often_only_while_it_works() -> None:
+    usual = sys.getswitchinterval()
+    queue = RenderQueue(1, inline_bytes=10, queue_limit=4, timeout_s=5)
+
+    def work() -> float:
+        time.sleep(0.05)  # the loop may set it after the thread has begun
+        return sys.getswitchinterval()
+
+    assert await queue.run("key", 100, work) < usual
+    async with asyncio.timeout(5):
+        while sys.getswitchinterval() != usual:  # noqa: ASYNC110  # a setting of the process has no event
+            await asyncio.sleep(0.01)
     queue.close()
