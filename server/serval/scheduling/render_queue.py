@@ -23,8 +23,8 @@ _LONGEST_RETRY_AFTER_S: Final = 60
 # Assumed until work is measured: the speed of a slow core.
 _FIRST_BYTES_PER_S: Final = 500_000.0
 _SHARE_OF_NEWEST: Final = 0.1
-# While threads work, the loop waits this long for Python's lock at each of its callbacks. Set at all times, it
-# makes a short request a tenth dearer, because the thread of the log takes the lock more often.
+# While threads work, the loop waits this long for Python's lock at each callback. Set at all times, it makes
+# a short request a tenth dearer, because the thread of the log takes the lock more often.
 _SWITCH_INTERVAL_S: Final = 0.0002
 
 
