@@ -86,6 +86,23 @@ async def test_constrained_calls_are_valid_for_200_random_schemas(server: Any) -
     assert [text for text in complaints if text] == []
 
 
+async def strict_json_choices(server: Any, schema: dict[str, Any], question: str, *, n: int) -> list[Any]:
+    """Ask for `n` answers that are held to `schema`; return the choices."""
+    async with openai.AsyncOpenAI(base_url=server.base_url, api_key=server.api_key, max_retries=0) as client:
+        answer = await client.chat.completions.create(
+            model=(await client.models.list()).data[0].id,
+            messages=[{"role": "user", "content": question}],
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            },
+            n=n,
+            seed=7,
+            **WILD,
+        )
+    return answer.choices
+
+
 async def test_json_schema_response_is_valid_at_temperature_1_5(server: Any) -> None:
     schema = {
         "type": "object",
@@ -101,21 +118,9 @@ async def test_json_schema_response_is_valid_at_temperature_1_5(server: Any) -> 
         "required": ["name", "scores", "kind"],
         "additionalProperties": False,
     }
-    async with openai.AsyncOpenAI(base_url=server.base_url, api_key=server.api_key, max_retries=0) as client:
-        model = (await client.models.list()).data[0].id
-        answer = await client.chat.completions.create(
-            model=model,
-            messages=[{"role": "user", "content": "Who are you?"}],
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "who", "schema": schema, "strict": True},
-            },
-            n=4,
-            seed=7,
-            **WILD,
-        )
-    assert [choice.finish_reason for choice in answer.choices] == ["stop"] * 4
-    for choice in answer.choices:
+    choices = await strict_json_choices(server, schema, "Who are you?", n=4)
+    assert [choice.finish_reason for choice in choices] == ["stop"] * 4
+    for choice in choices:
         jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content or ""))
 
 
@@ -127,18 +132,6 @@ async def test_string_of_at_most_255_characters_is_served(server: Any) -> None:
         "required": ["note"],
         "additionalProperties": False,
     }
-    async with openai.AsyncOpenAI(base_url=server.base_url, api_key=server.api_key, max_retries=0) as client:
-        model = (await client.models.list()).data[0].id
-        answer = await client.chat.completions.create(
-            model=model,
-            messages=[{"role": "user", "content": "Say: hello there"}],
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "r", "schema": schema, "strict": True},
-            },
-            seed=7,
-            **WILD,
-        )
-    (choice,) = answer.choices
+    (choice,) = await strict_json_choices(server, schema, "Say: hello there", n=1)
     assert choice.finish_reason == "stop"
     jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content or ""))

@@ -28,7 +28,8 @@ class Rules:
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
-        self.named: dict[str, str] = {}  # what a writer wants to find again, with its expression
+        # Expressions by a writer's own keys, to be used again.
+        self.named: dict[str, str] = {}
         self._lines: list[str] = []
 
     def name_of(self, body: str, attributes: str = "") -> str:

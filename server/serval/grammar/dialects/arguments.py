@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from serval.grammar.constraints import Schema
-from serval.grammar.enforceable import Rewriter
+from serval.grammar.enforceable import Rewriter, satisfiable
 from serval.schema import strict_json
 from serval.schema.error import SchemaError, UnsatisfiableError
+
+T = TypeVar("T")
 
 
 def writable_name(function: Mapping[str, Any], is_writable: Callable[[str], bool]) -> str:
@@ -21,7 +24,25 @@ def writable_name(function: Mapping[str, Any], is_writable: Callable[[str], bool
     return name
 
 
-def argument_objects(parameters: Any, rewriter: Rewriter, path: str) -> list[Schema] | None:
+def argument_options(
+    parameters: Any, rewriter: Rewriter, path: str, write: Callable[[Schema, Rewriter, str], T]
+) -> list[T] | None:
+    """Return what `write` makes of each alternative of the arguments that some value satisfies.
+
+    None if `parameters` cannot be enforced and are not strict. Raises SchemaError if they are.
+    """
+    try:
+        objects = _argument_objects(parameters, rewriter, path)
+        if objects is None:
+            return None
+        return satisfiable(partial(write, single, rewriter, path) for single in objects)
+    except UnsatisfiableError:
+        if rewriter.strict:
+            raise
+        return None
+
+
+def _argument_objects(parameters: Any, rewriter: Rewriter, path: str) -> list[Schema] | None:
     """Return the constraints of the objects that `parameters` describe: one, or several alternatives.
 
     If they describe anything else, return None, or raise SchemaError if the schema is strict.

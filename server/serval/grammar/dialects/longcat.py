@@ -17,7 +17,7 @@ from serval.grammar.compile_cost import Budget
 from serval.grammar.constraints import Schema
 from serval.grammar.dialect import Dialect
 from serval.grammar.dialects.arguments import (
-    argument_objects,
+    argument_options,
     check_may_be_empty,
     is_utf8,
     writable_name,
@@ -73,16 +73,8 @@ def _arguments(parameters: Any, name: str, *, strict: bool, budget: Budget) -> F
     """Return the format of the arguments; None if `parameters` cannot be enforced and are not strict."""
     path = f"tools/{name}/parameters"
     rewriter = Rewriter(parameters, strict=strict, avoid=_AVOID, budget=budget)
-    try:
-        objects = argument_objects(parameters, rewriter, path)
-        if objects is None:
-            return None
-        options = satisfiable(partial(_object, single, rewriter, path) for single in objects)
-    except UnsatisfiableError:
-        if strict:
-            raise
-        return None
-    if None in options:
+    options = argument_options(parameters, rewriter, path, _object)
+    if options is None or None in options:
         return None
     return options[0] if len(options) == 1 else {"type": "or", "elements": options}
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 from serval.grammar.compile_cost import Budget
 from serval.grammar.constraints import Schema
 from serval.grammar.dialect import Dialect
-from serval.grammar.dialects.arguments import argument_objects, check_may_be_empty, writable_name
-from serval.grammar.enforceable import Rewriter, satisfiable
+from serval.grammar.dialects.arguments import argument_options, check_may_be_empty, writable_name
+from serval.grammar.enforceable import Rewriter
 from serval.grammar.formats import Format, json_value
 from serval.schema import strict_json
-from serval.schema.error import UnsatisfiableError
 from serval.tools.json_calls import JSON_REPLY
 from serval.tools.markers import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 
@@ -27,7 +25,7 @@ def _call_tag(function: Mapping[str, Any], *, enforced: bool, budget: Budget) ->
     strict = bool(function.get("strict"))
     parameters = function.get("parameters") if enforced else None
     rewriter = Rewriter(parameters, strict=strict, avoid=_AVOID, budget=budget)
-    arguments = _arguments(parameters, name, rewriter, strict=strict) if enforced else None
+    arguments = _arguments(parameters, name, rewriter) if enforced else None
     return {
         "type": "tag",
         "begin": f'{TOOL_CALL_OPEN}\n{{"name": {strict_json.encode(name)}, "arguments": ',
@@ -36,17 +34,10 @@ def _call_tag(function: Mapping[str, Any], *, enforced: bool, budget: Budget) ->
     }
 
 
-def _arguments(parameters: Any, name: str, rewriter: Rewriter, *, strict: bool) -> Format | None:
+def _arguments(parameters: Any, name: str, rewriter: Rewriter) -> Format | None:
     """Return the format of the arguments; None if `parameters` cannot be enforced and are not strict."""
-    path = f"tools/{name}/parameters"
-    try:
-        objects = argument_objects(parameters, rewriter, path)
-        if objects is None:
-            return None
-        options = satisfiable(partial(_object, single, rewriter, path) for single in objects)
-    except UnsatisfiableError:
-        if strict:
-            raise
+    options = argument_options(parameters, rewriter, f"tools/{name}/parameters", _object)
+    if options is None:
         return None
     return json_value(options[0] if len(options) == 1 else {"anyOf": options}, rewriter)
 
