@@ -37,6 +37,8 @@ LAYERS = {
         "process",
         "terminal",
         "talk",
+        "agents",
+        "clients",
         "cli",
         "__main__",
     ),
