@@ -123,5 +123,3 @@ def configured_agent(name: str, folder: Path, gateway_url: str, files: Mapping[s
 
 def _target(base_url: str) -> Target:
     return Target(base_url, MODEL, context_window=131_072, output_limit=32_000)
-
-

@@ -76,7 +76,9 @@ class ScriptedEngine:
         # SGLang computes the last token of a prompt anew.
         answer.cached_tokens = min(found, len(ids) - 1)
         if answer.fault is None:
-            self._cached.append([*ids, *(token for piece in ids_of(answer, self.engine.model_path) for token in piece)])
+            self._cached.append(
+                [*ids, *(token for piece in ids_of(answer, self.engine.model_path) for token in piece)]
+            )
         return answer
 
 
