@@ -15,13 +15,13 @@ class ConfigFileError(ServalError):
 def write_files(files: tuple[ConfigFile, ...], home: Path, *, replace: Callable[[Path], bool]) -> list[Path]:
     """Write the files below `home`; `replace` is asked before each that exists with another text.
 
-    Returns the paths of all. Raises `ConfigFileError`, before anything is written, if one may not be replaced.
+    Returns the paths. Raises `ConfigFileError`, before anything is written, if one may not be replaced.
     """
     paths = [home / file.path for file in files]
     for path, file in zip(paths, files, strict=True):
         if path.exists() and path.read_text(encoding="utf-8") != file.text and not replace(path):
             raise ConfigFileError(
-                f"{path} exists and is left as it is; without --write the text is printed, to be merged by hand"
+                f"{path} exists and stays as it is; without --write the text is printed, to be merged"
             )
     for path, file in zip(paths, files, strict=True):
         try:

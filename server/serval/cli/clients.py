@@ -17,9 +17,9 @@ from serval.settings import required_key
 
 _TIMEOUT_S = 300
 _EXAMPLE = """
-Sends each recorded request as its client sent it, but with your key (SERVAL_API_KEY) and model, and checks status,
-form, ids and order of the answer. The recordings' texts are filler, so the answers mean nothing. Requests for long
-answers stay as they are: against a real model, allow for minutes. Exit code 1 if an answer fails.
+Sends each recorded request as its client sent it, but with your key (SERVAL_API_KEY) and model, and checks
+status, form, ids and order of the answer. The recordings' texts are filler, so the answers mean nothing. Limits
+of tokens are as recorded: allow for minutes with a real model. Exit code 1 if an answer fails.
 
 examples:
   serval clients check http://127.0.0.1:8000/v1

@@ -84,14 +84,19 @@ def _order_faults(data: Sequence[Mapping[str, Any]], done: list[Mapping[str, Any
             parts += kind == "response.content_part.added"
             if kind == "response.output_text.delta" and not parts:
                 yield "output_text.delta before content_part.added"
-            if kind in _WHOLES:
-                whole, _ = _WHOLES[kind]
-                pieces[whole] = pieces.get(whole, "") + str(event.get("delta"))
-            for whole, field in _WHOLES.values():
-                if kind == whole and event.get(field) != pieces.get(whole, ""):
-                    yield f"{kind} is not the sum of its deltas"
+            yield from _sum_faults(event, kind, pieces)
     if opened is not None:
         yield "an item is not done"
+
+
+def _sum_faults(event: Mapping[str, Any], kind: str, pieces: dict[str, str]) -> Iterator[str]:
+    """Yield a fault if a whole text is not the sum of its `pieces`, and add a piece to them."""
+    if kind in _WHOLES:
+        whole, _ = _WHOLES[kind]
+        pieces[whole] = pieces.get(whole, "") + str(event.get("delta"))
+    for whole, field in _WHOLES.values():
+        if kind == whole and event.get(field) != pieces.get(whole, ""):
+            yield f"{kind} is not the sum of its deltas"
 
 
 def _item_faults(item: Mapping[str, Any]) -> Iterator[str]:

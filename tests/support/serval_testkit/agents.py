@@ -1,11 +1,11 @@
-"""Coding agents themselves, configured by `serval agent`, without a network and in a home folder of their own."""
+"""Coding agents themselves, configured by `serval agent`, without a network, in a home folder of their own."""
 
 import asyncio
 import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -82,8 +82,8 @@ class Agent:
         script = "\n".join([*exports, f"exec {command} {shlex.join(words)}"])
         process = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", script,
-            cwd=self.workspace, env=self._environment() | dict(variables or {}), stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            cwd=self.workspace, env=self._environment() | dict(variables or {}),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
             async with asyncio.timeout(_TIMEOUT_S):
@@ -106,7 +106,7 @@ class Agent:
 
 
 def configured_agent(name: str, folder: Path, gateway_url: str, files: Mapping[str, str]) -> Agent:
-    """Install what `serval agent` writes into a home below `folder`, and `files` into a workspace beside it."""
+    """Write what `serval agent` writes into a home below `folder`, and `files` into a workspace beside it."""
     home, workspace = folder / "home", folder / "work"
     workspace.mkdir(parents=True)
     for path, text in files.items():
