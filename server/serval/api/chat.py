@@ -106,7 +106,12 @@ class ChatCompletions:
 
     def _decode(self, scope: Scope, body: bytes) -> _Decoded:
         context, record, settings = self._context, record_of(scope), self._context.settings
-        request = decode_chat_request(body, max_choices=settings.max_choices, strict=settings.strict_fields)
+        request = decode_chat_request(
+            body,
+            max_choices=settings.max_choices,
+            strict=settings.strict_fields,
+            non_text_parts=settings.non_text_parts,
+        )
         identity = identity_of(scope)
         check_model(request.model, context.model, identity)
         record.model = context.model.name

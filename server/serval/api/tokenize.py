@@ -41,7 +41,7 @@ async def tokenize(
     asked: TokenizeRequest, request: Request, caller: Caller, context: Context
 ) -> TokenizeAnswer:
     """Return the ids that the chat or completions endpoint would send to the engine."""
-    given = text_or_conversation(asked)
+    given = text_or_conversation(asked, context.settings.non_text_parts)
     _check_model(asked.model, request, caller, context)
     ids = await _in_turn(request, context, partial(_ids, context, given))
     return TokenizeAnswer(tokens=ids, count=len(ids), max_model_len=context.model.context_length)
