@@ -108,11 +108,15 @@ def error_status(error: ApiError) -> int:
     return OVERLOADED_STATUS if isinstance(error, EngineOverloadedError) else error.status
 
 
+def error_type(status: int) -> str:
+    """Return the type of errors of this status."""
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+
+
 def error_object(error: ApiError) -> dict[str, Any]:
     """Return Anthropic's error object."""
-    status = error_status(error)
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    made: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": _message(error)}}
+    detail = {"type": error_type(error_status(error)), "message": _message(error)}
+    made: dict[str, Any] = {"type": "error", "error": detail}
     return made if error.request_id is None else made | {"request_id": error.request_id}
 
 

@@ -3,9 +3,9 @@
 `answer` and `stream` write them as bytes and use none of this.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from serval.wire.answers import Answer, Count
 
@@ -136,7 +136,14 @@ class PlainEvent(Answer):
     type: Literal["ping", "message_stop"]
 
 
-class MessagesEvent(Answer):
+class MessagesEvent(
+    RootModel[
+        Annotated[
+            MessageStart | BlockStart | BlockContent | BlockStop | MessageEnd | PlainEvent | MessagesError,
+            Field(discriminator="type"),
+        ]
+    ]
+):
     """Data of one event, whose name is its `type`."""
 
 

@@ -57,7 +57,7 @@ class ToolDeclaration(Struct, omit_defaults=True):
     defer_loading: bool | None = None
 
 
-class ToolChoice(Struct, omit_defaults=True):
+class MessagesToolChoice(Struct, omit_defaults=True):
     """Rule for calls: the model may call (`auto`), must (`any`, or `tool` with a name), or must not."""
 
     type: Annotated[str, one_of("auto", "any", "tool", "none")]
@@ -85,7 +85,7 @@ class CountTokensRequest(Struct):
     messages: Annotated[list[InputMessage], Meta(extra_json_schema={"minItems": 1})]
     system: str | list[Block] | None = None
     tools: Annotated[list[ToolDeclaration], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: MessagesToolChoice | None = None
     output_config: OutputConfig | None = None
     # The earlier name of `output_config.format`.
     output_format: OutputFormat | None = None

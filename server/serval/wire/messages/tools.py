@@ -9,7 +9,7 @@ from msgspec import Struct
 from serval.errors import InvalidRequestError
 from serval.wire.chat_request import FunctionDeclaration, Tool, check_schema
 from serval.wire.decode import invalid_value, missing_parameter
-from serval.wire.messages.request import TOOL_NAME, ToolChoice, ToolDeclaration
+from serval.wire.messages.request import TOOL_NAME, MessagesToolChoice, ToolDeclaration
 from serval.wire.tool_choice import NamedFunction, NamedToolChoice
 
 _NAME: Final = re.compile(TOOL_NAME)
@@ -67,7 +67,7 @@ def _function(tool: ToolDeclaration, path: str) -> FunctionDeclaration:
     )
 
 
-def chat_tool_choice(choice: ToolChoice | None, names: Collection[str]) -> str | NamedToolChoice | None:
+def chat_tool_choice(choice: MessagesToolChoice | None, names: Collection[str]) -> str | NamedToolChoice | None:
     """Convert the choice among tools of these `names`. Raises `InvalidRequestError` naming the field."""
     if choice is None:
         return None
