@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Protocol
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from serval.api.answering import ConversationEndpoint
+from serval.api.anthropic_messages import CountTokens, decode_messages
 from serval.api.application import create_api, create_metrics_page
-from serval.api.chat import ChatCompletions
+from serval.api.chat import decode_chat
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
 from serval.api.cors import with_cors
 from serval.api.edge import RequestEdge
-from serval.api.endpoints import API, API_WITHOUT_METRICS, CHAT_COMPLETIONS, COMPLETIONS, METRICS_PAGE
+from serval.api.endpoints import (
+    API,
+    API_WITHOUT_METRICS,
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    MESSAGES,
+    METRICS_PAGE,
+)
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
@@ -114,8 +124,10 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
 
     # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
     hot: dict[str, ASGIApp] = {
-        CHAT_COMPLETIONS.path: ChatCompletions(context),
+        CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
         COMPLETIONS.path: Completions(context),
+        MESSAGES.path: ConversationEndpoint(context, decode_messages),
+        COUNT_TOKENS.path: CountTokens(context),
     }
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
     app = create_api(endpoints, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)

@@ -111,6 +111,8 @@ class ApiError(ServalError):
         self.param = param
         self.code = code if code is not None else self.default_code
         self.retry_after_s = retry_after_s
+        # Set by the edge, for APIs whose errors name it.
+        self.request_id: str | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -130,6 +132,24 @@ class ContextLengthError(InvalidRequestError):
     """Prompt plus requested completion exceed the model's context."""
 
     default_code = "context_length_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str,
+        prompt_tokens: int | None = None,
+        limit: int | None = None,
+        is_lower_bound: bool = False,
+    ) -> None:
+        """`prompt_tokens` are more than the `limit`, if it is the prompt that does not fit.
+
+        `is_lower_bound`: it has at least so many.
+        """
+        super().__init__(message, param=param)
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+        self.is_lower_bound = is_lower_bound
 
 
 class MalformedRequestError(InvalidRequestError):

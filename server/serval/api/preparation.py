@@ -63,4 +63,7 @@ def within_context(model: ServedModel, *, tokens: int, param: str) -> Iterator[N
             f"This model's maximum context length is {model.context_length} tokens. The {subject} more than"
             f" {tokens}. Shorten the {param}.",
             param=param,
+            prompt_tokens=tokens + 1,
+            limit=tokens,
+            is_lower_bound=True,
         ) from None
