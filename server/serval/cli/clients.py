@@ -18,7 +18,7 @@ from serval.settings import required_key
 _TIMEOUT_S = 300
 _EXAMPLE = """
 Sends each recorded request as its client sent it, but with your key (SERVAL_API_KEY) and model, and checks
-status, form, ids and order of the answer. The recordings' texts are filler, so the answers mean nothing. Limits
+status, form, ids and order of the answer. The texts are filler, so the answers mean nothing. Limits
 of tokens are as recorded: allow for minutes with a real model. Exit code 1 if an answer fails.
 
 examples:

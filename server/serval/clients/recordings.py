@@ -1,7 +1,7 @@
 """Recorded requests of real clients, from `recordings/`.
 
 Each file is one client's, as JSON Lines: its name, then requests, each after the list of tools that it names.
-The clients' own texts were replaced by `<N characters>`; as many characters of plain words are filled in here.
+The clients' own texts were replaced by `<N characters>`; as many characters of words are filled in.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Coding agents themselves, configured by `serval agent`, without a network, in a home folder of their own."""
+"""Coding agents themselves, configured by `serval agent`, without a network, in a home of their own."""
 
 import asyncio
 import os

@@ -16,12 +16,17 @@ from serval_testkit.stand_in_engine import Answer, StandInEngine, ids_of
 
 _PIECE = 7
 _ASSISTANT = "<longcat_assistant>"
-_CONTEXT = 131_072
+_DECLARATION = "<longcat_tool_declare>"
+CONTEXT = 131_072
 
 
 @lru_cache
 def _tokenizer() -> Tokenizer:
     return Tokenizer.from_file(f"{DEMO_CHECKPOINT}/tokenizer.json")
+
+
+def _token(text: str) -> int:
+    return int(_tokenizer().token_to_id(text))
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,14 @@ class Prompt:
         return str(_tokenizer().decode(self.ids, skip_special_tokens=False))
 
     @property
+    def declares_tools(self) -> bool:
+        """True for an agent's work; agents ask for titles and summaries without tools."""
+        return _token(_DECLARATION) in self.ids
+
+    @property
     def turns(self) -> int:
         """Number of the assistant's turns that are over."""
-        return self.ids.count(_tokenizer().token_to_id(_ASSISTANT)) - 1
+        return self.ids.count(_token(_ASSISTANT)) - 1
 
     @property
     def last(self) -> str:
@@ -53,18 +63,20 @@ Script = Callable[[Prompt], Answer]
 
 @dataclass
 class ScriptedEngine:
-    """The engine, its prompts, and the script. `start` and `answer` are of the conversation under test."""
+    """The engine, its script, and the prompts that it was given."""
 
     script: Script
-    engine: StandInEngine = field(
-        default_factory=lambda: StandInEngine(
-            model_path=str(DEMO_CHECKPOINT), context_length=_CONTEXT, max_req_input_len=_CONTEXT - 6
-        )
-    )
+    context_length: int = CONTEXT
     prompts: list[Prompt] = field(default_factory=list)
+    engine: StandInEngine = field(init=False)
     _cached: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        length = self.context_length
+        # SGLang keeps a few tokens of the context for itself.
+        self.engine = StandInEngine(
+            model_path=str(DEMO_CHECKPOINT), context_length=length, max_req_input_len=length - 6
+        )
         self.engine.script = self._answer
 
     def _answer(self, body: dict[str, Any]) -> Answer:
@@ -95,11 +107,11 @@ def calls(name: str, /, **arguments: str) -> str:
 def steps(task: str, turns: Sequence[str], *, other: str = "A title") -> Script:
     """Return a script whose n-th answer in a conversation about `task` is `turns[n]`, the last one repeated.
 
-    Conversations about something else, such as a request for a title, get `other`.
+    Conversations about something else, and requests for a title or a summary, get `other`.
     """
 
     def script(prompt: Prompt) -> Answer:
-        if task not in prompt.text:
+        if not prompt.declares_tools or task not in prompt.text:
             return says(other)
         return says(turns[min(prompt.turns, len(turns) - 1)])
 
