@@ -140,16 +140,11 @@ class ContextLengthError(InvalidRequestError):
         param: str,
         prompt_tokens: int | None = None,
         limit: int | None = None,
-        is_lower_bound: bool = False,
     ) -> None:
-        """`prompt_tokens` are more than the `limit`, if it is the prompt that does not fit.
-
-        `is_lower_bound`: it has at least so many.
-        """
+        """`prompt_tokens`, as far as they were counted, are more than the `limit` if the prompt alone is."""
         super().__init__(message, param=param)
         self.prompt_tokens = prompt_tokens
         self.limit = limit
-        self.is_lower_bound = is_lower_bound
 
 
 class MalformedRequestError(InvalidRequestError):

@@ -65,5 +65,4 @@ def within_context(model: ServedModel, *, tokens: int, param: str) -> Iterator[N
             param=param,
             prompt_tokens=tokens + 1,
             limit=tokens,
-            is_lower_bound=True,
         ) from None

@@ -123,8 +123,7 @@ def error_object(error: ApiError) -> dict[str, Any]:
 def _message(error: ApiError) -> str:
     if isinstance(error, ContextLengthError) and error.prompt_tokens is not None:
         # Claude Code recognises this wording, and compacts the conversation.
-        least = "at least " if error.is_lower_bound else ""
-        return f"prompt is too long: {least}{error.prompt_tokens} tokens > {error.limit} maximum"
+        return f"prompt is too long: {error.prompt_tokens} tokens > {error.limit} maximum"
     return error.message
 
 

@@ -67,7 +67,9 @@ def _function(tool: ToolDeclaration, path: str) -> FunctionDeclaration:
     )
 
 
-def chat_tool_choice(choice: MessagesToolChoice | None, names: Collection[str]) -> str | NamedToolChoice | None:
+def chat_tool_choice(
+    choice: MessagesToolChoice | None, names: Collection[str]
+) -> str | NamedToolChoice | None:
     """Convert the choice among tools of these `names`. Raises `InvalidRequestError` naming the field."""
     if choice is None:
         return None
