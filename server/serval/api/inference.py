@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -147,6 +148,6 @@ async def count_tokens(request: Request) -> Response:
 def inference_schemas() -> dict[str, Any]:
     """Return the schemas that the routes above refer to, by name, and all that those refer to."""
     requests = struct_components([ChatRequest, CompletionRequest, MessagesRequest, CountTokensRequest])
-    answers = [ChatCompletion, ChatCompletionChunk, TextCompletion]
-    of_messages = [MessagesAnswer, MessagesEvent, MessagesError, CountTokensAnswer]
-    return requests | model_components([*answers, *of_messages])
+    answers: list[type[BaseModel]] = [ChatCompletion, ChatCompletionChunk, TextCompletion]
+    answers += [MessagesAnswer, MessagesEvent, MessagesError, CountTokensAnswer]
+    return requests | model_components(answers)
