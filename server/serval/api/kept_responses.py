@@ -1,4 +1,4 @@
-"""Keeping responses in the key database, and `GET` and `DELETE /v1/responses/{id}`.
+"""The responses that the key database keeps.
 
 SQLAlchemy is loaded with this module, so only gateways with a key database import it.
 """
@@ -11,6 +11,7 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from serval.errors import KeyDatabaseError
+from serval.store.compression import compressed
 from serval.store.database import reason_of
 from serval.store.responses import Link, ResponseTable, StoredResponse
 
@@ -49,19 +50,25 @@ class KeptResponses:
         body: bytes,
         whole_bytes: int,
     ) -> bool:
-        """See `ResponseTable.add`. Also returns False if the database fails: the answer is there."""
-        try:
-            return await asyncio.to_thread(
-                self._table.add,
+        """See `ResponseTable.add`; `input_items` are compressed, `body` is not.
+
+        Also returns False if the database fails: the client gets its answer.
+        """
+
+        def add() -> bool:
+            return self._table.add(
                 subject,
                 response_id,
                 before=before,
                 input_items=input_items,
-                body=body,
+                body=compressed(body),
                 whole_bytes=whole_bytes,
                 keep_s=self._keep_s,
                 max_bytes=self._max_bytes,
             )
+
+        try:
+            return await asyncio.to_thread(add)
         except SQLAlchemyError as error:
             logger.warning("a response was not kept: %s", reason_of(error))
             return False

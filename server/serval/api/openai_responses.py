@@ -1,21 +1,24 @@
 """`POST /v1/responses`: OpenAI's Responses API in front of the steps that all APIs of conversations share."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import Struct
 from starlette.types import Scope
 
-from serval.api.choice import ChoiceAssembler
 from serval.api.context import ApiContext
 from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
-from serval.api.turn import Turn
+from serval.api.preparation import result_or_error
+from serval.api.responses_form import ResponsesForm
+from serval.api.turn import Keep, Turn
 from serval.caller.priority import HEADER, priority_of, tier_of
-from serval.engine.protocol import GenerationDelta
-from serval.errors import ApiError
-from serval.tools.events import ContentDelta, Event, ReasoningDelta, ToolCallStart
+from serval.errors import ApiError, ContextLengthError, InvalidRequestError
+from serval.store.compression import compressed
+from serval.wire.body_size import check_body_size
 from serval.wire.chat_request import Tool
 from serval.wire.chat_response import AnsweredChoice, Usage
 from serval.wire.responses.decode import (
@@ -25,141 +28,70 @@ from serval.wire.responses.decode import (
     decode_responses_request,
     known_tier,
 )
-from serval.wire.responses.events import EventWriter
-from serval.wire.responses.item_events import ItemEvents
-from serval.wire.responses.output import Status
-from serval.wire.responses.response import Answer, repeated_fields, status_of
-from serval.wire.responses.tools import CalledTool
+from serval.wire.responses.items import PlacedItem, decode_items
+from serval.wire.responses.response import repeated_fields, status_of
 
-_encode = msgspec.json.Encoder().encode
+if TYPE_CHECKING:
+    from serval.api.kept_responses import KeptResponses
+    from serval.store.responses import StoredResponse
 
-
-class ResponsesForm:
-    """`AnswerForm` of one request."""
-
-    def __init__(
-        self, repeated: Mapping[str, Any], called: Mapping[str, CalledTool], *, logprobs: bool
-    ) -> None:
-        """`repeated`: the answer's fields that repeat the request; `called`: tools, by the model's names."""
-        self._repeated = repeated
-        self._called = called
-        self._logprobs = logprobs
-
-    def body(self, answer_id: str, created: int, choices: Sequence[AnsweredChoice], usage: Usage) -> bytes:
-        """See `AnswerForm`."""
-        choice = choices[0]
-        answer = Answer(answer_id, created, self._repeated, stored=False)
-        return _encode(
-            answer.object(status_of(choice.finish_reason), self.items(answer_id, choice), usage=usage)
-        )
-
-    def stream(
-        self, answer_id: str, created: int, assemblers: Sequence[ChoiceAssembler]
-    ) -> "ResponsesStream":
-        """See `AnswerForm`."""
-        answer = Answer(answer_id, created, self._repeated, stored=False)
-        return ResponsesStream(answer, assemblers[0], self._called, logprobs=self._logprobs)
-
-    def items(self, answer_id: str, choice: AnsweredChoice) -> list[dict[str, Any]]:
-        """Return the items of a whole answer, which are those of a streamed one."""
-        made = ItemEvents(answer_id, self._called, EventWriter())
-        if choice.reasoning:
-            made.reasoning(choice.reasoning)
-        if choice.content:
-            made.content(choice.content, choice.logprobs)
-        for call in choice.tool_calls:
-            made.call(call.id, call.name)
-            made.arguments(call.arguments)
-        made.finish(_last_status(choice))
-        return made.items
+_PREVIOUS: Final = "previous_response_id"
+_items_decoder: "msgspec.json.Decoder[list[msgspec.Raw]]" = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class ResponsesStream:
-    """`AnswerStream` of one request."""
+class _StoredBody(Struct):
+    """The part of a stored response that the conversation continues with."""
 
-    def __init__(
-        self,
-        answer: Answer,
-        assembler: ChoiceAssembler,
-        called: Mapping[str, CalledTool],
-        *,
-        logprobs: bool,
-    ) -> None:
-        self._answer = answer
-        self._assembler = assembler
-        self._events = EventWriter()
-        self._items = ItemEvents(answer.id, called, self._events)
-        self._logprobs = logprobs
-        self._begun = False
+    output: list[msgspec.Raw]
 
-    def add(self, choice: int, delta: GenerationDelta) -> bytes:
-        """See `AnswerStream`."""
-        events = self._assembler.add(delta)
-        if self._begun and len(events) == 1 and delta.finish is None:
-            return self._encoded(events[0])
-        encoded = [] if self._begun else [self._begin()]
-        encoded += map(self._encoded, events)
-        if delta.finish is not None:
-            encoded.append(self._items.finish(_last_status(self._assembler.answer())))
-        return b"".join(encoded)
 
-    def end(self, usage: Usage) -> bytes:
-        """See `AnswerStream`."""
-        status = status_of(self._assembler.finish_reason or "stop")
-        response = self._answer.object(status, self._items.items, usage=usage)
-        return self._events.event(status, {"response": response})
-
-    def error(self, error: ApiError) -> bytes:
-        """See `AnswerStream`."""
-        begin = b"" if self._begun else self._begin()
-        failed = self._answer.object("failed", self._items.items, error=error)
-        return begin + self._events.event("failed", {"response": failed})
-
-    def _begin(self) -> bytes:
-        self._begun = True
-        response = self._answer.object("in_progress")
-        return b"".join(
-            self._events.event(kind, {"response": response}) for kind in ("created", "in_progress")
-        )
-
-    def _encoded(self, event: Event) -> bytes:
-        if isinstance(event, ContentDelta):
-            return self._items.content(event.text, self._assembler.new_logprobs if self._logprobs else None)
-        if isinstance(event, ReasoningDelta):
-            return self._items.reasoning(event.text)
-        if isinstance(event, ToolCallStart):
-            return self._items.call(self._assembler.call_id(event.index), event.name)
-        return self._items.arguments(event.text)
+_body_decoder: "msgspec.json.Decoder[_StoredBody]" = msgspec.json.Decoder(_StoredBody)
 
 
 def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     """Decode and check the body of a request. Raises `ApiError`."""
     record, identity, settings = record_of(scope), identity_of(scope), context.settings
     decoded = decode_responses_request(body, strict=settings.strict_fields)
-    request = decoded.request
+    request, kept = decoded.request, context.kept_responses
     check_model(request.model, context.model, identity)
     record.model = context.model.name
     record.stream = bool(request.stream)
     priority = priority_of(identity, header(scope, HEADER), known_tier(request))
-    _complete(context, decoded)
+    # Ids of the responses that this one continues.
+    before: list[str] = []
+    complete = keep = None
+    if request.previous_response_id is None:
+        _add_messages(context, decoded)
+    else:
+        if kept is None:
+            raise _not_found(request.previous_response_id, "This server keeps no responses.")
+        complete = partial(_continue, context, kept, decoded, identity.subject, before)
+    stored = kept is not None and request.store is not False
+    form = ResponsesForm(
+        repeated_fields(request, service_tier=tier_of(priority)),
+        decoded.tools.called,
+        logprobs=bool(decoded.chat.logprobs),
+        stored=stored,
+    )
+    if kept is not None and stored:
+        keep = _keeper(kept, form, request.input, subject=identity.subject, before=before)
     return Turn(
         request=decoded.chat,
         priority=priority,
-        form=ResponsesForm(
-            repeated_fields(request, service_tier=tier_of(priority)),
-            decoded.tools.called,
-            logprobs=bool(decoded.chat.logprobs),
-        ),
+        form=form,
         id_prefix="resp_",
         deferred_tools=decoded.tools.deferred,
         cut_to_room=True,
         fields=FIELDS,
+        complete=complete,
+        keep=keep,
     )
 
 
-def _complete(context: ApiContext, decoded: DecodedResponses) -> None:
+def _add_messages(context: ApiContext, decoded: DecodedResponses, before: Sequence[PlacedItem] = ()) -> None:
     add_messages(
         decoded,
+        before,
         non_text_parts=context.settings.non_text_parts,
         declare=partial(_declaration, context),
     )
@@ -170,8 +102,94 @@ def _declaration(context: ApiContext, tool: Tool) -> str:
     return context.chat.declarations.text_of(declared)
 
 
-def _last_status(choice: AnsweredChoice) -> Status:
-    """Return the status of the answer's last item."""
-    if choice.finish_reason != "length":
-        return "completed"
-    return "incomplete" if choice.cut_call or not choice.tool_calls else "completed"
+async def _continue(
+    context: ApiContext,
+    kept: "KeptResponses",
+    decoded: DecodedResponses,
+    subject: str,
+    before: list[str],
+) -> int:
+    """Add the conversation that the request continues; return the size of its JSON in bytes.
+
+    `before` receives the ids of its responses. Raises `InvalidRequestError` if a part of it cannot be found.
+    """
+    previous = decoded.request.previous_response_id or ""
+    chain = await kept.chain(subject, previous)
+    if chain is None:
+        raise _not_found(previous, "It was not kept, has expired or was deleted, or is not this key's.")
+    size, most = sum(link.whole_bytes for link in chain), context.settings.max_body_bytes
+    if size > most:
+        raise ContextLengthError(
+            f"The conversation that {_PREVIOUS} continues has {size} bytes, more than the {most} that this"
+            " server reads in one request. Begin a new one with a summary.",
+            param=_PREVIOUS,
+        )
+    before += [link.id for link in chain]
+    stored = await kept.load(subject, before)
+    if len(stored) < len(before):
+        raise _not_found(previous, "A part of its conversation was deleted just now.")
+    work = partial(_add_history, context, decoded, stored)
+    error = await asyncio.to_thread(result_or_error, work)
+    if isinstance(error, ApiError):
+        raise error
+    # The turn holds them until the answer has ended.
+    decoded.request.input = decoded.request.tools = None
+    decoded.items.clear()
+    return size
+
+
+def _add_history(context: ApiContext, decoded: DecodedResponses, stored: Sequence["StoredResponse"]) -> None:
+    items: list[PlacedItem] = []
+    for response in stored:
+        for body in (response.input, response.body):
+            check_body_size(body)
+        items += decode_items(_items_decoder.decode(response.input), f"{response.id}.input")
+        items += decode_items(_body_decoder.decode(response.body).output, f"{response.id}.output")
+    _add_messages(context, decoded, items)
+
+
+def _not_found(response_id: str, reason: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Previous response with id {response_id[:100]!r} not found. {reason} Send the whole conversation as"
+        " input instead.",
+        param=_PREVIOUS,
+        code="previous_response_not_found",
+    )
+
+
+def _keeper(
+    kept: "KeptResponses",
+    form: ResponsesForm,
+    given: str | Sequence[msgspec.Raw] | None,
+    *,
+    subject: str,
+    before: Sequence[str],
+) -> Keep:
+    """Return what keeps the answer to the request whose input is `given`. `before` is filled until then."""
+    # Compressed at once: it is held until the answer is there.
+    input_items, input_bytes = _compressed_input(given)
+
+    async def keep(answer_id: str, choices: Sequence[AnsweredChoice], usage: Usage) -> None:
+        choice = choices[0]
+        status = status_of(choice.finish_reason)
+        items = form.items(answer_id, choice)
+        body = msgspec.json.encode(form.object(answer_id, status, items, usage=usage))
+        form.stored = await kept.keep(
+            subject,
+            answer_id,
+            before=before,
+            input_items=input_items,
+            body=body,
+            whole_bytes=input_bytes + len(body),
+        )
+
+    return keep
+
+
+def _compressed_input(given: str | Sequence[msgspec.Raw] | None) -> tuple[bytes, int]:
+    """Return the items of the request as they are kept, and the size of their JSON."""
+    if isinstance(given, str):
+        json = msgspec.json.encode([{"type": "message", "role": "user", "content": given}])
+    else:
+        json = msgspec.json.encode(list(given or ()))
+    return compressed(json), len(json)

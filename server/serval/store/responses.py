@@ -5,7 +5,6 @@ A conversation is a chain: each response has the items of its own request, and t
 
 import re
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, literal, select, update
 
+from serval.store.compression import uncompressed
 from serval.store.database import transaction
 from serval.store.tables import responses
 
@@ -41,11 +41,6 @@ class Link:
 
     id: str
     whole_bytes: int
-
-
-def compressed(json: bytes) -> bytes:
-    """Return JSON as it is stored."""
-    return zlib.compress(json, 1)
 
 
 class ResponseTable:
@@ -155,6 +150,6 @@ def _stored(row: Row[Any]) -> StoredResponse:
         id=row.id,
         parent=row.parent,
         created_at=row.created_at,
-        input=zlib.decompress(row.input),
-        body=zlib.decompress(row.body),
+        input=uncompressed(row.input),
+        body=uncompressed(row.body),
     )

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from serval.store.compression import compressed
 from serval.store.database import open_database
-from serval.store.responses import Link, ResponseTable, compressed
+from serval.store.responses import Link, ResponseTable
 
 
 class Clock:

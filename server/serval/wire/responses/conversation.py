@@ -161,9 +161,7 @@ def _add_called(made: _Conversation, item: _CalledItem, path: str) -> None:
         )
     turn = made.current_turn()
     turn.calls.append(ToolCall(id=call_id, function=function))
-    call = made.open_calls[call_id] = _OpenCall(
-        call_id, turn, path, needs_result=item.status != "incomplete"
-    )
+    call = made.open_calls[call_id] = _OpenCall(call_id, turn, path, needs_result=item.status != "incomplete")
     if isinstance(item, LocalShellCallItem) and item.id is not None:
         # Its output may name either id.
         made.open_calls.setdefault(item.id, call)

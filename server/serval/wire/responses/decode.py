@@ -36,7 +36,7 @@ class DecodedResponses(Struct, frozen=True):
     """A checked request, and what it becomes. `chat.messages` are empty until `add_messages` is called."""
 
     request: ResponsesRequest
-    items: Sequence[PlacedItem]
+    items: list[PlacedItem]
     chat: ChatRequest
     tools: ToolSet
 

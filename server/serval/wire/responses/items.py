@@ -109,7 +109,7 @@ Item = (
     | LocalShellOutputItem
 )
 
-_TYPES: Final[Mapping[str, type[Item]]] = {
+ITEM_TYPES: Final[Mapping[str, type[Item]]] = {
     "message": MessageItem,
     "agent_message": AgentMessageItem,
     "function_call": CallItem,
@@ -144,7 +144,7 @@ class _Head(Struct):
 
 _head_decoder: "msgspec.json.Decoder[_Head]" = msgspec.json.Decoder(_Head)
 _decoders: Final[Mapping[str, "msgspec.json.Decoder[Item]"]] = {
-    name: msgspec.json.Decoder(kind) for name, kind in _TYPES.items()
+    name: msgspec.json.Decoder(kind) for name, kind in ITEM_TYPES.items()
 }
 
 

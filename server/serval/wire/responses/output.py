@@ -4,12 +4,23 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-from serval.wire.responses.tools import CalledTool
+from serval.wire.responses.tools import CalledTool, Kind
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
+_CALL_TYPES: Final[Mapping[Kind, str]] = {
+    "function": "function_call",
+    "custom": "custom_tool_call",
+    "tool_search": "tool_search_call",
+    "local_shell": "local_shell_call",
+}
 # Prefixes of the ids of calls' items.
-CALL_PREFIXES: Final = {"function": "fc", "custom": "ctc", "tool_search": "tsc", "local_shell": "lsh"}
+CALL_PREFIXES: Final[Mapping[Kind, str]] = {
+    "function": "fc",
+    "custom": "ctc",
+    "tool_search": "tsc",
+    "local_shell": "lsh",
+}
 
 
 def message_item(
@@ -49,18 +60,20 @@ def call_item(
 
     `arguments` is JSON text, which may be cut, or the text of a custom tool.
     """
-    head = {"id": item_id, "status": status, "call_id": call_id}
+    item: dict[str, Any] = {
+        "id": item_id,
+        "type": _CALL_TYPES[called.kind],
+        "status": status,
+        "call_id": call_id,
+    }
     if called.kind == "tool_search":
-        search = _object_of(arguments)
-        return {**head, "type": "tool_search_call", "execution": "client", "arguments": search}
+        return item | {"execution": "client", "arguments": _object_of(arguments)}
     if called.kind == "local_shell":
-        return {**head, "type": "local_shell_call", "action": _shell_action(_object_of(arguments))}
-    named = {**head, "name": called.name}
+        return item | {"action": _shell_action(_object_of(arguments))}
+    item["name"] = called.name
     if called.namespace is not None:
-        named["namespace"] = called.namespace
-    if called.kind == "custom":
-        return {**named, "type": "custom_tool_call", "input": arguments}
-    return {**named, "type": "function_call", "arguments": arguments}
+        item["namespace"] = called.namespace
+    return item | {"input" if called.kind == "custom" else "arguments": arguments}
 
 
 def _object_of(arguments: str) -> dict[str, Any]:

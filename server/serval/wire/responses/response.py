@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import Struct
 
 from serval.errors import ApiError, ContextLengthError, InsufficientQuotaError, RateLimitError
 from serval.wire.chat_response import FinishReason, Usage
@@ -17,36 +16,31 @@ ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 MAX_REPEATED_BYTES: Final = 1 << 17
 
 
-class Answer(Struct, frozen=True):
-    """What all states of one response have in common."""
+def response_object(
+    answer_id: str,
+    created: int,
+    status: ResponseStatus,
+    repeated: Mapping[str, Any],
+    *,
+    output: Sequence[Mapping[str, Any]],
+    usage: Usage | None,
+    error: ApiError | None,
+) -> dict[str, Any]:
+    """Return the response object. "incomplete" means that a limit of tokens has cut it.
 
-    id: str
-    created: int
-    # Fields that repeat the request.
-    request: Mapping[str, Any]
-    stored: bool
-
-    def object(
-        self,
-        status: ResponseStatus,
-        output: Sequence[Mapping[str, Any]] = (),
-        *,
-        usage: Usage | None = None,
-        error: ApiError | None = None,
-    ) -> dict[str, Any]:
-        """Return the response object. "incomplete" means that a limit of tokens has cut it."""
-        return {
-            "id": self.id,
-            "object": "response",
-            "created_at": self.created,
-            "status": status,
-            "error": None if error is None else {"code": failure_code(error), "message": error.message},
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "output": output,
-            **self.request,
-            "store": self.stored,
-            "usage": None if usage is None else usage_object(usage),
-        }
+    `repeated`: fields that are the same in all states of the response.
+    """
+    return {
+        "id": answer_id,
+        "object": "response",
+        "created_at": created,
+        "status": status,
+        "error": None if error is None else {"code": failure_code(error), "message": error.message},
+        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+        "output": output,
+        **repeated,
+        "usage": None if usage is None else usage_object(usage),
+    }
 
 
 def status_of(finish_reason: FinishReason) -> ResponseStatus:

@@ -67,6 +67,10 @@ class ToolSearch(Struct, omit_defaults=True):
     parameters: dict[str, Any] | None = None
 
 
+class LocalShell(Struct):
+    """The client's shell, with parameters of our own."""
+
+
 class CalledTool(Struct, frozen=True):
     """What the client calls the function that the model has called."""
 
@@ -113,6 +117,15 @@ class _Found(Struct, frozen=True):
     function: FunctionDeclaration
     called: CalledTool
     deferred: bool = False
+
+
+TOOL_TYPES: Final[Mapping[str, type[Struct]]] = {
+    "function": FunctionTool,
+    "custom": CustomTool,
+    "namespace": Namespace,
+    "tool_search": ToolSearch,
+    "local_shell": LocalShell,
+}
 
 
 class _Head(Struct):
