@@ -8,7 +8,7 @@ import pytest
 from serval_testkit.agent_session import agent_session
 from serval_testkit.agent_tasks import DONE, TASK, turns_of
 from serval_testkit.gateway import API_KEY
-from serval_testkit.scripted_engine import Prompt, Script, calls, says, steps
+from serval_testkit.scripted_engine import Prompt, calls, failing_once, says, steps
 from serval_testkit.stand_in_engine import Answer
 
 AGENT = "claude-code"
@@ -16,18 +16,6 @@ AGENT = "claude-code"
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-
-
-def failing_once(script: Script, failure: Answer, *, turn: int) -> Script:
-    """Return `script`, but for the first answer of this turn."""
-    failures = [failure]
-
-    def answer(prompt: Prompt) -> Answer:
-        if failures and prompt.declares_tools and prompt.turns == turn:
-            return failures.pop()
-        return script(prompt)
-
-    return answer
 
 
 async def test_results_of_parallel_calls_and_a_failed_command_reach_the_model(tmp_path: Path) -> None:
@@ -50,7 +38,8 @@ async def test_image_in_a_result_becomes_a_text(tmp_path: Path) -> None:
         ended = await session.agent.works(TASK)
         assert ended.code == 0, ended.errors
         assert DONE in ended.output
-        assert "image" in session.conversation[-1].last
+        result = "<longcat_tool_response>[image omitted: this model reads text only]</longcat_tool_response>"
+        assert result in session.conversation[-1].last
 
 
 async def test_unknown_tool_is_answered_by_the_client(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Each agent does the task of `serval_testkit.agent_tasks`, configured by `serval agent`."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,6 @@ async def test_agent_reads_edits_runs_and_ends(
         assert [prompt.turns for prompt in prompts] == list(range(len(turns)))
         assert "passed" in prompts[-1].last
         # Each prompt begins with the whole one before it.
-        for before, after in zip(prompts, prompts[1:], strict=False):
+        for before, after in itertools.pairwise(prompts):
             assert after.found >= len(before.ids)
         shares[name] = [(prompt.found, len(prompt.ids)) for prompt in prompts[1:]]

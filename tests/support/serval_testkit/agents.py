@@ -15,7 +15,7 @@ import pytest
 from serval.agents.setup import Target, shell_lines
 from serval.agents.table import AGENTS
 from serval.agents.writing import write_files
-from serval_testkit.gateway import API_KEY, MODEL
+from serval_testkit.gateway import API_KEY
 
 ROOT = Path(__file__).resolve().parents[3]
 _TIMEOUT_S = 120
@@ -68,16 +68,16 @@ def agents_folder() -> Path:
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent with a home and a workspace, configured for a server."""
+    """An agent with a home and a workspace, configured for the server `target`."""
 
     name: str
     home: Path
     workspace: Path
-    base_url: str
+    target: Target
 
     async def works(self, task: str, *options: str, variables: Mapping[str, str] | None = None) -> Ended:
         """Give the agent a task and wait until it has ended."""
-        *exports, command = shell_lines(AGENTS[self.name](_target(self.base_url)))
+        *exports, command = shell_lines(AGENTS[self.name](self.target))
         words = [*_ALONE[self.name], *options, task]
         script = "\n".join([*exports, f"exec {command} {shlex.join(words)}"])
         process = await asyncio.create_subprocess_exec(
@@ -105,21 +105,16 @@ class Agent:
         }
 
 
-def configured_agent(name: str, folder: Path, gateway_url: str, files: Mapping[str, str]) -> Agent:
+def configured_agent(name: str, folder: Path, target: Target, files: Mapping[str, str]) -> Agent:
     """Write what `serval agent` writes into a home below `folder`, and `files` into a workspace beside it."""
     home, workspace = folder / "home", folder / "work"
     workspace.mkdir(parents=True)
     for path, text in files.items():
         (workspace / path).write_text(text)
-    base_url = f"{gateway_url}/v1"
-    write_files(AGENTS[name](_target(base_url)).files, home, replace=lambda _: False)
+    write_files(AGENTS[name](target).files, home, replace=lambda _: False)
     programs = home / "bin"
     programs.mkdir(parents=True)
     for command, path in _PROGRAMS.items():
         (programs / command).symlink_to(agents_folder() / path)
     (programs / "node").symlink_to(agents_folder() / "node")
-    return Agent(name, home, workspace, base_url)
-
-
-def _target(base_url: str) -> Target:
-    return Target(base_url, MODEL, context_window=131_072, output_limit=32_000)
+    return Agent(name, home, workspace, target)

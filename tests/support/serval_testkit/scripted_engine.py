@@ -94,6 +94,18 @@ class ScriptedEngine:
         return answer
 
 
+def failing_once(script: Script, failure: Answer, *, turn: int) -> Script:
+    """Return `script`, but for the first answer of this turn."""
+    failures = [failure]
+
+    def answer(prompt: Prompt) -> Answer:
+        if failures and prompt.declares_tools and prompt.turns == turn:
+            return failures.pop()
+        return script(prompt)
+
+    return answer
+
+
 def says(text: str, **fields: Any) -> Answer:
     """Answer with `text`, in pieces."""
     return Answer([text[at : at + _PIECE] for at in range(0, len(text), _PIECE)], **fields)
