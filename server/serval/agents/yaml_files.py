@@ -8,12 +8,16 @@ _FOLDER = ".config/serval/agents"
 
 
 def aider(target: Target) -> Setup:
-    """Return a configuration and the model's limits, which aider's list of models lacks."""
+    """Return a configuration and the model's limits, which aider's list of models lacks.
+
+    Models that it does not know would have to write whole files.
+    """
     name = f"openai/{target.model}"
     config = f"""\
 model: {json.dumps(name)}
 weak-model: {json.dumps(name)}
 openai-api-base: {json.dumps(target.base_url)}
+edit-format: diff
 analytics-disable: true
 check-update: false
 show-model-warnings: false
