@@ -74,6 +74,7 @@ class Agent:
     home: Path
     workspace: Path
     target: Target
+    key: str
 
     async def works(self, task: str, *options: str, variables: Mapping[str, str] | None = None) -> Ended:
         """Give the agent a task and wait until it has ended."""
@@ -99,13 +100,15 @@ class Agent:
         return {
             "HOME": str(self.home),
             "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
-            "SERVAL_API_KEY": API_KEY,
+            "SERVAL_API_KEY": self.key,
             "TERM": "dumb",
             **_NO_NETWORK,
         }
 
 
-def configured_agent(name: str, folder: Path, target: Target, files: Mapping[str, str]) -> Agent:
+def configured_agent(
+    name: str, folder: Path, target: Target, files: Mapping[str, str], *, key: str = API_KEY
+) -> Agent:
     """Write what `serval agent` writes into a home below `folder`, and `files` into a workspace beside it."""
     home, workspace = folder / "home", folder / "work"
     workspace.mkdir(parents=True)
@@ -117,4 +120,4 @@ def configured_agent(name: str, folder: Path, target: Target, files: Mapping[str
     for command, path in _PROGRAMS.items():
         (programs / command).symlink_to(agents_folder() / path)
     (programs / "node").symlink_to(agents_folder() / "node")
-    return Agent(name, home, workspace, target)
+    return Agent(name, home, workspace, target, key)
