@@ -1,6 +1,6 @@
 """Coding agents on the real engine with the demo model, which cannot code: they ask, it answers, in each API.
 
-Their own instructions would not fit into its context, so they get short ones and no tools to run commands with.
+Their own instructions would not fit into its context, so they get short ones, and no tools that run commands.
 `tests/agents` gives them work, with an engine that follows a script.
 """
 
@@ -34,6 +34,17 @@ def options(agent: str, folder: Path) -> list[str]:
     return [*tools, "--system-prompt", INSTRUCTIONS]
 
 
+async def posts(lines: list[str], first: int) -> set[tuple[str, int]]:
+    """Return path and status of the requests in the gateway's log from line `first` on, once there is one."""
+    async with asyncio.timeout(60):
+        while True:
+            logged = [line.partition("{") for line in lines[first:] if '"serval.requests"' in line]
+            requests = [json.loads(brace + rest) for _, brace, rest in logged]
+            if found := {(each["route"], each["status"]) for each in requests if each["method"] == "POST"}:
+                return found
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("name", PATHS)
 async def test_agent_gets_an_answer_of_the_model(server: Any, tmp_path: Path, name: str) -> None:
     target = await asyncio.to_thread(find_target, server.base_url, server.api_key)
@@ -45,8 +56,4 @@ async def test_agent_gets_an_answer_of_the_model(server: Any, tmp_path: Path, na
     # Codex adds instructions of which the demo model has never seen the like.
     assert ended.output.strip()
     assert name == "codex" or ended.output.startswith(ANSWER)
-    lines = [line.partition("{") for line in server.program.lines[seen:] if '"serval.requests"' in line]
-    requests = [json.loads(brace + rest) for _, brace, rest in lines]
-    assert {(each["route"], each["status"]) for each in requests if each["method"] == "POST"} == {
-        (PATHS[name], 200)
-    }
+    assert await posts(server.program.lines, seen) == {(PATHS[name], 200)}
