@@ -16,6 +16,7 @@ FOLDERS = {
 LAYERS = {
     "serval": (
         "errors",
+        "setting_names",
         "settings",
         "schema",
         "tools",
