@@ -74,9 +74,9 @@ def quantize_tables(
         progress(f"{file}: {len(tensors)} tensors")
         with FileWriter(target / file, plans[file], metadata=metadata) as writer:
             _copy_others(source / file, tensors, tables, writer)
-            for name in tensors.keys() & tables.keys():
-                errors.append(_quantize_table(source / file, tables[name], dtype=dtype, writer=writer))
-                progress(f"{name}: mean error {errors[-1].mean:.3g}, largest {errors[-1].largest:.3g}")
+            for table in sorted(tables[name] for name in tensors.keys() & tables.keys()):
+                errors.append(_quantize_table(source / file, table, dtype=dtype, writer=writer))
+                progress(f"{len(errors)} of {len(tables)} n-gram tables written")
     _finish(source, target, plans, dtype)
     return sorted(errors, key=lambda row: row.table)
 
@@ -100,6 +100,8 @@ def _tables(
         shape = (config.ngram_table_rows(i), config.ngram_table_width)
         if name not in stored:
             raise CheckpointError(f"{source} lacks {name}: is a file missing?")
+        if stored[name].dtype in _STORED_NAMES.values():
+            raise CheckpointError(f"{source}: the n-gram tables are in eight bits already.")
         if stored[name].shape != shape or stored[name].dtype not in _TABLE_DTYPES:
             raise CheckpointError(
                 f"{source}: {name} must be {list(shape)} in one of {', '.join(_TABLE_DTYPES)}, "
