@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         le=256,
-        description="Processes that serve requests; one for each core to use.",
+        description="Processes that serve requests. Each uses one core at most.",
     )
     metrics_directory: Path | None = Field(
         default=None,

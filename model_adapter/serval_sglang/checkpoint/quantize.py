@@ -23,6 +23,7 @@ from serval_sglang.checkpoint.files import (
     CheckpointError,
     list_files,
     load_config,
+    refuse_present_weights,
     weight_files,
     write_json,
 )
@@ -126,9 +127,7 @@ def _plan(
 
 def _prepare(target: Path, needed_bytes: int) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    present = sorted(path.name for path in target.glob("*.safetensors*"))
-    if present:
-        raise CheckpointError(f"{target} already holds {present!r}: remove them or choose another directory.")
+    refuse_present_weights(target)
     free = shutil.disk_usage(target).free
     if free < needed_bytes:
         raise CheckpointError(f"{target} needs {needed_bytes:,} bytes, and {free:,} are free.")

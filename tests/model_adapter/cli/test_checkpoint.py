@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def test_tiny_refuses_invalid_model_before_writing(tmp_path: Path, run: Any) -> 
     assert not (tmp_path / "new").exists()
 
 
-def test_tiny_does_not_overwrite_weights(checkpoint: Path, run: Any) -> None:
+def test_tiny_does_not_overwrite_weights(checkpoint: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Importing torch takes seconds.
+    monkeypatch.setitem(sys.modules, "serval_sglang.checkpoint.tiny", None)
     result = run("tiny", checkpoint, *SMALL)
     assert result.code == 1
     assert "already holds ['model.safetensors']" in result.err
