@@ -6,8 +6,6 @@ This is the only module of the package that reads the environment. Every field i
 
 import os
 import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from serval import setting_names
 from serval.errors import SettingsError
 from serval.setting_names import variable_of
+from serval.settings_file import read_settings_file
 
 API_KEY_VARIABLE = "SERVAL_API_KEY"
 # The standard variable, which all programs of an installation may share.
@@ -403,14 +402,6 @@ def _values_beside_variables(file: Path | None) -> dict[str, tuple[Any, str]]:
         found |= {name: (value, f"settings file {file}") for name, value in read_settings_file(file).items()}
     variables = {name.upper() for name in os.environ}
     return {name: entry for name, entry in found.items() if variable_of(name) not in variables}
-
-
-def read_settings_file(path: Path) -> Mapping[str, Any]:
-    """The file's values by setting, unchecked. Raises `SettingsError` if it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"cannot read the settings file {str(path)!r}: {error}") from error
 
 
 def required_key() -> str:

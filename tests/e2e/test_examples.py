@@ -15,7 +15,7 @@ pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "server" / "examples"
-# What the demo model makes of the results, word for word.
+# The demo model's answer from the results, word for word.
 ANSWER = "answer: The weather in Paris: sunny, 21 °C. I could not get the weather in Rome: unknown city."
 
 

@@ -17,6 +17,7 @@ LAYERS = {
     "serval": (
         "errors",
         "setting_names",
+        "settings_file",
         "settings",
         "schema",
         "tools",

@@ -140,6 +140,17 @@ def test_plan_agrees_with_examples_that_start_the_full_model(capsys: pytest.Capt
         assert code == 0, (options, plan["shortcomings"])
 
 
+def test_plan_commands_on_pages_and_in_the_help_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    texts = [path.read_text() for path in tracked_files("*.md") if path.name != "CHANGELOG.md"]
+    shown = "\n".join([*texts, capsys.readouterr().out])
+    commands = re.findall(r"^(?:\$ | +)serval plan ((?:--[a-z-]+ [a-z0-9.]+ ?)+)", shown, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        assert as_json(capsys, *command.split())[0] == 0, command
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
