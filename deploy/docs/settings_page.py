@@ -19,7 +19,8 @@ HEAD = """\
 
 Each setting is an environment variable, or a line of the settings file (`--settings-file`, TOML) under its
 name in lower case, without `SERVAL_`: `queue_limit = 64`. Variables win over the file, command-line options
-over both. `serval config show` prints the values in force. Times are in seconds, sizes in bytes.
+over both. `serval config show` prints the values in force, and where each comes from. Times are in seconds,
+sizes in bytes. An unknown name is an error in the file, and a warning among the variables.
 
 Settings marked **live** are read again while the gateway runs, when the settings file changes or on SIGHUP.
 So is the file that `SERVAL_API_KEY_FILE` names. All others need a restart.

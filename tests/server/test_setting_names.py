@@ -16,7 +16,7 @@ NOT_SEARCHED = (":!CHANGELOG.md", ":!tests", ":!server/serval/setting_names.py")
 def named_in_the_repository() -> set[str]:
     """The whole names with the prefix in all files, among them those of Compose, the chart and scripts."""
     pattern = r"SERVAL_[A-Z0-9]+(_[A-Z0-9]+)*\b"
-    command = ["git", "grep", "-IohE", pattern, "--", ".", *NOT_SEARCHED]
+    command = ["git", "grep", "--untracked", "-IohE", pattern, "--", ".", *NOT_SEARCHED]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     return set(found)
 

@@ -137,6 +137,13 @@ def test_doctor_port_in_use_fails_before_the_start_and_warns_beside_a_running_ga
     assert found["port"][0] == "ok"
 
 
+def test_doctor_reads_the_settings_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "serval.toml"
+    file.write_text('key_database = "/does/not/exist.db"\n')
+    _, found = states(capsys, "--before-start", "--settings-file", str(file))
+    assert found["key database"][0] == "failed"
+
+
 def test_doctor_other_sglang_fails_and_a_missing_one_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.5.22")
     assert serval.doctor.packages.sglang() == Finding(
