@@ -127,10 +127,8 @@ def test_keys_database_in_a_missing_folder_names_the_folder(
     folder = tmp_path / "not there"
     assert main(["keys", "list", "--database", str(folder / "keys.db")]) == 1
     told = capsys.readouterr().err
-    assert (
-        f"the folder '{folder}' of the key database does not exist; make it with `mkdir -p '{folder}'`"
-        in told
-    )
+    assert f"keys.db cannot be used: the folder '{folder}' does not exist" in told
+    assert f"make it with `mkdir -p '{folder}'`" in told
     assert not folder.exists()
 
 
