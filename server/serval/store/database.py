@@ -94,9 +94,10 @@ def _sqlite(url: URL) -> Engine:
         raise SettingsError("the key database must be a file: other processes read it too")
     path = Path(url.database)
     if not path.parent.is_dir():
+        folder = str(path.parent)
         raise FileNotFoundError(
-            f"the folder {str(path.parent)!r} does not exist; make it with `mkdir -p {quote(str(path.parent))}`,"
-            " or choose another place with --database or SERVAL_KEY_DATABASE"
+            f"the folder {folder!r} does not exist; make it with `mkdir -p {quote(folder)}`, or choose"
+            " another place with --database or SERVAL_KEY_DATABASE"
         )
     # Created readable by its owner only: it holds hashes of keys.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
