@@ -5,7 +5,7 @@ where it stands. A custom tool is a function with one text argument, `input`. To
 run, such as `web_search`, are left out: agents declare them whether a server has them or not.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -72,7 +72,7 @@ class LocalShell(Struct):
 
 
 class CalledTool(Struct, frozen=True):
-    """What the client calls the function that the model has called."""
+    """A called function as the client knows it."""
 
     kind: Kind
     name: str
@@ -95,22 +95,25 @@ class LoadedTools(Struct, frozen=True):
 
     tools: ToolSet
 
-    def add(self, raw_tools: Sequence[msgspec.Raw], path: str) -> list[FunctionDeclaration]:
-        """Decode loaded tools; return the functions that are declared where they were loaded.
+    def add(self, raw_tools: Sequence[msgspec.Raw], path: str) -> list[Tool]:
+        """Decode loaded tools, and return those that are declared where they were loaded.
 
         Raises `InvalidRequestError` with the path of the field at fault.
         """
-        functions = []
+        loaded = []
         for found, _ in _functions(raw_tools, path):
-            functions.append(found.function)
+            tool = Tool(type="function", function=found.function)
+            loaded.append(tool)
             name = found.function.name
-            if all(tool.function is None or tool.function.name != name for tool in self.tools.declared):
+            if name not in _names(self.tools.declared):
                 self.tools.called[name] = found.called
-                same = [tool for tool in self.tools.deferred if tool.function and tool.function.name == name]
-                for tool in same:
-                    self.tools.deferred.remove(tool)
-                self.tools.deferred.append(Tool(type="function", function=found.function))
-        return functions
+                self.tools.deferred[:] = [each for each in self.tools.deferred if name not in _names([each])]
+                self.tools.deferred.append(tool)
+        return loaded
+
+
+def _names(tools: Iterable[Tool]) -> set[str]:
+    return {tool.function.name for tool in tools if tool.function is not None}
 
 
 class _Found(Struct, frozen=True):
