@@ -102,7 +102,7 @@ def _with_id(item: msgspec.Raw, name: str) -> msgspec.Raw:
     """Return the item with an id. The rest of it is not decoded: its fields may be of any kind."""
     if _id_decoder.decode(item).id is not None:
         return item
-    # Of two fields of one name the last counts, so a null id is removed by putting ours behind it.
+    # Behind a null id, because the last of two fields of one name counts.
     return msgspec.Raw(bytes(item).rstrip()[:-1] + b',"id":' + msgspec.json.encode(name) + b"}")
 
 
