@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from serval_testkit.gateway import MODEL, RunningGateway, running_gateway
+from serval_testkit.grammar_walk import accepts, compiled_text
 
 PATH = "/v1/responses"
 TOOLS: list[Any] = [
@@ -379,3 +380,18 @@ async def test_responses_openai_client_reads_whole_answers_and_streams(gateway: 
     assert json.loads(final.output[1].arguments)["days"] == 3
     assert final.usage is not None
     assert final.usage.output_tokens_details.reasoning_tokens == 0
+
+
+async def test_responses_custom_tool_is_held_to_its_grammar(gateway: RunningGateway) -> None:
+    grammar = {"type": "grammar", "syntax": "lark", "definition": 'start: "go " /[a-z]+/'}
+    tools = [{"type": "custom", "name": "move", "format": grammar}]
+    answer = await whole(gateway, tools=tools)
+    tag = gateway.engine.requests[0]["sampling_params"]["structural_tag"]
+    constrained = compiled_text(tag)
+    assert accepts(constrained, "I move." + call("move", input="go north"))
+    assert not accepts(constrained, "I move." + call("move", input="go NORTH"))
+    assert answer["tools"] == tools
+    recursive = {**grammar, "definition": 'start: "a" start | "b"'}
+    answer = await whole(gateway, tools=[{**tools[0], "format": recursive}])
+    assert "structural_tag" not in gateway.engine.requests[1]["sampling_params"]
+    assert answer["tools"][0]["format"] == {"type": "text"}

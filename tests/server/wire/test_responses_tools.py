@@ -71,9 +71,41 @@ def test_search_without_a_client_is_left_out_and_its_tools_are_declared() -> Non
     assert (names(mine.declared), names(mine.deferred)) == (["tool_search"], ["late"])
 
 
-def test_answer_shows_the_form_in_effect() -> None:
-    (shown,) = effective_tools(raw({**CUSTOM, "format": GRAMMAR}))
-    assert shown == {**CUSTOM, "format": {"type": "text"}}
+RECURSIVE = {**GRAMMAR, "definition": 'start: "a" start | "b"'}
+
+
+def shown(*tools: dict[str, Any]) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(effective_tools(raw(*tools))))
+
+
+def test_answer_shows_the_format_in_effect() -> None:
+    enforced = {**CUSTOM, "format": GRAMMAR}
+    described = {**CUSTOM, "format": RECURSIVE}
+    inside = {"type": "namespace", "name": "n", "tools": [described]}
+    free = {**CUSTOM, "format": {"type": "text"}}
+    assert shown(enforced, described, CUSTOM, inside) == [enforced, free, CUSTOM, {**inside, "tools": [free]}]
+
+
+@pytest.mark.parametrize(
+    ("form", "enforced"),
+    [
+        (GRAMMAR, True),
+        (RECURSIVE, False),
+        ({**GRAMMAR, "definition": "no grammar"}, False),
+        ({"type": "grammar", "syntax": "regex", "definition": "[ab]+"}, True),
+        ({"type": "grammar", "syntax": "regex", "definition": "(?=a)b"}, False),
+        ({"type": "grammar", "syntax": "odd", "definition": "a"}, False),
+        ({"type": "of_the_future"}, False),
+        ({"type": "text"}, False),
+        (None, False),
+    ],
+)
+def test_custom_tool_is_strict_if_its_grammar_is_enforced(form: Any, enforced: bool) -> None:
+    (tool,) = chat_tools(raw({**CUSTOM, "format": form})).declared
+    assert tool.function is not None
+    assert bool(tool.function.strict) is enforced
+    if form is not None and "definition" in form:
+        assert form["definition"] in (tool.function.description or "")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +115,15 @@ def test_answer_shows_the_form_in_effect() -> None:
         ([FUNCTION, {**CUSTOM, "name": "f"}], "tools[1].name"),
         ([namespace("a", "f", "f")], "tools[0].tools[1].name"),
         ([{"type": "function"}], "tools[0].name"),
+        ([{**CUSTOM, "format": {"type": "grammar"}}], "tools[0].format.definition"),
+        (
+            [{**CUSTOM, "format": {**GRAMMAR, "definition": "start: /([a-z]+-?)+/"}}],
+            "tools[0].format.definition",
+        ),
+        (
+            [{**CUSTOM, "format": {**GRAMMAR, "definition": 'start: ("a"~9999)~9999'}}],
+            "tools[0].format.definition",
+        ),
         ([{"name": "f"}], "tools[0].type"),
         ([{**FUNCTION, "name": "a.b"}], "tools[0].name"),
         ([{**FUNCTION, "parameters": []}], "tools[0].parameters"),

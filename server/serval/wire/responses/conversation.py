@@ -12,6 +12,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from serval.errors import InvalidRequestError
+from serval.grammar.input_grammar import CUSTOM_INPUT
 from serval.wire.body_size import check_arguments_size
 from serval.wire.chat_request import ContentPart, FunctionCall, Message, Tool, ToolCall
 from serval.wire.decode import missing_parameter
@@ -32,7 +33,6 @@ from serval.wire.responses.items import (
     ToolSearchOutputItem,
 )
 from serval.wire.responses.tools import (
-    CUSTOM_INPUT,
     LOCAL_SHELL,
     TOOL_SEARCH,
     LoadedTools,
