@@ -1,9 +1,10 @@
 """`GET` and `DELETE /v1/responses/{id}`, and `GET /v1/responses/{id}/input_items`."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query
+from msgspec import Struct
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from serval.store.responses import StoredResponse
 
 _OK: Final = success(headers=LIMIT_HEADERS)
+_items_decoder: "msgspec.json.Decoder[list[msgspec.Raw]]" = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class _Identified(Struct):
+    id: str | None = None
+
+
+_id_decoder: "msgspec.json.Decoder[_Identified]" = msgspec.json.Decoder(_Identified)
+
 router = APIRouter(dependencies=[Depends(count_request)], responses={**_OK, **WITH_KEY, **errors(404, 429)})
 
 
@@ -51,31 +61,49 @@ async def delete_response(response_id: str, caller: Caller, context: Context) ->
     return DeletedResponse(id=response_id, object="response", deleted=True)
 
 
-@router.get(RESPONSE_INPUT.path, summary="List the items of a kept response's request")
+@router.get(
+    RESPONSE_INPUT.path,
+    summary="List the items of a kept response's request",
+    response_class=Response,
+    response_model=InputItemList,
+)
 async def list_input_items(
     response_id: str, caller: Caller, context: Context, page: Annotated[Page, Query()]
-) -> InputItemList:
-    """Return the items that the request itself brought."""
+) -> Response:
+    """Return the items that the request itself brought, as they were sent."""
     stored = await _find(response_id, caller, context)
-    items: list[dict[str, Any]] = msgspec.json.decode(stored.input)
-    for index, item in enumerate(items):
-        item.setdefault("id", f"item_{response_id.removeprefix('resp_')}{index:04x}")
+    items = list(enumerate(_items_decoder.decode(stored.input)))
     if page.order == "desc":
         items.reverse()
-    ids = [item["id"] for item in items]
+    ids = [_item_id(response_id, index, item) for index, item in items]
     if page.after is not None and page.after not in ids:
         raise InvalidRequestError(
             f"after is {page.after[:100]!r}, which is none of the items.", param="after"
         )
     start = 0 if page.after is None else ids.index(page.after) + 1
-    shown = items[start : start + page.limit]
-    return InputItemList(
-        object="list",
-        data=shown,
-        first_id=shown[0]["id"] if shown else None,
-        last_id=shown[-1]["id"] if shown else None,
-        has_more=start + page.limit < len(items),
-    )
+    shown = slice(start, start + page.limit)
+    answer = {
+        "object": "list",
+        "data": [_with_id(item, name) for (_, item), name in zip(items[shown], ids[shown], strict=True)],
+        "first_id": next(iter(ids[shown]), None),
+        "last_id": next(reversed(ids[shown]), None),
+        "has_more": shown.stop < len(items),
+    }
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def _item_id(response_id: str, index: int, item: msgspec.Raw) -> str:
+    """Return the item's own id, or one made of its place."""
+    own = _id_decoder.decode(item).id
+    return f"item_{response_id.removeprefix('resp_')}{index:04x}" if own is None else own
+
+
+def _with_id(item: msgspec.Raw, name: str) -> msgspec.Raw:
+    """Return the item with an id. The rest of it is not decoded: its fields may be of any kind."""
+    if _id_decoder.decode(item).id is not None:
+        return item
+    # Behind a null id, because the last of two fields of one name counts.
+    return msgspec.Raw(bytes(item).rstrip()[:-1] + b',"id":' + msgspec.json.encode(name) + b"}")
 
 
 async def _find(response_id: str, caller: Identity, context: ApiContext) -> "StoredResponse":

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -61,7 +62,7 @@ class ResponsesForm:
         if choice.reasoning:
             made.reasoning(choice.reasoning)
         if choice.content:
-            made.content(choice.content, choice.logprobs)
+            made.content(choice.content, _scores_of_text(choice))
         for call in choice.tool_calls:
             made.call(call.id, call.name)
             made.arguments(call.arguments)
@@ -106,7 +107,8 @@ class ResponsesStream:
         self._assembler = assembler
         self._events = EventWriter()
         self._items = ItemEvents(answer_id, called, self._events)
-        self._logprobs = logprobs
+        # Log-probabilities of tokens whose text the parser or the engine still holds back.
+        self._scores: list[Mapping[str, Any]] | None = [] if logprobs else None
         self._begun = False
 
     @property
@@ -117,11 +119,14 @@ class ResponsesStream:
     def add(self, choice: int, delta: GenerationDelta) -> bytes:
         """See `AnswerStream`."""
         events = self._assembler.add(delta)
+        if self._scores is not None:
+            self._scores += self._assembler.new_logprobs
         if self._begun and len(events) == 1 and delta.finish is None:
             return self._encoded(events[0])
         encoded = [] if self._begun else [self._begin()]
         encoded += map(self._encoded, events)
         if delta.finish is not None:
+            self._items.add_scores(self._taken_scores() or ())
             encoded.append(self._items.finish(_last_status(self._assembler.answer())))
         return b"".join(encoded)
 
@@ -144,9 +149,15 @@ class ResponsesStream:
             self._events.event(kind, {"response": response}) for kind in ("created", "in_progress")
         )
 
+    def _taken_scores(self) -> list[Mapping[str, Any]] | None:
+        taken = self._scores
+        if taken is not None:
+            self._scores = []
+        return taken
+
     def _encoded(self, event: Event) -> bytes:
         if isinstance(event, ContentDelta):
-            return self._items.content(event.text, self._assembler.new_logprobs if self._logprobs else None)
+            return self._items.content(event.text, self._taken_scores())
         if isinstance(event, ReasoningDelta):
             return self._items.reasoning(event.text)
         if isinstance(event, ToolCallStart):
@@ -159,3 +170,12 @@ def _last_status(choice: AnsweredChoice) -> Status:
     if choice.finish_reason != "length":
         return "completed"
     return "incomplete" if choice.cut_call or not choice.tool_calls else "completed"
+
+
+def _scores_of_text(choice: AnsweredChoice) -> Sequence[Mapping[str, Any]] | None:
+    """Return the log-probabilities of the text's tokens: without those of the calls behind it."""
+    if choice.logprobs is None or not choice.tool_calls or choice.reasoning:
+        return choice.logprobs
+    length = len(choice.content.encode())
+    ends = accumulate(len(score["bytes"] or ()) for score in choice.logprobs)
+    return [score for score, end in zip(choice.logprobs, ends, strict=True) if end <= length]

@@ -12,8 +12,9 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from serval.errors import InvalidRequestError
+from serval.grammar.input_grammar import CUSTOM_INPUT
 from serval.wire.body_size import check_arguments_size
-from serval.wire.chat_request import ContentPart, FunctionCall, FunctionDeclaration, Message, ToolCall
+from serval.wire.chat_request import ContentPart, FunctionCall, Message, Tool, ToolCall
 from serval.wire.decode import missing_parameter
 from serval.wire.omitted_parts import NonTextParts, omit_parts
 from serval.wire.responses.items import (
@@ -32,7 +33,6 @@ from serval.wire.responses.items import (
     ToolSearchOutputItem,
 )
 from serval.wire.responses.tools import (
-    CUSTOM_INPUT,
     LOCAL_SHELL,
     TOOL_SEARCH,
     LoadedTools,
@@ -40,7 +40,7 @@ from serval.wire.responses.tools import (
 )
 
 # Text in the prompt that declares a tool which a search has loaded.
-Declare = Callable[[FunctionDeclaration], str]
+Declare = Callable[[Tool], str]
 
 _CalledItem = CallItem | CustomCallItem | ToolSearchCallItem | LocalShellCallItem
 _OutputItem = OutputItem | ToolSearchOutputItem | LocalShellOutputItem
@@ -71,7 +71,7 @@ class _OpenCall(Struct, frozen=True):
 
 
 class _Conversation(Struct):
-    """What has been read so far."""
+    """A conversation as far as it has been read."""
 
     declare: Declare
     loaded: LoadedTools

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Final
 
-from serval.wire.responses.tools import CUSTOM_INPUT
+from serval.grammar.input_grammar import CUSTOM_INPUT
 
 _HEAD: Final = re.compile(rf'\s*\{{\s*"{CUSTOM_INPUT}"\s*:\s*"')
 # Whole characters and escapes. Half of a surrogate pair waits for the other half.

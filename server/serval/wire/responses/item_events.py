@@ -56,6 +56,11 @@ class ItemEvents:
         self._blank = ""
         return self._begin_message() + self.content(text, logprobs)
 
+    def add_scores(self, logprobs: Logprobs) -> None:
+        """Add log-probabilities of tokens at the end of an open message that have no text."""
+        if isinstance(self._open, OpenMessage):
+            self._open.logprobs += logprobs
+
     def reasoning(self, text: str) -> bytes:
         """Add a piece of the reasoning."""
         if isinstance(self._open, _OpenReasoning):
@@ -121,7 +126,7 @@ class OpenMessage:
         self._id = item_id
         self._index = index
         self._pieces: list[str] = []
-        self._logprobs: list[Mapping[str, Any]] = []
+        self.logprobs: list[Mapping[str, Any]] = []
         self._place = {"item_id": item_id, "output_index": index, "content_index": 0}
         self._head = delta_head("output_text.delta", {**self._place, "logprobs": []})
 
@@ -140,16 +145,16 @@ class OpenMessage:
     def add_scored(self, text: str, logprobs: Logprobs) -> bytes:
         """Add a piece of the text with the log-probabilities of its tokens."""
         self._pieces.append(text)
-        self._logprobs += logprobs
+        self.logprobs += logprobs
         fields = {**self._place, "delta": text, "logprobs": logprobs}
         return self._events.event("output_text.delta", fields)
 
     def close(self, status: Status) -> tuple[bytes, dict[str, Any]]:
         """See `OpenItem`."""
         text, event = "".join(self._pieces), self._events.event
-        events = event("output_text.done", {**self._place, "text": text, "logprobs": self._logprobs})
-        events += event("content_part.done", {**self._place, "part": text_part(text, self._logprobs)})
-        return events, message_item(self._id, status, text, self._logprobs)
+        events = event("output_text.done", {**self._place, "text": text, "logprobs": self.logprobs})
+        events += event("content_part.done", {**self._place, "part": text_part(text, self.logprobs)})
+        return events, message_item(self._id, status, text, self.logprobs)
 
 
 class _OpenReasoning:

@@ -15,7 +15,7 @@ from serval.wire.chat_request import INT64, TokenCount
 # Agents with many MCP servers declare hundreds. Functions in namespaces count, too.
 MAX_TOOLS: Final = 1024
 _METADATA: Final = Meta(
-    extra_json_schema={"maxProperties": 16, "description": "Texts by name; returned with the answer."}
+    max_length=16, extra_json_schema={"description": "Texts by name; returned with the answer."}
 )
 _ITEMS: Final = Meta(
     extra_json_schema={"items": {"$ref": "#/components/schemas/InputItem"}, "description": "Items in order."}

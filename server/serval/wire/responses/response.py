@@ -108,8 +108,8 @@ def _short(text: str | None) -> str | None:
     return None if text is None or len(text) > MAX_REPEATED_BYTES else text
 
 
-def _repeated_tools(raw_tools: Sequence[msgspec.Raw]) -> Sequence[msgspec.Raw | dict[str, Any]]:
+def _repeated_tools(raw_tools: Sequence[msgspec.Raw]) -> Sequence[Any] | msgspec.Raw:
     if sum(len(bytes(raw)) for raw in raw_tools) > MAX_REPEATED_BYTES:
         return ()
-    # Copies, because a part of the body would keep the whole body in memory.
-    return [tool.copy() if isinstance(tool, msgspec.Raw) else tool for tool in effective_tools(raw_tools)]
+    # A copy, because a part of the body would keep the whole body in memory.
+    return msgspec.Raw(msgspec.json.encode(effective_tools(raw_tools)))

@@ -5,18 +5,20 @@ where it stands. A custom tool is a function with one text argument, `input`. To
 run, such as `web_search`, are left out: agents declare them whether a server has them or not.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from serval.errors import InvalidRequestError
+from serval.grammar.input_grammar import CUSTOM_INPUT, input_node
+from serval.grammar.lark_grammar import NotEnforceableError
+from serval.schema.error import SchemaError
 from serval.wire.chat_request import FunctionDeclaration, Tool, check_schema
-from serval.wire.decode import decode_json
+from serval.wire.decode import decode_json, missing_parameter
 from serval.wire.responses.request import MAX_TOOLS
 
-CUSTOM_INPUT: Final = "input"
 TOOL_SEARCH: Final = "tool_search"
 LOCAL_SHELL: Final = "local_shell"
 Kind = Literal["function", "custom", "tool_search", "local_shell"]
@@ -72,7 +74,7 @@ class LocalShell(Struct):
 
 
 class CalledTool(Struct, frozen=True):
-    """What the client calls the function that the model has called."""
+    """A called function as the client knows it."""
 
     kind: Kind
     name: str
@@ -95,22 +97,25 @@ class LoadedTools(Struct, frozen=True):
 
     tools: ToolSet
 
-    def add(self, raw_tools: Sequence[msgspec.Raw], path: str) -> list[FunctionDeclaration]:
-        """Decode loaded tools; return the functions that are declared where they were loaded.
+    def add(self, raw_tools: Sequence[msgspec.Raw], path: str) -> list[Tool]:
+        """Decode loaded tools, and return those that are declared where they were loaded.
 
         Raises `InvalidRequestError` with the path of the field at fault.
         """
-        functions = []
+        loaded = []
         for found, _ in _functions(raw_tools, path):
-            functions.append(found.function)
+            tool = Tool(type="function", function=found.function)
+            loaded.append(tool)
             name = found.function.name
-            if all(tool.function is None or tool.function.name != name for tool in self.tools.declared):
+            if name not in _names(self.tools.declared):
                 self.tools.called[name] = found.called
-                same = [tool for tool in self.tools.deferred if tool.function and tool.function.name == name]
-                for tool in same:
-                    self.tools.deferred.remove(tool)
-                self.tools.deferred.append(Tool(type="function", function=found.function))
-        return functions
+                self.tools.deferred[:] = [each for each in self.tools.deferred if name not in _names([each])]
+                self.tools.deferred.append(tool)
+        return loaded
+
+
+def _names(tools: Iterable[Tool]) -> set[str]:
+    return {tool.function.name for tool in tools if tool.function is not None}
 
 
 class _Found(Struct, frozen=True):
@@ -208,7 +213,7 @@ def _function(kind: str, raw: msgspec.Raw, path: str, namespace: str | None) -> 
     if kind == "custom":
         custom = decode_json(_custom_decoder, raw, below=path)
         return _Found(
-            _custom_function(custom, namespace),
+            _custom_function(custom, namespace, path),
             CalledTool("custom", custom.name, namespace),
             bool(custom.defer_loading),
         )
@@ -231,35 +236,74 @@ def _function(kind: str, raw: msgspec.Raw, path: str, namespace: str | None) -> 
     return None
 
 
-def _custom_function(tool: CustomTool, namespace: str | None) -> FunctionDeclaration:
-    description = tool.description or ""
-    given = tool.format
-    if given is not None and given.type == "grammar" and given.definition is not None:
+class _CustomFunction(FunctionDeclaration, kw_only=True):
+    """A custom tool as a function. The dialect holds its input to the grammar."""
+
+    input_grammar: dict[str, str]
+
+
+def _custom_function(tool: CustomTool, namespace: str | None, path: str) -> FunctionDeclaration:
+    description, given = tool.description or "", tool.format
+    if given is not None and given.type == "grammar":
+        if given.definition is None:
+            raise missing_parameter(f"{path}.format.definition")
         description += f"\nThe input follows this {given.syntax or 'lark'} grammar:\n{given.definition}"
-    return FunctionDeclaration(
-        name=qualified_name(namespace, tool.name),
-        description=description,
-        parameters={
-            "type": "object",
-            "properties": {CUSTOM_INPUT: {"type": "string"}},
-            "required": [CUSTOM_INPUT],
-        },
+    name = qualified_name(namespace, tool.name)
+    parameters = {
+        "type": "object",
+        "properties": {CUSTOM_INPUT: {"type": "string"}},
+        "required": [CUSTOM_INPUT],
+    }
+    grammar = _enforceable_grammar(given, path)
+    if grammar is None:
+        return FunctionDeclaration(name=name, description=description, parameters=parameters)
+    return _CustomFunction(
+        name=name, description=description, parameters=parameters, strict=True, input_grammar=grammar
     )
 
 
+def _enforceable_grammar(given: CustomFormat | None, path: str) -> dict[str, str] | None:
+    """Return the grammar of a custom tool's input, if it has one that can be enforced.
+
+    Raises `InvalidRequestError` for one that would keep the decoder busy for ever.
+    """
+    if given is None or given.type != "grammar" or given.definition is None:
+        return None
+    grammar = {"syntax": given.syntax or "lark", "definition": given.definition}
+    try:
+        input_node(**grammar)
+    except NotEnforceableError:
+        return None
+    except SchemaError as error:
+        param = f"{path}.format.definition"
+        raise InvalidRequestError(f"Invalid grammar in '{param}': {error.problem}.", param=param) from None
+    return grammar
+
+
 def effective_tools(raw_tools: Sequence[msgspec.Raw]) -> list[msgspec.Raw | dict[str, Any]]:
-    """Return the tools as the answer shows them: without those left out, and with the forms in effect.
+    """Return the tools as the answer shows them: without those left out, and with the formats in effect.
 
     The tools have been checked.
     """
     shown: list[msgspec.Raw | dict[str, Any]] = []
     for raw in raw_tools:
         kind = msgspec.json.decode(raw, type=_Head).type
-        if kind in ("function", "namespace", "local_shell"):
+        if kind in ("function", "local_shell"):
             shown.append(raw)
+        elif kind == "namespace":
+            group = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+            inner = effective_tools(_namespace_decoder.decode(raw).tools)
+            shown.append({**group, "tools": inner})
         elif kind == "custom":
-            tool: dict[str, Any] = msgspec.json.decode(raw)
-            shown.append(tool | {"format": {"type": "text"}} if tool.get("format") else tool)
+            shown.append(_effective_custom(raw))
         elif kind == "tool_search" and _search_decoder.decode(raw).execution == "client":
             shown.append(raw)
     return shown
+
+
+def _effective_custom(raw: msgspec.Raw) -> msgspec.Raw | dict[str, Any]:
+    given = _custom_decoder.decode(raw).format
+    if given is None or given.type == "text" or _enforceable_grammar(given, "tools") is not None:
+        return raw
+    tool: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    return {**tool, "format": {"type": "text"}}
