@@ -17,6 +17,7 @@ from serval.api.context import ApiContext, ServedModel
 from serval.api.cors import with_cors
 from serval.api.edge import RequestEdge
 from serval.api.endpoints import API, API_WITHOUT_METRICS, CHAT_COMPLETIONS, COMPLETIONS, METRICS_PAGE
+from serval.api.model_aliases import ModelAliases
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
@@ -130,7 +131,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         metrics=metrics,
         tracing=tracing,
     )
-    apply = partial(_put_in_force, authenticator, context.gate)
+    apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases)
     apply(live)
     admin = _admin_app(settings, directory, metrics, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
@@ -138,9 +139,12 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
 
 
-def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:
+def _put_in_force(
+    authenticator: Authenticator, gate: Gate, aliases: ModelAliases, live: LiveSettings
+) -> None:
     authenticator.replace_keys(ApiKeys(live.keys))
     gate.replace_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
+    aliases.replace(live.model_aliases)
 
 
 class _Watch(Protocol):

@@ -26,6 +26,7 @@ REREAD: Final = (
     "concurrent_requests",
     "tokens_per_day",
     "reserved_completion_tokens",
+    "model_aliases",
 )
 
 
@@ -36,8 +37,8 @@ class Settings(BaseSettings):
 
     settings_file: Path | None = Field(
         default=None,
-        description="TOML file with settings, by these names in lower case without SERVAL_. Its limits are"
-        " read again on changes.",
+        description="TOML file with settings, by these names in lower case without SERVAL_. Its limits and"
+        " aliases are read again on changes.",
     )
 
     host: str = Field(default="127.0.0.1", description="Address the gateway listens on.")
@@ -239,6 +240,12 @@ class Settings(BaseSettings):
     )
     served_model_name: str | None = Field(
         default=None, description="Model name for clients; default: the model folder's name."
+    )
+
+    model_aliases: str = Field(
+        default="",
+        description="Further names by which clients may ask for the model, separated by spaces; `*` is any"
+        " text, as in `claude-*`. Answers repeat the name that was asked for.",
     )
 
     request_head_timeout_s: float = Field(

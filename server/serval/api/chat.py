@@ -204,7 +204,7 @@ class ChatCompletions:
         return completion_body(
             job.id,
             created=job.created,
-            model=self._context.model.name,
+            model=job.request.model,
             choices=[as_object(assembler.answer()) for assembler in job.assemblers],
             usage=job.generation.usage(),
             service_tier=job.service_tier,
@@ -217,7 +217,7 @@ class ChatCompletions:
         encoder = make_encoder(
             job.id,
             created=job.created,
-            model=self._context.model.name,
+            model=job.request.model,
             include_usage=include_usage,
             service_tier=job.service_tier,
         )

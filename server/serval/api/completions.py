@@ -203,7 +203,7 @@ class Completions:
         return text_completion_body(
             job.id,
             created=job.created,
-            model=self._context.model.name,
+            model=job.request.model,
             choices=[choice.as_object() for choice in job.choices],
             usage=job.generation.usage(),
         )
@@ -212,7 +212,7 @@ class Completions:
         options = job.request.stream_options
         include_usage = options is not None and bool(options.include_usage)
         encoder = TextChunkEncoder(
-            job.id, created=job.created, model=self._context.model.name, include_usage=include_usage
+            job.id, created=job.created, model=job.request.model, include_usage=include_usage
         )
 
         def on_delta(index: int, delta: GenerationDelta) -> bool:

@@ -1,7 +1,8 @@
 """Parts of the application that endpoints share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from serval.api.model_aliases import ModelAliases
 from serval.auth.running import RunningRequests
 from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
@@ -15,12 +16,13 @@ from serval.telemetry.metrics import Metrics
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The served model, by the name that clients use. Lengths are in tokens; `created` is Unix time."""
+    """The served model, by its name and others. Lengths are in tokens; `created` is Unix time."""
 
     name: str
     created: int
     context_length: int
     max_prompt_tokens: int
+    aliases: ModelAliases = field(default_factory=ModelAliases)
 
 
 @dataclass(frozen=True)
