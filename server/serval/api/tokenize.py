@@ -59,7 +59,7 @@ async def detokenize(
 
 def _check_model(name: str, request: Request, caller: Identity, context: ApiContext) -> None:
     check_model(name, context.model, caller)
-    record_of(request.scope).model = name
+    record_of(request.scope).model = context.model.name
 
 
 async def _in_turn(request: Request, context: ApiContext, work: Callable[[], T]) -> T:

@@ -56,7 +56,7 @@ async def test_answers_repeat_the_name_that_was_asked_for(caplog: pytest.LogCapt
         assert f"'{MODEL}', also called small, claude-*" in message
         # The clients' names are no closed set, so they label no metric, and the log has the model's own name.
         assert CLAUDE not in await (await gateway.get("/metrics")).text()
-    logged = [line["model"] for line in request_lines(caplog) if line["status"] == 200 and "model" in line]
+    logged = [line["model"] for line in request_lines(caplog) if line["status"] == 200 and line.get("model")]
     assert set(logged) == {MODEL}
 
 
