@@ -33,6 +33,7 @@ from serval.wire.chat_decode import decode_chat_request
 from serval.wire.chat_request import ChatRequest
 from serval.wire.chat_response import DONE, ChunkEncoder, choice_object, completion_body
 from serval.wire.legacy_functions import LegacyChunkEncoder, is_legacy, legacy_choice_object
+from serval.wire.thinking import template_options
 
 
 class _Prompt(Struct, frozen=True):
@@ -262,7 +263,7 @@ def conversation_ids(
         rendered = context.chat.render(
             msgspec.to_builtins(request.messages),
             tools=tools,
-            options=request.chat_template_kwargs,
+            options=template_options(request, context.chat.template_variables),
             continued=bool(request.continue_final_message),
             limit=limit,
         )

@@ -53,6 +53,11 @@ class ChatRenderer:
         self._cache = SegmentCache(segment_cache_bytes)
         self.sampling_defaults: Mapping[str, float] = dict(sampling_defaults or {})
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """Variables of the template that a request may set."""
+        return self._template.optional_variables
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
