@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Depends, Request
 
-from serval.api.chat import conversation_ids, declared_tools
 from serval.api.context import ApiContext
 from serval.api.dependencies import Caller, Context, count_request
 from serval.api.endpoints import DETOKENIZE, TOKENIZE
@@ -14,6 +13,7 @@ from serval.api.http import record_of
 from serval.api.json_route import HeldJsonRoute
 from serval.api.models import check_model
 from serval.api.preparation import in_turn, within_context
+from serval.api.prompt import conversation_ids, declared_tools
 from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
 from serval.api.sampling import check_token_ids
 from serval.caller.identity import Identity

@@ -33,7 +33,7 @@ def test_template_options_set_the_switch_of_the_template(
     assert template_options(request, {"other"}) == {}
 
 
-def test_template_options_prefer_the_template_s_own_variable() -> None:
+def test_template_options_prefer_the_variable_of_the_template() -> None:
     request = ChatRequest("m", [], chat_template_kwargs={"thinking": True, "x": 1}, enable_thinking=False)
     assert template_options(request, {"thinking"}) == {"thinking": True, "x": 1}
     assert template_options(request, set()) == {"x": 1}
