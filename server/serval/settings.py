@@ -292,6 +292,12 @@ class Settings(BaseSettings):
         " those of the newest user message, and a short text takes the place of those in tool results and"
         " earlier turns; `omit` refuses none.",
     )
+    max_tokens_beyond_context: Literal["cut", "refuse"] = Field(
+        default="cut",
+        description="A chat's `max_tokens` that is more than the context has left: `cut` to that, because"
+        " agents send the same large limit with every turn and would fail near the end of the context; or"
+        " `refuse` with a 400, as OpenAI does.",
+    )
     first_byte_s: float = Field(
         default=0.05,
         ge=0,

@@ -24,8 +24,10 @@ from serval.caller.identity import Identity
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ApiError, InvalidRequestError
 from serval.limits.gate import Reservation
+from serval.scheduling.body_budget import FREE_BYTES
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_request import ChatRequest
+from serval.wire.kept_bytes import kept_bytes
 
 # Decodes the body of a request, and checks it. Runs in a thread for long ones. Raises `ApiError`.
 Decode = Callable[[ApiContext, Scope, bytes], Turn]
@@ -57,7 +59,8 @@ class ConversationEndpoint:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
         context, record, identity = self._context, record_of(scope), identity_of(scope)
         with context.bodies.body(identity.subject) as held:
-            turn = await prepared(context, scope, receive, held, partial(self._decode, context, scope))
+            turn, kept_bytes = await prepared(context, scope, receive, held, partial(self._decoded, scope))
+            held.shrink_to(kept_bytes)
             request = turn.request
             with named_fields(turn.fields):
                 async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
@@ -80,6 +83,11 @@ class ConversationEndpoint:
                     )
                     job = self._job(turn, prompt, reservation, identity=identity, limit=limit)
                     await self._answer(job, scope, receive, send, headers=reservation.headers)
+
+    def _decoded(self, scope: Scope, body: bytes) -> tuple[Turn, int]:
+        """Return the turn, and the bytes that it holds of the body."""
+        turn = self._decode(self._context, scope, body)
+        return turn, kept_bytes(turn.request) if len(body) > FREE_BYTES else len(body)
 
     def _checked_limit(self, turn: Turn, prompt: Prompt) -> int | None:
         """Return the limit of the answer's tokens. Raises the errors of a prompt that it does not fit."""

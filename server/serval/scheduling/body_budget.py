@@ -74,6 +74,16 @@ class HeldBody:
             self._budget.take(self._key, more)
             self.counted_bytes += more
 
+    def shrink_to(self, size: int) -> None:
+        """Note that only `size` bytes are still held: the rest, such as images, was not decoded."""
+        if size >= self.size:
+            return
+        self.size = size
+        spare = self.counted_bytes - max(0, size - FREE_BYTES)
+        if spare > 0:
+            self._budget.give(self._key, spare)
+            self.counted_bytes -= spare
+
     def give_back(self) -> None:
         """Note that the body, and what was made of it, is not held any more."""
         self._budget.give(self._key, self.counted_bytes)
