@@ -82,7 +82,7 @@ class ConversationEndpoint:
                         context_room=context.model.context_length - len(prompt.input_ids),
                     )
                     job = self._job(turn, prompt, reservation, identity=identity, limit=limit)
-                    await self._answer(job, scope, receive, send, headers=reservation.headers)
+                    await self._answer(job, scope, receive, send)
 
     def _decoded(self, scope: Scope, body: bytes) -> tuple[Turn, int]:
         """Return the turn, and the bytes that it holds of the body."""
@@ -160,10 +160,8 @@ class ConversationEndpoint:
             return None
         return self._context.dialect.reply.markers(calls=bool(prompt.tools))
 
-    async def _answer(
-        self, job: _Job, scope: Scope, receive: Receive, send: Send, *, headers: Mapping[str, str]
-    ) -> None:
-        record = record_of(scope)
+    async def _answer(self, job: _Job, scope: Scope, receive: Receive, send: Send) -> None:
+        record, headers = record_of(scope), job.generation.headers
         if not job.turn.request.stream:
             await send_body(_whole(job, record), scope, receive, send, headers=headers)
             return

@@ -98,7 +98,7 @@ class Completions:
                     prompt_tokens=sum(len(prompt) for prompt in prompts), completion_limit=limit
                 )
                 job = self._job(request, prompts, grammar, reservation, identity=identity, priority=priority)
-                headers = reservation.headers
+                headers = job.generation.headers
                 if request.stream:
                     write = partial(self._write_events, job, record)
                     await send_events(write, scope, receive, send, settings=settings, headers=headers)

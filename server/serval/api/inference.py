@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serval.api.dependencies import api_key
 from serval.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, Endpoint
-from serval.api.responses import LIMIT_HEADERS, WITH_KEY, Responses, errors, success
+from serval.api.responses import ANSWER_HEADERS, WITH_KEY, Responses, errors, success
 from serval.wire.answers import ChatCompletion, ChatCompletionChunk, TextCompletion
 from serval.wire.chat_request import ChatRequest
 from serval.wire.completion_request import CompletionRequest
@@ -49,7 +49,7 @@ def _answers(whole: type, event: type) -> Responses:
         "application/json": {"schema": reference_to(whole)},
         "text/event-stream": {"schema": _STREAM, "x-event-schema": reference_to(event)},
     }
-    return success(headers=LIMIT_HEADERS, content=content)
+    return success(headers=ANSWER_HEADERS, content=content)
 
 
 def _body(kind: type) -> dict[str, Any]:
