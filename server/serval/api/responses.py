@@ -37,8 +37,8 @@ LIMIT_HEADERS: Final[Mapping[str, str]] = {
 # Headers of answers of the engine.
 ANSWER_HEADERS: Final[Mapping[str, str]] = {
     **LIMIT_HEADERS,
-    "x-serval-cache": "Tokens of the prompt found in the prefix cache, and all of them, as in 5100/5200. Absent"
-    " from streams that began with a ping, before the engine's first token.",
+    "x-serval-cache": "Tokens of the prompt found in the prefix cache, and all of them, as in 5100/5200. Not"
+    " in streams that began with a ping, before the engine's first token.",
 }
 _RETRY_AFTER: Final = {"retry-after": "Seconds to wait before the next try."}
 _ERROR_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
