@@ -4,8 +4,9 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Final
 
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
@@ -31,6 +32,7 @@ from serval.wire.kept_bytes import kept_bytes
 
 # Decodes the body of a request, and checks it. Runs in a thread for long ones. Raises `ApiError`.
 Decode = Callable[[ApiContext, Scope, bytes], Turn]
+_AS_NAMED: Final = nullcontext()
 
 
 class _Job(Struct, frozen=True):
@@ -62,7 +64,7 @@ class ConversationEndpoint:
             turn, kept_bytes = await prepared(context, scope, receive, held, partial(self._decoded, scope))
             held.shrink_to(kept_bytes)
             request = turn.request
-            with named_fields(turn.fields):
+            with named_fields(turn.fields) if turn.fields else _AS_NAMED:
                 async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
                     if turn.complete is not None:
                         held.add(await turn.complete())

@@ -15,7 +15,7 @@ from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, record_of
 from serval.api.logprobs import NamedTokens
 from serval.api.models import check_model
-from serval.api.preparation import in_turn, prepared, within_context
+from serval.api.preparation import beyond_context, in_turn, prepared
 from serval.api.sampling import (
     WHOLE_ANSWER_STREAM_INTERVAL,
     check_end,
@@ -245,8 +245,10 @@ def encoded_prompts(
     most = room = max(limit * MAX_BATCH_CONTEXTS, MIN_BATCH_TOKENS)
     encoded = []
     for prompt in prompts:
-        with within_context(model, tokens=limit, param="prompt"):
+        try:
             encoded.append(prompt_ids(prompt, tokenizer, limit=limit))
+        except TokenLimitError:
+            raise beyond_context(model, tokens=limit, param="prompt") from None
         room -= len(encoded[-1])
         if room < 0:
             raise ContextLengthError(

@@ -138,6 +138,11 @@ class Generation:
 
     def usage(self) -> Usage:
         """Return the usage so far. A prompt counts once for all its choices, from when it is sent."""
+        if len(self._last) == 1 and self._last[0] is not None:
+            only = self._last[0]  # nearly always
+            return Usage(
+                only.prompt_tokens, only.completion_tokens, only.cached_tokens, only.reasoning_tokens
+            )
         deltas = [delta for delta in self._last if delta is not None]
         prompt = cached = 0
         for first in range(0, len(self.requests), self._choices):

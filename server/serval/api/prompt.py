@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from serval.api.context import ApiContext
-from serval.api.preparation import within_context
+from serval.api.preparation import beyond_context
+from serval.chat.long_text import TokenLimitError
 from serval.errors import InvalidRequestError
 from serval.grammar.answer_grammar import answer_grammar
 from serval.grammar.dialect import Dialect
@@ -64,7 +65,7 @@ def conversation_ids(
     request: ChatRequest, tools: Sequence[Mapping[str, Any]], context: ApiContext, *, limit: int
 ) -> list[int]:
     """Return the token ids of the conversation. Raises `ContextLengthError` if they are more than `limit`."""
-    with within_context(context.model, tokens=limit, param="messages"):
+    try:
         rendered = context.chat.render(
             msgspec.to_builtins(request.messages),
             tools=tools,
@@ -72,6 +73,8 @@ def conversation_ids(
             continued=bool(request.continue_final_message),
             limit=limit,
         )
+    except TokenLimitError:
+        raise beyond_context(context.model, tokens=limit, param="messages") from None
     return rendered.input_ids
 
 
@@ -80,6 +83,8 @@ def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect
 
     Raises `InvalidRequestError`, naming the place, for a schema that cannot be enforced as requested.
     """
+    if not tools and request.response_format is None:
+        return None
     choice: Any = msgspec.to_builtins(request.tool_choice or "auto")
     allowed = choice.get("allowed_tools") if isinstance(choice, dict) else None
     if allowed is not None:

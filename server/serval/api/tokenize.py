@@ -12,7 +12,7 @@ from serval.api.endpoints import DETOKENIZE, TOKENIZE
 from serval.api.http import record_of
 from serval.api.json_route import HeldJsonRoute
 from serval.api.models import check_model
-from serval.api.preparation import in_turn, within_context
+from serval.api.preparation import beyond_context, in_turn
 from serval.api.prompt import conversation_ids, declared_tools
 from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
 from serval.api.sampling import check_token_ids
@@ -69,15 +69,16 @@ async def _in_turn(request: Request, context: ApiContext, work: Callable[[], T])
 def _ids(context: ApiContext, given: str | ChatRequest) -> list[int]:
     limit = context.model.context_length
     if isinstance(given, str):
-        with within_context(context.model, tokens=limit, param="prompt"):
+        try:
             return context.chat.tokenizer.encode_text(given, limit=limit).tolist()
+        except TokenLimitError:
+            raise beyond_context(context.model, tokens=limit, param="prompt") from None
     return conversation_ids(given, declared_tools(given), context, limit=limit)
 
 
 def _text(context: ApiContext, tokens: list[int]) -> str:
     limit = context.model.context_length
-    with within_context(context.model, tokens=limit, param="tokens"):
-        if len(tokens) > limit:
-            raise TokenLimitError
+    if len(tokens) > limit:
+        raise beyond_context(context.model, tokens=limit, param="tokens")
     check_token_ids(tokens, context.chat.tokenizer, param="tokens")
     return context.chat.tokenizer.decode(tokens)

@@ -20,6 +20,8 @@ def template_options(request: ChatRequest, variables: Collection[str]) -> dict[s
     """
     options: dict[str, Any] = dict(request.chat_template_kwargs or {})
     asked = _asked(request)
+    if asked is None and not options:
+        return options  # nearly always
     for switch in _SWITCHES:
         if switch not in variables:
             options.pop(switch, None)
