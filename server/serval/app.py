@@ -23,6 +23,7 @@ from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.auth.running import RunningRequests
+from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.grammar.dialects.longcat import LONGCAT
@@ -99,6 +100,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
             timeout_s=settings.queue_timeout_s,
         ),
         running=running,
+        prompts=PromptHistory(settings.cache_debug_bytes),
     )
 
     tracing = open_tracing(settings)

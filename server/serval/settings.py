@@ -326,6 +326,12 @@ class Settings(BaseSettings):
     segment_cache_bytes: int = Field(
         default=64 << 20, ge=0, description="Size limit of the cache of tokenised segments."
     )
+    cache_debug_bytes: int = Field(
+        default=32 << 20,
+        ge=0,
+        description="Most bytes of recent prompts that one worker holds for callers that ask where the prefix"
+        " cache missed (`x-serval-cache-debug`); one key may take a quarter.",
+    )
     shutdown_grace_s: float = Field(
         default=30.0, ge=0, description="How long a stop waits for running requests."
     )

@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Final
@@ -11,10 +11,11 @@ from typing import Final
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
+from serval.api.cache_debug import CacheDebug, cache_debug
 from serval.api.choice import ChoiceAssembler, note_outcome
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
-from serval.api.generation import Generation, check_context
+from serval.api.generation import Generation, OnDelta, always_ready, check_context
 from serval.api.http import identity_of, record_of
 from serval.api.preparation import in_turn, prepared
 from serval.api.prompt import Prompt, prompt_of
@@ -42,10 +43,15 @@ class _Job(Struct, frozen=True):
     generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
+    debug: CacheDebug | None
 
     @property
     def id(self) -> str:
         return self.generation.requests[0].request_id
+
+    def headers(self) -> Mapping[str, str]:
+        headers = self.generation.headers()
+        return headers if self.debug is None else {**headers, **self.debug.headers}
 
 
 class ConversationEndpoint:
@@ -61,20 +67,17 @@ class ConversationEndpoint:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
         context, record, identity = self._context, record_of(scope), identity_of(scope)
         with context.bodies.body(identity.subject) as held:
-            turn, kept_bytes = await prepared(context, scope, receive, held, partial(self._decoded, scope))
+            debug = cache_debug(context, scope)
+            decoded = partial(self._decoded, scope, debug)
+            turn, kept_bytes = await prepared(context, scope, receive, held, decoded)
             held.shrink_to(kept_bytes)
             request = turn.request
             with named_fields(turn.fields) if turn.fields else _AS_NAMED:
                 async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
                     if turn.complete is not None:
                         held.add(await turn.complete())
-                    work = partial(
-                        prompt_of,
-                        request,
-                        context,
-                        grammar=own_grammar(request, identity, context.dialect),
-                        deferred_tools=turn.deferred_tools,
-                    )
+                    grammar = own_grammar(request, identity, context.dialect)
+                    work = partial(self._prompt, turn, grammar, debug)
                     prompt = await in_turn(context, scope, receive, held.size, work)
                     held.give_back()
                     limit = self._checked_limit(turn, prompt)
@@ -83,13 +86,23 @@ class ConversationEndpoint:
                         completion_limit=limit,
                         context_room=context.model.context_length - len(prompt.input_ids),
                     )
-                    job = self._job(turn, prompt, reservation, identity=identity, limit=limit)
+                    job = self._job(turn, prompt, reservation, debug, identity=identity, limit=limit)
                     await self._answer(job, scope, receive, send)
 
-    def _decoded(self, scope: Scope, body: bytes) -> tuple[Turn, int]:
+    def _decoded(self, scope: Scope, debug: CacheDebug | None, body: bytes) -> tuple[Turn, int]:
         """Return the turn, and the bytes that it holds of the body."""
         turn = self._decode(self._context, scope, body)
-        return turn, kept_bytes(turn.request) if len(body) > FREE_BYTES else len(body)
+        if debug is not None:
+            debug.take_body(body)
+        elif len(body) > FREE_BYTES:
+            return turn, kept_bytes(turn.request)
+        return turn, len(body)
+
+    def _prompt(self, turn: Turn, grammar: str | None, debug: CacheDebug | None) -> Prompt:
+        prompt = prompt_of(turn.request, self._context, grammar=grammar, deferred_tools=turn.deferred_tools)
+        if debug is not None:
+            debug.compare(self._context.chat.tokenizer.decode(prompt.input_ids))
+        return prompt
 
     def _checked_limit(self, turn: Turn, prompt: Prompt) -> int | None:
         """Return the limit of the answer's tokens. Raises the errors of a prompt that it does not fit."""
@@ -107,6 +120,7 @@ class ConversationEndpoint:
         turn: Turn,
         prompt: Prompt,
         reservation: Reservation,
+        debug: CacheDebug | None,
         *,
         identity: Identity,
         limit: int | None,
@@ -153,6 +167,7 @@ class ConversationEndpoint:
                 for choice in choices
             ],
             created=int(time.time()),
+            debug=debug,
         )
 
     def _markers(self, prompt: Prompt) -> Collection[str] | None:
@@ -163,9 +178,9 @@ class ConversationEndpoint:
         return self._context.dialect.reply.markers(calls=bool(prompt.tools))
 
     async def _answer(self, job: _Job, scope: Scope, receive: Receive, send: Send) -> None:
-        record, headers = record_of(scope), job.generation.headers
+        record = record_of(scope)
         if not job.turn.request.stream:
-            await send_body(_whole(job, record), scope, receive, send, headers=headers)
+            await send_body(_whole(job, record), scope, receive, send, headers=job.headers)
             return
         stream = job.turn.form.stream(job.id, job.created, job.assemblers)
         await send_events(
@@ -174,7 +189,7 @@ class ConversationEndpoint:
             receive,
             send,
             settings=self._context.settings,
-            headers=headers,
+            headers=job.headers,
             error_event=stream.error,
         )
 
@@ -184,10 +199,7 @@ async def _whole(job: _Job, record: RequestRecord) -> bytes:
         job.assemblers[choice].add(delta)
         return True
 
-    try:
-        await job.generation.run(record, on_delta)
-    finally:
-        note_outcome(job.assemblers, record)
+    await _generate(job, record, on_delta)
     await _keep(job)
     choices = [assembler.answer() for assembler in job.assemblers]
     return job.turn.form.body(job.id, job.created, choices, job.generation.usage())
@@ -198,12 +210,20 @@ async def _write_events(job: _Job, stream: AnswerStream, record: RequestRecord, 
         events = stream.add(choice, delta)
         return not events or to.write(events)
 
-    try:
-        await job.generation.run(record, on_delta, to.ready)
-    finally:
-        note_outcome(job.assemblers, record)
+    await _generate(job, record, on_delta, to.ready)
     await _keep(job)
     to.write(stream.end(job.generation.usage()))
+
+
+async def _generate(
+    job: _Job, record: RequestRecord, on_delta: OnDelta, ready: Callable[[], Awaitable[None]] = always_ready
+) -> None:
+    try:
+        await job.generation.run(record, on_delta if job.debug is None else job.debug.noting(on_delta), ready)
+    finally:
+        note_outcome(job.assemblers, record)
+        if job.debug is not None:
+            job.debug.finish()
 
 
 async def _keep(job: _Job) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from serval.api.model_aliases import ModelAliases
 from serval.auth.running import RunningRequests
+from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
@@ -39,3 +40,4 @@ class ApiContext:
     bodies: BodyBudget
     rendering: RenderQueue
     running: RunningRequests
+    prompts: PromptHistory

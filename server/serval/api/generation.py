@@ -39,7 +39,7 @@ _NOT_WORKED_ON: Final = (
 )
 
 
-async def _always_ready() -> None:
+async def always_ready() -> None:
     """No-op `ready` for consumers that never apply backpressure."""
 
 
@@ -70,7 +70,7 @@ class Generation:
         self._sent: set[int] = set()
 
     async def run(
-        self, record: RequestRecord, on_delta: OnDelta, ready: Callable[[], Awaitable[None]] = _always_ready
+        self, record: RequestRecord, on_delta: OnDelta, ready: Callable[[], Awaitable[None]] = always_ready
     ) -> None:
         """Run all requests. `ready` is awaited whenever `on_delta` returned False.
 
