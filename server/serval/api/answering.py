@@ -157,7 +157,9 @@ class ConversationEndpoint:
             assemblers=[
                 ChoiceAssembler(
                     choice,
-                    self._context.dialect.parser(prompt.tools, one_kind=prompt.one_kind),
+                    self._context.dialect.parser(
+                        prompt.tools, thinking=prompt.thinking, one_kind=prompt.one_kind
+                    ),
                     self._context.chat.tokenizer.token_bytes,
                     markers=self._markers(prompt),
                     parallel_tool_calls=request.parallel_tool_calls is not False,

@@ -27,6 +27,8 @@ class Prompt(Struct, frozen=True):
     grammar: str | None
     # The answer is either calls or one text, which may quote a call.
     one_kind: bool
+    # The prompt ends where the model's reasoning begins.
+    thinking: bool
 
 
 def prompt_of(
@@ -50,7 +52,19 @@ def prompt_of(
         tools,
         grammar or grammar_of(request, tools, context.dialect),
         one_kind=grammar is not None or wants_json,
+        thinking=_opens_reasoning(input_ids, context),
     )
+
+
+def _opens_reasoning(input_ids: Sequence[int], context: ApiContext) -> bool:
+    """Return True if the template has opened the reasoning; at most white space follows."""
+    reply, tokenizer = context.dialect.reply, context.chat.tokenizer
+    end = list(input_ids[-4:])
+    opening = tokenizer.control_id(reply.think_open)
+    if opening not in end:
+        return False
+    # To switch thinking off, templates may write reasoning that is empty.
+    return tokenizer.control_id(reply.think_close) not in end[end.index(opening) :]
 
 
 def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 # Conversations of one caller, such as those of an agent and its subagents.
@@ -54,8 +55,8 @@ class PromptHistory:
                 self._bytes -= sum(map(_size, oldest))
 
 
-def shared_length(one: str, other: str) -> int:
-    """Return the number of characters that both texts begin with."""
+def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """Return the number of characters or tokens that both begin with."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

@@ -10,6 +10,7 @@ import msgspec
 
 from serval.api.prompt import declared_tools
 from serval.chat import ChatRenderer, load_chat
+from serval.cli.prompt_diff import compared
 from serval.errors import ApiError, ServalError
 from serval.wire.chat_decode import conversation_request
 
@@ -17,8 +18,12 @@ _RENDER = """
 Reads one conversation a line from standard input, {"messages": [...], "tools": [...], "tool_choice": "auto"},
 of which tools and tool_choice may be left out. Writes one line for each: {"text": ..., "input_ids": [...]}.
 
-example:
+With --diff it compares the prompts of two files instead, each with the body of a request, and says where they
+part: from there on the prefix cache does not serve the second one.
+
+examples:
   echo '{"messages": [{"role": "user", "content": "Hi"}]}' | serval chat render --model ./model
+  serval chat render --model ./model --diff turn1.json turn2.json
 """
 
 
@@ -33,11 +38,20 @@ def configure(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     render.add_argument(
         "--model", type=Path, required=True, metavar="DIR", help="folder with tokenizer and template"
     )
+    render.add_argument(
+        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="say where the prompt of B leaves that of A"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render every line of standard input. Stops at the first one that cannot be rendered."""
+    """Render every line of standard input, up to one that cannot be rendered; or compare two requests.
+
+    Raises `ServalError`.
+    """
     renderer = load_chat(args.model)
+    if args.diff is not None:
+        print(compared(renderer, *args.diff))
+        return 0
     for number, line in enumerate(sys.stdin, start=1):
         if line.strip():
             print(json.dumps(_rendered(renderer, line, number), ensure_ascii=False), flush=True)
