@@ -31,6 +31,7 @@ from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.auth.running import RunningRequests
+from serval.chat.own_turns import OwnTurns
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.grammar.dialects.longcat import LONGCAT
@@ -107,6 +108,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
             timeout_s=settings.queue_timeout_s,
         ),
         running=running,
+        own_turns=OwnTurns(settings.own_turns_bytes),
     )
 
     tracing = open_tracing(settings)

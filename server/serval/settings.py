@@ -313,6 +313,13 @@ class Settings(BaseSettings):
     segment_cache_bytes: int = Field(
         default=64 << 20, ge=0, description="Size limit of the cache of tokenised segments."
     )
+    own_turns_bytes: int = Field(
+        default=32 << 20,
+        ge=0,
+        description="Memory of each worker for the model's own tokens of answers with tool calls, a quarter"
+        " of it for one key at most. They are used where a client sends a call back in another form, so that"
+        " the prefix cache finds it. 0: none.",
+    )
     shutdown_grace_s: float = Field(
         default=30.0, ge=0, description="How long a stop waits for running requests."
     )

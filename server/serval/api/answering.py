@@ -21,6 +21,7 @@ from serval.api.sampling import check_end, own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.api.turn import AnswerStream, Turn
 from serval.caller.identity import Identity
+from serval.chat.own_turns import OwnTurns
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ApiError, InvalidRequestError
 from serval.limits.gate import Reservation
@@ -35,6 +36,9 @@ class _Job(Struct, frozen=True):
     """A turn and its engine requests, one for each choice."""
 
     turn: Turn
+    # Account whose later requests may send the answer back, and where its tokens are kept for that.
+    caller: str
+    own_turns: OwnTurns
     generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
@@ -67,6 +71,7 @@ class ConversationEndpoint:
                         prompt_of,
                         request,
                         context,
+                        caller=identity.subject,
                         grammar=own_grammar(request, identity, context.dialect),
                         deferred_tools=turn.deferred_tools,
                     )
@@ -123,6 +128,8 @@ class ConversationEndpoint:
         ]
         return _Job(
             turn=turn,
+            caller=identity.subject,
+            own_turns=self._context.own_turns,
             generation=Generation(
                 self._context.engine,
                 requests,
@@ -139,6 +146,7 @@ class ConversationEndpoint:
                     parallel_tool_calls=request.parallel_tool_calls is not False,
                     logprobs=bool(request.logprobs),
                     call_id_prefix=turn.call_id_prefix,
+                    keep_tokens=bool(prompt.tools),
                 )
                 for choice in choices
             ],
@@ -199,6 +207,10 @@ async def _write_events(job: _Job, stream: AnswerStream, record: RequestRecord, 
 
 
 async def _keep(job: _Job) -> None:
+    for assembler in job.assemblers:
+        own = assembler.own_turn()
+        if own is not None:
+            job.own_turns.put(job.caller, own)
     if job.turn.keep is not None:
         choices = [assembler.answer() for assembler in job.assemblers]
         await job.turn.keep(job.id, choices, job.generation.usage())

@@ -152,7 +152,7 @@ class CountTokens:
         await send_json(send, msgspec.json.encode({"input_tokens": count}), headers=headers)
 
     def _count(self, scope: Scope, body: bytes) -> int:
-        context, settings = self._context, self._context.settings
+        context, settings, identity = self._context, self._context.settings, identity_of(scope)
         decoded = decode_count_request(
             body,
             strict=settings.strict_fields,
@@ -160,11 +160,16 @@ class CountTokens:
             declaration_of=partial(_declaration, context),
         )
         request = decoded.request
-        check_model(request.model, context.model, identity_of(scope))
+        check_model(request.model, context.model, identity)
         record_of(scope).model = context.model.name
+        tools = declared_tools(request)
         with named_fields(FIELDS):
-            return len(
-                conversation_ids(
-                    request, declared_tools(request), context, limit=context.model.context_length
-                )
+            ids = conversation_ids(
+                request,
+                tools,
+                context,
+                caller=identity.subject,
+                deferred=msgspec.to_builtins(decoded.deferred_tools),
+                limit=context.model.context_length,
             )
+        return len(ids)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from serval.auth.running import RunningRequests
+from serval.chat.own_turns import OwnTurns
 from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
@@ -37,3 +38,4 @@ class ApiContext:
     bodies: BodyBudget
     rendering: RenderQueue
     running: RunningRequests
+    own_turns: OwnTurns
