@@ -122,3 +122,4 @@ class MessagesRequest(CountTokensRequest, kw_only=True):
     container: Any = None
     inference_geo: Any = None
     speed: Any = None
+    diagnostics: Any = None
