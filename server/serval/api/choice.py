@@ -51,8 +51,8 @@ class ChoiceAssembler:
         self._reasoning: list[str] = []
         self._calls: list[AnsweredCall] = []
         self._arguments: list[list[str]] = []
-        # All tokens so far; None if some are unknown, or if the answer does not say all that they do.
-        self._token_ids: array[int] | None = array("I") if keep_tokens else None
+        # The tokens of each delta; None if the answer does not say all that they do.
+        self._token_ids: list[list[int] | None] | None = [] if keep_tokens else None
         self._characters = WholeCharacters(tokens)
         self._places = None if markers is None else MarkerPlaces(tokens, markers)
         self._names = NamedTokens(tokens, skip_special=False) if logprobs else None
@@ -63,7 +63,7 @@ class ChoiceAssembler:
     def add(self, delta: GenerationDelta) -> list[Event]:
         """Add the delta, and return its events. The last delta sets `finish_reason`."""
         if self._token_ids is not None:
-            self._note_tokens(delta.token_ids)
+            self._token_ids.append(delta.token_ids)
         text = self._characters.add(delta.text, delta.token_ids, is_last=delta.finish is not None)
         places = None
         if self._places is not None:
@@ -116,17 +116,16 @@ class ChoiceAssembler:
 
     def own_turn(self) -> OwnTurn | None:
         """Return the turn in the model's own tokens, if it is whole, ends with calls, and hid nothing."""
-        answer = self.answer()
-        if not self._token_ids or answer.finish_reason != "tool_calls" or answer.reasoning:
+        if self.finish_reason != "tool_calls" or self._token_ids is None or self._reasoning:
             return None
+        ids = array("I")
+        for of_delta in self._token_ids:
+            if of_delta is None:
+                return None
+            ids.extend(of_delta)
+        answer = self.answer()
         calls = [OwnCall(call.id, call.name, call.arguments) for call in answer.tool_calls]
-        return OwnTurn(self._token_ids, answer.content, calls)
-
-    def _note_tokens(self, token_ids: list[int] | None) -> None:
-        if token_ids is None or self._token_ids is None:
-            self._token_ids = None
-        else:
-            self._token_ids.extend(token_ids)
+        return OwnTurn(ids, answer.content, calls)
 
     def _is_cut(self) -> bool:
         """Return True if the last call was cut: the choice must not look as if it could be executed."""
