@@ -11,18 +11,28 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from serval.api.answering import ConversationEndpoint
+from serval.api.anthropic_messages import CountTokens, decode_messages
 from serval.api.application import create_api, create_metrics_page
 from serval.api.chat import decode_chat
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
 from serval.api.cors import with_cors
 from serval.api.edge import RequestEdge
-from serval.api.endpoints import API, API_WITHOUT_METRICS, CHAT_COMPLETIONS, COMPLETIONS, METRICS_PAGE
+from serval.api.endpoints import (
+    API,
+    API_WITHOUT_METRICS,
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    MESSAGES,
+    METRICS_PAGE,
+)
 from serval.api.model_aliases import ModelAliases
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.auth.running import RunningRequests
+from serval.chat.own_turns import OwnTurns
 from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
@@ -101,6 +111,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         ),
         running=running,
         prompts=PromptHistory(settings.cache_debug_bytes),
+        own_turns=OwnTurns(settings.own_turns_bytes),
     )
 
     tracing = open_tracing(settings)
@@ -120,6 +131,8 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     hot: dict[str, ASGIApp] = {
         CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
         COMPLETIONS.path: Completions(context),
+        MESSAGES.path: ConversationEndpoint(context, decode_messages),
+        COUNT_TOKENS.path: CountTokens(context),
     }
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
     app = create_api(endpoints, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)

@@ -109,6 +109,8 @@ class ApiError(ServalError):
         self.param = param
         self.code = code if code is not None else self.default_code
         self.retry_after_s = retry_after_s
+        # Set by the edge, for APIs whose errors name it.
+        self.request_id: str | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -128,6 +130,19 @@ class ContextLengthError(InvalidRequestError):
     """Prompt plus requested completion exceed the model's context."""
 
     default_code = "context_length_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str,
+        prompt_tokens: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """`prompt_tokens`, as far as they were counted, are more than the `limit` if the prompt alone is."""
+        super().__init__(message, param=param)
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
 
 
 class MalformedRequestError(InvalidRequestError):

@@ -332,6 +332,13 @@ class Settings(BaseSettings):
         description="Most bytes of recent prompts that one worker holds for callers that ask where the prefix"
         " cache missed (`x-serval-cache-debug`); one key may take a quarter.",
     )
+    own_turns_bytes: int = Field(
+        default=32 << 20,
+        ge=0,
+        description="Memory of each worker for the model's own tokens of answers with tool calls, a quarter"
+        " of it for one key at most. They are used where a client sends a call back in another form, so that"
+        " the prefix cache finds it. 0: none.",
+    )
     shutdown_grace_s: float = Field(
         default=30.0, ge=0, description="How long a stop waits for running requests."
     )

@@ -23,6 +23,7 @@ from serval.api.sampling import check_end, own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.api.turn import AnswerStream, Turn
 from serval.caller.identity import Identity
+from serval.chat.own_turns import OwnTurns
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ApiError, InvalidRequestError
 from serval.limits.gate import Reservation
@@ -40,6 +41,9 @@ class _Job(Struct, frozen=True):
     """A turn and its engine requests, one for each choice."""
 
     turn: Turn
+    # Account whose later requests may send the answer back, and where its tokens are kept for that.
+    caller: str
+    own_turns: OwnTurns
     generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
@@ -77,7 +81,7 @@ class ConversationEndpoint:
                     if turn.complete is not None:
                         held.add(await turn.complete())
                     grammar = own_grammar(request, identity, context.dialect)
-                    work = partial(self._prompt, turn, grammar, debug)
+                    work = partial(self._prompt, turn, grammar, debug, identity.subject)
                     prompt = await in_turn(context, scope, receive, held.size, work)
                     held.give_back()
                     limit = self._checked_limit(turn, prompt)
@@ -98,8 +102,14 @@ class ConversationEndpoint:
             return turn, kept_bytes(turn.request)
         return turn, len(body)
 
-    def _prompt(self, turn: Turn, grammar: str | None, debug: CacheDebug | None) -> Prompt:
-        prompt = prompt_of(turn.request, self._context, grammar=grammar, deferred_tools=turn.deferred_tools)
+    def _prompt(self, turn: Turn, grammar: str | None, debug: CacheDebug | None, caller: str) -> Prompt:
+        prompt = prompt_of(
+            turn.request,
+            self._context,
+            caller=caller,
+            grammar=grammar,
+            deferred_tools=turn.deferred_tools,
+        )
         if debug is not None:
             debug.compare(self._context.chat.tokenizer.decode(prompt.input_ids))
         return prompt
@@ -147,6 +157,8 @@ class ConversationEndpoint:
         ]
         return _Job(
             turn=turn,
+            caller=identity.subject,
+            own_turns=self._context.own_turns,
             generation=Generation(
                 self._context.engine,
                 requests,
@@ -165,6 +177,7 @@ class ConversationEndpoint:
                     parallel_tool_calls=request.parallel_tool_calls is not False,
                     logprobs=bool(request.logprobs),
                     call_id_prefix=turn.call_id_prefix,
+                    keep_tokens=bool(prompt.tools),
                 )
                 for choice in choices
             ],
@@ -229,6 +242,10 @@ async def _generate(
 
 
 async def _keep(job: _Job) -> None:
+    for assembler in job.assemblers:
+        own = assembler.own_turn()
+        if own is not None:
+            job.own_turns.put(job.caller, own)
     if job.turn.keep is not None:
         choices = [assembler.answer() for assembler in job.assemblers]
         await job.turn.keep(job.id, choices, job.generation.usage())

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from serval.api.model_aliases import ModelAliases
 from serval.auth.running import RunningRequests
+from serval.chat.own_turns import OwnTurns
 from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
@@ -41,3 +42,4 @@ class ApiContext:
     rendering: RenderQueue
     running: RunningRequests
     prompts: PromptHistory
+    own_turns: OwnTurns

@@ -205,6 +205,7 @@ def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, 
     wanted = prompt_tokens + (asked or 1)
     if prompt_tokens <= model.max_prompt_tokens and wanted <= model.context_length:
         return
+    longest = min(model.max_prompt_tokens, model.context_length - 1)
     limit = f"This model's maximum context length is {model.context_length} tokens"
     if model.max_prompt_tokens < model.context_length - 1:
         limit += f", of which the prompt may take {model.max_prompt_tokens}"
@@ -214,4 +215,6 @@ def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, 
         f"{limit}. The {subject} {prompt_tokens} tokens{completion}."
         f" Shorten the {param}{'' if asked is None else ' or ask for fewer tokens'}.",
         param=param,
+        prompt_tokens=prompt_tokens if prompt_tokens > longest else None,
+        limit=longest,
     )

@@ -57,4 +57,6 @@ def beyond_context(model: ServedModel, *, tokens: int, param: str) -> ContextLen
         f"This model's maximum context length is {model.context_length} tokens. The {subject} more than"
         f" {tokens}. Shorten the {param}.",
         param=param,
+        prompt_tokens=tokens + 1,
+        limit=tokens,
     )

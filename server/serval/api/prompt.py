@@ -32,20 +32,29 @@ class Prompt(Struct, frozen=True):
 
 
 def prompt_of(
-    request: ChatRequest, context: ApiContext, *, grammar: str | None, deferred_tools: Sequence[Tool] = ()
+    request: ChatRequest,
+    context: ApiContext,
+    *,
+    caller: str,
+    grammar: str | None,
+    deferred_tools: Sequence[Tool] = (),
 ) -> Prompt:
     """Return the prompt of the request, whose messages are then empty.
 
-    `grammar` is the request's own; `deferred_tools` may be called too, but are not declared at the beginning.
+    `caller`: whose turns may be rendered with the model's own tokens. `grammar` is the request's own;
+    `deferred_tools` may be called too, but are not declared at the beginning.
     Raises `ContextLengthError`, and `InvalidRequestError` as `grammar_of` does.
     """
     declared = declared_tools(request)
-    input_ids = conversation_ids(request, declared, context, limit=context.model.max_prompt_tokens)
+    deferred: list[dict[str, Any]] = []
+    if deferred_tools and request.tool_choice != "none":
+        deferred = msgspec.to_builtins(deferred_tools)
+    tools = [*declared, *deferred]
+    input_ids = conversation_ids(
+        request, declared, context, caller=caller, deferred=deferred, limit=context.model.max_prompt_tokens
+    )
     # The engine may take minutes for the answer, and waiting requests would hold many conversations.
     request.messages.clear()
-    tools = declared
-    if deferred_tools and request.tool_choice != "none":
-        tools = [*declared, *msgspec.to_builtins(deferred_tools)]
     wants_json = request.response_format is not None and request.response_format.type != "text"
     return Prompt(
         array("I", input_ids),
@@ -76,15 +85,27 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
 
 
 def conversation_ids(
-    request: ChatRequest, tools: Sequence[Mapping[str, Any]], context: ApiContext, *, limit: int
+    request: ChatRequest,
+    tools: Sequence[Mapping[str, Any]],
+    context: ApiContext,
+    *,
+    caller: str,
+    limit: int,
+    deferred: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
-    """Return the token ids of the conversation. Raises `ContextLengthError` if they are more than `limit`."""
+    """Return the token ids of the conversation, which declares `tools` but not the `deferred` ones.
+
+    Raises `ContextLengthError` if they are more than `limit`.
+    """
+    messages: list[dict[str, Any]] = msgspec.to_builtins(request.messages)
+    own_turns = context.own_turns.find(caller, messages, [*tools, *deferred])
     try:
         rendered = context.chat.render(
-            msgspec.to_builtins(request.messages),
+            messages,
             tools=tools,
             options=template_options(request, context.chat.template_variables),
             continued=bool(request.continue_final_message),
+            own_turns=own_turns,
             limit=limit,
         )
     except TokenLimitError:

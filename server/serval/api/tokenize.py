@@ -43,7 +43,7 @@ async def tokenize(
     """Return the ids that the chat or completions endpoint would send to the engine."""
     given = text_or_conversation(asked, context.settings.non_text_parts)
     _check_model(asked.model, request, caller, context)
-    ids = await _in_turn(request, context, partial(_ids, context, given))
+    ids = await _in_turn(request, context, partial(_ids, context, given, caller.subject))
     return TokenizeAnswer(tokens=ids, count=len(ids), max_model_len=context.model.context_length)
 
 
@@ -66,14 +66,14 @@ async def _in_turn(request: Request, context: ApiContext, work: Callable[[], T])
     return await in_turn(context, request.scope, request.receive, len(await request.body()), work)
 
 
-def _ids(context: ApiContext, given: str | ChatRequest) -> list[int]:
+def _ids(context: ApiContext, given: str | ChatRequest, caller: str) -> list[int]:
     limit = context.model.context_length
     if isinstance(given, str):
         try:
             return context.chat.tokenizer.encode_text(given, limit=limit).tolist()
         except TokenLimitError:
             raise beyond_context(context.model, tokens=limit, param="prompt") from None
-    return conversation_ids(given, declared_tools(given), context, limit=limit)
+    return conversation_ids(given, declared_tools(given), context, caller=caller, limit=limit)
 
 
 def _text(context: ApiContext, tokens: list[int]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
@@ -43,8 +43,22 @@ class ControlToken:
     special: bool = False
 
 
+@dataclass(frozen=True)
+class OwnTokens:
+    """Tokens that the model wrote itself; `content` is their text. They swallow no whitespace."""
+
+    ids: "array[int]"
+    tokenizer: "ControlSafeTokenizer"
+    lstrip: ClassVar[bool] = False
+    rstrip: ClassVar[bool] = False
+
+    @property
+    def content(self) -> str:
+        return self.tokenizer.decode(self.ids)
+
+
 # A piece of a rendered conversation.
-Piece = str | ControlToken
+Piece = str | ControlToken | OwnTokens
 
 
 class ControlSafeTokenizer:
