@@ -7,13 +7,21 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-# Path of a text in the body, such as `messages[2].content[0].text`, and the text.
-PromptText = tuple[str, str]
 
-# Parts of a prompt between two texts of its body: markers, labels, and the instructions on calls.
+class PromptText(NamedTuple):
+    """A text of a body, and its path, such as `messages[2].content[0].text`."""
+
+    path: str
+    text: str
+    # A key or a value of JSON, which follows the one before closely.
+    in_json: bool = False
+
+
+# Characters of a prompt between two of these texts: markers, labels, and the instructions on calls.
 _LONGEST_GAP: Final = 2048
+_LONGEST_GAP_IN_JSON: Final = 64
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _JSON_CHARACTER: Final = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|[^\\]", re.DOTALL)
 
@@ -35,8 +43,8 @@ def text_at(prompt: str, place: int, texts: Iterable[PromptText]) -> tuple[str, 
     is passed over. None if no text follows. Raises `RecursionError` for JSON of great depth.
     """
     begin = 0
-    for path, text in texts:
-        found = _find(prompt, text, begin)
+    for path, text, in_json in texts:
+        found = _find(prompt, text, begin, _LONGEST_GAP_IN_JSON if in_json else _LONGEST_GAP)
         if found is None:
             continue
         start, written = found
@@ -48,10 +56,10 @@ def text_at(prompt: str, place: int, texts: Iterable[PromptText]) -> tuple[str, 
     return None
 
 
-def _find(prompt: str, text: str, begin: int) -> tuple[int, str] | None:
-    """Return where the prompt has the text, and how it is written: as it is, or as in JSON."""
+def _find(prompt: str, text: str, begin: int, gap: int) -> tuple[int, str] | None:
+    """Return where the prompt has the text, within `gap` from `begin`, and how: as it is, or as in JSON."""
     for written in dict.fromkeys((text, json.dumps(text, ensure_ascii=False)[1:-1], text.strip())):
-        end = begin + len(written) + _LONGEST_GAP
+        end = begin + len(written) + gap
         start = prompt.find(written, begin, end) if written else -1
         # The words of a short text may be parts of longer ones.
         while start >= 0 and not _stands_alone(prompt, start, start + len(written)):
@@ -70,6 +78,8 @@ def _stands_alone(prompt: str, start: int, end: int) -> bool:
 
 def _tools(tools: Any, path: str) -> Iterator[PromptText]:
     for index, tool in _items(tools):
+        if tool.get("defer_loading"):
+            continue  # declared in the conversation, if at all
         below = f"{path}[{index}]"
         if isinstance(tool.get("tools"), list):
             yield from _tools(tool["tools"], f"{below}.tools")
@@ -119,18 +129,18 @@ def _json(value: Any, path: str) -> Iterator[PromptText]:
     if isinstance(value, Mapping):
         for key, below in value.items():
             inside = f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{json.dumps(key)}]"
-            yield inside, key
+            yield PromptText(inside, key, in_json=True)
             yield from _json(below, inside)
     elif isinstance(value, list):
         for index, below in enumerate(value):
             yield from _json(below, f"{path}[{index}]")
     else:
-        yield path, value if isinstance(value, str) else json.dumps(value)
+        yield PromptText(path, value if isinstance(value, str) else json.dumps(value), in_json=True)
 
 
 def _text(value: Any, path: str) -> Iterator[PromptText]:
     if isinstance(value, str):
-        yield path, value
+        yield PromptText(path, value)
 
 
 def _items(value: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:

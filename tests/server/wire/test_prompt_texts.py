@@ -143,7 +143,7 @@ def test_prompt_texts_reads_the_forms_of_all_apis() -> None:
             {"type": "custom_tool_call_output", "call_id": "d", "output": "done"},
         ],
     }
-    assert list(prompt_texts(responses)) == [
+    assert [(path, text) for path, text, _ in prompt_texts(responses)] == [
         ("tools[0].tools[0].name", "g"),
         ("tools[1].name", "apply_patch"),
         ("tools[1].description", "Patch."),
@@ -159,7 +159,10 @@ def test_prompt_texts_reads_the_forms_of_all_apis() -> None:
     ]
     messages = {
         "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
-        "tools": [{"name": "Edit", "input_schema": {"type": "object"}}],
+        "tools": [
+            {"name": "Edit", "input_schema": {"type": "object"}},
+            {"name": "Later", "input_schema": {}, "defer_loading": True},
+        ],
         "messages": [
             {"role": "user", "content": "Hi"},
             {
@@ -174,7 +177,7 @@ def test_prompt_texts_reads_the_forms_of_all_apis() -> None:
             },
         ],
     }
-    assert list(prompt_texts(messages)) == [
+    assert [(path, text) for path, text, _ in prompt_texts(messages)] == [
         ("tools[0].name", "Edit"),
         ("tools[0].input_schema.type", "type"),
         ("tools[0].input_schema.type", "object"),
