@@ -301,6 +301,11 @@ class Settings(BaseSettings):
         " agents send the same large limit with every turn and would fail near the end of the context; or"
         " `refuse` with a 400, as OpenAI does.",
     )
+    render_billing_block: bool = Field(
+        default=False,
+        description="Show the model the system block `x-anthropic-billing-header` of Claude Code. It may"
+        " differ with each request, at the very front, so that the prefix cache finds nothing.",
+    )
     first_byte_s: float = Field(
         default=0.05,
         ge=0,

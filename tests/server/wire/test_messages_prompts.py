@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from serval.chat import ChatRenderer, load_chat
 from serval.wire.chat_request import Tool
-from serval.wire.messages.decode import decode_messages_request
+from serval.wire.messages.decode import Reading, decode_messages_request
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.model_folder import CONTROL_TOKENS, write_model_folder
 
@@ -76,9 +76,13 @@ def prompt(renderer: ChatRenderer, body: dict[str, Any]) -> list[int]:
     def declaration(tool: Tool) -> str:
         return renderer.declarations.text_of(msgspec.to_builtins(tool))
 
-    request = decode_messages_request(
-        json.dumps(body).encode(), strict=True, non_text_parts="refuse_new", declaration_of=declaration
-    ).request
+    reading = Reading(
+        strict_fields=True,
+        non_text_parts="refuse_new",
+        render_billing_block=False,
+        declaration_of=declaration,
+    )
+    request = decode_messages_request(json.dumps(body).encode(), reading).request
     messages, tools = msgspec.to_builtins(request.messages), msgspec.to_builtins(request.tools or [])
     return renderer.render(messages, tools=tools).input_ids
 
