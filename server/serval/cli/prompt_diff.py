@@ -13,7 +13,7 @@ from serval.chat.prompt_history import shared_length
 from serval.errors import ApiError, ServalError
 from serval.wire.chat_decode import decode_chat_request
 from serval.wire.chat_request import ChatRequest, Tool
-from serval.wire.messages.decode import decode_messages_request
+from serval.wire.messages.decode import Reading, decode_messages_request
 from serval.wire.prompt_texts import prompt_texts, text_at
 from serval.wire.thinking import template_options
 
@@ -68,10 +68,13 @@ def _request(renderer: ChatRenderer, body: Mapping[str, Any]) -> ChatRequest:
         declared: dict[str, Any] = msgspec.to_builtins(tool)
         return renderer.declarations.text_of(declared)
 
-    decoded = decode_messages_request(
-        encoded, strict=False, non_text_parts="omit", declaration_of=declaration_of
+    reading = Reading(
+        strict_fields=False,
+        non_text_parts="omit",
+        render_billing_block=False,
+        declaration_of=declaration_of,
     )
-    return decoded.request
+    return decode_messages_request(encoded, reading).request
 
 
 def _is_of_messages(body: Mapping[str, Any]) -> bool:

@@ -2,11 +2,8 @@
 
 from typing import Any
 
-import pytest
-
 from serval.chat.prompt_history import shared_length
-from serval.wire.messages import conversation
-from serval_testkit.gateway import MODEL, RunningGateway
+from serval_testkit.gateway import MODEL, RunningGateway, running_gateway
 
 MESSAGES = "/v1/messages"
 ASK = {"x-serval-cache-debug": "1"}
@@ -46,13 +43,11 @@ async def test_prompts_of_two_billing_lines_are_found_in_the_cache(gateway: Runn
     assert shared_length(first, second) >= 0.99 * len(second)
 
 
-async def test_billing_line_is_named_if_it_is_rendered(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conversation, "_BILLING", "not this line")
-    for line in ("cch=00aa1", "cch=7b3f2"):
-        response = await gateway.post(body(line), path=MESSAGES, headers=ASK)
+async def test_billing_line_is_named_if_it_is_rendered() -> None:
+    async with running_gateway(render_billing_block=True) as gateway:
+        for line in ("cch=00aa1", "cch=7b3f2"):
+            response = await gateway.post(body(line), path=MESSAGES, headers=ASK)
+        first, second = (request["input_ids"] for request in gateway.engine.requests)
     place = body("cch=7b3f2")["system"][0]["text"].index("7b3f2")
     assert response.headers["x-serval-cache-left"] == f"system[0].text {place}"
-    first, second = (request["input_ids"] for request in gateway.engine.requests)
     assert shared_length(first, second) < 0.5 * len(second)

@@ -134,3 +134,20 @@ def test_diff_names_the_file_that_cannot_be_rendered(
 ) -> None:
     assert diff(tmp_path, body("Hi"), second) == 1
     assert complaint in capsys.readouterr().err
+
+
+def test_diff_reads_requests_of_the_messages_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    used = {"type": "tool_use", "id": "t", "name": "Edit", "input": {"path": "a.py"}}
+    changed = {**used, "input": {"replace_all": False, "path": "a.py"}}
+
+    def turn(call: dict[str, Any]) -> dict[str, Any]:
+        messages = [
+            {"role": "user", "content": "Edit a.py."},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "done"}]},
+        ]
+        return {"max_tokens": 9, "system": [{"type": "text", "text": "Be brief."}], "messages": messages}
+
+    assert diff(tmp_path, turn(used), turn(changed)) == 0
+    place = capsys.readouterr().out.splitlines()[1]
+    assert place == "they part at messages[1].content[0].input.replace_all, character 0:"
