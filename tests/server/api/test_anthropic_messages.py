@@ -347,20 +347,3 @@ async def test_messages_other_method_is_a_405_in_the_form_of_the_api(gateway: Ru
     response = await gateway.get(PATH)
     assert response.status == 405
     assert (await response.json())["type"] == "error"
-
-
-@pytest.mark.parametrize("shown", [False, True])
-async def test_messages_that_differ_in_the_billing_line_share_the_prompt_unless_it_is_shown(
-    shown: bool,
-) -> None:
-    async with running_gateway(render_billing_block=shown) as gateway:
-        for number in (1, 2):
-            billing = {"type": "text", "text": f"x-anthropic-billing-header: cc_version=2.1; cch={number};"}
-            system = [billing, {"type": "text", "text": "You are an agent. " * 200}]
-            asked = asking(system=system, tools=WEATHER)
-            response = await gateway.post(asked, path=PATH, headers={"x-serval-cache-debug": "1"})
-            assert response.status == 200
-        left = response.headers["x-serval-cache-left"]
-        assert left == ("system[0].text 48" if shown else "end")
-        first, second = (request["input_ids"] for request in gateway.engine.requests)
-        assert (first == second) is not shown
