@@ -21,7 +21,7 @@ class PromptText(NamedTuple):
 
 # Characters of a prompt between two of these texts: markers, labels, and the instructions on calls.
 _LONGEST_GAP: Final = 2048
-_LONGEST_GAP_IN_JSON: Final = 64
+_LONGEST_GAP_IN_JSON: Final = 128
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _JSON_CHARACTER: Final = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|[^\\]", re.DOTALL)
 
