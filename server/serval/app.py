@@ -28,11 +28,14 @@ from serval.api.endpoints import (
     METRICS_PAGE,
     RESPONSES,
 )
+from serval.api.model_aliases import ModelAliases
 from serval.api.openai_responses import decode_responses
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.auth.running import RunningRequests
+from serval.chat.own_turns import OwnTurns
+from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.grammar.dialects.longcat import LONGCAT
@@ -111,6 +114,8 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         ),
         running=running,
         kept_responses=_kept_responses(settings, directory),
+        prompts=PromptHistory(settings.cache_debug_bytes),
+        own_turns=OwnTurns(settings.own_turns_bytes),
     )
 
     tracing = open_tracing(settings)
@@ -147,7 +152,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         metrics=metrics,
         tracing=tracing,
     )
-    apply = partial(_put_in_force, authenticator, context.gate)
+    apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases)
     apply(live)
     admin = _admin_app(settings, directory, metrics, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
@@ -169,9 +174,12 @@ def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "Ke
     )
 
 
-def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:
+def _put_in_force(
+    authenticator: Authenticator, gate: Gate, aliases: ModelAliases, live: LiveSettings
+) -> None:
     authenticator.replace_keys(ApiKeys(live.keys))
     gate.replace_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
+    aliases.replace(live.model_aliases)
 
 
 class _Watch(Protocol):

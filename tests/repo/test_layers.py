@@ -18,6 +18,7 @@ LAYERS = {
         "errors",
         "setting_names",
         "settings_file",
+        "setting_fields",
         "settings",
         "schema",
         "tools",

@@ -22,7 +22,12 @@ from serval.tools.events import ContentDelta, Event, ReasoningDelta, ToolCallSta
 from serval.wire.chat_request import Tool
 from serval.wire.chat_response import AnsweredChoice, Usage
 from serval.wire.messages.answer import error_event, message_body
-from serval.wire.messages.decode import FIELDS, decode_count_request, decode_messages_request
+from serval.wire.messages.decode import (
+    FIELDS,
+    Reading,
+    decode_count_request,
+    decode_messages_request,
+)
 from serval.wire.messages.stream import EventEncoder
 
 _CALL_ID_PREFIX: Final = "toolu_"
@@ -106,13 +111,8 @@ class MessagesStream:
 
 def decode_messages(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     """Decode and check the body of a request. Raises `ApiError`."""
-    record, identity, settings = record_of(scope), identity_of(scope), context.settings
-    decoded = decode_messages_request(
-        body,
-        strict=settings.strict_fields,
-        non_text_parts=settings.non_text_parts,
-        declaration_of=partial(_declaration, context),
-    )
+    record, identity = record_of(scope), identity_of(scope)
+    decoded = decode_messages_request(body, _reading(context))
     request = decoded.request
     check_model(request.model, context.model, identity)
     record.model = context.model.name
@@ -129,6 +129,16 @@ def decode_messages(context: ApiContext, scope: Scope, body: bytes) -> Turn:
         deferred_tools=decoded.deferred_tools,
         cut_to_room=True,
         fields=FIELDS,
+    )
+
+
+def _reading(context: ApiContext) -> Reading:
+    settings = context.settings
+    return Reading(
+        strict_fields=settings.strict_fields,
+        non_text_parts=settings.non_text_parts,
+        render_billing_block=settings.render_billing_block,
+        declaration_of=partial(_declaration, context),
     )
 
 
@@ -152,19 +162,19 @@ class CountTokens:
         await send_json(send, msgspec.json.encode({"input_tokens": count}), headers=headers)
 
     def _count(self, scope: Scope, body: bytes) -> int:
-        context, settings = self._context, self._context.settings
-        decoded = decode_count_request(
-            body,
-            strict=settings.strict_fields,
-            non_text_parts=settings.non_text_parts,
-            declaration_of=partial(_declaration, context),
-        )
+        context, identity = self._context, identity_of(scope)
+        decoded = decode_count_request(body, _reading(context))
         request = decoded.request
-        check_model(request.model, context.model, identity_of(scope))
+        check_model(request.model, context.model, identity)
         record_of(scope).model = context.model.name
+        tools = declared_tools(request)
         with named_fields(FIELDS):
-            return len(
-                conversation_ids(
-                    request, declared_tools(request), context, limit=context.model.context_length
-                )
+            ids = conversation_ids(
+                request,
+                tools,
+                context,
+                caller=identity.subject,
+                deferred=msgspec.to_builtins(decoded.deferred_tools),
+                limit=context.model.context_length,
             )
+        return len(ids)

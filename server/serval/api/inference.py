@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serval.api.dependencies import api_key
 from serval.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
 from serval.api.responses import (
+    ANSWER_HEADERS,
     LIMIT_HEADERS,
     REQUEST_ID,
     WITH_KEY,
@@ -83,7 +84,7 @@ def _answers(
     event: type,
     *,
     stream: Mapping[str, str] = _STREAM,
-    headers: Mapping[str, str] = LIMIT_HEADERS,
+    headers: Mapping[str, str] = ANSWER_HEADERS,
 ) -> Responses:
     content = {
         "application/json": {"schema": reference_to(whole)},
@@ -130,7 +131,7 @@ async def completions(request: Request) -> Response:
             MessagesAnswer,
             MessagesEvent,
             stream=_MESSAGES_STREAM,
-            headers={**LIMIT_HEADERS, **REQUEST_ID},
+            headers={**ANSWER_HEADERS, **REQUEST_ID},
         ),
         **_MESSAGES_ERRORS,
         **messages_errors(502, 504),

@@ -36,6 +36,12 @@ LIMIT_HEADERS: Final[Mapping[str, str]] = {
         ("reset", f"How long until all {unit} are there again, such as 250ms or 2m0s."),
     )
 }
+# Headers of answers of the engine.
+ANSWER_HEADERS: Final[Mapping[str, str]] = {
+    **LIMIT_HEADERS,
+    "x-serval-cache": "Tokens of the prompt found in the prefix cache, and all of them, as in 5100/5200. Not"
+    " in streams that began with a ping, before the engine's first token.",
+}
 # Header of responses of the Messages API, which Anthropic's clients read.
 REQUEST_ID: Final[Mapping[str, str]] = {"request-id": "The same as x-request-id."}
 _RETRY_AFTER: Final = {"retry-after": "Seconds to wait before the next try."}

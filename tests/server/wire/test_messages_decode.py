@@ -9,6 +9,7 @@ from serval.errors import InvalidRequestError
 from serval.wire.chat_request import ChatRequest, ContentPart, Tool
 from serval.wire.messages.decode import (
     DecodedMessages,
+    Reading,
     decode_count_request,
     decode_messages_request,
 )
@@ -45,13 +46,22 @@ def named(tool: Tool) -> str:
     return f"<declaration of {tool.function.name}>"
 
 
+def reading(
+    non_text_parts: NonTextParts = "refuse_new", *, strict: bool = True, billing: bool = False
+) -> Reading:
+    return Reading(
+        strict_fields=strict,
+        non_text_parts=non_text_parts,
+        render_billing_block=billing,
+        declaration_of=named,
+    )
+
+
 def decoded(
     *messages: Any, non_text_parts: NonTextParts = "refuse_new", strict: bool = True, **more: Any
 ) -> DecodedMessages:
     body = {"model": "m", "max_tokens": 8, "messages": messages, **more}
-    return decode_messages_request(
-        json.dumps(body).encode(), strict=strict, non_text_parts=non_text_parts, declaration_of=named
-    )
+    return decode_messages_request(json.dumps(body).encode(), reading(non_text_parts, strict=strict))
 
 
 def written(request: ChatRequest) -> list[tuple[str, str]]:
@@ -75,6 +85,9 @@ def test_system_blocks_are_one_message_without_the_billing_block() -> None:
     assert written(request) == [("system", "A\nB"), ("user", "Hi")]
     assert written(decoded(user("Hi"), system="A\nB").request) == written(request)
     assert written(decoded(user("Hi"), system=[billing]).request) == [("user", "Hi")]
+    body = json.dumps({"model": "m", "max_tokens": 1, "messages": [user("Hi")], "system": [billing]})
+    shown = decode_messages_request(body.encode(), reading(billing=True)).request
+    assert written(shown)[0] == ("system", billing["text"])
 
 
 def test_inline_system_message_stays_in_place_as_block_or_string() -> None:
@@ -235,11 +248,18 @@ def test_sampling_fields_and_limit_are_taken_over() -> None:
     assert (request.temperature, request.top_p, request.top_k) == (0.5, 0.9, 7)
 
 
+def test_switch_for_thinking_is_that_of_chats() -> None:
+    thinking = decoded(user("Hi"), thinking={"type": "enabled", "budget_tokens": 1024}).request.thinking
+    assert thinking is not None
+    assert thinking.type == "enabled"
+
+
 def test_fields_without_effect_are_accepted_in_strict_mode() -> None:
     decoded(
         user("Hi"),
         metadata={"user_id": "{}"},
         thinking={"type": "adaptive", "display": "omitted"},
+        diagnostics={},
         context_management={"edits": []},
         output_config={"effort": "high"},
         cache_control={"type": "ephemeral"},
@@ -286,7 +306,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown block": ({"messages": [user({"type": "hologram"})]}, "messages[0].content[0].type"),
     "image in system": ({"system": [IMAGE]}, "system[0].type"),
     "tool without a name": ({"tools": [{"input_schema": {}}]}, "tools[0].name"),
-    "name of a tool": ({"tools": [TOOL | {"name": "a.b"}]}, "tools[0].name"),
+    "name of a tool": ({"tools": [TOOL | {"name": "a b"}]}, "tools[0].name"),
     "two tools of one name": ({"tools": [TOOL, TOOL]}, "tools[1].name"),
     "schema": (
         {"tools": [TOOL | {"input_schema": {"enum": list(range(30_000))}}]},
@@ -312,16 +332,12 @@ def test_error_names_the_field_of_the_request(name: str) -> None:
     more, param = BAD[name]
     body = {"model": "m", "max_tokens": 8, "messages": [user("Hi")], **more}
     with pytest.raises(InvalidRequestError) as caught:
-        decode_messages_request(
-            json.dumps(body).encode(), strict=False, non_text_parts="refuse_new", declaration_of=named
-        )
+        decode_messages_request(json.dumps(body).encode(), reading(strict=False))
     assert caught.value.param == param
     assert param.split(".")[0].split("[")[0] in caught.value.message
 
 
 def test_count_request_needs_no_limit_and_reads_the_same_conversation() -> None:
     body = {"model": "m", "messages": [user("Hi")], "system": "s", "tools": []}
-    counted = decode_count_request(
-        json.dumps(body).encode(), strict=True, non_text_parts="refuse_new", declaration_of=named
-    )
+    counted = decode_count_request(json.dumps(body).encode(), reading())
     assert written(counted.request) == written(decoded(user("Hi"), system="s", tools=[]).request)

@@ -40,8 +40,8 @@ class Conversation(Struct, frozen=True):
         self.places.append(places)
 
 
-def system_messages(system: str | list[Block] | None) -> list[Message]:
-    """Return the instructions as one system message, or none; Claude Code's billing block is left out."""
+def system_messages(system: str | list[Block] | None, *, with_billing: bool) -> list[Message]:
+    """Return the instructions as one system message, or none; `with_billing`: with Claude Code's block."""
     if system is None:
         return []
     if isinstance(system, str):
@@ -51,7 +51,7 @@ def system_messages(system: str | list[Block] | None) -> list[Message]:
         part = _text_part(block, f"system[{index}]")
         if part.type != "text":
             raise _not_text(part.type, f"system[{index}]")
-        if not (part.text or "").startswith(_BILLING):
+        if with_billing or not (part.text or "").startswith(_BILLING):
             parts.append(part)
     return [Message(role="system", content=parts)] if parts else []
 

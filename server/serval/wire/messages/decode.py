@@ -26,6 +26,16 @@ from serval.wire.sampling_rules import check_stop
 # Text that declares a tool in the form of the model's template.
 DeclarationOf = Callable[[Tool], str]
 
+
+class Reading(Struct, frozen=True):
+    """Ways to read a request: the settings of the same names, and the form of a tool's declaration."""
+
+    strict_fields: bool
+    non_text_parts: NonTextParts
+    render_billing_block: bool
+    declaration_of: DeclarationOf
+
+
 # Names of fields by their names in Chat Completions, for errors found after decoding.
 FIELDS: Final[Mapping[str, str]] = {
     "response_format": "output_config.format",
@@ -55,17 +65,15 @@ class DecodedMessages(Struct, frozen=True):
     deferred_tools: Sequence[Tool]
 
 
-def decode_messages_request(
-    body: bytes, *, strict: bool, non_text_parts: NonTextParts, declaration_of: DeclarationOf
-) -> DecodedMessages:
-    """Decode and check the body of `POST /v1/messages`; `strict` refuses unknown top-level fields.
+def decode_messages_request(body: bytes, reading: Reading) -> DecodedMessages:
+    """Decode and check the body of `POST /v1/messages`.
 
     Raises `InvalidRequestError` with `param` naming the field at fault.
     """
     check_body_size(body)
-    given = decode_json(_strict_messages if strict else _messages, body)
+    given = decode_json(_strict_messages if reading.strict_fields else _messages, body)
     check_messages_fields(body)
-    decoded = _decoded(given, non_text_parts, declaration_of)
+    decoded = _decoded(given, reading)
     request = decoded.request
     request.max_completion_tokens = given.max_tokens
     request.stream = given.stream
@@ -75,30 +83,25 @@ def decode_messages_request(
     return decoded
 
 
-def decode_count_request(
-    body: bytes, *, strict: bool, non_text_parts: NonTextParts, declaration_of: DeclarationOf
-) -> DecodedMessages:
+def decode_count_request(body: bytes, reading: Reading) -> DecodedMessages:
     """Decode and check the body of `POST /v1/messages/count_tokens`, as `decode_messages_request` does."""
     check_body_size(body)
-    given = decode_json(_strict_count if strict else _count, body)
+    given = decode_json(_strict_count if reading.strict_fields else _count, body)
     check_messages_fields(body)
-    return _decoded(given, non_text_parts, declaration_of)
+    return _decoded(given, reading)
 
 
-def _decoded(
-    given: CountTokensRequest, non_text_parts: NonTextParts, declaration_of: DeclarationOf
-) -> DecodedMessages:
+def _decoded(given: CountTokensRequest, reading: Reading) -> DecodedMessages:
     tools = chat_tools(given.tools)
     by_name = {tool.function.name: tool for tool in tools.all if tool.function is not None}
 
     def declare(name: str) -> str:
         tool = by_name.get(name)
         # The tool's server may have gone since, and the session goes on.
-        return f"[tool {name} is not available]" if tool is None else declaration_of(tool)
+        return f"[tool {name} is not available]" if tool is None else reading.declaration_of(tool)
 
-    messages = system_messages(given.system) + chat_messages(
-        given.messages, declare=declare, non_text_parts=non_text_parts
-    )
+    messages = system_messages(given.system, with_billing=reading.render_billing_block)
+    messages += chat_messages(given.messages, declare=declare, non_text_parts=reading.non_text_parts)
     choice = given.tool_choice
     request = ChatRequest(
         model=given.model,
@@ -107,6 +110,7 @@ def _decoded(
         tool_choice=chat_tool_choice(choice, by_name.keys()),
         parallel_tool_calls=False if choice is not None and choice.disable_parallel_tool_use else None,
         response_format=_response_format(given),
+        thinking=given.thinking,
     )
     if messages[-1].role == "assistant":
         _check_prefill(request, tools, f"messages[{len(given.messages) - 1}]")

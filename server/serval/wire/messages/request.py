@@ -9,11 +9,10 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from serval.wire.annotations import one_of
-from serval.wire.chat_request import TokenCount
+from serval.wire.chat_request import Thinking, TokenCount, ToolName
 
 # Agents with many MCP servers declare hundreds, most of them deferred.
 MAX_TOOLS: Final = 1024
-TOOL_NAME: Final = r"^[a-zA-Z0-9_-]{1,128}\Z"
 
 
 class Block(Struct, omit_defaults=True):
@@ -47,9 +46,7 @@ class ToolDeclaration(Struct, omit_defaults=True):
     `defer_loading`: not declared to the model before a `tool_reference` in a tool result names it.
     """
 
-    name: (
-        Annotated[str, Meta(extra_json_schema={"pattern": "^[a-zA-Z0-9_-]{1,128}$", "minLength": 1})] | None
-    ) = None
+    name: ToolName | None = None
     type: str | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
@@ -89,8 +86,8 @@ class CountTokensRequest(Struct):
     output_config: OutputConfig | None = None
     # The earlier name of `output_config.format`.
     output_format: OutputFormat | None = None
+    thinking: Thinking | None = None
     # Accepted without effect on the answer.
-    thinking: Any = None
     cache_control: Any = None
     context_management: Any = None
     mcp_servers: Any = None
@@ -122,3 +119,4 @@ class MessagesRequest(CountTokensRequest, kw_only=True):
     container: Any = None
     inference_geo: Any = None
     speed: Any = None
+    diagnostics: Any = None

@@ -1,6 +1,5 @@
 """Tools and tool choice of the Messages API as those of Chat Completions."""
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -8,11 +7,10 @@ from msgspec import Struct
 
 from serval.errors import InvalidRequestError
 from serval.wire.chat_request import FunctionDeclaration, Tool, check_schema
-from serval.wire.decode import invalid_value, missing_parameter
-from serval.wire.messages.request import TOOL_NAME, MessagesToolChoice, ToolDeclaration
+from serval.wire.decode import missing_parameter
+from serval.wire.messages.request import MessagesToolChoice, ToolDeclaration
 from serval.wire.tool_choice import NamedFunction, NamedToolChoice
 
-_NAME: Final = re.compile(TOOL_NAME)
 # A search that the server would run. Without one here, nothing would ever load the deferred tools.
 _SERVER_SEARCH: Final = "tool_search_tool_"
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
@@ -58,9 +56,6 @@ def chat_tools(tools: Sequence[ToolDeclaration] | None) -> Tools:
 def _function(tool: ToolDeclaration, path: str) -> FunctionDeclaration:
     if tool.name is None:
         raise missing_parameter(f"{path}.name")
-    if not _NAME.match(tool.name):
-        reason = "a tool's name is 1 to 128 letters, digits, underscores and hyphens"
-        raise invalid_value(reason, f"{path}.name", code="invalid_value")
     check_schema(tool.input_schema, f"{path}.input_schema")
     return FunctionDeclaration(
         name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict
