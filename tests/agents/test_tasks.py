@@ -23,7 +23,7 @@ async def test_agent_reads_edits_runs_and_ends(
         prompts = session.conversation
         assert [prompt.turns for prompt in prompts] == list(range(len(turns)))
         assert "passed" in prompts[-1].last
-        # Each prompt begins with the whole one before it.
+        # Each prompt begins with the whole one before it and its answer.
         for before, after in itertools.pairwise(prompts):
-            assert after.found >= len(before.ids)
+            assert after.found >= len(before.ids) + len(before.answer)
         shares[name] = [(prompt.found, len(prompt.ids)) for prompt in prompts[1:]]

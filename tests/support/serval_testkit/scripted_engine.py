@@ -31,11 +31,12 @@ def _token(text: str) -> int:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt that the engine was given, and how many of its tokens were in the cache."""
+    """A prompt, how many of its tokens the cache held, and the tokens of its answer."""
 
     ids: list[int]
     sampling: Mapping[str, Any]
     found: int
+    answer: list[int] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -69,7 +70,6 @@ class ScriptedEngine:
     context_length: int = CONTEXT
     prompts: list[Prompt] = field(default_factory=list)
     engine: StandInEngine = field(init=False)
-    _cached: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         length = self.context_length
@@ -81,16 +81,14 @@ class ScriptedEngine:
 
     def _answer(self, body: dict[str, Any]) -> Answer:
         ids = body["input_ids"]
-        found = max((common_prefix(ids, known) for known in self._cached), default=0)
+        found = max((common_prefix(ids, known.ids + known.answer) for known in self.prompts), default=0)
         prompt = Prompt(ids, body["sampling_params"], found)
         self.prompts.append(prompt)
         answer = self.script(prompt)
         # SGLang computes the last token of a prompt anew.
         answer.cached_tokens = min(found, len(ids) - 1)
         if answer.fault is None:
-            self._cached.append(
-                [*ids, *(token for piece in ids_of(answer, self.engine.model_path) for token in piece)]
-            )
+            prompt.answer.extend(token for piece in ids_of(answer, self.engine.model_path) for token in piece)
         return answer
 
 
