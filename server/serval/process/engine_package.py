@@ -71,6 +71,11 @@ def engine_command(options: EngineOptions) -> list[str]:
     return python_command(_LAUNCHER, *_options_module().command_line(options))
 
 
+def engine_check_command(options: EngineOptions) -> list[str]:
+    """The command that finds mistakes which would end the engine's start. Raises `EngineMissingError`."""
+    return python_command(_LAUNCHER, "--check", *_options_module().command_line(options))
+
+
 def require_engine() -> None:
     """Raise `EngineMissingError` unless the engine's package and SGLang are installed. Imports neither."""
     if importlib.util.find_spec("serval_sglang") is None or importlib.util.find_spec("sglang") is None:
