@@ -88,11 +88,13 @@ def engine_environment(
     return environment
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[EngineOptions, bool]:
-    """Parse the command line into options, and whether to check only.
+def parse_options(arguments: Sequence[str]) -> EngineOptions:
+    """Parse the command line. Raises SystemExit: 2 on a usage error, 1 if there is no such checkpoint."""
+    return _parse(arguments)[0]
 
-    Raises SystemExit: 2 on a usage error, 1 if there is no such checkpoint.
-    """
+
+def _parse(arguments: Sequence[str]) -> tuple[EngineOptions, bool]:
+    """Parse the command line into options, and whether to check only."""
     parser = argparse.ArgumentParser(
         prog="serval engine",
         description="start the SGLang engine with Serval's model adapter",
@@ -114,15 +116,15 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[EngineOptions, bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, is_check = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    options, is_check = _parse(sys.argv[1:] if arguments is None else arguments)
     _require_free_port(options.host, options.port)
     try:
         environment = engine_environment(options, inherited_environment(), available_cpus())
+        tables_on_host = model_settings(environment).ngram_tables == "host"
     except ValueError as error:
         _refuse(str(error))
     except CompilersMissing as error:
         _refuse(f"no engine on a GPU: {error}. Without them, --device cpu serves the demo model.")
-    tables_on_host = model_settings(environment).ngram_tables == "host"
     mistakes = find_mistakes(options, tables_on_host=tables_on_host)
     if mistakes:
         _refuse(f"{options.model} cannot be served: {'; '.join(mistakes)}")

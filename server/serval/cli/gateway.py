@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         from serval.process.preparation import check
 
         check(gateway_settings(args))
+        print_progress("no mistakes found")
         return 0
     settings, made_key = ensure_key(gateway_settings(args))
     if made_key is not None:

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         settings = settings.model_copy(update={"port": _free_port()})
     require_no_mistakes(_checks(engine, settings))
     if args.check:
+        print("serval serve: no mistakes found", file=sys.stderr)
         return 0
     stack = _stack(engine, settings)
     if args.verbose or not sys.stdout.isatty():

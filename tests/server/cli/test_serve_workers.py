@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from serval_testkit.processes import Program, descendants, free_port, is_running
 
 ROOT = Path(__file__).resolve().parents[3]
 ENGINE = """
-import argparse, asyncio
+import argparse, asyncio, sys
 from serval_testkit.stand_in_engine import StandInEngine
 
 async def main():
@@ -25,7 +26,9 @@ async def main():
     async with StandInEngine(model_path=args.model).running(args.port):
         await asyncio.Event().wait()
 
-asyncio.run(main())
+if "--check" not in sys.argv:
+    print("engine started", flush=True)
+    asyncio.run(main())
 """
 CHAT = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -126,3 +129,15 @@ async def test_serve_replaces_a_killed_worker_adds_up_metrics_and_stops(tmp_path
         program.signal(signal.SIGTERM)
         assert await asyncio.to_thread(program.wait, timeout_s=120) == 0
         await wait_until(lambda: not any(map(is_running, started)))
+
+
+async def test_serve_starts_no_engine_for_a_gateway_that_cannot_start(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "model"))
+    (model / "chat_template.jinja").unlink()
+    argv = [sys.executable, "-m", "serval", "serve", "--model", str(model), "--workers", "2"]
+    environment = with_stand_in(tmp_path)
+    with running([*argv, "--port", str(free_port())], cwd=ROOT, environment=environment) as program:
+        assert await asyncio.to_thread(program.wait, timeout_s=120) == 1
+    assert "serval serve: error: " in program.output
+    assert "has no chat template" in program.output
+    assert "engine started" not in program.output
