@@ -73,7 +73,7 @@ class Prepared:
     live: LiveSettings
     directory: "KeyDirectory | None"
     tokens: "TokenVerifier | None"
-    # Of the admin API; None without one.
+    # None without an admin API.
     administrators: Authenticator | None
     gate: Gate
     tracing: Tracing | None

@@ -74,7 +74,7 @@ async def _serve(index: int, settings: Settings, channel: Channel, *, replacemen
         stop=stop_on_signals(on_hangup=lambda: None),
         live=from_line(first),
         changes=parent.changes(),
-        # Of all workers' lines one is enough; the parent prints what all have reached.
+        # One worker's lines are enough; the parent prints what all have reached.
         progress=print_progress if index == 0 else lambda _: None,
         on_loaded=on_loaded,
         on_serving=lambda model: channel.send(SERVING, model),

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.gateway_process import wait_until
+from serval_testkit.launcher import replace_launcher
 from serval_testkit.processes import Program, descendants, free_port, is_running, running
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,13 +36,7 @@ CHAT = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
 
 def with_stand_in(folder: Path) -> dict[str, str]:
     """An environment in which the engine's launcher starts a stand-in."""
-    package = folder / "serval_sglang"
-    package.mkdir()
-    # Everything but the launcher comes from the real package.
-    (package / "__init__.py").write_text(
-        "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
-    )
-    (package / "launch.py").write_text(ENGINE)
+    replace_launcher(folder, ENGINE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
     return environment | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests/support'}"}
 
