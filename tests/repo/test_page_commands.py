@@ -65,6 +65,8 @@ def parsing_only(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ParsedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    # The pages' folders are not on this machine.
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)
 
 
 def engine_command(name: str) -> Callable[[list[str]], object]:
