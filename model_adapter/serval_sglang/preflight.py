@@ -4,13 +4,11 @@ Neither torch nor SGLang is imported.
 """
 
 from serval_sglang.checkpoint.files import CheckpointError
-from serval_sglang.checkpoint.inspection import Inspection, inspect_checkpoint
+from serval_sglang.checkpoint.inspection import ARCHITECTURES, Inspection, inspect_checkpoint
 from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.memory_check import missing_memory
 from serval_sglang.options import EngineOptions, flag_value
 
-# Both names stand for the model that the plugin registers.
-_ARCHITECTURES = ("LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM")
 # Values of --load-format with which the weights are the files that are inspected here.
 _INSPECTED_FORMATS = (None, "auto")
 _NAMES_SHOWN = 3
@@ -27,11 +25,8 @@ def find_mistakes(options: EngineOptions, *, tables_on_host: bool) -> list[str]:
         found = inspect_checkpoint(options.model)
     except CheckpointError as error:
         return [str(error)]
-    if found.architecture is not None and found.architecture not in _ARCHITECTURES:
-        return [
-            f"config.json is that of a {found.architecture}; Serval serves {_ARCHITECTURES[0]}, whose folder "
-            "--model has to name"
-        ]
+    if found.architecture is not None and found.architecture not in ARCHITECTURES:
+        return [*found.problems, "--model has to name the folder of another checkpoint"]
     if flag_value(options.sglang_flags, "--load-format") not in _INSPECTED_FORMATS:
         return []
     # Tensors that an unreadable file should hold are missing too, which would only be said twice.

@@ -133,8 +133,8 @@ def test_readme_curl_prints_what_it_says(terminal: Shell, url: str) -> None:
 
 
 def test_readme_python_prints_what_it_says(terminal: Shell, url: str, tmp_path: Path) -> None:
-    (tmp_path / "weather.py").write_text(here(code_block("python"), url))
-    said = terminal.run(f"python {tmp_path}/weather.py")
+    (tmp_path / "call.py").write_text(here(code_block("python"), url))
+    said = terminal.run(f"python {tmp_path}/call.py")
     assert said.partition("\n")[2] == code_block("text")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from serval.auth.keys import ensure_key
+from serval.cli.config import warn_of_unknown_variables
 from serval.process.startup import print_progress
 from serval.settings import Settings, default_text, load_settings
 from serval.telemetry.logs import configure_logging
@@ -77,6 +78,7 @@ _OPTIONS = (
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
+    warn_of_unknown_variables("gateway")
     if args.check:
         # Imported here: the parent of workers must not load the modules that serve.
         from serval.process.preparation import check
@@ -97,4 +99,5 @@ def run(args: argparse.Namespace) -> int:
         from serval.process.gateway import run_gateway
 
         run_gateway(settings)
+    print_progress("stopped")
     return 0

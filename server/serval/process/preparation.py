@@ -12,7 +12,8 @@ from serval.http.sockets import bind, reserve
 from serval.limits.factory import open_gate
 from serval.live_settings import LiveSettings
 from serval.process.startup import initial_live_settings
-from serval.settings import Settings, variable_of
+from serval.setting_names import variable_of
+from serval.settings import Settings
 from serval.telemetry.tracing import open_tracing
 
 
