@@ -11,7 +11,7 @@ from serval_sglang.gpu_memory import UnknownMemoryError, gpu_memory_bytes
 from serval_sglang.options import EngineOptions, flag_value
 from serval_sglang.plan import Deployment, PlanError, plan_deployment
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits
-from serval_sglang.plan.shard_sizes import TablePlacement, WeightDtype
+from serval_sglang.plan.shard_sizes import WeightDtype
 
 # Flags with which a rank holds other weights than the plan computes.
 _UNPLANNED_FLAGS = (
@@ -100,7 +100,7 @@ def _deployment(
         ep=options.ep,
         weight_dtype=dtype,
         kv_dtype="fp8",
-        tables=_tables(found),
+        tables="device" if found.table_dtype is None else "8bit",
         context_tokens=1,
         runtime_bytes=0,
         limits=BatchLimits(
@@ -109,11 +109,6 @@ def _deployment(
         ),
         reserve_bytes=None if fraction is None else round((1 - fraction) * gpu),
     )
-
-
-def _tables(found: Inspection) -> TablePlacement:
-    tables = found.parts.get(Part.NGRAM_TABLES)
-    return "8bit" if tables is not None and {"I8", "F8_E4M3"} & set(tables.dtypes) else "device"
 
 
 def _number(flags: Sequence[str], name: str) -> float | None:

@@ -25,15 +25,16 @@ def part(size_bytes: int, *dtypes: str) -> PartSize:
     return PartSize(tensors=1, parameters=1, size_bytes=size_bytes, dtypes=dtypes)
 
 
-def checkpoint(quantization: Quantization | None = None, tables: str = "BF16") -> Inspection:
+def checkpoint(quantization: Quantization | None = None, table_dtype: str | None = None) -> Inspection:
     parts: Mapping[Part, PartSize] = {
-        Part.NGRAM_TABLES: part(63 * 10**9, tables),
+        Part.NGRAM_TABLES: part(63 * 10**9, "BF16" if table_dtype is None else "I8"),
         Part.EXPERTS: part(BF16_BYTES - 63 * 10**9, "BF16"),
     }
     return Inspection(
         architecture="LongcatFlashNgramForCausalLM",
         config=LITE,
         quantization=quantization,
+        table_dtype=table_dtype,
         files=1,
         parts=parts,
         missing=(),
@@ -41,6 +42,7 @@ def checkpoint(quantization: Quantization | None = None, tables: str = "BF16") -
         misshapen=(),
         unread=(),
         problems=(),
+        lacks=(),
         unsafe=(),
     )
 
@@ -52,7 +54,7 @@ def checkpoint(quantization: Quantization | None = None, tables: str = "BF16") -
         (79.6, 2, checkpoint(), False, "", True),
         (79.6, 1, checkpoint(FP8), True, "", True),
         (79.6, 1, checkpoint(FP8), False, "", False),
-        (79.6, 1, checkpoint(FP8, "I8"), False, "", True),
+        (79.6, 1, checkpoint(FP8, "int8"), False, "", True),
         # A chunk of half the usual size leaves 4 GiB more.
         (140.4, 1, checkpoint(), False, "", False),
         (140.4, 1, checkpoint(), False, "--chunked-prefill-size 4096", True),

@@ -30,8 +30,11 @@ def pages() -> list[str]:
 def shown_commands(page: str) -> Iterator[list[str]]:
     """The words of each command, without variables set before it, and without what follows a pipe."""
     for block in BLOCK.findall((ROOT / page).read_text()):
-        for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="|&;<>()")
+        lines = re.sub(r"\\\n\s*", "", block).splitlines()
+        # A block with prompts shows output too.
+        typed = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")] or lines
+        for line in typed:
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
             lexer.whitespace_split = True
             try:
                 words = list(lexer)

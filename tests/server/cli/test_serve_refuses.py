@@ -112,7 +112,7 @@ BAD_FOLDERS: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "config is no JSON": (write("config.json", "{"), "config.json cannot be read: .* files again"),
     "another architecture": (
         rewrite("config.json", architectures=["LlamaForCausalLM"]),
-        "is that of a LlamaForCausalLM; Serval serves .*, whose folder --model has to name",
+        "is that of a LlamaForCausalLM; Serval serves .*; --model has to name",
     ),
     "no weights": (remove("model.safetensors"), "must hold model.safetensors or .* files again"),
     "truncated weights": (cut("model.safetensors"), "model.safetensors cannot be read .* files again"),
