@@ -347,3 +347,25 @@ async def test_messages_other_method_is_a_405_in_the_form_of_the_api(gateway: Ru
     response = await gateway.get(PATH)
     assert response.status == 405
     assert (await response.json())["type"] == "error"
+
+
+async def test_messages_error_of_a_schema_names_its_place_in_the_request(gateway: RunningGateway) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    strict = [{"name": "f", "input_schema": schema, "strict": True}]
+    response = await gateway.post(asking(tools=strict), path=PATH)
+    assert response.status == 400
+    place = "tools/f/input_schema/properties/a/uniqueItems"
+    assert place in (await response.json())["error"]["message"]
+    # Without another form to ask for, the rest of the schema is enforced.
+    form = {"format": {"type": "json_schema", "schema": schema}}
+    assert (await gateway.post(asking(output_config=form), path=PATH)).status == 200
+    assert "structural_tag" in gateway.engine.requests[0]["sampling_params"]
+    impossible = {
+        "format": {
+            "type": "json_schema",
+            "schema": {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        }
+    }
+    response = await gateway.post(asking(output_config=impossible), path=PATH)
+    assert response.status == 400
+    assert "output_config.format/schema" in (await response.json())["error"]["message"]
