@@ -192,6 +192,15 @@ async def test_responses_answer_without_text_and_calls_is_an_empty_message(gatew
     assert item["content"][0]["text"] == ""
 
 
+async def test_responses_answer_of_reasoning_alone_has_an_empty_message(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(*pieces("<longcat_think>Hm.</longcat_think>"))
+    thought, message = (await whole(gateway))["output"]
+    assert (thought["type"], message["content"][0]["text"]) == ("reasoning", "")
+    gateway.engine.will_say(*pieces("<longcat_think>Hm."), finish={"type": "length"})
+    (thought,) = (await whole(gateway))["output"]
+    assert (thought["type"], thought["status"]) == ("reasoning", "incomplete")
+
+
 async def test_responses_blank_text_before_a_call_is_no_message(gateway: RunningGateway) -> None:
     gateway.engine.will_say(" \n", WEATHER)
     assert [item["type"] for item in (await whole(gateway, tools=TOOLS))["output"]] == ["function_call"]
