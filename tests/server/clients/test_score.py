@@ -9,7 +9,7 @@ import pytest
 
 from serval.clients.recordings import Recording, recordings_of
 from serval.clients.replay import Reply
-from serval.clients.score import judge, table
+from serval.clients.score import judge, rows, total
 
 STREAMS = Path(__file__).parent / "streams"
 NAMES = ("codex", "claude-code", "opencode")
@@ -130,11 +130,11 @@ def test_refusal_is_right_only_where_it_is_expected(
     assert (verdict.faults == ()) == passes
 
 
-def test_table_counts_by_client_and_api() -> None:
+def test_report_counts_by_client_and_api() -> None:
     good = judge("codex", recording("codex"), Reply(200, "text/event-stream", stream("codex").encode()))
-    bad = judge("opencode", recording("opencode"), Reply(0, "", b"refused"))
-    lines = table([good, good, bad])
-    assert re.fullmatch(r"codex +responses +2/2", lines[0])
-    assert re.fullmatch(r"opencode +chat +0/1", lines[1])
-    assert lines[2] == "    first: no answer: refused"
-    assert lines[3] == "2 of 3 requests answered as their clients need"
+    bad = judge("codex", recording("opencode"), Reply(0, "", b"refused"))
+    responses, chat, fault = rows([good, bad, good])
+    assert re.fullmatch(r"codex +responses +2/2", responses)
+    assert re.fullmatch(r"codex +chat +0/1", chat)
+    assert fault == "    first: no answer: refused"
+    assert total([good, good, bad]) == "2 of 3 requests answered as their clients need"
