@@ -69,7 +69,7 @@ async def _verdicts(
     concurrency: int,
     show: Callable[[Sequence[Verdict]], None],
 ) -> list[Verdict]:
-    """Replay the requests of all clients; `show` gets each client's verdicts in order, as soon as all are in."""
+    """Replay the requests of all clients; `show` gets each client's verdicts, in order, once all are in."""
     places = asyncio.Semaphore(concurrency)
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     verdicts: list[Verdict] = []

@@ -34,7 +34,11 @@ class Verdict:
 
 def judge(client: str, recording: Recording, reply: Reply) -> Verdict:
     """Return the verdict on the answer to a recorded request of `client`."""
-    faults = dict.fromkeys(_faults(recording, reply))
+    try:
+        faults = dict.fromkeys(_faults(recording, reply))
+    except (AttributeError, KeyError, TypeError) as error:
+        # Another server may send anything, such as text in place of an object.
+        faults = {f"the answer has another structure than the API's: {error}": None}
     return Verdict(client, recording.name, recording.api, tuple(faults))
 
 
