@@ -72,7 +72,7 @@ def write_scripted_checkpoint(
     dtype: torch.dtype = torch.float32,
     **overrides: Any,
 ) -> LongcatConfig:
-    """Write the tiny checkpoint with such weights, and its tokenizer; drafts behind `misleading` are wrong."""
+    """Write the tiny checkpoint with such weights, and a tokenizer; drafts behind `misleading` are wrong."""
     config = write_tiny_checkpoint(directory, seed=seed, dtype=dtype, mtp=True, **overrides)
     file = directory / "model.safetensors"
     weights = load_file(file)
