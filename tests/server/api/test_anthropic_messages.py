@@ -349,18 +349,23 @@ async def test_messages_other_method_is_a_405_in_the_form_of_the_api(gateway: Ru
     assert (await response.json())["type"] == "error"
 
 
-@pytest.mark.parametrize("shown", [False, True])
-async def test_messages_that_differ_in_the_billing_line_share_the_prompt_unless_it_is_shown(
-    shown: bool,
-) -> None:
-    async with running_gateway(render_billing_block=shown) as gateway:
-        for number in (1, 2):
-            billing = {"type": "text", "text": f"x-anthropic-billing-header: cc_version=2.1; cch={number};"}
-            system = [billing, {"type": "text", "text": "You are an agent. " * 200}]
-            asked = asking(system=system, tools=WEATHER)
-            response = await gateway.post(asked, path=PATH, headers={"x-serval-cache-debug": "1"})
-            assert response.status == 200
-        left = response.headers["x-serval-cache-left"]
-        assert left == ("system[0].text 48" if shown else "end")
-        first, second = (request["input_ids"] for request in gateway.engine.requests)
-        assert (first == second) is not shown
+async def test_messages_error_of_a_schema_names_its_place_in_the_request(gateway: RunningGateway) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    strict = [{"name": "f", "input_schema": schema, "strict": True}]
+    response = await gateway.post(asking(tools=strict), path=PATH)
+    assert response.status == 400
+    place = "tools/f/input_schema/properties/a/uniqueItems"
+    assert place in (await response.json())["error"]["message"]
+    # Without another form to ask for, the rest of the schema is enforced.
+    form = {"format": {"type": "json_schema", "schema": schema}}
+    assert (await gateway.post(asking(output_config=form), path=PATH)).status == 200
+    assert "structural_tag" in gateway.engine.requests[0]["sampling_params"]
+    impossible = {
+        "format": {
+            "type": "json_schema",
+            "schema": {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        }
+    }
+    response = await gateway.post(asking(output_config=impossible), path=PATH)
+    assert response.status == 400
+    assert "output_config.format/schema" in (await response.json())["error"]["message"]

@@ -1,6 +1,7 @@
 """Answers and errors of the Messages API, as objects and as bytes."""
 
 import json
+import re
 from typing import Any, Final, Literal
 
 import msgspec
@@ -24,6 +25,8 @@ _TYPES: Final = {
     429: "rate_limit_error",
     OVERLOADED_STATUS: "overloaded_error",
 }
+
+_PARAMETERS: Final = re.compile(r"\b(tools/[^/\s]+)/parameters\b")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -124,7 +127,9 @@ def _message(error: ApiError) -> str:
     if isinstance(error, ContextLengthError) and error.prompt_tokens is not None:
         # Claude Code recognises this wording, and compacts the conversation.
         return f"prompt is too long: {error.prompt_tokens} tokens > {error.limit} maximum"
-    return error.message
+    # Paths of schemas are those of Chat Completions.
+    named = _PARAMETERS.sub(r"\1/input_schema", error.message)
+    return named.replace("format/json_schema/schema", "format/schema")
 
 
 def error_event(error: ApiError) -> bytes:

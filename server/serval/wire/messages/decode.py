@@ -132,9 +132,9 @@ def _response_format(given: CountTokensRequest) -> ResponseFormat | None:
     if form.schema_ is None:
         raise missing_parameter(f"{path}.schema")
     check_schema(form.schema_, f"{path}.schema")
-    # Anthropic's promise is that the answer matches; what cannot be enforced is refused.
+    # Not strict: an agent has no other form to ask for, so a part that cannot be enforced is left out.
     return ResponseFormat(
-        type="json_schema", json_schema=JsonSchemaFormat(name="answer", schema_=form.schema_, strict=True)
+        type="json_schema", json_schema=JsonSchemaFormat(name="answer", schema_=form.schema_)
     )
 
 
