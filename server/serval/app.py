@@ -26,8 +26,10 @@ from serval.api.endpoints import (
     COUNT_TOKENS,
     MESSAGES,
     METRICS_PAGE,
+    RESPONSES,
 )
 from serval.api.model_aliases import ModelAliases
+from serval.api.openai_responses import decode_responses
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import admin_authenticator, inference_authenticator
 from serval.auth.keys import ApiKeys
@@ -50,6 +52,7 @@ from serval.telemetry.metrics import Metrics
 from serval.telemetry.tracing import open_tracing
 
 if TYPE_CHECKING:
+    from serval.api.kept_responses import KeptResponses
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
 
@@ -110,6 +113,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
             timeout_s=settings.queue_timeout_s,
         ),
         running=running,
+        kept_responses=_kept_responses(settings, directory),
         prompts=PromptHistory(settings.cache_debug_bytes),
         own_turns=OwnTurns(settings.own_turns_bytes),
     )
@@ -133,6 +137,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         COMPLETIONS.path: Completions(context),
         MESSAGES.path: ConversationEndpoint(context, decode_messages),
         COUNT_TOKENS.path: CountTokens(context),
+        RESPONSES.path: ConversationEndpoint(context, decode_responses),
     }
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
     app = create_api(endpoints, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
@@ -153,6 +158,20 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
     published = with_cors(api, settings.cors_origins)
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
+
+
+def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "KeptResponses | None":
+    if directory is None or settings.responses_keep_s == 0:
+        return None
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.api.kept_responses import KeptResponses
+    from serval.store.responses import ResponseTable
+
+    return KeptResponses(
+        ResponseTable(directory.store.engine),
+        keep_s=settings.responses_keep_s,
+        max_bytes=settings.responses_max_bytes,
+    )
 
 
 def _put_in_force(

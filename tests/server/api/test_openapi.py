@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from serval.api.application import create_api
 from serval.wire.answers import ChatCompletionChunk, TextCompletion
 from serval.wire.messages.described import MessagesEvent
+from serval.wire.responses.described import ResponseEvent
 from serval_testkit.gateway import MODEL, RunningGateway
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -17,7 +18,23 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
 CALL = "<longcat_tool_call>f\n</longcat_tool_call>\n"
 LOGPROBS = [[[-0.5, 100, "Hel"]], [[-0.25, 101, "lo"]]]
-CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
+STREAMED: dict[str, type[BaseModel]] = {
+    CHAT: ChatCompletionChunk,
+    TEXT: TextCompletion,
+    MESSAGES: MessagesEvent,
+    RESPONSES: ResponseEvent,
+}
+RESPONSE_TOOLS = [
+    {"type": "function", "name": "f", "parameters": {"type": "object"}},
+    {"type": "custom", "name": "patch"},
+    {"type": "local_shell"},
+    {"type": "tool_search", "execution": "client"},
+]
+RESPONSE_CALLS = CALL + "".join(
+    CALL.replace(">f\n", f">{name}\n") for name in ("patch", "local_shell", "tool_search")
+)
 MESSAGES_TOOL = {"name": "f", "input_schema": {"type": "object"}}
 
 ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -36,6 +53,14 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"prompt": "Hi", "logprobs": 1},
         {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
     ),
+    "response": (RESPONSES, {"input": "Hi", "text": {"format": {"type": "text"}}}, {}),
+    "response with calls": (RESPONSES, {"input": "Hi", "tools": RESPONSE_TOOLS}, {"says": [RESPONSE_CALLS]}),
+    "response with reasoning": (RESPONSES, {"input": "Hi"}, {"says": ["<longcat_think>a</longcat_think>b"]}),
+    "response with log-probabilities": (
+        RESPONSES,
+        {"input": "Hi", "top_logprobs": 1},
+        {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
+    ),
     "message": (MESSAGES, {"messages": HI, "max_tokens": 9}, {}),
     "message with a call": (
         MESSAGES,
@@ -50,11 +75,6 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "tokens of a message": (f"{MESSAGES}/count_tokens", {"messages": HI}, {}),
     "tokens": ("/tokenize", {"messages": HI}, {}),
     "text of tokens": ("/detokenize", {"tokens": [5, 6]}, {}),
-}
-EVENTS: dict[str, type[BaseModel]] = {
-    CHAT: ChatCompletionChunk,
-    TEXT: TextCompletion,
-    MESSAGES: MessagesEvent,
 }
 
 
@@ -90,7 +110,7 @@ async def test_whole_answer_matches_its_schema(gateway: RunningGateway, name: st
     assert headers_of(described) <= {name.lower() for name in response.headers}
 
 
-@pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in (CHAT, TEXT, MESSAGES)])
+@pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in STREAMED])
 async def test_streamed_events_match_their_schema(gateway: RunningGateway, name: str) -> None:
     document = create_api().openapi()
     path = ANSWERS[name][0]
@@ -101,7 +121,7 @@ async def test_streamed_events_match_their_schema(gateway: RunningGateway, name:
     assert len(events) >= 2
     for event in events:
         validate(json.loads(event), schema, document)
-        EVENTS[path].model_validate_json(event)
+        STREAMED[path].model_validate_json(event)
 
 
 @pytest.mark.parametrize(
