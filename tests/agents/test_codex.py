@@ -143,3 +143,19 @@ async def test_custom_tool_edits_a_file_under_a_name_that_it_knows(tmp_path: Pat
         ended = await session.agent.works(TASK)
         assert ended.code == 0, ended.errors
         assert (tmp_path / "work/calc.py").read_text() == "def add(a, b):\n    return a + b\n"
+
+
+async def test_subagent_reports_to_the_one_that_made_it(tmp_path: Path) -> None:
+    def script(prompt: Prompt) -> Answer:
+        if TASK not in prompt.text:
+            return says("This is the report.")
+        made = re.search(r'"agent_id": ?"([^"]+)"', prompt.last)
+        if made:
+            return says(calls("multi_agent_v1.wait_agent", targets=json.dumps([made[1]])))
+        return says(DONE if prompt.turns else calls("multi_agent_v1.spawn_agent", message="Report the file."))
+
+    async with agent_session(AGENT, tmp_path, script) as session:
+        ended = await session.agent.works(TASK)
+        assert ended.code == 0, ended.errors
+        assert DONE in ended.output
+        assert '"completed":"This is the report."' in session.conversation[-1].last

@@ -18,6 +18,10 @@ from serval.store.tables import responses
 
 # Longest chain, in responses.
 MAX_CHAIN: Final = 4096
+# Counted for each response beside its data, so that small ones are not kept without number.
+ROW_BYTES: Final = 1024
+# Share of the bytes that is left when responses had to make room: then it need not be made each time.
+_LEFT: Final = 0.9
 # A statement has a few ten thousand parameters at most.
 _MOST_DELETED: Final = 10_000
 # Not every text can be a parameter: PostgreSQL refuses NUL.
@@ -95,10 +99,11 @@ class ResponseTable:
         """Store a response that continues the chain `before`, whose responses are kept as long as it.
 
         `input_items` and `body` are compressed. The subject's oldest responses make room if all take more
-        than `max_bytes`. Return False without storing anything if that would not suffice.
+        than `max_bytes`, with `ROW_BYTES` for each. Return False without storing anything if that would not
+        suffice.
         """
         now = int(self._now())
-        size = len(input_items) + len(body)
+        size = len(input_items) + len(body) + ROW_BYTES
         if size > max_bytes:
             return False
         values = {
@@ -140,7 +145,8 @@ def _make_room(connection: Connection, subject: str, newest: str, max_bytes: int
     order = (responses.c.id != newest, responses.c.expires_at.desc(), responses.c.created_at.desc())
     rows = connection.execute(select(*columns).where(mine).order_by(*order)).all()
     sizes = accumulate(row.stored_bytes for row in rows)
-    surplus = [row.id for row, size in zip(rows, sizes, strict=True) if size > max_bytes]
+    room = max(_LEFT * max_bytes, rows[0].stored_bytes)
+    surplus = [row.id for row, size in zip(rows, sizes, strict=True) if size > room]
     # Should there be more, they go with the next response.
     connection.execute(delete(responses).where(responses.c.id.in_(surplus[:_MOST_DELETED])))
 

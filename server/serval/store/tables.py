@@ -47,10 +47,10 @@ responses = Table(
     Column("parent", Text),  # id of the response that it continues
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
-    Column("stored_bytes", BigInteger, nullable=False),  # size of input and body here
+    Column("stored_bytes", BigInteger, nullable=False),  # size of input and body here, and of the row
     Column("whole_bytes", BigInteger, nullable=False),  # their size before compression
     Column("input", LargeBinary, nullable=False),  # list of the request's own items, JSON compressed by zlib
     Column("body", LargeBinary, nullable=False),  # the response object, JSON compressed by zlib
-    Index("responses_by_subject", "subject", "created_at"),
+    Index("responses_by_subject", "subject", "stored_bytes"),
     Index("responses_by_expiry", "expires_at"),
 )

@@ -135,7 +135,7 @@ async def test_response_is_not_kept_if_not_wanted(tmp_path: Path) -> None:
         assert (status, second["store"]) == (200, False)
 
 
-@pytest.mark.parametrize("settings", [{"responses_keep_s": 0}, {"responses_max_bytes": 10}])
+@pytest.mark.parametrize("settings", [{"responses_keep_s": 0}, {"responses_max_bytes": 1000}])
 async def test_answer_says_when_settings_keep_it_from_being_kept(tmp_path: Path, settings: Any) -> None:
     async with running_gateway(key_database=str(tmp_path / "keys.db"), **settings) as gateway:
         answer = await first_turn(gateway, store=True)

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from openai.types.responses import Response
 
 from serval_testkit.gateway import MODEL, RunningGateway, running_gateway
 from serval_testkit.grammar_walk import accepts, compiled_text
@@ -120,7 +121,7 @@ async def test_responses_stream_has_every_event_in_order(gateway: RunningGateway
     usage = final["usage"]
     prompt_tokens = len(gateway.engine.requests[0]["input_ids"])
     assert usage["input_tokens"] == prompt_tokens
-    assert usage["input_tokens_details"] == {"cached_tokens": 2}
+    assert usage["input_tokens_details"] == {"cached_tokens": 2, "cache_write_tokens": 0}
     assert usage["total_tokens"] == prompt_tokens + usage["output_tokens"]
 
 
@@ -189,6 +190,15 @@ async def test_responses_answer_without_text_and_calls_is_an_empty_message(gatew
     gateway.engine.will_say("")
     (item,) = (await whole(gateway))["output"]
     assert item["content"][0]["text"] == ""
+
+
+async def test_responses_answer_of_reasoning_alone_has_an_empty_message(gateway: RunningGateway) -> None:
+    gateway.engine.will_say(*pieces("<longcat_think>Hm.</longcat_think>"))
+    thought, message = (await whole(gateway))["output"]
+    assert (thought["type"], message["content"][0]["text"]) == ("reasoning", "")
+    gateway.engine.will_say(*pieces("<longcat_think>Hm."), finish={"type": "length"})
+    (thought,) = (await whole(gateway))["output"]
+    assert (thought["type"], thought["status"]) == ("reasoning", "incomplete")
 
 
 async def test_responses_blank_text_before_a_call_is_no_message(gateway: RunningGateway) -> None:
@@ -370,6 +380,9 @@ async def test_responses_openai_client_reads_whole_answers_and_streams(gateway: 
     answer = await gateway.openai.responses.create(model=MODEL, input="Hi", tools=TOOLS[:1])
     assert answer.output_text == TEXT
     assert answer.output[1].type == "function_call"
+    # The client does not validate answers by itself.
+    gateway.engine.will_say(*pieces(TEXT + WEATHER + PATCH))
+    Response.model_validate(await whole(gateway, tools=[TOOLS[0], TOOLS[2]]), strict=True)
     gateway.engine.will_say(*pieces(TEXT + WEATHER))
     async with gateway.openai.responses.stream(model=MODEL, input="Hi", tools=TOOLS[:1]) as stream:
         kinds = {event.type async for event in stream}

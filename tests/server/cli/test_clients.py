@@ -49,3 +49,15 @@ async def test_one_client_as_json(
         assert all(
             "an error in the stream" in each["faults"][0] or "500" in each["faults"][0] for each in verdicts
         )
+
+
+async def test_limit_of_tokens_replaces_the_recorded_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SERVAL_API_KEY", API_KEY)
+    scripted = ScriptedEngine(lambda _: says("Yes."))
+    async with running_gateway(engine=scripted.engine) as gateway:
+        clients = [word for name in ("pi", "codex", "claude-code") for word in ("--client", name)]
+        arguments = ["clients", "check", f"{gateway.url}/v1", *clients, "--max-tokens", "9"]
+        assert await asyncio.to_thread(main, arguments) == 0, capsys.readouterr().out
+        assert {prompt.sampling["max_new_tokens"] for prompt in scripted.prompts} == {9}

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from serval.store.compression import compressed
 from serval.store.database import open_database
-from serval.store.responses import Link, ResponseTable
+from serval.store.responses import ROW_BYTES, Link, ResponseTable
 
 
 class Clock:
@@ -39,16 +39,17 @@ def add(
     before: Sequence[int] = (),
     subject: str = "a",
     keep_s: int = 100,
-    size: int = 10,
+    size: int = 11,
     max_bytes: int = 1000,
 ) -> bool:
-    more: Any = {"input_items": b"", "body": b"x" * size, "whole_bytes": 7}
+    """Add a response. `size` and `max_bytes` are in hundreds of bytes."""
+    more: Any = {"input_items": b"", "body": b"x" * (100 * size - ROW_BYTES), "whole_bytes": 7}
     return table.add(
         subject,
         name(number),
         before=[name(each) for each in before],
         keep_s=keep_s,
-        max_bytes=max_bytes,
+        max_bytes=100 * max_bytes,
         **more,
     )
 
@@ -100,7 +101,7 @@ def test_load_returns_what_was_added(table: ResponseTable, clock: Clock) -> None
         body=compressed(b"{}"),
         whole_bytes=5,
         keep_s=10,
-        max_bytes=1000,
+        max_bytes=10_000,
     )
     (found,) = table.load("a", [name(1), name(2)])
     assert (found.id, found.parent, found.created_at) == (name(1), None, 1000)
@@ -160,3 +161,12 @@ def test_circular_chain_ends(table: ResponseTable, key_database: str) -> None:
     with open_database(key_database).begin() as connection:
         connection.execute(text(f"UPDATE responses SET parent = '{name(1)}'"))  # noqa: S608
     assert table.chain("a", name(1)) is None
+
+
+def test_room_is_made_for_more_than_one_response(table: ResponseTable) -> None:
+    for number in range(10):
+        add(table, number, size=100)
+    add(table, 10, size=100)
+    kept = [number for number in range(11) if table.chain("a", name(number))]
+    assert len(kept) == 9
+    assert 10 in kept

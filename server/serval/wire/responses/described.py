@@ -114,6 +114,7 @@ class InputTokensDetails(Answer):
     """Prompt tokens found in the engine's cache."""
 
     cached_tokens: Count
+    cache_write_tokens: Literal[0]
 
 
 class OutputTokensDetails(Answer):

@@ -43,17 +43,19 @@ class ItemEvents:
         self._open: OpenItem | None = None
         # White space that becomes part of a message if more text follows.
         self._blank = ""
+        self._blank_scores: Logprobs = []
 
     def content(self, text: str, logprobs: Logprobs | None = None) -> bytes:
         """Add a piece of the text."""
         item = self._open
         if isinstance(item, OpenMessage):
             return item.add(text) if logprobs is None else item.add_scored(text, logprobs)
-        text = self._blank + text
+        text, self._blank = self._blank + text, ""
+        if logprobs is not None:
+            logprobs, self._blank_scores = [*self._blank_scores, *logprobs], []
         if text.isspace():
-            self._blank = text
+            self._blank, self._blank_scores = text, logprobs or []
             return b""
-        self._blank = ""
         return self._begin_message() + self.content(text, logprobs)
 
     def add_scores(self, logprobs: Logprobs) -> None:
@@ -102,9 +104,14 @@ class ItemEvents:
         return events + self._events.event("output_item.done", {"output_index": index, "item": item})
 
     def finish(self, status: Status) -> bytes:
-        """End the answer, whose last item has this status. It has at least a message, perhaps of no text."""
+        """End the answer, whose last item has this status.
+
+        It has at least a message, perhaps of no text: clients wait for one. A cut reasoning is enough.
+        """
         events = b""
-        if self._open is None and not self.items:
+        has_answer = any(item["type"] != "reasoning" for item in self.items)
+        is_thought = isinstance(self._open, _OpenReasoning)
+        if not has_answer and (self._open is None or (is_thought and status == "completed")):
             events = self._begin_message()
             if self._blank:
                 events += self.content(self._blank)

@@ -52,7 +52,8 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     """Return the usage; cached tokens are a part of the input's."""
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        # The prefix cache keeps every prompt, and a write to it costs nothing.
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,

@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.Column("input", sa.LargeBinary, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
-    op.create_index("responses_by_subject", "responses", ["subject", "created_at"])
+    op.create_index("responses_by_subject", "responses", ["subject", "stored_bytes"])
     op.create_index("responses_by_expiry", "responses", ["expires_at"])
 
 
