@@ -142,7 +142,7 @@ class ContextLengthError(InvalidRequestError):
         self,
         message: str,
         *,
-        param: str,
+        param: str | None = None,
         prompt_tokens: int | None = None,
         limit: int | None = None,
     ) -> None:

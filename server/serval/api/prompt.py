@@ -56,19 +56,20 @@ def prompt_of(
     # The engine may take minutes for the answer, and waiting requests would hold many conversations.
     request.messages.clear()
     wants_json = request.response_format is not None and request.response_format.type != "text"
+    thinking = _opens_reasoning(input_ids, context)
     return Prompt(
         array("I", input_ids),
         tools,
-        grammar or grammar_of(request, tools, context.dialect),
+        grammar or grammar_of(request, tools, context.dialect, thinking=thinking),
         one_kind=grammar is not None or wants_json,
-        thinking=_opens_reasoning(input_ids, context),
+        thinking=thinking,
     )
 
 
 def _opens_reasoning(input_ids: Sequence[int], context: ApiContext) -> bool:
     """Return True if the template has opened the reasoning; at most white space follows."""
     reply, tokenizer = context.dialect.reply, context.chat.tokenizer
-    end = list(input_ids[-4:])
+    end = list(input_ids[-8:])
     opening = tokenizer.control_id(reply.think_open)
     if opening not in end:
         return False
@@ -113,9 +114,12 @@ def conversation_ids(
     return rendered.input_ids
 
 
-def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> str | None:
+def grammar_of(
+    request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect, *, thinking: bool = False
+) -> str | None:
     """Return the grammar of the requested calls or JSON, as JSON text; None if the answer is unconstrained.
 
+    `thinking`: the prompt has opened the reasoning, which comes first and is free.
     Raises `InvalidRequestError`, naming the place, for a schema that cannot be enforced as requested.
     """
     if not tools and request.response_format is None:
@@ -134,6 +138,7 @@ def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect
             parallel_tool_calls=request.parallel_tool_calls is not False,
             response_format=msgspec.to_builtins(request.response_format),
             exclusive=allowed is not None,
+            thinking=thinking,
         )
     except SchemaError as error:
         param = "response_format" if error.path.startswith("response_format") else "tools"
