@@ -82,16 +82,10 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="How long keys are accepted while the key database cannot be read."
     )
     responses_keep_s: int = Field(
-        default=86_400,
-        ge=0,
-        le=10 * 366 * 86_400,
-        description="How long the key database keeps responses of `/v1/responses` for `previous_response_id`,"
-        " from when their conversation last went on; 0: none are kept.",
+        default=86_400, ge=0, le=10**9, description="How long an idle response is kept; 0: none is kept."
     )
     responses_max_bytes: int = Field(
-        default=64 << 20,
-        ge=0,
-        description="Most bytes of one key's responses, compressed; older ones make room for new ones.",
+        default=64 << 20, ge=0, description="Most bytes of a key's kept responses; new ones replace old ones."
     )
     operator_grammars: bool = Field(
         default=False,
