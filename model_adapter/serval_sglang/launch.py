@@ -31,6 +31,9 @@ from serval_sglang.settings import (
 from serval_sglang.supervision import supervise
 from serval_sglang.tuned_moe import moe_variables
 
+# SGLang 0.5.23 sets this limit with drafts, and says so in its log alone.
+RUNNING_REQUESTS_WITH_DRAFTS = 48
+
 _CUDA_DRIVER = "libcuda.so.1"
 
 # Polled by the gateway, by probes and by Prometheus: their lines would bury the others in the log.
@@ -59,11 +62,26 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
     ]
     if options.served_model_name is not None:
         flags.append(f"--served-model-name={options.served_model_name}")
+    flags.extend(draft_flags(options))
     if options.device == "cpu":
         flags.extend(cpu.FLAGS)
     else:
         flags.extend(gpu_flags(options.model, options.sglang_flags))
     return [*flags, *options.sglang_flags]
+
+
+def draft_flags(options: EngineOptions) -> list[str]:
+    """Return SGLang's flags for drafts by the model's own layer: chains of `mtp_steps` tokens."""
+    if options.mtp_steps == 0:
+        return []
+    return [
+        "--speculative-algorithm=NEXTN",
+        f"--speculative-draft-model-path={options.model}",
+        f"--speculative-num-steps={options.mtp_steps}",
+        "--speculative-eagle-topk=1",
+        f"--speculative-num-draft-tokens={options.mtp_steps + 1}",
+        f"--max-running-requests={RUNNING_REQUESTS_WITH_DRAFTS}",
+    ]
 
 
 def engine_environment(

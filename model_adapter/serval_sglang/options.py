@@ -33,9 +33,23 @@ _OWN_FLAGS = {
     "--ep": "give it before the --",
     "--ep-size": "give --ep before the --",
     "--expert-parallel-size": "give --ep before the --",
+    **dict.fromkeys(
+        (
+            "--speculative-algorithm",
+            "--speculative-draft-model-path",
+            "--speculative-draft-model",
+            "--speculative-eagle-topk",
+            "--speculative-num-steps",
+            "--speculative-num-draft-tokens",
+        ),
+        "give --mtp-steps before the --, which is the only kind of drafts that is supported for this model",
+    ),
 }
 # SGLang takes the beginning of a flag's name for the flag; a shorter one stands for several.
 _SHORTEST_BEGINNING = len("--tp")
+
+# Tokens that the model's multi-token-prediction layer may draft at a time.
+MOST_MTP_STEPS = 3
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "checkpoint"
 DEMO_MODEL_NAME = "longcat-flash-lite-demo"
@@ -60,6 +74,7 @@ class EngineOptions:
     device: Device | None = None
     ngram_tables: TablePlace | None = None
     moe_overlap_tokens: int | None = None
+    mtp_steps: int = 0
     host: str = "127.0.0.1"
     port: int = 30000
     sglang_flags: Sequence[str] = ()
@@ -98,6 +113,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=token_count,
         metavar="N",
         help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
+    )
+    add(
+        "--mtp-steps",
+        type=int,
+        choices=range(MOST_MTP_STEPS + 1),
+        default=_DEFAULTS.mtp_steps,
+        metavar="N",
+        help="tokens that the model's multi-token-prediction layer drafts at a time, up to "
+        f"{MOST_MTP_STEPS} (default %(default)s: no drafts)",
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from serval_sglang.checkpoint.files import CheckpointError
 from serval_sglang.checkpoint.inspection import Inspection, inspect_checkpoint
+from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.checkpoint.parts import Part
 from serval_sglang.gpu_memory import UnknownMemoryError, gpu_memory_bytes
 from serval_sglang.options import EngineOptions
@@ -34,7 +35,13 @@ def find_mistakes(options: EngineOptions, *, tables_on_host: bool) -> list[str]:
     if flag_value(options.sglang_flags, "--load-format") not in _INSPECTED_FORMATS:
         return []
     mistakes = [*found.problems, *_wrong_weights(found)]
-    return mistakes or [*_missing_tokenizer(options), *_missing_memory(found, options, tables_on_host)]
+    if mistakes:
+        return mistakes
+    return [
+        *_missing_tokenizer(options),
+        *_missing_drafts(found, options),
+        *_missing_memory(found, options, tables_on_host),
+    ]
 
 
 def flag_value(flags: Sequence[str], name: str) -> str | None:
@@ -69,9 +76,15 @@ def _missing_tokenizer(options: EngineOptions) -> list[str]:
     return ["tokenizer.json is missing: copy the tokenizer's files from the model's repository"]
 
 
+def _missing_drafts(found: Inspection, options: EngineOptions) -> list[str]:
+    return [NO_MTP_LAYER] if options.mtp_steps and Part.MTP not in found.parts else []
+
+
 def _missing_memory(found: Inspection, options: EngineOptions, tables_on_host: bool) -> list[str]:
     """Report weights that are larger than the memory they go to, whatever else is in it."""
-    elsewhere = {Part.MTP, Part.UNKNOWN, *([Part.NGRAM_TABLES] if tables_on_host else [])}
+    elsewhere = {Part.UNKNOWN}
+    elsewhere |= {Part.NGRAM_TABLES} if tables_on_host else set()
+    elsewhere |= set() if options.mtp_steps else {Part.MTP}
     weights = sum(size.size_bytes for part, size in found.parts.items() if part not in elsewhere)
     if options.device == "cpu":
         # Ranks on a CPU share the machine's memory.
