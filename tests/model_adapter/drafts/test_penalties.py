@@ -47,9 +47,7 @@ def request(output_ids: list[int], **penalties: float) -> SimpleNamespace:
 
 
 def batch_of(*requests: SimpleNamespace, is_extend: bool = False) -> Batch:
-    return Batch(
-        reqs=list(requests), device="cpu", forward_mode=SimpleNamespace(is_extend=lambda: is_extend)
-    )
+    return Batch(reqs=list(requests), device="cpu", forward_mode=SimpleNamespace(is_extend=lambda: is_extend))
 
 
 def orchestrator(batch: Batch) -> Any:
