@@ -126,7 +126,10 @@ def subject(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     environment = {**with_plugins(folder), "SERVAL_TEST_MISTAKE": str(mistake_file)}
     flags = [f"--chunked-prefill-size={CHUNK}"]
     with (
-        running_engine(checkpoint, dtype="float32", extra_flags=flags) as plain,
+        # Overlapped, decoding without drafts applies each penalty one token late (UPSTREAM.md).
+        running_engine(
+            checkpoint, dtype="float32", extra_flags=[*flags, "--disable-overlap-schedule"]
+        ) as plain,
         running_engine(
             checkpoint, dtype="float32", mtp_steps=STEPS, extra_flags=flags, environment=environment
         ) as drafting,

@@ -21,6 +21,12 @@ example:
 """
 
 _NAMES_SHOWN = 20
+_MTP = {
+    "complete": "yes: drafts several tokens in speculative decoding",
+    "partial": "in part",
+    "none": "none: no speculative decoding with it",
+    None: "not known without config.json",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +54,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "complete": inspection.is_complete,
         "architecture": inspection.architecture,
         "context_tokens": None if config is None else config.max_position_embeddings,
+        "mtp": inspection.mtp,
         "quantization": None if quantization is None else asdict(quantization),
         "files": inspection.files,
         "parameters": sum(part.parameters for part in parts),
@@ -71,6 +78,7 @@ def as_text(inspection: Inspection) -> Iterator[str]:
         yield f"layers        {config.num_layers}, two attentions each"
         yield f"context       {config.max_position_embeddings:,} tokens"
     yield f"quantisation  {inspection.quantization or 'none'}"
+    yield f"MTP layer     {_MTP[inspection.mtp]}"
     yield f"files         {inspection.files}"
     yield ""
     sizes = inspection.parts
