@@ -145,7 +145,7 @@ def _take_run(  # type: ignore[no-untyped-def]
         LOOKS_BACK=True, HAS_BEFORE=HAS_BEFORE,
     )  # fmt: skip
 
-    # What is stored is the end of "before, then run": the n - 1 tokens from place `length` on.
+    # The end of "before, then run" is stored: n - 1 tokens from place `length` on.
     stored = offset < ORDER - 1
     joined = length + offset
     kept = stored & (joined >= 0) & (joined < ORDER - 1)
