@@ -1,7 +1,7 @@
 """Drafts change how fast the real engine answers, never what it answers: greedy text, logits, and counts.
 
-Three engines on one checkpoint, whose drafts are right often but not always: one without drafts, one with
-three steps, and one with two on two ranks. The second has patched layers; a file says which mistake it makes.
+Two engines on one checkpoint, whose drafts are right often but not always: one without drafts and one with
+three steps, whose layers are patched; a file says which mistake it makes.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def drafts_of(subject: Subject, *, seed: int) -> tuple[list[Any], list[Any]]:
 def test_engine_drafts_what_the_reference_layer_drafts(subject: Subject) -> None:
     found, expected = drafts_of(subject, seed=1)
     assert found == expected
-    accepted = Counter()
+    accepted: Counter[int] = Counter()
     for _, _, histogram in found:
         accepted.update(dict(histogram))
     # Runs of every length were accepted.
@@ -202,27 +202,25 @@ def test_engine_drafts_what_the_reference_layer_drafts(subject: Subject) -> None
     assert min(accepted.values()) > 5, accepted
 
 
+SCHEMA = json.dumps(
+    {"type": "object", "properties": {"a": {"type": "string", "maxLength": 20}}, "required": ["a"]}
+)
 PARAMETERS: dict[str, dict[str, Any]] = {
     "plain": {},
     "frequency penalty": {"frequency_penalty": 1.5},
     "presence penalty": {"presence_penalty": 2.0},
     "repetition penalty": {"repetition_penalty": 1.6},
-    "all penalties": {
+    "several penalties": {
         "frequency_penalty": 0.7,
         "presence_penalty": 0.5,
-        "repetition_penalty": 1.2,
         "min_new_tokens": 30,
         "ignore_eos": False,
     },
     "logit bias": {"logit_bias": {str(token): 4.0 for token in range(20, 60)}},
+    "JSON schema": {"json_schema": SCHEMA, "ignore_eos": False},
+    "JSON schema and penalty": {"json_schema": SCHEMA, "frequency_penalty": 1.0, "ignore_eos": False},
+    # All drafts are outside of the grammar.
     "regular expression": {"regex": "[a-m]{2,25}[0-9]{3}", "ignore_eos": False},
-    "JSON schema": {
-        "json_schema": json.dumps(
-            {"type": "object", "properties": {"a": {"type": "string", "maxLength": 8}}, "required": ["a"]}
-        ),
-        "ignore_eos": False,
-    },
-    "grammar and penalty": {"regex": "[a-m]{2,25}[0-9]{3}", "frequency_penalty": 1.0, "ignore_eos": False},
 }
 
 
@@ -260,10 +258,10 @@ def test_engine_with_drafts_answers_as_without(subject: Subject) -> None:
         print(name, mine["meta_info"].get("spec_correct_drafts_histogram"))
         assert_same(mine, others)
     # Compared where drafts are accepted.
-    right = Counter()
+    right: Counter[str] = Counter()
     for name, answer in zip(names, found, strict=True):
         right[name] += answer["meta_info"]["spec_num_correct_drafts"]
-    assert all(right[name] > 0 for name in PARAMETERS), right
+    assert {name for name in PARAMETERS if not right[name]} == {"regular expression"}, right
 
 
 def test_engine_with_drafts_stops_inside_an_accepted_run(subject: Subject) -> None:
@@ -290,18 +288,17 @@ def test_engine_with_drafts_gives_each_choice_the_same_text(subject: Subject) ->
         assert_same(mine, others)
 
 
-DRAWS = 600
-# Chi-square of the first tokens: with the seed of the engine's process free, a right engine exceeds this once
-# in 10,000 runs of the test.
+DRAWS = 400
+# The engine draws anew in each run of the test. A right one exceeds this less than once in 10,000 runs.
 LARGEST_DEVIATION = 6.5
 
 
 def test_engine_with_drafts_samples_as_the_reference_would(subject: Subject) -> None:
     """The second and third token after a prompt, of which drafts are verified, drawn at temperature 1."""
     (prompt,) = prompts_of(subject.reference, 1, seed=50)
-    kinds = {"temperature": 1.0, "max_new_tokens": 3, "ignore_eos": True, "n": DRAWS // 6}
-    for limits in ({}, {"top_k": 4, "top_p": 0.9}, {"min_p": 0.1}):
-        asked = [{"input_ids": list(prompt), "sampling_params": kinds | limits} for _ in range(6)]
+    kinds = {"temperature": 1.0, "max_new_tokens": 3, "ignore_eos": True, "n": DRAWS // 4}
+    for limits in ({}, {"top_k": 8, "top_p": 0.9, "min_p": 0.1}):
+        asked = [{"input_ids": list(prompt), "sampling_params": kinds | limits} for _ in range(4)]
         drawn = [choice for choices in answers(subject.drafting, asked) for choice in choices]
         texts = [tuple(choice["output_ids"]) for choice in drawn]
         assert any(choice["meta_info"]["spec_num_correct_drafts"] for choice in drawn)
@@ -362,8 +359,6 @@ def mistake(subject: Subject) -> Iterator[Any]:
 
     yield make
     subject.mistake_file.write_text("none")
-    # What was computed by mistake must not be found in the prefix cache.
-    subject.drafting.post("/flush_cache", {})
 
 
 @pytest.mark.parametrize(("name", "seed"), [("ring shifted by one", 61), ("rejected token kept", 62)])
@@ -385,5 +380,4 @@ def test_counts_detect_wrong_draft(subject: Subject, mistake: Any, name: str, se
     found, expected = drafts_of(subject, seed=seed)
     # The text is right all the same.
     assert [text for text, *_ in found] == [text for text, *_ in expected]
-    assert found != expected
-    assert sum(passes for _, passes, _ in found) > 1.2 * sum(passes for _, passes, _ in expected)
+    assert [counts for _, *counts in found] != [counts for _, *counts in expected]

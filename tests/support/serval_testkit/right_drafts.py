@@ -17,6 +17,8 @@ from serval_sglang.config import LongcatConfig
 # Of a word row beside n-gram rows with values of 6. With 40 every draft is right, with 10 one of three.
 _WORD_SCALE = 14.0
 _HEAD_SCALE = 2.0
+# So that the layer's attention decides some drafts.
+_ATTENTION_SCALE = 2.5
 
 
 def write_checkpoint_with_right_drafts(directory: Path, *, seed: int) -> LongcatConfig:
@@ -37,5 +39,6 @@ def write_checkpoint_with_right_drafts(directory: Path, *, seed: int) -> Longcat
     weights["lm_head.weight"] = head
     weights["model.mtp.embed_tokens.weight"] = rows @ turn.T
     weights["model.mtp.layers.0.eh_proj.weight"] = torch.cat((turn.T, 0.5 * noise), dim=1)
+    weights["model.mtp.layers.0.self_attn.o_proj.weight"] *= _ATTENTION_SCALE
     save_file(weights, file)
     return config
