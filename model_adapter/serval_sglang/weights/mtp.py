@@ -29,7 +29,9 @@ def mtp_tensors(
     """
     shapes = mtp_tensor_shapes(config)
     missing = set(shapes)
-    own = ((name, tensor) for name, tensor in weights if name.startswith(PREFIX))
+    own: Iterator[tuple[str, Tensor]] = (
+        (name, tensor) for name, tensor in weights if name.startswith(PREFIX)
+    )
     if packing is not None:
         own = unpacked(own, packing, of=is_layer)
     if block is not None:

@@ -1,4 +1,4 @@
-"""Tokens accepted and drawn at a temperature above 0 are distributed as the target says, whatever the drafts."""
+"""Tokens at a temperature above 0 are distributed as the target says, whatever the drafts."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def sample(target: Tensor, candidates: Tensor, *, seed: int) -> tuple[Tensor, Te
 
 
 def test_sample_chains_keeps_the_distribution_of_the_target() -> None:
-    """Chi-square with 4 degrees of freedom: 18.5 is exceeded with a probability of 0.001. The seed is fixed."""
+    """Chi-square with 4 degrees of freedom exceeds 18.5 with a probability of 0.001; the seed is fixed."""
     draws = 20_000
     target = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.3])
     for draft in range(TOKENS):
