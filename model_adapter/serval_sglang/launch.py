@@ -19,7 +19,14 @@ from serval_sglang.cpu_compat import environment as cpu
 from serval_sglang.cuda_toolkit import CompilersMissing, compiler_environment
 from serval_sglang.gpu_flags import gpu_flags, host_tables_environment
 from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
-from serval_sglang.options import Device, EngineOptions, ModelFolderError, configure, engine_options
+from serval_sglang.options import (
+    RUNNING_REQUESTS_WITH_DRAFTS,
+    Device,
+    EngineOptions,
+    ModelFolderError,
+    configure,
+    engine_options,
+)
 from serval_sglang.preflight import find_mistakes
 from serval_sglang.settings import (
     available_cpus,
@@ -30,9 +37,6 @@ from serval_sglang.settings import (
 )
 from serval_sglang.supervision import supervise
 from serval_sglang.tuned_moe import moe_variables
-
-# SGLang 0.5.23 sets this limit with drafts, and says so in its log alone.
-RUNNING_REQUESTS_WITH_DRAFTS = 48
 
 _CUDA_DRIVER = "libcuda.so.1"
 

@@ -51,6 +51,9 @@ _SHORTEST_BEGINNING = len("--tp")
 # Tokens that the model's multi-token-prediction layer may draft at a time.
 MOST_MTP_STEPS = 3
 
+# SGLang 0.5.23 sets this limit with drafts unless a flag has another, and says so in its log alone.
+RUNNING_REQUESTS_WITH_DRAFTS = 48
+
 DEMO_MODEL = Path(__file__).parent / "demo" / "checkpoint"
 DEMO_MODEL_NAME = "longcat-flash-lite-demo"
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from serval_sglang import preflight
+from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 from serval_sglang.launch import main
 from serval_sglang.options import DEMO_MODEL, EngineOptions
 from serval_sglang.preflight import find_mistakes, flag_value
@@ -23,6 +26,12 @@ def change_config(folder: Path, **values: Any) -> None:
 def truncate_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
+
+
+def drop_mtp_layer(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("model.mtp.")}
+    save_file(kept, path)
 
 
 def list_missing_shard(folder: Path) -> None:
@@ -77,6 +86,22 @@ def test_find_mistakes_names_what_is_wrong(options: EngineOptions, folder: Path,
     damage, expected = BROKEN[case]
     damage(folder)
     assert expected in "; ".join(mistakes(options))
+
+
+def test_find_mistakes_misses_the_mtp_layer_only_if_drafts_are_asked_for(
+    options: EngineOptions, folder: Path
+) -> None:
+    drop_mtp_layer(folder)
+    assert find_mistakes(options, tables_on_host=False) == []
+    (mistake,) = find_mistakes(replace(options, mtp_steps=1), tables_on_host=False)
+    assert mistake.startswith("it has no multi-token-prediction layer (17 tensors model.mtp.*)")
+
+
+def test_find_mistakes_accepts_drafts_with_the_mtp_layer(options: EngineOptions, tmp_path: Path) -> None:
+    with_layer = tmp_path / "with-layer"
+    write_tiny_checkpoint(with_layer, seed=0, dtype=torch.float32, num_layers=1, mtp=True)
+    drafting = replace(options, model=with_layer, mtp_steps=3)
+    assert find_mistakes(drafting, tables_on_host=False) == []
 
 
 def test_main_refuses_a_broken_checkpoint_before_it_starts_an_engine(

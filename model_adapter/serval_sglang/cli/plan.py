@@ -18,6 +18,7 @@ from serval_sglang.checkpoint.quantization import Quantization, read_quantizatio
 from serval_sglang.cli.text import table
 from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import LITE
+from serval_sglang.options import MOST_MTP_STEPS
 from serval_sglang.plan import Deployment, Plan, PlanError, alternatives, plan_deployment
 from serval_sglang.plan.fit import KvDtype
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits
@@ -92,6 +93,7 @@ def as_json(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "dtype": given.weight_dtype,
             "kv_dtype": given.kv_dtype,
             "tables": given.tables,
+            "mtp_steps": given.mtp_steps,
             "context_tokens": given.context_tokens,
             "chunked_prefill_size": plan.limits.chunked_prefill_size,
             "graph_max_batch": plan.limits.graph_max_batch,
@@ -104,6 +106,8 @@ def as_text(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield lines for a terminal."""
     given, limits = plan.deployment, plan.limits
     yield f"{given.weight_dtype} weights, {given.kv_dtype} KV cache, n-gram tables {_PLACES[given.tables]}"
+    if given.mtp_steps:
+        yield f"drafts: {given.mtp_steps} tokens at a time (serval engine --mtp-steps {given.mtp_steps})"
     yield f"engines: {given.engines}, each with tp {given.tp} and ep {given.ep}"
     yield f"context: {given.context_tokens:,} tokens\n"
     rows = [("on each GPU", "GiB", "")]
@@ -176,6 +180,7 @@ def _deployment(args: argparse.Namespace) -> Deployment:
         tables=args.tables,
         context_tokens=args.context or config.max_position_embeddings,
         runtime_bytes=round(args.runtime_gib * _GIB),
+        mtp_steps=args.mtp_steps,
         limits=BatchLimits(
             args.chunked_prefill_size or limits.chunked_prefill_size,
             args.graph_max_batch or limits.graph_max_batch,
@@ -241,6 +246,14 @@ def _parser() -> argparse.ArgumentParser:
         help="where the n-gram tables are: bf16 on the GPU (default), bf16 in host memory, 8 bit on the GPU",
     )
     add("--context", type=count, metavar="TOKENS", help="longest request (default: the model's)")
+    add(
+        "--mtp-steps",
+        type=int,
+        choices=range(MOST_MTP_STEPS + 1),
+        default=0,
+        metavar="N",
+        help="tokens that the multi-token-prediction layer drafts at a time (default 0: no drafts)",
+    )
     add("--host-memory-gib", type=size, metavar="GIB", help="check that host tables fit in so much memory")
     add("--json", action="store_true", help="print JSON")
     assumed = parser.add_argument_group("assumptions")

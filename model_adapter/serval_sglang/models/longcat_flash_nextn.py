@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sglang.srt.models.longcat_flash_nextn as upstream
-from torch import Tensor
+from torch import Tensor, nn
 
 from serval_sglang.config import LongcatConfig
 from serval_sglang.models.longcat_flash import LATENT_NORM_EPS, fp8_block, scale_latent_norms
@@ -27,6 +27,8 @@ class LongcatFlashForCausalLMNextN(upstream.LongcatFlashForCausalLMNextN):  # ty
 
     def __init__(self, config: Any, quant_config: Any = None, prefix: str = "") -> None:
         super().__init__(config, None)
+        # The target's is shared. Until then no memory is taken for one, 0.8 GB that the KV cache would lack.
+        self.lm_head.weight = nn.Parameter(self.lm_head.weight.new_empty(0), requires_grad=False)
         self._packing, self._block = packing_of(quant_config), fp8_block(quant_config)
         self.dimensions = LongcatConfig.from_dict(config.serval_config)
         # See LongcatFlashForCausalLM: upstream would scale the latent norms again after every load.
@@ -57,9 +59,7 @@ class LongcatFlashForCausalLMNextN(upstream.LongcatFlashForCausalLMNextN):  # ty
                 yield name, tensor
 
     def set_embed_and_head(self, embed: Tensor | None, head: Tensor) -> None:
-        """Share the target's output head, and keep the embedding. Upstream also empties a GPU's memory cache,
-        which a CPU has not."""
-        del self.lm_head.weight
+        """Share the target's output head, and keep the embedding, which upstream replaces too."""
         self.lm_head.weight = head
 
 
