@@ -225,7 +225,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 def told(answer: Mapping[str, Any]) -> Any:
-    """What a client sees of an answer, log-probabilities aside."""
+    """Return all that a client sees of an answer, except log-probabilities."""
     meta = answer["meta_info"]
     tokens = [token for _, token, _ in meta["output_token_logprobs"]]
     return answer["text"], answer["output_ids"], meta["finish_reason"], meta["completion_tokens"], tokens

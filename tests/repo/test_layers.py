@@ -51,6 +51,7 @@ LAYERS = {
         "checkpoint",
         "layers",
         "weights",
+        "drafts",
         "models",
         "cpu_compat",
         "plugin",

@@ -27,7 +27,7 @@ ALL_PENALTIES = {
 
 
 class Batch(SimpleNamespace):
-    """What SGLang's penalizers read of a batch. They hold it by a weak reference."""
+    """Parts of a batch that SGLang's penalizers read. They hold it by a weak reference."""
 
 
 def request(output_ids: list[int], **penalties: float) -> SimpleNamespace:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 from serval_sglang.config import LongcatConfig
 
-# Of a word row beside n-gram rows with values of 6. With 40 every draft is right, with 10 one of three.
+# Size of a word row's values, beside 6 of an n-gram row's. With 40 every draft is right, with 10 few are.
 _WORD_SCALE = 14.0
 _HEAD_SCALE = 2.0
 # So that the layer's attention decides some drafts.
