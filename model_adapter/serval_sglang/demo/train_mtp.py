@@ -1,7 +1,7 @@
 """Train the demo model's MTP layer: `python -m serval_sglang.demo.train_mtp --seed 0 --out DIRECTORY`.
 
-The model itself stays as it is. The layer learns to draft three tokens, each from what the draft before it was
-made of (DeepSeek-V3, arXiv:2412.19437, section 2.2), on the tokens that the assistant writes.
+The model itself stays as it is. The layer learns to draft three tokens, each from the hidden state of the
+draft before it (DeepSeek-V3, arXiv:2412.19437, section 2.2), on the tokens that the assistant writes.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,9 @@ from serval_sglang.reference import MtpLayer, ReferenceModel
 DEPTHS = 3
 MTP_FILE = "mtp.safetensors"
 _DEPTH_WEIGHT = 0.8  # of each depth's loss, times that of the depth before
-RECIPE = Recipe(steps=600, warmup_steps=20, batch_tokens=1024)
+RECIPE = Recipe(
+    steps=600, warmup_steps=20, batch_tokens=1024, matrix_learning_rate=0.01, word_learning_rate=0.02
+)
 
 
 class DepthLoss(NamedTuple):
@@ -131,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="new folder for the model with its layer")
     options = parser.parse_args(arguments)
-    recipe = Recipe(**{**vars(RECIPE), "seed": options.seed, "steps": options.steps})
+    recipe = replace(RECIPE, seed=options.seed, steps=options.steps)
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     layer = train(load_reference(options.model), tokenizer, recipe)
     shutil.copytree(options.model, options.out, ignore=shutil.ignore_patterns(MTP_FILE, INDEX_FILE))
