@@ -4,8 +4,6 @@ import copy
 import dataclasses
 from typing import Any
 
-from sglang.srt.utils import is_cpu
-
 from serval_sglang.drafts.penalties import copied_penalizer, count_new_tokens, penalise_chains
 from serval_sglang.drafts.truncation import truncate
 
@@ -56,6 +54,9 @@ def eagle_sample(
     The adjusted logits stay in `logits_output`, from which log-probabilities are computed afterwards. They
     are not truncated, as in decoding without drafts.
     """
+    # Imported late: SGLang must not be imported before its plugins are loaded.
+    from sglang.srt.utils import is_cpu
+
     info = batch.sampling_info
     if batch.forward_mode.is_idle():
         return original(verify_input, batch, logits_output, grammar_mask, **named)

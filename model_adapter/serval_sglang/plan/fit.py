@@ -125,6 +125,10 @@ def plan_deployment(deployment: Deployment) -> Plan:
         mtp=given.mtp_steps > 0,
     )
     limits = given.limits or default_batch_limits(given.gpu_memory_bytes, tp=given.tp)
+    requests = _wanted_requests(given)
+    if requests is not None:
+        # SGLang captures no graph for more requests than may run.
+        limits = replace(limits, graph_max_batch=min(limits.graph_max_batch, requests))
     reserve = given.reserve_bytes
     if reserve is None:
         reserve = reserve_bytes(limits, given.gpu_memory_bytes, tp=given.tp)
@@ -209,12 +213,17 @@ def _fits(deployment: Deployment) -> bool:
 def _request_slots(kv_tokens: int, given: Deployment) -> int:
     """Compute SGLang 0.5.23's limit (sglang/srt/mem_cache/kv_cache_configurator.py,
     `resolve_max_num_reqs`)."""
-    wanted = given.max_running_requests
-    if wanted is None and given.mtp_steps:
-        wanted = RUNNING_REQUESTS_WITH_DRAFTS
+    wanted = _wanted_requests(given)
     if wanted is None:
         wanted = max(2048, min(4096, kv_tokens * 512 // given.context_tokens))
     return min(wanted, kv_tokens // 2)
+
+
+def _wanted_requests(given: Deployment) -> int | None:
+    """Return the limit on requests that a flag sets, the operator's or ours; None if there is none."""
+    if given.max_running_requests is None and given.mtp_steps:
+        return RUNNING_REQUESTS_WITH_DRAFTS
+    return given.max_running_requests
 
 
 def _request_table_bytes(slots: int, given: Deployment) -> int:
