@@ -39,6 +39,7 @@ import os
 from pathlib import Path
 
 import torch
+from serval_sglang.drafts import verification
 from serval_sglang.layers import ngram_embedding
 from sglang.srt.models.deepseek_v2 import DeepseekV2AttentionMLA
 from serval_sglang.models.longcat_flash_nextn import LongcatFlashForCausalLMNextN as Draft
@@ -94,6 +95,32 @@ def register():
             return kept[torch.arange(len(found)) % len(kept)]
         return found
 
+    count, penalise, truncate = (
+        verification.count_new_tokens, verification.penalise_chains, verification.truncate
+    )
+
+    def count_last(orchestrator):
+        if not makes("one accepted token counted"):
+            return count(orchestrator)
+        outputs = [request.output_ids for request in orchestrator.batch.reqs]
+        if all(outputs):
+            orchestrator.cumulate_output_tokens(torch.tensor([output[-1] for output in outputs]))
+
+    def penalise_all_alike(penalizers, logits, tokens):
+        if not makes("penalties of the first token for all"):
+            return penalise(penalizers, logits, tokens)
+        for place in range(tokens.shape[1]):
+            penalise(penalizers, logits[:, place : place + 1], tokens[:, :1])
+
+    def truncate_otherwise(logits, *, top_ks, min_ps, **named):
+        if makes("most likely tokens alone"):
+            top_ks = torch.ones_like(top_ks)
+        if makes("no min-p"):
+            min_ps = torch.zeros_like(min_ps)
+        return truncate(logits, top_ks=top_ks, min_ps=min_ps, **named)
+
+    verification.count_new_tokens, verification.penalise_chains = count_last, penalise_all_alike
+    verification.truncate = truncate_otherwise
     ngram_embedding.decode_step = step
     Draft.set_embed_and_head, Draft.forward, Draft.__init__ = share_and_keep, draft, mark
     DeepseekV2AttentionMLA.prepare_qkv_latent = keep_latents
@@ -231,18 +258,25 @@ def told(answer: Mapping[str, Any]) -> Any:
     return answer["text"], answer["output_ids"], meta["finish_reason"], meta["completion_tokens"], tokens
 
 
+def are_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """True if the answers are equal and their log-probabilities, of the five likeliest tokens, close."""
+    if told(found) != told(expected):
+        return False
+    for mine, others in zip(*(top_of(answer) for answer in (found, expected)), strict=True):
+        for token, logprob in mine.items():
+            # Tokens outside of a grammar are listed in any order.
+            if logprob > -20 and not math.isclose(logprob, others.get(token, 0.0), abs_tol=1e-4):
+                return False
+    return True
+
+
+def top_of(answer: Mapping[str, Any]) -> list[dict[int, float]]:
+    listed = answer["meta_info"]["output_top_logprobs"]
+    return [{token: logprob for logprob, token, _ in entries} for entries in listed]
+
+
 def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    assert told(found) == told(expected)
-    both = zip(
-        found["meta_info"]["output_top_logprobs"], expected["meta_info"]["output_top_logprobs"], strict=True
-    )
-    for mine, others in both:
-        values = {token: logprob for logprob, token, _ in others}
-        assert all(
-            token in values and math.isclose(logprob, values[token], abs_tol=1e-4)
-            for logprob, token, _ in mine
-            if logprob > -20
-        ), (mine, others)
+    assert are_same(found, expected), (told(found), told(expected), top_of(found), top_of(expected))
 
 
 def test_engine_with_drafts_answers_as_without(subject: Subject) -> None:
@@ -293,18 +327,24 @@ DRAWS = 400
 LARGEST_DEVIATION = 6.5
 
 
-def test_engine_with_drafts_samples_as_the_reference_would(subject: Subject) -> None:
-    """The second and third token after a prompt, of which drafts are verified, drawn at temperature 1."""
+@pytest.mark.parametrize("limits", [{}, {"top_k": 8, "top_p": 0.9, "min_p": 0.1}], ids=["whole", "limited"])
+def test_engine_with_drafts_samples_as_the_reference_would(
+    subject: Subject, limits: dict[str, float]
+) -> None:
     (prompt,) = prompts_of(subject.reference, 1, seed=50)
-    kinds = {"temperature": 1.0, "max_new_tokens": 3, "ignore_eos": True, "n": DRAWS // 4}
-    for limits in ({}, {"top_k": 8, "top_p": 0.9, "min_p": 0.1}):
-        asked = [{"input_ids": list(prompt), "sampling_params": kinds | limits} for _ in range(4)]
-        drawn = [choice for choices in answers(subject.drafting, asked) for choice in choices]
-        texts = [tuple(choice["output_ids"]) for choice in drawn]
-        assert any(choice["meta_info"]["spec_num_correct_drafts"] for choice in drawn)
-        deviation = largest_deviation(subject.reference, prompt, texts, limits)
-        print(limits, f"{deviation:.2f} standard deviations, {len(set(texts))} texts")
-        assert deviation < LARGEST_DEVIATION
+    texts = draw(subject, prompt, limits)
+    deviation = largest_deviation(subject.reference, prompt, texts, limits)
+    print(limits, f"{deviation:.2f} standard deviations, {len(set(texts))} texts")
+    assert deviation < LARGEST_DEVIATION
+
+
+def draw(subject: Subject, prompt: Sequence[int], limits: Mapping[str, float]) -> list[tuple[int, ...]]:
+    """Return texts of three tokens at temperature 1, the last two of which are drafted and verified."""
+    parameters = {"temperature": 1.0, "max_new_tokens": 3, "ignore_eos": True, "n": DRAWS // 4, **limits}
+    asked = [{"input_ids": list(prompt), "sampling_params": parameters} for _ in range(4)]
+    drawn = [choice for choices in answers(subject.drafting, asked) for choice in choices]
+    assert any(choice["meta_info"]["spec_num_correct_drafts"] for choice in drawn)
+    return [tuple(choice["output_ids"]) for choice in drawn]
 
 
 def largest_deviation(
@@ -314,7 +354,7 @@ def largest_deviation(
     limits: Mapping[str, float],
 ) -> float:
     """Return the chi-square statistic of all texts' tokens after common beginnings, in standard deviations
-    above its mean. Rare tokens count as one."""
+    above its mean; infinity for a token that must not be drawn. Rare tokens count as one."""
     statistic, freedom = 0.0, 0
     for length in range(3):
         for beginning, count in Counter(text[:length] for text in texts).items():
@@ -327,7 +367,8 @@ def largest_deviation(
             for text in texts:
                 if text[:length] == beginning:
                     seen[text[length]] += 1
-            assert not seen[expected == 0].any(), "a token that must not be drawn"
+            if seen[expected == 0].any():
+                return math.inf
             often = expected >= 5
             pairs = [(float(e), float(s)) for e, s in zip(expected[often], seen[often], strict=True)]
             rest = (float(expected[~often].sum()), float(seen[~often].sum()))
@@ -361,6 +402,14 @@ def mistake(subject: Subject) -> Iterator[Any]:
     subject.mistake_file.write_text("none")
 
 
+def test_engine_with_drafts_loads_weights_twice_without_change(subject: Subject) -> None:
+    """Also clears the prefix cache."""
+    answer = subject.drafting.post("/update_weights_from_disk", {"model_path": str(subject.checkpoint)})
+    assert answer["success"], answer
+    found, expected = drafts_of(subject, seed=1)
+    assert found == expected
+
+
 @pytest.mark.parametrize(("name", "seed"), [("ring shifted by one", 61), ("rejected token kept", 62)])
 def test_comparison_detects_wrong_state(subject: Subject, mistake: Any, name: str, seed: int) -> None:
     mistake(name)
@@ -381,3 +430,20 @@ def test_counts_detect_wrong_draft(subject: Subject, mistake: Any, name: str, se
     # The text is right all the same.
     assert [text for text, *_ in found] == [text for text, *_ in expected]
     assert [counts for _, *counts in found] != [counts for _, *counts in expected]
+
+
+@pytest.mark.parametrize("name", ["one accepted token counted", "penalties of the first token for all"])
+def test_answers_detect_wrong_penalties(subject: Subject, mistake: Any, name: str) -> None:
+    mistake(name)
+    asked = [greedy(prompt, frequency_penalty=2.0) for prompt in prompts_of(subject.reference, 6, seed=65)]
+    expected, found = answers(subject.plain, asked), answers(subject.drafting, asked)
+    assert not all(are_same(*both) for both in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["most likely tokens alone", "no min-p"])
+def test_samples_detect_wrong_distribution(subject: Subject, mistake: Any, name: str) -> None:
+    mistake(name)
+    (prompt,) = prompts_of(subject.reference, 1, seed=50)
+    limits = {"min_p": 0.1} if name == "no min-p" else {}
+    texts = draw(subject, prompt, limits)
+    assert largest_deviation(subject.reference, prompt, texts, limits) > 3 * LARGEST_DEVIATION

@@ -12,9 +12,9 @@ On a GPU, SGLang rounds the inputs of FP8 layers to FP8 too, which alone moves t
 small random checkpoint by 0.035 in the mean: --mean-bound 0.06 allows for it.
 Positions that follow a tie between two experts of the router are left out in float32 and counted.
 
-With --mtp-steps the engine drafts by the checkpoint's multi-token-prediction layer. All cases are the same, and
-the numbers of verify passes and of right drafts are compared with the reference's as well: in float32 they
-must be equal, request by request.
+With --mtp-steps the engine drafts by the checkpoint's multi-token-prediction layer. All cases are the same,
+and the numbers of verify passes and of right drafts are compared with the reference's as well: in float32
+they must be equal, request by request.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ def as_text(found: Verification, drafts: DraftComparison | None = None, *, dtype
     if drafts is not None:
         yield (
             f"drafts: {drafts.right} right in {drafts.passes} verify passes, and {drafts.reference_right} in "
-            f"{drafts.reference_passes} of the reference; of {drafts.requests} requests, {drafts.other_drafts} "
-            f"differ and {drafts.other_texts} have another text"
+            f"{drafts.reference_passes} of the reference; of {drafts.requests} requests, "
+            f"{drafts.other_drafts} differ and {drafts.other_texts} have another text"
         )
     statistic, bound = found.bound.statistic, found.bound.value
     value = getattr(found.total, statistic)
