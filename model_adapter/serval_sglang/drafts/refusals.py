@@ -40,7 +40,7 @@ def reason_against_drafts(server_args: Any) -> str | None:
         ),
         "--enable-mixed-chunk": (
             given.enable_mixed_chunk,
-            "with overlap the host does not yet know the tokens before a decode step in a prefill batch",
+            "decode steps in prefill batches have not been compared with decoding without drafts",
         ),
         "--enable-custom-logit-processor": (
             given.enable_custom_logit_processor,
