@@ -30,8 +30,8 @@ def read_ring(ring: Tensor, slots: Tensor, first: Tensor, *, look_back: int) -> 
     The result is int64 [B, look_back].
     """
     positions = first.long()[:, None] - torch.arange(look_back, 0, -1, device=first.device)
-    found = ring.long()[slots.long()[:, None], _columns(positions, ring)]
-    return torch.where(positions >= 0, found, 0)
+    found = ring[slots.long()[:, None], _columns(positions, ring)]
+    return torch.where(positions >= 0, found, 0).long()
 
 
 def write_ring(
@@ -49,6 +49,17 @@ def write_ring(
     ring[where] = values if written is None else torch.where(written[:, None], values, ring[where])
 
 
+def decode_windows(tokens: Tensor, before: Tensor) -> Tensor:
+    """Return each token of a batch with w tokens a request, with the `n - 1` before it.
+
+    `tokens` integer [B, w] and `before` integer [B, n - 1], oldest first, give int64 [B * w, n]: column 0 is
+    the token itself, column d the token d places before it.
+    """
+    joined = torch.cat((before.long(), tokens.long()), dim=1)
+    order = before.shape[1] + 1
+    return joined.unfold(1, order, 1).flip(-1).reshape(-1, order)
+
+
 def extend_windows(tokens: Tensor, before: Tensor, starts: Tensor) -> Tensor:
     """Return each token of a batch of runs with the `n - 1` before it.
 
@@ -56,7 +67,7 @@ def extend_windows(tokens: Tensor, before: Tensor, starts: Tensor) -> Tensor:
     - `before` integer [B, n - 1]: the tokens before each run, oldest first
     - `starts` integer [B], ascending: where each run begins in `tokens`; a run may be empty
 
-    The result is int64 [T, n]: column 0 is the token itself, column d the token d places before it.
+    The result is int64 [T, n], as of `decode_windows`.
     """
     look_back = before.shape[1]
     place = torch.arange(tokens.shape[0], device=tokens.device)

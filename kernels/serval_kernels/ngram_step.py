@@ -25,6 +25,7 @@ from serval_kernels.checks import INTEGERS, check_tensor
 from serval_kernels.launch import launch, power_of_two, runs_on_triton
 from serval_kernels.ngram_context import (
     FROM_RING,
+    decode_windows,
     extend_windows,
     last_tokens,
     read_ring,
@@ -127,11 +128,10 @@ def decode_step_reference(
     """`decode_step` in torch."""
     _check_decode(tokens, ring, slots=slots, positions=positions, ngram=ngram, width=width)
     _check_slots(slots, ring)
-    starts = torch.arange(0, tokens.shape[0], width, device=tokens.device)
-    first = positions[::width]
+    first, runs = positions[::width], tokens.view(-1, width)
     before = read_ring(ring, slots, first, look_back=ngram.powers.shape[1] - 1)
-    write_ring(ring, slots, first, tokens.view(-1, width))
-    return ngram_ids(extend_windows(tokens, before, starts), ngram, eos_token_id=eos_token_id)
+    write_ring(ring, slots, first, runs)
+    return ngram_ids(decode_windows(runs, before), ngram, eos_token_id=eos_token_id)
 
 
 def extend_step_reference(

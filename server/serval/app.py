@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from serval.api.answering import ConversationEndpoint
 from serval.api.application import create_api, create_metrics_page
-from serval.api.chat import ChatCompletions
+from serval.api.chat import decode_chat
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
 from serval.api.cors import with_cors
@@ -114,7 +115,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
 
     # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
     hot: dict[str, ASGIApp] = {
-        CHAT_COMPLETIONS.path: ChatCompletions(context),
+        CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
         COMPLETIONS.path: Completions(context),
     }
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS

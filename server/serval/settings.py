@@ -279,6 +279,12 @@ class Settings(BaseSettings):
     strict_fields: bool = Field(
         default=False, description="Refuse unknown request fields instead of ignoring them."
     )
+    non_text_parts: Literal["refuse", "refuse_new", "omit"] = Field(
+        default="refuse_new",
+        description="Images and other parts of messages that are not text: `refuse` refuses all; `refuse_new`"
+        " those of the newest user message, and a short text takes the place of those in tool results and"
+        " earlier turns; `omit` refuses none.",
+    )
     first_byte_s: float = Field(
         default=0.05,
         ge=0,

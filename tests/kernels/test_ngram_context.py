@@ -5,7 +5,14 @@ import random
 import pytest
 import torch
 
-from serval_kernels.ngram_context import extend_windows, last_tokens, read_ring, ring_columns, write_ring
+from serval_kernels.ngram_context import (
+    decode_windows,
+    extend_windows,
+    last_tokens,
+    read_ring,
+    ring_columns,
+    write_ring,
+)
 
 N = 4
 
@@ -32,6 +39,16 @@ def test_extend_windows_and_last_tokens_for_runs_of_any_length(lengths: list[int
 
     assert windows.tolist() == [window_at(s, i) for s in sequences for i in range(begin, len(s))]
     assert last.tolist() == [tokens_before(s, len(s)) for s in sequences]
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+@pytest.mark.parametrize("begin", [0, 1, 2, 3, 9])
+def test_decode_windows_for_passes_of_any_width(width: int, begin: int) -> None:
+    sequences = [list(range(11, 11 + begin + width)), list(range(51, 51 + begin + width))]
+    tokens = torch.tensor([sequence[begin:] for sequence in sequences], dtype=torch.int32)
+    before = torch.tensor([tokens_before(sequence, begin) for sequence in sequences], dtype=torch.int32)
+    windows = decode_windows(tokens, before)
+    assert windows.tolist() == [window_at(s, i) for s in sequences for i in range(begin, len(s))]
 
 
 def test_extend_windows_ignore_padding_after_last_run() -> None:

@@ -5,7 +5,7 @@ Streamed and whole answers take the same path.
 
 import json
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,7 +17,7 @@ from serval.engine.protocol import GenerationDelta
 from serval.telemetry.record import RequestRecord
 from serval.tools.events import ContentDelta, Event, ReasoningDelta, ToolCallStart
 from serval.tools.parser import ToolCallParser
-from serval.wire.chat_response import AnsweredCall, AnsweredChoice, ChunkEncoder, FinishReason
+from serval.wire.chat_response import AnsweredCall, AnsweredChoice, FinishReason
 
 
 class ChoiceAssembler:
@@ -32,10 +32,13 @@ class ChoiceAssembler:
         markers: Collection[str] | None,
         parallel_tool_calls: bool,
         logprobs: bool,
+        call_id_prefix: str = "call_",
     ) -> None:
         """`markers`: control tokens, whose text in ordinary tokens is only text. None: text decides."""
         self.index = index
         self.finish_reason: FinishReason | None = None
+        self._stop_string: str | None = None
+        self._call_id_prefix = call_id_prefix
         self._parser = parser
         self._parallel_tool_calls = parallel_tool_calls
         self._content: list[str] = []
@@ -58,6 +61,7 @@ class ChoiceAssembler:
         events = self._parser.feed(text, places) if text else []
         if delta.finish is not None:
             # A stop string cuts the text as the limit of tokens does, perhaps inside a call.
+            self._stop_string = delta.stop_string
             reason = delta.finish if delta.stop_string is None else "stop_string"
             events = [*events, *self._parser.finish(reason)]
         events = [event for event in events if self._accept(event)]
@@ -75,6 +79,11 @@ class ChoiceAssembler:
         """True if the model has called a tool."""
         return bool(self._calls)
 
+    @property
+    def cut_call(self) -> bool:
+        """True if the text ended inside the last call, whose arguments are not JSON."""
+        return self._parser.cut_call
+
     def call_id(self, call: int) -> str:
         """Return the id of the choice's `call`th tool call."""
         return self._calls[call].id
@@ -91,6 +100,8 @@ class ChoiceAssembler:
                 for call, pieces in zip(self._calls, self._arguments, strict=True)
             ],
             logprobs=None if self._names is None else self._logprobs,
+            stop_string=self._stop_string,
+            cut_call=self.cut_call,
         )
 
     def _is_cut(self) -> bool:
@@ -109,11 +120,22 @@ class ChoiceAssembler:
         elif event.index > 0 and not self._parallel_tool_calls:
             return False
         elif isinstance(event, ToolCallStart):
-            self._calls.append(AnsweredCall(id=f"call_{secrets.token_hex(12)}", name=event.name))
+            self._calls.append(
+                AnsweredCall(id=f"{self._call_id_prefix}{secrets.token_hex(12)}", name=event.name)
+            )
             self._arguments.append([])
         else:
             self._arguments[event.index].append(event.text)
         return True
+
+
+def note_outcome(assemblers: Sequence[ChoiceAssembler], record: RequestRecord) -> None:
+    """Record the finish reason and the tool calls of the choices."""
+    for assembler in assemblers:
+        if assembler.finish_reason is not None:
+            record.finish_reason = assembler.finish_reason
+            if assembler.has_calls:
+                count_tool_calls(assembler.answer(), record)
 
 
 def count_tool_calls(answer: AnsweredChoice, record: RequestRecord) -> None:
@@ -133,47 +155,3 @@ def _is_json_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
-
-
-class ChoiceStream:
-    """Encodes one choice as stream chunks."""
-
-    def __init__(self, assembler: ChoiceAssembler, encoder: ChunkEncoder, *, logprobs: bool) -> None:
-        self._assembler = assembler
-        self._encoder = encoder
-        self._begun = False
-        # Log-probabilities of tokens whose text the parser or the engine still holds back.
-        self._logprobs: list[Mapping[str, Any]] | None = [] if logprobs else None
-
-    def add(self, delta: GenerationDelta) -> bytes:
-        """Add the delta, and return its chunks, joined. The last delta brings the finish chunk."""
-        index = self._assembler.index
-        events = self._assembler.add(delta)
-        if self._logprobs is not None:
-            self._logprobs += self._assembler.new_logprobs
-        if self._begun and len(events) == 1 and delta.finish is None:
-            return self._chunk(events[0])
-        chunks = [] if self._begun else [self._encoder.role(index)]
-        self._begun = True
-        chunks += [self._chunk(event) for event in events]
-        if self._assembler.finish_reason is not None:
-            rest = self._take_logprobs() or None
-            chunks.append(self._encoder.finish(index, self._assembler.finish_reason, logprobs=rest))
-        return b"".join(chunks)
-
-    def _take_logprobs(self) -> list[Mapping[str, Any]] | None:
-        taken = self._logprobs
-        if taken is not None:
-            self._logprobs = []
-        return taken
-
-    def _chunk(self, event: Event) -> bytes:
-        index, encoder = self._assembler.index, self._encoder
-        if isinstance(event, ContentDelta):
-            return encoder.content(index, event.text, logprobs=self._take_logprobs())
-        if isinstance(event, ReasoningDelta):
-            return encoder.reasoning(index, event.text)
-        if isinstance(event, ToolCallStart):
-            call_id = self._assembler.call_id(event.index)
-            return encoder.tool_call(index, call=event.index, call_id=call_id, name=event.name)
-        return encoder.arguments(index, call=event.index, text=event.text)

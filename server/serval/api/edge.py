@@ -92,7 +92,7 @@ class RequestEdge:
             record.error_code = error.code
             if record.status:
                 raise  # The response has begun; it cannot be replaced by an error.
-            await send_error(send_with_id, error)
+            await send_error(send_with_id, error, as_object=endpoint.error_object)
         except Exception:
             record.error_code = InternalError.default_code
             if not record.status:
@@ -102,6 +102,7 @@ class RequestEdge:
                         "The server had an internal error on this request. Quote the x-request-id when you"
                         " report it."
                     ),
+                    as_object=endpoint.error_object,
                 )
             # The server logs the traceback.
             raise

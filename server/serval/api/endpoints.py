@@ -3,13 +3,14 @@
 `RequestEdge` looks every request up in the table of its application; the routers take their paths from here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from starlette.routing import compile_path
 
 from serval.caller.identity import ADMIN, INFERENCE
+from serval.errors import ApiError, error_object
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Endpoint:
     hot: bool = False
     # `gen_ai.operation.name` of the request's span; None for endpoints that are not traced.
     operation: str | None = None
+    # Makes the body of an error that comes before the first byte.
+    error_object: Callable[[ApiError], dict[str, Any]] = error_object
 
 
 class EndpointTable:

@@ -14,7 +14,7 @@ from serval.errors import ApiError, InternalError
 from serval.http.asgi import DirectWrites
 from serval.telemetry.record import RequestRecord
 from serval.telemetry.stopwatch import CLIENT, GATEWAY
-from serval.wire.chat_response import PING, error_event
+from serval.wire.chat_response import PING
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class EventStream:
     """One streamed response.
 
     An error before the first byte is raised, to become a response with its own status. A later one becomes
-    the last event: a stream that ends without `[DONE]` is not complete.
+    the last event: a stream that ends without its last event, such as `[DONE]`, is not complete.
     """
 
     def __init__(
@@ -42,12 +42,17 @@ class EventStream:
         first_byte_s: float,
         ping_interval_s: float,
         headers: Mapping[str, str],
+        error_event: Callable[[ApiError], bytes],
     ) -> None:
-        """`headers` are sent in addition to those of every stream."""
+        """`headers` are sent in addition to those of every stream, as they are when it begins.
+
+        `error_event` makes the last event of a stream that fails.
+        """
         self._send_message = partial(send_message, send)
         self._direct = direct
         self._record = record
-        self._headers = [*_HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
+        self._headers = headers
+        self._error_event = error_event
         self._first_byte_s = first_byte_s
         self._ping_interval_s = ping_interval_s
         self._started = False
@@ -70,7 +75,7 @@ class EventStream:
             except Exception as error:
                 if not self._started and not self._held:
                     raise
-                self.write(error_event(self._as_api_error(error)))
+                self.write(self._error_event(self._as_api_error(error)))
             await self.ready()
         finally:
             self._stop_pings()
@@ -96,8 +101,9 @@ class EventStream:
     async def _flush(self) -> None:
         async with self._lock:
             if self._held and not self._started:
+                headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
                 await self._send_message(
-                    {"type": "http.response.start", "status": 200, "headers": self._headers}
+                    {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *headers]}
                 )
                 self._started = True
             while self._held:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -134,13 +134,15 @@ async def send_whole(
     await send_message(send, {"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: ApiError) -> None:
-    """Send the error as a response."""
+async def send_error(
+    send: Send, error: ApiError, *, as_object: Callable[[ApiError], dict[str, Any]] = error_object
+) -> None:
+    """Send the error as a response, with the body that `as_object` makes."""
     headers = dict(error.headers)
     if isinstance(error, BodyTooLargeError):
         # The rest of the body stays unread, so the connection cannot be reused.
         headers["connection"] = "close"
-    await send_json(send, msgspec.json.encode(error_object(error)), status=error.status, headers=headers)
+    await send_json(send, msgspec.json.encode(as_object(error)), status=error.status, headers=headers)
 
 
 async def while_connected(scope: Scope, receive: Receive, work: Awaitable[T]) -> T:

@@ -7,8 +7,10 @@ from starlette.types import Receive, Scope, Send
 
 from serval.api.event_stream import EventStream
 from serval.api.http import record_of, send_json, while_connected
+from serval.errors import ApiError
 from serval.http.asgi import direct_writes_of
 from serval.settings import Settings
+from serval.wire.chat_response import error_event
 
 
 async def send_body(
@@ -34,6 +36,7 @@ async def send_events(
     *,
     settings: Settings,
     headers: Mapping[str, str],
+    error_event: Callable[[ApiError], bytes] = error_event,
 ) -> None:
     """Send the events that `write` writes, as they come, with `headers` in addition to the usual ones.
 
@@ -46,5 +49,6 @@ async def send_events(
         first_byte_s=settings.first_byte_s,
         ping_interval_s=settings.ping_interval_s,
         headers=headers,
+        error_event=error_event,
     )
     await while_connected(scope, receive, stream.run(write))

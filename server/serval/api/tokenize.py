@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Depends, Request
 
-from serval.api.chat import conversation_ids, declared_tools
 from serval.api.context import ApiContext
 from serval.api.dependencies import Caller, Context, count_request
 from serval.api.endpoints import DETOKENIZE, TOKENIZE
@@ -14,6 +13,7 @@ from serval.api.http import record_of
 from serval.api.json_route import HeldJsonRoute
 from serval.api.models import check_model
 from serval.api.preparation import in_turn, within_context
+from serval.api.prompt import conversation_ids, declared_tools
 from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
 from serval.api.sampling import check_token_ids
 from serval.caller.identity import Identity
@@ -41,7 +41,7 @@ async def tokenize(
     asked: TokenizeRequest, request: Request, caller: Caller, context: Context
 ) -> TokenizeAnswer:
     """Return the ids that the chat or completions endpoint would send to the engine."""
-    given = text_or_conversation(asked)
+    given = text_or_conversation(asked, context.settings.non_text_parts)
     _check_model(asked.model, request, caller, context)
     ids = await _in_turn(request, context, partial(_ids, context, given))
     return TokenizeAnswer(tokens=ids, count=len(ids), max_model_len=context.model.context_length)

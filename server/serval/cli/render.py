@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from serval.api.chat import declared_tools
+from serval.api.prompt import declared_tools
 from serval.chat import ChatRenderer, load_chat
 from serval.errors import ApiError, ServalError
 from serval.wire.chat_decode import conversation_request

@@ -14,6 +14,7 @@ from serval.wire.chat_request import (
 from serval.wire.decode import convert_json, decode_json
 from serval.wire.foreign_fields import check_chat_fields
 from serval.wire.legacy_functions import with_tools
+from serval.wire.omitted_parts import NonTextParts, omit_parts
 from serval.wire.tool_choice import NamedToolChoice
 
 
@@ -25,7 +26,9 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 _strict_decoder: "msgspec.json.Decoder[ChatRequest]" = msgspec.json.Decoder(_StrictChatRequest)
 
 
-def decode_chat_request(body: bytes, *, max_choices: int, strict: bool) -> ChatRequest:
+def decode_chat_request(
+    body: bytes, *, max_choices: int, strict: bool, non_text_parts: NonTextParts
+) -> ChatRequest:
     """Decode and check a request body; `strict` refuses unknown top-level fields.
 
     Raises `InvalidRequestError` with `param` naming the field at fault.
@@ -33,6 +36,7 @@ def decode_chat_request(body: bytes, *, max_choices: int, strict: bool) -> ChatR
     check_body_size(body)
     request = with_tools(decode_json(_strict_decoder if strict else _decoder, body))
     check_chat_fields(body)
+    omit_parts(request.messages, non_text_parts)
     check_chat_request(request, max_choices=max_choices)
     return request
 
@@ -45,7 +49,7 @@ class _Conversation(Struct):
     tool_choice: str | NamedToolChoice | None = None
 
 
-def conversation_request(given: object) -> ChatRequest:
+def conversation_request(given: object, *, non_text_parts: NonTextParts = "refuse_new") -> ChatRequest:
     """Check a conversation that is only rendered, given as decoded JSON.
 
     `model` is left empty, and calls at the end need no results. Raises `InvalidRequestError` with `param`
@@ -60,5 +64,6 @@ def conversation_request(given: object) -> ChatRequest:
             tool_choice=conversation.tool_choice,
         )
     )
+    omit_parts(request.messages, non_text_parts)
     check_conversation(request, may_end_with_calls=True)
     return request

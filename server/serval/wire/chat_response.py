@@ -41,6 +41,10 @@ class AnsweredChoice(Struct, frozen=True):
     reasoning: str = ""
     tool_calls: Sequence[AnsweredCall] = ()
     logprobs: Sequence[Mapping[str, Any]] | None = None
+    # Stop string that ended the text.
+    stop_string: str | None = None
+    # The text ended inside the last call, whose arguments are not JSON.
+    cut_call: bool = False
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

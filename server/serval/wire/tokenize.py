@@ -14,6 +14,7 @@ from serval.wire.chat_request import (
     check_chat_request,
 )
 from serval.wire.legacy_functions import with_tools
+from serval.wire.omitted_parts import NonTextParts, omit_parts
 from serval.wire.struct_field import StructField
 from serval.wire.tool_choice import MAX_TOOLS, NamedToolChoice
 
@@ -58,7 +59,7 @@ class DetokenizeAnswer(Answer):
     prompt: str
 
 
-def text_or_conversation(request: TokenizeRequest) -> str | ChatRequest:
+def text_or_conversation(request: TokenizeRequest, non_text_parts: NonTextParts) -> str | ChatRequest:
     """Return the text or the conversation. Raises `InvalidRequestError` unless exactly one is given."""
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequestError("Send either 'prompt' or 'messages'.", param="prompt")
@@ -72,5 +73,6 @@ def text_or_conversation(request: TokenizeRequest) -> str | ChatRequest:
             tool_choice=request.tool_choice,
         )
     )
+    omit_parts(chat.messages, non_text_parts)
     check_chat_request(chat, max_choices=1)
     return chat

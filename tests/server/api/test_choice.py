@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from serval.api.choice import ChoiceAssembler, ChoiceStream, count_tool_calls
+from serval.api.chat import ChoiceStream
+from serval.api.choice import ChoiceAssembler, count_tool_calls
 from serval.chat.tokenizer import load_tokenizer
 from serval.engine.protocol import EngineFinish, GenerationDelta, TokenLogprob
 from serval.grammar.dialect import Dialect

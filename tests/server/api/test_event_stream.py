@@ -10,6 +10,7 @@ from starlette.types import Message
 from serval.api.event_stream import EventStream
 from serval.errors import EngineFailureError
 from serval.telemetry.record import RequestRecord
+from serval.wire.chat_response import error_event
 
 A, B, C = b"data: a\n\n", b"data: b\n\n", b"data: c\n\n"
 PING = b": ping\n\n"
@@ -57,7 +58,7 @@ class Client:
 def stream_to(client: Client, **options: Any) -> EventStream:
     record = RequestRecord(request_id="r", method="POST", route="/")
     intervals = {"first_byte_s": 3600, "ping_interval_s": 3600} | options
-    return EventStream(client.send, client, record=record, headers={}, **intervals)
+    return EventStream(client.send, client, record=record, headers={}, error_event=error_event, **intervals)
 
 
 async def turns(count: int = 5) -> None:

@@ -16,7 +16,7 @@ MANY: list[Any] = [[]] * (MAX_CONTAINERS + 1)
 
 
 def decode_chat(body: bytes) -> Any:
-    return decode_chat_request(body, max_choices=1, strict=False)
+    return decode_chat_request(body, max_choices=1, strict=False, non_text_parts="refuse")
 
 
 def decode_completion(body: bytes) -> Any:

@@ -1,0 +1,234 @@
+"""Answering a conversation: the steps that all APIs of conversations share."""
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from msgspec import Struct
+from starlette.types import Receive, Scope, Send
+
+from serval.api.choice import ChoiceAssembler, note_outcome
+from serval.api.context import ApiContext
+from serval.api.event_stream import EventStream
+from serval.api.generation import Generation, check_context
+from serval.api.http import identity_of, record_of
+from serval.api.preparation import in_turn, prepared
+from serval.api.prompt import Prompt, prompt_of
+from serval.api.sampling import check_end, own_grammar, sampling_params
+from serval.api.sending import send_body, send_events
+from serval.api.turn import AnswerStream, Turn
+from serval.caller.identity import Identity
+from serval.engine.protocol import GenerateRequest, GenerationDelta
+from serval.errors import ApiError, InvalidRequestError
+from serval.limits.gate import Reservation
+from serval.telemetry.record import RequestRecord
+from serval.wire.chat_request import ChatRequest
+
+# Decodes the body of a request, and checks it. Runs in a thread for long ones. Raises `ApiError`.
+Decode = Callable[[ApiContext, Scope, bytes], Turn]
+
+
+class _Job(Struct, frozen=True):
+    """A turn and its engine requests, one for each choice."""
+
+    turn: Turn
+    generation: Generation
+    assemblers: Sequence[ChoiceAssembler]
+    created: int
+
+    @property
+    def id(self) -> str:
+        return self.generation.requests[0].request_id
+
+
+class ConversationEndpoint:
+    """An endpoint whose requests `decode` reads. `__call__` has the steps of a request, in order."""
+
+    def __init__(self, context: ApiContext, decode: Decode) -> None:
+        self._context = context
+        self._decode = decode
+        controls = {token.content for token in context.chat.tokenizer.control_tokens}
+        self._markers_are_tokens = controls.issuperset(context.dialect.reply.markers(calls=True))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
+        context, record, identity = self._context, record_of(scope), identity_of(scope)
+        with context.bodies.body(identity.subject) as held:
+            turn = await prepared(context, scope, receive, held, partial(self._decode, context, scope))
+            request = turn.request
+            with named_fields(turn.fields):
+                async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
+                    if turn.complete is not None:
+                        held.add(await turn.complete())
+                    work = partial(
+                        prompt_of,
+                        request,
+                        context,
+                        grammar=own_grammar(request, identity, context.dialect),
+                        deferred_tools=turn.deferred_tools,
+                    )
+                    prompt = await in_turn(context, scope, receive, held.size, work)
+                    held.give_back()
+                    limit = self._checked_limit(turn, prompt)
+                    await reservation.reserve_tokens(
+                        prompt_tokens=len(prompt.input_ids),
+                        completion_limit=limit,
+                        context_room=context.model.context_length - len(prompt.input_ids),
+                    )
+                    job = self._job(turn, prompt, reservation, identity=identity, limit=limit)
+                    await self._answer(job, scope, receive, send, headers=reservation.headers)
+
+    def _checked_limit(self, turn: Turn, prompt: Prompt) -> int | None:
+        """Return the limit of the answer's tokens. Raises the errors of a prompt that it does not fit."""
+        context, request, length = self._context, turn.request, len(prompt.input_ids)
+        limit = completion_limit(request)
+        if limit is not None and turn.cut_to_room:
+            limit = max(1, min(limit, context.model.context_length - length))
+        check_context(length, asked=limit, model=context.model, param="messages")
+        check_end(request, limit=limit, grammar=prompt.grammar, tokenizer=context.chat.tokenizer)
+        _check_continuation(request, prompt.grammar)
+        return limit
+
+    def _job(
+        self,
+        turn: Turn,
+        prompt: Prompt,
+        reservation: Reservation,
+        *,
+        identity: Identity,
+        limit: int | None,
+    ) -> _Job:
+        request = turn.request
+        choices = range(request.n or 1)
+        requests = [
+            GenerateRequest(
+                request_id=f"{turn.id_prefix}{secrets.token_hex(16)}",
+                input_ids=prompt.input_ids,
+                sampling=sampling_params(
+                    request,
+                    max_new_tokens=limit,
+                    defaults=self._context.chat.sampling_defaults,
+                    choice=choice,
+                    keep_special_tokens=True,
+                    grammar=prompt.grammar,
+                ),
+                top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+                tenant=identity.subject,
+                priority=turn.priority,
+            )
+            for choice in choices
+        ]
+        return _Job(
+            turn=turn,
+            generation=Generation(
+                self._context.engine,
+                requests,
+                choices=len(choices),
+                reservation=reservation,
+                running=self._context.running.of(identity),
+            ),
+            assemblers=[
+                ChoiceAssembler(
+                    choice,
+                    self._context.dialect.parser(prompt.tools, one_kind=prompt.one_kind),
+                    self._context.chat.tokenizer.token_bytes,
+                    markers=self._markers(prompt),
+                    parallel_tool_calls=request.parallel_tool_calls is not False,
+                    logprobs=bool(request.logprobs),
+                    call_id_prefix=turn.call_id_prefix,
+                )
+                for choice in choices
+            ],
+            created=int(time.time()),
+        )
+
+    def _markers(self, prompt: Prompt) -> Collection[str] | None:
+        """Return the markers of an answer; None if its text alone tells them."""
+        # A grammar takes the text of a marker for the marker, whichever tokens write it.
+        if not self._markers_are_tokens or prompt.grammar is not None:
+            return None
+        return self._context.dialect.reply.markers(calls=bool(prompt.tools))
+
+    async def _answer(
+        self, job: _Job, scope: Scope, receive: Receive, send: Send, *, headers: Mapping[str, str]
+    ) -> None:
+        record = record_of(scope)
+        if not job.turn.request.stream:
+            await send_body(_whole(job, record), scope, receive, send, headers=headers)
+            return
+        stream = job.turn.form.stream(job.id, job.created, job.assemblers)
+        await send_events(
+            partial(_write_events, job, stream, record),
+            scope,
+            receive,
+            send,
+            settings=self._context.settings,
+            headers=headers,
+            error_event=stream.error,
+        )
+
+
+async def _whole(job: _Job, record: RequestRecord) -> bytes:
+    def on_delta(choice: int, delta: GenerationDelta) -> bool:
+        job.assemblers[choice].add(delta)
+        return True
+
+    try:
+        await job.generation.run(record, on_delta)
+    finally:
+        note_outcome(job.assemblers, record)
+    await _keep(job)
+    choices = [assembler.answer() for assembler in job.assemblers]
+    return job.turn.form.body(job.id, job.created, choices, job.generation.usage())
+
+
+async def _write_events(job: _Job, stream: AnswerStream, record: RequestRecord, to: EventStream) -> None:
+    def on_delta(choice: int, delta: GenerationDelta) -> bool:
+        events = stream.add(choice, delta)
+        return not events or to.write(events)
+
+    try:
+        await job.generation.run(record, on_delta, to.ready)
+    finally:
+        note_outcome(job.assemblers, record)
+    await _keep(job)
+    to.write(stream.end(job.generation.usage()))
+
+
+async def _keep(job: _Job) -> None:
+    if job.turn.keep is not None:
+        choices = [assembler.answer() for assembler in job.assemblers]
+        await job.turn.keep(job.id, choices, job.generation.usage())
+
+
+def completion_limit(request: ChatRequest) -> int | None:
+    """Return the answer's limit of tokens, or None. The newer field takes precedence."""
+    if request.max_completion_tokens is not None:
+        return request.max_completion_tokens
+    return request.max_tokens
+
+
+def _check_continuation(request: ChatRequest, grammar: str | None) -> None:
+    if request.continue_final_message and grammar is not None:
+        raise InvalidRequestError(
+            "continue_final_message is not served with tools that must be called or are strict, or"
+            " with a response_format: their grammar would begin anew after the text.",
+            param="continue_final_message",
+            code="unsupported_value",
+        )
+
+
+@contextmanager
+def named_fields(fields: Mapping[str, str]) -> Iterator[None]:
+    """Rename fields in errors of the block: `fields` has an API's own names by those of Chat Completions."""
+    try:
+        yield
+    except ApiError as error:
+        name = None if error.param is None else fields.get(error.param)
+        if name is not None:
+            error.message = re.sub(rf"\b{error.param}\b", name, error.message)
+            error.param = name
+        raise
