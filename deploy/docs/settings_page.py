@@ -8,25 +8,10 @@ from annotated_types import Ge, Gt, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from serval.settings import REREAD, Settings, variable_of
+from serval.setting_names import sections, variable_of
+from serval.settings import REREAD, Settings
 from serval_sglang.settings import ModelSettings, TablePlace, model_variables
 
-# Title of a section -> the first setting in it; the others follow in the order of `Settings`.
-SECTIONS = {
-    "Listening": "settings_file",
-    "Keys": "api_key",
-    "Tokens of an identity provider": "oidc_issuer",
-    "Admin API": "admin_key",
-    "Metrics": "metrics_host",
-    "Limits of keys": "requests_per_minute",
-    "Counting limits in several processes": "limits_lease_s",
-    "Engine": "engine_url",
-    "Queue": "engine_slots",
-    "Model": "model",
-    "Connections": "request_head_timeout_s",
-    "Requests and answers": "max_body_bytes",
-    "Logs and traces": "otlp_endpoint",
-}
 HEAD = """\
 # Settings
 
@@ -34,7 +19,8 @@ HEAD = """\
 
 Each setting is an environment variable, or a line of the settings file (`--settings-file`, TOML) under its
 name in lower case, without `SERVAL_`: `queue_limit = 64`. Variables win over the file, command-line options
-over both. `serval config show` prints the values in force. Times are in seconds, sizes in bytes.
+over both. `serval config show` prints the values in force, and where each comes from. Times are in seconds,
+sizes in bytes. An unknown name is an error in the file, and a warning among the variables.
 
 Settings marked **live** are read again while the gateway runs, when the settings file changes or on SIGHUP.
 So is the file that `SERVAL_API_KEY_FILE` names. All others need a restart.
@@ -71,16 +57,13 @@ def page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    first = {setting: title for title, setting in SECTIONS.items()}
-    unknown = set(first) - set(Settings.model_fields)
-    if unknown:
-        raise LookupError(f"SECTIONS begin with settings that do not exist: {', '.join(sorted(unknown))}")
-    for name, field in Settings.model_fields.items():
-        if name in first:
-            yield f"\n## {first[name]}\n\n{COLUMNS}"
-        live = " **live**" if name in REREAD else ""
-        meaning = (field.description or "").replace("|", "\\|")
-        yield f"| `{variable_of(name)}`{live} | {_default(field)} | {_allowed(field)} | {meaning} |\n"
+    for title, names in sections(Settings.model_fields).items():
+        yield f"\n## {title}\n\n{COLUMNS}"
+        for name in names:
+            field = Settings.model_fields[name]
+            live = " **live**" if name in REREAD else ""
+            meaning = (field.description or "").replace("|", "\\|")
+            yield f"| `{variable_of(name)}`{live} | {_default(field)} | {_allowed(field)} | {meaning} |\n"
 
 
 def _engine_section() -> str:

@@ -7,14 +7,12 @@ import os
 from collections.abc import Sequence
 
 from serval_sglang.checkpoint.files import CheckpointError
-from serval_sglang.checkpoint.inspection import Inspection, inspect_checkpoint
+from serval_sglang.checkpoint.inspection import ARCHITECTURES, Inspection, inspect_checkpoint
 from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.checkpoint.parts import Part
 from serval_sglang.gpu_memory import UnknownMemoryError, gpu_memory_bytes
 from serval_sglang.options import EngineOptions
 
-# Both names stand for the model that the plugin registers.
-_ARCHITECTURES = ("LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM")
 # Values of --load-format with which the weights are the files that are inspected here.
 _INSPECTED_FORMATS = (None, "auto")
 _NAMES_SHOWN = 3
@@ -30,8 +28,8 @@ def find_mistakes(options: EngineOptions, *, tables_on_host: bool) -> list[str]:
         found = inspect_checkpoint(options.model)
     except CheckpointError as error:
         return [str(error)]
-    if found.architecture is not None and found.architecture not in _ARCHITECTURES:
-        return [f"config.json is that of a {found.architecture}; Serval serves {_ARCHITECTURES[0]}"]
+    if found.architecture is not None and found.architecture not in ARCHITECTURES:
+        return list(found.problems)
     if flag_value(options.sglang_flags, "--load-format") not in _INSPECTED_FORMATS:
         return []
     mistakes = [*found.problems, *_wrong_weights(found)]

@@ -1,6 +1,8 @@
 """An agent loop with the `openai` client: two tools, parallel calls, a tool that fails.
 
-    SERVAL_API_KEY=sk-... python server/examples/agent_loop.py [QUESTION]
+    SERVAL_API_KEY=sk-... .venv/bin/python server/examples/agent_loop.py [QUESTION]
+
+SERVAL_BASE_URL names the API of another server than http://127.0.0.1:8000/v1.
 
 The model asks for calls, this program makes them and sends the results back, until the model answers in
 words. What a tool raises goes back as a result too: the model can only react to errors that it is told.
@@ -12,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from openai import OpenAI
+from openai import APIConnectionError, APIStatusError, OpenAI
 
 QUESTION = "Compare the weather in Paris and Rome for the next 2 days."
 MOST_TURNS = 6
@@ -22,14 +24,14 @@ TIMES = {"Paris": "14:05", "Tokyo": "22:05"}
 
 def get_weather(city: str, days: int) -> dict[str, Any]:
     if city not in FORECASTS:
-        raise LookupError(f"no forecast for {city}")
+        raise LookupError("unknown city")
     forecast, temperature = FORECASTS[city]
     return {"city": city, "forecast": forecast, "temp_c": temperature}
 
 
 def get_time(city: str) -> dict[str, Any]:
     if city not in TIMES:
-        raise LookupError(f"unknown city {city}")
+        raise LookupError("unknown city")
     return {"city": city, "time": TIMES[city]}
 
 
@@ -90,8 +92,15 @@ def run(client: OpenAI, question: str) -> str:
 
 def main() -> None:
     base_url = os.environ.get("SERVAL_BASE_URL", "http://127.0.0.1:8000/v1")
-    client = OpenAI(base_url=base_url, api_key=os.environ["SERVAL_API_KEY"])
-    print("answer:", run(client, " ".join(sys.argv[1:]) or QUESTION))
+    api_key = os.environ.get("SERVAL_API_KEY")
+    if not api_key:
+        sys.exit("SERVAL_API_KEY is not set: export the key that `make serve` showed")
+    try:
+        print("answer:", run(OpenAI(base_url=base_url, api_key=api_key), " ".join(sys.argv[1:]) or QUESTION))
+    except APIConnectionError:
+        sys.exit(f"no server answers at {base_url}: start one with `make serve`, or set SERVAL_BASE_URL")
+    except APIStatusError as error:
+        sys.exit(f"{base_url}: {error.message}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ ServalError
  ├─ EngineMissingError               the engine's packages are not installed
  ├─ WorkerError                      a worker ended before the gateway served
  ├─ StackError                       engine or gateway could not start, or ended
- ├─ InputLineError                   a line of input cannot be used (`serval.cli.tools`)
+ ├─ InputLineError                   a line of a command's input cannot be used
  ├─ SchemaError                      a JSON schema cannot be enforced (`serval.schema.error`)
  │   ├─ UnsatisfiableError           no value satisfies it
  │   └─ CircularSchemaError          a reference leads back to itself (`serval.grammar.enforceable`)
@@ -79,6 +79,10 @@ class EngineMissingError(ServalError):
 
 class WorkerError(ServalError):
     """A worker ended before the gateway served."""
+
+
+class InputLineError(ServalError):
+    """A line of a command's input cannot be used."""
 
 
 class StackError(ServalError):

@@ -6,17 +6,20 @@ This is the only module of the package that reads the environment. Every field i
 
 import os
 import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serval import setting_names
 from serval.errors import SettingsError
+from serval.setting_names import variable_of
+from serval.settings_file import read_settings_file
 
 API_KEY_VARIABLE = "SERVAL_API_KEY"
+# The standard variable, which all programs of an installation may share.
+_OTLP_VARIABLE: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 # As browsers write an origin: in small letters, without a path.
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
 # Settings that a running gateway reloads from its settings file.
@@ -48,7 +51,7 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         le=256,
-        description="Processes that serve requests; one for each core to use.",
+        description="Processes that serve requests. Each uses one core at most.",
     )
     metrics_directory: Path | None = Field(
         default=None,
@@ -342,11 +345,6 @@ class Settings(BaseSettings):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
-def variable_of(field: str) -> str:
-    """The environment variable that sets the field."""
-    return f"SERVAL_{field.upper()}"
-
-
 def default_text(field: str) -> str:
     """The default of the field, as help texts show it."""
     default = Settings.model_fields[field].default
@@ -359,33 +357,51 @@ def load_settings(**overrides: Any) -> Settings:
     Raises `SettingsError` naming each bad field.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    file = given.get("settings_file") or os.environ.get(variable_of("settings_file"))
-    if file:
-        variables = {name.upper() for name in os.environ}
-        for name, value in read_settings_file(Path(file)).items():
-            if variable_of(name) not in variables:
-                given.setdefault(name, value)
-    if variable_of("otlp_endpoint") not in os.environ and "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
-        # The standard variable, which all programs of an installation may share.
-        given.setdefault("otlp_endpoint", os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    file = _settings_file(given.get("settings_file"))
+    for name, (value, _) in _values_beside_variables(file).items():
+        given.setdefault(name, value)
     try:
         return Settings(**given)
     except ValidationError as error:
-        # Without the rejected input, which may be a secret.
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors(include_input=False, include_url=False)
-        )
+        problems = setting_names.problems(error, Settings.model_fields)
         where = "variables SERVAL_*, options" + (f", or the file {str(file)!r}" if file else "")
         raise SettingsError(f"invalid settings ({where}): {problems}") from None
 
 
-def read_settings_file(path: Path) -> Mapping[str, Any]:
-    """The file's values by setting, unchecked. Raises `SettingsError` if it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"cannot read the settings file {str(path)!r}: {error}") from error
+def setting_sources(settings_file: Path | None = None) -> dict[str, str]:
+    """Where each setting's value comes from: `default`, a variable or the settings file, by name.
+
+    `settings_file` is the option. Raises `SettingsError` if the file cannot be read.
+    """
+    variables = {name.upper() for name in os.environ}
+    beside = _values_beside_variables(_settings_file(settings_file))
+    sources = {
+        name: f"variable {variable_of(name)}" if variable_of(name) in variables else "default"
+        for name in Settings.model_fields
+    }
+    sources |= {name: source for name, (_, source) in beside.items()}
+    return sources | ({} if settings_file is None else {"settings_file": "option --settings-file"})
+
+
+def unknown_variables() -> dict[str, str]:
+    """The variables `SERVAL_*` of the environment that nothing reads, each with a sentence about it."""
+    return setting_names.unknown_variables(os.environ, Settings.model_fields)
+
+
+def _settings_file(option: Path | None) -> Path | None:
+    file = option or os.environ.get(variable_of("settings_file"))
+    return Path(file) if file else None
+
+
+def _values_beside_variables(file: Path | None) -> dict[str, tuple[Any, str]]:
+    """Values of settings whose own variable is not set, each with its source."""
+    found: dict[str, tuple[Any, str]] = {}
+    if _OTLP_VARIABLE in os.environ:
+        found["otlp_endpoint"] = (os.environ[_OTLP_VARIABLE], f"variable {_OTLP_VARIABLE}")
+    if file is not None:
+        found |= {name: (value, f"settings file {file}") for name, value in read_settings_file(file).items()}
+    variables = {name.upper() for name in os.environ}
+    return {name: entry for name, entry in found.items() if variable_of(name) not in variables}
 
 
 def required_key() -> str:
@@ -404,10 +420,13 @@ def state_folder() -> Path:
 def child_environment(settings: Settings | None = None) -> dict[str, str]:
     """This process's environment for a child; with `settings`, the child loads exactly these.
 
-    The child reads reloadable settings from the settings file itself, if there is one.
+    The child reads reloadable settings from the settings file itself, if there is one. It gets no variables
+    that nothing reads: this process has named them.
     """
     environment = dict(os.environ)
     if settings is not None:
+        for name in unknown_variables():
+            del environment[name]
         for name in type(settings).model_fields:
             if name in REREAD and settings.settings_file is not None:
                 continue

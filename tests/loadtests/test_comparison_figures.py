@@ -44,20 +44,28 @@ def test_ratios_tell_more_from_less() -> None:
     own = system("serval", cpu=300, per_s=1000, frame=150, held=300)
     other = system("other", cpu=100, per_s=2000, frame=50, held=600)
     slow = system("slow", cpu=9000, per_s=50, frame=3000, held=100)
-    assert ratios([own, other, slow]).splitlines() == [
-        "- beside other 1.0: 3 times the CPU of a whole answer, 3 times that of a streamed frame,"
-        " 1/2 of the requests/s, 300 stall-free streams to its 600",
-        "- beside slow 1.0: 1/30 of the CPU of a whole answer, 1/20 of that of a streamed frame,"
-        " 20 times the requests/s, 300 stall-free streams to its 100",
+    head, _, *rows = ratios([own, other, slow]).splitlines()
+    assert head.count("less is better") == head.count("more is better") == 2
+    assert rows == [
+        "| other 1.0 | 3 times | 3 times | 1/2 | 300 to 600 |",
+        "| slow 1.0 | 1/30 | 1/20 | 20 times | 300 to 100 |",
     ]
+
+
+def test_ratios_tell_what_was_not_measured() -> None:
+    own = system("serval", cpu=300, per_s=1000, frame=150, held=300)
+    failed = system("other", cpu=100, per_s=2000, frame=50, held=200)
+    failed.streams.clear()
+    assert ratios([own, failed]).splitlines()[-1] == "| other 1.0 | 3 times | not measured | 1/2 | 300 to 0 |"
 
 
 def test_ratios_name_the_limit_of_the_machine() -> None:
     own = system("serval", cpu=300, per_s=1000, frame=150, held=300)
     other = system("other", cpu=100, per_s=2000, frame=50, held=200)
-    for held, said in ((200, " (and 200 without a gateway)"), (400, "")):
+    for held, said in ((200, "; without a gateway 200"), (400, "")):
         direct = system("direct", cpu=0, per_s=5000, frame=0, held=held)
-        assert ratios([direct, own, other]).endswith(f"300 stall-free streams to its 200{said}\n")
+        head = ratios([direct, own, other]).splitlines()[0]
+        assert f"stall-free streams (more is better{said}) |" in head
 
 
 def test_replace_section_refuses_a_document_without_markers() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serval.settings import Settings, variable_of
+from serval.setting_names import variable_of
+from serval.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 README_LINES = 160

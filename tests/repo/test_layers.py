@@ -16,6 +16,8 @@ FOLDERS = {
 LAYERS = {
     "serval": (
         "errors",
+        "setting_names",
+        "settings_file",
         "settings",
         "schema",
         "tools",

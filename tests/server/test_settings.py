@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serval.errors import SettingsError
-from serval.settings import Settings, child_environment, load_settings
+from serval.settings import Settings, child_environment, load_settings, setting_sources
 
 
 def test_options_override_variables_and_variables_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,14 @@ def test_variables_override_the_file_and_options_both(
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("port port", "line 1"), ('port = "canary"', "port"), ("ports = 1", "ports"), (None, "No such file")],
+    [
+        ("port port", "line 1"),
+        ('port = "canary"', "port"),
+        ("ports = 1", "unknown setting 'ports'; did you mean port?"),
+        ("SERVAL_PORT = 1", "unknown setting 'SERVAL_PORT'; did you mean port?"),
+        ("foo = 1", "unknown setting 'foo'; `serval config show` lists them"),
+        (None, "No such file"),
+    ],
 )
 def test_invalid_settings_file_is_named(tmp_path: Path, text: str | None, says: str) -> None:
     file = tmp_path / "settings.toml"
@@ -70,6 +77,24 @@ def test_child_inherits_the_settings_but_reads_limits_from_the_file(
     child = load_settings()
     assert (child.port, child.host) == (1, "::1")
     assert (child.requests_per_minute, child.tokens_per_minute) == (9, 3)
+
+
+def test_otlp_variable_of_all_programs_counts_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://common")
+    assert load_settings().otlp_endpoint == "http://common"
+    file = tmp_path / "settings.toml"
+    file.write_text('otlp_endpoint = "http://file"\n')
+    assert load_settings(settings_file=file).otlp_endpoint == "http://file"
+    assert setting_sources(file)["otlp_endpoint"] == f"settings file {file}"
+
+
+def test_child_does_not_inherit_variables_that_nothing_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent has named them; otherwise each child would do so again."""
+    monkeypatch.setenv("SERVAL_PROT", "1")
+    monkeypatch.setenv("SERVAL_NGRAM_TABLES", "host")
+    environment = child_environment(load_settings())
+    assert "SERVAL_PROT" not in environment
+    assert environment["SERVAL_NGRAM_TABLES"] == "host"
 
 
 def test_settings_are_immutable() -> None:

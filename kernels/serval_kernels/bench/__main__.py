@@ -45,6 +45,8 @@ paths: `serval` is the public operation (Triton on a GPU, torch on a CPU), `buil
 algorithm written in torch, `reference` the torch reference (left out on a CPU, where `serval` is it).
 check: the result of each path is compared with the reference first; a wrong one is not timed.
 floor: the least bytes and operations, at the rates this run measures on this machine.
+duration: some 60 rows of --seconds each, with their checks and the filling of tables; on a CPU with
+--table-rows 20000 a minute of one core. --minutes bounds it, and --tokens and --tables choose fewer rows.
 times: on a GPU each path is a CUDA graph and caches are cold; on a CPU, processor time of one thread.
 """
 _LONGEST_REASON = 300

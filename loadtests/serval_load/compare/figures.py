@@ -37,29 +37,34 @@ def most_stall_free(result: Result) -> int:
 
 
 def ratios(results: Sequence[Result]) -> str:
-    """Markdown list with a line for each other system. Ratios carry over to other machines, times do not."""
+    """Markdown table with a row for each other system. Ratios carry over to other machines, times do not."""
     own = next(result for result in results if result.name == "serval")
     direct = next((most_stall_free(result) for result in results if result.name == "direct"), None)
     # The number without a gateway is the machine's limit; name it where the gateway reaches it.
-    limit = "" if direct is None or direct > most_stall_free(own) else f" (and {direct} without a gateway)"
-    lines = []
+    limit = "" if direct is None or direct > most_stall_free(own) else f"; without a gateway {direct}"
+    lines = [
+        "| Serval beside | CPU of a whole answer (less is better) | CPU of a streamed frame (less is better)"
+        f" | requests/s (more is better) | stall-free streams (more is better{limit}) |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
     for other in results:
         if other.name in ("direct", "serval"):
             continue
-        told = [
-            f"{_times(own.cpu_us_per_request, other.cpu_us_per_request)} the CPU of a whole answer",
-            f"{_times(_per_s(own), _per_s(other))} the requests/s",
-        ]
         mine, theirs = streams_at(own, _STREAMS), streams_at(other, _STREAMS)
-        if mine and theirs:
-            told.insert(1, f"{_times(mine.cpu_ms_per_1000, theirs.cpu_ms_per_1000)} that of a streamed frame")
-        told.append(f"{most_stall_free(own)} stall-free streams to its {most_stall_free(other)}{limit}")
-        lines.append(f"- beside {other.name} {other.version}: {', '.join(told)}")
+        frame = _times(mine.cpu_ms_per_1000, theirs.cpu_ms_per_1000) if mine and theirs else "not measured"
+        cells = [
+            f"{other.name} {other.version}",
+            _times(own.cpu_us_per_request, other.cpu_us_per_request),
+            frame,
+            _times(_per_s(own), _per_s(other)),
+            f"{most_stall_free(own)} to {most_stall_free(other)}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def _times(one: float, other: float) -> str:
-    return f"{one / other:.2g} times" if one >= other else f"1/{other / one:.2g} of"
+    return f"{one / other:.2g} times" if one >= other else f"1/{other / one:.2g}"
 
 
 def _per_s(result: Result) -> float:

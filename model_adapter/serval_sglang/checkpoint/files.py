@@ -95,6 +95,15 @@ def unread_weight_files(directory: Path, files: Collection[str]) -> list[str]:
     return [file for file in weights if file not in read]
 
 
+def refuse_present_weights(directory: Path) -> None:
+    """Raise `CheckpointError` if the directory holds weights, which could be confused with new ones."""
+    present = sorted(path.name for path in directory.glob("*.safetensors*"))
+    if present:
+        raise CheckpointError(
+            f"{directory} already holds {present!r}: remove them or choose another directory."
+        )
+
+
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write one JSON object, indented, with a final newline."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,9 @@ from serval_sglang.checkpoint.quantization import Quantization, holds_values, la
 from serval_sglang.checkpoint.safety import UnsafeFile, unsafe_files
 from serval_sglang.config import LongcatConfig
 
+# Names in config.json that both stand for this model.
+ARCHITECTURES = ("LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSize:
@@ -49,6 +52,8 @@ class Inspection:
       by their names alone
     - `parts`: the parts that are present, in the order of `Part`
     - `missing`, `unknown`: names of tensors; `misshapen`: names with the shapes found and expected
+    - `table_dtype`: dtype of n-gram tables in eight bits, which `quantization` does not cover
+    - `lacks`: files that serving needs beside the weights
     - `files`: safetensors files that belong to the checkpoint
     - `unread`: safetensors files that do not, such as adapters, and that the engine does not read
     - `problems`: other errors, in sentences
@@ -58,6 +63,7 @@ class Inspection:
     architecture: str | None
     config: LongcatConfig | None
     quantization: Quantization | None
+    table_dtype: str | None
     files: int
     parts: Mapping[Part, PartSize]
     missing: tuple[str, ...]
@@ -65,6 +71,7 @@ class Inspection:
     misshapen: tuple[str, ...]
     unread: tuple[str, ...]
     problems: tuple[str, ...]
+    lacks: tuple[str, ...]
     unsafe: tuple[UnsafeFile, ...]
 
     @property
@@ -95,27 +102,33 @@ class _Layout:
 def inspect_checkpoint(directory: Path) -> Inspection:
     """Read config.json and the headers of all safetensors files, without loading weights or code.
 
+    The weights of another architecture are not compared with anything; one problem names it.
+
     Raises `CheckpointError` if the directory's files cannot be listed.
     """
     files = list_files(directory)
     problems: list[str] = []
     raw = _read_config(directory, problems)
-    config = _parse_config(raw, problems)
+    architecture = _architecture(raw)
+    is_foreign = architecture is not None and architecture not in ARCHITECTURES
+    if is_foreign:
+        problems.append(f"{CONFIG_FILE} is that of a {architecture}; Serval serves {ARCHITECTURES[0]}")
+    config = None if is_foreign else _parse_config(raw, problems)
     quantization = read_quantization(raw)
     unread = unread_weight_files(directory, files)
     weights = [file for file in files if file.endswith(".safetensors") and file not in unread]
-    tensors = _stored_tensors(directory, weights, problems)
+    tensors = {} if is_foreign else _stored_tensors(directory, weights, problems)
     # Eight-bit tables have scales even if the rest is not quantised.
     in_layers = quantization is not None or TABLE_DTYPE_KEY in raw
     layout = None if config is None else _layout(config, is_quantized=in_layers)
     unknown: Collection[str] = ()
     if layout is not None:
         unknown = [name for name in tensors if _layer(name, in_layers=in_layers) not in layout.known]
-    architectures = raw.get("architectures")
     return Inspection(
-        architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else None,
+        architecture=architecture,
         config=config,
         quantization=quantization,
+        table_dtype=None if raw.get(TABLE_DTYPE_KEY) is None else str(raw[TABLE_DTYPE_KEY]),
         files=len(weights),
         parts=_part_sizes(tensors, layout, frozenset(unknown)),
         missing=() if layout is None else tuple(_missing(tensors, layout, in_layers=in_layers)),
@@ -125,6 +138,7 @@ def inspect_checkpoint(directory: Path) -> Inspection:
         else tuple(_misshapen(tensors, layout, quantization, in_layers=in_layers)),
         unread=tuple(unread),
         problems=tuple(problems),
+        lacks=tuple(_lacking(files)),
         unsafe=tuple(unsafe_files(directory, files)),
     )
 
@@ -139,6 +153,18 @@ def _read_config(directory: Path, problems: list[str]) -> Mapping[str, Any]:
         problems.append(f"{CONFIG_FILE} must be a JSON object, got {type(raw).__name__}")
         return {}
     return raw
+
+
+def _architecture(raw: Mapping[str, Any]) -> str | None:
+    architectures = raw.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else None
+
+
+def _lacking(files: Collection[str]) -> Iterator[str]:
+    if "tokenizer.json" not in files:
+        yield "tokenizer.json"
+    if not {"chat_template.jinja", "tokenizer_config.json"} & set(files):
+        yield "chat_template.jinja, or a tokenizer_config.json with a chat template"
 
 
 def _parse_config(raw: Mapping[str, Any], problems: list[str]) -> LongcatConfig | None:

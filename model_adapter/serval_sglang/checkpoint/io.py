@@ -22,6 +22,7 @@ from serval_sglang.checkpoint.files import (
     WEIGHTS_FILE,
     CheckpointError,
     load_config,
+    refuse_present_weights,
     weight_files,
     write_json,
 )
@@ -88,11 +89,7 @@ def save_checkpoint(
     _check_layout({name: tuple(tensor.shape) for name, tensor in state_dict.items()}, config, "state_dict")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    present = sorted(path.name for path in directory.glob("*.safetensors*"))
-    if present:
-        raise CheckpointError(
-            f"{directory} already holds {present!r}: remove them or choose another directory."
-        )
+    refuse_present_weights(directory)
 
     if fp8 and packed is not None:
         raise ValueError(f"layers are stored in FP8 or packed, not both, got packed={packed!r}.")

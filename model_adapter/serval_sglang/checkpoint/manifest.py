@@ -92,6 +92,8 @@ def read_manifest(path: Path) -> dict[str, str]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no manifest {path}; `serval checkpoint hash` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"the manifest {path} cannot be read: {error}") from error
     digests = {}

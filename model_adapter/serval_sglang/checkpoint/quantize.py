@@ -23,6 +23,7 @@ from serval_sglang.checkpoint.files import (
     CheckpointError,
     list_files,
     load_config,
+    refuse_present_weights,
     weight_files,
     write_json,
 )
@@ -74,9 +75,9 @@ def quantize_tables(
         progress(f"{file}: {len(tensors)} tensors")
         with FileWriter(target / file, plans[file], metadata=metadata) as writer:
             _copy_others(source / file, tensors, tables, writer)
-            for name in tensors.keys() & tables.keys():
-                errors.append(_quantize_table(source / file, tables[name], dtype=dtype, writer=writer))
-                progress(f"{name}: mean error {errors[-1].mean:.3g}, largest {errors[-1].largest:.3g}")
+            for table in sorted(tables[name] for name in tensors.keys() & tables.keys()):
+                errors.append(_quantize_table(source / file, table, dtype=dtype, writer=writer))
+                progress(f"{len(errors)} of {len(tables)} n-gram tables written")
     _finish(source, target, plans, dtype)
     return sorted(errors, key=lambda row: row.table)
 
@@ -100,6 +101,8 @@ def _tables(
         shape = (config.ngram_table_rows(i), config.ngram_table_width)
         if name not in stored:
             raise CheckpointError(f"{source} lacks {name}: is a file missing?")
+        if stored[name].dtype in _STORED_NAMES.values():
+            raise CheckpointError(f"{source}: the n-gram tables are in eight bits already.")
         if stored[name].shape != shape or stored[name].dtype not in _TABLE_DTYPES:
             raise CheckpointError(
                 f"{source}: {name} must be {list(shape)} in one of {', '.join(_TABLE_DTYPES)}, "
@@ -124,9 +127,7 @@ def _plan(
 
 def _prepare(target: Path, needed_bytes: int) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    present = sorted(path.name for path in target.glob("*.safetensors*"))
-    if present:
-        raise CheckpointError(f"{target} already holds {present!r}: remove them or choose another directory.")
+    refuse_present_weights(target)
     free = shutil.disk_usage(target).free
     if free < needed_bytes:
         raise CheckpointError(f"{target} needs {needed_bytes:,} bytes, and {free:,} are free.")

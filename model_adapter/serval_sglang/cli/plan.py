@@ -8,19 +8,21 @@ the flags under "assumptions".
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from serval_sglang.checkpoint.files import CONFIG_FILE, CheckpointError
 from serval_sglang.checkpoint.quantization import Quantization, read_quantization
+from serval_sglang.cli.run import run_command
 from serval_sglang.cli.text import table
 from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import LITE
 from serval_sglang.options import MOST_MTP_STEPS
 from serval_sglang.plan import Deployment, Plan, PlanError, alternatives, plan_deployment
-from serval_sglang.plan.fit import KvDtype
+from serval_sglang.plan.fit import LARGEST_TP_TRIED, KvDtype
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits
 from serval_sglang.plan.shard_sizes import TablePlacement, WeightDtype
 
@@ -33,6 +35,9 @@ examples:
 
 _GIB = 1 << 30
 _ALTERNATIVES_SHOWN = 6
+# No machine has more; a figure above is one in MiB.
+_LARGEST_GPU_GIB = 1024
+_LARGEST_HOST_GIB = 64 * 1024
 _PLACES: Mapping[TablePlacement, str] = {
     "device": "on the GPU",
     "host": "in host memory",
@@ -54,13 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan; return the exit code."""
     parser = _parser()
     args = parser.parse_args(arguments)
+    return run_command("serval plan", lambda: _run(args, wrong_use=parser.error))
+
+
+def _run(args: argparse.Namespace, *, wrong_use: Callable[[str], NoReturn]) -> int:
+    deployment = _deployment(args)
     try:
-        plan = plan_deployment(_deployment(args))
+        plan = plan_deployment(deployment)
     except PlanError as error:
-        parser.error(str(error))
-    except (OSError, ValueError) as error:
-        print(f"serval plan: error: {error}", file=sys.stderr)
-        return 1
+        wrong_use(str(error))
     changes = [] if plan.fits else alternatives(plan)
     print(json.dumps(as_json(plan, changes)) if args.json else "\n".join(as_text(plan, changes)))
     return 0 if plan.fits else 1
@@ -129,8 +136,13 @@ def as_text(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "\nfits" if plan.fits else f"\ndoes not fit: {'; '.join(plan.shortcomings)}"
     if not plan.fits:
         yield from (f"would fit with {_as_flags(change)}" for change in changes[:_ALTERNATIVES_SHOWN])
+        if len(changes) > _ALTERNATIVES_SHOWN:
+            yield f"and in {len(changes) - _ALTERNATIVES_SHOWN} more ways, which --json lists"
         if not changes:
-            yield "none of the flags above makes it fit on up to 8 GPUs an engine"
+            yield (
+                f"no engine of up to {LARGEST_TP_TRIED} such GPUs fits, whatever --dtype, --kv-dtype, "
+                "--tables, --chunked-prefill-size and --context"
+            )
 
 
 def _reserve_note(plan: Plan) -> str:
@@ -196,6 +208,10 @@ def _model(directory: Path | None) -> tuple[LongcatConfig, WeightDtype]:
     if directory is None:
         return LITE, "bf16"
     path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"--model {str(directory)!r} is not a checkpoint folder: it holds no {CONFIG_FILE}"
+        )
     config = LongcatConfig.from_json_file(path)
     quantization = read_quantization(json.loads(path.read_text(encoding="utf-8")))
     if quantization is None:
@@ -219,14 +235,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    count, size = _positive(int), _positive(float)
+    count, size = _positive_int, _gib_number(_LARGEST_GPU_GIB)
     add = parser.add_argument
     add(
         "--gpu-memory-gib",
         type=size,
         required=True,
         metavar="GIB",
-        help="memory of one GPU, as nvidia-smi shows it: H100 79.6, H200 140.4",
+        help="memory of one GPU in GiB, nvidia-smi's MiB divided by 1024: A100 80.0, H100 79.6, H200 140.4, "
+        "B200 179.1",
     )
     add("--gpus", type=count, default=1, metavar="N", help="number of GPUs (default 1)")
     add("--tp", type=count, metavar="N", help="tensor-parallel size (default: all GPUs)")
@@ -254,19 +271,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tokens that the multi-token-prediction layer drafts at a time (default 0: no drafts)",
     )
-    add("--host-memory-gib", type=size, metavar="GIB", help="check that host tables fit in so much memory")
+    host_size = _gib_number(_LARGEST_HOST_GIB)
+    add(
+        "--host-memory-gib",
+        type=host_size,
+        metavar="GIB",
+        help="check that host tables fit in so much memory",
+    )
     add("--json", action="store_true", help="print JSON")
     assumed = parser.add_argument_group("assumptions")
     assumed.add_argument(
         "--runtime-gib",
-        type=_at_least_zero,
+        type=_gib_number(_LARGEST_GPU_GIB, least=0),
         default=1.0,
         metavar="GIB",
         help="memory that CUDA and NCCL take (default 1)",
     )
     assumed.add_argument(
         "--reserve-gib",
-        type=_at_least_zero,
+        type=_gib_number(_LARGEST_GPU_GIB, least=0),
         metavar="GIB",
         help="memory left for activations and CUDA graphs (default: SGLang's own rule)",
     )
@@ -282,23 +305,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+# argparse names the type in its message for text that is not a number.
+_positive_int.__name__ = "int"
+
+
+def _gib_number(largest: float, *, least: float | None = None) -> Callable[[str], float]:
+    """Return an argparse type: GiB up to `largest`, positive or from `least` on."""
+
     def parse(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(
+                f"must be a number of GiB without a unit, such as 79.6, got {text!r}"
+            )
+        if least is None and not value > 0:
             raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+        if least is not None and not value >= least:
+            raise argparse.ArgumentTypeError(f"must be at least {least:g}, got {text}")
+        if value > largest:
+            says = f"must be at most {largest:g} GiB, got {text}; did you give MiB? {text} MiB are "
+            raise argparse.ArgumentTypeError(f"{says}{value / 1024:.1f} GiB")
         return value
 
-    # argparse names the type in its message for text that is not a number.
-    parse.__name__ = kind.__name__
     return parse
-
-
-def _at_least_zero(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
-    return value
 
 
 if __name__ == "__main__":

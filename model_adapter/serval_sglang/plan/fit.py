@@ -16,7 +16,8 @@ KvDtype = Literal["bf16", "fp8"]
 CONCURRENCY_LENGTHS = (4_096, 32_768, 262_144)
 
 _KV_BYTES: Mapping[KvDtype, int] = {"bf16": 2, "fp8": 1}
-_LARGEST_TP_TRIED = 8
+LARGEST_TP_TRIED = 8
+_PLACEMENTS: tuple[TablePlacement, ...] = ("device", "8bit", "host")
 _SHORTER_CONTEXTS = (131_072, 32_768)
 
 
@@ -162,10 +163,11 @@ def kv_bytes_per_token(config: LongcatConfig, dtype: KvDtype, *, mtp: bool = Fal
 
 
 def alternatives(plan: Plan) -> list[dict[str, Any]]:
-    """Return sets of changes that would each make the deployment fit, fewest changes first.
+    """Return sets of changes that would each make the deployment fit: with the same GPUs first, then fewest.
 
     Each maps fields of `Deployment` to new values, and none goes further than necessary: if half of the
-    context would do, a quarter is not listed. The list is empty if nothing tried here helps.
+    context would do, a quarter is not listed. The list is empty if nothing tried here helps. Expert
+    parallelism is left as it is: it does not change the bytes of a rank.
     """
     given = plan.deployment
     ladders = _ladders(given, plan.limits)
@@ -175,19 +177,20 @@ def alternatives(plan: Plan) -> list[dict[str, Any]]:
         needless = any(all(a <= b for a, b in zip(other, steps, strict=True)) for other in fitting)
         if not needless and _fits(replace(given, **_merged(ladders, steps))):
             fitting.append(steps)
-    return sorted((_merged(ladders, steps) for steps in fitting), key=len)
+    found = (_merged(ladders, steps) for steps in fitting)
+    return sorted(found, key=lambda change: ("gpus" in change, len(change)))
 
 
 def _ladders(given: Deployment, limits: BatchLimits) -> list[list[dict[str, Any]]]:
-    """Return kinds of change, each a list of steps that free more and more memory, starting with none."""
-    placements: tuple[TablePlacement, ...] = ("device", "8bit", "host")
+    """Return kinds of change, each a list of more and more drastic steps, starting with none."""
     sizes = [given.tp << doublings for doublings in range(1, 4)]
     chunks = [] if given.reserve_bytes is not None else [4096, 2048]
     ladders: list[list[dict[str, Any]]] = [
         [{"weight_dtype": "fp8"}] if given.weight_dtype == "bf16" else [],
         [{"kv_dtype": "fp8"}] if given.kv_dtype == "bf16" else [],
-        [{"tables": tables} for tables in placements[placements.index(given.tables) + 1 :]],
-        [{"gpus": given.engines * tp, "tp": tp} for tp in sizes if tp <= _LARGEST_TP_TRIED],
+        # Back to the GPU, too: host memory may be what is short.
+        [{"tables": tables} for tables in _PLACEMENTS if tables != given.tables],
+        [_split_over(tp, given) for tp in sizes if tp <= LARGEST_TP_TRIED],
         [
             {"limits": replace(limits, chunked_prefill_size=chunk)}
             for chunk in chunks
@@ -196,6 +199,13 @@ def _ladders(given: Deployment, limits: BatchLimits) -> list[list[dict[str, Any]
         [{"context_tokens": tokens} for tokens in _SHORTER_CONTEXTS if tokens < given.context_tokens],
     ]
     return [[{}, *steps] for steps in ladders]
+
+
+def _split_over(tp: int, given: Deployment) -> dict[str, Any]:
+    """Larger engines on the GPUs at hand, or one on more GPUs if they are too few."""
+    if given.gpus % tp == 0:
+        return {"tp": tp}
+    return {"gpus": max(tp, given.gpus // tp * tp), "tp": tp}
 
 
 def _merged(ladders: list[list[dict[str, Any]]], steps: tuple[int, ...]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Commands of the engine's package replace this process, which imports nothing of it.
 
-Exit codes: 0 success, 1 a negative result or a failure, 2 a usage error.
+Exit codes: 0 success, 1 a negative result or a failure, 2 a usage error or a malformed line of input.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import serval
 from serval.cli.delegate import run_engine_module
-from serval.errors import ServalError
+from serval.errors import InputLineError, ServalError
 
 # name -> (module, one line of help). Modules are imported only when their command runs or prints its help.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ServalError as error:
         print(f"serval {arguments[0]}: error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InputLineError) else 1
     except BrokenPipeError:
         # The reader of a pipe, `head` for one, has ended. Python would write the rest to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

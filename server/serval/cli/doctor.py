@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from serval.cli.config import without_passwords
 from serval.doctor import Finding, findings
@@ -21,13 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLE
     add = parser.add_argument
     add("--engine-url", metavar="URL", help=f"the SGLang engine (default {default_text('engine_url')})")
+    add("--settings-file", type=Path, metavar="FILE", help="settings in TOML, as for `gateway`")
     add("--before-start", action="store_true", help="do not ask the engine: it does not run yet")
     add("--json", action="store_true", help="one JSON array of {check, state, says}")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings. Raises `SettingsError` for an invalid setting."""
-    settings = load_settings(engine_url=args.engine_url)
+    settings = load_settings(engine_url=args.engine_url, settings_file=args.settings_file)
     found = []
     for finding in findings(settings, with_engine=not args.before_start):
         found.append(finding)

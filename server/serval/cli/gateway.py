@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from serval.auth.keys import ensure_key
+from serval.cli.config import warn_of_unknown_variables
 from serval.process.startup import print_progress
 from serval.settings import Settings, default_text, load_settings
 from serval.telemetry.logs import configure_logging
@@ -76,6 +77,7 @@ _OPTIONS = (
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
+    warn_of_unknown_variables("gateway")
     settings, made_key = ensure_key(gateway_settings(args))
     if made_key is not None:
         print_progress(f"neither SERVAL_API_KEY nor --api-key-file is set; this start's API key: {made_key}")
@@ -89,4 +91,5 @@ def run(args: argparse.Namespace) -> int:
         from serval.process.gateway import run_gateway
 
         run_gateway(settings)
+    print_progress("stopped")
     return 0

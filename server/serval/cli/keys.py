@@ -3,8 +3,9 @@
 import argparse
 import json
 import re
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serval.caller.identity import INFERENCE, SCOPES
 from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
@@ -13,7 +14,7 @@ from serval.settings import load_settings
 from serval.store.factory import database_location, open_store
 
 if TYPE_CHECKING:
-    from serval.store.key_store import KeyStore
+    from serval.store.key_store import KeyRecord, KeyStore
 
 _EXAMPLE = """
 example:
@@ -41,7 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--json", action="store_true", help="one JSON object a line")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="make a key and print it, once", parents=[shared])
-    create.add_argument("--name", type=_name, required=True, help="whose key it is, for people")
+    create.add_argument(
+        "--name", type=_name, required=True, help="name of the person or program that uses the key"
+    )
     create.add_argument(
         "--scope", action="append", choices=SCOPES, help=f"what it is for; repeatable (default {INFERENCE})"
     )
@@ -55,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     update = actions.add_parser("update", help="change limits of a key", parents=[shared])
     update.add_argument("id", help="public id of the key")
     _add_limits(update)
+    update.set_defaults(wrong_use=update.error)
     actions.add_parser("list", help="show all keys; not the secrets, which are not stored", parents=[shared])
     rotate = actions.add_parser("rotate", help="make a new key in place of one", parents=[shared])
     rotate.add_argument("id", help="public id of the old key")
@@ -77,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
 
     from serval.store.database import reason_of
 
+    if args.action == "update" and not _given_limits(args):
+        args.wrong_use("nothing to change; give a limit, such as --requests-per-minute 60")
     settings = load_settings(key_database=args.database)
     if args.action == "downgrade":
         from serval.store.database import downgrade_database
@@ -93,33 +99,49 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_action(args: argparse.Namespace, store: "KeyStore") -> None:
-    if args.action == "create":
-        record, key = store.create(
-            name=args.name,
-            scopes=args.scope or [INFERENCE],
-            models=args.model,
-            expires_in_s=args.expires_in,
-            limits=KeyLimits(**_given_limits(args)),
-        )
-        _print_new(record.as_object(), key, as_json=args.json)
-    elif args.action == "update":
-        shown = store.update_limits(args.id, _given_limits(args)).as_object()
+    # Imported here: the database takes a third of a second to load.
+    from serval.cli.key_table import key_table, limits_text, printable, state_of
+
+    def print_new(record: "KeyRecord", key: str) -> None:
+        if args.json:
+            print(json.dumps({**record.as_object(), "key": key}))
+        else:
+            table = key_table([record], now=time.time())
+            print(f"{table}\n\n{key}\nThis is the only time the key is shown.")
+
+    def print_changed(record: "KeyRecord", text: str) -> None:
         print(
-            json.dumps(shown)
-            if args.json
-            else f"{shown['id']} ({_printable(shown['name'])})  {_limits(shown)}"
+            json.dumps(record.as_object()) if args.json else f"{record.id} ({printable(record.name)}): {text}"
         )
+
+    if args.action == "create":
+        print_new(
+            *store.create(
+                name=args.name,
+                scopes=args.scope or [INFERENCE],
+                models=args.model,
+                expires_in_s=args.expires_in,
+                limits=KeyLimits(**_given_limits(args)),
+            )
+        )
+    elif args.action == "update":
+        record = store.update_limits(args.id, _given_limits(args))
+        print_changed(record, f"limits are now {limits_text(record)}")
+        if not record.is_live(time.time()):
+            state = state_of(record, time.time())
+            print(f"serval keys: warning: this key is {state}, so its limits have no effect", file=sys.stderr)
     elif args.action == "rotate":
-        record, key = store.rotate(args.id, grace_s=args.grace)
-        _print_new(record.as_object(), key, as_json=args.json)
+        print_new(*store.rotate(args.id, grace_s=args.grace))
     elif args.action == "revoke":
-        shown = store.revoke(args.id).as_object()
-        print(json.dumps(shown) if args.json else f"revoked {shown['id']} ({_printable(shown['name'])})")
+        print_changed(store.revoke(args.id), "revoked")
     else:
         _, records = store.load()
-        for record in records:
-            state = "live" if record.is_live(time.time()) else "dead"
-            print(json.dumps(record.as_object()) if args.json else _line(record.as_object(), state))
+        if args.json:
+            for record in records:
+                print(json.dumps(record.as_object()))
+        else:
+            none = "there are no keys; `serval keys create --name NAME` makes one"
+            print(key_table(records, now=time.time()) if records else none)
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -163,31 +185,3 @@ def _word(text: str) -> str:
     if not text.isprintable() or text.split() != [text]:
         raise argparse.ArgumentTypeError(f"{text!r} must be a model's name: printable, without white space")
     return text
-
-
-def _print_new(record: dict[str, Any], key: str, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({**record, "key": key}))
-    else:
-        print(f"{_line(record, 'live')}\n{key}\nThis is the only time the key is shown.")
-
-
-def _line(record: dict[str, Any], state: str) -> str:
-    def day(when: int | None) -> str:
-        return "-" if when is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
-
-    models = "all" if record["models"] is None else _printable(",".join(record["models"]))
-    return (
-        f"{record['id']}  {state}  {','.join(record['scopes'])}  models={models}"
-        f"  created={day(record['created_at'])}  expires={day(record['expires_at'])}"
-        f"  revoked={day(record['revoked_at'])}  {_limits(record)}  {_printable(record['name'])}"
-    )
-
-
-def _printable(text: str) -> str:
-    """The text with its control characters escaped: databases of earlier releases may hold some."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-
-
-def _limits(record: dict[str, Any]) -> str:
-    return "  ".join(f"{name}={value}" for name, value in record["limits"].items() if value != "default")

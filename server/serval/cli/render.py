@@ -10,7 +10,8 @@ import msgspec
 
 from serval.api.prompt import declared_tools
 from serval.chat import ChatRenderer, load_chat
-from serval.errors import ApiError, ServalError
+from serval.errors import ApiError, InputLineError
+from serval.process.engine_package import demo_model
 from serval.wire.chat_decode import conversation_request
 
 _RENDER = """
@@ -18,7 +19,9 @@ Reads one conversation a line from standard input, {"messages": [...], "tools": 
 of which tools and tool_choice may be left out. Writes one line for each: {"text": ..., "input_ids": [...]}.
 
 example:
-  echo '{"messages": [{"role": "user", "content": "Hi"}]}' | serval chat render --model ./model
+  echo '{"messages": [{"role": "user", "content": "Hi"}]}' | serval chat render
+
+A line that cannot be rendered ends the run: exit code 2 and a message with its number.
 """
 
 
@@ -31,13 +34,16 @@ def configure(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     render.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="folder with tokenizer and template"
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="folder with tokenizer and template (default: the demo model)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render every line of standard input. Stops at the first one that cannot be rendered."""
-    renderer = load_chat(args.model)
+    """Render every line of standard input. Raises `InputLineError` at the first that cannot be rendered."""
+    renderer = load_chat(args.model or demo_model())
     for number, line in enumerate(sys.stdin, start=1):
         if line.strip():
             print(json.dumps(_rendered(renderer, line, number), ensure_ascii=False), flush=True)
@@ -48,12 +54,12 @@ def _rendered(renderer: ChatRenderer, line: str, number: int) -> dict[str, Any]:
     try:
         conversation = json.loads(line)
     except ValueError as error:
-        raise ServalError(f"line {number} of the input is not JSON: {error}") from error
+        raise InputLineError(f"line {number} of the input is not JSON: {error}") from error
     if not isinstance(conversation, dict) or not isinstance(conversation.get("messages"), list):
-        raise ServalError(f'line {number} of the input is not of the form {{"messages": [...]}}')
+        raise InputLineError(f'line {number} of the input is not of the form {{"messages": [...]}}')
     try:
         request = conversation_request(conversation)
         prompt = renderer.render(msgspec.to_builtins(request.messages), tools=declared_tools(request))
     except ApiError as error:
-        raise ServalError(f"line {number} of the input cannot be rendered: {error}") from error
+        raise InputLineError(f"line {number} of the input cannot be rendered: {error}") from error
     return {"text": prompt.text, "input_ids": prompt.input_ids}

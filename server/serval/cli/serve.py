@@ -15,6 +15,7 @@ import sys
 import aiohttp
 
 from serval.auth.keys import ensure_key
+from serval.cli.config import warn_of_unknown_variables
 from serval.cli.gateway import add_gateway_arguments, gateway_settings
 from serval.process.child import ProcessSpec, python_command
 from serval.process.engine_package import (
@@ -32,8 +33,11 @@ _GATEWAY_STOP_MARGIN_S = 5.0
 EXAMPLE = """\
 examples:
   serval serve                                   the demo model; on the CPU if there is no GPU
-  serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --host 0.0.0.0
-  serval serve -- --chunked-prefill-size 4096    flags after -- go to SGLang as they are
+  serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 \\
+      -- --chunked-prefill-size 4096 --context-length 131072
+                                                 two GPUs of 80 GB; `serval plan` computes what fits
+
+Flags after -- go to SGLang as they are.
 
 SERVAL_API_KEY in the environment fixes the API key; without one a key is made and shown.
 """
@@ -52,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run both until a signal (returns 0) or until one of them fails (raises `StackError`)."""
+    warn_of_unknown_variables("serve")
     engine = engine_options(args, host="127.0.0.1", port=_engine_port())
     settings, made_key = ensure_key(
         gateway_settings(
@@ -65,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
         settings = settings.model_copy(update={"port": _free_port()})
     stack = _stack(engine, settings)
     if args.verbose or not sys.stdout.isatty():
-        return asyncio.run(run_stack(stack, on_ready=lambda: _print_ready_line(engine, settings, made_key)))
+        asyncio.run(run_stack(stack, on_ready=lambda: _print_ready_line(engine, settings, made_key)))
+        print("serval serve: stopped", file=sys.stderr, flush=True)
+        return 0
     return _run_on_terminal(stack, engine, settings, made_key)
 
 

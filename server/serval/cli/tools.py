@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from serval.errors import ServalError
+from serval.errors import InputLineError
 from serval.grammar.dialects.longcat import LONGCAT
 from serval.tools.events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCallStart
+from serval.tools.markers import TOOL_CALL_OPEN
 from serval.tools.message import AssistantMessage, assemble
 
 _PARSE_HELP = """\
 Reads JSON Lines, one model output a line, and prints one OpenAI assistant message a line. Starts no engine.
 
   text           what the model wrote; a trailing </longcat_s> is dropped, as the engine does
-  tools          OpenAI tool objects (default: none)
+  tools          OpenAI tool objects (default: none, and calls stay text)
   chunk_size     feed the parser pieces of so many characters (default: 0, all at once), or "token": one token
                  of --model's tokenizer at a time. The message never depends on it, the deltas of --stream do
   finish_reason  what ended the output (default: "stop")
@@ -26,16 +27,23 @@ Reads JSON Lines, one model output a line, and prints one OpenAI assistant messa
 
 Other keys are ignored. A line that cannot be read ends the run: exit code 2 and a message with its number.
 
+Calls may have the form of LongCat-Flash-Lite, a name and pairs of key and value, or be JSON.
+
 example:
-  serval tools parse --stream outputs.jsonl
+  serval tools parse --stream <<'EOF'
+  {example}
+  EOF
 """
+# One line of input, which the help shows.
+EXAMPLE_LINE = json.dumps(
+    {
+        "text": "<longcat_tool_call>now\n</longcat_tool_call>",
+        "tools": [{"type": "function", "function": {"name": "now"}}],
+    }
+)
 
 ChunkSize = int | Literal["token"]
 Split = Callable[[str, ChunkSize], Iterable[str]]
-
-
-class InputLineError(ServalError):
-    """A line of the input is malformed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parse = actions.add_parser(
         "parse",
         help="read tool calls, content and reasoning out of model text",
-        description=_PARSE_HELP,
+        description=_PARSE_HELP.format(example=EXAMPLE_LINE),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parse.add_argument("file", nargs="?", type=Path, help="JSON Lines to read (default: the standard input)")
@@ -78,11 +86,14 @@ def run(args: argparse.Namespace) -> int:
                 continue
             try:
                 request = read_request(line)
-                for output in show(request, split(request.text, request.chunk_size)):
-                    print(json.dumps(output, ensure_ascii=False), flush=True)
+                outputs = list(show(request, split(request.text, request.chunk_size)))
             except InputLineError as error:
-                print(f"serval tools parse: error: line {line_number}: {error}", file=sys.stderr)
-                return 2
+                raise InputLineError(f"line {line_number}: {error}") from error
+            for output in outputs:
+                print(json.dumps(output, ensure_ascii=False), flush=True)
+            if TOOL_CALL_OPEN in request.text and not request.tools:
+                hint = f"line {line_number}: without `tools`, {TOOL_CALL_OPEN} is text like any other"
+                print(f"serval tools: warning: {hint}", file=sys.stderr, flush=True)
     return 0
 
 

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 
 from serval.doctor.finding import Finding, State
-from serval.doctor.gateway import engine, identity_provider, key_database, keys, limits, model_folder
+from serval.doctor.gateway import (
+    engine,
+    identity_provider,
+    key_database,
+    keys,
+    limits,
+    model_folder,
+    port,
+    variables,
+)
 from serval.doctor.gpus import cuda_compiler, find_gpus, flashinfer, gpu
 from serval.doctor.packages import plugin, python, sglang
 from serval.engine.protocol import EngineInfo
@@ -21,6 +30,9 @@ def findings(settings: Settings, *, with_engine: bool) -> Iterator[Finding]:
     yield gpu(gpus)
     yield flashinfer(gpus)
     yield cuda_compiler(gpus, child_environment())
+    yield variables()
+    # A gateway that runs with its engine holds its port.
+    yield port(settings, in_use="warning" if with_engine else "failed")
     yield keys(settings)
     yield key_database(settings)
     yield limits(settings)

@@ -6,12 +6,28 @@ from pathlib import Path
 from serval.auth.factory import open_directory, open_tokens
 from serval.auth.keys import configured_keys
 from serval.chat import load_chat
-from serval.doctor.finding import Finding
+from serval.doctor.finding import Finding, State
 from serval.engine.client import connect_engine
 from serval.engine.protocol import EngineInfo
 from serval.errors import ServalError, SettingsError
+from serval.http.sockets import bind
 from serval.limits.factory import require_redis
-from serval.settings import Settings
+from serval.settings import Settings, unknown_variables
+
+
+def variables() -> Finding:
+    """Check that something reads each variable `SERVAL_*`."""
+    unknown = unknown_variables().values()
+    return Finding("variables", "warning" if unknown else "ok", "; ".join(unknown) or "all are known")
+
+
+def port(settings: Settings, *, in_use: State) -> Finding:
+    """Check that a gateway could listen; `in_use` is the state if something already does."""
+    try:
+        bind(settings.host, settings.port, "SERVAL_PORT").close()
+    except SettingsError as error:
+        return Finding("port", in_use, str(error))
+    return Finding("port", "ok", f"a gateway can listen on {settings.host}:{settings.port}")
 
 
 def keys(settings: Settings) -> Finding:
@@ -30,7 +46,7 @@ def key_database(settings: Settings) -> Finding:
     name = settings.key_database
     if name is None:
         return Finding("key database", "ok", "none is set")
-    if "://" not in name and not Path(name).exists():
+    if "://" not in name and Path(name).parent.is_dir() and not Path(name).exists():
         return Finding("key database", "warning", f"{name} does not exist yet; the first use makes it")
     try:
         open_directory(settings)

@@ -34,7 +34,9 @@ class EngineOptions(Protocol):
 
 
 class _OptionsModule(Protocol):
-    """The functions of `serval_sglang.options` that are called here."""
+    """The part of `serval_sglang.options` that is used here."""
+
+    DEMO_MODEL: Path
 
     def add_model_arguments(self, parser: argparse.ArgumentParser) -> None: ...
     def add_sglang_flags(self, parser: argparse.ArgumentParser) -> None: ...
@@ -69,6 +71,11 @@ def engine_command(options: EngineOptions) -> list[str]:
     """The command that runs the engine in this interpreter's environment. Raises `EngineMissingError`."""
     require_engine()
     return python_command(_LAUNCHER, *_options_module().command_line(options))
+
+
+def demo_model() -> Path:
+    """The folder of the demo model's checkpoint. Raises `EngineMissingError`."""
+    return _options_module().DEMO_MODEL
 
 
 def require_engine() -> None:

@@ -30,7 +30,8 @@ from serval.process.child import ChildProcess, ProcessSpec, python_command, star
 from serval.process.reloading import settings_changes
 from serval.process.signals import stop_on_signals
 from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
-from serval.settings import Settings, child_environment, variable_of
+from serval.setting_names import variable_of
+from serval.settings import Settings, child_environment
 from serval.telemetry.shared import forget_live_values
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from serval.errors import SettingsError
 from serval.live_settings import LiveSettings, read_live_settings
-from serval.settings import REREAD, Settings, read_settings_file
+from serval.settings import REREAD, Settings
+from serval.settings_file import read_settings_file
 
 logger = logging.getLogger(__name__)
 

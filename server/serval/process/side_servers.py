@@ -9,7 +9,8 @@ from starlette.types import ASGIApp
 from serval.app import Applications
 from serval.http.server import HttpServer, server_config
 from serval.http.sockets import bind
-from serval.settings import Settings, variable_of
+from serval.setting_names import variable_of
+from serval.settings import Settings
 
 
 @contextlib.asynccontextmanager

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
@@ -92,6 +93,12 @@ def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise SettingsError("the key database must be a file: other processes read it too")
     path = Path(url.database)
+    if not path.parent.is_dir():
+        folder = str(path.parent)
+        raise FileNotFoundError(
+            f"the folder {folder!r} does not exist; make it with `mkdir -p {quote(folder)}`, or choose"
+            " another place with --database or SERVAL_KEY_DATABASE"
+        )
     # Created readable by its owner only: it holds hashes of keys.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S}, hide_parameters=True)

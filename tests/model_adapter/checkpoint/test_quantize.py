@@ -107,9 +107,7 @@ def test_quantize_tables_names_broken_table(tmp_path: Path, weights: dict[str, T
 
 def test_quantize_tables_refuses_unsuitable_checkpoints(source: Path, tmp_path: Path) -> None:
     quantize_tables(source, tmp_path / "once", dtype=torch.int8)
-    with pytest.raises(
-        CheckpointError, match=r"embedders\.0\.weight must be .* in one of BF16, F16, F32, got .* in I8"
-    ):
+    with pytest.raises(CheckpointError, match="the n-gram tables are in eight bits already"):
         quantize_tables(tmp_path / "once", tmp_path / "twice", dtype=torch.int8)
     with pytest.raises(CheckpointError, match="already holds"):
         quantize_tables(source, tmp_path / "once", dtype=torch.int8)

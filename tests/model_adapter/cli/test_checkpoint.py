@@ -1,6 +1,8 @@
 """`serval checkpoint`: a tiny checkpoint is written, inspected, pinned and verified after tampering."""
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.files import load_config
-from serval_sglang.checkpoint.layout import mtp_tensor_shapes
+from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY, mtp_tensor_shapes
 from serval_sglang.checkpoint.manifest import MANIFEST_FILE
 from serval_sglang.cli.checkpoint.__main__ import main
 from serval_sglang.known_configs import TINY
@@ -96,7 +98,9 @@ def test_tiny_refuses_invalid_model_before_writing(tmp_path: Path, run: Any) -> 
     assert not (tmp_path / "new").exists()
 
 
-def test_tiny_does_not_overwrite_weights(checkpoint: Path, run: Any) -> None:
+def test_tiny_does_not_overwrite_weights(checkpoint: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Importing torch takes seconds.
+    monkeypatch.setitem(sys.modules, "serval_sglang.checkpoint.tiny", None)
     result = run("tiny", checkpoint, *SMALL)
     assert result.code == 1
     assert "already holds ['model.safetensors']" in result.err
@@ -152,6 +156,61 @@ def test_inspect_refuses_wrong_model_and_warns_of_code(checkpoint: Path, run: An
         "config.json": "remote-code",
         "modeling_longcat_ngram.py": "remote-code",
     }
+
+
+def test_inspect_names_a_foreign_architecture_and_nothing_else(tmp_path: Path, run: Any) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "hidden_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = run("inspect", tmp_path, "--json")
+    assert found.code == 1
+    says = "config.json is that of a LlamaForCausalLM; Serval serves LongcatFlashNgramForCausalLM"
+    assert found.json["problems"] == [says]
+    assert found.json["complete"] is False
+    shown = run("inspect", tmp_path)
+    assert says in shown.out
+    assert "must be given" not in shown.out
+
+
+@pytest.mark.parametrize("name", ["LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM"])
+def test_inspect_accepts_both_names_of_the_architecture(checkpoint: Path, run: Any, name: str) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
+    assert run("inspect", checkpoint).code == 0
+
+
+def test_inspect_warns_of_files_that_serving_needs(checkpoint: Path, run: Any) -> None:
+    assert run("inspect", checkpoint, "--json").json["lacks"] == []
+    assert "cannot be served" not in run("inspect", checkpoint).out
+    for file in ("tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
+        (checkpoint / file).unlink(missing_ok=True)
+    result = run("inspect", checkpoint)
+    assert result.code == 0, "the weights are complete"
+    assert "missing files without which it cannot be served (2):\n  tokenizer.json\n" in result.out
+    assert "  chat_template.jinja, or a tokenizer_config.json with a chat template\n" in result.out
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_inspect_shows_eight_bit_tables_as_quantisation(checkpoint: Path, run: Any, dtype: str) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, TABLE_DTYPE_KEY: dtype}))
+    assert f"quantisation  none, n-gram tables in {dtype}\n" in run("inspect", checkpoint).out
+    assert run("inspect", checkpoint, "--json").json["table_dtype"] == dtype
+
+
+def test_quantize_tables_shows_each_error_once_and_what_was_written(
+    checkpoint: Path, tmp_path: Path, run: Any
+) -> None:
+    target = tmp_path / "eight"
+    result = run("quantize-tables", checkpoint, target)
+    assert result.code == 0
+    head, *rows, blank, written = result.out.splitlines()
+    tables = TINY.ngram_table_count
+    assert head.split()[:2] == ["table", "rows"]
+    assert [row.split()[0] for row in rows] == [str(table) for table in range(tables)]
+    assert blank == ""
+    assert re.fullmatch(rf"written to {target}: \S+ [kM]B of weights instead of \S+ [kM]B", written)
+    assert "error" not in result.err
+    assert result.err.splitlines()[-1] == f"{tables} of {tables} n-gram tables written"
 
 
 def test_verify_hash_accepts_pinned_checkpoint(checkpoint: Path, run: Any) -> None:
@@ -220,7 +279,10 @@ def test_hash_refuses_unsafe_files_unless_allowed(checkpoint: Path, run: Any, na
 def test_verify_hash_requires_manifest(checkpoint: Path, run: Any) -> None:
     result = run("verify-hash", checkpoint)
     assert result.code == 1
-    assert f"the manifest {checkpoint / MANIFEST_FILE} cannot be read" in result.err
+    manifest = checkpoint / MANIFEST_FILE
+    assert f"there is no manifest {manifest}; `serval checkpoint hash` writes one" in result.err
+    manifest.mkdir()
+    assert f"the manifest {manifest} cannot be read" in run("verify-hash", checkpoint).err
 
 
 @pytest.mark.parametrize(

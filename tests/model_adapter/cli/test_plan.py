@@ -1,6 +1,7 @@
 """`serval plan`: flags, table and JSON output, and exit code."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,16 @@ import pytest
 
 from serval_sglang.cli.plan import main
 from serval_sglang.known_configs import LITE, TINY
+from serval_testkit.repository import ROOT, tracked_files
+
+# Options of `serval serve` -> flags of `serval plan`.
+PLANNED_FLAGS = {
+    "--tp": "--tp",
+    "--ep": "--ep",
+    "--context-length": "--context",
+    "--chunked-prefill-size": "--chunked-prefill-size",
+    "--ngram-tables": "--tables",
+}
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
@@ -91,19 +102,81 @@ def test_plan_takes_dtype_from_model(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_plan_reports_wrong_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--gpu-memory-gib", "80", "--model", str(tmp_path / "none")]) == 1
-    assert "none/config.json" in capsys.readouterr().err
+    assert "none' is not a checkpoint folder: it holds no config.json" in capsys.readouterr().err
+    assert main(["--gpu-memory-gib", "80", "--model", str(tmp_path)]) == 1
+    assert "is not a checkpoint folder: it holds no config.json" in capsys.readouterr().err
     (tmp_path / "config.json").write_text(json.dumps({**replace(TINY).to_dict(), "hidden_size": 97}))
     assert main(["--gpu-memory-gib", "80", "--model", str(tmp_path)]) == 1
     assert "hidden_size must be divisible" in capsys.readouterr().err
+
+
+def test_plan_advice_after_host_memory_is_short_names_tables_on_the_gpu(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--gpu-memory-gib", "79.6", "--tables", "host", "--host-memory-gib", "32"]
+    _, plan = as_json(capsys, *given)
+    assert "--tables 8bit --gpus 2 --tp 2" in plan["would_fit_with"]
+    assert "--dtype fp8 --tables device --gpus 2 --tp 2" in plan["would_fit_with"]
+    for flags in plan["would_fit_with"]:
+        assert as_json(capsys, *given, *flags.split())[0] == 0, flags
+
+
+def test_plan_advice_without_a_way_claims_no_more_than_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--gpu-memory-gib", "4"]) == 1
+    assert "no engine of up to 8 such GPUs fits, whatever --dtype" in capsys.readouterr().out
+
+
+def test_plan_advice_that_is_not_shown_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    _, plan = as_json(capsys, "--gpu-memory-gib", "79.6")
+    assert main(["--gpu-memory-gib", "79.6"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    shown = sum(line.startswith("would fit with") for line in lines)
+    assert lines[-1] == f"and in {len(plan['would_fit_with']) - shown} more ways, which --json lists"
+
+
+def served_examples() -> list[str]:
+    """Options with which pages and help texts start the full model, on GPUs of 80 GB."""
+    places = [*tracked_files("*.md"), ROOT / "server/serval/cli/serve.py"]
+    text = "\n".join(path.read_text() for path in places if path.name != "CHANGELOG.md")
+    one_line_each = re.sub(r"\\+\n", " ", text)
+    found: list[str] = re.findall(r"--model /models/LongCat-Flash-Lite ([^\n\"]*)", one_line_each)
+    return [options for options in found if "--tp" in options]
+
+
+def test_plan_agrees_with_examples_that_start_the_full_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(served_examples()) >= 3
+    for options in served_examples():
+        words = options.split()
+        given = {flag: words[words.index(flag) + 1] for flag in words if flag in PLANNED_FLAGS}
+        flags = [word for flag, value in given.items() for word in (PLANNED_FLAGS[flag], value)]
+        code, plan = as_json(capsys, "--gpu-memory-gib", "79.6", "--gpus", given["--tp"], *flags)
+        assert code == 0, (options, plan["shortcomings"])
+
+
+def test_plan_commands_on_pages_and_in_the_help_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    texts = [path.read_text() for path in tracked_files("*.md") if path.name != "CHANGELOG.md"]
+    shown = "\n".join([*texts, capsys.readouterr().out])
+    commands = re.findall(r"^(?:\$ | +)serval plan ((?:--[a-z-]+ [a-z0-9.]+ ?)+)", shown, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        assert as_json(capsys, *command.split())[0] == 0, command
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         ([], "--gpu-memory-gib"),
+        (["--gpu-memory-gib", "81559"], "did you give MiB? 81559 MiB are 79.6 GiB"),
+        (["--gpu-memory-gib", "1e9"], "must be at most 1024 GiB, got 1e9"),
+        (["--gpu-memory-gib", "80", "--host-memory-gib", "524288"], "524288 MiB are 512.0 GiB"),
+        (["--gpu-memory-gib", "80", "--runtime-gib", "2048"], "2048 MiB are 2.0 GiB"),
+        (["--gpu-memory-gib", "80GB"], "must be a number of GiB without a unit, such as 79.6, got '80GB'"),
+        (["--gpu-memory-gib", "inf"], "must be a number of GiB without a unit, such as 79.6, got 'inf'"),
         (["--gpu-memory-gib", "0"], "must be positive, got 0"),
-        (["--gpu-memory-gib", "nan"], "must be positive, got nan"),
-        (["--gpu-memory-gib", "80", "--gpus", "-1"], "must be positive, got -1"),
+        (["--gpu-memory-gib", "nan"], "must be a number of GiB without a unit, such as 79.6, got 'nan'"),
+        (["--gpu-memory-gib", "80", "--gpus", "-1"], "must be at least 1, got -1"),
         (["--gpu-memory-gib", "80", "--gpus", "two"], "invalid int value: 'two'"),
         (["--gpu-memory-gib", "80", "--reserve-gib", "-1"], "must be at least 0, got -1"),
         (["--gpu-memory-gib", "80", "--tables", "tape"], "invalid choice: 'tape'"),

@@ -150,9 +150,25 @@ def test_alternatives_fit_and_go_no_further_than_necessary() -> None:
     assert {"weight_dtype": "fp8", "tables": "host"} in found
     assert {"gpus": 8, "tp": 8} not in found
     assert not any({"gpus", "tables", "weight_dtype"} <= change.keys() for change in found)
-    assert [len(change) for change in found] == sorted(len(change) for change in found)
+    # More GPUs come last, and then more changes.
+    order = [("gpus" in change, len(change)) for change in found]
+    assert order == sorted(order)
+    assert order[0][0] is False
     for change in found:
         assert plan_deployment(replace(plan.deployment, **change)).fits
+
+
+def test_alternatives_use_the_gpus_at_hand_before_more() -> None:
+    found = alternatives(plan_deployment(deployment(H100, gpus=4, tp=2)))
+    assert found[0] == {"tp": 4}
+    assert not any("gpus" in change for change in found)
+    # Not all of six GPUs can be divided among engines of four.
+    assert {"gpus": 4, "tp": 4} in alternatives(plan_deployment(deployment(H100, gpus=6, tp=2)))
+
+
+def test_alternatives_bring_tables_back_to_the_gpu_when_host_memory_is_short() -> None:
+    given = deployment(H200, tables="host", host_memory_bytes=32 * GIB, weight_dtype="fp8")
+    assert alternatives(plan_deployment(given))[0] == {"tables": "device"}
 
 
 def test_alternatives_may_be_empty() -> None:

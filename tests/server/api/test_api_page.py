@@ -8,7 +8,8 @@ import msgspec
 from serval.api.text_choice import MAX_PROMPT_SCORES, MAX_SCORES
 from serval.caller.identity import INTERACTIVE, Identity
 from serval.caller.priority import PRIORITIES, priority_of, tier_of
-from serval.settings import Settings, variable_of
+from serval.setting_names import variable_of
+from serval.settings import Settings
 from serval.wire.chat_request import ChatRequest
 from serval.wire.completion_request import MAX_TOKENS_AFTER_SCORED_PROMPT, CompletionRequest
 from serval.wire.foreign_fields import REFUSED, REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS

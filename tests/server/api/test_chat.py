@@ -440,10 +440,22 @@ async def test_chat_refuses_an_unenforceable_schema_only_if_strict(
         "tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}],
     }
     assert (await gateway.post(body)).status == 200
+    assert (await gateway.post({**body, "tool_choice": "required"})).status == 200
     body["tools"][0]["function"]["strict"] = True
     response = await gateway.post({**body, "tool_choice": "required"})
     assert response.status == 400
     assert (await response.json())["error"]["param"] == "tools"
+
+
+async def test_chat_refuses_forced_calls_whose_parameters_are_no_object(gateway: RunningGateway) -> None:
+    function = {"name": "f", "parameters": {"type": "string"}}
+    body = {"model": MODEL, "messages": HI, "tools": [{"type": "function", "function": function}]}
+    assert (await gateway.post(body)).status == 200
+    response = await gateway.post({**body, "tool_choice": "required"})
+    assert response.status == 400
+    error = (await response.json())["error"]
+    assert error["param"] == "tools"
+    assert "tools/f/parameters/type: arguments are an object" in error["message"]
 
 
 PERSON: dict[str, Any] = {

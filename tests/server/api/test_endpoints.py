@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serval.api.endpoints import ADMIN_API, API, EndpointTable
+from serval.api.application import Application, create_api, create_metrics_page
+from serval.api.endpoints import ADMIN_API, API, API_WITHOUT_METRICS, METRICS_PAGE, EndpointTable
 from serval_testkit.gateway import API_KEY, RunningGateway, running_gateway
 
 ADMIN_KEY = "admin-canary-27d4"
@@ -12,7 +13,7 @@ METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 async def assert_methods(gateway: RunningGateway, url: str, key: str, table: EndpointTable) -> None:
-    """Every endpoint answers its methods, and 405 with the list of them to all others."""
+    """Every endpoint answers its methods without failing, and 405 with the list of them to all others."""
     for endpoint in table.endpoints:
         path = (
             endpoint.path.replace("{model_id:path}", "m")
@@ -24,8 +25,42 @@ async def assert_methods(gateway: RunningGateway, url: str, key: str, table: End
                 method, url + path, headers={"authorization": f"Bearer {key}"}
             ) as response:
                 assert (response.status == 405) == (method not in endpoint.methods), (method, path)
+                assert response.status < 500, (method, path)
                 if response.status == 405:
                     assert response.headers["allow"] == ", ".join(endpoint.methods)
+
+
+def methods_of_table(table: EndpointTable) -> dict[str, set[str]]:
+    """Methods by path, as an OpenAPI document writes them. It does not describe pages for browsers."""
+    return {
+        endpoint.path.replace(":path}", "}"): {method.lower() for method in endpoint.methods} - {"head"}
+        for endpoint in table.endpoints
+        if not endpoint.path.startswith("/docs")
+    }
+
+
+@pytest.mark.parametrize(
+    ("app", "table"),
+    [
+        (create_api(), API),
+        (create_api(API_WITHOUT_METRICS), API_WITHOUT_METRICS),
+        (create_metrics_page(), METRICS_PAGE),
+    ],
+    ids=["api", "api without metrics", "metrics page"],
+)
+def test_routes_and_document_are_those_of_the_table(app: Application, table: EndpointTable) -> None:
+    """A route that only one of them knows is not reachable, or has no key, label or description."""
+    described = {path: set(methods) for path, methods in app.openapi()["paths"].items()}
+    assert described == methods_of_table(table)
+
+
+async def test_admin_routes_and_document_are_those_of_the_table(tmp_path: Path) -> None:
+    async with (
+        running_gateway(key_database=str(tmp_path / "keys.db"), admin_port=0, admin_key=ADMIN_KEY) as gateway,
+        gateway.http.get(f"{gateway.admin_url}/openapi.json") as response,
+    ):
+        document = await response.json()
+    assert {path: set(methods) for path, methods in document["paths"].items()} == methods_of_table(ADMIN_API)
 
 
 async def test_api_serves_the_methods_of_its_table(gateway: RunningGateway) -> None:

@@ -36,6 +36,16 @@ def test_renders_one_conversation_a_line(
     assert without["text"] == "<longcat_user>北京<longcat_assistant>"
 
 
+def test_render_without_a_model_is_for_the_demo_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = json.dumps({"messages": [{"role": "user", "content": "Hi"}]})
+    _, expected, _ = render(line, monkeypatch, capsys)
+    monkeypatch.setattr("sys.stdin", io.StringIO(line))
+    assert main(["chat", "render"]) == 0
+    assert capsys.readouterr().out == expected
+
+
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1.50}'}}
 
 
@@ -64,7 +74,7 @@ def test_render_refuses_what_the_gateway_refuses(
     line: str, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, errors = render(f"\n{line}\n", monkeypatch, capsys)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "line 2" in errors
     assert complaint in errors
 
@@ -75,6 +85,6 @@ def test_a_line_that_cannot_be_rendered_is_named(
 ) -> None:
     good = json.dumps({"messages": [{"role": "user", "content": "Hi"}]})
     code, out, errors = render(f"{good}\n{line}\n", monkeypatch, capsys)
-    assert code == 1
+    assert code == 2
     assert len(out.splitlines()) == 1
     assert "line 2" in errors

@@ -27,6 +27,8 @@ CHECKS = [
     "gpu",
     "flashinfer",
     "cuda compiler",
+    "variables",
+    "port",
     "keys",
     "key database",
     "limits",
@@ -39,6 +41,7 @@ CHECKS = [
 @pytest.fixture(autouse=True)
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the findings the same on every machine."""
+    monkeypatch.setenv("SERVAL_PORT", "0")
     monkeypatch.setattr("shutil.which", lambda name: None)
 
 
@@ -93,7 +96,10 @@ def test_doctor_engine_away_fails_except_before_start(
         ({"SERVAL_API_KEY_FILE": "/does/not/exist"}, "keys", "failed", "/does/not/exist"),
         ({"SERVAL_API_KEY": "k"}, "keys", "ok", ""),
         ({}, "keys", "warning", "no key is set"),
-        ({"SERVAL_KEY_DATABASE": "/does/not/exist.db"}, "key database", "warning", "does not exist yet"),
+        ({"SERVAL_KEY_DATABASE": "/does/not/exist.db"}, "key database", "failed", "mkdir -p /does/not"),
+        ({"SERVAL_KEY_DATABASE": "/does-not-exist.db"}, "key database", "warning", "does not exist yet"),
+        ({"SERVAL_QUEUE_LIMITS": "1"}, "variables", "warning", "did you mean SERVAL_QUEUE_LIMIT?"),
+        ({"SERVAL_NGRAM_TABLES": "host"}, "variables", "ok", ""),
         ({"SERVAL_KEY_DATABASE": "mysql://host/x"}, "key database", "failed", ""),
         ({"SERVAL_ADMIN_PORT": "0"}, "key database", "ok", "none is set"),
         ({"SERVAL_OIDC_ISSUER": "https://i"}, "identity provider", "failed", "SERVAL_OIDC_AUDIENCE"),
@@ -113,6 +119,29 @@ def test_doctor_names_the_problem(
     assert found[check][0] == state
     assert says in found[check][1]
     assert code == (1 if state == "failed" else 0)
+
+
+def test_doctor_port_in_use_fails_before_the_start_and_warns_beside_a_running_gateway(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("SERVAL_PORT", str(port))
+        code, found = states(capsys, "--before-start")
+        assert code == 1
+        assert found["port"][0] == "failed"
+        assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in found["port"][1]
+        _, found = states(capsys, "--engine-url", f"http://127.0.0.1:{port}")
+        assert found["port"][0] == "warning"
+    _, found = states(capsys, "--before-start")
+    assert found["port"][0] == "ok"
+
+
+def test_doctor_reads_the_settings_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "serval.toml"
+    file.write_text('key_database = "/does/not/exist.db"\n')
+    _, found = states(capsys, "--before-start", "--settings-file", str(file))
+    assert found["key database"][0] == "failed"
 
 
 def test_doctor_other_sglang_fails_and_a_missing_one_warns(monkeypatch: pytest.MonkeyPatch) -> None:

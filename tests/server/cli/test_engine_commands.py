@@ -1,6 +1,8 @@
 """Commands of the engine's package: help, exit codes and import path."""
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from serval.cli import ENGINE_COMMANDS, main
 from serval.process.stack import StackSpec
+from serval_testkit.gateway import DEMO_CHECKPOINT
 
 
 def serval(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -37,6 +40,25 @@ def test_engine_command_exit_code_is_returned() -> None:
         serval("plan", "--gpu-memory-gib", gib, "--dtype", "fp8").returncode for gib in ("141", "8", "none")
     ]
     assert codes == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "--gpu-memory-gib", "80"),
+        ("checkpoint", "inspect", str(DEMO_CHECKPOINT)),
+        ("checkpoint", "inspect", str(DEMO_CHECKPOINT), "--json"),
+        ("config", "show"),
+        ("config", "show", "--json"),
+    ],
+)
+def test_command_whose_reader_has_gone_ends_as_by_sigpipe_and_in_silence(arguments: tuple[str, ...]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-P", "-m", "serval", *arguments]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_engine_command_ignores_code_in_the_working_directory(tmp_path: Path) -> None:
@@ -102,6 +124,29 @@ def test_serve_gives_the_engine_a_port_below_those_of_connections(
     # SGLang takes its own from 22,000 on, the system gives connections those from 32,768 on.
     assert all(10_000 <= port < 22_000 for port in ports)
     assert len(ports) > 1
+
+
+@pytest.mark.parametrize("command", ["gateway", "serve"])
+def test_servers_name_unknown_variables_at_their_start(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    children: list[Any] = []
+
+    async def run_stack(spec: StackSpec, **_: Any) -> int:
+        children.append(spec.gateway.environment)
+        return 0
+
+    monkeypatch.setattr("serval.cli.serve.run_stack", run_stack)
+    monkeypatch.setattr("serval.cli.serve.require_no_mistakes", lambda _: None, raising=False)
+    monkeypatch.setattr("serval.process.gateway.run_gateway", lambda settings: None)
+    monkeypatch.setenv("SERVAL_PROT", "9000")
+    assert main([command]) == 0
+    first, *_, last = capsys.readouterr().err.splitlines()
+    says = "SERVAL_PROT is set, but there is no such setting; did you mean SERVAL_PORT?"
+    assert first == f"serval {command}: warning: {says}"
+    assert last == f"serval {command}: stopped"
+    # The gateway of `serve` does not say so again.
+    assert not any("SERVAL_PROT" in environment for environment in children)
 
 
 @pytest.mark.parametrize("command", ["engine", "serve"])

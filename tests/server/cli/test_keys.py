@@ -1,6 +1,7 @@
 """`serval keys`."""
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_keys_limits_are_set_shown_changed_and_kept_by_rotate(capsys: pytest.Cap
     (rotated,) = run(capsys, "rotate", made["id"])
     assert rotated["limits"] == expected
     assert main(["keys", "list"]) == 0
-    assert "requests_per_minute=unlimited  concurrent_requests=3" in capsys.readouterr().out
+    assert "requests_per_minute=unlimited concurrent_requests=3" in capsys.readouterr().out
 
 
 def test_keys_create_shows_the_key_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,8 +73,63 @@ def test_keys_create_shows_the_key_once(capsys: pytest.CaptureFixture[str]) -> N
     assert "live" in shown
     assert key not in shown
     assert main(["keys", "revoke", key.split("-")[2]]) == 0
+    capsys.readouterr()
     assert main(["keys", "list"]) == 0
-    assert "dead" in capsys.readouterr().out
+    assert "revoked" in capsys.readouterr().out
+
+
+def listed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """The table of `keys list`, cut where the columns of its header begin."""
+    capsys.readouterr()
+    assert main(["keys", "list"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    starts = [match.start() for match in re.finditer(r"\S+", head)]
+    cuts = list(zip(starts, [*starts[1:], None], strict=True))
+    return [[line[start:end].strip() for start, end in cuts] for line in (head, *lines)]
+
+
+def test_keys_list_is_a_table_with_a_header_and_the_name_first(capsys: pytest.CaptureFixture[str]) -> None:
+    (made,) = run(capsys, "create", "--name", "bob the builder", "--requests-per-minute", "5", "--model", "m")
+    run(capsys, "create", "--name", "al", "--expires-in", "90d", "--scope", "bulk", "--scope", "inference")
+    head, first, second = sorted(listed(capsys), key=lambda row: row[0] != "NAME")
+    assert head == ["NAME", "ID", "STATE", "CREATED", "EXPIRES", "SCOPES", "MODELS", "LIMITS"]
+    bob, other = (first, second) if first[0] == "bob the builder" else (second, first)
+    assert bob[1:3] + bob[4:] == [made["id"], "live", "never", "inference", "m", "requests_per_minute=5"]
+    assert other[4].endswith("Z")
+    assert other[5:] == ["bulk,inference", "all", "default"]
+
+
+def test_keys_list_shows_until_when_a_rotated_key_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    (made,) = run(capsys, "create", "--name", "a")
+    run(capsys, "rotate", made["id"], "--grace", "1h")
+    states = {row[1]: row[2] for row in listed(capsys)}
+    assert re.fullmatch(r"until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", states.pop(made["id"]))
+    assert sorted(states.values()) == ["STATE", "live"]
+
+
+def test_keys_list_without_keys_names_the_way_to_make_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "list"]) == 0
+    assert "serval keys create" in capsys.readouterr().out
+
+
+def test_keys_update_of_a_revoked_key_says_that_it_has_no_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    (made,) = run(capsys, "create", "--name", "a")
+    assert main(["keys", "update", made["id"], "--tokens-per-day", "1"]) == 0
+    assert capsys.readouterr().err == ""
+    run(capsys, "revoke", made["id"])
+    assert main(["keys", "update", made["id"], "--tokens-per-day", "2"]) == 0
+    assert "this key is revoked, so its limits have no effect" in capsys.readouterr().err
+
+
+def test_keys_database_in_a_missing_folder_names_the_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "not there"
+    assert main(["keys", "list", "--database", str(folder / "keys.db")]) == 1
+    told = capsys.readouterr().err
+    assert f"keys.db cannot be used: the folder '{folder}' does not exist" in told
+    assert f"make it with `mkdir -p '{folder}'`" in told
+    assert not folder.exists()
 
 
 def test_keys_downgrade_is_undone_by_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +216,7 @@ def test_keys_without_a_database_names_the_ways_to_set_one(
         ["create", "--name", "a", "--expires-in", "soon"],
         ["create", "--name", "a", "--requests-per-minute", "0"],
         ["update", "3f9a0c51d2e4", "--tokens-per-day", "many"],
+        ["update", "3f9a0c51d2e4"],
     ],
 )
 def test_keys_wrong_use_exits_with_2(arguments: list[str]) -> None:

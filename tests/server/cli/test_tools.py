@@ -12,6 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import CharDelimiterSplit
 
 from serval.cli import main
+from serval.cli.tools import EXAMPLE_LINE
 from serval_testkit.longcat_text import call, pair, tool
 
 WEATHER = tool("get_weather", city={"type": "string"})
@@ -98,6 +99,23 @@ def test_chunks_can_be_the_tokens_of_a_model(parse: Any, tmp_path: Path) -> None
     request = {"text": "one-two-three", "chunk_size": "token"}
     lines = parse(request, options=("--stream", "--model", str(tmp_path))).lines
     assert [line["delta"].get("content") for line in lines] == ["one", "-two", "-three", None]
+
+
+def test_a_call_without_tools_stays_text_and_says_why(parse: Any) -> None:
+    result = parse({"text": "plain"}, {"text": PARIS}, {"text": PARIS, "tools": [WEATHER]})
+    assert result.exit_code == 0
+    assert result.lines[1]["message"]["content"] == PARIS
+    assert result.err == (
+        "serval tools: warning: line 2: without `tools`, <longcat_tool_call> is text like any other\n"
+    )
+
+
+def test_the_line_that_the_help_shows_is_a_call(parse: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = parse(EXAMPLE_LINE.encode()).lines
+    assert line["message"]["tool_calls"][0]["function"] == {"name": "now", "arguments": "{}"}
+    with pytest.raises(SystemExit):
+        main(["tools", "parse", "--help"])
+    assert f"  {EXAMPLE_LINE}\n" in capsys.readouterr().out
 
 
 def test_a_file_can_be_named(parse: Any, tmp_path: Path) -> None:

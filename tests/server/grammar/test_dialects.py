@@ -342,8 +342,21 @@ def test_invalid_part_of_tool_is_left_out_unless_strict(writer: Writer, bad: Any
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"type": "dict"}, {"enum": None}, False, {"$ref": "#"}, {"type": "array"}, 3]
+    "parameters",
+    [{"type": "string"}, {"type": ["array", "null"]}, {"enum": [1, "a"]}, {"anyOf": [{"type": "string"}]}],
 )
+@pytest.mark.parametrize("strict", [None, True])
+def test_tool_whose_parameters_are_no_object_is_refused(
+    writer: Writer, parameters: Any, strict: bool | None
+) -> None:
+    """The model would otherwise be made to call it, with arguments that its schema does not allow."""
+    tools = [tool("f", parameters, strict=strict)]
+    with pytest.raises(SchemaError, match="arguments are an object") as caught:
+        structural_tag(writer.dialect, tools, tool_choice="required", parallel_tool_calls=True)
+    assert caught.value.path == "tools/f/parameters/type"
+
+
+@pytest.mark.parametrize("parameters", [{"type": "dict"}, {"enum": None}, False, {"$ref": "#"}, 3])
 def test_tool_whose_parameters_mean_nothing_takes_any_arguments(writer: Writer, parameters: Any) -> None:
     tools = [tool("f", parameters, strict=None)]
     tag = structural_tag(writer.dialect, tools, tool_choice="required", parallel_tool_calls=True)

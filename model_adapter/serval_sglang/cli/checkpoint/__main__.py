@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from serval_sglang.cli.checkpoint import hash as hash_command
 from serval_sglang.cli.checkpoint import inspect, quantize_tables, tiny, verify, verify_hash
+from serval_sglang.cli.run import run_command
 
 _COMMANDS = {
     "tiny": (tiny, "write a small random checkpoint for tests"),
@@ -38,14 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subparser.set_defaults(run=module.run)
     own, engine_flags = _split(sys.argv[1:] if arguments is None else arguments)
     args = parser.parse_args(own, argparse.Namespace(engine_flags=engine_flags))
-    try:
-        return int(args.run(args))
-    except (OSError, ValueError) as error:
-        # CheckpointError and ConfigError are ValueErrors whose messages state the remedy.
-        print(f"serval checkpoint {args.command}: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run_command(f"serval checkpoint {args.command}", lambda: int(args.run(args)))
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -7,11 +7,12 @@ be read. Files that may run code in other tools are listed, but Serval loads non
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from serval_sglang.checkpoint.inspection import Inspection, PartSize, inspect_checkpoint
+from serval_sglang.checkpoint.parts import Part
 from serval_sglang.cli.checkpoint.arguments import add_directory
 from serval_sglang.cli.text import decimal_size, short_number, table
 
@@ -56,6 +57,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "context_tokens": None if config is None else config.max_position_embeddings,
         "mtp": inspection.mtp,
         "quantization": None if quantization is None else asdict(quantization),
+        "table_dtype": inspection.table_dtype,
         "files": inspection.files,
         "parameters": sum(part.parameters for part in parts),
         "size_bytes": sum(part.size_bytes for part in parts),
@@ -65,6 +67,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "misshapen": inspection.misshapen,
         "unread": inspection.unread,
         "problems": inspection.problems,
+        "lacks": inspection.lacks,
         "unsafe": [asdict(unsafe) for unsafe in inspection.unsafe],
         "config": None if config is None else config.to_dict(),
     }
@@ -77,11 +80,28 @@ def as_text(inspection: Inspection) -> Iterator[str]:
     if config is not None:
         yield f"layers        {config.num_layers}, two attentions each"
         yield f"context       {config.max_position_embeddings:,} tokens"
-    yield f"quantisation  {inspection.quantization or 'none'}"
+    tables = f", n-gram tables in {inspection.table_dtype}" if inspection.table_dtype else ""
+    yield f"quantisation  {inspection.quantization or 'none'}{tables}"
     yield f"MTP layer     {_MTP[inspection.mtp]}"
     yield f"files         {inspection.files}"
+    if inspection.parts:
+        yield f"\n{_parts_table(inspection.parts)}"
+    yield from _listed("missing tensors", inspection.missing)
+    yield from _listed("unknown tensors", inspection.unknown)
+    yield from _listed("tensors of another shape", inspection.misshapen)
+    yield from _listed("problems", inspection.problems)
+    yield from _listed("other weights, which the engine does not read", inspection.unread)
+    yield from _listed("warning, files that may run code", [str(unsafe) for unsafe in inspection.unsafe])
+    yield from _listed("warning, missing files without which it cannot be served", inspection.lacks)
     yield ""
-    sizes = inspection.parts
+    yield (
+        "complete"
+        if inspection.is_complete
+        else "not complete: this is not the model that config.json describes"
+    )
+
+
+def _parts_table(sizes: Mapping[Part, PartSize]) -> str:
     total = PartSize(
         tensors=sum(size.tensors for size in sizes.values()),
         parameters=sum(size.parameters for size in sizes.values()),
@@ -91,19 +111,7 @@ def as_text(inspection: Inspection) -> Iterator[str]:
     rows = [("part", "tensors", "parameters", "size", "dtypes")]
     rows += [_row(part, size) for part, size in sizes.items()]
     rows.append(_row("total", total))
-    yield table(rows, left=frozenset({0, 4}))
-    yield from _listed("missing tensors", inspection.missing)
-    yield from _listed("unknown tensors", inspection.unknown)
-    yield from _listed("tensors of another shape", inspection.misshapen)
-    yield from _listed("problems", inspection.problems)
-    yield from _listed("other weights, which the engine does not read", inspection.unread)
-    yield from _listed("warning, files that may run code", [str(unsafe) for unsafe in inspection.unsafe])
-    yield ""
-    yield (
-        "complete"
-        if inspection.is_complete
-        else "not complete: this is not the model that config.json describes"
-    )
+    return table(rows, left=frozenset({0, 4}))
 
 
 def _row(name: str, size: PartSize) -> tuple[str, str, str, str, str]:

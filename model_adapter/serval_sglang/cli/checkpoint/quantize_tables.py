@@ -10,8 +10,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from serval_sglang.checkpoint.files import weight_files
 from serval_sglang.cli.checkpoint.arguments import add_directory
-from serval_sglang.cli.text import table
+from serval_sglang.cli.text import decimal_size, table
 
 _EXAMPLE = """\
 example:
@@ -52,4 +53,10 @@ def run(args: argparse.Namespace) -> int:
             for e in errors
         ]
         print(table([head, *rows]))
+        before, after = (decimal_size(_weights_bytes(folder)) for folder in (args.directory, args.target))
+        print(f"\nwritten to {args.target}: {after} of weights instead of {before}")
     return 0
+
+
+def _weights_bytes(directory: Path) -> int:
+    return sum((directory / file).stat().st_size for file in weight_files(directory))

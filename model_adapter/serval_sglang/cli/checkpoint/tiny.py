@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from serval_sglang.checkpoint.files import refuse_present_weights
 from serval_sglang.checkpoint.inspection import inspect_checkpoint
 from serval_sglang.cli.text import decimal_size, short_number
 from serval_sglang.config import LongcatConfig, YarnScaling
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = _overrides(args)
     # Report mistakes before importing torch, which takes seconds.
     replace(TINY_FP8 if args.fp8 else TINY, **overrides)
+    refuse_present_weights(args.directory)
     import torch
 
     from serval_sglang.checkpoint.tiny import write_tiny_checkpoint

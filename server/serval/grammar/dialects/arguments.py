@@ -29,7 +29,8 @@ def argument_options(
 ) -> list[T] | None:
     """Return what `write` makes of each alternative of the arguments that some value satisfies.
 
-    None if `parameters` cannot be enforced and are not strict. Raises SchemaError if they are.
+    None if `parameters` cannot be enforced and are not strict. Raises SchemaError if they are strict, or
+    describe no object.
     """
     try:
         objects = _argument_objects(parameters, rewriter, path)
@@ -45,7 +46,7 @@ def argument_options(
 def _argument_objects(parameters: Any, rewriter: Rewriter, path: str) -> list[Schema] | None:
     """Return the constraints of the objects that `parameters` describe: one, or several alternatives.
 
-    If they describe anything else, return None, or raise SchemaError if the schema is strict.
+    None if nothing of `parameters` can be enforced. Raises SchemaError if they describe no object.
     """
     objects: list[Schema] = []
     singles = rewriter.alternatives({} if parameters is None else parameters, path)
@@ -56,6 +57,9 @@ def _argument_objects(parameters: Any, rewriter: Rewriter, path: str) -> list[Sc
             objects += [_listed_object(value) for value in single["enum"] if isinstance(value, Mapping)]
         elif single.get("type", "object") == "object":
             objects.append(single)
+    if singles and not objects:
+        # Also where the schema is not strict: the model would be held to write something else.
+        raise SchemaError(f"{path}/type", "arguments are an object; give the tool parameters of that type")
     if not objects:
         rewriter.refuse(path, "type", "arguments are an object")
         return None
