@@ -48,8 +48,7 @@ _OWN_FLAGS = {
 # SGLang takes the beginning of a flag's name for the flag; a shorter one stands for several.
 _SHORTEST_BEGINNING = len("--tp")
 
-# Tokens that the model's multi-token-prediction layer may draft at a time.
-MOST_MTP_STEPS = 3
+_MOST_MTP_STEPS = 3
 
 # SGLang 0.5.23 sets this limit with drafts unless a flag has another, and says so in its log alone.
 RUNNING_REQUESTS_WITH_DRAFTS = 48
@@ -117,14 +116,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
     )
-    add(
+    add_mtp_steps(parser)
+
+
+def add_mtp_steps(parser: argparse.ArgumentParser) -> None:
+    """Add ``--mtp-steps``, for `serval plan` and `serval checkpoint verify` too."""
+    parser.add_argument(
         "--mtp-steps",
         type=int,
-        choices=range(MOST_MTP_STEPS + 1),
+        choices=range(_MOST_MTP_STEPS + 1),
         default=_DEFAULTS.mtp_steps,
         metavar="N",
         help="tokens that the model's multi-token-prediction layer drafts at a time, up to "
-        f"{MOST_MTP_STEPS} (default %(default)s: no drafts)",
+        f"{_MOST_MTP_STEPS} (default %(default)s: no drafts)",
     )
 
 

@@ -20,7 +20,7 @@ from serval_sglang.cli.run import run_command
 from serval_sglang.cli.text import table
 from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import LITE
-from serval_sglang.options import MOST_MTP_STEPS
+from serval_sglang.options import add_mtp_steps
 from serval_sglang.plan import Deployment, Plan, PlanError, alternatives, plan_deployment
 from serval_sglang.plan.fit import LARGEST_TP_TRIED, KvDtype
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits
@@ -263,14 +263,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the n-gram tables are: bf16 on the GPU (default), bf16 in host memory, 8 bit on the GPU",
     )
     add("--context", type=count, metavar="TOKENS", help="longest request (default: the model's)")
-    add(
-        "--mtp-steps",
-        type=int,
-        choices=range(MOST_MTP_STEPS + 1),
-        default=0,
-        metavar="N",
-        help="tokens that the multi-token-prediction layer drafts at a time (default 0: no drafts)",
-    )
+    add_mtp_steps(parser)
     host_size = _gib_number(_LARGEST_HOST_GIB)
     add(
         "--host-memory-gib",
@@ -279,6 +272,11 @@ def _parser() -> argparse.ArgumentParser:
         help="check that host tables fit in so much memory",
     )
     add("--json", action="store_true", help="print JSON")
+    _add_assumptions(parser)
+    return parser
+
+
+def _add_assumptions(parser: argparse.ArgumentParser) -> None:
     assumed = parser.add_argument_group("assumptions")
     assumed.add_argument(
         "--runtime-gib",
@@ -294,15 +292,20 @@ def _parser() -> argparse.ArgumentParser:
         help="memory left for activations and CUDA graphs (default: SGLang's own rule)",
     )
     assumed.add_argument(
-        "--chunked-prefill-size", type=count, metavar="TOKENS", help="(default: SGLang's for the GPU)"
+        "--chunked-prefill-size", type=_positive_int, metavar="TOKENS", help="(default: SGLang's for the GPU)"
     )
     assumed.add_argument(
-        "--graph-max-batch", type=count, metavar="N", help="largest captured batch (default: SGLang's)"
+        "--graph-max-batch",
+        type=_positive_int,
+        metavar="N",
+        help="largest captured batch (default: SGLang's)",
     )
     assumed.add_argument(
-        "--max-running-requests", type=count, metavar="N", help="limit on requests (default: SGLang's)"
+        "--max-running-requests",
+        type=_positive_int,
+        metavar="N",
+        help="limit on requests (default: SGLang's)",
     )
-    return parser
 
 
 def _positive_int(text: str) -> int:

@@ -33,7 +33,7 @@ from serval_sglang.checkpoint.files import CONFIG_FILE, load_config
 from serval_sglang.checkpoint.quantization import layout_of, read_quantization
 from serval_sglang.cli.checkpoint.arguments import add_directory, positive
 from serval_sglang.cli.text import table
-from serval_sglang.options import MOST_MTP_STEPS
+from serval_sglang.options import add_mtp_steps
 
 if TYPE_CHECKING:
     from serval_sglang.verify.comparison import Disagreement
@@ -65,14 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--tp", type=positive, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
     add("--ep", type=positive, default=1, metavar="N", help="of these, ranks that share out the experts")
-    add(
-        "--mtp-steps",
-        type=int,
-        choices=range(MOST_MTP_STEPS + 1),
-        default=0,
-        metavar="N",
-        help=f"tokens that the engine drafts at a time, up to {MOST_MTP_STEPS} (default 0: no drafts)",
-    )
+    add_mtp_steps(parser)
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu; float32: cpu")
     add("--dtype", choices=("float32", "bfloat16"), help="of the engine (default: the checkpoint's own)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the prompts (default 0)")
