@@ -32,7 +32,7 @@ DEPTHS = 3
 MTP_FILE = "mtp.safetensors"
 _DEPTH_WEIGHT = 0.8  # of each depth's loss, times that of the depth before
 RECIPE = Recipe(
-    steps=600, warmup_steps=20, batch_tokens=1024, matrix_learning_rate=0.01, word_learning_rate=0.02
+    steps=300, warmup_steps=20, batch_tokens=1024, matrix_learning_rate=0.01, word_learning_rate=0.02
 )
 
 
