@@ -53,6 +53,7 @@ LAYERS = {
         "checkpoint",
         "layers",
         "weights",
+        "drafts",
         "models",
         "cpu_compat",
         "plugin",
