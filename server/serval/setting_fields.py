@@ -60,6 +60,18 @@ class SettingFields(BaseSettings):
     key_max_stale_s: float = Field(
         default=30.0, gt=0, description="How long keys are accepted while the key database cannot be read."
     )
+    responses_keep_s: int = Field(
+        default=86_400,
+        ge=0,
+        le=10 * 366 * 86_400,
+        description="How long the key database keeps responses of `/v1/responses` for `previous_response_id`,"
+        " from when their conversation last went on; 0: none are kept.",
+    )
+    responses_max_bytes: int = Field(
+        default=64 << 20,
+        ge=0,
+        description="Most bytes of one key's responses, compressed; older ones make room for new ones.",
+    )
     operator_grammars: bool = Field(
         default=False,
         description="Let the operator's own keys send `regex` and `ebnf` (the scope grammar).",

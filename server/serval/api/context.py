@@ -1,6 +1,7 @@
 """Parts of the application that endpoints share."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from serval.api.model_aliases import ModelAliases
 from serval.auth.running import RunningRequests
@@ -14,6 +15,9 @@ from serval.scheduling.engine import ScheduledEngine
 from serval.scheduling.render_queue import RenderQueue
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from serval.api.kept_responses import KeptResponses
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,5 @@ class ApiContext:
     running: RunningRequests
     prompts: PromptHistory
     own_turns: OwnTurns
+    # None without a key database, and where the settings keep none.
+    kept_responses: "KeptResponses | None" = None

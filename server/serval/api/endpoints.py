@@ -88,6 +88,21 @@ COUNT_TOKENS: Final = Endpoint(
     hot=True,
     **_ANTHROPIC,
 )
+RESPONSES: Final = Endpoint(
+    "/v1/responses", ("POST",), INFERENCE, label="/v1/responses", hot=True, operation="chat"
+)
+RESPONSE: Final = Endpoint(
+    "/v1/responses/{response_id}",
+    ("DELETE", "GET", "HEAD"),
+    INFERENCE,
+    label="/v1/responses/{response_id}",
+)
+RESPONSE_INPUT: Final = Endpoint(
+    "/v1/responses/{response_id}/input_items",
+    ("GET", "HEAD"),
+    INFERENCE,
+    label="/v1/responses/{response_id}/input_items",
+)
 TOKENIZE: Final = Endpoint("/tokenize", ("POST",), INFERENCE, label="/tokenize")
 DETOKENIZE: Final = Endpoint("/detokenize", ("POST",), INFERENCE, label="/detokenize")
 MODELS: Final = _get("/v1/models", INFERENCE)
@@ -108,6 +123,9 @@ API_WITHOUT_METRICS: Final = EndpointTable(
         COMPLETIONS,
         MESSAGES,
         COUNT_TOKENS,
+        RESPONSES,
+        RESPONSE,
+        RESPONSE_INPUT,
         TOKENIZE,
         DETOKENIZE,
         MODELS,

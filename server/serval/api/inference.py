@@ -13,7 +13,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serval.api.dependencies import api_key
-from serval.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, COUNT_TOKENS, MESSAGES, Endpoint
+from serval.api.endpoints import (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    MESSAGES,
+    RESPONSES,
+    Endpoint,
+)
 from serval.api.responses import (
     ANSWER_HEADERS,
     LIMIT_HEADERS,
@@ -30,6 +37,9 @@ from serval.wire.completion_request import CompletionRequest
 from serval.wire.components import model_components, reference_to, struct_components
 from serval.wire.messages.described import CountTokensAnswer, MessagesAnswer, MessagesError, MessagesEvent
 from serval.wire.messages.request import CountTokensRequest, MessagesRequest
+from serval.wire.responses.described import ResponseEvent, ResponseObject
+from serval.wire.responses.described_request import responses_schemas
+from serval.wire.responses.request import ResponsesRequest
 
 router = APIRouter(
     dependencies=[Depends(api_key)],
@@ -42,6 +52,15 @@ _STREAM: Final = {
     "type": "string",
     "description": (
         "Events `data: {...}` of this schema, comments `: ping` between, and `data: [DONE]` last."
+    ),
+}
+
+
+_NAMED_EVENTS: Final = {
+    "type": "string",
+    "description": (
+        "Events `event: TYPE` and `data: {...}` of this schema, and comments `: ping` between. The last event"
+        " is `response.completed`, `response.incomplete` or `response.failed`."
     ),
 }
 
@@ -112,6 +131,16 @@ async def completions(request: Request) -> Response:
 
 
 @router.post(
+    RESPONSES.path,
+    summary="Answer a conversation in the form of the Responses API, whole or as server-sent events",
+    responses=_answers(ResponseObject, ResponseEvent, stream=_NAMED_EVENTS),
+    openapi_extra=_body(ResponsesRequest),
+)
+async def responses(request: Request) -> Response:
+    return _raw(request, RESPONSES)
+
+
+@router.post(
     MESSAGES.path,
     summary="Answer a conversation of Anthropic's API, whole or as server-sent events",
     responses={
@@ -148,7 +177,10 @@ async def count_tokens(request: Request) -> Response:
 
 def inference_schemas() -> dict[str, Any]:
     """Return the schemas that the routes above refer to, by name, and all that those refer to."""
-    requests = struct_components([ChatRequest, CompletionRequest, MessagesRequest, CountTokensRequest])
+    requests = struct_components(
+        [ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest, CountTokensRequest]
+    )
     answers: list[type[BaseModel]] = [ChatCompletion, ChatCompletionChunk, TextCompletion]
+    answers += [ResponseObject, ResponseEvent]
     answers += [MessagesAnswer, MessagesEvent, MessagesError, CountTokensAnswer]
-    return requests | model_components(answers)
+    return requests | responses_schemas() | model_components(answers)

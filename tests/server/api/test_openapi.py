@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from serval.api.application import create_api
 from serval.wire.answers import ChatCompletionChunk, TextCompletion
 from serval.wire.messages.described import MessagesEvent
+from serval.wire.responses.described import ResponseEvent
 from serval_testkit.gateway import MODEL, RunningGateway
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -17,8 +18,28 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
 CALL = "<longcat_tool_call>f\n</longcat_tool_call>\n"
 LOGPROBS = [[[-0.5, 100, "Hel"]], [[-0.25, 101, "lo"]]]
-CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
+CHAT, TEXT, RESPONSES, MESSAGES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+)
+STREAMED: dict[str, type[BaseModel]] = {
+    CHAT: ChatCompletionChunk,
+    TEXT: TextCompletion,
+    RESPONSES: ResponseEvent,
+    MESSAGES: MessagesEvent,
+}
 MESSAGES_TOOL = {"name": "f", "input_schema": {"type": "object"}}
+RESPONSE_TOOLS = [
+    {"type": "function", "name": "f", "parameters": {"type": "object"}},
+    {"type": "custom", "name": "patch"},
+    {"type": "local_shell"},
+    {"type": "tool_search", "execution": "client"},
+]
+RESPONSE_CALLS = CALL + "".join(
+    CALL.replace(">f\n", f">{name}\n") for name in ("patch", "local_shell", "tool_search")
+)
 
 ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "chat": (CHAT, {"messages": HI, "n": 2, "service_tier": "auto"}, {}),
@@ -48,13 +69,16 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"says": ["<longcat_think>a</longcat_think>b"]},
     ),
     "tokens of a message": (f"{MESSAGES}/count_tokens", {"messages": HI}, {}),
+    "response": (RESPONSES, {"input": "Hi", "text": {"format": {"type": "text"}}}, {}),
+    "response with calls": (RESPONSES, {"input": "Hi", "tools": RESPONSE_TOOLS}, {"says": [RESPONSE_CALLS]}),
+    "response with reasoning": (RESPONSES, {"input": "Hi"}, {"says": ["<longcat_think>a</longcat_think>b"]}),
+    "response with log-probabilities": (
+        RESPONSES,
+        {"input": "Hi", "top_logprobs": 1},
+        {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
+    ),
     "tokens": ("/tokenize", {"messages": HI}, {}),
     "text of tokens": ("/detokenize", {"tokens": [5, 6]}, {}),
-}
-EVENTS: dict[str, type[BaseModel]] = {
-    CHAT: ChatCompletionChunk,
-    TEXT: TextCompletion,
-    MESSAGES: MessagesEvent,
 }
 
 
@@ -90,7 +114,7 @@ async def test_whole_answer_matches_its_schema(gateway: RunningGateway, name: st
     assert headers_of(described) <= {name.lower() for name in response.headers}
 
 
-@pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in (CHAT, TEXT, MESSAGES)])
+@pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in STREAMED])
 async def test_streamed_events_match_their_schema(gateway: RunningGateway, name: str) -> None:
     document = create_api().openapi()
     path = ANSWERS[name][0]
@@ -101,7 +125,7 @@ async def test_streamed_events_match_their_schema(gateway: RunningGateway, name:
     assert len(events) >= 2
     for event in events:
         validate(json.loads(event), schema, document)
-        EVENTS[path].model_validate_json(event)
+        STREAMED[path].model_validate_json(event)
 
 
 @pytest.mark.parametrize(
