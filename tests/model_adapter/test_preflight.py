@@ -25,6 +25,11 @@ def truncate_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def remove_weights(folder: Path) -> None:
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+
+
 def list_missing_shard(folder: Path) -> None:
     index = {"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -40,7 +45,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.json is that of a LlamaForCausalLM; Serval serves LongcatFlashNgramForCausalLM",
     ),
     "no weights": (
-        lambda folder: (folder / "model.safetensors").unlink(),
+        remove_weights,
         "must hold model.safetensors or model.safetensors.index.json",
     ),
     "truncated weights": (truncate_weights, "model.safetensors"),

@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from serval.grammar import pattern
 from serval.grammar.free_grammar import MAX_EBNF_CHARACTERS
 from serval.grammar.pattern import CharacterSet, Choice, Node, Repeat, Sequence
-from serval.grammar.pattern_ambiguity import check_ambiguity
 from serval.schema.error import SchemaError
 
 # Nesting of rules and groups.
@@ -71,22 +69,15 @@ class _Sized:
     size: int
 
 
-@lru_cache(maxsize=64)  # tools are sent again with each turn
 def lark_node(definition: str) -> Node:
     """Return the pattern of the texts that the grammar's rule `start` describes.
 
-    Raises `SchemaError`, with an empty path, for a grammar that is too large or would keep the decoder busy
-    for ever; `NotEnforceableError` for one that cannot be read, recurses, or has features beyond rules,
-    terminals and `%import common`.
+    Raises `SchemaError`, with an empty path, for a grammar that is too large; `NotEnforceableError` for one
+    that cannot be read, recurses, or has features beyond rules, terminals and `%import common`.
     """
     if len(definition) > MAX_EBNF_CHARACTERS:
         raise SchemaError("", f"it has more than {MAX_EBNF_CHARACTERS} characters")
-    node = _Grammar(definition).named("start", line=1).node
-    try:
-        check_ambiguity(node, definition)
-    except pattern.PatternError as error:
-        raise SchemaError("", str(error)) from None
-    return node
+    return _Grammar(definition).named("start", line=1).node
 
 
 def _tokens(definition: str) -> list[_Token]:

@@ -7,6 +7,7 @@ import lark
 import pytest
 
 from serval.grammar.answer_grammar import answer_grammar
+from serval.grammar.compile_cost import Budget
 from serval.grammar.dialects.longcat import LONGCAT
 from serval.grammar.input_grammar import input_node
 from serval.grammar.lark_grammar import NotEnforceableError
@@ -157,7 +158,7 @@ def test_texts_of_the_decoder_are_those_that_lark_reads(definition: str) -> None
 )
 def test_grammar_that_is_no_pattern_is_not_enforced(definition: str) -> None:
     with pytest.raises(NotEnforceableError):
-        input_node("lark", definition)
+        input_node("lark", definition, Budget())
 
 
 def doubling(base: str) -> str:

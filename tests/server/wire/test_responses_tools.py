@@ -210,3 +210,14 @@ def test_choice_error_names_the_field(given: Any, param: str) -> None:
 def test_required_call_without_tools_is_refused() -> None:
     with pytest.raises(InvalidRequestError):
         chat_tool_choice("required", chat_tools(raw({"type": "web_search"})).called)
+
+
+def test_many_grammars_together_are_refused() -> None:
+    long = " ".join(['"a"'] * 3_000)
+    tools = [
+        {**CUSTOM, "name": f"t{number}", "format": {**GRAMMAR, "definition": f"start: x\n# {number} {long}"}}
+        for number in range(20)
+    ]
+    with pytest.raises(InvalidRequestError) as caught:
+        chat_tools(raw(*tools))
+    assert (caught.value.param or "").endswith(".format.definition")

@@ -75,7 +75,8 @@ def _call_tag(function: Mapping[str, Any], *, enforced: bool, budget: Budget) ->
 
 def _input(syntax: str, definition: str, *, path: str, budget: Budget) -> Format:
     """Return the format of the one argument of a custom tool, a text that follows a grammar."""
-    node = input_node(syntax, definition)
+    # Its check has been paid for when the request was decoded.
+    node = input_node(syntax, definition, Budget())
     budget.spend(pattern_cost(node), path, once_for=definition)
     text = free_text_format(node, avoid=_AVOID, excludes=_NOT_IN_VALUE)
     return _pair({"type": "const_string", "value": CUSTOM_INPUT}, text)

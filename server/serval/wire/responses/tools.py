@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from serval.errors import InvalidRequestError
+from serval.grammar.compile_cost import Budget
 from serval.grammar.input_grammar import CUSTOM_INPUT, input_node
 from serval.grammar.lark_grammar import NotEnforceableError
 from serval.schema.error import SchemaError
@@ -85,6 +86,8 @@ class ToolSet(Struct, frozen=True):
     declared: list[Tool] = field(default_factory=list)
     deferred: list[Tool] = field(default_factory=list)
     called: dict[str, CalledTool] = field(default_factory=dict)
+    # Work that checking their grammars may still take.
+    budget: Budget = field(default_factory=Budget)
 
 
 class LoadedTools(Struct, frozen=True):
@@ -101,7 +104,7 @@ class LoadedTools(Struct, frozen=True):
         Raises `InvalidRequestError` with the path of the field at fault.
         """
         loaded = []
-        for found, _ in _functions(raw_tools, path):
+        for found, _ in _functions(raw_tools, path, self.tools.budget):
             tool = Tool(type="function", function=found.function)
             loaded.append(tool)
             name = found.function.name
@@ -161,7 +164,7 @@ def qualified_name(namespace: str | None, name: str) -> str:
 def chat_tools(raw_tools: Sequence[msgspec.Raw]) -> ToolSet:
     """Decode the tools and convert them. Raises `InvalidRequestError` with the path of the field at fault."""
     made = ToolSet()
-    found = list(_functions(raw_tools, "tools"))
+    found = list(_functions(raw_tools, "tools", made.budget))
     if len(found) > MAX_TOOLS:
         raise InvalidRequestError(
             f"'tools' has {len(found)} tools with those in namespaces; at most {MAX_TOOLS} are allowed.",
@@ -182,7 +185,7 @@ def chat_tools(raw_tools: Sequence[msgspec.Raw]) -> ToolSet:
 
 
 def _functions(
-    raw_tools: Sequence[msgspec.Raw], path: str, namespace: str | None = None
+    raw_tools: Sequence[msgspec.Raw], path: str, budget: Budget, namespace: str | None = None
 ) -> Iterator[tuple[_Found, str]]:
     """Return the functions that the tools at `path` become, each with its path."""
     for index, raw in enumerate(raw_tools):
@@ -190,7 +193,11 @@ def _functions(
         kind = decode_json(_head_decoder, raw, below=below).type
         if kind == "namespace" and namespace is None:
             group = decode_json(_namespace_decoder, raw, below=below)
-            yield from _functions(group.tools, f"{below}.tools", group.name)
+            yield from _functions(group.tools, f"{below}.tools", budget, group.name)
+            continue
+        if kind == "custom":
+            custom = decode_json(_custom_decoder, raw, below=below)
+            yield _custom_tool(custom, below, budget, namespace), below
             continue
         found = _function(kind, raw, below, namespace)
         if found is not None:
@@ -208,13 +215,6 @@ def _function(kind: str, raw: msgspec.Raw, path: str, namespace: str | None) -> 
             strict=tool.strict,
         )
         return _Found(function, CalledTool("function", tool.name, namespace), bool(tool.defer_loading))
-    if kind == "custom":
-        custom = decode_json(_custom_decoder, raw, below=path)
-        return _Found(
-            _custom_function(custom, namespace, path),
-            CalledTool("custom", custom.name, namespace),
-            bool(custom.defer_loading),
-        )
     if kind == "tool_search":
         search = decode_json(_search_decoder, raw, below=path)
         if search.execution != "client":
@@ -240,7 +240,7 @@ class _CustomFunction(FunctionDeclaration, kw_only=True):
     input_grammar: dict[str, str]
 
 
-def _custom_function(tool: CustomTool, namespace: str | None, path: str) -> FunctionDeclaration:
+def _custom_tool(tool: CustomTool, path: str, budget: Budget, namespace: str | None) -> _Found:
     description, given = tool.description or "", tool.format
     if given is not None and given.type == "grammar":
         if given.definition is None:
@@ -252,24 +252,25 @@ def _custom_function(tool: CustomTool, namespace: str | None, path: str) -> Func
         "properties": {CUSTOM_INPUT: {"type": "string"}},
         "required": [CUSTOM_INPUT],
     }
-    grammar = _enforceable_grammar(given, path)
-    if grammar is None:
-        return FunctionDeclaration(name=name, description=description, parameters=parameters)
-    return _CustomFunction(
-        name=name, description=description, parameters=parameters, strict=True, input_grammar=grammar
-    )
+    function = FunctionDeclaration(name=name, description=description, parameters=parameters)
+    grammar = _enforceable_grammar(given, path, budget)
+    if grammar is not None:
+        function = _CustomFunction(
+            name=name, description=description, parameters=parameters, strict=True, input_grammar=grammar
+        )
+    return _Found(function, CalledTool("custom", tool.name, namespace), bool(tool.defer_loading))
 
 
-def _enforceable_grammar(given: CustomFormat | None, path: str) -> dict[str, str] | None:
+def _enforceable_grammar(given: CustomFormat | None, path: str, budget: Budget) -> dict[str, str] | None:
     """Return the grammar of a custom tool's input, if it has one that can be enforced.
 
-    Raises `InvalidRequestError` for one that would keep the decoder busy for ever.
+    Raises `InvalidRequestError` for one that would keep the decoder, or its check the gateway, busy.
     """
     if given is None or given.type != "grammar" or given.definition is None:
         return None
     grammar = {"syntax": given.syntax or "lark", "definition": given.definition}
     try:
-        input_node(**grammar)
+        input_node(**grammar, budget=budget)
     except NotEnforceableError:
         return None
     except SchemaError as error:
@@ -301,7 +302,7 @@ def effective_tools(raw_tools: Sequence[msgspec.Raw]) -> list[msgspec.Raw | dict
 
 def _effective_custom(raw: msgspec.Raw) -> msgspec.Raw | dict[str, Any]:
     given = _custom_decoder.decode(raw).format
-    if given is None or given.type == "text" or _enforceable_grammar(given, "tools") is not None:
+    if given is None or given.type == "text" or _enforceable_grammar(given, "tools", Budget()) is not None:
         return raw
     tool: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     return {**tool, "format": {"type": "text"}}
