@@ -84,7 +84,9 @@ async def test_cache_debug_without_room_compares_nothing() -> None:
             assert await left(gateway, SYSTEM, USER) == "none"
 
 
-@pytest.mark.parametrize("key", ["ü\r\nx-evil: 1", "x" * 5000, '"'], ids=["lines", "long", "quote"])
+@pytest.mark.parametrize(
+    "key", ["ü\r\nx-evil: 1", "x" * 5000, '"', "\x7f"], ids=["lines", "long", "quote", "DEL"]
+)
 async def test_cache_debug_writes_any_key_into_a_header(gateway: RunningGateway, key: str) -> None:
     tool = deepcopy(TOOL)
     assert await left(gateway, USER, tools=[tool]) == "none"
