@@ -54,6 +54,7 @@ LAYERS = {
         "checkpoint",
         "layers",
         "weights",
+        "drafts",
         "models",
         "cpu_compat",
         "plugin",
