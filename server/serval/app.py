@@ -119,9 +119,9 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
             timeout_s=settings.queue_timeout_s,
         ),
         running=running,
+        kept_responses=_kept_responses(settings, directory),
         prompts=PromptHistory(settings.cache_debug_bytes),
         own_turns=OwnTurns(settings.own_turns_bytes),
-        kept_responses=_kept_responses(settings, directory),
     )
 
     tracing = prepared.tracing

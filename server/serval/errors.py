@@ -14,6 +14,8 @@ ServalError
  │   └─ CircularSchemaError          a reference leads back to itself (`serval.grammar.enforceable`)
  ├─ ToolsFileError                   a file of tools cannot be used (`serval.talk.tools`)
  ├─ CommandError                     a command of a conversation cannot be done (`serval.talk.commands`)
+ ├─ DiscoveryError                   a server could not be asked for its model (`serval.agents.discovery`)
+ ├─ ConfigFileError                  an agent's file is not written (`serval.agents.writing`)
  ├─ ServerRefusedError               a server cannot be reached, or refused (`serval.talk.conversation`)
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong
@@ -140,7 +142,7 @@ class ContextLengthError(InvalidRequestError):
         self,
         message: str,
         *,
-        param: str,
+        param: str | None = None,
         prompt_tokens: int | None = None,
         limit: int | None = None,
     ) -> None:

@@ -93,10 +93,15 @@ def _values_beside_variables(file: Path | None) -> dict[str, tuple[Any, str]]:
     return {name: entry for name, entry in found.items() if variable_of(name) not in variables}
 
 
+def optional_key() -> str | None:
+    """Return the key of a client, `SERVAL_API_KEY`, if it is set."""
+    return os.environ.get(API_KEY_VARIABLE) or None
+
+
 def required_key() -> str:
     """Return the key of a client, `SERVAL_API_KEY`. Raises `SettingsError` if it is not set."""
-    key = os.environ.get(API_KEY_VARIABLE)
-    if not key:
+    key = optional_key()
+    if key is None:
         raise SettingsError(f"no key: `export {API_KEY_VARIABLE}=sk-...`, a key that the server accepts")
     return key
 

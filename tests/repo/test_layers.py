@@ -40,6 +40,8 @@ LAYERS = {
         "process",
         "terminal",
         "talk",
+        "agents",
+        "clients",
         "cli",
         "__main__",
     ),

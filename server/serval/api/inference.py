@@ -13,14 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serval.api.dependencies import api_key
-from serval.api.endpoints import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    COUNT_TOKENS,
-    MESSAGES,
-    RESPONSES,
-    Endpoint,
-)
+from serval.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
 from serval.api.responses import (
     ANSWER_HEADERS,
     LIMIT_HEADERS,
@@ -131,16 +124,6 @@ async def completions(request: Request) -> Response:
 
 
 @router.post(
-    RESPONSES.path,
-    summary="Answer a conversation in the form of the Responses API, whole or as server-sent events",
-    responses=_answers(ResponseObject, ResponseEvent, stream=_NAMED_EVENTS),
-    openapi_extra=_body(ResponsesRequest),
-)
-async def responses(request: Request) -> Response:
-    return _raw(request, RESPONSES)
-
-
-@router.post(
     MESSAGES.path,
     summary="Answer a conversation of Anthropic's API, whole or as server-sent events",
     responses={
@@ -175,12 +158,23 @@ async def count_tokens(request: Request) -> Response:
     return _raw(request, COUNT_TOKENS)
 
 
+@router.post(
+    RESPONSES.path,
+    summary="Answer a conversation in the form of the Responses API, whole or as server-sent events",
+    responses=_answers(ResponseObject, ResponseEvent, stream=_NAMED_EVENTS),
+    openapi_extra=_body(ResponsesRequest),
+)
+async def responses(request: Request) -> Response:
+    return _raw(request, RESPONSES)
+
+
 def inference_schemas() -> dict[str, Any]:
     """Return the schemas that the routes above refer to, by name, and all that those refer to."""
     requests = struct_components(
-        [ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest, CountTokensRequest]
+        [ChatRequest, CompletionRequest, MessagesRequest, CountTokensRequest, ResponsesRequest]
     )
     answers: list[type[BaseModel]] = [ChatCompletion, ChatCompletionChunk, TextCompletion]
     answers += [ResponseObject, ResponseEvent]
     answers += [MessagesAnswer, MessagesEvent, MessagesError, CountTokensAnswer]
+    answers += [ResponseObject, ResponseEvent]
     return requests | responses_schemas() | model_components(answers)

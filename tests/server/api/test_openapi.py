@@ -18,19 +18,14 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
 CALL = "<longcat_tool_call>f\n</longcat_tool_call>\n"
 LOGPROBS = [[[-0.5, 100, "Hel"]], [[-0.25, 101, "lo"]]]
-CHAT, TEXT, RESPONSES, MESSAGES = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages",
-)
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 STREAMED: dict[str, type[BaseModel]] = {
     CHAT: ChatCompletionChunk,
     TEXT: TextCompletion,
-    RESPONSES: ResponseEvent,
     MESSAGES: MessagesEvent,
+    RESPONSES: ResponseEvent,
 }
-MESSAGES_TOOL = {"name": "f", "input_schema": {"type": "object"}}
 RESPONSE_TOOLS = [
     {"type": "function", "name": "f", "parameters": {"type": "object"}},
     {"type": "custom", "name": "patch"},
@@ -40,6 +35,7 @@ RESPONSE_TOOLS = [
 RESPONSE_CALLS = CALL + "".join(
     CALL.replace(">f\n", f">{name}\n") for name in ("patch", "local_shell", "tool_search")
 )
+MESSAGES_TOOL = {"name": "f", "input_schema": {"type": "object"}}
 
 ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "chat": (CHAT, {"messages": HI, "n": 2, "service_tier": "auto"}, {}),
@@ -57,6 +53,14 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"prompt": "Hi", "logprobs": 1},
         {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
     ),
+    "response": (RESPONSES, {"input": "Hi", "text": {"format": {"type": "text"}}}, {}),
+    "response with calls": (RESPONSES, {"input": "Hi", "tools": RESPONSE_TOOLS}, {"says": [RESPONSE_CALLS]}),
+    "response with reasoning": (RESPONSES, {"input": "Hi"}, {"says": ["<longcat_think>a</longcat_think>b"]}),
+    "response with log-probabilities": (
+        RESPONSES,
+        {"input": "Hi", "top_logprobs": 1},
+        {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
+    ),
     "message": (MESSAGES, {"messages": HI, "max_tokens": 9}, {}),
     "message with a call": (
         MESSAGES,
@@ -69,14 +73,6 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"says": ["<longcat_think>a</longcat_think>b"]},
     ),
     "tokens of a message": (f"{MESSAGES}/count_tokens", {"messages": HI}, {}),
-    "response": (RESPONSES, {"input": "Hi", "text": {"format": {"type": "text"}}}, {}),
-    "response with calls": (RESPONSES, {"input": "Hi", "tools": RESPONSE_TOOLS}, {"says": [RESPONSE_CALLS]}),
-    "response with reasoning": (RESPONSES, {"input": "Hi"}, {"says": ["<longcat_think>a</longcat_think>b"]}),
-    "response with log-probabilities": (
-        RESPONSES,
-        {"input": "Hi", "top_logprobs": 1},
-        {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
-    ),
     "tokens": ("/tokenize", {"messages": HI}, {}),
     "text of tokens": ("/detokenize", {"tokens": [5, 6]}, {}),
 }
