@@ -56,6 +56,7 @@ LAYERS = {
         "checkpoint",
         "layers",
         "weights",
+        "drafts",
         "models",
         "cpu_compat",
         "plugin",

@@ -172,6 +172,7 @@ def inference_schemas() -> dict[str, Any]:
         [ChatRequest, CompletionRequest, MessagesRequest, CountTokensRequest, ResponsesRequest]
     )
     answers: list[type[BaseModel]] = [ChatCompletion, ChatCompletionChunk, TextCompletion]
+    answers += [ResponseObject, ResponseEvent]
     answers += [MessagesAnswer, MessagesEvent, MessagesError, CountTokensAnswer]
     answers += [ResponseObject, ResponseEvent]
     return requests | responses_schemas() | model_components(answers)
