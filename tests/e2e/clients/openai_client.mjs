@@ -1,7 +1,9 @@
 // OpenAI's package for Node: everything an agent does with it, told as one JSON object.
-import OpenAI, { NotFoundError } from "openai";
-import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
+
+const name = process.argv[2] ?? "openai";
+const { default: OpenAI, NotFoundError } = await import(name);
+const { zodResponseFormat } = await import(`${name}/helpers/zod`);
 
 const client = new OpenAI({
   baseURL: process.env.SERVAL_BASE_URL,

@@ -7,7 +7,7 @@ from asyncio.subprocess import PIPE
 
 import pytest
 
-from serval_testkit.clients import MODEL, PROGRAMS, assert_complete, command_of
+from serval_testkit.clients import MODEL, OTHER_VERSIONS, PROGRAMS, assert_complete, command_of
 from serval_testkit.gateway import API_KEY, running_gateway
 
 TEXT = ("Serval is an inference", " server.")
@@ -19,7 +19,7 @@ CALL = (
 STRUCTURED = ('{"capital":', ' "Paris"}')
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", [*PROGRAMS, *OTHER_VERSIONS])
 async def test_clients_get_everything_an_agent_needs(program: str) -> None:
     command = await asyncio.to_thread(command_of, program)
     async with running_gateway(served_model_name=MODEL) as gateway:

@@ -111,7 +111,7 @@ async def test_workers_end_with_their_parent(engine: StandInEngine) -> None:
         await wait_until(lambda: not any(is_running(pid) for pid in workers))
 
 
-async def test_workers_all_refuse_a_revoked_key_and_one_has_admin_api_and_metrics(
+async def test_workers_share_keys_and_responses_and_one_has_admin_api_and_metrics(
     engine: StandInEngine, tmp_path: Path
 ) -> None:
     database = str(tmp_path / "keys.db")
@@ -137,10 +137,35 @@ async def test_workers_all_refuse_a_revoked_key_and_one_has_admin_api_and_metric
             return set(await asyncio.gather(*(status() for _ in range(20))))
 
         assert await statuses() == {200}
+        await assert_each_worker_continues_responses(gateway, engine, headers)
         await asyncio.to_thread(store.revoke, record.id)
         async with asyncio.timeout(120):
             while await statuses() != {401}:
                 pass
+
+
+async def assert_each_worker_continues_responses(
+    gateway: GatewayProgram, engine: StandInEngine, headers: dict[str, str]
+) -> None:
+    """Continue one response over many connections, which the kernel distributes over the workers."""
+
+    async def respond(**fields: Any) -> dict[str, Any]:
+        body = {"model": "checkpoint", "max_output_tokens": 8, **fields}
+        async with gateway.http.post(f"{gateway.url}/v1/responses", json=body, headers=headers) as response:
+            answer: dict[str, Any] = await response.json()
+            assert response.status == 200, answer
+            return answer
+
+    first = await respond(input="Hi")
+    seen = len(engine.requests)
+    turns = await asyncio.gather(
+        *(respond(input="And now?", previous_response_id=first["id"]) for _ in range(12))
+    )
+    assert {turn["previous_response_id"] for turn in turns} == {first["id"]}
+    prompts = {tuple(request["input_ids"]) for request in engine.requests[seen:]}
+    (prompt,) = prompts
+    begin = engine.requests[seen - 1]["input_ids"]
+    assert list(prompt[: len(begin)]) == begin
 
 
 async def test_workers_report_a_bad_model_folder_without_an_engine(tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ PROGRAMS = (
     "openai_client.mjs",
     "anthropic_client.mjs",
     "ai_sdk.mjs",
+    "openai_responses.py",
+    "openai_responses.mjs",
 )
+# The same with the other locked version of the package.
+OTHER_VERSIONS = ("openai_client.mjs openai-newest", "openai_responses.mjs openai")
 MODEL = "longcat-flash-lite-demo"
 
 
@@ -50,9 +54,10 @@ def _node() -> str:
 
 
 def command_of(program: str) -> list[str | Path]:
-    """Return the command that runs one of `PROGRAMS`; skip if its packages cannot be installed."""
-    runner: str | Path = _node() if program.endswith(".mjs") else clients_environment() / "bin/python"
-    return [runner, CLIENTS / program]
+    """Return the command that runs a program, given with its arguments; skip if it cannot be installed."""
+    name, *arguments = program.split()
+    runner: str | Path = _node() if name.endswith(".mjs") else clients_environment() / "bin/python"
+    return [runner, CLIENTS / name, *arguments]
 
 
 def assert_complete(results: dict[str, Any]) -> None:
