@@ -56,6 +56,13 @@ async def test_missing_key_and_base_url_without_v1_are_named(
     assert "does the base URL end in /v1?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["many", "0", "-1"])
+def test_number_of_tokens_is_checked(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["agent", "pi", f"--context-window={text}"])
+    assert f"{text!r} is not a number of tokens, at least 1" in capsys.readouterr().err
+
+
 def test_output_limit_is_a_quarter_of_a_short_window(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["agent", "pi", "--model", "m", "--context-window", "8000"]) == 0
     assert '"maxTokens": 2000\n' in capsys.readouterr().out
