@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--context-window",
         type=_tokens,
         metavar="TOKENS",
-        help="tokens of prompt and answer (default: ask the server)",
+        help="prompt and answer together (default: ask the server)",
     )
     add(
         "--output-limit",

@@ -1,4 +1,4 @@
-"""Comparing the prompts of two requests: the place from which on the prefix cache does not serve the second one."""
+"""Comparing the prompts of two requests: where they part, the prefix cache ends for the second one."""
 
 import json
 from collections.abc import Mapping
