@@ -20,7 +20,7 @@ PROGRAMS = (
     "openai_responses.py",
     "openai_responses.mjs",
 )
-# The same with the other locked version of the package.
+# The same with the other locked version of the package. The newest asks for Node 22 and runs on Debian's too.
 OTHER_VERSIONS = ("openai_client.mjs openai-newest", "openai_responses.mjs openai")
 MODEL = "longcat-flash-lite-demo"
 
