@@ -111,7 +111,7 @@ agents() {
     exec 9>"$folder.lock"
     command -v flock >/dev/null 2>&1 && flock 9
     if [ ! -e "$folder/.complete" ]; then
-        say "installing the coding agents into $folder (1.5 GB)"
+        say "installing the coding agents into $folder (1.2 GB)"
         rm -rf "$folder"
         mkdir "$folder"
         cp "$sources/package.json" "$sources/package-lock.json" "$folder"

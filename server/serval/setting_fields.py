@@ -63,7 +63,7 @@ class SettingFields(BaseSettings):
     responses_keep_s: int = Field(
         default=86_400,
         ge=0,
-        le=10 * 366 * 86_400,
+        le=10**9,
         description="How long the key database keeps responses of `/v1/responses` for `previous_response_id`,"
         " from when their conversation last went on; 0: none are kept.",
     )

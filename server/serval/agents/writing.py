@@ -19,7 +19,7 @@ def write_files(files: tuple[ConfigFile, ...], home: Path, *, replace: Callable[
     """
     paths = [home / file.path for file in files]
     for path, file in zip(paths, files, strict=True):
-        if path.exists() and path.read_text(encoding="utf-8") != file.text and not replace(path):
+        if _differs(path, file.text) and not replace(path):
             raise ConfigFileError(
                 f"{path} exists and stays as it is; without --write the text is printed, to be merged"
             )
@@ -30,6 +30,11 @@ def write_files(files: tuple[ConfigFile, ...], home: Path, *, replace: Callable[
         except OSError as error:
             raise ConfigFileError(f"cannot write {path}: {error.strerror}") from error
     return paths
+
+
+def _differs(path: Path, text: str) -> bool:
+    """Return True if there is a file with another text, or anything else that is no file."""
+    return path.exists() and not (path.is_file() and path.read_bytes() == text.encode())
 
 
 def _write(path: Path, text: str) -> None:

@@ -73,8 +73,8 @@ class ConversationEndpoint:
         with context.bodies.body(identity.subject) as held:
             debug = cache_debug(context, scope)
             decoded = partial(self._decoded, scope, debug)
-            turn, kept_bytes = await prepared(context, scope, receive, held, decoded)
-            held.shrink_to(kept_bytes)
+            turn, size = await prepared(context, scope, receive, held, decoded)
+            held.shrink_to(size)
             request = turn.request
             with named_fields(turn.fields) if turn.fields else _AS_NAMED:
                 async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:

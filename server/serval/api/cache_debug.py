@@ -1,5 +1,6 @@
 """Why the prefix cache missed: where a prompt leaves the caller's most similar recent one, as a header."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -12,6 +13,7 @@ from serval.api.generation import OnDelta
 from serval.api.http import header, identity_of
 from serval.chat.prompt_history import PromptHistory
 from serval.engine.protocol import GenerationDelta
+from serval.wire.decode import decode_json
 from serval.wire.prompt_texts import prompt_texts, text_at
 
 # Asks for the comparison: true for any value but these.
@@ -22,7 +24,9 @@ _NO: Final = (None, "", "0", "false")
 ANSWER_HEADER: Final = "x-serval-cache-left"
 _LONGEST_PATH: Final = 1024
 
-_decode = msgspec.json.Decoder().decode
+_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
+# Keys may be any text, but a header holds printable ASCII.
+_NOT_IN_HEADER: Final = re.compile(r"[^ -~]")
 
 
 class CacheDebug:
@@ -36,8 +40,8 @@ class CacheDebug:
         self.headers: Mapping[str, str] = {}
 
     def take_body(self, body: bytes) -> None:
-        """Keep the body, a JSON object, to name places in it."""
-        self._body = _decode(body)
+        """Keep the body, a JSON object, to name places in it. Raises `InvalidRequestError`."""
+        self._body = decode_json(_decoder, body)
 
     def compare(self, prompt: str) -> None:
         """Find where the prompt leaves the most similar one, for `headers`."""
@@ -54,9 +58,7 @@ class CacheDebug:
             found = text_at(prompt, length, prompt_texts(self._body))
         # A stored conversation is not in the body.
         path, character = found or ("prompt", length)
-        # Keys may be any text; a header holds printable ASCII.
-        written = path.encode("ascii", "backslashreplace").decode()
-        return f"{written[:_LONGEST_PATH]} {character}"
+        return f"{_NOT_IN_HEADER.sub('?', path[:_LONGEST_PATH])} {character}"
 
     def noting(self, on_delta: OnDelta) -> OnDelta:
         """Return `on_delta` that also notes the first choice's text, which the next prompt should repeat."""

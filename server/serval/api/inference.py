@@ -40,9 +40,9 @@ router = APIRouter(
     default_response_class=Response,
 )
 
-# OpenAPI 3.1 can describe a stream only as text; the schema of its events' data is given beside it.
+# OpenAPI 3.1 cannot describe the events of a stream; the schema of their data is given beside it. Without a
+# type: some tools read events as objects where the document says that the stream is a string.
 _STREAM: Final = {
-    "type": "string",
     "description": (
         "Events `data: {...}` of this schema, comments `: ping` between, and `data: [DONE]` last."
     ),
@@ -50,7 +50,6 @@ _STREAM: Final = {
 
 
 _NAMED_EVENTS: Final = {
-    "type": "string",
     "description": (
         "Events `event: TYPE` and `data: {...}` of this schema, and comments `: ping` between. The last event"
         " is `response.completed`, `response.incomplete` or `response.failed`."
@@ -70,7 +69,6 @@ class RawResponse(Response):
 
 
 _MESSAGES_STREAM: Final = {
-    "type": "string",
     "description": (
         "Events `event: TYPE` with `data: {...}` of this schema, comments `: ping` between, and"
         " `message_stop` last."
@@ -174,6 +172,7 @@ def inference_schemas() -> dict[str, Any]:
         [ChatRequest, CompletionRequest, MessagesRequest, CountTokensRequest, ResponsesRequest]
     )
     answers: list[type[BaseModel]] = [ChatCompletion, ChatCompletionChunk, TextCompletion]
+    answers += [ResponseObject, ResponseEvent]
     answers += [MessagesAnswer, MessagesEvent, MessagesError, CountTokensAnswer]
     answers += [ResponseObject, ResponseEvent]
     return requests | responses_schemas() | model_components(answers)

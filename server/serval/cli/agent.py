@@ -62,7 +62,7 @@ def _may_replace(path: Path) -> bool:
     if not sys.stdin.isatty():
         return False
     print(f"{path} exists. Replace it? [y/N] ", end="", file=sys.stderr, flush=True)
-    return input().strip().lower() in {"y", "yes"}
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _tokens(text: str) -> int:

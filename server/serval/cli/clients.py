@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +12,7 @@ import aiohttp
 from serval.agents.discovery import find_target
 from serval.clients.recordings import Recording, known_clients, recordings_of
 from serval.clients.replay import Reply, replay
-from serval.clients.score import Verdict, judge, table
+from serval.clients.score import Verdict, judge, rows, total
 from serval.settings import required_key
 
 _TIMEOUT_S = 300
@@ -57,28 +56,42 @@ def run(args: argparse.Namespace) -> int:
     key = required_key()
     # The context does not matter here.
     target = find_target(args.url, key, model=args.model, context_window=1)
-    asked = [(client, each) for client in args.client or known_clients() for each in recordings_of(client)]
     send = partial(replay, root_url=target.root_url, model=target.model, key=key, max_tokens=args.max_tokens)
-    verdicts = asyncio.run(_verdicts(asked, send, args.concurrency))
-    if args.json:
-        print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
-    else:
-        print("\n".join(table(verdicts)))
+    show = _ignore if args.json else _print_rows
+    verdicts = asyncio.run(_verdicts(args.client or known_clients(), send, args.concurrency, show))
+    print(json.dumps([asdict(each) for each in verdicts], indent=2) if args.json else total(verdicts))
     return 1 if any(verdict.faults for verdict in verdicts) else 0
 
 
 async def _verdicts(
-    asked: Sequence[tuple[str, Recording]], send: Callable[..., Awaitable[Reply]], concurrency: int
+    clients: Sequence[str],
+    send: Callable[..., Awaitable[Reply]],
+    concurrency: int,
+    show: Callable[[Sequence[Verdict]], None],
 ) -> list[Verdict]:
+    """Replay the requests of all clients; `show` gets each client's verdicts, in order, once all are in."""
     places = asyncio.Semaphore(concurrency)
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    verdicts: list[Verdict] = []
+    async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
 
         async def verdict(client: str, recording: Recording) -> Verdict:
             async with places:
-                reply = await send(session, recording=recording)
-            if sys.stderr.isatty():
-                print(".", end="", file=sys.stderr, flush=True)
-            return judge(client, recording, reply)
+                return judge(client, recording, await send(session, recording=recording))
 
-        return list(await asyncio.gather(*(verdict(*each) for each in asked)))
+        started = [
+            [group.create_task(verdict(client, each)) for each in recordings_of(client)] for client in clients
+        ]
+        for tasks in started:
+            found = [await task for task in tasks]
+            show(found)
+            verdicts += found
+    return verdicts
+
+
+def _print_rows(verdicts: Sequence[Verdict]) -> None:
+    print("\n".join(rows(verdicts)), flush=True)
+
+
+def _ignore(_: Sequence[Verdict]) -> None:
+    """Show nothing: the JSON array comes at the end."""

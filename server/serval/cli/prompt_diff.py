@@ -15,6 +15,7 @@ from serval.wire.chat_decode import decode_chat_request
 from serval.wire.chat_request import ChatRequest, Tool
 from serval.wire.messages.decode import Reading, decode_messages_request
 from serval.wire.prompt_texts import prompt_texts, text_at
+from serval.wire.responses.decode import add_messages, decode_responses_request
 from serval.wire.thinking import template_options
 
 # Characters of the prompts that are shown before and behind the place where they part.
@@ -61,13 +62,17 @@ def _body(path: Path) -> dict[str, Any]:
 def _request(renderer: ChatRenderer, body: Mapping[str, Any]) -> ChatRequest:
     """Decode the body by the API that it is written for. Raises `ApiError`."""
     encoded = msgspec.json.encode({"model": "", **body})
-    if not _is_of_messages(body):
-        return decode_chat_request(encoded, max_choices=_MAX_CHOICES, strict=False, non_text_parts="omit")
 
     def declaration_of(tool: Tool) -> str:
         declared: dict[str, Any] = msgspec.to_builtins(tool)
         return renderer.declarations.text_of(declared)
 
+    if "input" in body:
+        decoded = decode_responses_request(encoded, strict=False)
+        add_messages(decoded, non_text_parts="omit", declare=declaration_of)
+        return decoded.chat
+    if not _is_of_messages(body):
+        return decode_chat_request(encoded, max_choices=_MAX_CHOICES, strict=False, non_text_parts="omit")
     reading = Reading(
         strict_fields=False,
         non_text_parts="omit",

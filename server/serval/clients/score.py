@@ -34,7 +34,11 @@ class Verdict:
 
 def judge(client: str, recording: Recording, reply: Reply) -> Verdict:
     """Return the verdict on the answer to a recorded request of `client`."""
-    faults = dict.fromkeys(_faults(recording, reply))
+    try:
+        faults = dict.fromkeys(_faults(recording, reply))
+    except (AttributeError, KeyError, TypeError) as error:
+        # Another server may send anything, such as text in place of an object.
+        faults = {f"the answer has another structure than the API's: {error}": None}
     return Verdict(client, recording.name, recording.api, tuple(faults))
 
 
@@ -44,7 +48,7 @@ def _faults(recording: Recording, reply: Reply) -> Iterator[str]:
     elif reply.status >= 400:
         # A path that is unknown refuses nothing.
         if recording.expected == "answer" or reply.status != 400:
-            yield f"{reply.status}: {_error_message(reply)}"
+            yield f"{reply.status}: {_error_message(reply) or reply.text[:200]}"
         elif _error_message(reply) == "":
             yield f"{reply.status} without an error object"
     elif recording.expected == "refusal":
@@ -74,16 +78,18 @@ def _error_message(reply: Reply) -> str:
     return str(error.get("message", ""))[:200] if isinstance(error, dict) else ""
 
 
-def table(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return the lines of a report: the score of each client and API, and what failed."""
-    groups: dict[tuple[str, Api], list[Verdict]] = {}
-    for verdict in verdicts:
-        groups.setdefault((verdict.client, verdict.api), []).append(verdict)
-    width = max(map(len, {verdict.client for verdict in verdicts}), default=0)
+def rows(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the lines of one client's report: its score with each API, and what failed."""
     lines = []
-    for (client, api), group in groups.items():
+    for api in dict.fromkeys(verdict.api for verdict in verdicts):
+        group = [verdict for verdict in verdicts if verdict.api == api]
         passed = sum(not verdict.faults for verdict in group)
-        lines.append(f"{client:<{width}}  {api:<12}  {passed}/{len(group)}")
+        lines.append(f"{group[0].client:<26} {api:<12} {passed}/{len(group)}")
         lines += [f"    {each.request}: {fault}" for each in group for fault in each.faults]
+    return lines
+
+
+def total(verdicts: Sequence[Verdict]) -> str:
+    """Return the last line of the report."""
     passed = sum(not verdict.faults for verdict in verdicts)
-    return [*lines, f"{passed} of {len(verdicts)} requests answered as their clients need"]
+    return f"{passed} of {len(verdicts)} requests answered as their clients need"

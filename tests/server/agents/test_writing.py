@@ -29,6 +29,9 @@ def test_existing_file_is_replaced_only_if_the_user_agrees(tmp_path: Path) -> No
     with pytest.raises(ConfigFileError, match=r"b\.json exists and stays as it is"):
         write_files(FILES, tmp_path, replace=lambda _: False)
     assert mine.read_text() == "mine"
+    mine.write_bytes(b"\xff")
+    with pytest.raises(ConfigFileError, match="stays as it is"):
+        write_files(FILES, tmp_path, replace=lambda _: False)
     assert not (tmp_path / ".agent/a.json").exists()
     write_files(FILES, tmp_path, replace=lambda path: path == mine)
     assert mine.read_text() == "[]\n"

@@ -65,6 +65,20 @@ async def test_names_of_mcp_tools_are_declared_called_and_enforced(
     assert (await gateway.post({"model": MODEL, "messages": history, "tools": body["tools"]})).status == 200
 
 
+async def test_names_of_mcp_tools_are_declared_and_called_on_all_apis(gateway: RunningGateway) -> None:
+    name = MCP_NAMES[0]
+    gateway.engine.will_say(call(name, pair("q", "cats")))
+    declared = {"type": "function", "name": name, "parameters": PARAMETERS}
+    body: dict[str, Any] = {"model": MODEL, "input": "Hi", "tools": [declared]}
+    answer = await (await gateway.post(body, path="/v1/responses")).json()
+    assert [item["name"] for item in answer["output"]] == [name]
+    gateway.engine.will_say(call(name, pair("q", "cats")))
+    body = {"model": MODEL, "messages": HI, "max_tokens": 9}
+    body["tools"] = [{"name": name, "input_schema": PARAMETERS}]
+    answer = await (await gateway.post(body, path="/v1/messages")).json()
+    assert [block["name"] for block in answer["content"]] == [name]
+
+
 @pytest.mark.parametrize("name", ["Resp[Foo]", "List[Dict[str, Größe]]", "a name with spaces", "x" * 200])
 async def test_schemas_may_have_any_name(gateway: RunningGateway, name: str) -> None:
     response_format = {"type": "json_schema", "json_schema": {"name": name, "schema": PARAMETERS}}

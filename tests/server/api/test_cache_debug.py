@@ -84,7 +84,9 @@ async def test_cache_debug_without_room_compares_nothing() -> None:
             assert await left(gateway, SYSTEM, USER) == "none"
 
 
-@pytest.mark.parametrize("key", ["ü\r\nx-evil: 1", "x" * 5000, '"'], ids=["lines", "long", "quote"])
+@pytest.mark.parametrize(
+    "key", ["ü\r\nx-evil: 1", "x" * 5000, '"', "\x7f"], ids=["lines", "long", "quote", "DEL"]
+)
 async def test_cache_debug_writes_any_key_into_a_header(gateway: RunningGateway, key: str) -> None:
     tool = deepcopy(TOOL)
     assert await left(gateway, USER, tools=[tool]) == "none"
@@ -103,3 +105,14 @@ async def test_cache_debug_of_deep_json_names_the_character_of_the_prompt(gatewa
     said = await left(gateway, USER, *called(f'{{"path": {deep}}}'))
     assert said is not None
     assert said.startswith("messages[1].tool_calls[0].function.arguments.path ")
+
+
+async def test_cache_debug_names_the_place_in_a_body_of_the_responses_api(gateway: RunningGateway) -> None:
+    output = {"type": "function_call_output", "call_id": "c", "output": "a.py"}
+    asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "List."}]}
+    used = {"type": "function_call", "call_id": "c", "name": "ls", "arguments": "{}"}
+    for result, expected in (("a.py", "none"), ("a.py", "end"), ("a.txt", "input[2].output 2")):
+        items = [asked, used, {**output, "output": result}]
+        body = {"model": MODEL, "store": False, "input": items}
+        response = await gateway.post(body, path="/v1/responses", headers=ASK)
+        assert response.headers["x-serval-cache-left"] == expected

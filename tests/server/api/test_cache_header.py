@@ -9,6 +9,8 @@ from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gatew
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
     "/v1/completions": {"prompt": [1, 2, 3, 4]},
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9},
 }
 
 

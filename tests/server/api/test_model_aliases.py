@@ -12,6 +12,10 @@ from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gatew
 from serval_testkit.request_log import request_lines
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
+OTHER_APIS: dict[str, dict[str, Any]] = {
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": HI, "max_tokens": 9},
+}
 CLAUDE = "claude-haiku-4-5-20251001"
 
 
@@ -48,6 +52,11 @@ async def test_answers_repeat_the_name_that_was_asked_for(caplog: pytest.LogCapt
             texts = await gateway.openai.completions.create(model=name, prompt="Hi", stream=True)
             assert {chat.model, text.model} == {name}
             assert {chunk.model async for chunk in chunks} == {chunk.model async for chunk in texts} == {name}
+            for path, fields in OTHER_APIS.items():
+                body = {"model": name, "stream": False, **fields}
+                assert (await (await gateway.post(body, path=path)).json())["model"] == name
+                streamed = await (await gateway.post({**body, "stream": True}, path=path)).text()
+                assert f'"model":"{name}"' in streamed
             counted = await gateway.post({"model": name, "prompt": "Hi"}, path="/tokenize")
             assert counted.status == 200
         refused = await gateway.post({"model": "gpt-5.5", "messages": HI})

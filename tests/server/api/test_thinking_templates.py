@@ -76,3 +76,13 @@ async def test_grammar_begins_after_reasoning_that_the_template_has_opened(
     assert [accepts(grammar, reasoning + answer) for grammar in grammars] == [True, False]
     assert [accepts(grammar, answer) for grammar in grammars] == [False, True]
     assert not accepts(grammars[0], reasoning + "Hello")
+
+
+async def test_responses_effort_none_switches_thinking_off(model: str) -> None:
+    async with running_gateway(engine=StandInEngine(model_path=model)) as gateway:
+        for effort in ("none", "high"):
+            body = {"model": MODEL, "input": "Hi", "reasoning": {"effort": effort}}
+            assert (await gateway.post(body, path="/v1/responses")).status == 200
+        off, default = (request["input_ids"] for request in gateway.engine.requests)
+    assert off[: len(default)] == default
+    assert len(off) > len(default)

@@ -1,6 +1,7 @@
 """`serval agent`, with and without a server."""
 
 import asyncio
+import io
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,13 @@ from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gatew
 from serval_testkit.processes import free_port
 
 OFFLINE = ["--model", "longcat", "--context-window", "131072"]
+
+
+class Terminal(io.StringIO):
+    """Standard input that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 async def run(gateway: RunningGateway, *arguments: str) -> int:
@@ -59,7 +67,8 @@ def test_write_asks_before_it_replaces_a_file(
     # Without a terminal nobody can be asked.
     assert main(["agent", "codex", *OFFLINE, "--write"]) == 1
     assert profile.read_text() == "mine"
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("builtins.input", lambda: "y")
-    assert main(["agent", "codex", *OFFLINE, "--write"]) == 0
-    assert profile.read_text() == text
+    # The end of input is no answer either.
+    for typed, code in (("", 1), ("n\n", 1), ("y\n", 0)):
+        monkeypatch.setattr("sys.stdin", Terminal(typed))
+        assert main(["agent", "codex", *OFFLINE, "--write"]) == code
+        assert profile.read_text() == ("mine" if code else text)

@@ -136,6 +136,17 @@ def test_diff_names_the_file_that_cannot_be_rendered(
     assert complaint in capsys.readouterr().err
 
 
+def test_diff_reads_requests_of_the_responses_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def turn(output: str) -> dict[str, Any]:
+        called = {"type": "function_call", "call_id": "c", "name": "run", "arguments": '{"cmd": "ls"}'}
+        result = {"type": "function_call_output", "call_id": "c", "output": output}
+        return {"instructions": "Be brief.", "input": [{"role": "user", "content": "Hi"}, called, result]}
+
+    assert diff(tmp_path, turn("a.py b.py"), turn("a.py c.py")) == 0
+    place = capsys.readouterr().out.splitlines()[1]
+    assert place == "they part at input[2].output, character 5:"
+
+
 def test_diff_reads_requests_of_the_messages_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     used = {"type": "tool_use", "id": "t", "name": "Edit", "input": {"path": "a.py"}}
     changed = {**used, "input": {"replace_all": False, "path": "a.py"}}

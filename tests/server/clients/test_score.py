@@ -9,7 +9,7 @@ import pytest
 
 from serval.clients.recordings import Recording, recordings_of
 from serval.clients.replay import Reply
-from serval.clients.score import judge, table
+from serval.clients.score import judge, rows, total
 
 STREAMS = Path(__file__).parent / "streams"
 NAMES = ("codex", "claude-code", "opencode")
@@ -110,6 +110,57 @@ def test_stream_that_cannot_be_read_is_a_fault(text: str, fault: str) -> None:
     assert any(fault in each for each in faults("opencode", text))
 
 
+CHAT = {
+    "object": "chat.completion",
+    "id": "chatcmpl-1",
+    "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": "Yes."}}],
+    "usage": {"prompt_tokens": 1},
+}
+MESSAGE = {
+    "type": "message",
+    "role": "assistant",
+    "id": "msg_1",
+    "content": [{"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}],
+    "stop_reason": "tool_use",
+    "usage": {"input_tokens": 1, "output_tokens": 1},
+}
+RESPONSE = {
+    "object": "response",
+    "id": "resp_1",
+    "status": "completed",
+    "output": [{"type": "message", "role": "assistant", "id": "msg_1"}],
+    "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fault"),
+    [
+        ("/v1/chat/completions", CHAT, None),
+        ("/v1/chat/completions", CHAT | {"id": ""}, "no id"),
+        ("/v1/chat/completions", CHAT | {"usage": None}, "no usage"),
+        ("/v1/chat/completions", CHAT | {"choices": [{"finish_reason": None}]}, "finish_reason is None"),
+        ("/v1/chat/completions", CHAT | {"choices": ["Yes."]}, "another structure"),
+        ("/v1/chat/completions", [], "no chat.completion"),
+        ("/v1/messages", MESSAGE, None),
+        ("/v1/messages", MESSAGE | {"stop_reason": "end_turn"}, "but stop_reason is end_turn"),
+        ("/v1/messages", MESSAGE | {"content": []}, "but there is none"),
+        ("/v1/messages", MESSAGE | {"content": [{"type": "image"}]}, "a block of type 'image'"),
+        ("/v1/messages", MESSAGE | {"usage": {}}, "no usage"),
+        ("/v1/messages/count_tokens", {"input_tokens": 3}, None),
+        ("/v1/messages/count_tokens", {"input_tokens": "3"}, "no input_tokens"),
+        ("/v1/responses", RESPONSE, None),
+        ("/v1/responses", RESPONSE | {"status": "failed"}, "the response is failed"),
+        ("/v1/responses", RESPONSE | {"output": [{"type": "message"}]}, "an item message without id"),
+        ("/v1/responses", RESPONSE | {"usage": None}, "no usage"),
+    ],
+)
+def test_whole_answer_is_judged(path: str, body: Any, fault: str | None) -> None:
+    request = recording("codex", path=path, body={})
+    found = judge("codex", request, Reply(200, "application/json", json.dumps(body).encode())).faults
+    assert found == () if fault is None else any(fault in each for each in found), found
+
+
 @pytest.mark.parametrize(
     ("expected", "status", "body", "passes"),
     [
@@ -130,11 +181,11 @@ def test_refusal_is_right_only_where_it_is_expected(
     assert (verdict.faults == ()) == passes
 
 
-def test_table_counts_by_client_and_api() -> None:
+def test_report_counts_by_client_and_api() -> None:
     good = judge("codex", recording("codex"), Reply(200, "text/event-stream", stream("codex").encode()))
-    bad = judge("opencode", recording("opencode"), Reply(0, "", b"refused"))
-    lines = table([good, good, bad])
-    assert re.fullmatch(r"codex +responses +2/2", lines[0])
-    assert re.fullmatch(r"opencode +chat +0/1", lines[1])
-    assert lines[2] == "    first: no answer: refused"
-    assert lines[3] == "2 of 3 requests answered as their clients need"
+    bad = judge("codex", recording("opencode"), Reply(0, "", b"refused"))
+    responses, chat, fault = rows([good, bad, good])
+    assert re.fullmatch(r"codex +responses +2/2", responses)
+    assert re.fullmatch(r"codex +chat +0/1", chat)
+    assert fault == "    first: no answer: refused"
+    assert total([good, good, bad]) == "2 of 3 requests answered as their clients need"
