@@ -24,7 +24,7 @@ _items_decoder: "msgspec.json.Decoder[list[msgspec.Raw]]" = msgspec.json.Decoder
 
 
 class _Identified(Struct):
-    # Of any type: an item's own id was never read.
+    # Any value: decoding the items does not read their ids.
     id: Any = None
 
 
