@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
@@ -11,6 +11,7 @@ from starlette.types import Scope
 from serval.api.context import ApiContext
 from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
+from serval.api.prompt import declaration_of
 from serval.api.responses_form import ResponsesForm
 from serval.api.turn import InTurn, Keep, Turn
 from serval.caller.priority import HEADER, priority_of, tier_of
@@ -18,7 +19,6 @@ from serval.errors import ContextLengthError, InvalidRequestError
 from serval.scheduling.body_budget import HeldBody
 from serval.store.compression import compressed
 from serval.wire.body_size import check_texts_size
-from serval.wire.chat_request import Tool
 from serval.wire.chat_response import AnsweredChoice, Usage
 from serval.wire.responses.decode import (
     FIELDS,
@@ -97,13 +97,8 @@ def _add_messages(context: ApiContext, decoded: DecodedResponses, before: Sequen
         decoded,
         before,
         non_text_parts=context.settings.non_text_parts,
-        declare=partial(_declaration, context),
+        declare=partial(declaration_of, context.chat),
     )
-
-
-def _declaration(context: ApiContext, tool: Tool) -> str:
-    declared: dict[str, Any] = msgspec.to_builtins(tool)
-    return context.chat.declarations.text_of(declared)
 
 
 async def _continue(
