@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from serval.api.context import ApiContext
 from serval.api.preparation import within_context
+from serval.chat.prompt_parts import PromptParts
+from serval.chat.render import RenderedPrompt
 from serval.errors import InvalidRequestError
 from serval.grammar.answer_grammar import answer_grammar
 from serval.grammar.dialect import Dialect
@@ -25,6 +27,8 @@ class Prompt(Struct, frozen=True):
     grammar: str | None
     # The answer is either calls or one text, which may quote a call.
     one_kind: bool
+    # Structure of the prompt, for the choice of an engine.
+    parts: PromptParts | None = None
 
 
 def prompt_of(
@@ -36,7 +40,7 @@ def prompt_of(
     Raises `ContextLengthError`, and `InvalidRequestError` as `grammar_of` does.
     """
     declared = declared_tools(request)
-    input_ids = conversation_ids(request, declared, context, limit=context.model.max_prompt_tokens)
+    rendered = rendered_conversation(request, declared, context, limit=context.model.max_prompt_tokens)
     # The engine may take minutes for the answer, and waiting requests would hold many conversations.
     request.messages.clear()
     tools = declared
@@ -44,10 +48,11 @@ def prompt_of(
         tools = [*declared, *msgspec.to_builtins(deferred_tools)]
     wants_json = request.response_format is not None and request.response_format.type != "text"
     return Prompt(
-        array("I", input_ids),
+        array("I", rendered.input_ids),
         tools,
         grammar or grammar_of(request, tools, context.dialect),
         one_kind=grammar is not None or wants_json,
+        parts=rendered.parts,
     )
 
 
@@ -59,19 +64,18 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
     return tools
 
 
-def conversation_ids(
+def rendered_conversation(
     request: ChatRequest, tools: Sequence[Mapping[str, Any]], context: ApiContext, *, limit: int
-) -> list[int]:
-    """Return the token ids of the conversation. Raises `ContextLengthError` if they are more than `limit`."""
+) -> RenderedPrompt:
+    """Return the conversation's prompt. Raises `ContextLengthError` if it is longer than `limit` tokens."""
     with within_context(context.model, tokens=limit, param="messages"):
-        rendered = context.chat.render(
+        return context.chat.render(
             msgspec.to_builtins(request.messages),
             tools=tools,
             options=request.chat_template_kwargs,
             continued=bool(request.continue_final_message),
             limit=limit,
         )
-    return rendered.input_ids
 
 
 def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> str | None:

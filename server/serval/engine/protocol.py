@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from serval.caller.priority import Priority
+from serval.chat.prompt_parts import PromptParts
 
 EngineFinish = Literal["stop", "length"]
 
@@ -29,6 +30,8 @@ class GenerateRequest(Struct, frozen=True):
     # Tenants share neither turns in the queue nor cached prefixes.
     tenant: str | None = None
     priority: Priority = "default"
+    # Structure of the prompt, for the choice of an engine; None: unknown.
+    parts: PromptParts | None = None
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):
