@@ -11,7 +11,8 @@ _EXAMPLE = """
 examples:
   python -m serval_load placement
   python -m serval_load placement --only "two homes" "conversation hash" \\
-      --agents-per-s 0 --questions-per-s 16 --keys 150 --skew 0 --system-tokens 6144 --question-tokens 1280 --kv-tokens 308000 --seconds 240
+      --agents-per-s 0 --questions-per-s 16 --keys 150 --skew 0 \\
+      --system-tokens 6144 --question-tokens 1280 --kv-tokens 308000 --seconds 240
 """
 _OPTIONS = (
     "engines", "gateways", "seconds", "keys", "skew", "system_tokens", "agents_per_s", "turns", "think_s",

@@ -32,6 +32,8 @@ class GenerateRequest(Struct, frozen=True):
     priority: Priority = "default"
     # Structure of the prompt, for the choice of an engine; None: unknown.
     parts: PromptParts | None = None
+    # Data-parallel rank of the engine that has to run it; None: any.
+    rank: int | None = None
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):
@@ -84,6 +86,21 @@ class EngineInfo:
     max_prompt_tokens: int
     # Requests it runs at once; None if it does not report that.
     max_running_requests: int | None = None
+    architectures: tuple[str, ...] = ()
+
+
+class RankLoad(Struct, frozen=True):
+    """Load of one data-parallel rank, by the engine's own names."""
+
+    dp_rank: int = 0
+    num_running_reqs: int = 0
+    num_waiting_reqs: int = 0
+    num_waiting_uncached_tokens: int = 0
+    token_usage: float = 0.0
+    max_total_num_tokens: int = 0
+    # Since the start: prompt tokens computed, and microseconds spent on them.
+    total_prefill_uncached_tokens: int = 0
+    total_prefill_busy_us: int = 0
 
 
 @dataclass(frozen=True)
