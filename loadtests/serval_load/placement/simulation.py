@@ -139,7 +139,7 @@ class _Run:
         request = SimRequest(prompt, answer, client, self.clock.now, lambda _: None, lambda _: None)
         number = self._choose(gateway, request)
         view = gateway.views[number]
-        uncached = prompt.tokens - min(view.index.match(prompt.blocks) * BLOCK_TOKENS, prompt.tokens - 1)
+        uncached = view.uncached(prompt)
 
         def on_first(_: SimRequest) -> None:
             view.own_waiting -= uncached

@@ -20,12 +20,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `serval gateway`. Each overrides its variable, SERVAL_<NAME>."""
     parser.epilog = _EXAMPLE
     add = parser.add_argument
-    add("--engine-url", metavar="URL", help=f"the SGLang engine (default {default_text('engine_url')})")
+    add_engine_url(parser)
     add(
         "--model", type=Path, metavar="DIR", help="folder with tokenizer and template (default: the engine's)"
     )
     add("--served-model-name", metavar="NAME", help="name clients use (default: the folder's name)")
     add_gateway_arguments(parser)
+
+
+def add_engine_url(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the engine, or several."""
+    parser.add_argument(
+        "--engine-url",
+        metavar="URL",
+        action=_Joined,
+        help="the SGLang engine; several: given again, or with commas, or http://engine-{0..7}:30000"
+        f" (default {default_text('engine_url')})",
+    )
+
+
+class _Joined(argparse.Action):
+    """An option whose values are joined by commas if it is given again."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
 
 
 def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from serval.engine.protocol import DeltaSink, GenerationDelta
 from serval.engine.sse import EventReader
-from serval.errors import EngineProtocolError, EngineUnavailableError
+from serval.errors import ApiError, EngineProtocolError
 
 # Called with the first delta of an answer, None if the first bytes hold no whole one.
 OnFirst = Callable[[GenerationDelta | None], None]
@@ -44,15 +44,23 @@ class AnswerReader:
 class NotAnsweredError(Exception):
     """The engine did not begin to answer a request, so another one may.
 
-    `sent`: it may have received the request. `stale`: it closed a connection that had been idle, as a working
-    engine does too. `refused`: nothing was tried, because the engine fails at the moment.
+    `error` is for the client if there is no other. `sent`: the engine may have received the request. `stale`:
+    it closed a connection that had been idle, as a working engine does too. `refused`: nothing was tried,
+    because the engine fails at the moment. `busy`: it has no room.
     """
 
     def __init__(
-        self, error: EngineUnavailableError, *, sent: bool, stale: bool = False, refused: bool = False
+        self,
+        error: ApiError,
+        *,
+        sent: bool,
+        stale: bool = False,
+        refused: bool = False,
+        busy: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.sent = sent
         self.stale = stale
         self.refused = refused
+        self.busy = busy

@@ -102,15 +102,6 @@ class PrefixIndex:
         while len(self._blocks) > self._limit:
             self._blocks.popitem(last=False)
 
-    def forget(self, blocks: Sequence[int]) -> None:
-        """Remove the blocks of a prompt that the place turned out not to hold."""
-        for block in blocks:
-            self._blocks.pop(block, None)
-
-    def clear(self) -> None:
-        """Forget everything: the engine has restarted."""
-        self._blocks.clear()
-
 
 @dataclass(eq=False)
 class PlaceView:
@@ -139,6 +130,11 @@ class PlaceView:
     def is_idle(self) -> bool:
         """True if a request that arrives now would be computed at once."""
         return self.waiting_s <= IDLE_S and self.kv_use <= IDLE_KV_USE
+
+    def uncached(self, prompt: PlacedPrompt) -> int:
+        """Return the prompt's tokens that the place would have to compute, as far as its index knows."""
+        held = self.index.match(prompt.blocks) * BLOCK_TOKENS
+        return prompt.tokens - min(held, prompt.tokens - 1)
 
     def rank(self, key: bytes) -> bytes:
         """Rank of this place for `key`; the highest is the home."""
@@ -180,8 +176,8 @@ def choose(prompt: PlacedPrompt, views: Sequence[PlaceView]) -> Choice:
         if seconds(best) + GAIN_S < seconds(keeper):
             chosen, reason = best, "idle"
     if len(views) == 1:
-        return Choice(chosen, held[chosen], "only", moving_s=float("inf"))
-    elsewhere = max(tokens for view, tokens in held.items() if view is not chosen)
+        reason = "only"
+    elsewhere = max((tokens for view, tokens in held.items() if view is not chosen), default=0)
     moving_s = max(0, held[chosen] - elsewhere) / chosen.prefill_per_s
     return Choice(chosen, held[chosen], reason, moving_s)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -19,7 +20,8 @@ from serval.api.context import ServedModel
 from serval.app import Applications, Backend, Callers, create_apps
 from serval.auth.factory import open_directory, open_tokens
 from serval.chat import ChatRenderer, load_chat
-from serval.engine.client import connect_engine
+from serval.engine.connect import connect
+from serval.engine.model_check import PROBE
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import ModelFilesError
 from serval.http.server import HttpServer, raise_file_limit, server_config
@@ -29,7 +31,7 @@ from serval.process.reloading import settings_changes
 from serval.process.side_servers import side_servers
 from serval.process.signals import stop_on_signals
 from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
-from serval.scheduling.slots import Slots
+from serval.scheduling.slots import WaitingRoom
 from serval.settings import Settings
 
 _FINAL_SEND_S = 2
@@ -86,7 +88,8 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
     # Before the engine is waited for, so that a mistake in the settings or files is reported immediately.
     callers = open_callers(settings, lifecycle.live)
     chat = None if settings.model is None else _load_chat(settings, settings.model)
-    async with connect_engine(settings) as engine:
+    tokens = None if chat is None else chat.tokenizer.encode_text(PROBE)
+    async with connect(settings, tokens) as engine:
         info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)
         if info is None:
             return
@@ -153,7 +156,11 @@ async def _apply_changes(changes: AsyncIterator[LiveSettings], apps: Application
 
 
 async def _stop_server(
-    server: HttpServer, stop: asyncio.Event, settings: Settings, slots: Slots, engine: ManagedEngine
+    server: HttpServer,
+    stop: asyncio.Event,
+    settings: Settings,
+    slots: WaitingRoom[Any],
+    engine: ManagedEngine,
 ) -> None:
     """Drain when `stop` is set: refuse new requests, and exit when the running ones have ended.
 

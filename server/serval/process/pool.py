@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from serval.engine.client import connect_engine
+from serval.engine.connect import connect
 from serval.errors import WorkerError
 from serval.http.sockets import bind, reserve, url_of
 from serval.limits.service import serve_limits
@@ -85,7 +85,7 @@ class _Pool:
             tempfile.TemporaryDirectory(prefix="serval-gateway-", ignore_cleanup_errors=True) as directory,
         ):
             self._url = url_of(port)
-            async with connect_engine(settings) as engine:
+            async with connect(settings) as engine:
                 if await wait_for_engine(engine, settings, stop=self.stop, progress=self.progress) is None:
                     return
             update = {
