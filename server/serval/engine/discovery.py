@@ -106,7 +106,7 @@ class Discovery:
         self._urls = expand(self._text)
         if file is None and not self._urls:
             raise SettingsError("no engine is named; set SERVAL_ENGINE_URL or --engine-url")
-        # Of each name in DNS: when it was asked for, and its addresses by number.
+        # By name in DNS: when it was asked for, and the numbers of its addresses.
         self._asked: dict[str, float] = {}
         self._numbers: dict[str, dict[str, int]] = {}
         # Complaints, each of which is logged once.

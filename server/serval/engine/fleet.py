@@ -344,7 +344,7 @@ class Fleet:
 
 
 class _Call:
-    """What one request adds to what is known of its place."""
+    """Adds what one request tells about its place."""
 
     def __init__(self, place: Place, prompt: PlacedPrompt, observer: PlaceObserver | None) -> None:
         self.answered = False
