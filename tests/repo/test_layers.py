@@ -59,6 +59,8 @@ LAYERS = {
         "demo",
         "plan",
         "gpu_memory",
+        "cuda_driver",
+        "memory_check",
         "preflight",
         "gpu_flags",
         "cuda_toolkit",

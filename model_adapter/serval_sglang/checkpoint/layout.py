@@ -30,6 +30,10 @@ def tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
     return dict(_main_tensors(config))
 
 
+# Prefix of the tensors of the multi-token-prediction layer.
+MTP_PREFIX = "model.mtp."
+
+
 def mtp_tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
     """Map names to shapes for the multi-token-prediction layer, whose 17 tensors a checkpoint may omit."""
     return dict(_mtp_tensors(config))

@@ -17,7 +17,8 @@ from serval.engine.connect import connect
 from serval.engine.fleet import Fleet
 from serval.engine.protocol import EngineInfo
 from serval.live_settings import LiveSettings, read_live_settings
-from serval.process.gateway import load_backend, open_callers
+from serval.process.gateway import load_backend
+from serval.process.preparation import prepare
 from serval.process.startup import wait_for_engine
 from serval.settings import Settings
 from serval_testkit.running_app import running_app
@@ -93,8 +94,8 @@ async def running_gateway(
         async with connect(configured) as client:
             if isinstance(client, Fleet):
                 info = await fleet_info(client, configured)
-            callers = open_callers(configured, read_live_settings(configured))
-            apps = create_apps(configured, load_backend(configured, client, info), callers)
+            prepared = prepare(configured, read_live_settings(configured))
+            apps = create_apps(configured, load_backend(configured, client, info), prepared)
             async with AsyncExitStack() as stack:
                 url = await stack.enter_async_context(
                     running_app(apps.api, configured, refused=apps.metrics.request_refused)
