@@ -311,6 +311,25 @@ async def test_idle_engine_takes_what_would_wait_too_long(caplog: pytest.LogCapt
         assert 'serval_place_choices_total{reason="idle"} 1.0' in await fleet.metrics()
 
 
+async def test_restarted_engine_is_known_to_hold_nothing() -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        words = " ".join(["word"] * 1500)
+        text = await fleet.text_of(first, then=f" {words}")
+        first.waiting_uncached = 200_000
+        await first.load_was_asked()
+        assert await fleet.engine_of(text) is second
+        first.waiting_uncached = 0
+        await first.load_was_asked()
+        # Both hold it now, and then neither.
+        for engine in (first, second):
+            engine.ready = False
+            await fleet.reaches(engine, "draining")
+            engine.ready = True
+            await fleet.reaches(engine, "ready")
+            assert await fleet.engine_of(text) is (second if engine is first else first)
+
+
 async def test_salts_and_prompts_are_those_of_one_engine() -> None:
     async with running_fleet() as fleet, running_gateway() as gateway:
         await fleet.ask("Hi", max_tokens=7)

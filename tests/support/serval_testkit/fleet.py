@@ -49,11 +49,12 @@ class RunningFleet:
         )
         return engine
 
-    async def text_of(self, engine: StandInEngine) -> str:
-        """Return a question whose home is the engine."""
+    async def text_of(self, engine: StandInEngine, *, then: str = "") -> str:
+        """Return a question whose home is the engine, and which ends with `then`."""
         for number in range(1000):
-            if await self.engine_of(f"Question {number}") is engine:
-                return f"Question {number}"
+            text = f"Question {number}{then}"
+            if await self.engine_of(text) is engine:
+                return text
         raise AssertionError("no question goes there")
 
     async def state(self, engine: StandInEngine) -> str:
