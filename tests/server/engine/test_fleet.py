@@ -330,6 +330,32 @@ async def test_restarted_engine_is_known_to_hold_nothing() -> None:
             assert await fleet.engine_of(text) is (second if engine is first else first)
 
 
+async def test_request_sent_twice_is_charged_once() -> None:
+    async with running_fleet(requests_per_minute=3) as fleet:
+        assert await fleet.ask() == 200
+        home = next(engine for engine in fleet.engines if engine.requests)
+        home.hangs_up = True
+        assert await fleet.ask() == 200
+        assert sum(len(engine.requests) for engine in fleet.engines) == 3
+        assert await fleet.ask() == 200
+        assert await fleet.ask() == 429
+        prompt = len(home.requests[0]["input_ids"])
+        assert f'serval_tokens_total{{kind="prompt"}} {3.0 * prompt}' in await fleet.metrics()
+
+
+async def test_limit_of_concurrent_requests_is_over_all_engines() -> None:
+    async with running_fleet(concurrent_requests=1) as fleet:
+        first, second = fleet.engines
+        texts = [await fleet.text_of(engine) for engine in (first, second)]
+        first.will_say("Hello", fault="stall")
+        first.generating.clear()
+        asking = asyncio.create_task(fleet.ask(texts[0], stream=True))
+        await first.generating.wait()
+        assert await fleet.ask(texts[1]) == 429
+        asking.cancel()
+        await first.abort_seen.wait()
+
+
 async def test_salts_and_prompts_are_those_of_one_engine() -> None:
     async with running_fleet() as fleet, running_gateway() as gateway:
         await fleet.ask("Hi", max_tokens=7)
