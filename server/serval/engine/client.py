@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -339,13 +339,11 @@ class SglangEngine:
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
             return None
 
-    async def load(self) -> EngineLoadReport:
-        """See `ManagedEngine.load`."""
+    async def loads(self) -> Sequence[EngineLoadReport]:
+        """See `ManagedEngine.loads`. Ranks are added up, as nothing is known of which one a request meets."""
         ranks = await self.rank_loads()
-        return EngineLoadReport(
-            waiting=sum(rank.num_waiting_reqs for rank in ranks),
-            kv_use=max((rank.token_usage for rank in ranks), default=0.0),
-        )
+        waiting = sum(rank.num_waiting_reqs for rank in ranks)
+        return [EngineLoadReport(waiting, kv_use=max((rank.token_usage for rank in ranks), default=0.0))]
 
     async def rank_loads(self) -> list[RankLoad]:
         """Fetch the load of each data-parallel rank. Raises an `ApiError`."""

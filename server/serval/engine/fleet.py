@@ -313,15 +313,12 @@ class Fleet:
             self._info = min(known, key=lambda info: info.max_prompt_tokens)
         return self._info
 
-    async def load(self) -> EngineLoadReport:
-        """See `ManagedEngine.load`: that of the least loaded place."""
-        reports = [
-            EngineLoadReport(waiting=place.load.num_waiting_reqs, kv_use=place.load.token_usage)
-            for place in self.ready_places()
-        ]
-        if not reports:
+    async def loads(self) -> Sequence[EngineLoadReport]:
+        """See `ManagedEngine.loads`: as they were last reported."""
+        places = self.ready_places()
+        if not places:
             raise EngineUnavailableError("No engine is ready.")
-        return min(reports, key=lambda report: (report.waiting, report.kv_use))
+        return [EngineLoadReport(place.load.num_waiting_reqs, place.load.token_usage) for place in places]
 
     def states(self) -> dict[str, State]:
         """Return the state of each engine, by its name."""

@@ -148,8 +148,8 @@ class ManagedEngine(Engine, Protocol):
         """Fetch the engine's properties. Raises an `ApiError`."""
         ...
 
-    async def load(self) -> EngineLoadReport:
-        """Fetch the engine's load. Raises an `ApiError`."""
+    async def loads(self) -> Sequence[EngineLoadReport]:
+        """Fetch the engine's load, or that of each place that is ready. Raises an `ApiError`."""
         ...
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:

@@ -17,7 +17,7 @@ def schedule_engine(
     """Put `engine` behind this process's share of its slots."""
     engine.watch_breaker(metrics.engine_breaker)
     load = EngineLoad(
-        engine.load,
+        engine.loads,
         high_queue=settings.shed_queue_length or max(8, (info.max_running_requests or 0) // 4),
         high_kv_use=settings.shed_kv_use,
         on_change=metrics.engine_saturation,

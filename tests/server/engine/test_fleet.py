@@ -194,6 +194,16 @@ async def test_draining_engine_gets_no_request_and_ends_those_it_has() -> None:
         assert await fleet.engine_of(text) is first
 
 
+async def test_hanging_engine_is_left_out() -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        first.hangs = True
+        await fleet.reaches(first, "unknown")
+        assert await fleet.engine_of(text) is second
+        assert await fleet.is_ready()
+
+
 async def test_one_ready_engine_of_four_is_enough() -> None:
     engine, loading = new_engine(), new_engine()
     loading.ready = False

@@ -58,6 +58,8 @@ class StandInEngine:
         self.max_req_input_len = max_req_input_len
         self.incremental_streaming_output = True
         self.ready = True
+        # Answers nothing, not even whether it is ready.
+        self.hangs = False
         # The limit that it reports; None: it reports none.
         self.max_running_requests: int | None = None
         self.waiting = 0
@@ -120,6 +122,8 @@ class StandInEngine:
             await runner.cleanup()
 
     async def _ready(self, _: web.Request) -> web.Response:
+        if self.hangs:
+            await asyncio.sleep(3600)
         return web.Response(status=200 if self.ready else 503)
 
     async def _model_info(self, _: web.Request) -> web.Response:
