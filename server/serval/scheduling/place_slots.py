@@ -62,8 +62,9 @@ class PlaceSlots(WaitingRoom[Place]):
 
     def free(self, place: Place) -> int:
         """Return how many more requests of this process may go there."""
-        load = place.load
-        rest = max(0, self._capacity(place) - load.num_running_reqs - load.num_waiting_reqs)
+        # The engine may not have counted yet what had just been sent to it.
+        there = max(place.load.num_running_reqs + place.load.num_waiting_reqs, place.in_flight_then)
+        rest = max(0, self._capacity(place) - there)
         # One at least, or a busy gateway could keep the place from another for ever.
         allowed = max(1, place.in_flight_then + -(-rest // self._sharers))
         return allowed - place.in_flight

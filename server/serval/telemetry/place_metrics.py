@@ -1,4 +1,4 @@
-"""Metrics of each place that a gateway with several engines uses. Without several, there are no series.
+"""Metrics of each place that a gateway with several engines uses. Without several, no place has series.
 
 Labels are names of discovery, of which there are only as many as engines. States, outcomes and reasons are
 those of `serval.engine.place` and `serval.engine.placement`.

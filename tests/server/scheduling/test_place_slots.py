@@ -156,6 +156,15 @@ async def test_other_gateways_requests_leave_fewer_slots() -> None:
     assert world.slots.free(place) == 1  # one is always ours
 
 
+async def test_requests_that_the_engine_has_not_counted_take_slots() -> None:
+    world = World(1, capacity=3)
+    (place,) = world.places
+    for _ in range(2):
+        assert world.slots.try_acquire(place)
+    place.heard(RankLoad(num_running_reqs=0))
+    assert world.slots.free(place) == 1
+
+
 @pytest.mark.parametrize(("sharers", "free"), [(1, 8), (2, 4), (3, 3), (16, 1)])
 async def test_workers_divide_what_is_free(sharers: int, free: int) -> None:
     world = World(1, capacity=8, sharers=sharers)
