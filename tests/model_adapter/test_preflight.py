@@ -25,6 +25,11 @@ def truncate_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def drop_mtp_layer(folder: Path) -> None:
+    (folder / "mtp.safetensors").unlink()
+    (folder / "model.safetensors.index.json").unlink()
+
+
 def remove_weights(folder: Path) -> None:
     for path in folder.glob("*.safetensors*"):
         path.unlink()
@@ -86,6 +91,19 @@ def test_find_mistakes_names_what_is_wrong(options: EngineOptions, folder: Path,
     damage, expected = BROKEN[case]
     damage(folder)
     assert expected in "; ".join(mistakes(options))
+
+
+def test_find_mistakes_misses_the_mtp_layer_only_if_drafts_are_asked_for(
+    options: EngineOptions, folder: Path
+) -> None:
+    drop_mtp_layer(folder)
+    assert find_mistakes(options, tables_on_host=False) == []
+    (mistake,) = find_mistakes(replace(options, mtp_steps=1), tables_on_host=False)
+    assert mistake.startswith("it has no multi-token-prediction layer (17 tensors model.mtp.*)")
+
+
+def test_find_mistakes_accepts_drafts_with_the_mtp_layer(options: EngineOptions) -> None:
+    assert find_mistakes(replace(options, mtp_steps=3), tables_on_host=False) == []
 
 
 def test_main_refuses_a_broken_checkpoint_before_it_starts_an_engine(

@@ -15,6 +15,11 @@ ALIASES: Mapping[str, str] = {
 # Stored in float32 in checkpoints of any dtype, because rounding the router moves tokens between experts.
 ROUTER_SUFFIXES = ("mlp.router.classifier.weight", "mlp.router.e_score_correction_bias")
 
+# For a checkpoint without the multi-token-prediction layer, where drafts were asked for.
+NO_MTP_LAYER = (
+    "it has no multi-token-prediction layer (17 tensors model.mtp.*), which --mtp-steps needs; copies that "
+    "transformers has saved again lack it"
+)
 
 # Key in config.json if the tables are stored in eight bits, which a server must know before it loads them.
 TABLE_DTYPE_KEY = "serval_ngram_table_dtype"

@@ -46,9 +46,9 @@ def _opening_of(content: str, pieces: Sequence[Piece]) -> int | None:
     """Return the index of the control token before the text `content`, among the control tokens."""
     text, before, found = content.strip(), -1, None
     for piece in pieces:
-        if not isinstance(piece, str):
+        if isinstance(piece, ControlToken):
             before += 1
-        elif before >= 0 and text in piece:
+        elif isinstance(piece, str) and before >= 0 and text in piece:
             if len(piece.strip()) == len(text):
                 return before
             if found is None and len(piece) <= len(content) + _AROUND:
