@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 
 from serval.cli.config import without_passwords
-from serval.cli.gateway import add_engine_url
+from serval.cli.gateway import add_engine_url, gateway_settings
 from serval.doctor import Finding, findings
-from serval.settings import load_settings
 
 _EXAMPLE = """
 Exit code 1 if a check fails; a warning is no failure. Settings are read as `serval gateway` reads them.
@@ -30,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings. Raises `SettingsError` for an invalid setting."""
-    settings = load_settings(engine_url=args.engine_url, settings_file=args.settings_file)
+    settings = gateway_settings(args)
     found = []
     for finding in findings(settings, with_engine=not args.before_start):
         found.append(finding)

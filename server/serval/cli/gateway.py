@@ -80,8 +80,12 @@ def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
 
 def gateway_settings(args: argparse.Namespace, **overrides: Any) -> Settings:
     """Settings from the options and the environment; `overrides` take precedence, then options."""
-    options = {name: getattr(args, name) for name in _OPTIONS if hasattr(args, name)}
-    return load_settings(**(options | overrides))
+    given = {name: getattr(args, name) for name in _OPTIONS if hasattr(args, name)} | overrides
+    settings = load_settings(**given)
+    if given.get("engine_url") is not None:
+        # The file of engines would win over a URL that is named here.
+        return settings.model_copy(update={"engines_file": None})
+    return settings
 
 
 _OPTIONS = (
