@@ -4,10 +4,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from serval.engine.client import connect_engine
-from serval.engine.discovery import is_single
+from serval.engine.discovery import Discovery, is_single
 from serval.engine.fleet import connect_fleet
 from serval.engine.protocol import ManagedEngine
 from serval.settings import Settings
+
+
+def check_engines(settings: Settings) -> None:
+    """Check how the engines are named, and the file that names them. Raises `SettingsError`."""
+    Discovery(settings.engine_url, settings.engines_file)
 
 
 @asynccontextmanager

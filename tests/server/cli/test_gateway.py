@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
+from serval.cli import main
 from serval.cli.gateway import configure, gateway_settings
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.stand_in_engine import StandInEngine
@@ -174,3 +175,12 @@ def test_engine_option_may_be_given_again_and_wins_over_a_file(monkeypatch: pyte
     from_variables = gateway_settings(parser.parse_args([]))
     assert from_variables.engine_url == "http://c:3"
     assert from_variables.engines_file == Path("/engines")
+
+
+@pytest.mark.parametrize("url", ["http://engine-{3..1}:30000", "http://a:1,b:2", "dns+https://engines:1"])
+def test_check_finds_engines_that_are_named_wrongly(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVAL_API_KEY", "k")
+    assert main(["gateway", "--check", "--port=0", "--engine-url", url]) == 1
+    assert "engine" in capsys.readouterr().err

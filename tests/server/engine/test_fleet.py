@@ -194,6 +194,26 @@ async def test_draining_engine_gets_no_request_and_ends_those_it_has() -> None:
         assert await fleet.engine_of(text) is first
 
 
+async def test_rolling_update_fails_no_request() -> None:
+    async with running_fleet(new_engine(), new_engine(), new_engine()) as fleet:
+        done: list[int] = []
+        updated = asyncio.Event()
+
+        async def load(user: int) -> None:
+            while not updated.is_set():
+                done.append(await fleet.ask(f"Question {user} {len(done) % 5}"))
+
+        users = [asyncio.create_task(load(user)) for user in range(4)]
+        for engine in fleet.engines:
+            engine.ready = False
+            await fleet.reaches(engine, "draining")
+            engine.ready = True
+            await fleet.reaches(engine, "ready")
+        updated.set()
+        await asyncio.gather(*users)
+        assert set(done) == {200}
+
+
 async def test_hanging_engine_is_left_out() -> None:
     async with running_fleet() as fleet:
         first, second = fleet.engines
