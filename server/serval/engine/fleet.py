@@ -89,7 +89,7 @@ class Fleet:
         if not engine.leaving:
             engine.leaving = True
             logger.info("engine %s is no longer named; its requests may end", engine.found.name)
-            self._tell_states(engine, gone=True)
+            self._tell_states(engine)
             engine.wake.set()
             self.on_change()
 
@@ -121,7 +121,9 @@ class Fleet:
         if not self._first_looks:
             self._looked.set()
             self._identity = most_common(
-                engine.identity for engine in self._engines.values() if engine.identity is not None
+                engine.identity
+                for engine in self._engines.values()
+                if engine.identity is not None and self._has_our_tokenizer(engine.identity)
             )
             for engine in self._engines.values():
                 if engine.identity is not None:
@@ -136,7 +138,7 @@ class Fleet:
             if engine.identity is None:
                 info = await engine.client.info()
                 identity = await identity_of(engine.client, info)
-                engine.places = places_of(engine, await engine.client.rank_loads())
+                self._replace_places(engine, places_of(engine, await engine.client.rank_loads()))
                 engine.info, engine.identity = info, identity
                 if self._looked.is_set():
                     self._admit(engine, identity)
@@ -164,9 +166,9 @@ class Fleet:
 
     def _admit(self, engine: FleetEngine, identity: ModelIdentity) -> None:
         """Use the engine if its model is that of the others."""
-        if self._identity is None:
+        if self._identity is None and self._has_our_tokenizer(identity):
             self._identity = identity
-        problem = self._problem(engine, identity, self._identity)
+        problem = self._problem(engine, identity)
         if problem is not None:
             if engine.state != "mismatch":
                 logger.error("engine %s is not used: %s", engine.found.name, problem)
@@ -174,8 +176,11 @@ class Fleet:
             return
         self._set_state(engine, "ready")
 
-    def _problem(self, engine: FleetEngine, found: ModelIdentity, expected: ModelIdentity) -> str | None:
-        if self._tokens is not None and found.tokens is not None and found.tokens != self._tokens:
+    def _has_our_tokenizer(self, identity: ModelIdentity) -> bool:
+        return None in (self._tokens, identity.tokens) or self._tokens == identity.tokens
+
+    def _problem(self, engine: FleetEngine, found: ModelIdentity) -> str | None:
+        if not self._has_our_tokenizer(found):
             return "its tokenizer is not the gateway's (SERVAL_MODEL)"
         info, promised = engine.info, self._info
         if info is not None and promised is not None and info.max_prompt_tokens < promised.max_prompt_tokens:
@@ -183,7 +188,7 @@ class Fleet:
                 f"it takes prompts of {info.max_prompt_tokens} tokens, and this gateway promises"
                 f" {promised.max_prompt_tokens}; restart the gateway to promise less"
             )
-        return difference(found, expected)
+        return None if self._identity is None else difference(found, self._identity)
 
     def _breaker_changed(self, engine: FleetEngine, is_open: bool) -> None:
         if is_open and engine.state == "ready":
@@ -204,10 +209,20 @@ class Fleet:
             self._note_breaker(all_failing)
         self.on_change()
 
-    def _tell_states(self, engine: FleetEngine, *, gone: bool = False) -> None:
+    def _replace_places(self, engine: FleetEngine, places: list[Place]) -> None:
+        """Take places that have just become ready for those of before, which may have had other names."""
+        before, engine.places = self._names(engine), places
         if self.observer is not None:
-            for name in [place.name for place in engine.places] or [engine.found.name]:
-                self.observer.place_state(name, None if gone else engine.state)
+            for name in before - self._names(engine):
+                self.observer.place_state(name, None)
+
+    def _names(self, engine: FleetEngine) -> set[str]:
+        return {place.name for place in engine.places} or {engine.found.name}
+
+    def _tell_states(self, engine: FleetEngine) -> None:
+        if self.observer is not None:
+            for name in self._names(engine):
+                self.observer.place_state(name, None if engine.leaving else engine.state)
 
     # ---- requests
 
@@ -332,7 +347,7 @@ class Fleet:
         """Tell `observer` about the places, as they are now and whenever they change."""
         self.observer = observer
         for engine in self._engines.values():
-            self._tell_states(engine, gone=engine.leaving)
+            self._tell_states(engine)
 
     def interrupt(self) -> None:
         """See `ManagedEngine.interrupt`."""

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from serval.chat import load_chat
+from serval.engine.fleet import connect_fleet
+from serval.engine.model_check import PROBE
+from serval.settings import Settings
 from serval_testkit.fleet import RunningFleet, chat, eventually, new_engine, running_fleet
-from serval_testkit.gateway import running_gateway
+from serval_testkit.gateway import DEMO_CHECKPOINT, running_gateway
 from serval_testkit.processes import free_port
 from serval_testkit.stand_in_engine import StandInEngine
 
@@ -276,6 +280,21 @@ async def test_engine_with_another_model_is_named_and_not_used(
         assert wrong.requests == []
         (said,) = [record.getMessage() for record in caplog.records if "is not used" in record.getMessage()]
         assert said.startswith(f"engine {wrong.url.removeprefix('http://')} is not used: {problem}")
+
+
+async def test_engines_with_the_gateways_tokenizer_are_used_even_if_most_have_another() -> None:
+    wrong, other, right = other_tokenizer(), other_tokenizer(), new_engine()
+    tokens = load_chat(DEMO_CHECKPOINT).tokenizer.encode_text(PROBE)
+    async with wrong.running(), other.running():
+        settings = Settings(engine_url=f"{wrong.url},{other.url}")
+        async with connect_fleet(settings, tokens) as fleet:
+            assert not await fleet.is_ready()
+            assert set(fleet.states().values()) == {"mismatch"}
+        async with right.running():
+            settings = Settings(engine_url=f"{wrong.url},{other.url},{right.url}")
+            async with connect_fleet(settings, tokens) as fleet:
+                assert await fleet.is_ready()
+                assert list(fleet.states().values()) == ["mismatch", "mismatch", "ready"]
 
 
 async def test_engine_that_takes_less_than_promised_is_not_used() -> None:
