@@ -11,7 +11,7 @@ from serval.api.context import ApiContext
 from serval.api.preparation import beyond_context
 from serval.chat.long_text import TokenLimitError
 from serval.chat.prompt_parts import PromptParts
-from serval.chat.render import RenderedPrompt
+from serval.chat.render import ChatRenderer, RenderedPrompt
 from serval.errors import InvalidRequestError
 from serval.grammar.answer_grammar import answer_grammar
 from serval.grammar.dialect import Dialect
@@ -88,6 +88,12 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
         return []
     tools: list[dict[str, Any]] = msgspec.to_builtins(request.tools)
     return tools
+
+
+def declaration_of(renderer: ChatRenderer, tool: Tool) -> str:
+    """Return the text that declares a tool where the conversation loads it."""
+    declared: dict[str, Any] = msgspec.to_builtins(tool)
+    return renderer.declarations.text_of(declared)
 
 
 def rendered_conversation(
