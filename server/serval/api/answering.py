@@ -152,6 +152,7 @@ class ConversationEndpoint:
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 tenant=identity.subject,
                 priority=turn.priority,
+                parts=prompt.parts,
             )
             for choice in choices
         ]
