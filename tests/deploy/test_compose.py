@@ -195,7 +195,8 @@ def test_prometheus_reads_the_gateways_metrics_where_the_proxy_has_no_route(serv
     port = gateway["environment"]["SERVAL_METRICS_PORT"]
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "serval-gateway"]
-    assert job["static_configs"] == [{"targets": [f"gateway:{port}"]}]
+    (target,) = job["static_configs"]
+    assert target["targets"] == [f"gateway:{port}"]
     assert port not in (DOCKER / "Caddyfile").read_text()
 
 
