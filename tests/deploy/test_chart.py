@@ -228,12 +228,25 @@ def test_probes_wait_for_a_slow_load_and_generate_nothing(name: str, tools: Oper
         container = pod["containers"][0]
         if "startupProbe" in container:
             startup = container["startupProbe"]
-            assert startup["periodSeconds"] * startup["failureThreshold"] >= budget
+            # A gateway listens at once; an engine only when it is loaded.
+            if startup["httpGet"]["path"] == "/ready":
+                assert startup["periodSeconds"] * startup["failureThreshold"] >= budget
             probes = [container[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
             asked = {probe["httpGet"]["path"] for probe in probes if "httpGet" in probe}
             assert asked <= {"/ready", "/readyz", "/healthz"}
     for deployment in of_kind(preset(tools, name), "Deployment"):
         assert deployment["spec"]["progressDeadlineSeconds"] > budget
+
+
+def test_readiness_survives_one_stall_of_the_engine(tools: OperatorTools) -> None:
+    """All gateways of an engine ask it: one answer later than `/readyz` waits must not empty the Service."""
+    probe = pod_specs(rendered(tools))["serval-gateway-0"]["containers"][0]["readinessProbe"]
+    stall_s = 2.0
+    # A stall fails the probes that fall into it or into the wait for its answer.
+    failed = 1 + (stall_s + probe["timeoutSeconds"]) // probe["periodSeconds"]
+    assert failed < probe["failureThreshold"]
+    # The preStop pause of an engine's gateways is longer than it takes to notice a drain.
+    assert probe["failureThreshold"] * probe["periodSeconds"] <= 10
 
 
 @pytest.mark.parametrize("name", PRESETS)
