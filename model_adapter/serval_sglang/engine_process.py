@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serval_sglang.drafts.refusals import reason_against_drafts
 from serval_sglang.settings import engine_api_key
 
 _UNCHECKED = "its schedulers would start unchecked"
@@ -27,9 +28,12 @@ _UNSUPPORTED: Mapping[str, str] = {
 
 def require_supported(server_args: Any) -> None:
     """Raise SystemExit for a flag that this server or this model does not support."""
-    for flag, reason in _UNSUPPORTED.items():
+    for flag, why in _UNSUPPORTED.items():
         if getattr(server_args, flag):
-            sys.exit(f"serval: --{flag.replace('_', '-')} is not supported: {reason}. Leave it out.")
+            sys.exit(f"serval: --{flag.replace('_', '-')} is not supported: {why}. Leave it out.")
+    reason = reason_against_drafts(server_args)
+    if reason is not None:
+        sys.exit(f"serval: {reason}. Leave it out.")
 
 
 def require_one_tokenizer(server_args: Any) -> None:

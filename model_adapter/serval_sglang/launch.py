@@ -19,7 +19,13 @@ from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.cuda_toolkit import CompilersMissing, compiler_environment
 from serval_sglang.gpu_flags import gpu_flags, host_tables_environment
 from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
-from serval_sglang.options import EngineOptions, ModelFolderError, configure, engine_options
+from serval_sglang.options import (
+    RUNNING_REQUESTS_WITH_DRAFTS,
+    EngineOptions,
+    ModelFolderError,
+    configure,
+    engine_options,
+)
 from serval_sglang.preflight import find_mistakes
 from serval_sglang.settings import (
     available_cpus,
@@ -57,11 +63,26 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
     ]
     if options.served_model_name is not None:
         flags.append(f"--served-model-name={options.served_model_name}")
+    flags.extend(draft_flags(options))
     if options.device == "cpu":
         flags.extend(cpu.FLAGS)
     else:
         flags.extend(gpu_flags(options.model, options.sglang_flags))
     return [*flags, *options.sglang_flags]
+
+
+def draft_flags(options: EngineOptions) -> list[str]:
+    """Return SGLang's flags for drafts by the model's own layer: chains of `mtp_steps` tokens."""
+    if options.mtp_steps == 0:
+        return []
+    return [
+        "--speculative-algorithm=NEXTN",
+        f"--speculative-draft-model-path={options.model}",
+        f"--speculative-num-steps={options.mtp_steps}",
+        "--speculative-eagle-topk=1",
+        f"--speculative-num-draft-tokens={options.mtp_steps + 1}",
+        f"--max-running-requests={RUNNING_REQUESTS_WITH_DRAFTS}",
+    ]
 
 
 def engine_environment(

@@ -35,7 +35,9 @@ def missing_memory(found: Inspection, options: EngineOptions, *, tables_on_host:
     if options.device == "cpu":
         # Ranks share the machine's memory.
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return _larger_than(_stored_bytes(found, tables_on_host), machine, "this machine has")
+        return _larger_than(
+            _stored_bytes(found, options, tables_on_host=tables_on_host), machine, "this machine has"
+        )
     try:
         gpu = gpu_memory_bytes()
     except UnknownMemoryError:
@@ -43,7 +45,7 @@ def missing_memory(found: Inspection, options: EngineOptions, *, tables_on_host:
     dtype = _planned_dtype(found)
     is_planned = not any(flag.partition("=")[0] in _UNPLANNED_FLAGS for flag in options.sglang_flags)
     if found.config is None or dtype is None or not is_planned:
-        weights = _stored_bytes(found, tables_on_host)
+        weights = _stored_bytes(found, options, tables_on_host=tables_on_host)
         return _larger_than(weights, options.tp * gpu, f"{options.tp} of its GPUs have")
     deployment = _deployment(found, found.config, dtype, options, gpu)
     return _shortage(replace(deployment, tables="host") if tables_on_host else deployment)
@@ -64,8 +66,10 @@ def _shortage(deployment: Deployment) -> list[str]:
     ]
 
 
-def _stored_bytes(found: Inspection, tables_on_host: bool) -> int:
-    elsewhere = {Part.MTP, Part.UNKNOWN, *([Part.NGRAM_TABLES] if tables_on_host else [])}
+def _stored_bytes(found: Inspection, options: EngineOptions, *, tables_on_host: bool) -> int:
+    elsewhere = {Part.UNKNOWN}
+    elsewhere |= {Part.NGRAM_TABLES} if tables_on_host else set()
+    elsewhere |= set() if options.mtp_steps else {Part.MTP}
     return sum(size.size_bytes for part, size in found.parts.items() if part not in elsewhere)
 
 
@@ -103,6 +107,7 @@ def _deployment(
         tables="device" if found.table_dtype is None else "8bit",
         context_tokens=1,
         runtime_bytes=0,
+        mtp_steps=options.mtp_steps,
         limits=BatchLimits(
             int(_number(flags, "--chunked-prefill-size") or defaults.chunked_prefill_size),
             int(_number(flags, "--cuda-graph-max-bs-decode") or defaults.graph_max_batch),

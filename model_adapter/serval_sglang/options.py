@@ -33,9 +33,25 @@ _OWN_FLAGS = {
     "--ep": "give it before the --",
     "--ep-size": "give --ep before the --",
     "--expert-parallel-size": "give --ep before the --",
+    **dict.fromkeys(
+        (
+            "--speculative-algorithm",
+            "--speculative-draft-model-path",
+            "--speculative-draft-model",
+            "--speculative-eagle-topk",
+            "--speculative-num-steps",
+            "--speculative-num-draft-tokens",
+        ),
+        "give --mtp-steps before the --, which is the only kind of drafts that is supported for this model",
+    ),
 }
 # SGLang takes the beginning of a flag's name for the flag; a shorter one stands for several.
 _SHORTEST_BEGINNING = len("--tp")
+
+_MOST_MTP_STEPS = 3
+
+# SGLang 0.5.23 sets this limit with drafts unless a flag has another, and says so in its log alone.
+RUNNING_REQUESTS_WITH_DRAFTS = 48
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "checkpoint"
 DEMO_MODEL_NAME = "longcat-flash-lite-demo"
@@ -60,6 +76,7 @@ class EngineOptions:
     device: Device | None = None
     ngram_tables: TablePlace | None = None
     moe_overlap_tokens: int | None = None
+    mtp_steps: int = 0
     host: str = "127.0.0.1"
     port: int = 30000
     sglang_flags: Sequence[str] = ()
@@ -98,6 +115,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=token_count,
         metavar="N",
         help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
+    )
+    add_mtp_steps(parser)
+
+
+def add_mtp_steps(parser: argparse.ArgumentParser) -> None:
+    """Add ``--mtp-steps``, for `serval plan` and `serval checkpoint verify` too."""
+    parser.add_argument(
+        "--mtp-steps",
+        type=int,
+        choices=range(_MOST_MTP_STEPS + 1),
+        default=_DEFAULTS.mtp_steps,
+        metavar="N",
+        help="tokens that the model's multi-token-prediction layer drafts at a time, up to "
+        f"{_MOST_MTP_STEPS} (default %(default)s: no drafts)",
     )
 
 

@@ -5,6 +5,7 @@ Neither torch nor SGLang is imported.
 
 from serval_sglang.checkpoint.files import CheckpointError
 from serval_sglang.checkpoint.inspection import ARCHITECTURES, Inspection, inspect_checkpoint
+from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.memory_check import missing_memory
 from serval_sglang.options import EngineOptions, flag_value
@@ -35,6 +36,7 @@ def find_mistakes(options: EngineOptions, *, tables_on_host: bool) -> list[str]:
         return [*mistakes, _DOWNLOAD]
     return [
         *_missing_tokenizer(options),
+        *_missing_drafts(found, options),
         *_missing_gpus(options),
         *missing_memory(found, options, tables_on_host=tables_on_host),
     ]
@@ -57,6 +59,10 @@ def _missing_tokenizer(options: EngineOptions) -> list[str]:
     if not missing:
         return []
     return [f"{' and '.join(missing)}: missing; copy the tokenizer's files from the model's repository"]
+
+
+def _missing_drafts(found: Inspection, options: EngineOptions) -> list[str]:
+    return [NO_MTP_LAYER] if options.mtp_steps and found.mtp == "none" else []
 
 
 def _missing_gpus(options: EngineOptions) -> list[str]:

@@ -60,4 +60,4 @@ def run_checked_scheduler(*arguments: Any, **named_arguments: Any) -> None:
 def _add_proof(init_info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
     from serval_sglang.plugin.registration import proof_of_effect
 
-    return {**init_info, _PROOF: proof_of_effect(scheduler.tp_worker.model_runner)}
+    return {**init_info, _PROOF: proof_of_effect(scheduler)}

@@ -14,6 +14,8 @@ ServalError
  │   └─ CircularSchemaError          a reference leads back to itself (`serval.grammar.enforceable`)
  ├─ ToolsFileError                   a file of tools cannot be used (`serval.talk.tools`)
  ├─ CommandError                     a command of a conversation cannot be done (`serval.talk.commands`)
+ ├─ DiscoveryError                   a server could not be asked for its model (`serval.agents.discovery`)
+ ├─ ConfigFileError                  an agent's file is not written (`serval.agents.writing`)
  ├─ ServerRefusedError               a server cannot be reached, or refused (`serval.talk.conversation`)
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong
@@ -23,7 +25,8 @@ ServalError
      ├─ PermissionDeniedError        403  the key is good, but not for this
      │   └─ ModelNotAllowedError     403  the key is not for this model
      ├─ NotFoundError                404  no such URL
-     │   └─ ModelNotFoundError       404  no such model
+     │   ├─ ModelNotFoundError       404  no such model
+     │   └─ ResponseNotFoundError    404  no such response is kept for the key
      ├─ MethodNotAllowedError        405  the URL exists, the method does not
      ├─ RequestTimeoutError          408  the request did not arrive in time
      ├─ BodyTooLargeError            413  request body over the limit
@@ -37,7 +40,7 @@ ServalError
      ├─ EngineProtocolError          502  the engine's answer is not its documented format
      ├─ EngineStreamBrokenError      502  the engine's answer ended before it was complete
      ├─ AuthUnavailableError         503  the key database could not be read for too long
-     ├─ KeyDatabaseError             503  the key database could not be read or changed (admin API)
+     ├─ KeyDatabaseError             503  the key database could not be read or changed
      ├─ LimitsUnavailableError       503  a key's use of today could not be read for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
      ├─ EngineOverloadedError        503  the engine, the queue for it, or this server is full
@@ -113,6 +116,8 @@ class ApiError(ServalError):
         self.param = param
         self.code = code if code is not None else self.default_code
         self.retry_after_s = retry_after_s
+        # Set by the edge, for APIs whose errors name it.
+        self.request_id: str | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -132,6 +137,19 @@ class ContextLengthError(InvalidRequestError):
     """Prompt plus requested completion exceed the model's context."""
 
     default_code = "context_length_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        prompt_tokens: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """`prompt_tokens`, as far as they were counted, are more than the `limit` if the prompt alone is."""
+        super().__init__(message, param=param)
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
 
 
 class MalformedRequestError(InvalidRequestError):
@@ -178,6 +196,12 @@ class ModelNotFoundError(NotFoundError):
     """The model asked for is not served here."""
 
     default_code = "model_not_found"
+
+
+class ResponseNotFoundError(NotFoundError):
+    """The key has no such response that is kept."""
+
+    default_code = "response_not_found"
 
 
 class MethodNotAllowedError(ApiError):

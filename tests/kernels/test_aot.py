@@ -59,10 +59,16 @@ def test_ngram_gather_rounds_bfloat16_to_nearest(usages: list[Usage]) -> None:
         assert conversions or "step" in usage.name or "bf16" in usage.name or usage.name == "route_topk"
 
 
-def test_step_kernel_reads_history_before_writing_it(usages: list[Usage]) -> None:
+def test_extend_step_reads_ring_before_writing_it(usages: list[Usage]) -> None:
     for usage in usages:
-        if "step" in usage.name:
-            # Row ids are 64 bits wide, so the only store of 32 bits is that of the history.
+        if "extend_step" in usage.name:
+            # Row ids are 64 bits wide, so the only store of 32 bits is that of the ring.
             before, store, _ = usage.ptx.partition("st.global.b32")
             assert store
             assert before.rindex("bar.sync") > before.rindex("ld.global"), usage.name
+
+
+def test_decode_step_needs_no_barrier(usages: list[Usage]) -> None:
+    decode = [usage for usage in usages if usage.name.startswith("decode_step")]
+    assert decode
+    assert not any("bar.sync" in usage.ptx for usage in decode)

@@ -30,19 +30,31 @@ def implementations(module: Any, name: str) -> list[Operation]:
 
 
 def valid_decode() -> dict[str, Any]:
-    return {"tokens": ints(2), "history": ints(4, 3), "slots": ints(2), "ngram": HASH, "eos_token_id": 2}
+    return {
+        "tokens": ints(2),
+        "ring": ints(4, 4),
+        "slots": ints(2),
+        "positions": ints(2),
+        "ngram": HASH,
+        "eos_token_id": 2,
+    }
 
 
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
         ({"tokens": floats(2)}, TypeError, "tokens must be int32 or int64, got float32"),
-        ({"tokens": ints(2, 1)}, ValueError, r"tokens must have shape \[B\], got \[2, 1\]"),
+        ({"tokens": ints(2, 1)}, ValueError, r"tokens must have shape \[B \* width\], got \[2, 1\]"),
         ({"tokens": ints(4)[::2]}, ValueError, "tokens must be contiguous"),
-        ({"history": ints(4, 2)}, ValueError, r"history must have shape \[slots, 3\], got \[4, 2\]"),
-        ({"history": floats(4, 3)}, TypeError, "history must be"),
-        ({"history": ints(3, 4).t()}, ValueError, "history must be contiguous"),
-        ({"slots": ints(3)}, ValueError, r"slots must have shape \[2\]"),
+        ({"ring": ints(4, 2)}, ValueError, "ring must have a power of two of at least 4 columns, got 2"),
+        ({"ring": ints(4, 6)}, ValueError, "ring must have a power of two of at least 4 columns, got 6"),
+        ({"width": 2, "slots": ints(1)}, ValueError, "a power of two of at least 5 columns, got 4"),
+        ({"ring": floats(4, 4)}, TypeError, "ring must be"),
+        ({"ring": ints(4, 4).t()}, ValueError, "ring must be contiguous"),
+        ({"slots": ints(3)}, ValueError, "tokens must be 1 for each of 3 slots, got 2 tokens"),
+        ({"width": 0}, ValueError, "width must be at least 1, got 0"),
+        ({"positions": ints(3)}, ValueError, r"positions must have shape \[2\]"),
+        ({"positions": floats(2)}, TypeError, "positions must be"),
         ({"slots": ints(2).to(ELSEWHERE)}, ValueError, "slots must be on 'cpu' like the others, got 'meta'"),
         ({"ngram": NgramHash(HASH.powers.int(), *HASH[1:])}, TypeError, "ngram.powers must be int64"),
         ({"ngram": NgramHash(HASH.powers[:2], *HASH[1:])}, ValueError, "ngram.moduli must have shape"),
@@ -65,7 +77,7 @@ def test_decode_step_refuses_bad_input(changed: dict[str, Any], error: type[Exce
     ],
 )
 def test_extend_step_refuses_bad_input(changed: dict[str, Any], error: type[Exception], message: str) -> None:
-    valid = {**valid_decode(), "tokens": ints(5), "starts": ints(2), "lengths": ints(2)}
+    valid = {**valid_decode(), "tokens": ints(5), "positions": ints(5), "starts": ints(2), "lengths": ints(2)}
     for operation in implementations(ngram_step, "extend_step"):
         with pytest.raises(error, match=message):
             operation(**{**valid, **changed})

@@ -124,17 +124,17 @@ def test_disagreement_finds_wrong_mean_weight() -> None:
     assert spoiled(embed, lambda result: result * (13 / 12)) is not None  # type: ignore[operator]
 
 
-def test_disagreement_finds_stale_history() -> None:
+def test_disagreement_finds_stale_ring() -> None:
     (case, *_) = cases.other_cases(SMALL, 5, torch.device("cpu"), dtype=torch.float32)
-    (history,) = case.state
+    (ring,) = case.state
 
     def lose(result: Result) -> Result:
-        history[0, 0] += 1
+        ring[0, 0] += 1
         return result
 
     found = spoiled(case, lose)
     assert found is not None
-    assert found.startswith("state: 1 of 15 values differ")
+    assert found.startswith("state: 1 of 20 values differ")
 
 
 def test_make_weights_leaves_scales_of_host_table_on_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,15 @@ CHANGES: list[Change] = [
         decode_step_reference,
         lambda out, given, options: given[1][options["slots"][0], 2].add_(1),
     ),
+    ("verify", steps, "decode_step_triton", decode_step_reference, lambda out, given, _: out[6, 3].add_(1)),
+    (
+        "verify",
+        steps,
+        "decode_step_triton",
+        decode_step_reference,
+        # A draft that is stored one column too late.
+        lambda out, given, options: given[1].copy_(given[1].roll(1, 1)),
+    ),
     (
         "prefill",
         steps,

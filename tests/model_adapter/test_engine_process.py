@@ -21,7 +21,11 @@ from serval_sglang.warm_up import warm_up
 
 def arguments(**asked: Any) -> SimpleNamespace:
     return SimpleNamespace(
-        **(dict.fromkeys(_UNSUPPORTED, False) | {"api_key": None, "tokenizer_worker_num": 1} | asked)
+        **(
+            dict.fromkeys(_UNSUPPORTED, False)
+            | {"api_key": None, "tokenizer_worker_num": 1, "speculative_algorithm": None}
+            | asked
+        )
     )
 
 
@@ -40,6 +44,13 @@ def test_require_supported_names_unsupported_flag(flag: str) -> None:
 def test_require_supported_advises_ep_instead_of_eplb() -> None:
     with pytest.raises(SystemExit, match=r"does not report; share out the experts with --ep alone"):
         require_supported(arguments(enable_eplb=True))
+
+
+def test_require_supported_refuses_other_drafts() -> None:
+    with pytest.raises(
+        SystemExit, match=r"serval: --speculative-algorithm NGRAM is not supported: .*\. Leave it out\."
+    ):
+        require_supported(arguments(speculative_algorithm="NGRAM"))
 
 
 def test_engine_process_imports_nothing_heavy() -> None:

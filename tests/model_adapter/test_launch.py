@@ -39,6 +39,23 @@ def test_sglang_arguments_default_to_loopback_streaming_and_metrics(model: Path)
     assert "--attention-backend=torch_native" not in arguments
 
 
+def test_sglang_arguments_ask_for_one_chain_of_drafts_by_the_model_itself(model: Path) -> None:
+    arguments = sglang_arguments(parse_options([f"--model={model}", "--device=cuda", "--mtp-steps=2"]))
+    assert {
+        "--speculative-algorithm=NEXTN",
+        f"--speculative-draft-model-path={model}",
+        "--speculative-num-steps=2",
+        "--speculative-eagle-topk=1",
+        "--speculative-num-draft-tokens=3",
+        "--max-running-requests=48",
+    } <= set(arguments)
+
+
+def test_sglang_arguments_without_drafts_name_none(model: Path) -> None:
+    arguments = sglang_arguments(parse_options([f"--model={model}", "--device=cuda"]))
+    assert not [flag for flag in arguments if "speculative" in flag or "max-running" in flag]
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -46,6 +63,8 @@ def test_sglang_arguments_default_to_loopback_streaming_and_metrics(model: Path)
         (["--tp=0"], "--tp: must be at least 1, not 0"),
         (["--device=tpu"], "invalid choice"),
         (["--ngram-tables=disk"], "invalid choice"),
+        (["--mtp-steps=4"], "argument --mtp-steps: invalid choice: 4"),
+        (["--mtp-steps=-1"], "argument --mtp-steps: invalid choice: -1"),
         (["--moe-overlap-tokens=-1"], "--moe-overlap-tokens: must be at least 0, not -1"),
         (["--unheard-of"], "unrecognized arguments"),
     ],

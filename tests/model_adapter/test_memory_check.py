@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from serval_sglang import memory_check
-from serval_sglang.checkpoint.inspection import Inspection, PartSize
+from serval_sglang.checkpoint.inspection import Inspection, PartSize, inspect_checkpoint
 from serval_sglang.checkpoint.parts import Part
 from serval_sglang.checkpoint.quantization import Quantization
 from serval_sglang.gpu_memory import UnknownMemoryError
 from serval_sglang.known_configs import LITE
 from serval_sglang.memory_check import missing_memory
-from serval_sglang.options import EngineOptions
+from serval_sglang.options import DEMO_MODEL, EngineOptions
 
 GIB = 1 << 30
 BF16_BYTES = 137 * 10**9
@@ -109,3 +109,14 @@ def test_missing_memory_on_a_cpu_compares_with_the_machine(
     options = EngineOptions(model=Path("m"), device="cpu", tp=2)
     says = missing_memory(checkpoint(), options, tables_on_host=tables_on_host)
     assert (says == []) is fits, says
+
+
+@pytest.mark.parametrize(("mtp_steps", "fits"), [(0, True), (3, False)])
+def test_missing_memory_counts_the_mtp_layer_only_with_drafts(
+    monkeypatch: pytest.MonkeyPatch, mtp_steps: int, fits: bool
+) -> None:
+    demo = inspect_checkpoint(DEMO_MODEL)
+    without = sum(size.size_bytes for part, size in demo.parts.items() if part is not Part.MTP)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": without, "SC_PAGE_SIZE": 1}.__getitem__)
+    options = EngineOptions(model=DEMO_MODEL, device="cpu", mtp_steps=mtp_steps)
+    assert (missing_memory(demo, options, tables_on_host=False) == []) is fits

@@ -55,6 +55,7 @@ def test_engine_options_folder_without_config_is_refused(tmp_path: Path) -> None
         [
             "--ngram-tables=host",
             "--moe-overlap-tokens=0",
+            "--mtp-steps=3",
             "--served-model-name=a b",
             "--host=::1",
             "--port=1",
@@ -67,6 +68,11 @@ def test_command_line_is_read_back_as_the_same_options(model: Path, arguments: l
 
 
 OWN_FLAGS = {
+    "--speculative-algorithm NGRAM": "give --mtp-steps before the --",
+    "--speculative-eagle-topk=2": "give --mtp-steps before the --",
+    "--speculative-num-steps 5": "give --mtp-steps before the --",
+    "--speculative-num-draft-tokens=9": "give --mtp-steps before the --",
+    "--speculative-draft-model-path=/m": "give --mtp-steps before the --",
     "--port 9": "give it before the --",
     "--port=9": "give it before the --",
     "--por=9": "give it before the --",

@@ -25,6 +25,16 @@ def truncate_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def drop_mtp_layer(folder: Path) -> None:
+    (folder / "mtp.safetensors").unlink()
+    (folder / "model.safetensors.index.json").unlink()
+
+
+def remove_weights(folder: Path) -> None:
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+
+
 def list_missing_shard(folder: Path) -> None:
     index = {"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -40,7 +50,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.json is that of a LlamaForCausalLM; Serval serves LongcatFlashNgramForCausalLM",
     ),
     "no weights": (
-        lambda folder: (folder / "model.safetensors").unlink(),
+        remove_weights,
         "must hold model.safetensors or model.safetensors.index.json",
     ),
     "truncated weights": (truncate_weights, "model.safetensors"),
@@ -81,6 +91,19 @@ def test_find_mistakes_names_what_is_wrong(options: EngineOptions, folder: Path,
     damage, expected = BROKEN[case]
     damage(folder)
     assert expected in "; ".join(mistakes(options))
+
+
+def test_find_mistakes_misses_the_mtp_layer_only_if_drafts_are_asked_for(
+    options: EngineOptions, folder: Path
+) -> None:
+    drop_mtp_layer(folder)
+    assert find_mistakes(options, tables_on_host=False) == []
+    (mistake,) = find_mistakes(replace(options, mtp_steps=1), tables_on_host=False)
+    assert mistake.startswith("it has no multi-token-prediction layer (17 tensors model.mtp.*)")
+
+
+def test_find_mistakes_accepts_drafts_with_the_mtp_layer(options: EngineOptions) -> None:
+    assert find_mistakes(replace(options, mtp_steps=3), tables_on_host=False) == []
 
 
 def test_main_refuses_a_broken_checkpoint_before_it_starts_an_engine(

@@ -11,6 +11,8 @@ PROOF = {
     "ngram_manager": "serval_sglang.layers.ngram_history.RequestHistoryManager",
 }
 
+DRAFT_PROOF = {"draft_model": "serval_sglang.models.longcat_flash_nextn.LongcatFlashForCausalLMNextN"}
+
 
 class StandInPipe:
     def __init__(self) -> None:
@@ -30,8 +32,9 @@ class StandInPipe:
         None,
         {**PROOF, "model": "sglang.srt.models.longcat_flash.LongcatFlashForCausalLM"},
         {**PROOF, "ngram_manager": "sglang.srt.model_executor.NgramEmbeddingManager"},
+        {**PROOF, "draft_model": "sglang.srt.models.longcat_flash_nextn.LongcatFlashForCausalLMNextN"},
     ],
-    ids=["no plugin", "built-in model", "built-in n-gram state"],
+    ids=["no plugin", "built-in model", "built-in n-gram state", "built-in draft model"],
 )
 def test_readiness_gate_refuses_report_without_proof(proof: dict[str, str] | None) -> None:
     pipe = StandInPipe()
@@ -40,9 +43,10 @@ def test_readiness_gate_refuses_report_without_proof(proof: dict[str, str] | Non
     assert pipe.sent == []
 
 
-def test_readiness_gate_passes_on_proven_report() -> None:
+@pytest.mark.parametrize("draft_model", [{}, DRAFT_PROOF], ids=["no drafts", "drafts"])
+def test_readiness_gate_passes_on_proven_report(draft_model: dict[str, str]) -> None:
     pipe = StandInPipe()
-    ReadinessGate(pipe).send({"status": "ready", "serval": PROOF, "max_req_input_len": 9})
+    ReadinessGate(pipe).send({"status": "ready", "serval": PROOF | draft_model, "max_req_input_len": 9})
     assert pipe.sent == [{"status": "ready", "max_req_input_len": 9}]
 
 

@@ -24,6 +24,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from serval_kernels import combine_identity, ngram_gather, ngram_step, route_topk
 from serval_kernels.bench.sizes import LITE, Sizes
+from serval_kernels.ngram_context import ring_columns
 from serval_kernels.ngram_ids import NgramHash
 from serval_kernels.row_quantization import QuantizedTable
 
@@ -31,6 +32,7 @@ COMPUTE_CAPABILITIES = (80, 90, 100)
 
 # Tokens in a decode batch and in a prefill chunk: some kernels are compiled differently for the two.
 _FEW, _MANY = 64, 8192
+_VERIFIED = 4  # tokens a request in a verify pass of three draft steps
 _OPERATIONS = (combine_identity, ngram_gather, ngram_step, route_topk)
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
@@ -118,15 +120,31 @@ def _step_calls(sizes: Sizes, tokens: int) -> Iterator[tuple[str, Callable[[], o
         _tensor(sizes.tables, dtype=torch.int64),
     )
     new_tokens, slots = (_tensor(tokens, dtype=torch.int64) for _ in range(2))
-    history, before = (_tensor(tokens, sizes.order - 1, dtype=torch.int32) for _ in range(2))
+    plain, speculative = (
+        _tensor(tokens, ring_columns(order=sizes.order, width=width), dtype=torch.int32)
+        for width in (1, _VERIFIED)
+    )
+    before = _tensor(tokens, sizes.order - 1, dtype=torch.int32)
     starts, lengths = (_tensor(tokens, dtype=torch.int32) for _ in range(2))
-    state: dict[str, Any] = {"slots": slots, "ngram": constants, "eos_token_id": 2}
-    runs: dict[str, Any] = {**state, "starts": starts, "lengths": lengths}
-    yield "decode_step", partial(ngram_step.decode_step_triton, new_tokens, history, **state)
-    yield "extend_step", partial(ngram_step.extend_step_triton, new_tokens, history, **runs)
+    state: dict[str, Any] = {"ngram": constants, "eos_token_id": 2}
+    decode: dict[str, Any] = {**state, "positions": new_tokens}
+    runs: dict[str, Any] = {**decode, "slots": slots, "starts": starts, "lengths": lengths}
+    yield "decode_step", partial(ngram_step.decode_step_triton, new_tokens, plain, slots=slots, **decode)
+    yield (
+        f"decode_step, {_VERIFIED} tokens a request",
+        partial(
+            ngram_step.decode_step_triton,
+            new_tokens,
+            speculative,
+            slots=slots[: tokens // _VERIFIED],
+            width=_VERIFIED,
+            **decode,
+        ),
+    )
+    yield "extend_step", partial(ngram_step.extend_step_triton, new_tokens, plain, **runs)
     yield (
         "extend_step, `before` given",
-        partial(ngram_step.extend_step_triton, new_tokens, history, **runs, before=before),
+        partial(ngram_step.extend_step_triton, new_tokens, plain, **runs, before=before),
     )
 
 

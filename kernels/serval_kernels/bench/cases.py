@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from serval_kernels.bench.agreement import difference, routing_difference
 from serval_kernels.bench.roofline import TableFormat, Work
 from serval_kernels.bench.sizes import Sizes
 from serval_kernels.combine_identity import combine_identity, combine_identity_reference
+from serval_kernels.ngram_context import ring_columns
 from serval_kernels.ngram_embed import ngram_embed, ngram_embed_reference
 from serval_kernels.ngram_gather import NgramTable, ngram_gather, ngram_gather_reference
 from serval_kernels.ngram_ids import ngram_hash
@@ -202,7 +203,7 @@ def table_cases(sizes: Sizes, kind: TableKind, weights: Weights, tokens: int) ->
         Path("reference", reference, fused_work, slack),
     ]
     paths = [path for path in paths if path.name in timed["embed"]]
-    yield Case("embed", tokens, kind, floor, paths, inputs.next, reference, state=(inputs.history,))
+    yield Case("embed", tokens, kind, floor, paths, inputs.next, reference, state=(inputs.ring,))
 
     def gathered() -> Tensor:
         return ngram_gather_reference(row_ids, table, dtype=dtype)
@@ -229,7 +230,7 @@ def _step_case(sizes: Sizes, tokens: int, device: torch.device) -> Case:
     paths = [Path("serval", inputs.step, work)]
     if device.type == "cuda":
         paths.append(Path("reference", inputs.step_reference, work))
-    return Case("step", tokens, "-", work, paths, inputs.next, inputs.step_reference, state=(inputs.history,))
+    return Case("step", tokens, "-", work, paths, inputs.next, inputs.step_reference, state=(inputs.ring,))
 
 
 def _route_case(sizes: Sizes, tokens: int, device: torch.device) -> Case:
@@ -302,20 +303,26 @@ class _StepInputs:
         self.decodes = tokens <= _DECODE_LIMIT
         self.requests = tokens if self.decodes else -(-tokens // _RUN)
         self.tokens = torch.zeros(tokens, dtype=torch.int64, device=device)
-        self.history = torch.zeros(self.requests, sizes.order - 1, dtype=torch.int32, device=device)
+        columns = ring_columns(order=sizes.order, width=1)
+        self.ring = torch.zeros(self.requests, columns, dtype=torch.int32, device=device)
         self.slots = torch.arange(self.requests, device=device)
         self.starts = self.slots * _RUN
         self.lengths = (tokens - self.starts).clamp(max=_RUN)
         constants = ngram_hash(
             vocab_size=sizes.vocab, base=sizes.ngram_base, max_order=sizes.order, splits=sizes.splits
         )
-        self.ngram = type(constants)(*(part.to(device) for part in constants))
+        self.state: dict[str, Any] = {
+            "slots": self.slots,
+            "positions": torch.full_like(self.tokens, sizes.order),  # far enough to look all the way back
+            "ngram": type(constants)(*(part.to(device) for part in constants)),
+            "eos_token_id": EOS,
+        }
         self.next()
 
     def next(self) -> None:
-        """Draw new tokens and a new history."""
+        """Draw new tokens and those before them."""
         self.tokens.random_(self.sizes.vocab)
-        self.history.random_(self.sizes.vocab)
+        self.ring.random_(self.sizes.vocab)
 
     def next_rows(self, row_ids: Tensor) -> None:
         """Draw new row ids, in place."""
@@ -325,31 +332,13 @@ class _StepInputs:
     def step(self) -> Tensor:
         """Return row ids computed by the public operation."""
         if self.decodes:
-            return decode_step(
-                self.tokens, self.history, slots=self.slots, ngram=self.ngram, eos_token_id=EOS
-            )
-        return extend_step(
-            self.tokens,
-            self.history,
-            slots=self.slots,
-            starts=self.starts,
-            lengths=self.lengths,
-            ngram=self.ngram,
-            eos_token_id=EOS,
-        )
+            return decode_step(self.tokens, self.ring, **self.state)
+        return extend_step(self.tokens, self.ring, **self.state, starts=self.starts, lengths=self.lengths)
 
     def step_reference(self) -> Tensor:
         """Return row ids computed by the torch reference."""
         if self.decodes:
-            return decode_step_reference(
-                self.tokens, self.history, slots=self.slots, ngram=self.ngram, eos_token_id=EOS
-            )
+            return decode_step_reference(self.tokens, self.ring, **self.state)
         return extend_step_reference(
-            self.tokens,
-            self.history,
-            slots=self.slots,
-            starts=self.starts,
-            lengths=self.lengths,
-            ngram=self.ngram,
-            eos_token_id=EOS,
+            self.tokens, self.ring, **self.state, starts=self.starts, lengths=self.lengths
         )

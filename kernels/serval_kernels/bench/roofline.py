@@ -13,7 +13,7 @@ from serval_kernels.bench.sizes import Sizes
 
 _ID_BYTES = 8  # int64
 _FLOAT32_BYTES = 4
-_HISTORY_BYTES = 4  # int32
+_RING_BYTES = 4  # int32
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,11 @@ class TableFormat:
 
 
 def step_work(tokens: int, requests: int, sizes: Sizes) -> Work:
-    """Count tokens and history in, row ids and history out."""
-    state = 2 * requests * (sizes.order - 1) * _HISTORY_BYTES
-    return Work(device_bytes=tokens * _ID_BYTES * (1 + sizes.tables) + state)
+    """Count tokens and those before them in, row ids and the tokens that the next step looks back at out."""
+    read = requests * (sizes.order - 1)
+    written = min(tokens, read)
+    ids = tokens * _ID_BYTES * (1 + sizes.tables)
+    return Work(device_bytes=ids + (read + written) * _RING_BYTES)
 
 
 def gather_work(tokens: int, sizes: Sizes, table: TableFormat, *, value_bytes: int = 2) -> Work:

@@ -17,6 +17,7 @@ Check = Callable[[torch.device, int], str]
 # `AssertionError` where a kernel differs from its definition.
 CHECKS: dict[str, Check] = {
     "decode": lambda device, _: steps.check_decode(device),
+    "verify": lambda device, _: steps.check_verify(device),
     "prefill": lambda device, _: steps.check_prefill(device),
     "router": lambda device, _: layers.check_router(device),
     "experts": lambda device, _: layers.check_identity_experts(device),

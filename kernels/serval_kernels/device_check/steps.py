@@ -8,6 +8,7 @@ from torch import Tensor
 from serval_kernels.bench.sizes import LITE
 from serval_kernels.device_check.compare import require_close
 from serval_kernels.device_check.replay import captured, how
+from serval_kernels.ngram_context import FROM_RING, ring_columns
 from serval_kernels.ngram_ids import NgramHash, ngram_hash
 from serval_kernels.ngram_step import (
     decode_step_reference,
@@ -25,27 +26,48 @@ _LONGEST = {"cuda": 16_384, "cpu": 200}
 
 
 def check_decode(device: torch.device) -> str:
-    """Compare row ids and history of replayed decode steps, with padding on row 0, with torch's."""
+    """Compare row ids and ring of replayed decode steps, with padding on row 0, with torch's."""
+    return _check_passes(device, width=1)
+
+
+def check_verify(device: torch.device) -> str:
+    """Compare row ids and ring of replayed verify steps, of which a random number of tokens is accepted."""
+    return _check_passes(device, width=4)
+
+
+def _check_passes(device: torch.device, *, width: int) -> str:
     kind = device.type
     batch, live, count = _BATCH[kind], _LIVE[kind], _SLOTS[kind]
     ngram, generator = _constants(device), _generator(device)
-    tokens, slots = (torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(2))
-    history = torch.zeros(count, LITE.order - 1, dtype=torch.int32, device=device)
-    expected_history = history.clone()
-    state: dict[str, Any] = {"slots": slots, "ngram": ngram, "eos_token_id": _EOS}
-    step = captured(lambda: decode_step_triton(tokens, history, **state), device)
-    history.zero_()
+    tokens, positions = (torch.zeros(batch * width, dtype=torch.int64, device=device) for _ in range(2))
+    slots = torch.zeros(batch, dtype=torch.int64, device=device)
+    ring = torch.zeros(count, ring_columns(order=LITE.order, width=width), dtype=torch.int32, device=device)
+    expected_ring = ring.clone()
+    state: dict[str, Any] = {
+        "slots": slots,
+        "positions": positions,
+        "ngram": ngram,
+        "eos_token_id": _EOS,
+        "width": width,
+    }
+    step = captured(lambda: decode_step_triton(tokens, ring, **state), device)
+    ring.zero_()
+    ends = torch.zeros(count, dtype=torch.int64, device=device)  # position of each slot's next token
+    draft = torch.arange(width, device=device)
     for number in range(_STEPS[kind]):
-        tokens.copy_(_tokens(batch, generator, ends=0.1))
+        tokens.copy_(_tokens(batch * width, generator, ends=0.1))
         slots.zero_()
         slots[:live] = torch.randperm(count - 1, generator=generator, device=device)[:live] + 1
+        positions.copy_((ends[slots][:, None] + draft).flatten())
         rows = step()
-        expected = decode_step_reference(tokens, expected_history, **state)
-        where = f"decode step {number}"
-        require_close(f"{where}: row ids", rows[:live], expected[:live])
-        # Padding shares row 0, which keeps the history of any of its requests.
-        require_close(f"{where}: history", history[1:], expected_history[1:])
+        expected = decode_step_reference(tokens, expected_ring, **state)
+        where = f"step {number} of {width} tokens a request"
+        require_close(f"{where}: row ids", rows[: live * width], expected[: live * width])
+        # Padding shares row 0, which keeps the tokens of any of its requests.
+        require_close(f"{where}: ring", ring[1:], expected_ring[1:])
         _require_inside_tables(where, rows, ngram)
+        accepted = torch.randint(1, width + 1, (live,), generator=generator, device=device)
+        ends[slots[:live]] += accepted
     return f"{_STEPS[kind]} steps of {live} requests {how(device)}"
 
 
@@ -58,23 +80,26 @@ def check_prefill(device: torch.device) -> str:
     lengths = torch.tensor([*short, middle, total - sum(short) - middle], device=device)
     slots = torch.randperm(count - 1, generator=generator, device=device)[: len(lengths)] + 1
     earlier = _tokens(len(lengths) * (LITE.order - 1), generator, ends=0.1).view(len(lengths), -1).int()
+    earlier[1::2] = FROM_RING
     for before in (None, earlier):
         tokens = _tokens(total, generator, ends=0.02)
-        history = _tokens(count * (LITE.order - 1), generator, ends=0.1).view(count, -1).int()
-        expected_history = history.clone()
+        columns = ring_columns(order=LITE.order, width=1)
+        ring = _tokens(count * columns, generator, ends=0.1).view(count, -1).int()
+        expected_ring = ring.clone()
         runs: dict[str, Any] = {
             "slots": slots,
+            "positions": torch.arange(total, device=device),
             "starts": (lengths.cumsum(0) - lengths).int(),
             "lengths": lengths.int(),
             "ngram": ngram,
             "eos_token_id": _EOS,
             "before": before,
         }
-        rows = extend_step_triton(tokens, history, **runs)
+        rows = extend_step_triton(tokens, ring, **runs)
         where = f"prefill of {total} tokens, {'no ' if before is None else ''}cached prefix"
-        expected = extend_step_reference(tokens, expected_history, **runs)
+        expected = extend_step_reference(tokens, expected_ring, **runs)
         require_close(f"{where}: row ids", rows, expected)
-        require_close(f"{where}: history", history, expected_history)
+        require_close(f"{where}: ring", ring, expected_ring)
     return f"{total:,} tokens in runs of {int(lengths.min())} to {int(lengths.max()):,}"
 
 

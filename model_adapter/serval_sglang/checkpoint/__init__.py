@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serval_sglang.checkpoint.files import CheckpointError, load_config
-    from serval_sglang.checkpoint.io import load_reference, load_state_dict, save_checkpoint
+    from serval_sglang.checkpoint.io import load_mtp_layer, load_reference, load_state_dict, save_checkpoint
     from serval_sglang.checkpoint.layout import mtp_tensor_shapes, tensor_shapes
     from serval_sglang.checkpoint.random import random_state_dict, tiny_config
     from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "load_config",
+    "load_mtp_layer",
     "load_reference",
     "load_state_dict",
     "mtp_tensor_shapes",
@@ -26,6 +27,7 @@ __all__ = [
 _MODULES = {
     "CheckpointError": "files",
     "load_config": "files",
+    "load_mtp_layer": "io",
     "load_reference": "io",
     "load_state_dict": "io",
     "mtp_tensor_shapes": "layout",

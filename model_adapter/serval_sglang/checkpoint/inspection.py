@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from serval_sglang.checkpoint.files import (
     CONFIG_FILE,
@@ -19,6 +19,7 @@ from serval_sglang.checkpoint.files import (
 from serval_sglang.checkpoint.headers import TensorHeader, read_headers
 from serval_sglang.checkpoint.layout import (
     ALIASES,
+    MTP_PREFIX,
     TABLE_DTYPE_KEY,
     Shape,
     mtp_tensor_shapes,
@@ -74,6 +75,16 @@ class Inspection:
     unsafe: tuple[UnsafeFile, ...]
 
     @property
+    def mtp(self) -> Literal["complete", "partial", "none"] | None:
+        """Presence of the multi-token-prediction layer, which a checkpoint may omit as a whole; None if
+        config.json does not tell what belongs to it."""
+        if Part.MTP not in self.parts:
+            return "none"
+        if self.config is None:
+            return None
+        return "partial" if any(name.startswith(MTP_PREFIX) for name in self.missing) else "complete"
+
+    @property
     def is_complete(self) -> bool:
         """True if the weights are exactly those that config.json requires."""
         return not (self.missing or self.unknown or self.misshapen or self.problems)
@@ -81,9 +92,10 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Shapes by layer name: of required layers, and of all known ones."""
+    """Shapes by layer name: of required layers, of the MTP layer's, and of all known ones."""
 
     required: Mapping[str, Shape]
+    mtp: Mapping[str, Shape]
     known: Mapping[str, Shape]
 
 
@@ -196,14 +208,15 @@ def _stored_tensors(directory: Path, files: Collection[str], problems: list[str]
 
 
 def _layout(config: LongcatConfig, *, is_quantized: bool) -> _Layout:
-    required = tensor_shapes(config)
-    known = {**required, **mtp_tensor_shapes(config)}
+    required, mtp = tensor_shapes(config), mtp_tensor_shapes(config)
+    known = {**required, **mtp}
     for alias, name in ALIASES.items():
         known[alias] = required[name]
     if is_quantized:
         required = {layer_name(name): shape for name, shape in required.items()}
+        mtp = {layer_name(name): shape for name, shape in mtp.items()}
         known = {layer_name(name): shape for name, shape in known.items()}
-    return _Layout(required, known)
+    return _Layout(required, mtp, known)
 
 
 def _layer(tensor_name: str, *, in_layers: bool) -> str:
@@ -211,7 +224,8 @@ def _layer(tensor_name: str, *, in_layers: bool) -> str:
 
 
 def _missing(tensors: Mapping[str, TensorHeader], layout: _Layout, *, in_layers: bool) -> list[str]:
-    """List layers without values, and missing scales of 8-bit floats."""
+    """List layers without values, and missing scales of 8-bit floats. The MTP layer may be absent, but only
+    as a whole."""
     present = {_layer(name, in_layers=in_layers) for name in tensors if holds_values(name)}
     present |= {_layer(ALIASES[name], in_layers=in_layers) for name in ALIASES.keys() & tensors.keys()}
     scales = [
@@ -220,7 +234,8 @@ def _missing(tensors: Mapping[str, TensorHeader], layout: _Layout, *, in_layers:
         if tensor.dtype.startswith("F8_") and (layer := layer_name(name)) != name
         if not {f"{layer}.weight_scale_inv", f"{layer}.weight_scale"} & tensors.keys()
     ]
-    return sorted(layout.required.keys() - present) + scales
+    required = layout.required.keys() | (layout.mtp.keys() if layout.mtp.keys() & present else set())
+    return sorted(required - present) + scales
 
 
 def _misshapen(

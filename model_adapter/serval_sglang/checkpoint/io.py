@@ -34,6 +34,7 @@ from serval_sglang.checkpoint.fp8 import (
 )
 from serval_sglang.checkpoint.layout import (
     ALIASES,
+    MTP_PREFIX,
     ROUTER_SUFFIXES,
     Shape,
     mtp_tensor_shapes,
@@ -48,7 +49,7 @@ from serval_sglang.checkpoint.packed import (
 )
 from serval_sglang.checkpoint.quantization import Layout, layout_of, read_quantization
 from serval_sglang.config import LongcatConfig
-from serval_sglang.reference import ReferenceModel
+from serval_sglang.reference import MtpLayer, ReferenceModel
 
 _DTYPE_NAMES = {
     torch.float32: "float32",
@@ -124,19 +125,37 @@ def load_state_dict(directory: Path | str) -> dict[str, Tensor]:
     directory = Path(directory)
     config = load_config(directory)
     tensors: dict[str, Tensor] = {}
-    for name, tensor in _stored_tensors(directory):
+    for name, tensor in _stored_tensors(directory, mtp=False):
         canonical = ALIASES.get(name, name)
         if canonical in tensors and not torch.equal(tensors[canonical], tensor):
             raise CheckpointError(f"{directory}: {name} and {canonical} must be the same tensor, but differ.")
         tensors[canonical] = tensor
-    quantization = read_quantization(json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8")))
-    if quantization is not None and quantization.method == "fp8" and quantization.block is not None:
-        tensors = dequantize_linear_layers(tensors, quantization.block)
-    if quantization is not None and layout_of(quantization.method) and quantization.weight_bits:
-        tensors = _unpacked(tensors, quantization.weight_bits, str(directory))
+    tensors = _dequantized(tensors, directory)
     _expand_tables(tensors, config, str(directory))
     _check_layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config, str(directory))
     return {name: tensors[name] for name in tensor_shapes(config)}
+
+
+def load_mtp_layer(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> MtpLayer:
+    """Load the multi-token-prediction layer with weights in `dtype`, quantised ones included.
+
+    Raises `CheckpointError` if the checkpoint has none or only a part of it, and as `load_state_dict` does.
+    """
+    directory = Path(directory)
+    config = load_config(directory)
+    required = mtp_tensor_shapes(config)
+    tensors = _dequantized(dict(_stored_tensors(directory, mtp=True)), directory)
+    if not tensors:
+        raise CheckpointError(
+            f"{directory} has no multi-token-prediction layer: no tensor's name begins with {MTP_PREFIX!r}."
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_shapes(shapes, required=required, known=required, where=str(directory))
+    with torch.device("meta"):
+        layer = MtpLayer(config)
+    own = {name.removeprefix(MTP_PREFIX): _stored(name, tensor, dtype) for name, tensor in tensors.items()}
+    layer.load_state_dict(own, assign=True)
+    return layer.eval()
 
 
 def load_reference(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> ReferenceModel:
@@ -150,6 +169,16 @@ def load_reference(directory: Path | str, *, dtype: torch.dtype = torch.float32)
         model = ReferenceModel(config)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
+
+
+def _dequantized(tensors: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
+    """Return block-wise FP8 and packed layers in float32, the others as they are."""
+    quantization = read_quantization(json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8")))
+    if quantization is not None and quantization.method == "fp8" and quantization.block is not None:
+        tensors = dequantize_linear_layers(tensors, quantization.block)
+    if quantization is not None and layout_of(quantization.method) and quantization.weight_bits:
+        tensors = _unpacked(tensors, quantization.weight_bits, str(directory))
+    return tensors
 
 
 def _unpacked(tensors: dict[str, Tensor], bits: int, where: str) -> dict[str, Tensor]:
@@ -206,7 +235,8 @@ def _shards(
     yield shard
 
 
-def _stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+def _stored_tensors(directory: Path, *, mtp: bool) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the MTP layer, or all others."""
     for file, indexed in weight_files(directory).items():
         try:
             with safe_open(directory / file, framework="pt") as shard:
@@ -216,7 +246,8 @@ def _stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
                         f"{directory / file} and {INDEX_FILE} disagree on {_listed(names ^ indexed)}."
                     )
                 for name in sorted(names):
-                    yield name, shard.get_tensor(name)
+                    if name.startswith(MTP_PREFIX) == mtp:
+                        yield name, shard.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{directory / file} cannot be read: {error}") from error
 
@@ -224,6 +255,12 @@ def _stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 def _check_layout(shapes: Mapping[str, Shape], config: LongcatConfig, where: str) -> None:
     required = tensor_shapes(config)
     known = {**required, **mtp_tensor_shapes(config)}
+    _check_shapes(shapes, required=required, known=known, where=where)
+
+
+def _check_shapes(
+    shapes: Mapping[str, Shape], *, required: Mapping[str, Shape], known: Mapping[str, Shape], where: str
+) -> None:
     misshapen = [
         f"{name} {shape} instead of {known[name]}"
         for name, shape in shapes.items()

@@ -15,6 +15,11 @@ ALIASES: Mapping[str, str] = {
 # Stored in float32 in checkpoints of any dtype, because rounding the router moves tokens between experts.
 ROUTER_SUFFIXES = ("mlp.router.classifier.weight", "mlp.router.e_score_correction_bias")
 
+# For a checkpoint without the multi-token-prediction layer, where drafts were asked for.
+NO_MTP_LAYER = (
+    "it has no multi-token-prediction layer (17 tensors model.mtp.*), which --mtp-steps needs; copies that "
+    "transformers has saved again lack it"
+)
 
 # Key in config.json if the tables are stored in eight bits, which a server must know before it loads them.
 TABLE_DTYPE_KEY = "serval_ngram_table_dtype"
@@ -28,6 +33,10 @@ def table_name(table: int, *, part: Literal["weight", "weight_scale"] = "weight"
 def tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
     """Map the name of every tensor that the model needs to its shape, in order of use."""
     return dict(_main_tensors(config))
+
+
+# Prefix of the tensors of the multi-token-prediction layer.
+MTP_PREFIX = "model.mtp."
 
 
 def mtp_tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:

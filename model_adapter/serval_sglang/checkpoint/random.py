@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serval_sglang.checkpoint.layout import Shape, tensor_shapes
+from serval_sglang.checkpoint.layout import Shape, mtp_tensor_shapes, tensor_shapes
 from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import TINY, TINY_FP8
 
@@ -18,8 +18,9 @@ def tiny_config(*, fp8: bool = False, **overrides: Any) -> LongcatConfig:
     return replace(TINY_FP8 if fp8 else TINY, **overrides)
 
 
-def random_state_dict(config: LongcatConfig, *, seed: int) -> dict[str, Tensor]:
-    """Return float32 weights for every tensor of `config`, determined by seed and configuration.
+def random_state_dict(config: LongcatConfig, *, seed: int, mtp: bool = False) -> dict[str, Tensor]:
+    """Return float32 weights for every tensor of `config`, determined by seed and configuration. `mtp` adds
+    those of the MTP layer and leaves the others as they are.
 
     They are scaled so that each part changes the logits by far more than rounding does, even in bfloat16.
     Routers often choose identity experts, and logits have a standard deviation of about 1. The embedding is
@@ -29,7 +30,10 @@ def random_state_dict(config: LongcatConfig, *, seed: int) -> dict[str, Tensor]:
     hash, identity experts not scaled or counted twice, or plain rope shift them by 0.1 to 0.7.
     """
     generator = torch.Generator().manual_seed(seed)
-    return {name: _random_tensor(name, shape, generator) for name, shape in tensor_shapes(config).items()}
+    shapes = tensor_shapes(config)
+    if mtp:
+        shapes |= mtp_tensor_shapes(config)
+    return {name: _random_tensor(name, shape, generator) for name, shape in shapes.items()}
 
 
 # Standard deviation of a layer's output for a normalised input. The model itself scales up queries.

@@ -45,19 +45,21 @@ def write_tiny_checkpoint(
     dtype: torch.dtype,
     fp8: bool = False,
     packed: Layout | None = None,
+    mtp: bool = False,
     **overrides: Any,
 ) -> LongcatConfig:
     """Write config.json, weights, tokenizer and chat template; return the config.
 
     The config is `tiny_config(fp8=fp8, **overrides)`, the template the demo model's.
 
-    `dtype`, `fp8` and `packed` are as for `save_checkpoint`. Raises `ConfigError` if an override makes the
+    `dtype`, `fp8` and `packed` are as for `save_checkpoint`; `mtp` adds a random MTP layer, which FP8 and
+    packing leave as it is. Raises `ConfigError` if an override makes the
     model invalid or the vocabulary too small for the tokenizer, and `CheckpointError` if the directory
     already holds weights.
     """
     config = tiny_config(fp8=fp8, **overrides)
     tokenizer = _byte_level_tokenizer(config.vocab_size)
-    weights = random_state_dict(config, seed=seed)
+    weights = random_state_dict(config, seed=seed, mtp=mtp)
     save_checkpoint(weights, config, directory, dtype=dtype, fp8=fp8, packed=packed)
     directory = Path(directory)
     tokenizer.save(str(directory / "tokenizer.json"))

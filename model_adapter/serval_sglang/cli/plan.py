@@ -20,6 +20,7 @@ from serval_sglang.cli.run import run_command
 from serval_sglang.cli.text import table
 from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import LITE
+from serval_sglang.options import add_mtp_steps
 from serval_sglang.plan import Deployment, Plan, PlanError, alternatives, plan_deployment
 from serval_sglang.plan.fit import LARGEST_TP_TRIED, KvDtype
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits
@@ -99,6 +100,7 @@ def as_json(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "dtype": given.weight_dtype,
             "kv_dtype": given.kv_dtype,
             "tables": given.tables,
+            "mtp_steps": given.mtp_steps,
             "context_tokens": given.context_tokens,
             "chunked_prefill_size": plan.limits.chunked_prefill_size,
             "graph_max_batch": plan.limits.graph_max_batch,
@@ -111,6 +113,8 @@ def as_text(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield lines for a terminal."""
     given, limits = plan.deployment, plan.limits
     yield f"{given.weight_dtype} weights, {given.kv_dtype} KV cache, n-gram tables {_PLACES[given.tables]}"
+    if given.mtp_steps:
+        yield f"drafts: {given.mtp_steps} tokens at a time (serval engine --mtp-steps {given.mtp_steps})"
     yield f"engines: {given.engines}, each with tp {given.tp} and ep {given.ep}"
     yield f"context: {given.context_tokens:,} tokens\n"
     rows = [("on each GPU", "GiB", "")]
@@ -188,6 +192,7 @@ def _deployment(args: argparse.Namespace) -> Deployment:
         tables=args.tables,
         context_tokens=args.context or config.max_position_embeddings,
         runtime_bytes=round(args.runtime_gib * _GIB),
+        mtp_steps=args.mtp_steps,
         limits=BatchLimits(
             args.chunked_prefill_size or limits.chunked_prefill_size,
             args.graph_max_batch or limits.graph_max_batch,
@@ -258,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the n-gram tables are: bf16 on the GPU (default), bf16 in host memory, 8 bit on the GPU",
     )
     add("--context", type=count, metavar="TOKENS", help="longest request (default: the model's)")
+    add_mtp_steps(parser)
     host_size = _gib_number(_LARGEST_HOST_GIB)
     add(
         "--host-memory-gib",
@@ -266,6 +272,11 @@ def _parser() -> argparse.ArgumentParser:
         help="check that host tables fit in so much memory",
     )
     add("--json", action="store_true", help="print JSON")
+    _add_assumptions(parser)
+    return parser
+
+
+def _add_assumptions(parser: argparse.ArgumentParser) -> None:
     assumed = parser.add_argument_group("assumptions")
     assumed.add_argument(
         "--runtime-gib",
@@ -281,15 +292,20 @@ def _parser() -> argparse.ArgumentParser:
         help="memory left for activations and CUDA graphs (default: SGLang's own rule)",
     )
     assumed.add_argument(
-        "--chunked-prefill-size", type=count, metavar="TOKENS", help="(default: SGLang's for the GPU)"
+        "--chunked-prefill-size", type=_positive_int, metavar="TOKENS", help="(default: SGLang's for the GPU)"
     )
     assumed.add_argument(
-        "--graph-max-batch", type=count, metavar="N", help="largest captured batch (default: SGLang's)"
+        "--graph-max-batch",
+        type=_positive_int,
+        metavar="N",
+        help="largest captured batch (default: SGLang's)",
     )
     assumed.add_argument(
-        "--max-running-requests", type=count, metavar="N", help="limit on requests (default: SGLang's)"
+        "--max-running-requests",
+        type=_positive_int,
+        metavar="N",
+        help="limit on requests (default: SGLang's)",
     )
-    return parser
 
 
 def _positive_int(text: str) -> int:

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from serval_sglang.cpu_compat import block_fp8, latent_attention, waiting
+from serval_sglang.cpu_compat import block_fp8, draft_attention, latent_attention, waiting
+from serval_sglang.cpu_compat.draft_sampling import sample_chains, verify_uses_greedy
 from serval_sglang.cpu_compat.experts import run_experts
 
 _DTYPES_OF_QUANTISED = (
@@ -22,6 +23,7 @@ def install() -> list[str]:
     from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
     from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import AttnForwardMethod
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    from sglang.srt.speculative import eagle_utils
 
     # Unregistered backends get triton's choice: expanded multi-head attention, which torch_native cannot run
     # on a latent cache. It can run the absorbed form.
@@ -31,6 +33,9 @@ def install() -> list[str]:
     # directly instead of by a hook, because the class lacks the method.
     TorchNativeAttnBackend.get_cpu_graph_seq_len_fill_value = lambda backend: 1
 
+    # Set directly, because the name is None on a CPU.
+    eagle_utils.tree_speculative_sampling_target_only = sample_chains
+
     replaced = {
         "sglang.srt.layers.moe.fused_moe_native.moe_forward_native": run_experts,
         "sglang.srt.distributed.device_communicators.pynccl.PyNcclCommunicator.__init__": _disable_nccl,
@@ -38,12 +43,15 @@ def install() -> list[str]:
         **block_fp8.REPLACED,
         **latent_attention.REPLACED,
         **waiting.REPLACED,
+        "sglang.srt.speculative.eagle_utils._verify_uses_greedy": verify_uses_greedy,
     }
     for target, hook in replaced.items():
         HookRegistry.register(target, hook, HookType.REPLACE)
     for target in _DTYPES_OF_QUANTISED:
         HookRegistry.register(target, _with_float32, HookType.AFTER)
-    return [*replaced, *_DTYPES_OF_QUANTISED]
+    for target, hook in draft_attention.AROUND.items():
+        HookRegistry.register(target, hook, HookType.AROUND)
+    return [*replaced, *_DTYPES_OF_QUANTISED, *draft_attention.AROUND]
 
 
 def _disable_nccl(communicator: Any, group: Any, *_: Any, **__: Any) -> None:

@@ -103,8 +103,11 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
     return recipe.final_fraction + (1 - recipe.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the layers (arXiv:2502.16982), and AdamW for everything else."""
+def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices inside the layers (arXiv:2502.16982), and AdamW for everything else.
+
+    Parameters are told apart by their names in a checkpoint.
+    """
     matrices: list[Tensor] = []
     words: list[Tensor] = []
     rows: list[Tensor] = []

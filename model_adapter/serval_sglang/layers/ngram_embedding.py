@@ -1,10 +1,12 @@
 """LongCat's input embedding under SGLang: the mean of the word row and twelve hashed n-gram rows.
 
-The state is the last `n - 1` tokens of every request slot, on the device. A prefill chunk gets the tokens
-before it from the request itself (`RequestHistoryManager` attaches them), so prefix hits, chunk boundaries,
-retraction and reuse of a slot need no special care. The forward pass then writes the chunk's last tokens to
-the slot, where decode steps read and advance them without the host, as CUDA graphs and overlap scheduling
-require.
+The state is a ring of the last tokens of every request slot, on the device, in which a token's column is its
+position modulo the ring's size (`serval_kernels.ngram_step`). A prefill chunk gets the tokens before it from
+the request itself (`RequestHistoryManager` attaches them), so prefix hits, chunk boundaries, retraction and
+reuse of a slot need no special care. The forward pass then writes the chunk's last tokens to the slot, where
+decode and verify passes read and extend them without the host, as CUDA graphs and overlap scheduling require.
+What a verify pass writes of drafts that are rejected lies at positions where the next pass begins, which
+never looks there: nothing is rolled back, as in the KV cache.
 
 Sharding. Each rank holds some columns of every table and of every projection, and some rows of the word
 embedding. Its word rows and its part of the product are partial sums of the same kind, so one all-reduce of
@@ -44,11 +46,13 @@ import re
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from sglang.srt.layers.dp_attention import is_dp_attention_enabled
 from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from sglang.srt.runtime_context import get_parallel
 from torch import Tensor, nn
 
+from serval_kernels.ngram_context import ring_columns
 from serval_kernels.ngram_embed import ngram_embed
 from serval_kernels.ngram_ids import NgramHash, ngram_hash
 from serval_kernels.ngram_step import decode_step, extend_step
@@ -69,15 +73,15 @@ _KINDS = {
 class NgramEmbedding(nn.Module):
     """Replaces sglang.srt.layers.n_gram_embedding.NgramEmbedding and accepts its constructor's arguments.
 
-    Call `allocate_tables` and `init_history` before use. Raises `ValueError` if the width of a table cannot
+    Call `allocate_tables` and `allocate_ring` before use. Raises `ValueError` if the width of a table cannot
     be divided among the tensor-parallel ranks.
     """
 
-    # Buffers: constants of the hash, and `history` int32 [slots, n - 1], which init_history allocates.
+    # Buffers: constants of the hash, and `ring` int32 [slots, R], which allocate_ring allocates.
     hash_powers: Tensor
     hash_moduli: Tensor
     hash_offsets: Tensor
-    history: Tensor
+    ring: Tensor
     ngram_tables: NgramTables
 
     def __init__(
@@ -147,10 +151,12 @@ class NgramEmbedding(nn.Module):
             place=storage.place,
         )
 
-    def init_history(self, slots: int, device: torch.device | str) -> None:
-        """Allocate the state for request slots 0..`slots` - 1; slot 0 is for the padding of CUDA graphs."""
-        empty = torch.zeros(slots, self.look_back, dtype=torch.int32, device=device)
-        self.register_buffer("history", empty, persistent=False)
+    def allocate_ring(self, slots: int, device: torch.device | str, *, width: int) -> None:
+        """Allocate the state for request slots 0..`slots` - 1 and passes of up to `width` tokens a request,
+        which is 1 without speculative decoding. Slot 0 is for the padding of CUDA graphs."""
+        columns = ring_columns(order=self.look_back + 1, width=width)
+        empty = torch.zeros(slots, columns, dtype=torch.int32, device=device)
+        self.register_buffer("ring", empty, persistent=False)
 
     def load_weight(self, param: nn.Parameter | None, name: str, loaded: Tensor) -> None:
         """Copy this rank's part of a table, its scales or a projection; upstream also passes `param`, which
@@ -180,7 +186,7 @@ class NgramEmbedding(nn.Module):
             self.ngram_projection.data[first : first + self.width].t().copy_(columns)
 
     def forward(self, input_ids: Tensor, forward_batch: ForwardBatch) -> Tensor:
-        """Map `input_ids` [T] to [T, H], and advance the history of the batch's slots."""
+        """Map `input_ids` [T] to [T, H], and store the tokens in the ring."""
         row_ids = self._row_ids(input_ids, forward_batch)
         # The rank's own rows, zero elsewhere. They are reduced together with the n-gram part, which is added
         # in place.
@@ -193,22 +199,17 @@ class NgramEmbedding(nn.Module):
         return hidden
 
     def _row_ids(self, input_ids: Tensor, forward_batch: ForwardBatch) -> Tensor:
-        """Return rows of the tables for each token [T, tables], and update the history of each slot."""
+        """Return rows of the tables for each token [T, tables], and update the ring."""
         mode = forward_batch.forward_mode
-        slots = forward_batch.req_pool_indices
-        ngram = NgramHash(self.hash_powers, self.hash_moduli, self.hash_offsets)
         if mode.is_decode():
-            # Padding of a CUDA graph repeats slot 0, which no request owns.
-            return decode_step(
-                input_ids, self.history, slots=slots, ngram=ngram, eos_token_id=self.eos_token_id
-            )
+            return self._pass_row_ids(input_ids, forward_batch, width=1)
+        if mode.is_target_verify():
+            return self._pass_row_ids(input_ids, forward_batch, width=forward_batch.spec_info.draft_token_num)
         if mode.is_idle():
             # An idle rank of attention DP computes rows only to stay in step with the others.
             return input_ids.new_zeros(input_ids.shape[0], self.tables)
-        if mode.is_target_verify() or not mode.is_extend():
-            raise NotImplementedError(
-                f"the n-gram embedding has no rule for {mode!r}: serve without speculative decoding."
-            )
+        if not mode.is_extend():
+            raise NotImplementedError(f"the n-gram embedding has no rule for {mode!r}.")
         if input_ids.is_cuda and torch.cuda.is_current_stream_capturing():
             # A replay would use the history of the captured batch instead of that of its own requests.
             raise RuntimeError(
@@ -216,16 +217,38 @@ class NgramEmbedding(nn.Module):
                 "--cuda-graph-backend-prefill=disabled."
             )
         # None in warm-up passes, which use slot 0, and if attention DP relabels a decode batch as an extend
-        # batch of one token per request, whose history is in the slots.
+        # batch of one token per request, whose history is in the ring.
         before = forward_batch.engram_history
-        requests = len(slots) if before is None else len(before)
+        requests = len(forward_batch.req_pool_indices) if before is None else len(before)
         return extend_step(
             input_ids,
-            self.history,
-            slots=slots[:requests],
+            self.ring,
+            slots=forward_batch.req_pool_indices[:requests],
+            positions=forward_batch.positions,
             starts=forward_batch.extend_start_loc[:requests],
             lengths=forward_batch.extend_seq_lens[:requests],
-            ngram=ngram,
+            ngram=self._hash(),
             eos_token_id=self.eos_token_id,
             before=before,
         )
+
+    def _pass_row_ids(self, input_ids: Tensor, forward_batch: ForwardBatch, *, width: int) -> Tensor:
+        """Return the row ids of a decode or verify pass with `width` tokens of each request."""
+        # Padding of a CUDA graph repeats slot 0, which no request owns.
+        slots = forward_batch.req_pool_indices
+        tokens = len(slots) * width
+        row_ids = decode_step(
+            input_ids[:tokens],
+            self.ring,
+            slots=slots,
+            positions=forward_batch.positions[:tokens],
+            ngram=self._hash(),
+            eos_token_id=self.eos_token_id,
+            width=width,
+        )
+        # Attention DP may pad the tokens to a number that `width` does not divide.
+        padding = input_ids.shape[0] - tokens
+        return F.pad(row_ids, (0, 0, 0, padding)) if padding else row_ids
+
+    def _hash(self) -> NgramHash:
+        return NgramHash(self.hash_powers, self.hash_moduli, self.hash_offsets)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.model_executor.model_runner_components.ngram_embedding_manager import NgramEmbeddingManager
-from sglang.srt.runtime_context import get_parallel
+from sglang.srt.runtime_context import get_parallel, max_speculative_num_draft_tokens
 from sglang.srt.utils.common import async_h2d
 
+from serval_kernels.ngram_context import FROM_RING, write_ring
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
 from serval_sglang.metrics.batches import count_batch
 
@@ -49,27 +50,41 @@ class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sgl
                 history_row(req.full_untruncated_fill_ids, start, look_back=self.embedding.look_back)
                 for req, start in zip(batch.reqs, batch.prefix_lens, strict=True)
             ]
+            self._mark_continued(batch, rows)
             batch.engram_history = self._to_device(rows, dtype=torch.int32)
         elif batch.forward_mode.is_prebuilt():
             self._fill_slots(batch)
         return batch
 
+    def _mark_continued(self, batch: ScheduleBatch, rows: list[list[int]]) -> None:
+        """With speculative decoding, have the rows of running requests in a mixed batch read the ring: under
+        overlap scheduling the host does not know yet how many drafts of the last pass were accepted."""
+        if batch.forward_mode.is_mixed() and not batch.spec_algorithm.is_none():
+            running = len(batch.mix_running_indices)
+            rows[len(rows) - running :] = [[FROM_RING] * self.embedding.look_back] * running
+
     def _fill_slots(self, batch: ScheduleBatch) -> None:
         """Fill the slots of requests that another engine has prefilled, as a prefill here would have done."""
-        look_back, rows = self.embedding.look_back, []
+        look_back, rows, places = self.embedding.look_back, [], []
         for req in batch.reqs:
             # The last token is the one that prefill sampled and decode feeds in. Only the ends of prompts are
             # copied, because prompts are long.
             end = [*req.origin_input_ids[-look_back - 1 :], *req.output_ids[-look_back - 1 :]]
             rows.append(history_row(end, len(end) - 1, look_back=look_back))
+            places.append(len(req.origin_input_ids) + len(req.output_ids) - 1 - look_back)
         slots = self._to_device([req.kv.req_pool_idx for req in batch.reqs], dtype=torch.int64)
         if slots.is_cuda:
-            # A step in flight may still advance a slot whose last request has ended.
+            # A step in flight may still write to a slot whose last request has ended.
             torch.cuda.synchronize(slots.device)
-        self.embedding.history[slots] = self._to_device(rows, dtype=torch.int32)
+        write_ring(
+            self.embedding.ring,
+            slots,
+            self._to_device(places, dtype=torch.int64),
+            self._to_device(rows, dtype=torch.int32),
+        )
 
     def _to_device(self, values: list[Any], *, dtype: torch.dtype) -> torch.Tensor:
-        copied: torch.Tensor = async_h2d(values, dtype=dtype, device=self.embedding.history.device)
+        copied: torch.Tensor = async_h2d(values, dtype=dtype, device=self.embedding.ring.device)
         return copied
 
 
@@ -86,7 +101,11 @@ def manager_for_model(original: Any, cls: type, /, **arguments: Any) -> NgramEmb
         return original(cls, **arguments)
     (embedding,) = embeddings
     # One row per request slot; row 0 is the padding row of the pool.
-    embedding.init_history(arguments["req_to_token_pool"].req_to_token.shape[0], arguments["device"])
+    embedding.allocate_ring(
+        arguments["req_to_token_pool"].req_to_token.shape[0],
+        arguments["device"],
+        width=max_speculative_num_draft_tokens() or 1,
+    )
     return RequestHistoryManager(
         enabled=False,
         table=None,

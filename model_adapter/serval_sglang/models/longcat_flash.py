@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sglang.srt.models.longcat_flash as upstream
-from sglang.srt.runtime_context import get_exec, get_parallel, get_spec, get_stream
+from sglang.srt.runtime_context import get_exec, get_parallel, get_server_args, get_stream
 from sglang.srt.utils import is_cpu, is_cuda
 from torch import Tensor
 
 from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
 from serval_sglang.config import LongcatConfig
+from serval_sglang.drafts.refusals import reason_against_drafts
 from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
@@ -90,28 +91,16 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             self.dimensions,
             quantised=self._packing is not None or self.quant_config is not None,
             coded_tables=self._has_coded_tables,
-            block=_fp8_block(self.quant_config),
+            block=fp8_block(self.quant_config),
         )
         received = ledger.received(weights)
         if self._packing is not None:
             received = unpacked(received, self._packing, of=self._unpacks)
-        super().load_weights(self._scale_latent_norms(received))
+        super().load_weights(scale_latent_norms(received, self.dimensions))
         if not self._is_loaded:
             ledger.require_complete()
         ledger.require_known()
         self._is_loaded = True
-
-    def _scale_latent_norms(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Multiply the MLA scale into the norms' weights, so that it costs nothing at run time:
-        norm(x) · g · scale = norm(x) · (g · scale)."""
-        scales = {
-            "q_a_layernorm": self.dimensions.q_lora_scale,
-            "kv_a_layernorm": self.dimensions.kv_lora_scale,
-        }
-        for name, tensor in weights:
-            scale = scales.get(name.split(".")[-2])
-            # float32, so that the copy rounds once to the parameter's dtype, which may differ from this one.
-            yield name, tensor if scale is None else tensor.float() * scale
 
     def _require_own_layers(self) -> None:
         own_layers = all(
@@ -126,20 +115,30 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             )
 
 
-def _fp8_block(quant_config: Any) -> list[int] | None:
+def scale_latent_norms(
+    weights: Iterable[tuple[str, Tensor]], dimensions: LongcatConfig
+) -> Iterator[tuple[str, Tensor]]:
+    """Multiply the MLA scale into the norms' weights, so that it costs nothing at run time:
+    norm(x) · g · scale = norm(x) · (g · scale)."""
+    scales = {"q_a_layernorm": dimensions.q_lora_scale, "kv_a_layernorm": dimensions.kv_lora_scale}
+    for name, tensor in weights:
+        scale = scales.get(name.split(".")[-2])
+        # float32, so that the copy rounds once to the parameter's dtype, which may differ from this one.
+        yield name, tensor if scale is None else tensor.float() * scale
+
+
+def fp8_block(quant_config: Any) -> tuple[int, int] | None:
     """Return the (output, input) size of the blocks of block-wise FP8; None for any other format."""
     if quant_config is None or quant_config.get_name() != "fp8":
         return None
     block: list[int] | None = quant_config.weight_block_size
-    return block
+    return None if block is None else (block[0], block[1])
 
 
 def _refuse_unsupported_features() -> None:
-    if get_spec().speculative_algorithm is not None:
-        raise ValueError(
-            f"--speculative-algorithm {get_spec().speculative_algorithm!r} is not supported: the n-gram ids "
-            "of draft tokens would be wrong. Leave it out."
-        )
+    reason = reason_against_drafts(get_server_args())
+    if reason is not None:
+        raise ValueError(f"{reason}. Leave it out.")
     if get_parallel().pp_size > 1:
         raise ValueError(f"--pp-size must be 1 for this model, got {get_parallel().pp_size!r}.")
     if get_exec().features.enable_return_routed_experts or get_exec().moe.expert_distribution_recorder_mode:

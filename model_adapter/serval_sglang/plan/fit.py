@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any, Literal
 
 from serval_sglang.config import LongcatConfig
+from serval_sglang.options import RUNNING_REQUESTS_WITH_DRAFTS
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits, reserve_bytes
 from serval_sglang.plan.shard_sizes import PlanError, TablePlacement, WeightDtype, shard_sizes
 
@@ -27,6 +28,7 @@ class Deployment:
     - `gpus`: all GPUs, divided among engines of `tp` GPUs each
     - `context_tokens`: the longest request, prompt and answer
     - `runtime_bytes`: memory of each GPU outside PyTorch: CUDA context, cuBLAS, NCCL
+    - `mtp_steps`: tokens drafted at a time by the model's own layer; 0 for no drafts
     - `limits`, `reserve_bytes`, `max_running_requests`: None for SGLang's choice
     - `host_memory_bytes`: memory for n-gram tables on the host; None skips the check
     """
@@ -41,6 +43,7 @@ class Deployment:
     tables: TablePlacement
     context_tokens: int
     runtime_bytes: int
+    mtp_steps: int = 0
     limits: BatchLimits | None = None
     reserve_bytes: int | None = None
     max_running_requests: int | None = None
@@ -115,14 +118,23 @@ def plan_deployment(deployment: Deployment) -> Plan:
     if given.gpus % given.tp:
         raise PlanError(f"gpus must be a multiple of tp, got {given.gpus} gpus and tp {given.tp}.")
     sizes = shard_sizes(
-        given.config, tp=given.tp, ep=given.ep, weight_dtype=given.weight_dtype, tables=given.tables
+        given.config,
+        tp=given.tp,
+        ep=given.ep,
+        weight_dtype=given.weight_dtype,
+        tables=given.tables,
+        mtp=given.mtp_steps > 0,
     )
     limits = given.limits or default_batch_limits(given.gpu_memory_bytes, tp=given.tp)
+    requests = _wanted_requests(given)
+    if requests is not None:
+        # SGLang captures no graph for more requests than may run.
+        limits = replace(limits, graph_max_batch=min(limits.graph_max_batch, requests))
     reserve = given.reserve_bytes
     if reserve is None:
         reserve = reserve_bytes(limits, given.gpu_memory_bytes, tp=given.tp)
     kv_bytes = given.gpu_memory_bytes - given.runtime_bytes - reserve - sum(sizes.device_bytes.values())
-    per_token = kv_bytes_per_token(given.config, given.kv_dtype)
+    per_token = kv_bytes_per_token(given.config, given.kv_dtype, mtp=given.mtp_steps > 0)
     tokens = max(0, kv_bytes // per_token)
     slots = _request_slots(tokens, given)
     return Plan(
@@ -137,16 +149,17 @@ def plan_deployment(deployment: Deployment) -> Plan:
         request_slots=slots,
         request_table_bytes=_request_table_bytes(slots, given),
         concurrent_requests={
-            length: min(slots, tokens // length)
+            length: min(slots, tokens // (length + _reserved_tokens(given)))
             for length in CONCURRENCY_LENGTHS
             if length <= given.context_tokens
         },
     )
 
 
-def kv_bytes_per_token(config: LongcatConfig, dtype: KvDtype) -> int:
-    """Count the bytes of latent and rotary key in both attentions of each layer. Each rank holds them all."""
-    return 2 * config.num_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * _KV_BYTES[dtype]
+def kv_bytes_per_token(config: LongcatConfig, dtype: KvDtype, *, mtp: bool = False) -> int:
+    """Count the bytes of latent and rotary key in both attentions of each layer, and in that of the
+    multi-token-prediction layer. Each rank holds them all."""
+    return (2 * config.num_layers + mtp) * (config.kv_lora_rank + config.qk_rope_head_dim) * _KV_BYTES[dtype]
 
 
 def alternatives(plan: Plan) -> list[dict[str, Any]]:
@@ -210,18 +223,33 @@ def _fits(deployment: Deployment) -> bool:
 def _request_slots(kv_tokens: int, given: Deployment) -> int:
     """Compute SGLang 0.5.23's limit (sglang/srt/mem_cache/kv_cache_configurator.py,
     `resolve_max_num_reqs`)."""
-    wanted = given.max_running_requests
+    wanted = _wanted_requests(given)
     if wanted is None:
         wanted = max(2048, min(4096, kv_tokens * 512 // given.context_tokens))
     return min(wanted, kv_tokens // 2)
 
 
+def _wanted_requests(given: Deployment) -> int | None:
+    """Return the limit on requests that a flag sets, the operator's or ours; None if there is none."""
+    if given.max_running_requests is None and given.mtp_steps:
+        return RUNNING_REQUESTS_WITH_DRAFTS
+    return given.max_running_requests
+
+
 def _request_table_bytes(slots: int, given: Deployment) -> int:
-    """Count `req_to_token` (sglang/srt/mem_cache/memory_pool.py, `ReqToTokenPool`) and our n-gram history,
-    both int32, with one row for padding."""
-    spare_columns = 4
-    look_back = given.config.emb_neighbor_num - 1
-    return (slots + 1) * (given.context_tokens + spare_columns + look_back) * 4
+    """Count `req_to_token` (sglang/srt/mem_cache/memory_pool.py, `ReqToTokenPool`) and our n-gram ring, both
+    int32, with one row for padding."""
+    width = given.mtp_steps + 1
+    spare_columns = 4 + (width if given.mtp_steps else 0)
+    # serval_kernels.ngram_context.ring_columns, which would import torch.
+    ring = 1 << (given.config.emb_neighbor_num + width - 2).bit_length()
+    return (slots + 1) * (given.context_tokens + spare_columns + ring) * 4
+
+
+def _reserved_tokens(given: Deployment) -> int:
+    """Count places that a running request keeps behind its tokens (sglang/srt/mem_cache/allocation_sizing.py,
+    `get_alloc_reserve_per_decode`)."""
+    return 2 * (given.mtp_steps + 1) if given.mtp_steps else 0
 
 
 def _gib(size_bytes: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from serval_sglang.checkpoint.layout import Shape, tensor_shapes
+from serval_sglang.checkpoint.layout import Shape, mtp_tensor_shapes, tensor_shapes
 from serval_sglang.checkpoint.parts import Part, part_of
 from serval_sglang.config import LongcatConfig
 
@@ -64,13 +64,20 @@ class ShardSizes:
 
 
 def shard_sizes(
-    config: LongcatConfig, *, tp: int, ep: int, weight_dtype: WeightDtype, tables: TablePlacement
+    config: LongcatConfig,
+    *,
+    tp: int,
+    ep: int,
+    weight_dtype: WeightDtype,
+    tables: TablePlacement,
+    mtp: bool = False,
 ) -> ShardSizes:
     """Return the size of the largest rank; all are equal except for the padding of the vocabulary.
 
     - `tp`: tensor-parallel ranks; `ep`: ranks among them that divide whole experts (`--ep-size`)
     - `weight_dtype` of linear layers: "fp8" adds a float32 scale for each block of 128 x 128. Embeddings,
       n-gram projections, norms and head are bfloat16, the router is float32
+    - `mtp`: with the multi-token-prediction layer, which is held in bfloat16
     - `tables`: bfloat16 on the GPU or in host memory, or 8 bit on the GPU with one float32 scale per row
 
     Raises `PlanError`, listing them, if dimensions cannot be divided among the ranks.
@@ -78,7 +85,7 @@ def shard_sizes(
     _require_divisible(config, tp=tp, ep=ep, weight_dtype=weight_dtype)
     device_bytes: dict[str, int] = defaultdict(int)
     host_bytes = 0
-    for kind, total in _tensor_kinds(config).items():
+    for kind, total in _tensor_kinds(config, mtp=mtp).items():
         count = total // ep if kind.part is Part.EXPERTS else total
         on_rank = _rank_shape(kind, tp=tp, ep=ep)
         if kind.part is Part.NGRAM_TABLES and tables == "host":
@@ -87,35 +94,40 @@ def shard_sizes(
         else:
             stored = _stored_bytes(kind.part, on_rank, weight_dtype=weight_dtype, tables=tables)
             device_bytes[kind.part] += count * stored
-    device_bytes[ABSORBED] = _absorbed_bytes(config, tp=tp)
+    device_bytes[ABSORBED] = _absorbed_bytes(config, tp=tp, mtp=mtp)
     device_bytes[ROTARY] = _rotary_bytes(config)
     return ShardSizes(device_bytes=dict(device_bytes), host_bytes=host_bytes)
 
 
 @lru_cache
-def _tensor_kinds(config: LongcatConfig) -> Mapping[_Kind, int]:
+def _tensor_kinds(config: LongcatConfig, *, mtp: bool) -> Mapping[_Kind, int]:
     """Return the number of tensors of each kind."""
-    return Counter(
-        _Kind(part_of(name), name.split(".")[-2], shape) for name, shape in tensor_shapes(config).items()
-    )
+    shapes = tensor_shapes(config) | (mtp_tensor_shapes(config) if mtp else {})
+    return Counter(_Kind(part_of(name), name.split(".")[-2], shape) for name, shape in shapes.items())
 
 
 def _rank_shape(kind: _Kind, *, tp: int, ep: int) -> Shape:
     """Return the shape of a rank's piece of a tensor."""
     match kind.part:
         case Part.WORD_EMBEDDING | Part.HEAD:
-            # VocabParallelEmbedding pads further only if a multiple of 64 does not divide among the ranks.
-            is_enough = _round_up(kind.shape[0], _VOCABULARY_PADDING) % tp == 0
-            padding = _VOCABULARY_PADDING * (1 if is_enough else tp)
-            return _round_up(kind.shape[0], padding) // tp, kind.shape[1]
+            return _vocabulary_shape(kind.shape, tp=tp)
+        case Part.MTP if kind.module == "embed_tokens":
+            return _vocabulary_shape(kind.shape, tp=tp)
         case Part.NGRAM_TABLES | Part.NGRAM_PROJECTIONS:
             return kind.shape[0], kind.shape[1] // tp
-        case Part.ATTENTION | Part.DENSE_MLPS | Part.EXPERTS:
+        case Part.ATTENTION | Part.DENSE_MLPS | Part.EXPERTS | Part.MTP:
             ranks = tp // ep if kind.part is Part.EXPERTS else tp
             split = _SPLIT_DIMENSION.get(kind.module)
             return tuple(size // ranks if i == split else size for i, size in enumerate(kind.shape))
         case _:
             return kind.shape
+
+
+def _vocabulary_shape(shape: Shape, *, tp: int) -> Shape:
+    # VocabParallelEmbedding pads further only if a multiple of 64 does not divide among the ranks.
+    is_enough = _round_up(shape[0], _VOCABULARY_PADDING) % tp == 0
+    padding = _VOCABULARY_PADDING * (1 if is_enough else tp)
+    return _round_up(shape[0], padding) // tp, shape[1]
 
 
 def _stored_bytes(part: Part, shape: Shape, *, weight_dtype: WeightDtype, tables: TablePlacement) -> int:
@@ -130,12 +142,12 @@ def _stored_bytes(part: Part, shape: Shape, *, weight_dtype: WeightDtype, tables
     return elements * _BF16_BYTES
 
 
-def _absorbed_bytes(config: LongcatConfig, *, tp: int) -> int:
+def _absorbed_bytes(config: LongcatConfig, *, tp: int, mtp: bool) -> int:
     """Count `w_kc` and `w_vc` of all attentions in bfloat16 (sglang/srt/models/longcat_flash.py,
     `LongcatFlashForCausalLM.post_load_weights` makes contiguous copies, dequantised from FP8)."""
     heads = config.num_attention_heads // tp
     values = heads * (config.qk_nope_head_dim + config.v_head_dim) * config.kv_lora_rank
-    return 2 * config.num_layers * values * _BF16_BYTES
+    return (2 * config.num_layers + mtp) * values * _BF16_BYTES
 
 
 def _rotary_bytes(config: LongcatConfig) -> int:

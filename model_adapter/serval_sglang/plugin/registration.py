@@ -8,6 +8,8 @@ from typing import Any
 
 SUPPORTED_SGLANG = "0.5.23"
 ARCHITECTURE = "LongcatFlashForCausalLM"
+# SGLang changes the target's architecture to this one for the draft model.
+DRAFT_ARCHITECTURE = "LongcatFlashForCausalLMNextN"
 _MODELS_PACKAGE = "serval_sglang.models"
 _MANAGER = "sglang.srt.model_executor.model_runner_components.ngram_embedding_manager.NgramEmbeddingManager"
 _HOOKS = (
@@ -39,12 +41,16 @@ def require_registered() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry
     from sglang.srt.utils.hf_transformers.common import _CONFIG_REGISTRY
 
+    from serval_sglang.drafts.verification import AROUND as OF_VERIFICATION
+
     in_use = {
         "model": _name(ModelRegistry.models.get(ARCHITECTURE)),
+        "draft model": _name(ModelRegistry.models.get(DRAFT_ARCHITECTURE)),
         "configuration": _name(_CONFIG_REGISTRY["longcat_flash"]),
     }
+    hooked = (*_HOOKS, *OF_VERIFICATION)
     missing = [f"{role} {name}" for role, name in in_use.items() if not name.startswith("serval_sglang.")]
-    missing += [f"no hook on {target}" for target in _HOOKS if target not in HookRegistry._patched]
+    missing += [f"no hook on {target}" for target in hooked if target not in HookRegistry._patched]
     if missing:
         raise PluginNotInEffect(
             f"SGLang would serve {ARCHITECTURE} with {', '.join(missing)}. Is the entry point `serval` "
@@ -53,20 +59,27 @@ def require_registered() -> None:
         )
 
 
-def proof_of_effect(model_runner: Any) -> dict[str, str]:
-    """Return a scheduler's report on the model it has loaded, for `require_proof`."""
-    return {
+def proof_of_effect(scheduler: Any) -> dict[str, str]:
+    """Return a scheduler's report on the models it has loaded, for `require_proof`."""
+    model_runner = scheduler.tp_worker.model_runner
+    proof = {
         "model": _name(type(model_runner.model)),
         "ngram_manager": _name(type(model_runner.ngram_embedding_manager)),
     }
+    if scheduler.draft_worker is not None:
+        proof["draft_model"] = _name(type(scheduler.draft_worker.draft_worker.draft_runner.model))
+    return proof
 
 
 def require_proof(proof: dict[str, str] | None) -> None:
-    """Raise `PluginNotInEffect` unless `proof` names our model and our n-gram state."""
+    """Raise `PluginNotInEffect` unless `proof` names our model, our n-gram state and, if it names a draft
+    model, ours."""
     expected = {
         "model": f"{_MODELS_PACKAGE}.longcat_flash.{ARCHITECTURE}",
         "ngram_manager": "serval_sglang.layers.ngram_history.RequestHistoryManager",
     }
+    if proof is not None and "draft_model" in proof:
+        expected["draft_model"] = f"{_MODELS_PACKAGE}.longcat_flash_nextn.{DRAFT_ARCHITECTURE}"
     if proof != expected:
         raise PluginNotInEffect(
             f"a scheduler has loaded {proof!r}, and {expected!r} is needed: the plugin is not in effect "
@@ -94,14 +107,15 @@ def _register_config() -> None:
 def _register_model() -> None:
     from sglang.srt.models.registry import ModelRegistry
 
-    present = ModelRegistry.models.get(ARCHITECTURE)
-    if _is_own(present):
+    present = [ModelRegistry.models.get(name) for name in (ARCHITECTURE, DRAFT_ARCHITECTURE)]
+    if all(map(_is_own, present)):
         return
-    if present is not None and not present.__module__.startswith("sglang."):
-        raise PluginNotInEffect(
-            f"{_name(present)} already provides {ARCHITECTURE}: unset SGLANG_EXTERNAL_MODEL_PACKAGE, or "
-            "leave the other plugin out of SGLANG_PLUGINS."
-        )
+    for cls in present:
+        if cls is not None and not _is_own(cls) and not cls.__module__.startswith("sglang."):
+            raise PluginNotInEffect(
+                f"{_name(cls)} already provides {cls.__name__}: unset SGLANG_EXTERNAL_MODEL_PACKAGE, or "
+                "leave the other plugin out of SGLANG_PLUGINS."
+            )
     ModelRegistry.register(_MODELS_PACKAGE, overwrite=True, strict=True)
 
 
@@ -109,6 +123,7 @@ def _register_hooks() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.srt.utils import is_cpu
 
+    from serval_sglang.drafts.verification import AROUND as OF_VERIFICATION
     from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
     from serval_sglang.layers.moe import LongcatFlashMoE
     from serval_sglang.layers.ngram_embedding import NgramEmbedding
@@ -125,6 +140,8 @@ def _register_hooks() -> None:
     kinds = (HookType.REPLACE, HookType.REPLACE, HookType.REPLACE, HookType.AROUND)
     for target, hook, kind in zip(_HOOKS, hooks, kinds, strict=True):
         HookRegistry.register(target, hook, kind)
+    for target, hook in OF_VERIFICATION.items():
+        HookRegistry.register(target, hook, HookType.AROUND)
     if is_cpu():
         from serval_sglang.cpu_compat.install import install as install_cpu_hooks
 

@@ -92,6 +92,7 @@ def running_engine(
     tp: int = 1,
     ep: int = 1,
     device: Device | None = "cpu",
+    mtp_steps: int = 0,
     extra_flags: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
@@ -100,6 +101,7 @@ def running_engine(
 
     Args:
         device: None selects a GPU if there is one.
+        mtp_steps: tokens drafted at a time by the model's own layer.
         extra_flags: flags of sglang.launch_server.
         environment: variables in addition to this process's own.
 
@@ -108,7 +110,14 @@ def running_engine(
     """
     port = _free_port()
     arguments = launcher_arguments(
-        model_dir, port=port, dtype=dtype, tp=tp, ep=ep, device=device, extra_flags=extra_flags
+        model_dir,
+        port=port,
+        dtype=dtype,
+        tp=tp,
+        ep=ep,
+        device=device,
+        mtp_steps=mtp_steps,
+        extra_flags=extra_flags,
     )
     # -P keeps the working directory off the import path.
     command = [sys.executable, "-P", "-m", "serval_sglang.launch", *arguments]
@@ -145,10 +154,12 @@ def launcher_arguments(
     ep: int,
     device: Device | None,
     extra_flags: Sequence[str],
+    mtp_steps: int = 0,
 ) -> list[str]:
     """Return arguments of `serval_sglang.launch`."""
     arguments = [f"--model={model_dir}", f"--port={port}", f"--tp={tp}", f"--ep={ep}"]
     arguments += [] if device is None else [f"--device={device}"]
+    arguments += [] if mtp_steps == 0 else [f"--mtp-steps={mtp_steps}"]
     return [*arguments, "--", f"--dtype={dtype}", *extra_flags]
 
 

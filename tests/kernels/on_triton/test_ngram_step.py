@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serval_kernels.ngram_context import FROM_RING, ring_columns
 from serval_kernels.ngram_ids import NgramHash, ngram_hash
 from serval_kernels.ngram_step import (
     decode_step,
@@ -24,6 +25,7 @@ from serval_testkit.ngram_definition import (
     history_at,
     row_ids_at,
 )
+from serval_testkit.speculative_passes import passes_with_rejections
 from serval_testkit.triton_device import DEVICE, programs_backwards
 
 EOS = 2
@@ -44,6 +46,18 @@ def tensor(values: object, dtype: torch.dtype = torch.int64) -> torch.Tensor:
     return torch.tensor(values, dtype=dtype, device=DEVICE)
 
 
+def store(row: torch.Tensor, sequence: list[int]) -> None:
+    """Store the tokens of a sequence in their columns of a ring's row."""
+    for position, token in enumerate(sequence):
+        row[position % len(row)] = token
+
+
+def stored(row: torch.Tensor, sequence: list[int], sizes: NgramSizes) -> list[int]:
+    """Return the tokens that a row holds at the last n - 1 positions of a sequence, 0 before it."""
+    end = len(sequence)
+    return [int(row[p % len(row)]) if p >= 0 else 0 for p in range(end - sizes.max_order + 1, end)]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Sequences, each split into the tokens before and the run of this step."""
@@ -54,22 +68,33 @@ class Batch:
     padding: list[int]
     slots: list[int]
     integers: torch.dtype
+    width: int = 1  # tokens a request in a decode step
 
     def arguments(self) -> dict[str, object]:
         lengths = [len(run) for run in self.runs]
         return {
             "tokens": tensor([t for run in self.runs for t in run] + self.padding, self.integers),
             "slots": tensor(self.slots, self.integers),
+            "positions": tensor(
+                [
+                    len(past) + i
+                    for past, run in zip(self.before, self.runs, strict=True)
+                    for i in range(len(run))
+                ]
+                + [0] * len(self.padding),
+                self.integers,
+            ),
             "starts": tensor([sum(lengths[:i]) for i in range(len(lengths))], self.integers),
             "lengths": tensor(lengths, self.integers),
             "ngram": constants(self.sizes),
             "eos_token_id": EOS,
         }
 
-    def history(self) -> torch.Tensor:
-        state = torch.full((9, self.sizes.max_order - 1), 7, dtype=torch.int32, device=DEVICE)
+    def ring(self) -> torch.Tensor:
+        columns = ring_columns(order=self.sizes.max_order, width=self.width)
+        state = torch.full((9, columns), 7, dtype=torch.int32, device=DEVICE)
         for slot, sequence in zip(self.slots, self.before, strict=True):
-            state[slot] = tensor(history_at(sequence, self.sizes), torch.int32)
+            store(state[slot], sequence)
         return state
 
     def expected_rows(self) -> list[list[int]]:
@@ -93,64 +118,92 @@ def batches(draw: st.DrawFn) -> Batch:
         padding=draw(st.lists(token, max_size=4)),
         slots=draw(st.permutations(range(9)))[:requests],
         integers=draw(st.sampled_from([torch.int32, torch.int64])),
+        width=draw(st.integers(1, 5)),
     )
 
 
 ORDERS = st.sampled_from([nullcontext, programs_backwards])
 
 
-@given(batches(), st.booleans(), ORDERS)
+@given(batches(), st.sampled_from(["ring", "caller", "both"]), ORDERS)
 def test_extend_step_follows_definition(
-    batch: Batch, from_caller: bool, order: Callable[[], AbstractContextManager[None]]
+    batch: Batch, source: str, order: Callable[[], AbstractContextManager[None]]
 ) -> None:
     arguments = batch.arguments()
-    by_kernel, by_reference = batch.history(), batch.history()
-    if from_caller:  # a prefix found in a cache: the slots' contents do not matter
-        arguments["before"] = by_kernel[arguments["slots"].long()]
-        by_kernel[arguments["slots"].long()] = 5
-        by_reference.copy_(by_kernel)
+    by_kernel = batch.ring()
+    if source != "ring":  # a prefix found in a cache: the slots' contents do not matter
+        before = tensor([history_at(past, batch.sizes) for past in batch.before], torch.int32)
+        known = slice(None, None, 2 if source == "both" else 1)
+        by_kernel[arguments["slots"].long()[known]] = 5
+        if source == "both":  # every other request continues from the ring
+            before[1::2] = FROM_RING
+        arguments["before"] = before
+    by_reference = by_kernel.clone()
     with order():
-        rows = extend_step_triton(history=by_kernel, **arguments)
+        rows = extend_step_triton(ring=by_kernel, **arguments)
     expected = batch.expected_rows()
     assert rows[: len(expected)].tolist() == expected
     for slot, past, run in zip(batch.slots, batch.before, batch.runs, strict=True):
-        assert by_kernel[slot].tolist() == history_at(past + run, batch.sizes)
+        if run:
+            assert stored(by_kernel[slot], past + run, batch.sizes) == history_at(past + run, batch.sizes)
     # Also for the rows of padding.
-    assert torch.equal(rows, extend_step_reference(history=by_reference, **arguments))
+    assert torch.equal(rows, extend_step_reference(ring=by_reference, **arguments))
     assert torch.equal(by_kernel, by_reference)
 
 
-@given(batches())
-def test_decode_step_follows_definition(batch: Batch) -> None:
-    newest = [run[0] if run else EOS for run in batch.runs]
-    history, arguments = batch.history(), batch.arguments()
-    tokens = tensor(newest, batch.integers)
-    state = {"slots": arguments["slots"], "ngram": arguments["ngram"], "eos_token_id": EOS}
-    by_reference = history.clone()
-    rows = decode_step_triton(tokens, history, **state)
+@given(batches(), ORDERS)
+def test_decode_step_follows_definition(
+    batch: Batch, order: Callable[[], AbstractContextManager[None]]
+) -> None:
+    width = batch.width
+    brought = [(run + [EOS] * width)[:width] for run in batch.runs]
+    ring, arguments = batch.ring(), batch.arguments()
+    tokens = tensor([token for run in brought for token in run], batch.integers)
+    places = [len(past) + i for past in batch.before for i in range(width)]
+    state = {
+        "slots": arguments["slots"],
+        "positions": tensor(places, batch.integers),
+        "ngram": arguments["ngram"],
+        "eos_token_id": EOS,
+        "width": width,
+    }
+    by_reference = ring.clone()
+    with order():
+        rows = decode_step_triton(tokens, ring, **state)
     assert rows.tolist() == [
-        row_ids_at([*past, token], len(past), batch.sizes, eos_token_id=EOS)
-        for past, token in zip(batch.before, newest, strict=True)
+        row_ids_at(past + run, len(past) + i, batch.sizes, eos_token_id=EOS)
+        for past, run in zip(batch.before, brought, strict=True)
+        for i in range(width)
     ]
     assert torch.equal(rows, decode_step_reference(tokens, by_reference, **state))
-    assert torch.equal(history, by_reference)
+    assert torch.equal(ring, by_reference)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_decode_step_forgets_rejected_tokens(width: int) -> None:
+    passes = passes_with_rejections(
+        decode_step_triton, extend_step_triton, width=width, passes=50, seed=width, device=DEVICE
+    )
+    for rows, expected in passes:
+        assert rows == expected
 
 
 def test_steps_continue_sequence_across_chunks_and_decode() -> None:
     sequence = [5, 9, EOS, 4, 4, 8, 1, EOS, EOS, 3, 7, 6, 2, 9]
-    history = torch.zeros(3, 3, dtype=torch.int32, device=DEVICE)
+    ring = torch.full((3, 4), 9, dtype=torch.int32, device=DEVICE)
     common = {"slots": tensor([1]), "ngram": constants(TINY_NGRAM), "eos_token_id": EOS}
     rows = []
     place = 0
     for length in (1, 0, 2, 5, 1):
         run = tensor(sequence[place : place + length])
-        lengths = tensor([length])
-        rows += extend_step_triton(run, history, starts=tensor([0]), lengths=lengths, **common).tolist()
+        arguments = {"positions": tensor(list(range(place, place + length))), "starts": tensor([0])}
+        rows += extend_step_triton(run, ring, lengths=tensor([length]), **arguments, **common).tolist()
         place += length
-    for token in sequence[place:]:
-        rows += decode_step_triton(tensor([token]), history, **common).tolist()
+    for position in range(place, len(sequence)):
+        token, positions = tensor([sequence[position]]), tensor([position])
+        rows += decode_step_triton(token, ring, positions=positions, **common).tolist()
     assert rows == [row_ids_at(sequence, i, TINY_NGRAM, eos_token_id=EOS) for i in range(len(sequence))]
-    assert history.tolist() == [[0, 0, 0], sequence[-3:], [0, 0, 0]]
+    assert ring[[0, 2]].tolist() == [[9] * 4] * 2
 
 
 @pytest.mark.parametrize("length", [31, 32, 33, 70])
@@ -158,13 +211,13 @@ def test_extend_step_handles_runs_longer_than_block(length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     sequences = [torch.randint(0, 5, (length,), generator=generator).tolist() for _ in range(3)]
     batch = Batch(TINY_NGRAM, [[], [3, 4], [1]], sequences, [], [2, 0, 1], torch.int32)
-    rows = extend_step_triton(history=batch.history(), **batch.arguments())
+    rows = extend_step_triton(ring=batch.ring(), **batch.arguments())
     assert rows.tolist() == batch.expected_rows()
 
 
 def test_extend_step_handles_only_end_of_sequence_tokens() -> None:
     batch = Batch(LITE_NGRAM, [[EOS] * 4], [[EOS] * 6], [], [0], torch.int64)
-    rows = extend_step_triton(history=batch.history(), **batch.arguments())
+    rows = extend_step_triton(ring=batch.ring(), **batch.arguments())
     offsets = ngram_hash(vocab_size=131072, base=78 * 131072, max_order=4, splits=4).offsets
     assert rows.tolist() == [(offsets + EOS).tolist()] * 6
 
@@ -172,39 +225,62 @@ def test_extend_step_handles_only_end_of_sequence_tokens() -> None:
 @pytest.mark.parametrize("requests", [0, 3])
 def test_extend_step_without_tokens_keeps_state(requests: int) -> None:
     batch = Batch(TINY_NGRAM, [[1, 2, 3]] * requests, [[]] * requests, [], list(range(requests)), torch.int64)
-    history = batch.history()
-    kept = history.clone()
-    assert extend_step_triton(history=history, **batch.arguments()).shape == (0, TINY_NGRAM.tables)
-    assert torch.equal(history, kept)
+    ring = batch.ring()
+    kept = ring.clone()
+    assert extend_step_triton(ring=ring, **batch.arguments()).shape == (0, TINY_NGRAM.tables)
+    assert torch.equal(ring, kept)
 
 
 def test_decode_step_ignores_slot_outside_state() -> None:
-    history = torch.full((2, 3), 5, dtype=torch.int32, device=DEVICE)
+    ring = torch.full((2, 4), 5, dtype=torch.int32, device=DEVICE)
     common = {"slots": tensor([-1, 2, 2**40]), "ngram": constants(TINY_NGRAM), "eos_token_id": EOS}
-    rows = decode_step_triton(tensor([4, 5, 6]), history, **common)
+    rows = decode_step_triton(tensor([4, 5, 6]), ring, positions=tensor([3, 4, 5]), **common)
     assert rows.tolist() == [row_ids_at([t], 0, TINY_NGRAM, eos_token_id=EOS) for t in (4, 5, 6)]
-    assert history.tolist() == [[5, 5, 5]] * 2
+    assert ring.tolist() == [[5] * 4] * 2
+
+
+@pytest.mark.parametrize("position", [-1, -(2**40), 2**40 + 3])
+def test_decode_step_stays_inside_its_row_for_any_position(position: int) -> None:
+    ring = torch.full((3, 8), 5, dtype=torch.int32, device=DEVICE)
+    arguments = {
+        "slots": tensor([1]),
+        "positions": tensor([position] * 4),
+        "ngram": constants(TINY_NGRAM),
+        "eos_token_id": EOS,
+        "width": 4,
+    }
+    by_reference = ring.clone()
+    rows = decode_step_triton(tensor([4, 6, 7, 8]), ring, **arguments)
+    assert ring[[0, 2]].tolist() == [[5] * 8] * 2
+    assert torch.equal(rows, decode_step_reference(tensor([4, 6, 7, 8]), by_reference, **arguments))
+    assert torch.equal(ring, by_reference)
 
 
 @pytest.mark.parametrize("token", [-1, -(2**31), 2**31 - 1])
 def test_decode_step_stays_inside_tables_for_any_token(token: int) -> None:
-    history = torch.full((1, 3), token, dtype=torch.int32, device=DEVICE)
-    by_reference = history.clone()
-    common = {"slots": tensor([0]), "ngram": constants(TINY_NGRAM), "eos_token_id": EOS}
+    ring = torch.full((1, 4), token, dtype=torch.int32, device=DEVICE)
+    by_reference = ring.clone()
+    common = {
+        "slots": tensor([0]),
+        "positions": tensor([7]),
+        "ngram": constants(TINY_NGRAM),
+        "eos_token_id": EOS,
+    }
     tokens = tensor([token], torch.int32)
-    rows = decode_step_triton(tokens, history, **common)
+    rows = decode_step_triton(tokens, ring, **common)
     hashed = constants(TINY_NGRAM)
     assert ((rows >= hashed.offsets) & (rows < hashed.offsets + hashed.moduli)).all()
     assert torch.equal(rows, decode_step_reference(tokens, by_reference, **common))
 
 
 def test_extend_step_stays_inside_memory_for_bad_starts() -> None:
-    tokens, history = tensor([3, 4, 5, 6, 7]), torch.ones(2, 3, dtype=torch.int32, device=DEVICE)
+    tokens, ring = tensor([3, 4, 5, 6, 7]), torch.ones(2, 4, dtype=torch.int32, device=DEVICE)
     hashed = constants(TINY_NGRAM)
     rows = extend_step_triton(
         tokens,
-        history,
+        ring,
         slots=tensor([0, 1]),
+        positions=tensor([0, 1, 2, 3, 4]),
         starts=tensor([4, 9]),
         lengths=tensor([90, -7]),
         ngram=hashed,
@@ -215,17 +291,28 @@ def test_extend_step_stays_inside_memory_for_bad_starts() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="CUDA graphs need a GPU: run pytest on a machine with one")
-def test_decode_step_captured_in_graph_reads_new_tokens() -> None:
-    tokens, history = tensor([0, 0]), torch.zeros(4, 3, dtype=torch.int32, device=DEVICE)
-    slots = tensor([1, 3])
-    common = {"slots": slots, "ngram": constants(TINY_NGRAM), "eos_token_id": EOS}
-    decode_step(tokens, history.clone(), **common)  # compiles
+@pytest.mark.parametrize("width", [1, 4])
+def test_decode_step_captured_in_graph_reads_new_tokens(width: int) -> None:
+    tokens, positions = (tensor([0] * 2 * width) for _ in range(2))
+    ring = torch.zeros(4, ring_columns(order=4, width=width), dtype=torch.int32, device=DEVICE)
+    common = {
+        "slots": tensor([1, 3]),
+        "positions": positions,
+        "ngram": constants(TINY_NGRAM),
+        "eos_token_id": EOS,
+        "width": width,
+    }
+    decode_step(tokens, ring.clone(), **common)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        rows = decode_step(tokens, history, **common)
-    history.zero_()
-    sequences = [[5, 6, EOS, 7, 8], [9, 9, 4, 4, 3]]
-    for place in range(5):
-        tokens.copy_(tensor([sequence[place] for sequence in sequences]))
+        rows = decode_step(tokens, ring, **common)
+    sequences = [[5, 6, EOS, 7, 8, 9, 3, 4], [9, 9, 4, 4, 3, EOS, 1, 0]]
+    # Each pass accepts one token, and the next pass brings the others again.
+    for place in range(9 - width):
+        places = range(place, place + width)
+        tokens.copy_(tensor([sequence[p] for sequence in sequences for p in places]))
+        positions.copy_(tensor([*places, *places]))
         graph.replay()
-        assert rows.tolist() == [row_ids_at(s, place, TINY_NGRAM, eos_token_id=EOS) for s in sequences]
+        assert rows.tolist() == [
+            row_ids_at(s, p, TINY_NGRAM, eos_token_id=EOS) for s in sequences for p in places
+        ]

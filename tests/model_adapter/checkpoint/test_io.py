@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from serval_sglang.checkpoint import (
     CheckpointError,
+    load_mtp_layer,
     load_reference,
     load_state_dict,
     mtp_tensor_shapes,
@@ -102,6 +104,28 @@ def test_load_state_dict_omits_mtp_tensors(tmp_path: Path, weights: dict[str, Te
     save_checkpoint({**weights, **mtp}, CONFIG, tmp_path, dtype=torch.float32)
     assert "model.mtp.layers.0.eh_proj.weight" in load_file(tmp_path / "model.safetensors")
     assert load_state_dict(tmp_path).keys() == weights.keys()
+
+
+@pytest.mark.parametrize("quantised", [{}, {"fp8": True}, {"packed": "gptq"}])
+def test_load_mtp_layer_returns_what_was_saved(tmp_path: Path, quantised: dict[str, Any]) -> None:
+    weights = random_state_dict(CONFIG, seed=2, mtp=True)
+    save_checkpoint(weights, CONFIG, tmp_path, dtype=torch.float32, **quantised)
+    loaded = {f"model.mtp.{name}": tensor for name, tensor in load_mtp_layer(tmp_path).state_dict().items()}
+    assert loaded.keys() == mtp_tensor_shapes(CONFIG).keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.items())
+
+
+def test_load_mtp_layer_refuses_checkpoint_without_whole_layer(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
+    mtp = {name: torch.zeros(shape) for name, shape in mtp_tensor_shapes(CONFIG).items()}
+    save_checkpoint(weights, CONFIG, tmp_path / "none", dtype=torch.float32)
+    with pytest.raises(CheckpointError, match="has no multi-token-prediction layer"):
+        load_mtp_layer(tmp_path / "none")
+    save_checkpoint(weights | mtp, CONFIG, tmp_path / "part", dtype=torch.float32)
+    rewrite(tmp_path / "part", {"model.mtp.norm.weight": None})
+    with pytest.raises(CheckpointError, match=r"it lacks model\.mtp\.norm\.weight"):
+        load_mtp_layer(tmp_path / "part")
 
 
 def test_load_state_dict_accepts_alias_of_word_embedding(tmp_path: Path, weights: dict[str, Tensor]) -> None:

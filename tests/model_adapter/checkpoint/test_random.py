@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from serval_sglang.checkpoint import random_state_dict, tensor_shapes, tiny_config
+from serval_sglang.checkpoint import mtp_tensor_shapes, random_state_dict, tensor_shapes, tiny_config
 from serval_sglang.reference import ReferenceModel
 
 
@@ -33,6 +33,16 @@ def test_random_state_dict_depends_only_on_seed() -> None:
     assert {name: tuple(w.shape) for name, w in first.items()} == tensor_shapes(tiny_config())
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_random_state_dict_adds_mtp_layer_beside_same_weights() -> None:
+    plain, with_mtp = (random_state_dict(tiny_config(), seed=1, mtp=mtp) for mtp in (False, True))
+    assert all(torch.equal(with_mtp[name], tensor) for name, tensor in plain.items())
+    added = {name: tuple(with_mtp[name].shape) for name in with_mtp.keys() - plain.keys()}
+    assert added == mtp_tensor_shapes(tiny_config())
+    norms = [with_mtp[name] for name in added if "norm" in name]
+    assert len(norms) == 7
+    assert all(norm.std() > 0.1 for norm in norms), "norms of 1 would hide one that is left out"
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from serval_sglang.checkpoint.files import load_config
-from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY
+from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY, mtp_tensor_shapes
 from serval_sglang.checkpoint.manifest import MANIFEST_FILE
 from serval_sglang.cli.checkpoint.__main__ import main
 from serval_sglang.known_configs import TINY
@@ -58,6 +60,35 @@ def test_tiny_accepts_every_dimension_seed_and_dtype(tmp_path: Path, run: Any) -
     assert weights["a"] == weights["b"] != weights["c"]
     with safe_open(tmp_path / "a" / "model.safetensors", framework="np") as file:
         assert file.get_slice("lm_head.weight").get_dtype() == "F32"
+
+
+def test_tiny_adds_mtp_layer_beside_same_weights(checkpoint: Path, tmp_path: Path, run: Any) -> None:
+    assert run("tiny", tmp_path / "mtp", *SMALL, "--mtp").code == 0
+    plain, with_mtp = (load_file(path / "model.safetensors") for path in (checkpoint, tmp_path / "mtp"))
+    assert with_mtp.keys() - plain.keys() == mtp_tensor_shapes(load_config(checkpoint)).keys()
+    assert all(torch.equal(with_mtp[name], tensor) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize(
+    ("removed", "presence", "said", "code"),
+    [
+        ((), "complete", "MTP layer     yes", 0),
+        (("model.mtp.norm.weight",), "partial", "MTP layer     in part", 1),
+        (tuple(mtp_tensor_shapes(TINY)), "none", "MTP layer     none", 0),
+    ],
+)
+def test_inspect_tells_presence_of_mtp_layer(
+    tmp_path: Path, run: Any, removed: tuple[str, ...], presence: str, said: str, code: int
+) -> None:
+    assert run("tiny", tmp_path, *SMALL, "--mtp").code == 0
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if name not in removed}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    result = run("inspect", tmp_path)
+    assert (result.code, said in result.out) == (code, True)
+    found = run("inspect", tmp_path, "--json").json
+    assert found["mtp"] == presence
+    assert found["missing"] == (list(removed) if presence == "partial" else [])
 
 
 def test_tiny_refuses_invalid_model_before_writing(tmp_path: Path, run: Any) -> None:

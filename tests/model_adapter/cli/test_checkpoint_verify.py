@@ -18,6 +18,7 @@ from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import LITE, TINY
 from serval_sglang.launch import parse_options, sglang_arguments
 from serval_sglang.verify.comparison import Difference, Disagreement
+from serval_sglang.verify.drafts import DraftComparison
 from serval_sglang.verify.engine import EngineFailed, launcher_arguments
 from serval_sglang.verify.verification import BOUNDS, CaseResult, Verification
 from serval_testkit.processes import Program, descendants, is_running
@@ -189,6 +190,38 @@ def verification(maximum: float) -> Verification:
     got = Difference(maximum, maximum / 10, 200, 1e-9, 10, 3, Disagreement(4, 65) if maximum > 1 else None)
     bound = BOUNDS["float32"]
     return Verification(bound, [CaseResult("cached prefixes", 12, got, bound.allows(got))], got)
+
+
+def drafts(other_drafts: int) -> DraftComparison:
+    return DraftComparison(
+        requests=6,
+        other_texts=1,
+        other_drafts=other_drafts,
+        passes=98,
+        right=132,
+        reference_passes=98,
+        reference_right=132,
+    )
+
+
+@pytest.mark.parametrize(("other_drafts", "agrees"), [(0, True), (1, False)])
+def test_verify_requires_equal_drafts_in_float32(other_drafts: int, *, agrees: bool) -> None:
+    found = as_json(verification(1e-5), drafts(other_drafts), dtype="float32", tp=1, ep=1)
+    assert found["agrees"] is agrees
+    assert found["drafts"]["right"] == 132
+    assert as_json(verification(1e-5), drafts(other_drafts), dtype="bfloat16", tp=1, ep=1)["agrees"] is True
+    *_, line, verdict = as_text(verification(1e-5), drafts(other_drafts), dtype="float32")
+    assert line.startswith(
+        "drafts: 132 right in 98 verify passes, and 132 in 98 of the reference; of 6 requests"
+    )
+    assert verdict.startswith(f"float32 {'agrees' if agrees else 'DISAGREES'}: ")
+
+
+def test_verify_with_drafts_needs_the_layer(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(checkpoint, "--mtp-steps", "3") == 1
+    said = capsys.readouterr().err
+    assert "has no multi-token-prediction layer" in said
+    assert "starting the engine" not in said
 
 
 def test_verify_table_shows_size_and_place_of_difference() -> None:

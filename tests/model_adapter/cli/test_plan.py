@@ -39,6 +39,19 @@ def test_plan_json_for_fp8_on_one_h200(capsys: pytest.CaptureFixture[str]) -> No
     assert used == gpu["memory_bytes"]
 
 
+def test_plan_counts_drafts(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--gpu-memory-gib", "140.4", "--dtype", "fp8"]
+    assert main([*flags, "--mtp-steps", "3"]) == 0
+    table = capsys.readouterr().out
+    assert "drafts: 3 tokens at a time (serval engine --mtp-steps 3)" in table
+    assert "MTP" in table
+    assert main([*flags, "--mtp-steps", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["assumptions"]["mtp_steps"] == 3
+    assert found["kv_cache"]["bytes_per_token"] == 33_408
+    assert found["request_slots"] == 48
+
+
 def test_plan_suggests_changes_if_bf16_does_not_fit_one_h100(capsys: pytest.CaptureFixture[str]) -> None:
     code, plan = as_json(capsys, "--gpu-memory-gib", "79.6")
     assert code == 1

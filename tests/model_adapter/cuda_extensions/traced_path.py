@@ -223,7 +223,7 @@ def build_model(weights: str) -> Any:
         # Scales of the KV cache are read by value, and this cache has none.
         if method is not None and not isinstance(module, RadixAttention):
             method.process_weights_after_loading(module)
-    model.model.embed_tokens.init_history(64, device="cuda")
+    model.model.embed_tokens.allocate_ring(64, device="cuda", width=1)
     return model.eval()
 
 

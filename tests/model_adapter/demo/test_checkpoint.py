@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from serval_sglang.checkpoint import load_reference
+from serval_sglang.checkpoint import load_mtp_layer, load_reference
+from serval_sglang.checkpoint.inspection import inspect_checkpoint
+from serval_sglang.checkpoint.parts import Part
 from serval_sglang.config import LongcatConfig
 from serval_sglang.demo import checkpoint_directory
+from serval_sglang.demo.acceptance import count_drafts, documented_prompts
 from serval_sglang.demo.corpus import Conversation
 from serval_sglang.demo.names import HELD_OUT_CITIES
 from serval_sglang.demo.rendering import render_messages
 from serval_sglang.demo.scoring import complete, score
 from serval_sglang.demo.tokenizer import SPECIAL_TOKENS, VOCAB_SIZE, demo_tokenizer
 from serval_sglang.demo.train import demo_config
+from serval_sglang.demo.train_mtp import MTP_FILE
 from serval_sglang.reference import ReferenceModel
 
 DIRECTORY = checkpoint_directory()
@@ -75,9 +79,25 @@ def test_demo_tokenizer_is_the_one_that_the_code_trains() -> None:
 
 
 def test_demo_weights_are_bfloat16() -> None:
-    weights = load_reference(DIRECTORY, dtype=torch.bfloat16).state_dict()
-    exact = load_reference(DIRECTORY).state_dict()
-    assert all(torch.equal(weights[name].float(), exact[name]) for name in exact)
+    for load in (load_reference, load_mtp_layer):
+        weights, exact = load(DIRECTORY, dtype=torch.bfloat16).state_dict(), load(DIRECTORY).state_dict()
+        assert all(torch.equal(weights[name].float(), exact[name]) for name in exact)
+
+
+def test_demo_mtp_layer_is_a_small_file_of_its_own() -> None:
+    found = inspect_checkpoint(DIRECTORY)
+    assert (found.is_complete, found.mtp, found.files) == (True, "complete", 2)
+    assert (DIRECTORY / MTP_FILE).stat().st_size == pytest.approx(found.parts[Part.MTP].size_bytes, rel=0.01)
+    assert found.parts[Part.MTP].size_bytes < 4_000_000
+
+
+def test_demo_drafts_of_a_documented_answer_and_call_are_often_right() -> None:
+    """The demo's README has the figures of all; far fewer right drafts would mean another layer."""
+    least = {"What is Serval?": 2.0, "What's the weather in Paris for 3 days?": 2.0}  # tokens a pass
+    prompts = [prompt for prompt in documented_prompts() if prompt.question in least]
+    assert len(prompts) == len(least)
+    for prompt, run in zip(prompts, count_drafts(DIRECTORY, prompts, steps=3), strict=True):
+        assert (len(run.tokens) - 1) / run.passes >= least[prompt.question], (prompt.question, run)
 
 
 def test_demo_tokenizer_has_markers_as_special_tokens() -> None:

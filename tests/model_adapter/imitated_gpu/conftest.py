@@ -82,6 +82,7 @@ def _command_lines(models: dict[str, Path]) -> dict[str, dict[str, list[str]]]:
         "lite_short_chunks": line(
             "lite", *two, "--", "--chunked-prefill-size", "4096", "--context-length", "131072"
         ),
+        "lite_drafts": line("lite", *two, "--mtp-steps=3"),
         "lite_prefill_graphs": line("lite", *two, "--", "--cuda-graph-backend-prefill=full"),
         "demo_without_our_backend": [flag for flag in usual["demo"] if flag != _TRITON],
         "demo_operators_backend": line("demo", "--", "--attention-backend", "flashinfer"),

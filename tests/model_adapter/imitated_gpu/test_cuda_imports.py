@@ -6,7 +6,8 @@ stand-in, the driver's libcuda.so.1, because sgl_kernel's cannot be loaded witho
 
 import pytest
 
-from serval_sglang.plugin.registration import ARCHITECTURE
+from serval_sglang.drafts.verification import AROUND
+from serval_sglang.plugin.registration import ARCHITECTURE, DRAFT_ARCHITECTURE
 from serval_testkit.imitated_engine import Answers
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for `answers`
@@ -25,6 +26,10 @@ WRAPPERS = {
     "entrypoints.engine._server_args_for_logging": "serval_sglang.engine_process.without_secrets",
     "entrypoints.http_server.add_prometheus_middleware": "serval_sglang.metrics.page.keep_names",
     "managers.scheduler.Scheduler.get_init_info": "serval_sglang.readiness._add_proof",
+    **{
+        target.removeprefix("sglang.srt."): f"serval_sglang.drafts.verification.{hook.__name__}"
+        for target, hook in AROUND.items()
+    },
 }
 
 
@@ -32,6 +37,8 @@ WRAPPERS = {
 def test_registry_returns_our_model(answers: Answers, capability: str) -> None:
     models = answers["engines"][capability]["models"]
     assert models[ARCHITECTURE] == "serval_sglang.models.longcat_flash.LongcatFlashForCausalLM"
+    draft = "serval_sglang.models.longcat_flash_nextn.LongcatFlashForCausalLMNextN"
+    assert models[DRAFT_ARCHITECTURE] == draft
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

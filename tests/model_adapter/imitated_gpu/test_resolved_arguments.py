@@ -80,6 +80,7 @@ PLANNED: dict[str, dict[str, Any]] = {
     "lite": {"config": LITE, "tp": 2, "ep": 2},
     "lite_fp8": {"config": LITE, "tp": 1, "ep": 1, "weight_dtype": "fp8"},
     "lite_short_chunks": {"config": LITE, "tp": 2, "ep": 2, "limits": BatchLimits(4096, 256)},
+    "lite_drafts": {"config": LITE, "tp": 2, "ep": 2, "mtp_steps": 3},
     "demo": {"config": DEMO, "tp": 1, "ep": 1},
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -69,6 +70,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
         rank: int = 0,
         size: int = 1,
         attention_dp: bool = False,
+        width: int = 4,
     ) -> Any:
         parallel = SimpleNamespace(
             # Under attention DP the whole TP group is larger than the ranks that share tokens.
@@ -89,7 +91,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
             eos_token_id=config.eos_token_id,
         )
         made.allocate_tables(storage or TableStorage())
-        made.init_history(8, "cpu")
+        made.allocate_ring(8, "cpu", width=width)
         made.parallel = parallel
         return made
 
@@ -121,21 +123,40 @@ def fill(made: Any, stored: dict[str, Tensor], words: nn.Embedding) -> None:
 
 
 def extend(
-    runs: Sequence[Sequence[int]], before: Sequence[Sequence[int]] | None, slots: Sequence[int]
+    runs: Sequence[Sequence[int]],
+    before: Sequence[Sequence[int]] | None,
+    slots: Sequence[int],
+    places: Sequence[int] | None = None,
 ) -> Batch:
+    """Return the tokens and batch of runs whose first tokens are at `places`, by default 0."""
     lengths = torch.tensor([len(run) for run in runs], dtype=torch.int32)
+    first = [0] * len(runs) if places is None else places
     return torch.tensor([token for run in runs for token in run]), SimpleNamespace(
         forward_mode=ForwardMode.EXTEND,
         req_pool_indices=torch.tensor(slots),
+        positions=torch.tensor([p + i for p, run in zip(first, runs, strict=True) for i in range(len(run))]),
         engram_history=None if before is None else torch.tensor(before, dtype=torch.int32),
         extend_start_loc=(lengths.cumsum(0) - lengths).int(),
         extend_seq_lens=lengths,
     )
 
 
-def decode(tokens: Sequence[int], slots: Sequence[int]) -> Batch:
+def decode(tokens: Sequence[int], slots: Sequence[int], places: Sequence[int]) -> Batch:
     return torch.tensor(tokens), SimpleNamespace(
-        forward_mode=ForwardMode.DECODE, req_pool_indices=torch.tensor(slots)
+        forward_mode=ForwardMode.DECODE,
+        req_pool_indices=torch.tensor(slots),
+        positions=torch.tensor(places),
+    )
+
+
+def verify(runs: Sequence[Sequence[int]], slots: Sequence[int], places: Sequence[int]) -> Batch:
+    """Return the tokens and batch of a verify pass, each request's run as long as the others'."""
+    width = len(runs[0])
+    return torch.tensor([token for run in runs for token in run]), SimpleNamespace(
+        forward_mode=ForwardMode.TARGET_VERIFY,
+        req_pool_indices=torch.tensor(slots),
+        positions=torch.tensor([place + i for place in places for i in range(width)]),
+        spec_info=SimpleNamespace(draft_token_num=width),
     )
 
 
@@ -182,17 +203,55 @@ def test_ngram_embedding_continues_across_chunks_and_decode(build: Any, cuts: li
     stored, words, reference = tensors()
     made = build()
     fill(made, stored, words)
-    made.history.fill_(9)  # of requests that had these slots before
+    made.ring.fill_(9)  # of requests that had these slots before
     parts, slot = [], 1
     for start, end in zip([0, *cuts[:-1]], cuts, strict=True):
         before = [0, 0, 0, *SEQUENCE[:start]][-3:]
         slot += 1  # as after a retraction: the history is not in the new slot
         # A second request of one token in the same batch, as a mixed batch treats a decode row.
-        parts.append(made(*extend([SEQUENCE[start:end], [6]], [before, [1, 1, 1]], [slot, 7]))[:-1])
-    for token in SEQUENCE[cuts[-1] :]:
+        runs = [SEQUENCE[start:end], [6]]
+        parts.append(made(*extend(runs, [before, [1, 1, 1]], [slot, 7], [start, 12]))[:-1])
+    for place in range(cuts[-1], len(SEQUENCE)):
         # Padding of a graph repeats slot 0.
-        parts.append(made(*decode([token, 0, 0], [slot, 0, 0]))[:1])
+        parts.append(made(*decode([SEQUENCE[place], 0, 0], [slot, 0, 0], [place, 0, 0]))[:1])
     torch.testing.assert_close(torch.cat(parts), expected(reference, words), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("accepted", [[1] * 10, [4, 4, 2], [1, 2, 3, 4], [3, 1, 4, 1, 1]])
+@pytest.mark.parametrize("width", [4, 3])
+def test_ngram_embedding_verifies_drafts_of_which_some_are_rejected(
+    build: Any, accepted: list[int], width: int
+) -> None:
+    """A second request in the batch accepts other numbers of tokens than the first."""
+    stored, words, reference = tensors()
+    made = build(width=width)
+    fill(made, stored, words)
+    made.ring.fill_(9)  # of requests that had these slots before
+    made(*extend([SEQUENCE[:1], SEQUENCE[:2]], [[0, 0, 0]] * 2, [3, 5]))
+    ends = [1, 2]
+    rejected = [EOS, 6, 7, 9]
+    for number, count in enumerate(accepted):
+        counts = [min(count, width), min(accepted[-1 - number], width)]
+        runs = [
+            (SEQUENCE[end : end + right] + rejected)[:width] for end, right in zip(ends, counts, strict=True)
+        ]
+        # Padding of a graph repeats slot 0; attention DP may add tokens of no request.
+        tokens, batch = verify([*runs, [0] * width], [3, 5, 0], [*ends, 0])
+        got = made(F.pad(tokens, (0, 1)), batch)
+        for row, (end, run) in enumerate(zip(ends, runs, strict=True)):
+            sequence = torch.tensor([SEQUENCE[:end] + run])
+            with torch.no_grad():
+                wanted = reference(sequence, words(sequence))[0, end:]
+            torch.testing.assert_close(got[row * width :][:width], wanted, rtol=1e-5, atol=1e-5)
+        ends = [min(end + right, len(SEQUENCE)) for end, right in zip(ends, counts, strict=True)]
+        if max(ends) == len(SEQUENCE):
+            break
+    # A later prefill chunk, as of a mixed batch, continues from the ring where the host does not know.
+    chunk = extend([[7, 8], [3]], [[-1, -1, -1], [0, 0, 0]], [3, 6], [ends[0], 0])
+    sequence = torch.tensor([[*SEQUENCE[: ends[0]], 7, 8]])
+    with torch.no_grad():
+        wanted = reference(sequence, words(sequence))[0, -2:]
+    torch.testing.assert_close(made(*chunk)[:2], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_ngram_embedding_reads_slots_of_relabelled_decode_batch(build: Any) -> None:
@@ -201,10 +260,12 @@ def test_ngram_embedding_reads_slots_of_relabelled_decode_batch(build: Any) -> N
     made = build(attention_dp=True)
     fill(made, stored, words)
     made(*extend([SEQUENCE[:-1]], [[0, 0, 0]], [3]))
-    tokens, batch = extend([[SEQUENCE[-1]]], None, [3])
-    got = made(torch.cat((tokens, torch.zeros(4, dtype=torch.int64))), batch)
+    tokens, batch = extend([[SEQUENCE[-1]]], None, [3], [len(SEQUENCE) - 1])
+    batch.positions = F.pad(batch.positions, (0, 4))
+    got = made(F.pad(tokens, (0, 4)), batch)
     torch.testing.assert_close(got[0], expected(reference, words)[-1], rtol=1e-5, atol=1e-5)
-    assert made.history[3].tolist() == SEQUENCE[-3:]
+    end = len(SEQUENCE)
+    assert [int(made.ring[3, place % made.ring.shape[1]]) for place in range(end - 3, end)] == SEQUENCE[-3:]
 
 
 def test_ngram_embedding_decodes_request_prefilled_elsewhere(
@@ -217,7 +278,7 @@ def test_ngram_embedding_decodes_request_prefilled_elsewhere(
     stored, words, reference = tensors()
     made = build()
     fill(made, stored, words)
-    made.history.fill_(9)  # of requests that had these slots before
+    made.ring.fill_(9)  # of requests that had these slots before
     manager = RequestHistoryManager(enabled=False, table=None, n=made.look_back + 1, embedding=made)
     pool = ReqToTokenPool(size=7, max_context_len=64, device="cpu", enable_memory_saver=False)
     prompt, sampled = SEQUENCE[:-3], SEQUENCE[-3]
@@ -247,6 +308,7 @@ def test_ngram_embedding_decodes_request_prefilled_elsewhere(
             seq_lens=torch.tensor([length]),
             out_cache_loc=torch.tensor([length]),
             seq_lens_sum=length,
+            positions=torch.tensor([length - 1]),
         )
         steps.append(made(forward.input_ids, forward))
     torch.testing.assert_close(torch.cat(steps), expected(reference, words)[-3:], rtol=1e-5, atol=1e-5)
@@ -269,34 +331,44 @@ class NothingLeavesTheDevice(TorchDispatchMode):
         return operator(*arguments, **(named or {}))
 
 
-def test_ngram_embedding_replay_never_waits_for_host(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [1, 4])
+def test_ngram_embedding_replay_never_waits_for_host(
+    build: Any, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
     """Acts like a CUDA graph: the same operations on the same memory, whose contents have changed."""
     # The only check of values, which is for tensors on a CPU.
-    monkeypatch.setattr("serval_kernels.ngram_step._check_slots", lambda slots, history: None)
+    monkeypatch.setattr("serval_kernels.ngram_step._check_slots", lambda slots, ring: None)
     stored, words, reference = tensors()
     made = build()
     fill(made, stored, words)
     made(*extend([SEQUENCE[:4]], [[0, 0, 0]], [3]))
-    static_tokens, batch = decode([0, 0], [3, 0])
-    state = made.history.data_ptr()
+    if width == 1:
+        static_tokens, batch = decode([0, 0], [3, 0], [0, 0])
+    else:
+        static_tokens, batch = verify([[0] * width] * 2, [3, 0], [0, 0])
+    state = made.ring.data_ptr()
     steps = []
-    for token in SEQUENCE[4:]:
-        static_tokens[0] = token
+    # Each verify pass accepts one token.
+    for place in range(4, len(SEQUENCE) - width + 1):
+        static_tokens[:width] = torch.tensor(SEQUENCE[place : place + width])
+        batch.positions[:width] = torch.arange(place, place + width)
         with NothingLeavesTheDevice():
             steps.append(made(static_tokens, batch)[:1])
-    assert made.history.data_ptr() == state
-    torch.testing.assert_close(torch.cat(steps), expected(reference, words)[4:], rtol=1e-5, atol=1e-5)
+    assert made.ring.data_ptr() == state
+    torch.testing.assert_close(
+        torch.cat(steps), expected(reference, words)[4 : 4 + len(steps)], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_ngram_embedding_keeps_state_of_idle_rank(build: Any) -> None:
     stored, words, _ = tensors()
     made = build(attention_dp=True)
     fill(made, stored, words)
-    made.history.fill_(9)
+    made.ring.fill_(9)
     for rows in (0, 2):
         batch = SimpleNamespace(forward_mode=ForwardMode.IDLE, req_pool_indices=torch.zeros(rows).long())
         assert made(torch.zeros(rows, dtype=torch.int64), batch).shape == (rows, CONFIG.hidden_size)
-    assert (made.history == 9).all()
+    assert (made.ring == 9).all()
 
 
 def test_ngram_embedding_refuses_capture_of_an_extend_batch(
@@ -311,8 +383,8 @@ def test_ngram_embedding_refuses_capture_of_an_extend_batch(
 
 
 def test_ngram_embedding_refuses_unknown_mode(build: Any) -> None:
-    batch = SimpleNamespace(forward_mode=ForwardMode.TARGET_VERIFY, req_pool_indices=torch.tensor([3]))
-    with pytest.raises(NotImplementedError, match="TARGET_VERIFY"):
+    batch = SimpleNamespace(forward_mode=ForwardMode.DRAFT_EXTEND_V2)
+    with pytest.raises(NotImplementedError, match="DRAFT_EXTEND_V2"):
         build()(torch.tensor([3]), batch)
 
 
@@ -348,7 +420,7 @@ def test_ngram_embedding_refuses_width_that_ranks_cannot_share(build: Any) -> No
 
 def test_ngram_embedding_state_is_small(build: Any) -> None:
     made = build()
-    (row,) = made.history[3:4]
+    (row,) = made.ring[3:4]
     print(f"n-gram state of a request slot: {row.nbytes} bytes")
     assert row.nbytes <= 32
 

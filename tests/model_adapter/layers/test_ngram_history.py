@@ -12,8 +12,10 @@ from serval_sglang.metrics.batches import BATCHES_METRIC
 
 ngram_history = pytest.importorskip("serval_sglang.layers.ngram_history", reason="needs SGLang")
 from sglang.srt.model_executor.forward_batch_info import ForwardMode  # noqa: E402
+from sglang.srt.speculative.spec_info import SpeculativeAlgorithm  # noqa: E402
 
 LOOK_BACK = 3
+NO_DRAFTS, DRAFTS = SpeculativeAlgorithm.NONE, SpeculativeAlgorithm.EAGLE
 
 
 class CountedTokens(list[int]):
@@ -41,14 +43,16 @@ class CountedTokens(list[int]):
 
 @pytest.fixture
 def manager() -> Any:
-    embedding = SimpleNamespace(look_back=LOOK_BACK, history=torch.full((6, LOOK_BACK), 9, dtype=torch.int32))
+    embedding = SimpleNamespace(look_back=LOOK_BACK, ring=torch.full((6, 8), 9, dtype=torch.int32))
     return ngram_history.RequestHistoryManager(
         enabled=False, table=None, n=LOOK_BACK + 1, embedding=embedding, counts_batches=False
     )
 
 
-def batch(mode: ForwardMode, **fields: Any) -> Any:
-    return SimpleNamespace(forward_mode=mode, engram_history="of the batch before", **fields)
+def batch(mode: ForwardMode, *, speculative: SpeculativeAlgorithm = NO_DRAFTS, **fields: Any) -> Any:
+    return SimpleNamespace(
+        forward_mode=mode, spec_algorithm=speculative, engram_history="of the batch before", **fields
+    )
 
 
 @pytest.mark.parametrize("mode", [ForwardMode.EXTEND, ForwardMode.MIXED])
@@ -62,6 +66,25 @@ def test_prepare_for_forward_attaches_tokens_before_chunk(manager: Any, mode: Fo
     assert tokens.read <= LOOK_BACK * len(prefixes)
 
 
+@pytest.mark.parametrize(
+    ("speculative", "running_rows"), [(NO_DRAFTS, [[3, 4, 5], [3, 4, 5]]), (DRAFTS, [[-1, -1, -1]] * 2)]
+)
+def test_prepare_for_forward_has_running_rows_of_mixed_batch_read_ring(
+    manager: Any, speculative: SpeculativeAlgorithm, running_rows: list[list[int]]
+) -> None:
+    """The host learns late how many drafts of a running request were accepted."""
+    requests = [SimpleNamespace(full_untruncated_fill_ids=[1, 2, 3, 4, 5, 6]) for _ in range(3)]
+    given = batch(
+        ForwardMode.MIXED,
+        speculative=speculative,
+        reqs=requests,
+        prefix_lens=[2, 5, 5],
+        mix_running_indices=torch.tensor([1, 3]),
+    )
+    sent = manager.prepare_for_forward(given, chunked_req=None).engram_history
+    assert sent.tolist() == [[0, 1, 2], *running_rows]
+
+
 def test_prepare_for_forward_clears_history_of_decode_batch(manager: Any) -> None:
     assert manager.prepare_for_forward(batch(ForwardMode.DECODE), chunked_req=None).engram_history is None
 
@@ -69,10 +92,11 @@ def test_prepare_for_forward_clears_history_of_decode_batch(manager: Any) -> Non
 @pytest.mark.parametrize(
     ("prompt", "output", "row"),
     [
-        ([5], [6], [0, 0, 5]),
-        (list(range(1000, 101_000)), [7], [100_997, 100_998, 100_999]),
-        ([5, 6, 7, 8], [1, 2], [7, 8, 1]),
-        ([5], [1, 2, 3, 4, 5, 6], [3, 4, 5]),
+        # Position p in column p mod 8; positions before the sequence hold 0.
+        ([5], [6], [5, 9, 9, 9, 9, 9, 0, 0]),
+        (list(range(1000, 101_000)), [7], [9, 9, 9, 9, 9, 100_997, 100_998, 100_999]),
+        ([5, 6, 7, 8], [1, 2], [9, 9, 7, 8, 1, 9, 9, 9]),
+        ([5], [1, 2, 3, 4, 5, 6], [9, 9, 9, 3, 4, 5, 9, 9]),
     ],
 )
 def test_prepare_for_forward_fills_slot_of_request_prefilled_elsewhere(
@@ -81,7 +105,7 @@ def test_prepare_for_forward_fills_slot_of_request_prefilled_elsewhere(
     tokens = CountedTokens(prompt)
     request = SimpleNamespace(origin_input_ids=tokens, output_ids=output, kv=SimpleNamespace(req_pool_idx=4))
     manager.prepare_for_forward(batch(ForwardMode.PREBUILT, reqs=[request]), chunked_req=None)
-    assert manager.embedding.history.tolist() == [[9, 9, 9]] * 4 + [row] + [[9, 9, 9]]
+    assert manager.embedding.ring.tolist() == [[9] * 8] * 4 + [row] + [[9] * 8]
     assert tokens.read <= LOOK_BACK + 1
 
 

@@ -65,6 +65,23 @@ def test_plan_accounts_for_every_byte_of_gpu() -> None:
     }
 
 
+def test_plan_with_drafts_counts_layer_cache_and_reserved_places() -> None:
+    plain = plan_deployment(deployment(H200, weight_dtype="fp8", max_running_requests=64))
+    drafting = plan_deployment(deployment(H200, weight_dtype="fp8", max_running_requests=64, mtp_steps=3))
+    # 0.511 B parameters in bfloat16, and the second copy of one attention's projection.
+    added = sum(drafting.weights_bytes.values()) - sum(plain.weights_bytes.values())
+    assert added == pytest.approx(2 * 0.511e9 + 2 * 32 * 256 * 512, rel=2e-3)
+    # One attention beside 28.
+    assert drafting.kv_bytes_per_token == 32_256 * 29 // 28
+    assert drafting.concurrent_requests[4_096] == min(64, drafting.kv_tokens // (4_096 + 8))
+    # Tokens of a row, and a ring of eight columns instead of four.
+    assert drafting.request_table_bytes - plain.request_table_bytes == 65 * (4 + 4) * 4
+
+
+def test_plan_with_drafts_has_sglangs_limit_on_requests() -> None:
+    assert plan_deployment(deployment(H200, weight_dtype="fp8", mtp_steps=1)).request_slots == 48
+
+
 def test_plan_with_more_ranks_has_more_tokens() -> None:
     two, four = (plan_deployment(deployment(H200, gpus=tp, tp=tp)) for tp in (2, 4))
     freed = sum(two.weights_bytes.values()) - sum(four.weights_bytes.values())

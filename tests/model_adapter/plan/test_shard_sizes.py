@@ -1,5 +1,6 @@
 """Bytes of a rank: the published sizes at TP 1, and divided and replicated parts at other splits."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from serval_sglang.checkpoint.inspection import inspect_checkpoint
+from serval_sglang.checkpoint.layout import mtp_tensor_shapes
 from serval_sglang.checkpoint.parts import Part
 from serval_sglang.known_configs import LITE
 from serval_sglang.plan.shard_sizes import ABSORBED, ROTARY, PlanError, shard_sizes
@@ -58,6 +60,25 @@ def test_shard_sizes_of_one_rank_equal_checkpoint(tmp_path: Path, weight_dtype: 
     inspected = inspect_checkpoint(tmp_path)
     assert inspected.is_complete
     assert planned == {part: size.size_bytes for part, size in inspected.parts.items()}
+
+
+@pytest.mark.parametrize("weight_dtype", ["bf16", "fp8"])
+def test_shard_sizes_hold_the_mtp_layer_in_bf16(weight_dtype: str) -> None:
+    without, whole, half = (
+        sizes(weight_dtype=weight_dtype, **options) for options in ({}, {"mtp": True}, {"mtp": True, "tp": 2})
+    )
+    stored_shapes = mtp_tensor_shapes(LITE)
+    assert whole.pop(Part.MTP) == 2 * sum(math.prod(shape) for shape in stored_shapes.values())
+    absorbed = without.pop(ABSORBED)
+    assert whole.pop(ABSORBED) == absorbed * 29 // 28
+    assert whole == without
+    # Latent projections, eh_proj and norms are whole on each rank.
+    shared = ("q_a_proj", "kv_a_proj", "eh_proj", "norm")
+    on_each = sum(
+        math.prod(shape) for name, shape in stored_shapes.items() if any(part in name for part in shared)
+    )
+    total = sum(math.prod(shape) for shape in stored_shapes.values())
+    assert half[Part.MTP] == 2 * (on_each + (total - on_each) // 2)
 
 
 def test_shard_sizes_put_host_tables_off_gpu() -> None:

@@ -22,6 +22,12 @@ example:
 """
 
 _NAMES_SHOWN = 20
+_MTP = {
+    "complete": "yes: drafts several tokens in speculative decoding",
+    "partial": "in part",
+    "none": "none: no speculative decoding with it",
+    None: "not known without config.json",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +55,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "complete": inspection.is_complete,
         "architecture": inspection.architecture,
         "context_tokens": None if config is None else config.max_position_embeddings,
+        "mtp": inspection.mtp,
         "quantization": None if quantization is None else asdict(quantization),
         "table_dtype": inspection.table_dtype,
         "files": inspection.files,
@@ -75,6 +82,7 @@ def as_text(inspection: Inspection) -> Iterator[str]:
         yield f"context       {config.max_position_embeddings:,} tokens"
     tables = f", n-gram tables in {inspection.table_dtype}" if inspection.table_dtype else ""
     yield f"quantisation  {inspection.quantization or 'none'}{tables}"
+    yield f"MTP layer     {_MTP[inspection.mtp]}"
     yield f"files         {inspection.files}"
     if inspection.parts:
         yield f"\n{_parts_table(inspection.parts)}"

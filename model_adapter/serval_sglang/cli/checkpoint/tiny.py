@@ -44,6 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("compressed-tensors", "gptq"),
         help="store them in four bits, packed as compressed-tensors does, or GPTQ and AutoRound",
     )
+    add(
+        "--mtp",
+        action="store_true",
+        help="add a multi-token-prediction layer with random weights, of --dtype in any case",
+    )
     group = parser.add_argument_group("configuration", "the fields of config.json")
     for field in fields(LongcatConfig):
         if field.name != "rope_scaling":
@@ -65,7 +70,13 @@ def run(args: argparse.Namespace) -> int:
 
     dtype = getattr(torch, args.dtype)
     write_tiny_checkpoint(
-        args.directory, seed=args.seed, dtype=dtype, fp8=args.fp8, packed=args.packed, **overrides
+        args.directory,
+        seed=args.seed,
+        dtype=dtype,
+        fp8=args.fp8,
+        packed=args.packed,
+        mtp=args.mtp,
+        **overrides,
     )
     parts = inspect_checkpoint(args.directory).parts.values()
     parameters = short_number(sum(part.parameters for part in parts))

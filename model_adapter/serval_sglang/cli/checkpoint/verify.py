@@ -11,6 +11,10 @@ The reference holds the whole model in host memory and computes it on the CPU: m
 On a GPU, SGLang rounds the inputs of FP8 layers to FP8 too, which alone moves the log-probabilities of a
 small random checkpoint by 0.035 in the mean: --mean-bound 0.06 allows for it.
 Positions that follow a tie between two experts of the router are left out in float32 and counted.
+
+With --mtp-steps the engine drafts by the checkpoint's multi-token-prediction layer. All cases are the same,
+and the numbers of verify passes and of right drafts are compared with the reference's as well: in float32
+they must be equal, request by request.
 """
 
 from __future__ import annotations
@@ -29,9 +33,11 @@ from serval_sglang.checkpoint.files import CONFIG_FILE, load_config
 from serval_sglang.checkpoint.quantization import layout_of, read_quantization
 from serval_sglang.cli.checkpoint.arguments import add_directory, positive
 from serval_sglang.cli.text import table
+from serval_sglang.options import add_mtp_steps
 
 if TYPE_CHECKING:
     from serval_sglang.verify.comparison import Disagreement
+    from serval_sglang.verify.drafts import DraftComparison
     from serval_sglang.verify.engine import Device, DType
     from serval_sglang.verify.verification import Verification
 
@@ -39,6 +45,8 @@ _EXAMPLE = """\
 example:
   serval checkpoint tiny ./tiny --dtype float32
   serval checkpoint verify ./tiny --tp 2 --ep 2 -- --chunked-prefill-size 3
+  serval checkpoint tiny ./drafting --dtype float32 --mtp
+  serval checkpoint verify ./drafting --mtp-steps 3
 """
 
 _CHUNK_FLAG = "--chunked-prefill-size"
@@ -57,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--tp", type=positive, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
     add("--ep", type=positive, default=1, metavar="N", help="of these, ranks that share out the experts")
+    add_mtp_steps(parser)
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu; float32: cpu")
     add("--dtype", choices=("float32", "bfloat16"), help="of the engine (default: the checkpoint's own)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the prompts (default 0)")
@@ -79,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
     # torch, which takes seconds to import, is imported only after the arguments have been checked.
     import torch
 
-    from serval_sglang.checkpoint.io import load_reference
+    from serval_sglang.checkpoint.io import load_mtp_layer, load_reference
     from serval_sglang.verify.cases import verification_cases
+    from serval_sglang.verify.drafts import compare_drafts
     from serval_sglang.verify.engine import EngineFailed, running_engine
     from serval_sglang.verify.verification import Bound, verify_engine
 
@@ -93,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     # bfloat16 and stay in float32.
     held = torch.float32 if is_quantised else getattr(torch, dtype)
     reference = load_reference(args.directory, dtype=held)
+    layer = load_mtp_layer(args.directory, dtype=held) if args.mtp_steps else None
     report(f"starting the engine{_ON_CPU if dtype == 'float32' else ''}")
     try:
         with (
@@ -103,37 +114,50 @@ def run(args: argparse.Namespace) -> int:
                 tp=args.tp,
                 ep=args.ep,
                 device=device,
+                mtp_steps=args.mtp_steps,
                 extra_flags=[f"{_CHUNK_FLAG}={_DEFAULT_CHUNK}", *args.engine_flags],
                 start_timeout_s=_START_TIMEOUT_S,
             ) as engine,
         ):
             found = verify_engine(engine, reference, cases, dtype=dtype, progress=report, bound=bound)
+            drafts = None
+            if layer is not None:
+                report("drafts")
+                drafts = compare_drafts(engine, reference, layer, steps=args.mtp_steps, seed=args.seed)
             report("stopping the engine")
     except EngineFailed as error:
         print(f"serval checkpoint verify: error: {error}", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps(as_json(found, dtype=dtype, tp=args.tp, ep=args.ep)))
+        print(json.dumps(as_json(found, drafts, dtype=dtype, tp=args.tp, ep=args.ep)))
     else:
-        print("\n".join(as_text(found, dtype=dtype)))
-    return 0 if found.agrees else 1
+        print("\n".join(as_text(found, drafts, dtype=dtype)))
+    return 0 if verdict(found, drafts, dtype=dtype) else 1
 
 
-def as_json(found: Verification, *, dtype: DType, tp: int, ep: int) -> dict[str, Any]:
+def verdict(found: Verification, drafts: DraftComparison | None, *, dtype: DType) -> bool:
+    """Return the verdict. In bfloat16 rounding decides between drafts as between experts."""
+    return found.agrees and (drafts is None or dtype != "float32" or drafts.agrees)
+
+
+def as_json(
+    found: Verification, drafts: DraftComparison | None = None, *, dtype: DType, tp: int, ep: int
+) -> dict[str, Any]:
     """Return all measurements and the verdict."""
     return {
-        "agrees": found.agrees,
+        "agrees": verdict(found, drafts, dtype=dtype),
         "dtype": dtype,
         "tp": tp,
         "ep": ep,
         "bound": asdict(found.bound),
         "total": asdict(found.total),
         "cases": [asdict(case) for case in found.cases],
+        "drafts": None if drafts is None else asdict(drafts),
     }
 
 
-def as_text(found: Verification, *, dtype: DType) -> Iterator[str]:
-    """Yield the table and a line with the verdict."""
+def as_text(found: Verification, drafts: DraftComparison | None = None, *, dtype: DType) -> Iterator[str]:
+    """Yield the table, a line on drafts, and a line with the verdict."""
     rows = [("case", "requests", "positions", "ties", "maximum", "mean", "KL", "first other token", "")]
     results = [(c.name, c.requests, c.difference, c.agrees) for c in found.cases]
     results.append(("all", sum(case.requests for case in found.cases), found.total, found.agrees))
@@ -150,10 +174,16 @@ def as_text(found: Verification, *, dtype: DType) -> Iterator[str]:
         rows.append((name, str(requests), *numbers, place, "" if agrees else "<- too far"))
     yield table(rows, left=frozenset({0, 7, 8}))
     yield ""
+    if drafts is not None:
+        yield (
+            f"drafts: {drafts.right} right in {drafts.passes} verify passes, and {drafts.reference_right} in "
+            f"{drafts.reference_passes} of the reference; of {drafts.requests} requests, "
+            f"{drafts.other_drafts} differ and {drafts.other_texts} have another text"
+        )
     statistic, bound = found.bound.statistic, found.bound.value
     value = getattr(found.total, statistic)
-    verdict = "agrees" if found.agrees else "DISAGREES"
-    yield f"{dtype} {verdict}: {statistic} |difference of log-probability| {value:.2g}, bound {bound:g}"
+    said = "agrees" if verdict(found, drafts, dtype=dtype) else "DISAGREES"
+    yield f"{dtype} {said}: {statistic} |difference of log-probability| {value:.2g}, bound {bound:g}"
 
 
 def _place(disagreement: Disagreement | None) -> str:

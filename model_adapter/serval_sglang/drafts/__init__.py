@@ -1,0 +1,1 @@
+"""Decoding with drafts that gives the answers of decoding without: what SGLang's verification leaves out."""
