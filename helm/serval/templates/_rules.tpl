@@ -39,7 +39,7 @@
 {{- end -}}
 {{- $_ := set $rule "expr" (replace "offset 35m" (printf "offset %ds" (add $root.Values.engine.startupSeconds 300)) $rule.expr) -}}
 {{- with $rule.alert -}}
-{{- if hasKey $values.severities . -}}
+{{- if hasKey $severities . -}}
 {{- $_ := set $rule.labels "severity" (index $severities .) -}}
 {{- end -}}
 {{- end -}}
