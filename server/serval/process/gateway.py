@@ -9,27 +9,30 @@ import gc
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from serval.api.context import ServedModel
 from serval.app import Applications, Backend, create_apps
 from serval.chat import ChatRenderer
-from serval.engine.client import connect_engine
+from serval.engine.connect import connect
+from serval.engine.model_check import PROBE
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import ModelFilesError
 from serval.http.server import HttpServer, raise_file_limit, server_config
 from serval.http.sockets import bind, url_of
 from serval.live_settings import LiveSettings
+from serval.process.loading import answering_while_loading
 from serval.process.preparation import load_chat_of, prepare, side_sockets
 from serval.process.reloading import settings_changes
 from serval.process.side_servers import side_servers
 from serval.process.signals import stop_on_signals
 from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
-from serval.scheduling.slots import Slots
+from serval.scheduling.slots import WaitingRoom
 from serval.settings import Settings
 
 _FINAL_SEND_S = 2
@@ -88,8 +91,10 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
         sockets = stack.enter_context(side_sockets(settings)) if lifecycle.side_servers else {}
         prepared = prepare(settings, lifecycle.live)
         chat = None if settings.model is None else load_chat_of(settings, settings.model)
-        engine = await stack.enter_async_context(connect_engine(settings))
-        info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)
+        tokens = None if chat is None else chat.tokenizer.encode_text(PROBE)
+        engine = await stack.enter_async_context(connect(settings, tokens))
+        async with _listening_unless_ready(engine, listener, sockets, settings, lifecycle):
+            info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)
         if info is None:
             return
         apps = create_apps(settings, load_backend(settings, engine, info, chat), prepared)
@@ -113,6 +118,25 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
         finally:
             for task in background:
                 task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _listening_unless_ready(
+    engine: ManagedEngine,
+    listener: socket.socket,
+    side_sockets: Mapping[str, socket.socket],
+    settings: Settings,
+    lifecycle: Lifecycle,
+) -> AsyncIterator[None]:
+    """Answer while entered, if the engine is not ready.
+
+    A worker that replaces another does not: its 503 would be among the answers of those that serve.
+    """
+    if lifecycle.replaces_worker or await engine.is_ready():
+        yield
+        return
+    async with answering_while_loading(listener, side_sockets, settings, progress=lifecycle.progress):
+        yield
 
 
 def load_backend(
@@ -145,7 +169,11 @@ async def _apply_changes(changes: AsyncIterator[LiveSettings], apps: Application
 
 
 async def _stop_server(
-    server: HttpServer, stop: asyncio.Event, settings: Settings, slots: Slots, engine: ManagedEngine
+    server: HttpServer,
+    stop: asyncio.Event,
+    settings: Settings,
+    slots: WaitingRoom[Any],
+    engine: ManagedEngine,
 ) -> None:
     """Drain when `stop` is set: refuse new requests, and exit when the running ones have ended.
 

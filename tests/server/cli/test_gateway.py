@@ -1,6 +1,8 @@
 """`serval gateway` as a process: it waits for the engine, serves, and stops with exit code 0."""
 
+import argparse
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -14,6 +16,8 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
+from serval.cli import main
+from serval.cli.gateway import configure, gateway_settings
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.stand_in_engine import StandInEngine
 
@@ -86,14 +90,51 @@ async def test_gateway_stop_lets_a_running_stream_end() -> None:
             assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
 
 
-async def test_gateway_waits_for_an_engine_that_is_not_ready() -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_gateway_listens_while_its_engine_loads(workers: str) -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
     engine.ready = False
-    async with engine.running(), serval_gateway("--engine-url", engine.url) as process:
-        await line_with(process, "waiting for the engine")
+    variables = {"SERVAL_API_KEY": "k", "SERVAL_METRICS_PORT": "0"}
+    async with (
+        engine.running(),
+        serval_gateway("--engine-url", engine.url, "--workers", workers, **variables) as process,
+        aiohttp.ClientSession() as http,
+    ):
+        url = (await line_with(process, "answering 503 on")).split()[5]
+
+        async def answer(method: str, path: str) -> tuple[int, str | None, str]:
+            async with http.request(method, url + path) as response:
+                return response.status, response.headers.get("retry-after"), await response.text()
+
+        assert await answer("GET", "/healthz") == (200, None, '{"status":"ok"}')
+        for method, path in (("GET", "/readyz"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models")):
+            status, retry_after, text = await answer(method, path)
+            assert (status, retry_after) == (503, "10"), path
+            assert json.loads(text)["error"]["code"] == "engine_unavailable"
         engine.ready = True
-        await line_with(process, "serving checkpoint on")
+        served = (await line_with(process, "serving checkpoint")).split()[-1]
+        assert served == url
+        assert (await answer("GET", "/readyz"))[0] == 200
+        assert (await answer("GET", "/v1/models"))[0] == 401
         process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
+
+
+async def test_gateway_has_metrics_while_its_engine_loads() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    async with (
+        serval_gateway("--engine-url", "http://127.0.0.1:1", SERVAL_METRICS_PORT=str(port)) as process,
+        aiohttp.ClientSession() as http,
+    ):
+        url = (await line_with(process, "answering 503 on")).split()[5]
+        async with http.get(f"http://127.0.0.1:{port}/metrics") as page:
+            assert page.status == 200
+            assert "serval_engine_up 0.0" in await page.text()
+        # The port that proxies reach does not have them.
+        async with http.get(f"{url}/metrics") as refused:
+            assert refused.status == 503
+        process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
 
 
@@ -160,3 +201,24 @@ async def test_gateway_names_a_port_that_is_taken(tmp_path: Path) -> None:
         code, errors = await exit_of("--port", str(port), "--api-key-file", str(keys))
     assert code == 1
     assert f"127.0.0.1:{port}" in errors
+
+
+def test_engine_option_may_be_given_again_and_wins_over_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVAL_ENGINES_FILE", "/engines")
+    monkeypatch.setenv("SERVAL_ENGINE_URL", "http://c:3")
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    given = gateway_settings(parser.parse_args(["--engine-url", "http://a:1", "--engine-url=http://b:2"]))
+    assert (given.engine_url, given.engines_file) == ("http://a:1,http://b:2", None)
+    from_variables = gateway_settings(parser.parse_args([]))
+    assert from_variables.engine_url == "http://c:3"
+    assert from_variables.engines_file == Path("/engines")
+
+
+@pytest.mark.parametrize("url", ["http://engine-{3..1}:30000", "http://a:1,b:2", "dns+https://engines:1"])
+def test_check_finds_engines_that_are_named_wrongly(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVAL_API_KEY", "k")
+    assert main(["gateway", "--check", "--port=0", "--engine-url", url]) == 1
+    assert "engine" in capsys.readouterr().err
