@@ -125,8 +125,12 @@ async def test_workers_share_keys_and_responses_and_one_has_admin_api_and_metric
         for _ in range(4):  # no worker serves metrics on the API's port
             async with gateway.http.get(f"{gateway.url}/metrics") as response:
                 assert response.status == 404
-        async with gateway.http.get(f"http://127.0.0.1:{metrics_port}/metrics") as response:
-            assert 'serval_requests_total{route="other",status="404"} 4.0' in await response.text()
+        counted = ""
+        async with asyncio.timeout(120):
+            # A worker counts a request after its answer is sent.
+            while 'serval_requests_total{route="other",status="404"} 4.0' not in counted:
+                async with gateway.http.get(f"http://127.0.0.1:{metrics_port}/metrics") as response:
+                    counted = await response.text()
         headers = {"authorization": f"Bearer {key}"}
 
         async def statuses() -> set[int]:
