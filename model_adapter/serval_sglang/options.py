@@ -41,6 +41,8 @@ _OWN_FLAGS = {
             "--speculative-eagle-topk",
             "--speculative-num-steps",
             "--speculative-num-draft-tokens",
+            "--speculative-adaptive",
+            "--speculative-adaptive-config",
         ),
         "give --mtp-steps before the --, which is the only kind of drafts that is supported for this model",
     ),
@@ -77,6 +79,8 @@ class EngineOptions:
     ngram_tables: TablePlace | None = None
     moe_overlap_tokens: int | None = None
     mtp_steps: int = 0
+    mtp_fixed: bool = False
+    grammar_drafts: bool = True
     host: str = "127.0.0.1"
     port: int = 30000
     sglang_flags: Sequence[str] = ()
@@ -117,6 +121,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
     )
     add_mtp_steps(parser)
+    add(
+        "--mtp-fixed",
+        action="store_true",
+        help="always draft --mtp-steps tokens, instead of as many, or none, as measurements show to be fastest",
+    )
+    add(
+        "--no-grammar-drafts",
+        dest="grammar_drafts",
+        action="store_false",
+        help="with --mtp-steps, do not draft the tokens that a schema forces",
+    )
 
 
 def add_mtp_steps(parser: argparse.ArgumentParser) -> None:
