@@ -2,6 +2,7 @@
 
     python loadtests/frame_cost.py                                 this checkout
     python loadtests/frame_cost.py --tree /tmp/before --tree .     two checkouts, alternately, and their ratio
+    python loadtests/frame_cost.py --api responses                 another API of this checkout, and chat
 
 The clients and an engine stand-in run in this process. On each stream the stand-in sends one frame of
 SGLang's size and shape every `--pace` seconds. Only the gateway's own CPU time is counted (user and system,
@@ -13,11 +14,15 @@ figures of one run.
 import argparse
 import asyncio
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from checkouts import ABOUT, PROMPT, Gateway, chunk, compare, comparison_parser, event, running_gateway
+import uvloop
+
+from checkouts import ABOUT, PROMPT, ROOT, Gateway, chunk, compare, comparison_parser, event, running_gateway
 
 
 class Engine:
@@ -65,21 +70,35 @@ class Engine:
         await writer.drain()
 
 
-async def stream(gateway: Gateway) -> int:
+class Api(NamedTuple):
+    """An API: its path, the fields of a request, and what follows its frames of text."""
+
+    path: str
+    fields: Mapping[str, object]
+    end: bytes
+
+
+MESSAGES = [{"role": "user", "content": PROMPT}]
+APIS = {
+    "chat": Api("/v1/chat/completions", {"messages": MESSAGES}, b"data: [DONE]"),
+    "responses": Api("/v1/responses", {"input": MESSAGES}, b"event: response.output_text.done"),
+}
+
+
+async def stream(gateway: Gateway, api: Api = APIS["chat"]) -> int:
     """Read one streamed answer to its end; return the number of its content frames."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    request = {"model": "m", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
-    body = json.dumps(request).encode()
+    body = json.dumps({"model": "m", "stream": True, **api.fields}).encode()
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
+        b"POST %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
         b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        % (gateway.key.encode(), len(body))
+        % (api.path.encode(), gateway.key.encode(), len(body))
         + body
     )
     received = await reader.read()
     writer.close()
-    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"), received[-300:]
-    return received.count(b" token")
+    assert api.end in received, received[-300:]
+    return received.partition(api.end)[0].count(b" token")
 
 
 @dataclass(frozen=True)
@@ -98,17 +117,39 @@ async def measure(tree: Path, options: argparse.Namespace) -> Measurement:
         server,
         running_gateway(tree, server.sockets[0].getsockname()[1], limits=options.limits) as gateway,
     ):
-        await stream(gateway)
-        before = gateway.cpu_s()
-        running = []
-        for _ in range(options.streams):
-            running.append(asyncio.create_task(stream(gateway)))
-            await asyncio.sleep(options.pace / 7)
-        frames = sum(await asyncio.gather(*running))
-        spent_s = gateway.cpu_s() - before
+        per_frame_us = await per_frame(gateway, APIS["chat"], options)
         memory_mb = gateway.resident_mb()
+    return Measurement(per_frame_us, memory_mb)
+
+
+async def per_frame(gateway: Gateway, api: Api, options: argparse.Namespace) -> float:
+    """Run all streams at once, and return the gateway's CPU time for each frame, in microseconds."""
+    await stream(gateway, api)
+    before = gateway.cpu_s()
+    running = []
+    for _ in range(options.streams):
+        running.append(asyncio.create_task(stream(gateway, api)))
+        await asyncio.sleep(options.pace / 7)
+    frames = sum(await asyncio.gather(*running))
     assert frames == options.streams * options.frames, "frames were lost"
-    return Measurement(spent_s / frames * 1e6, memory_mb)
+    return (gateway.cpu_s() - before) / frames * 1e6
+
+
+async def measure_beside_chat(api: str, options: argparse.Namespace) -> None:
+    """Let one gateway serve streams of both APIs in turn, and print medians and their ratio."""
+    engine = Engine(frames=options.frames, pace_s=options.pace)
+    server = await asyncio.start_server(engine.serve, "127.0.0.1", 0)
+    found: dict[str, list[float]] = {"chat": [], api: []}
+    async with (
+        server,
+        running_gateway(ROOT, server.sockets[0].getsockname()[1], limits=options.limits) as gateway,
+    ):
+        for _ in range(options.rounds):
+            for name, costs in found.items():
+                costs.append(await per_frame(gateway, APIS[name], options))
+    medians = {name: statistics.median(costs) for name, costs in found.items()}
+    for name, median in medians.items():
+        print(f"median {name}: {median:.1f} us a frame, {median / medians['chat']:.2f} times chat's")
 
 
 def line(result: Measurement) -> str:
@@ -122,7 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--frames", type=int, default=200, help="frames of each stream")
     parser.add_argument("--pace", type=float, default=0.02, help="seconds between two frames of a stream")
-    compare(parser.parse_args(arguments), measure, cost=lambda one: one.per_frame_us, line=line)
+    parser.add_argument("--api", choices=sorted(APIS), help="an API to measure beside chat")
+    options = parser.parse_args(arguments)
+    if options.api is not None:
+        uvloop.run(measure_beside_chat(options.api, options))
+        return
+    compare(options, measure, cost=lambda one: one.per_frame_us, line=line)
 
 
 if __name__ == "__main__":

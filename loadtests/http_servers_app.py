@@ -21,7 +21,8 @@ from serval.app import create_apps
 from serval.engine.client import connect_engine
 from serval.http.server import HttpServer, server_config
 from serval.live_settings import read_live_settings
-from serval.process.gateway import load_backend, open_callers
+from serval.process.gateway import load_backend
+from serval.process.preparation import prepare
 from serval.settings import Settings
 
 CANDIDATES = ("own", "uvicorn", "uvicorn-limited", "granian")
@@ -42,8 +43,8 @@ class Gateway:
         settings = self.settings
         async with connect_engine(settings) as engine:
             backend = load_backend(settings, engine, await engine.info())
-            callers = open_callers(settings, read_live_settings(settings))
-            self._api = create_apps(settings, backend, callers).api
+            prepared = prepare(settings, read_live_settings(settings))
+            self._api = create_apps(settings, backend, prepared).api
             await self._api(scope, receive, send)
 
 

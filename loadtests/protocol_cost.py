@@ -34,7 +34,8 @@ from serval.engine.connection import Connection, ConnectionPool
 from serval.engine.protocol import EngineInfo
 from serval.http.server import server_config
 from serval.live_settings import read_live_settings
-from serval.process.gateway import load_backend, open_callers
+from serval.process.gateway import load_backend
+from serval.process.preparation import prepare
 from serval.settings import Settings
 
 PROTOCOLS = ("own", "uvicorn", "uvicorn-limited")
@@ -193,8 +194,8 @@ async def measure(protocol: str, runs: int) -> dict[str, float]:
     info = EngineInfo(model_path=str(MODEL), context_length=8192, max_prompt_tokens=8000)
     async with connect_engine(settings) as engine:
         live = read_live_settings(settings)
-        callers = open_callers(settings, live)
-        apps = create_apps(settings, load_backend(settings, engine, info), callers)
+        prepared = prepare(settings, live)
+        apps = create_apps(settings, load_backend(settings, engine, info), prepared)
         config = _config(protocol, apps.api, settings)
         config.load()
         make: Any = config.http_protocol_class

@@ -2,27 +2,26 @@
 
 Sets the environment, assembles SGLang's command line (flags after ``--`` come last and win), and supervises
 the engine process. Exits with 0 after SIGTERM or SIGINT, with 1 if the engine could not start or has failed,
-and with 2 on a usage error.
+and with 2 on a usage error. With ``--check`` it only finds mistakes that would end the start.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from serval_sglang.cpu_compat import environment as cpu
+from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.cuda_toolkit import CompilersMissing, compiler_environment
 from serval_sglang.gpu_flags import gpu_flags, host_tables_environment
 from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
 from serval_sglang.options import (
     RUNNING_REQUESTS_WITH_DRAFTS,
-    Device,
     EngineOptions,
     ModelFolderError,
     configure,
@@ -38,8 +37,6 @@ from serval_sglang.settings import (
 )
 from serval_sglang.supervision import supervise
 from serval_sglang.tuned_moe import moe_variables
-
-_CUDA_DRIVER = "libcuda.so.1"
 
 # Polled by the gateway, by probes and by Prometheus: their lines would bury the others in the log.
 _UNLOGGED_PATHS = ("/v1/loads", "/ready", "/health", "/metrics", "/server_info")
@@ -125,12 +122,18 @@ def engine_environment(
 
 def parse_options(arguments: Sequence[str]) -> EngineOptions:
     """Parse the command line. Raises SystemExit: 2 on a usage error, 1 if there is no such checkpoint."""
+    return _parse(arguments)[0]
+
+
+def _parse(arguments: Sequence[str]) -> tuple[EngineOptions, bool]:
+    """Parse the command line into options, and whether to check only."""
     parser = argparse.ArgumentParser(
         prog="serval engine",
         description="start the SGLang engine with Serval's model adapter",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--check", action="store_true", help="find mistakes, start nothing, and exit")
     configure(parser)
     args = parser.parse_args(arguments)
     if args.tp % args.ep:
@@ -139,28 +142,36 @@ def parse_options(arguments: Sequence[str]) -> EngineOptions:
         options = engine_options(args, host=args.host, port=args.port)
     except ModelFolderError as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
-    return options if options.device is not None else replace(options, device=_default_device())
+    if options.device is None:
+        options = replace(options, device="cuda" if visible_gpus() else "cpu")
+    return options, args.check
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse_options(sys.argv[1:] if arguments is None else arguments)
+    options, is_check = _parse(sys.argv[1:] if arguments is None else arguments)
     _require_free_port(options.host, options.port)
     try:
         environment = engine_environment(options, inherited_environment(), available_cpus())
+        tables_on_host = model_settings(environment).ngram_tables == "host"
     except ValueError as error:
-        sys.exit(f"serval: {error}")
+        _refuse(str(error))
     except CompilersMissing as error:
-        sys.exit(f"serval: no engine on a GPU: {error}. Without them, --device cpu serves the demo model.")
-    tables_on_host = model_settings(environment).ngram_tables == "host"
+        _refuse(f"no engine on a GPU: {error}. Without them, --device cpu serves the demo model.")
     mistakes = find_mistakes(options, tables_on_host=tables_on_host)
     if mistakes:
-        sys.exit(f"serval: error: {options.model} cannot be served: {'; '.join(mistakes)}")
+        _refuse(f"{options.model} cannot be served: {'; '.join(mistakes)}")
+    if is_check:
+        return 0
     if options.device == "cuda":
         _use_prebuilt_kernels(environment)
     # -P, which SGLang's processes inherit, keeps the working directory off the import path: a stray file
     # there would shadow a module.
     command = [sys.executable, "-P", "-m", "serval_sglang.engine_process", *sglang_arguments(options)]
     return supervise(command, environment)
+
+
+def _refuse(reason: str) -> NoReturn:
+    sys.exit(f"serval engine: error: {reason}")
 
 
 def _use_prebuilt_kernels(environment: Mapping[str, str]) -> None:
@@ -181,27 +192,7 @@ def _require_free_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            sys.exit(
-                f"serval: cannot listen on {host}:{port}: {error.strerror}. Choose another --host or --port."
-            )
-
-
-def _default_device() -> Device:
-    # Asking torch takes seconds, and without the driver's library there can be no GPU.
-    if not _has_cuda_driver():
-        return "cpu"
-    # Asked in a separate process: here torch would take half a gigabyte for as long as the engine runs.
-    question = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    has_gpu = subprocess.run([sys.executable, "-P", "-c", question], check=False).returncode == 0
-    return "cuda" if has_gpu else "cpu"
-
-
-def _has_cuda_driver() -> bool:
-    try:
-        ctypes.CDLL(_CUDA_DRIVER)
-    except OSError:
-        return False
-    return True
+            _refuse(f"cannot listen on {host}:{port}: {error.strerror}. Choose another --host or --port.")
 
 
 if __name__ == "__main__":

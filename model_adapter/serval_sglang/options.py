@@ -200,6 +200,16 @@ def sglang_flag(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{name} is not passed on to SGLang: {_OWN_FLAGS[own]}")
 
 
+def flag_value(flags: Sequence[str], *names: str) -> str | None:
+    """Return the value of the last `NAME VALUE` or `NAME=VALUE` among `flags`, or None."""
+    value = None
+    for flag, following in zip(flags, [*flags, None][1:], strict=True):
+        name, has_value, given = flag.partition("=")
+        if name in names:
+            value = given if has_value else following
+    return value
+
+
 def positive_int(text: str) -> int:
     """Parse an integer of at least 1, as an argparse type."""
     value = int(text)

@@ -17,15 +17,22 @@ from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
 from serval.api.cors import with_cors
 from serval.api.edge import RequestEdge
-from serval.api.endpoints import API, API_WITHOUT_METRICS, CHAT_COMPLETIONS, COMPLETIONS, METRICS_PAGE
+from serval.api.endpoints import (
+    API,
+    API_WITHOUT_METRICS,
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    METRICS_PAGE,
+    RESPONSES,
+)
+from serval.api.openai_responses import decode_responses
 from serval.auth.authenticator import Authenticator
-from serval.auth.factory import admin_authenticator, inference_authenticator
+from serval.auth.factory import inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.auth.running import RunningRequests
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.grammar.dialects.longcat import LONGCAT
-from serval.limits.factory import open_gate
 from serval.limits.gate import Gate
 from serval.live_settings import LiveSettings
 from serval.scheduling.body_budget import BodyBudget
@@ -35,9 +42,10 @@ from serval.scheduling.slots import Slots
 from serval.settings import Settings
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
-from serval.telemetry.tracing import open_tracing
+from serval.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
+    from serval.api.kept_responses import KeptResponses
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
 
@@ -65,18 +73,25 @@ class Backend:
     model: ServedModel
 
 
-@dataclass(frozen=True)
-class Callers:
-    """The callers to accept: the operator's keys, the database's, and an identity provider's tokens."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Parts that need no engine: keys and tokens to accept, limits, traces.
+
+    `process/preparation.py` opens them before the engine is waited for, because opening them may fail.
+    """
 
     live: LiveSettings
     directory: "KeyDirectory | None"
     tokens: "TokenVerifier | None"
+    # None without an admin API.
+    administrators: Authenticator | None
+    gate: Gate
+    tracing: Tracing | None
 
 
-def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Applications:
-    """Create the applications in front of the engine. Raises `SettingsError` if tracing cannot be set up."""
-    live, directory, tokens = callers.live, callers.directory, callers.tokens
+def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> Applications:
+    """Create the applications in front of the engine."""
+    live, directory, tokens = prepared.live, prepared.directory, prepared.tokens
     metrics = Metrics(settings.metrics_directory)
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
     authenticator = inference_authenticator(settings, live.keys, directory, tokens)
@@ -88,7 +103,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
         model=backend.model,
         dialect=LONGCAT,
         metrics=metrics,
-        gate=open_gate(settings, None if directory is None else directory.store),
+        gate=prepared.gate,
         # A key may always have one body of the largest size.
         bodies=BodyBudget(max(settings.held_body_bytes, 2 * settings.max_body_bytes)),
         rendering=RenderQueue(
@@ -98,9 +113,10 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
             timeout_s=settings.queue_timeout_s,
         ),
         running=running,
+        kept_responses=_kept_responses(settings, directory),
     )
 
-    tracing = open_tracing(settings)
+    tracing = prepared.tracing
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -117,6 +133,7 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     hot: dict[str, ASGIApp] = {
         CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
         COMPLETIONS.path: Completions(context),
+        RESPONSES.path: ConversationEndpoint(context, decode_responses),
     }
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
     app = create_api(endpoints, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
@@ -133,10 +150,24 @@ def create_apps(settings: Settings, backend: Backend, callers: Callers) -> Appli
     )
     apply = partial(_put_in_force, authenticator, context.gate)
     apply(live)
-    admin = _admin_app(settings, directory, metrics, app)
+    admin = _admin_app(prepared, metrics, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
     published = with_cors(api, settings.cors_origins)
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
+
+
+def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "KeptResponses | None":
+    if directory is None or settings.responses_keep_s == 0:
+        return None
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.api.kept_responses import KeptResponses
+    from serval.store.responses import ResponseTable
+
+    return KeptResponses(
+        ResponseTable(directory.store.engine),
+        keep_s=settings.responses_keep_s,
+        max_bytes=settings.responses_max_bytes,
+    )
 
 
 def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:
@@ -172,16 +203,15 @@ def _metrics_page(context: ApiContext, authenticator: Authenticator) -> ASGIApp:
     )
 
 
-def _admin_app(
-    settings: Settings, directory: "KeyDirectory | None", metrics: Metrics, api: FastAPI
-) -> ASGIApp | None:
-    if directory is None or settings.admin_port is None:
+def _admin_app(prepared: Prepared, metrics: Metrics, api: FastAPI) -> ASGIApp | None:
+    if prepared.directory is None or prepared.administrators is None:
         return None
+    # SQLAlchemy is loaded only where there is a database.
     from serval.api.admin import create_admin_app
 
     return create_admin_app(
-        directory,
-        authenticator=admin_authenticator(settings, directory),
+        prepared.directory,
+        authenticator=prepared.administrators,
         metrics=metrics,
         inference_document=api.openapi,
     )

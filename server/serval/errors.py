@@ -23,7 +23,8 @@ ServalError
      ├─ PermissionDeniedError        403  the key is good, but not for this
      │   └─ ModelNotAllowedError     403  the key is not for this model
      ├─ NotFoundError                404  no such URL
-     │   └─ ModelNotFoundError       404  no such model
+     │   ├─ ModelNotFoundError       404  no such model
+     │   └─ ResponseNotFoundError    404  no such response is kept for the key
      ├─ MethodNotAllowedError        405  the URL exists, the method does not
      ├─ RequestTimeoutError          408  the request did not arrive in time
      ├─ BodyTooLargeError            413  request body over the limit
@@ -37,7 +38,7 @@ ServalError
      ├─ EngineProtocolError          502  the engine's answer is not its documented format
      ├─ EngineStreamBrokenError      502  the engine's answer ended before it was complete
      ├─ AuthUnavailableError         503  the key database could not be read for too long
-     ├─ KeyDatabaseError             503  the key database could not be read or changed (admin API)
+     ├─ KeyDatabaseError             503  the key database could not be read or changed
      ├─ LimitsUnavailableError       503  a key's use of today could not be read for too long
      ├─ EngineUnavailableError       503  the engine cannot be reached or is not ready
      ├─ EngineOverloadedError        503  the engine, the queue for it, or this server is full
@@ -178,6 +179,12 @@ class ModelNotFoundError(NotFoundError):
     """The model asked for is not served here."""
 
     default_code = "model_not_found"
+
+
+class ResponseNotFoundError(NotFoundError):
+    """The key has no such response that is kept."""
+
+    default_code = "response_not_found"
 
 
 class MethodNotAllowedError(ApiError):

@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     key_max_stale_s: float = Field(
         default=30.0, gt=0, description="How long keys are accepted while the key database cannot be read."
     )
+    responses_keep_s: int = Field(
+        default=86_400, ge=0, le=10**9, description="How long an idle response is kept; 0: none is kept."
+    )
+    responses_max_bytes: int = Field(
+        default=64 << 20, ge=0, description="Most bytes of a key's kept responses; new ones replace old ones."
+    )
     operator_grammars: bool = Field(
         default=False,
         description="Let the operator's own keys send `regex` and `ebnf` (the scope grammar).",

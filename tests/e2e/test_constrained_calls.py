@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 from typing import Any
 
 import jsonschema
@@ -135,3 +136,43 @@ async def test_string_of_at_most_255_characters_is_served(server: Any) -> None:
     (choice,) = await strict_json_choices(server, schema, "Say: hello there", n=1)
     assert choice.finish_reason == "stop"
     jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content or ""))
+
+
+# Lines that begin with a sign, as in patches; their text is free.
+PATCH = r"""
+start: "BEGIN" LF line+ "END"
+line: ("+" | "-") /(.*)/ LF
+%import common.LF
+"""
+
+
+async def test_custom_tools_input_follows_its_grammar(server: Any) -> None:
+    grammar: Any = {"type": "grammar", "syntax": "lark", "definition": PATCH}
+    async with openai.AsyncOpenAI(
+        base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=600
+    ) as client:
+        model = (await client.models.list()).data[0].id
+
+        async def patch(seed: int) -> tuple[str, str]:
+            answer = await client.responses.create(
+                model=model,
+                input="Patch it.",
+                tools=[{"type": "custom", "name": "patch", "format": grammar}],
+                tool_choice="required",
+                parallel_tool_calls=False,
+                temperature=1.5,
+                top_p=1,
+                max_output_tokens=150,
+                extra_body={"top_k": -1, "seed": seed},
+            )
+            (item,) = answer.output
+            assert item.type == "custom_tool_call"
+            return answer.status or "", item.input
+
+        found = await asyncio.gather(*map(patch, range(20)))
+    for status, text in found:
+        whole = re.compile(r"BEGIN\n([+-].*\n)+END")
+        # An answer that its limit has cut is the beginning of one.
+        begun = re.compile(r"B?E?G?I?N?|BEGIN\n([+-].*\n)*([+-].*)?E?N?D?")
+        assert (whole if status == "completed" else begun).fullmatch(text), (status, text)
+    assert len(set(found)) > 10

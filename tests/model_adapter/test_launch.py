@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from serval_sglang.cpu_compat.environment import STANDIN_PACKAGES, cpu_environment
 from serval_sglang.launch import engine_environment, main, parse_options, sglang_arguments
-from serval_sglang.options import EngineOptions
+from serval_sglang.options import DEMO_MODEL, EngineOptions
 from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
 from serval_testkit.processes import free_port
@@ -89,24 +88,17 @@ def test_parse_options_folder_without_config_exits_with_1(capsys: pytest.Capture
     assert capsys.readouterr().err == f"{message}\n"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="expects a machine without a GPU")
-def test_parse_options_defaults_to_cpu_without_gpu(model: Path) -> None:
-    assert parse_options([f"--model={model}"]).device == "cpu"
-
-
-@pytest.mark.parametrize(
-    ("library", "torch_says", "device"),
-    [("libc.so.6", "True", "cuda"), ("libc.so.6", "False", "cpu"), ("libabsent.so.1", "True", "cpu")],
-)
-def test_default_device_asks_torch_only_where_there_is_a_driver(
-    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, torch_says: str, device: str
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (1, "cuda")])
+def test_parse_options_defaults_to_a_gpu_if_there_is_one(
+    model: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, device: str
 ) -> None:
-    folder = tmp_path / "torch"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(f"class cuda:\n    is_available = lambda: {torch_says}\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("serval_sglang.launch._CUDA_DRIVER", library)
+    monkeypatch.setattr("serval_sglang.launch.visible_gpus", lambda: gpus)
     assert parse_options([f"--model={model}"]).device == device
+
+
+def test_main_with_check_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: pytest.fail("an engine was started"))
+    assert main(["--check", f"--model={DEMO_MODEL}", "--device=cpu", f"--port={free_port()}"]) == 0
 
 
 def test_launcher_imports_neither_torch_nor_sglang() -> None:
@@ -146,7 +138,9 @@ def test_engine_environment_pins_host_tables_in_their_own_size(
 
 def test_main_refuses_invalid_variable(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVAL_NGRAM_TABLES", "disk")
-    with pytest.raises(SystemExit, match="serval: SERVAL_NGRAM_TABLES must be one of device, host"):
+    with pytest.raises(
+        SystemExit, match="serval engine: error: SERVAL_NGRAM_TABLES must be one of device, host"
+    ):
         main([f"--model={model}", "--device=cuda", f"--port={free_port()}", *DUMMY_WEIGHTS])
 
 

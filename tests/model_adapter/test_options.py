@@ -15,6 +15,7 @@ from serval_sglang.options import (
     command_line,
     configure,
     engine_options,
+    flag_value,
 )
 
 
@@ -121,3 +122,19 @@ def test_flags_that_serval_sets_are_refused_after_the_dashes(
 )
 def test_other_flags_are_passed_on_to_sglang(flags: list[str]) -> None:
     assert parsed(["--", *flags]).sglang_flags == flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ([], None),
+        (["--a", "1"], "1"),
+        (["--a=1"], "1"),
+        (["--a", "1", "--a=2"], "2"),
+        (["--other", "1"], "1"),
+        (["--ab=1"], None),
+        (["--a"], None),
+    ],
+)
+def test_flag_value_takes_the_last(flags: list[str], value: str | None) -> None:
+    assert flag_value(flags, "--a", "--other") == value

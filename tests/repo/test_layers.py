@@ -60,6 +60,8 @@ LAYERS = {
         "demo",
         "plan",
         "gpu_memory",
+        "cuda_driver",
+        "memory_check",
         "preflight",
         "gpu_flags",
         "cuda_toolkit",

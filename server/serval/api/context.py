@@ -1,6 +1,7 @@
 """Parts of the application that endpoints share."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from serval.auth.running import RunningRequests
 from serval.chat.render import ChatRenderer
@@ -11,6 +12,9 @@ from serval.scheduling.engine import ScheduledEngine
 from serval.scheduling.render_queue import RenderQueue
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from serval.api.kept_responses import KeptResponses
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,5 @@ class ApiContext:
     bodies: BodyBudget
     rendering: RenderQueue
     running: RunningRequests
+    # None without a key database, and where the settings keep none.
+    kept_responses: "KeptResponses | None" = None

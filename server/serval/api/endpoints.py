@@ -67,6 +67,21 @@ CHAT_COMPLETIONS: Final = Endpoint(
 COMPLETIONS: Final = Endpoint(
     "/v1/completions", ("POST",), INFERENCE, label="/v1/completions", hot=True, operation="text_completion"
 )
+RESPONSES: Final = Endpoint(
+    "/v1/responses", ("POST",), INFERENCE, label="/v1/responses", hot=True, operation="chat"
+)
+RESPONSE: Final = Endpoint(
+    "/v1/responses/{response_id}",
+    ("DELETE", "GET", "HEAD"),
+    INFERENCE,
+    label="/v1/responses/{response_id}",
+)
+RESPONSE_INPUT: Final = Endpoint(
+    "/v1/responses/{response_id}/input_items",
+    ("GET", "HEAD"),
+    INFERENCE,
+    label="/v1/responses/{response_id}/input_items",
+)
 TOKENIZE: Final = Endpoint("/tokenize", ("POST",), INFERENCE, label="/tokenize")
 DETOKENIZE: Final = Endpoint("/detokenize", ("POST",), INFERENCE, label="/detokenize")
 MODELS: Final = _get("/v1/models", INFERENCE)
@@ -85,6 +100,9 @@ API_WITHOUT_METRICS: Final = EndpointTable(
     (
         CHAT_COMPLETIONS,
         COMPLETIONS,
+        RESPONSES,
+        RESPONSE,
+        RESPONSE_INPUT,
         TOKENIZE,
         DETOKENIZE,
         MODELS,

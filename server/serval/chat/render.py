@@ -11,6 +11,7 @@ from msgspec import Struct
 from tokenizers import Tokenizer
 
 from serval.chat.conversation import template_messages, template_tools
+from serval.chat.declarations import ToolDeclarations
 from serval.chat.long_text import TokenLimitError
 from serval.chat.segment_cache import SegmentCache
 from serval.chat.template import ChatTemplate, load_template
@@ -51,6 +52,7 @@ class ChatRenderer:
         self._template = template
         self.tokenizer = tokenizer
         self._cache = SegmentCache(segment_cache_bytes)
+        self.declarations = ToolDeclarations(template)
         self.sampling_defaults: Mapping[str, float] = dict(sampling_defaults or {})
 
     def render(

@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--served-model-name", metavar="NAME", help="name clients use (default: the folder's name)")
     add_gateway_arguments(parser)
+    add("--check", action="store_true", help="find mistakes in settings and files, serve nothing, and exit")
 
 
 def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +79,13 @@ _OPTIONS = (
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     warn_of_unknown_variables("gateway")
+    if args.check:
+        # Imported here: the parent of workers must not load the modules that serve.
+        from serval.process.preparation import check
+
+        check(gateway_settings(args))
+        print_progress("no mistakes found")
+        return 0
     settings, made_key = ensure_key(gateway_settings(args))
     if made_key is not None:
         print_progress(f"neither SERVAL_API_KEY nor --api-key-file is set; this start's API key: {made_key}")

@@ -17,11 +17,13 @@ import aiohttp
 from serval.auth.keys import ensure_key
 from serval.cli.config import warn_of_unknown_variables
 from serval.cli.gateway import add_gateway_arguments, gateway_settings
+from serval.process.checks import require_no_mistakes
 from serval.process.child import ProcessSpec, python_command
 from serval.process.engine_package import (
     EngineOptions,
     add_model_arguments,
     add_sglang_flags,
+    engine_check_command,
     engine_command,
     engine_options,
 )
@@ -51,11 +53,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="print the logs of engine and gateway, also on a terminal"
     )
+    parser.add_argument("--check", action="store_true", help="find mistakes, start nothing, and exit")
     add_sglang_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run both until a signal (returns 0) or until one of them fails (raises `StackError`)."""
+    """Run both until a signal (returns 0) or until one of them fails (raises `StackError`).
+
+    Mistakes that would end the start raise `StackError` before anything is started.
+    """
     warn_of_unknown_variables("serve")
     engine = engine_options(args, host="127.0.0.1", port=_engine_port())
     settings, made_key = ensure_key(
@@ -68,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if settings.port == 0:
         settings = settings.model_copy(update={"port": _free_port()})
+    require_no_mistakes(_checks(engine, settings))
+    if args.check:
+        print("serval serve: no mistakes found", file=sys.stderr)
+        return 0
     stack = _stack(engine, settings)
     if args.verbose or not sys.stdout.isatty():
         asyncio.run(run_stack(stack, on_ready=lambda: _print_ready_line(engine, settings, made_key)))
@@ -123,6 +133,17 @@ def _curl(settings: Settings, model: str | None, *, key: str) -> str:
         f"  -H 'Content-Type: application/json' \\\n"
         f"  -d {shlex.quote(json.dumps(body))}"
     )
+
+
+def _checks(engine: EngineOptions, settings: Settings) -> list[ProcessSpec]:
+    return [
+        ProcessSpec(
+            name="gateway",
+            argv=python_command("serval", "gateway", "--check"),
+            environment=child_environment(settings),
+        ),
+        ProcessSpec(name="engine", argv=engine_check_command(engine), environment=child_environment()),
+    ]
 
 
 def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:

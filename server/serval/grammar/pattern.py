@@ -133,9 +133,11 @@ _CLASSES: Final[Mapping[str, tuple[Range, ...]]] = {
 def parse(pattern: str) -> Node:
     """Parse a pattern; the node matches every string that contains a match. Raises PatternError."""
     node = _PatternReader(pattern).read()
-    states = _states(node)
-    if states > MAX_STATES:
-        raise PatternError(f"its repetitions unfold to {states} characters; at most {MAX_STATES} are allowed")
+    unfolded = states(node)
+    if unfolded > MAX_STATES:
+        raise PatternError(
+            f"its repetitions unfold to {unfolded} characters; at most {MAX_STATES} are allowed"
+        )
     return node
 
 
@@ -216,14 +218,15 @@ def _escaped(code_point: int) -> str:
     return character if character.isascii() and character.isalnum() else f"\\u{code_point:04x}"
 
 
-def _states(node: Node) -> int:
+def states(node: Node) -> int:
+    """Return the number of characters that the repetitions of `node` unfold to."""
     match node:
         case CharacterSet():
             return 1
         case Sequence(parts) | Choice(parts):
-            return sum(map(_states, parts))
+            return sum(map(states, parts))
         case Repeat(part, least, most):
-            return _states(part) * max(least, most or 1, 1)
+            return states(part) * max(least, most or 1, 1)
 
 
 class _PatternReader:

@@ -73,6 +73,11 @@ def engine_command(options: EngineOptions) -> list[str]:
     return python_command(_LAUNCHER, *_options_module().command_line(options))
 
 
+def engine_check_command(options: EngineOptions) -> list[str]:
+    """The command that finds mistakes which would end the engine's start. Raises `EngineMissingError`."""
+    return python_command(_LAUNCHER, "--check", *_options_module().command_line(options))
+
+
 def demo_model() -> Path:
     """The folder of the demo model's checkpoint. Raises `EngineMissingError`."""
     return _options_module().DEMO_MODEL

@@ -16,15 +16,15 @@ from pathlib import Path
 import uvloop
 
 from serval.api.context import ServedModel
-from serval.app import Applications, Backend, Callers, create_apps
-from serval.auth.factory import open_directory, open_tokens
-from serval.chat import ChatRenderer, load_chat
+from serval.app import Applications, Backend, create_apps
+from serval.chat import ChatRenderer
 from serval.engine.client import connect_engine
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import ModelFilesError
 from serval.http.server import HttpServer, raise_file_limit, server_config
 from serval.http.sockets import bind, url_of
 from serval.live_settings import LiveSettings
+from serval.process.preparation import load_chat_of, prepare, side_sockets
 from serval.process.reloading import settings_changes
 from serval.process.side_servers import side_servers
 from serval.process.signals import stop_on_signals
@@ -83,14 +83,16 @@ def run_gateway(settings: Settings, *, progress: Progress = print_progress) -> N
 
 async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycle) -> None:
     """Serve on a bound socket until `lifecycle.stop` is set. Raises a `ServalError` if it cannot start."""
-    # Before the engine is waited for, so that a mistake in the settings or files is reported immediately.
-    callers = open_callers(settings, lifecycle.live)
-    chat = None if settings.model is None else _load_chat(settings, settings.model)
-    async with connect_engine(settings) as engine:
+    async with contextlib.AsyncExitStack() as stack:
+        # Before the engine is waited for, so that a mistake in the settings or files is reported immediately.
+        sockets = stack.enter_context(side_sockets(settings)) if lifecycle.side_servers else {}
+        prepared = prepare(settings, lifecycle.live)
+        chat = None if settings.model is None else load_chat_of(settings, settings.model)
+        engine = await stack.enter_async_context(connect_engine(settings))
         info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)
         if info is None:
             return
-        apps = create_apps(settings, load_backend(settings, engine, info, chat), callers)
+        apps = create_apps(settings, load_backend(settings, engine, info, chat), prepared)
         if lifecycle.replaces_worker:
             apps.metrics.worker_restarted()
         server = HttpServer(
@@ -106,17 +108,11 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
             asyncio.create_task(_apply_changes(lifecycle.changes, apps)),
         ]
         try:
-            beside = side_servers(apps, settings, progress=lifecycle.progress)
-            async with beside if lifecycle.side_servers else contextlib.nullcontext():
+            async with side_servers(apps, settings, sockets, progress=lifecycle.progress):
                 await server.serve(sockets=[listener])
         finally:
             for task in background:
                 task.cancel()
-
-
-def open_callers(settings: Settings, live: LiveSettings) -> Callers:
-    """The keys and tokens to accept. Raises `SettingsError`."""
-    return Callers(live, open_directory(settings), open_tokens(settings))
 
 
 def load_backend(
@@ -132,7 +128,7 @@ def load_backend(
             f"the engine serves {info.model_path!r}, which is not a folder on this machine; name the folder"
             " with the model's tokenizer and chat template with --model"
         )
-    chat = chat or _load_chat(settings, folder)
+    chat = chat or load_chat_of(settings, folder)
     model = ServedModel(
         name=settings.served_model_name or folder.resolve().name,
         # The files' time, not this process's: all replicas and restarts report the same.
@@ -141,10 +137,6 @@ def load_backend(
         max_prompt_tokens=info.max_prompt_tokens,
     )
     return Backend(engine, info, chat, model)
-
-
-def _load_chat(settings: Settings, folder: Path) -> ChatRenderer:
-    return load_chat(folder, segment_cache_bytes=settings.segment_cache_bytes)
 
 
 async def _apply_changes(changes: AsyncIterator[LiveSettings], apps: Applications) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import uvloop
 
-from serval.engine.client import connect_engine
 from serval.errors import WorkerError
 from serval.http.sockets import bind, reserve, url_of
 from serval.limits.service import serve_limits
@@ -29,7 +28,7 @@ from serval.process.channel import (
 from serval.process.child import ChildProcess, ProcessSpec, python_command, start
 from serval.process.reloading import settings_changes
 from serval.process.signals import stop_on_signals
-from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
+from serval.process.startup import Progress, initial_live_settings, print_progress
 from serval.setting_names import variable_of
 from serval.settings import Settings, child_environment
 from serval.telemetry.shared import forget_live_values
@@ -85,9 +84,6 @@ class _Pool:
             tempfile.TemporaryDirectory(prefix="serval-gateway-", ignore_cleanup_errors=True) as directory,
         ):
             self._url = url_of(port)
-            async with connect_engine(settings) as engine:
-                if await wait_for_engine(engine, settings, stop=self.stop, progress=self.progress) is None:
-                    return
             update = {
                 "port": port.getsockname()[1],
                 "metrics_directory": Path(directory),

@@ -25,6 +25,7 @@ from serval.process.channel import (
 )
 from serval.process.gateway import Lifecycle, serve
 from serval.process.signals import stop_on_signals
+from serval.process.startup import print_progress
 from serval.settings import Settings, load_settings
 from serval.telemetry.logs import configure_logging
 from serval.telemetry.shared import share_metrics
@@ -73,7 +74,8 @@ async def _serve(index: int, settings: Settings, channel: Channel, *, replacemen
         stop=stop_on_signals(on_hangup=lambda: None),
         live=from_line(first),
         changes=parent.changes(),
-        progress=lambda _: None,
+        # One worker's lines are enough; the parent prints what all have reached.
+        progress=print_progress if index == 0 else lambda _: None,
         on_loaded=on_loaded,
         on_serving=lambda model: channel.send(SERVING, model),
         replaces_worker=replacement,

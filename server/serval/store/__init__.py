@@ -1,1 +1,1 @@
-"""Persistent storage of API keys and daily use, in SQLite or PostgreSQL."""
+"""Persistent storage of API keys, daily use and responses, in SQLite or PostgreSQL."""

@@ -1,6 +1,6 @@
 """The tables, as the newest migration leaves them. Times are Unix time in seconds."""
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
 
 from serval.caller.limits import LIMIT_NAMES
 
@@ -37,4 +37,20 @@ key_store = Table(
     Column("version", BigInteger, nullable=False),
     Column("pepper", LargeBinary),  # null: set by SERVAL_KEY_PEPPER
     Column("pepper_check", LargeBinary, nullable=False),
+)
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("subject", Text, nullable=False),  # the owner, as in `daily_tokens`
+    Column("parent", Text),  # id of the response that it continues
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),  # size of input and body here, and of the row
+    Column("whole_bytes", BigInteger, nullable=False),  # their size before compression
+    Column("input", LargeBinary, nullable=False),  # list of the request's own items, JSON compressed by zlib
+    Column("body", LargeBinary, nullable=False),  # the response object, JSON compressed by zlib
+    Index("responses_by_subject", "subject", "stored_bytes"),
+    Index("responses_by_expiry", "expires_at"),
 )

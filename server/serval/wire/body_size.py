@@ -23,6 +23,7 @@ class _Parts(msgspec.Struct):
     """The fields of requests that may be large, undecoded."""
 
     messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     tools: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     functions: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     response_format: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -48,16 +49,16 @@ def check_body_size(body: bytes) -> None:
         raise _too_many(excess, _field_at_fault(body))
 
 
-def check_arguments_size(arguments: Sequence[str]) -> None:
+def check_arguments_size(arguments: Sequence[str], *, param: str = "messages") -> None:
     """Raise `InvalidRequestError` if the arguments of a conversation's calls hold too many values together.
 
-    They are JSON texts, which are decoded when the conversation is rendered.
+    They are JSON texts in the field `param`, which are decoded when the conversation is rendered.
     """
     if sum(map(len, arguments)) <= MAX_CONTAINERS:
         return
     excess = _excess(*(text.encode(errors="surrogatepass") for text in arguments))
     if excess is not None:
-        raise _too_many(excess, "messages")
+        raise _too_many(excess, param)
 
 
 def _field_at_fault(body: bytes) -> str | None:

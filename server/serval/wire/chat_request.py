@@ -173,7 +173,7 @@ def check_chat_request(request: ChatRequest, *, max_choices: int) -> None:
     check_conversation(request)
     given = request.response_format
     if given is not None and given.json_schema is not None:
-        _check_schema(given.json_schema.schema_, "response_format.json_schema.schema")
+        check_schema(given.json_schema.schema_, "response_format.json_schema.schema")
     _check_options(request, max_choices)
     _check_unsupported(request)
 
@@ -284,12 +284,13 @@ def _check_tools(request: ChatRequest) -> None:
                 param=f"tools[{index}].function.name",
             )
         names.add(tool.function.name)
-        _check_schema(tool.function.parameters, f"tools[{index}].function.parameters")
+        check_schema(tool.function.parameters, f"tools[{index}].function.parameters")
     if request.tool_choice is not None:
         check_tool_choice(request.tool_choice, names)
 
 
-def _check_schema(schema: dict[str, Any] | None, path: str) -> None:
+def check_schema(schema: dict[str, Any] | None, path: str) -> None:
+    """Raise `InvalidRequestError` naming `path` if the schema is too large or too deep."""
     try:
         check_schema_size(schema)
     except SchemaError as error:

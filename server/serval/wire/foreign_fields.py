@@ -52,6 +52,13 @@ REFUSED_IN_CHAT: Final = {
     "best_of": "send n",
     "echo": "the answer never repeats the messages",
 }
+REFUSED_IN_RESPONSES: Final = {
+    "background": "leave it out, and read the answer of the request itself",
+    "conversation": "send previous_response_id, or the whole conversation as input",
+    "prompt": "there are no stored prompt templates; send instructions and input",
+    "regex": "send it to /v1/chat/completions",
+    "ebnf": "send it to /v1/chat/completions",
+}
 REFUSED_IN_COMPLETIONS: Final = {
     "response_format": "send it to /v1/chat/completions",
     "tools": "send them to /v1/chat/completions",
@@ -85,4 +92,5 @@ class _Fields:
 
 
 check_chat_fields: Final = _Fields({**REFUSED, **REFUSED_IN_CHAT}).check
+check_responses_fields: Final = _Fields({**REFUSED, **REFUSED_IN_RESPONSES}).check
 check_completion_fields: Final = _Fields({**REFUSED, **REFUSED_IN_COMPLETIONS}).check

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message
 from serval.app import create_apps
 from serval.engine.client import connect_engine
 from serval.live_settings import read_live_settings
-from serval.process.gateway import load_backend, open_callers
+from serval.process.gateway import load_backend
+from serval.process.preparation import prepare
 from serval.settings import Settings
 from serval_testkit.gateway import API_KEY, DEMO_CHECKPOINT, MODEL
 from serval_testkit.request_log import request_lines
@@ -37,9 +38,9 @@ async def gateway_app(**settings: Any) -> AsyncIterator[tuple[ASGIApp, StandInEn
         values: dict[str, Any] = {"engine_url": engine.url, "api_key": API_KEY, "served_model_name": MODEL}
         configured = Settings(**(values | settings))
         async with connect_engine(configured) as client:
-            callers = open_callers(configured, read_live_settings(configured))
+            prepared = prepare(configured, read_live_settings(configured))
             backend = load_backend(configured, client, await client.info())
-            apps = create_apps(configured, backend, callers)
+            apps = create_apps(configured, backend, prepared)
             yield apps.api, engine
 
 

@@ -8,6 +8,7 @@ from jsonschema import Draft202012Validator
 
 from serval.api.application import create_api
 from serval.wire.answers import ChatCompletionChunk, TextCompletion
+from serval.wire.responses.described import ResponseEvent
 from serval_testkit.gateway import MODEL, RunningGateway
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -15,7 +16,17 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
 CALL = "<longcat_tool_call>f\n</longcat_tool_call>\n"
 LOGPROBS = [[[-0.5, 100, "Hel"]], [[-0.25, 101, "lo"]]]
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+STREAMED = {CHAT: ChatCompletionChunk, TEXT: TextCompletion, RESPONSES: ResponseEvent}
+RESPONSE_TOOLS = [
+    {"type": "function", "name": "f", "parameters": {"type": "object"}},
+    {"type": "custom", "name": "patch"},
+    {"type": "local_shell"},
+    {"type": "tool_search", "execution": "client"},
+]
+RESPONSE_CALLS = CALL + "".join(
+    CALL.replace(">f\n", f">{name}\n") for name in ("patch", "local_shell", "tool_search")
+)
 
 ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "chat": (CHAT, {"messages": HI, "n": 2, "service_tier": "auto"}, {}),
@@ -31,6 +42,14 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "text with log-probabilities": (
         TEXT,
         {"prompt": "Hi", "logprobs": 1},
+        {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
+    ),
+    "response": (RESPONSES, {"input": "Hi", "text": {"format": {"type": "text"}}}, {}),
+    "response with calls": (RESPONSES, {"input": "Hi", "tools": RESPONSE_TOOLS}, {"says": [RESPONSE_CALLS]}),
+    "response with reasoning": (RESPONSES, {"input": "Hi"}, {"says": ["<longcat_think>a</longcat_think>b"]}),
+    "response with log-probabilities": (
+        RESPONSES,
+        {"input": "Hi", "top_logprobs": 1},
         {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
     ),
     "tokens": ("/tokenize", {"messages": HI}, {}),
@@ -70,7 +89,7 @@ async def test_whole_answer_matches_its_schema(gateway: RunningGateway, name: st
     assert headers_of(described) <= {name.lower() for name in response.headers}
 
 
-@pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in (CHAT, TEXT)])
+@pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in STREAMED])
 async def test_streamed_events_match_their_schema(gateway: RunningGateway, name: str) -> None:
     document = create_api().openapi()
     path = ANSWERS[name][0]
@@ -80,7 +99,7 @@ async def test_streamed_events_match_their_schema(gateway: RunningGateway, name:
     assert len(events) >= 2
     for event in events:
         validate(json.loads(event), schema, document)
-        (ChatCompletionChunk if path == CHAT else TextCompletion).model_validate_json(event)
+        STREAMED[path].model_validate_json(event)
 
 
 @pytest.mark.parametrize(

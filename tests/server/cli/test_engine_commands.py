@@ -26,7 +26,7 @@ def serval(*arguments: str, directory: Path | None = None) -> subprocess.Complet
         (("checkpoint", "--help"), "usage: serval checkpoint [-h] COMMAND ..."),
         (("checkpoint", "tiny", "--help"), "--emb-neighbor-num"),
         (("plan", "-h"), "--gpu-memory-gib"),
-        (("engine", "--help"), "usage: serval engine [-h] [--model DIR]"),
+        (("engine", "--help"), "usage: serval engine [-h] [--check] [--model DIR]"),
     ],
 )
 def test_engine_command_help_is_its_own(arguments: tuple[str, ...], shown: str) -> None:
@@ -97,6 +97,7 @@ def test_servers_ignore_code_in_the_working_directory(
         started.extend([spec.engine.argv, spec.gateway.argv])
         return 0
 
+    monkeypatch.setattr("serval.cli.serve.require_no_mistakes", lambda _: None)
     monkeypatch.setattr("serval.cli.serve.run_stack", run_stack)
     with pytest.raises(SystemExit):
         main(["engine", "--model", str(tmp_path)])
@@ -118,6 +119,7 @@ def test_serve_gives_the_engine_a_port_below_those_of_connections(
         ports.add(int(spec.engine.argv[spec.engine.argv.index("--port") + 1]))
         return 0
 
+    monkeypatch.setattr("serval.cli.serve.require_no_mistakes", lambda _: None)
     monkeypatch.setattr("serval.cli.serve.run_stack", run_stack)
     for _ in range(20):
         assert main(["serve", "--model", str(tmp_path)]) == 0

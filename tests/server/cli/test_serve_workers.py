@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.gateway_process import wait_until
+from serval_testkit.launcher import replace_launcher
 from serval_testkit.processes import Program, descendants, free_port, is_running, running
 
 ROOT = Path(__file__).resolve().parents[3]
 ENGINE = """
-import argparse, asyncio
+import argparse, asyncio, sys
 from serval_testkit.stand_in_engine import StandInEngine
 
 async def main():
@@ -25,20 +27,16 @@ async def main():
     async with StandInEngine(model_path=args.model).running(args.port):
         await asyncio.Event().wait()
 
-asyncio.run(main())
+if "--check" not in sys.argv:
+    print("engine started", flush=True)
+    asyncio.run(main())
 """
 CHAT = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 def with_stand_in(folder: Path) -> dict[str, str]:
     """An environment in which the engine's launcher starts a stand-in."""
-    package = folder / "serval_sglang"
-    package.mkdir()
-    # Everything but the launcher comes from the real package.
-    (package / "__init__.py").write_text(
-        "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
-    )
-    (package / "launch.py").write_text(ENGINE)
+    replace_launcher(folder, ENGINE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
     return environment | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests/support'}"}
 
@@ -126,3 +124,15 @@ async def test_serve_replaces_a_killed_worker_adds_up_metrics_and_stops(tmp_path
         program.signal(signal.SIGTERM)
         assert await asyncio.to_thread(program.wait, timeout_s=120) == 0
         await wait_until(lambda: not any(map(is_running, started)))
+
+
+async def test_serve_starts_no_engine_for_a_gateway_that_cannot_start(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "model"))
+    (model / "chat_template.jinja").unlink()
+    argv = [sys.executable, "-m", "serval", "serve", "--model", str(model), "--workers", "2"]
+    environment = with_stand_in(tmp_path)
+    with running([*argv, "--port", str(free_port())], cwd=ROOT, environment=environment) as program:
+        assert await asyncio.to_thread(program.wait, timeout_s=120) == 1
+    assert "serval serve: error: " in program.output
+    assert "has no chat template" in program.output
+    assert "engine started" not in program.output

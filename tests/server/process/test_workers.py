@@ -143,6 +143,13 @@ async def test_workers_all_refuse_a_revoked_key_and_one_has_admin_api_and_metric
                 pass
 
 
+async def test_workers_report_a_bad_model_folder_without_an_engine(tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(AssertionError, match=r"cannot read .*tokenizer\.json"):
+        async with gateway_program(nobody, "--workers", "2", "--model", str(tmp_path)):
+            pass
+
+
 async def test_workers_start_failure_is_one_error_of_the_gateway() -> None:
     async with StandInEngine(model_path="org/model").running() as engine:
         with pytest.raises(AssertionError, match="ended with 1") as ended:

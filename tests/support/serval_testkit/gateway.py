@@ -13,7 +13,8 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from serval.app import create_apps
 from serval.engine.client import connect_engine
 from serval.live_settings import LiveSettings, read_live_settings
-from serval.process.gateway import load_backend, open_callers
+from serval.process.gateway import load_backend
+from serval.process.preparation import prepare
 from serval.settings import Settings
 from serval_testkit.running_app import running_app
 from serval_testkit.stand_in_engine import StandInEngine
@@ -79,8 +80,8 @@ async def running_gateway(
         async with connect_engine(configured.model_copy(update={"engine_url": engine.url})) as probe:
             info = await probe.info()
         async with connect_engine(configured) as client:
-            callers = open_callers(configured, read_live_settings(configured))
-            apps = create_apps(configured, load_backend(configured, client, info), callers)
+            prepared = prepare(configured, read_live_settings(configured))
+            apps = create_apps(configured, load_backend(configured, client, info), prepared)
             async with AsyncExitStack() as stack:
                 url = await stack.enter_async_context(
                     running_app(apps.api, configured, refused=apps.metrics.request_refused)

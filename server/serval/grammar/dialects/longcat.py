@@ -25,6 +25,8 @@ from serval.grammar.dialects.arguments import (
 from serval.grammar.enforceable import Rewriter, pointer_part, satisfiable
 from serval.grammar.enforceable_scalars import WrittenPattern, lengths_of
 from serval.grammar.formats import EMPTY, Format, json_value, sequence, text_format
+from serval.grammar.free_text import free_text_format
+from serval.grammar.input_grammar import CUSTOM_INPUT, input_node
 from serval.grammar.pattern_rules import pattern_cost
 from serval.grammar.string_formats import FORMAT_PATTERNS
 from serval.schema.error import SchemaError, UnsatisfiableError
@@ -57,7 +59,9 @@ _NO_JSON_START: Final = pattern.write(pattern.parse(r"^[^\s{\[<]$"), in_json=Fal
 def _call_tag(function: Mapping[str, Any], *, enforced: bool, budget: Budget) -> Format:
     name = writable_name(function, _is_writable_name)
     arguments = None
-    if enforced:
+    if "input_grammar" in function:
+        arguments = _input(**function["input_grammar"], path=f"tools/{name}/format/definition", budget=budget)
+    elif enforced:
         arguments = _arguments(
             function.get("parameters"), name, strict=bool(function.get("strict")), budget=budget
         )
@@ -67,6 +71,15 @@ def _call_tag(function: Mapping[str, Any], *, enforced: bool, budget: Budget) ->
         "content": _any_arguments() if arguments is None else arguments,
         "end": [f"{TOOL_CALL_CLOSE}\n", TOOL_CALL_CLOSE],
     }
+
+
+def _input(syntax: str, definition: str, *, path: str, budget: Budget) -> Format:
+    """Return the format of the one argument of a custom tool, a text that follows a grammar."""
+    # Its check has been paid for when the request was decoded.
+    node = input_node(syntax, definition, Budget())
+    budget.spend(pattern_cost(node), path, once_for=definition)
+    text = free_text_format(node, avoid=_AVOID, excludes=_NOT_IN_VALUE)
+    return _pair({"type": "const_string", "value": CUSTOM_INPUT}, text)
 
 
 def _arguments(parameters: Any, name: str, *, strict: bool, budget: Budget) -> Format | None:

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: requests become those of Chat Completions; answers are encoded in its form."""
