@@ -26,13 +26,13 @@ def _metrics() -> tuple[Any, Any, Any, Any]:
     from prometheus_client import Counter, Gauge
 
     passes = Counter(
-        "serval_engine_verifications",
+        "serval_engine_verifications_total",
         "Passes of a request with drafts enabled, those without a draft included; each gives a token more "
         "than drafts are accepted.",
     )
-    drafted = Counter("serval_engine_drafted_tokens", "Tokens drafted.")
+    drafted = Counter("serval_engine_drafted_tokens_total", "Tokens drafted.")
     right = Counter(
-        "serval_engine_accepted_tokens", "Drafts accepted, by position.", labelnames=["position"]
+        "serval_engine_accepted_tokens_total", "Drafts accepted, by position.", labelnames=["position"]
     )
     in_use = Gauge(
         "serval_engine_draft_steps",
