@@ -123,14 +123,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_mtp_steps(parser)
     add(
         "--mtp-fixed",
-        action="store_true",
-        help="always draft --mtp-steps tokens, instead of as many, or none, as measurements show to be fastest",
+        action=argparse.BooleanOptionalAction,
+        default=_DEFAULTS.mtp_fixed,
+        help="always draft --mtp-steps tokens; by default as many of them as are fastest, or none",
     )
     add(
-        "--no-grammar-drafts",
-        dest="grammar_drafts",
-        action="store_false",
-        help="with --mtp-steps, do not draft the tokens that a schema forces",
+        "--grammar-drafts",
+        action=argparse.BooleanOptionalAction,
+        default=_DEFAULTS.grammar_drafts,
+        help="with --mtp-steps, also draft the tokens that a schema forces (default)",
     )
 
 
@@ -185,9 +186,11 @@ def command_line(options: EngineOptions) -> list[str]:
     """Return the flags from which `engine_options` recreates ``options``."""
     flags: list[str] = []
     for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name != "sglang_flags" and value is not None:
-            flags += [f"--{field.name.replace('_', '-')}", str(value)]
+        value, name = getattr(options, field.name), field.name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif field.name != "sglang_flags" and value is not None:
+            flags += [f"--{name}", str(value)]
     return [*flags, "--", *options.sglang_flags]
 
 

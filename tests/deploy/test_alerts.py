@@ -317,8 +317,12 @@ CASES = [
     Case("ServalEngineRetracts", "1 in 10", retracted("0+6x40", "0+60x40"), "30m", True),
     Case("ServalEngineRetracts", "1 in 60", retracted("0+1x40", "0+60x40"), "30m", False),
     Case("ServalDraftsCostMoreThanTheyGive", "1 in 20", drafts("0+5x60", "0+100x60", "0+40x60"), "55m", True),
-    Case("ServalDraftsCostMoreThanTheyGive", "1 in 4", drafts("0+25x60", "0+100x60", "0+40x60"), "55m", False),
-    Case("ServalDraftsCostMoreThanTheyGive", "trials", drafts("0+1x60", "0+100x60", "0+900x60"), "55m", False),
+    Case(
+        "ServalDraftsCostMoreThanTheyGive", "1 in 4", drafts("0+25x60", "0+100x60", "0+40x60"), "55m", False
+    ),
+    Case(
+        "ServalDraftsCostMoreThanTheyGive", "trials", drafts("0+1x60", "0+100x60", "0+900x60"), "55m", False
+    ),
     Case("ServalInterTokenSlow", "half of them slow", between_tokens("0+500x40", "0+1000x40"), "30m", True),
     Case("ServalInterTokenSlow", "1 % slow", between_tokens("0+990x40", "0+1000x40"), "30m", False),
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,7 +42,7 @@ def register():
 
 @dataclass(frozen=True)
 class Drafts:
-    """What the engine counted over some texts."""
+    """Counts of the engine over some texts."""
 
     passes: float
     drafted: float

@@ -35,7 +35,7 @@ class Acceptance:
             self._right[position] = _KEPT * self._right[position] + right
 
     def tokens_per_pass(self, steps: int) -> float:
-        """Return the tokens that a pass of `steps` drafts gives a request on average, from 1 to `steps` + 1."""
+        """Return the mean number of tokens that `steps` drafts give a request in a pass: 1 to `steps` + 1."""
         total = reached = 1.0
         for right, tried in zip(self._right[:steps], self._tried[:steps], strict=True):
             reached *= right / tried if tried else 1.0

@@ -50,9 +50,7 @@ class StepsController:
     call it in the same order, because it depends on counts alone when it is called.
     """
 
-    def __init__(
-        self, candidates: Sequence[int], *, agree: Callable[[float], float] = _as_measured
-    ) -> None:
+    def __init__(self, candidates: Sequence[int], *, agree: Callable[[float], float] = _as_measured) -> None:
         self._candidates = sorted(set(candidates), reverse=True)
         self._acceptance = Acceptance(self._candidates[0])
         self._agree = agree

@@ -1,5 +1,6 @@
-"""Prometheus counters of drafts, and a gauge of the steps in use. SGLang's own are gauges of the last batches,
-and its rate is wrong while the number of steps changes.
+"""Prometheus counters of drafts, and a gauge of the steps in use.
+
+SGLang's own are gauges of the last batches, and its rate is wrong while the number of steps changes.
 """
 
 from collections import Counter as Tally

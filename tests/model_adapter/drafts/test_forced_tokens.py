@@ -122,9 +122,7 @@ def batch_of(grammars: Sequence[Any], chains: Tensor, *, idle: bool = False) -> 
 @pytest.fixture
 def forcing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grammar forces its own name, whatever it is."""
-    monkeypatch.setattr(
-        forced_tokens, "forced_chain", lambda grammar, drafts, *_: [grammar] * len(drafts)
-    )
+    monkeypatch.setattr(forced_tokens, "forced_chain", lambda grammar, drafts, *_: [grammar] * len(drafts))
 
 
 CHAINS = torch.tensor([[1, 5], [2, 5], [3, 5]])
