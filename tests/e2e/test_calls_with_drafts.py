@@ -138,7 +138,8 @@ def test_streamed_forced_call_is_the_same_with_drafts(
 ) -> None:
     plain, drafted = forced(server, name), forced(server_with_drafts, name)
     assert drafted.told == plain.told
-    assert drafted.pieces < plain.pieces
+    # Short values are sent whole in any case.
+    assert drafted.pieces <= plain.pieces
     assert [bool(json.loads(arguments)) for _, arguments in drafted.calls] == [True]
     assert drafted.usage[0] + drafted.usage[1] == drafted.usage[2]
 
@@ -147,7 +148,7 @@ def test_streamed_forced_call_is_the_same_with_drafts(
 def test_streamed_answer_is_the_same_with_drafts(server: Any, server_with_drafts: Any, question: str) -> None:
     plain, drafted = (ask(each, TRAINED[0], question) for each in (server, server_with_drafts))
     assert drafted.told == plain.told
-    assert drafted.pieces <= plain.pieces
+    assert drafted.pieces < plain.pieces
 
 
 def test_grammar_saves_passes_inside_calls(server_with_drafts: Any) -> None:
@@ -182,10 +183,11 @@ def test_client_that_leaves_inside_a_run_of_drafts_frees_everything(
         "model": httpx.get(f"{server.base_url}/models", headers=headers(server)).json()["data"][0]["id"],
         "messages": [{"role": "user", "content": "What is Serval?"}],
         "stream": True,
-        "logit_bias": {"2": -100},  # no end of turn
+        # No end of turn and no </longcat_arg_value>, so that it goes on to the end of the context.
+        "logit_bias": {"2": -100, "14": -100},
     }
     if in_call:
-        request["tools"] = [strict_tool("note", words={"type": "array", "items": text(8), "minItems": 500})]
+        request["tools"] = [strict_tool("note", text={"type": "string"})]
         request["tool_choice"] = "required"
     before = metric(server, "sglang:num_aborted_requests_total")
     right = metric(server, "serval_engine_accepted_tokens_total")
@@ -193,7 +195,7 @@ def test_client_that_leaves_inside_a_run_of_drafts_frees_everything(
     with httpx.stream("POST", url, json=request, headers=headers(server), timeout=120) as response:
         assert response.status_code == 200, response.read()
         lines = (line for line in response.iter_lines() if '"content":"' in line or '"arguments":"' in line)
-        for _ in range(8):
+        for _ in range(4):
             next(lines)
     eventually(lambda: metric(server, "sglang:num_aborted_requests_total") > before)
     assert metric(server, "serval_engine_accepted_tokens_total") > right

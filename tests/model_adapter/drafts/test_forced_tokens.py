@@ -93,6 +93,53 @@ def test_forced_chain_drafts_the_only_token(backend: Any, tokenizer: Any) -> Non
     assert forced_chain(grammar, [5], tokenizer, len(tokenizer)) == [letter]
 
 
+def test_forced_chain_leaves_the_last_token_of_a_forced_text_to_the_layer(
+    backend: Any, tokenizer: Any
+) -> None:
+    """A longer token may go on behind it, and the layer knows better which."""
+    tag = {"begin": "<call>", "content": {"type": "regex", "pattern": "[a-m]{2,8}"}, "end": "."}
+    grammar = backend.dispatch_structural_tag(
+        json.dumps({"type": "structural_tag", "format": {"type": "tag", **tag}})
+    )
+    *most, last = encoded(tokenizer, "<call>")
+    for token in most:
+        grammar.accept_token(token)
+    possible = [token for token in allowed(grammar, len(tokenizer)) if token != last]
+    text = tokenizer.decode([last])
+    assert possible, text
+    for draft in possible:
+        assert forced_chain(grammar, [draft], tokenizer, len(tokenizer)) == [draft]
+    assert forced_chain(grammar, [5], tokenizer, len(tokenizer)) == [last]
+
+
+def test_forced_chain_drafts_the_only_token_where_no_text_is_forced(tokenizer: Any) -> None:
+    """As at the end of a grammar, which allows the end of the turn alone."""
+
+    class Ended:
+        """Grammar that allows token 40."""
+
+        def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: str) -> Tensor:
+            return torch.zeros(1, -(-vocab_size // 32), dtype=torch.int32)
+
+        def fill_vocab_mask(self, mask: Tensor, row: int) -> None:
+            mask.zero_()
+            mask[row, 1] = 1 << 8
+
+        def is_terminated(self) -> bool:
+            return False
+
+        def accept_token(self, token: int) -> None:
+            assert token == 40
+
+        def rollback(self, count: int) -> None:
+            assert count == 1
+
+        def try_jump_forward(self, tokenizer: Any) -> None:
+            return None
+
+    assert forced_chain(Ended(), [5], tokenizer, len(tokenizer)) == [40]
+
+
 def test_forced_chain_ends_with_the_grammar(backend: Any, tokenizer: Any) -> None:
     grammar = backend.dispatch_regex("[x]")
     grammar.accept_token(encoded(tokenizer, "x")[0])
