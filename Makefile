@@ -1,6 +1,6 @@
 # `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-services gpu-check lint format types setup print-venv audit lock lock-examples lock-clients lock-comparison clean
+.PHONY: help serve test test-fast test-services gpu-check lint format types setup print-venv audit lock lock-examples lock-clients lock-agents lock-comparison clean
 
 SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
@@ -68,6 +68,12 @@ lock-clients: setup ## Resolve the locks of tests/e2e/clients anew from requirem
 		--output-file tests/e2e/clients/requirements.lock --no-emit-index-url --no-annotate --generate-hashes \
 		--custom-compile-command "make lock-clients"
 	@cd tests/e2e/clients && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+
+lock-agents: setup ## Resolve the locks of tests/agents/clients anew from requirements.in and package.json.
+	@.venv/bin/python -m uv pip compile tests/agents/clients/requirements.in --quiet --upgrade --python-version 3.11 \
+		--output-file tests/agents/clients/requirements.lock --no-emit-index-url --no-annotate --generate-hashes \
+		--custom-compile-command "make lock-agents"
+	@cd tests/agents/clients && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 lock-comparison: setup ## Resolve the environments of loadtests/comparison anew.
 	@for name in litellm router; do .venv/bin/python -m uv pip compile loadtests/comparison/$$name.in --quiet --upgrade \

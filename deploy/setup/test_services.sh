@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the services of the tests if they are missing and packages may be installed (root on a Debian): PostgreSQL,
 # Redis, a settable clock (libfaketime), nginx, Node and a JDK for other clients; with --rehearsal also a Docker Engine and
-# tools that make images without an image registry. Never fails: tests of missing services are skipped and say so.
+# tools that make images without an image registry. Also the coding agents, which need no root. Never fails: tests of
+# missing services are skipped and say so.
 set -uo pipefail
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -46,8 +47,11 @@ missing=()
 { command -v java && command -v javac; } >/dev/null 2>&1 || missing+=(default-jdk-headless)
 install "${missing[@]}"
 
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+"$root/deploy/setup/setup.sh" --agents >/dev/null ||
+    say "the coding agents could not be installed; tests that need them will be skipped"
+
 if [ "${1:-}" = --rehearsal ]; then
-    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
     read -ra missing < <("$root/tests/deploy/rehearsal/run.sh" --missing)
     install "${missing[@]}"
 fi

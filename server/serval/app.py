@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from serval.api.answering import ConversationEndpoint
+from serval.api.anthropic_messages import CountTokens, decode_messages
 from serval.api.application import create_api, create_metrics_page
 from serval.api.chat import decode_chat
 from serval.api.completions import Completions
@@ -22,14 +23,19 @@ from serval.api.endpoints import (
     API_WITHOUT_METRICS,
     CHAT_COMPLETIONS,
     COMPLETIONS,
+    COUNT_TOKENS,
+    MESSAGES,
     METRICS_PAGE,
     RESPONSES,
 )
+from serval.api.model_aliases import ModelAliases
 from serval.api.openai_responses import decode_responses
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.auth.running import RunningRequests
+from serval.chat.own_turns import OwnTurns
+from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.grammar.dialects.longcat import LONGCAT
@@ -114,6 +120,8 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         ),
         running=running,
         kept_responses=_kept_responses(settings, directory),
+        prompts=PromptHistory(settings.cache_debug_bytes),
+        own_turns=OwnTurns(settings.own_turns_bytes),
     )
 
     tracing = prepared.tracing
@@ -133,6 +141,8 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     hot: dict[str, ASGIApp] = {
         CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
         COMPLETIONS.path: Completions(context),
+        MESSAGES.path: ConversationEndpoint(context, decode_messages),
+        COUNT_TOKENS.path: CountTokens(context),
         RESPONSES.path: ConversationEndpoint(context, decode_responses),
     }
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
@@ -148,7 +158,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         metrics=metrics,
         tracing=tracing,
     )
-    apply = partial(_put_in_force, authenticator, context.gate)
+    apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases)
     apply(live)
     admin = _admin_app(prepared, metrics, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
@@ -170,9 +180,12 @@ def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "Ke
     )
 
 
-def _put_in_force(authenticator: Authenticator, gate: Gate, live: LiveSettings) -> None:
+def _put_in_force(
+    authenticator: Authenticator, gate: Gate, aliases: ModelAliases, live: LiveSettings
+) -> None:
     authenticator.replace_keys(ApiKeys(live.keys))
     gate.replace_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
+    aliases.replace(live.model_aliases)
 
 
 class _Watch(Protocol):

@@ -14,6 +14,8 @@ ServalError
  │   └─ CircularSchemaError          a reference leads back to itself (`serval.grammar.enforceable`)
  ├─ ToolsFileError                   a file of tools cannot be used (`serval.talk.tools`)
  ├─ CommandError                     a command of a conversation cannot be done (`serval.talk.commands`)
+ ├─ DiscoveryError                   a server could not be asked for its model (`serval.agents.discovery`)
+ ├─ ConfigFileError                  an agent's file is not written (`serval.agents.writing`)
  ├─ ServerRefusedError               a server cannot be reached, or refused (`serval.talk.conversation`)
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong
@@ -114,6 +116,8 @@ class ApiError(ServalError):
         self.param = param
         self.code = code if code is not None else self.default_code
         self.retry_after_s = retry_after_s
+        # Set by the edge, for APIs whose errors name it.
+        self.request_id: str | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -133,6 +137,19 @@ class ContextLengthError(InvalidRequestError):
     """Prompt plus requested completion exceed the model's context."""
 
     default_code = "context_length_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        prompt_tokens: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """`prompt_tokens`, as far as they were counted, are more than the `limit` if the prompt alone is."""
+        super().__init__(message, param=param)
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
 
 
 class MalformedRequestError(InvalidRequestError):

@@ -1,4 +1,4 @@
-"""Settings that may change while a gateway runs: the operator's own keys, and the default limits."""
+"""Settings that may change while a gateway runs: the operator's own keys, default limits, model aliases."""
 
 import base64
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ class LiveSettings(Struct, frozen=True):
     keys: tuple[str, ...]
     limits: Limits
     reserved_completion_tokens: int
+    model_aliases: tuple[str, ...]
 
     def __repr__(self) -> str:
         # Keys appear in no log, not even in a traceback.
@@ -39,6 +40,7 @@ def read_live_settings(settings: Settings, *, before: LiveSettings | None = None
         keys=tuple(keys) if before is None else _keep_indices(keys, before.keys),
         limits=default_limits(settings),
         reserved_completion_tokens=settings.reserved_completion_tokens,
+        model_aliases=tuple(settings.model_aliases.split()),
     )
 
 

@@ -59,7 +59,15 @@ def test_turn_finds_the_previous_one_in_the_cache(server: Any) -> None:
     assert_covers(answer.usage, calls.usage)
 
     messages = with_next_turn(messages, answer.choices[0].message)
-    assert_covers(ask(messages).usage, answer.usage)
+    response = client.chat.completions.with_raw_response.create(
+        model=model, messages=messages, tools=TOOLS, temperature=0, max_tokens=400
+    )
+    usage = response.parse().usage
+    assert_covers(usage, answer.usage)
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    found = f"{usage.prompt_tokens_details.cached_tokens}/{usage.prompt_tokens}"
+    assert response.headers["x-serval-cache"] == found
 
 
 def test_prompt_of_another_client_is_not_found_in_the_cache(server: Any) -> None:

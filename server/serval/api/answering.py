@@ -3,17 +3,19 @@
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Final
 
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
+from serval.api.cache_debug import CacheDebug, cache_debug
 from serval.api.choice import ChoiceAssembler, note_outcome
 from serval.api.context import ApiContext
 from serval.api.event_stream import EventStream
-from serval.api.generation import Generation, check_context
+from serval.api.generation import Generation, OnDelta, always_ready, check_context
 from serval.api.http import identity_of, record_of
 from serval.api.preparation import in_turn, prepared
 from serval.api.prompt import Prompt, prompt_of
@@ -21,27 +23,39 @@ from serval.api.sampling import check_end, own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.api.turn import AnswerStream, Turn
 from serval.caller.identity import Identity
+from serval.chat.own_turns import OwnTurns
 from serval.engine.protocol import GenerateRequest, GenerationDelta
 from serval.errors import ApiError, InvalidRequestError
 from serval.limits.gate import Reservation
+from serval.scheduling.body_budget import FREE_BYTES
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_request import ChatRequest
+from serval.wire.kept_bytes import kept_bytes
 
 # Decodes the body of a request, and checks it. Runs in a thread for long ones. Raises `ApiError`.
 Decode = Callable[[ApiContext, Scope, bytes], Turn]
+_AS_NAMED: Final = nullcontext()
 
 
 class _Job(Struct, frozen=True):
     """A turn and its engine requests, one for each choice."""
 
     turn: Turn
+    # Account whose later requests may send the answer back, and where its tokens are kept for that.
+    caller: str
+    own_turns: OwnTurns
     generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
+    debug: CacheDebug | None
 
     @property
     def id(self) -> str:
         return self.generation.requests[0].request_id
+
+    def headers(self) -> Mapping[str, str]:
+        headers = self.generation.headers()
+        return headers if self.debug is None else {**headers, **self.debug.headers}
 
 
 class ConversationEndpoint:
@@ -57,19 +71,17 @@ class ConversationEndpoint:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
         context, record, identity = self._context, record_of(scope), identity_of(scope)
         with context.bodies.body(identity.subject) as held:
-            turn = await prepared(context, scope, receive, held, partial(self._decode, context, scope))
+            debug = cache_debug(context, scope)
+            decoded = partial(self._decoded, scope, debug)
+            turn, size = await prepared(context, scope, receive, held, decoded)
+            held.shrink_to(size)
             request = turn.request
-            with named_fields(turn.fields):
+            with named_fields(turn.fields) if turn.fields else _AS_NAMED:
                 async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
                     if turn.complete is not None:
                         held.add(await turn.complete())
-                    work = partial(
-                        prompt_of,
-                        request,
-                        context,
-                        grammar=own_grammar(request, identity, context.dialect),
-                        deferred_tools=turn.deferred_tools,
-                    )
+                    grammar = own_grammar(request, identity, context.dialect)
+                    work = partial(self._prompt, turn, grammar, debug, identity.subject)
                     prompt = await in_turn(context, scope, receive, held.size, work)
                     held.give_back()
                     limit = self._checked_limit(turn, prompt)
@@ -78,8 +90,29 @@ class ConversationEndpoint:
                         completion_limit=limit,
                         context_room=context.model.context_length - len(prompt.input_ids),
                     )
-                    job = self._job(turn, prompt, reservation, identity=identity, limit=limit)
-                    await self._answer(job, scope, receive, send, headers=reservation.headers)
+                    job = self._job(turn, prompt, reservation, debug, identity=identity, limit=limit)
+                    await self._answer(job, scope, receive, send)
+
+    def _decoded(self, scope: Scope, debug: CacheDebug | None, body: bytes) -> tuple[Turn, int]:
+        """Return the turn, and the bytes that it holds of the body."""
+        turn = self._decode(self._context, scope, body)
+        if debug is not None:
+            debug.take_body(body)
+        elif len(body) > FREE_BYTES:
+            return turn, kept_bytes(turn.request)
+        return turn, len(body)
+
+    def _prompt(self, turn: Turn, grammar: str | None, debug: CacheDebug | None, caller: str) -> Prompt:
+        prompt = prompt_of(
+            turn.request,
+            self._context,
+            caller=caller,
+            grammar=grammar,
+            deferred_tools=turn.deferred_tools,
+        )
+        if debug is not None:
+            debug.compare(self._context.chat.tokenizer.decode(prompt.input_ids))
+        return prompt
 
     def _checked_limit(self, turn: Turn, prompt: Prompt) -> int | None:
         """Return the limit of the answer's tokens. Raises the errors of a prompt that it does not fit."""
@@ -97,6 +130,7 @@ class ConversationEndpoint:
         turn: Turn,
         prompt: Prompt,
         reservation: Reservation,
+        debug: CacheDebug | None,
         *,
         identity: Identity,
         limit: int | None,
@@ -123,6 +157,8 @@ class ConversationEndpoint:
         ]
         return _Job(
             turn=turn,
+            caller=identity.subject,
+            own_turns=self._context.own_turns,
             generation=Generation(
                 self._context.engine,
                 requests,
@@ -133,16 +169,20 @@ class ConversationEndpoint:
             assemblers=[
                 ChoiceAssembler(
                     choice,
-                    self._context.dialect.parser(prompt.tools, one_kind=prompt.one_kind),
+                    self._context.dialect.parser(
+                        prompt.tools, thinking=prompt.thinking, one_kind=prompt.one_kind
+                    ),
                     self._context.chat.tokenizer.token_bytes,
                     markers=self._markers(prompt),
                     parallel_tool_calls=request.parallel_tool_calls is not False,
                     logprobs=bool(request.logprobs),
                     call_id_prefix=turn.call_id_prefix,
+                    keep_tokens=bool(prompt.tools),
                 )
                 for choice in choices
             ],
             created=int(time.time()),
+            debug=debug,
         )
 
     def _markers(self, prompt: Prompt) -> Collection[str] | None:
@@ -152,12 +192,10 @@ class ConversationEndpoint:
             return None
         return self._context.dialect.reply.markers(calls=bool(prompt.tools))
 
-    async def _answer(
-        self, job: _Job, scope: Scope, receive: Receive, send: Send, *, headers: Mapping[str, str]
-    ) -> None:
+    async def _answer(self, job: _Job, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
         if not job.turn.request.stream:
-            await send_body(_whole(job, record), scope, receive, send, headers=headers)
+            await send_body(_whole(job, record), scope, receive, send, headers=job.headers)
             return
         stream = job.turn.form.stream(job.id, job.created, job.assemblers)
         await send_events(
@@ -166,7 +204,7 @@ class ConversationEndpoint:
             receive,
             send,
             settings=self._context.settings,
-            headers=headers,
+            headers=job.headers,
             error_event=stream.error,
         )
 
@@ -176,10 +214,7 @@ async def _whole(job: _Job, record: RequestRecord) -> bytes:
         job.assemblers[choice].add(delta)
         return True
 
-    try:
-        await job.generation.run(record, on_delta)
-    finally:
-        note_outcome(job.assemblers, record)
+    await _generate(job, record, on_delta)
     await _keep(job)
     choices = [assembler.answer() for assembler in job.assemblers]
     return job.turn.form.body(job.id, job.created, choices, job.generation.usage())
@@ -190,15 +225,27 @@ async def _write_events(job: _Job, stream: AnswerStream, record: RequestRecord, 
         events = stream.add(choice, delta)
         return not events or to.write(events)
 
-    try:
-        await job.generation.run(record, on_delta, to.ready)
-    finally:
-        note_outcome(job.assemblers, record)
+    await _generate(job, record, on_delta, to.ready)
     await _keep(job)
     to.write(stream.end(job.generation.usage()))
 
 
+async def _generate(
+    job: _Job, record: RequestRecord, on_delta: OnDelta, ready: Callable[[], Awaitable[None]] = always_ready
+) -> None:
+    try:
+        await job.generation.run(record, on_delta if job.debug is None else job.debug.noting(on_delta), ready)
+    finally:
+        note_outcome(job.assemblers, record)
+        if job.debug is not None:
+            job.debug.finish()
+
+
 async def _keep(job: _Job) -> None:
+    for assembler in job.assemblers:
+        own = assembler.own_turn()
+        if own is not None:
+            job.own_turns.put(job.caller, own)
     if job.turn.keep is not None:
         choices = [assembler.answer() for assembler in job.assemblers]
         await job.turn.keep(job.id, choices, job.generation.usage())

@@ -43,13 +43,13 @@ def decode_chat(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     priority = priority_of(identity, header(scope, HEADER), request.service_tier)
     options = request.stream_options
     form = ChatForm(
-        model=context.model.name,
+        model=request.model,
         legacy=is_legacy(request),
         logprobs=bool(request.logprobs),
         include_usage=options is not None and bool(options.include_usage),
         service_tier=None if request.service_tier is None else tier_of(priority),
     )
-    return Turn(request, priority, form)
+    return Turn(request, priority, form, cut_to_room=settings.max_tokens_beyond_context == "cut")
 
 
 class ChatForm(Struct, frozen=True):

@@ -5,6 +5,7 @@ Streamed and whole answers take the same path.
 
 import json
 import secrets
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from serval.api.logprobs import NamedTokens, chat_logprobs
 from serval.chat.answer_text import MarkerPlaces, WholeCharacters
+from serval.chat.own_turns import OwnCall, OwnTurn
 from serval.chat.token_bytes import TokenBytes
 from serval.engine.protocol import GenerationDelta
 from serval.telemetry.record import RequestRecord
@@ -33,8 +35,12 @@ class ChoiceAssembler:
         parallel_tool_calls: bool,
         logprobs: bool,
         call_id_prefix: str = "call_",
+        keep_tokens: bool = False,
     ) -> None:
-        """`markers`: control tokens, whose text in ordinary tokens is only text. None: text decides."""
+        """`markers`: control tokens, whose text in ordinary tokens is only text. None: text decides.
+
+        `keep_tokens`: for `own_turn`.
+        """
         self.index = index
         self.finish_reason: FinishReason | None = None
         self._stop_string: str | None = None
@@ -45,6 +51,8 @@ class ChoiceAssembler:
         self._reasoning: list[str] = []
         self._calls: list[AnsweredCall] = []
         self._arguments: list[list[str]] = []
+        # The tokens of each delta; None if the answer does not say all that they do.
+        self._token_ids: list[list[int] | None] | None = [] if keep_tokens else None
         self._characters = WholeCharacters(tokens)
         self._places = None if markers is None else MarkerPlaces(tokens, markers)
         self._names = NamedTokens(tokens, skip_special=False) if logprobs else None
@@ -54,6 +62,8 @@ class ChoiceAssembler:
 
     def add(self, delta: GenerationDelta) -> list[Event]:
         """Add the delta, and return its events. The last delta sets `finish_reason`."""
+        if self._token_ids is not None:
+            self._token_ids.append(delta.token_ids)
         text = self._characters.add(delta.text, delta.token_ids, is_last=delta.finish is not None)
         places = None
         if self._places is not None:
@@ -104,6 +114,19 @@ class ChoiceAssembler:
             cut_call=self.cut_call,
         )
 
+    def own_turn(self) -> OwnTurn | None:
+        """Return the turn in the model's own tokens, if it is whole, ends with calls, and hid nothing."""
+        if self.finish_reason != "tool_calls" or self._token_ids is None or self._reasoning:
+            return None
+        ids = array("I")
+        for of_delta in self._token_ids:
+            if of_delta is None:
+                return None
+            ids.extend(of_delta)
+        answer = self.answer()
+        calls = [OwnCall(call.id, call.name, call.arguments) for call in answer.tool_calls]
+        return OwnTurn(ids, answer.content, calls)
+
     def _is_cut(self) -> bool:
         """Return True if the last call was cut: the choice must not look as if it could be executed."""
         # Without parallel calls, the one that was cut may be a later one that is dropped.
@@ -118,6 +141,7 @@ class ChoiceAssembler:
         elif isinstance(event, ReasoningDelta):
             self._reasoning.append(event.text)
         elif event.index > 0 and not self._parallel_tool_calls:
+            self._token_ids = None
             return False
         elif isinstance(event, ToolCallStart):
             self._calls.append(

@@ -15,7 +15,7 @@ from serval.api.generation import Generation, check_context
 from serval.api.http import header, identity_of, record_of
 from serval.api.logprobs import NamedTokens
 from serval.api.models import check_model
-from serval.api.preparation import in_turn, prepared, within_context
+from serval.api.preparation import beyond_context, in_turn, prepared
 from serval.api.sampling import (
     WHOLE_ANSWER_STREAM_INTERVAL,
     check_end,
@@ -98,7 +98,7 @@ class Completions:
                     prompt_tokens=sum(len(prompt) for prompt in prompts), completion_limit=limit
                 )
                 job = self._job(request, prompts, grammar, reservation, identity=identity, priority=priority)
-                headers = reservation.headers
+                headers = job.generation.headers
                 if request.stream:
                     write = partial(self._write_events, job, record)
                     await send_events(write, scope, receive, send, settings=settings, headers=headers)
@@ -203,7 +203,7 @@ class Completions:
         return text_completion_body(
             job.id,
             created=job.created,
-            model=self._context.model.name,
+            model=job.request.model,
             choices=[choice.as_object() for choice in job.choices],
             usage=job.generation.usage(),
         )
@@ -212,7 +212,7 @@ class Completions:
         options = job.request.stream_options
         include_usage = options is not None and bool(options.include_usage)
         encoder = TextChunkEncoder(
-            job.id, created=job.created, model=self._context.model.name, include_usage=include_usage
+            job.id, created=job.created, model=job.request.model, include_usage=include_usage
         )
 
         def on_delta(index: int, delta: GenerationDelta) -> bool:
@@ -245,8 +245,10 @@ def encoded_prompts(
     most = room = max(limit * MAX_BATCH_CONTEXTS, MIN_BATCH_TOKENS)
     encoded = []
     for prompt in prompts:
-        with within_context(model, tokens=limit, param="prompt"):
+        try:
             encoded.append(prompt_ids(prompt, tokenizer, limit=limit))
+        except TokenLimitError:
+            raise beyond_context(model, tokens=limit, param="prompt") from None
         room -= len(encoded[-1])
         if room < 0:
             raise ContextLengthError(

@@ -1,9 +1,12 @@
 """Parts of the application that endpoints share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from serval.api.model_aliases import ModelAliases
 from serval.auth.running import RunningRequests
+from serval.chat.own_turns import OwnTurns
+from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
@@ -19,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The served model, by the name that clients use. Lengths are in tokens; `created` is Unix time."""
+    """The served model, by its name and others. Lengths are in tokens; `created` is Unix time."""
 
     name: str
     created: int
     context_length: int
     max_prompt_tokens: int
+    aliases: ModelAliases = field(default_factory=ModelAliases)
 
 
 @dataclass(frozen=True)
@@ -41,5 +45,7 @@ class ApiContext:
     bodies: BodyBudget
     rendering: RenderQueue
     running: RunningRequests
+    prompts: PromptHistory
+    own_turns: OwnTurns
     # None without a key database, and where the settings keep none.
     kept_responses: "KeptResponses | None" = None

@@ -8,11 +8,18 @@ from typing import Final
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from serval.api.responses import COMMON_HEADERS, LIMIT_HEADERS
+from serval.api.responses import ANSWER_HEADERS, COMMON_HEADERS, REQUEST_ID
 
 _METHODS: Final = ("GET", "HEAD", "POST")
 # Headers of answers that a page may read, beside those that it always may.
-_EXPOSED: Final = (*COMMON_HEADERS, *LIMIT_HEADERS, "retry-after", "retry-after-ms", "x-should-retry")
+_EXPOSED: Final = (
+    *COMMON_HEADERS,
+    *REQUEST_ID,
+    *ANSWER_HEADERS,
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+)
 
 
 def with_cors(app: ASGIApp, origins: str) -> ASGIApp:

@@ -28,7 +28,9 @@ async def context_of(request: Request) -> ApiContext:
     return context
 
 
-api_key = BearerKey("An API key, or a token (JWT) of the identity provider.")
+api_key = BearerKey(
+    "An API key, or a token (JWT) of the identity provider. It may also come in the header `x-api-key`."
+)
 admin_key = BearerKey("A key with the scope `admin`, or SERVAL_ADMIN_KEY.")
 
 Caller = Annotated[Identity, Depends(api_key)]

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serval.api.endpoints import Endpoint, EndpointTable
 from serval.api.http import ClientGoneError, attach_identity, attach_record, header, send_error
 from serval.auth.authenticator import Authenticator
-from serval.errors import ApiError, InternalError
+from serval.auth.keys import bearer_key
+from serval.errors import ApiError, AuthenticationError, InternalError
 from serval.telemetry.logs import log_request
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.record import RequestRecord
@@ -64,7 +65,8 @@ class RequestEdge:
     async def _serve(
         self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, record: RequestRecord
     ) -> None:
-        request_id_header = (b"x-request-id", record.request_id.encode())
+        request_id = record.request_id.encode()
+        id_headers = [(name, request_id) for name in endpoint.request_id_headers]
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -72,15 +74,20 @@ class RequestEdge:
                 took_ms = b"%d" % round(record.elapsed_s() * 1e3)
                 message["headers"] = [
                     *message.get("headers", ()),
-                    request_id_header,
+                    *id_headers,
                     (b"openai-processing-ms", took_ms),
                 ]
             await send(message)
 
+        async def send_as_error(error: ApiError) -> None:
+            error.request_id = record.request_id
+            status = None if endpoint.error_status is None else endpoint.error_status(error)
+            await send_error(send_with_id, error, as_object=endpoint.error_object, status=status)
+
         self._metrics.request_started()
         try:
             if endpoint.scope is not None:
-                identity = await self._authenticator.identify(header(scope, b"authorization"))
+                identity = await self._authenticator.identify(authorization_of(scope))
                 record.key_id = identity.key_id
                 identity.require_scope(endpoint.scope)
                 attach_identity(scope, identity)
@@ -92,23 +99,37 @@ class RequestEdge:
             record.error_code = error.code
             if record.status:
                 raise  # The response has begun; it cannot be replaced by an error.
-            await send_error(send_with_id, error, as_object=endpoint.error_object)
+            await send_as_error(error)
         except Exception:
             record.error_code = InternalError.default_code
             if not record.status:
-                await send_error(
-                    send_with_id,
+                await send_as_error(
                     InternalError(
                         "The server had an internal error on this request. Quote the x-request-id when you"
                         " report it."
-                    ),
-                    as_object=endpoint.error_object,
+                    )
                 )
             # The server logs the traceback.
             raise
         finally:
             self._metrics.request_over(record)
             log_request(record)
+
+
+def authorization_of(scope: Scope) -> str | None:
+    """Return the Authorization header; `x-api-key`, which Anthropic's clients send, counts as a bearer.
+
+    Raises `AuthenticationError` if both are sent and differ: they may have different rights.
+    """
+    authorization, key = header(scope, b"authorization"), header(scope, b"x-api-key")
+    if not key:
+        return authorization
+    bearer = f"Bearer {key.strip()}"
+    if authorization is not None and bearer_key(authorization) != bearer_key(bearer):
+        raise AuthenticationError(
+            "The headers Authorization and x-api-key hold different keys. Send one of them."
+        )
+    return bearer
 
 
 def _without_trailing_slash(scope: Scope) -> Scope:

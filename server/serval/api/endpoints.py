@@ -3,7 +3,7 @@
 `RequestEdge` looks every request up in the table of its application; the routers take their paths from here.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from starlette.routing import compile_path
 
 from serval.caller.identity import ADMIN, INFERENCE
 from serval.errors import ApiError, error_object
+from serval.wire.messages import answer
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Endpoint:
     operation: str | None = None
     # Makes the body of an error that comes before the first byte.
     error_object: Callable[[ApiError], dict[str, Any]] = error_object
+    # Status of such an error; None: its own.
+    error_status: Callable[[ApiError], int] | None = None
+    # Headers with the request's id.
+    request_id_headers: tuple[bytes, ...] = (b"x-request-id",)
 
 
 class EndpointTable:
@@ -67,6 +72,22 @@ CHAT_COMPLETIONS: Final = Endpoint(
 COMPLETIONS: Final = Endpoint(
     "/v1/completions", ("POST",), INFERENCE, label="/v1/completions", hot=True, operation="text_completion"
 )
+_ANTHROPIC: Final[Mapping[str, Any]] = {
+    "error_object": answer.error_object,
+    "error_status": answer.error_status,
+    "request_id_headers": (b"x-request-id", b"request-id"),
+}
+MESSAGES: Final = Endpoint(
+    "/v1/messages", ("POST",), INFERENCE, label="/v1/messages", hot=True, operation="chat", **_ANTHROPIC
+)
+COUNT_TOKENS: Final = Endpoint(
+    "/v1/messages/count_tokens",
+    ("POST",),
+    INFERENCE,
+    label="/v1/messages/count_tokens",
+    hot=True,
+    **_ANTHROPIC,
+)
 RESPONSES: Final = Endpoint(
     "/v1/responses", ("POST",), INFERENCE, label="/v1/responses", hot=True, operation="chat"
 )
@@ -100,6 +121,8 @@ API_WITHOUT_METRICS: Final = EndpointTable(
     (
         CHAT_COMPLETIONS,
         COMPLETIONS,
+        MESSAGES,
+        COUNT_TOKENS,
         RESPONSES,
         RESPONSE,
         RESPONSE_INPUT,

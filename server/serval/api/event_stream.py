@@ -41,10 +41,10 @@ class EventStream:
         record: RequestRecord,
         first_byte_s: float,
         ping_interval_s: float,
-        headers: Mapping[str, str],
+        headers: Callable[[], Mapping[str, str]],
         error_event: Callable[[ApiError], bytes],
     ) -> None:
-        """`headers` are sent in addition to those of every stream, as they are when it begins.
+        """`headers` returns those to be sent in addition to those of every stream; called when it begins.
 
         `error_event` makes the last event of a stream that fails.
         """
@@ -101,7 +101,7 @@ class EventStream:
     async def _flush(self) -> None:
         async with self._lock:
             if self._held and not self._started:
-                headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+                headers = [(name.encode(), value.encode()) for name, value in self._headers().items()]
                 await self._send_message(
                     {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *headers]}
                 )

@@ -1,7 +1,7 @@
 """Running the engine requests of one call and adding up their usage, for chat and plain completions."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -25,6 +25,8 @@ from serval.telemetry.record import RequestRecord
 from serval.telemetry.stopwatch import ENGINE, GATEWAY
 from serval.wire.chat_response import Usage
 
+# Tokens of the prompt that the engine found in its prefix cache, and all of them.
+CACHE_HEADER: Final = "x-serval-cache"
 # Called with the index of a request and its next delta. False applies backpressure.
 OnDelta = Callable[[int, GenerationDelta], bool]
 
@@ -37,7 +39,7 @@ _NOT_WORKED_ON: Final = (
 )
 
 
-async def _always_ready() -> None:
+async def always_ready() -> None:
     """No-op `ready` for consumers that never apply backpressure."""
 
 
@@ -68,7 +70,7 @@ class Generation:
         self._sent: set[int] = set()
 
     async def run(
-        self, record: RequestRecord, on_delta: OnDelta, ready: Callable[[], Awaitable[None]] = _always_ready
+        self, record: RequestRecord, on_delta: OnDelta, ready: Callable[[], Awaitable[None]] = always_ready
     ) -> None:
         """Run all requests. `ready` is awaited whenever `on_delta` returned False.
 
@@ -123,8 +125,24 @@ class Generation:
         """Note the latest delta of the request at `index`."""
         self._last[index] = delta
 
+    def headers(self) -> Mapping[str, str]:
+        """Return headers of the answer: those of the key's limits, and the use of the prefix cache.
+
+        The engine reports the latter with its first delta.
+        """
+        if self._last[0] is None:
+            return self._reservation.headers
+        usage = self.usage()
+        found = f"{usage.cached_tokens}/{usage.prompt_tokens}"
+        return {**self._reservation.headers, CACHE_HEADER: found}
+
     def usage(self) -> Usage:
         """Return the usage so far. A prompt counts once for all its choices, from when it is sent."""
+        if len(self._last) == 1 and self._last[0] is not None:
+            only = self._last[0]  # nearly always
+            return Usage(
+                only.prompt_tokens, only.completion_tokens, only.cached_tokens, only.reasoning_tokens
+            )
         deltas = [delta for delta in self._last if delta is not None]
         prompt = cached = 0
         for first in range(0, len(self.requests), self._choices):
@@ -187,6 +205,7 @@ def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, 
     wanted = prompt_tokens + (asked or 1)
     if prompt_tokens <= model.max_prompt_tokens and wanted <= model.context_length:
         return
+    longest = min(model.max_prompt_tokens, model.context_length - 1)
     limit = f"This model's maximum context length is {model.context_length} tokens"
     if model.max_prompt_tokens < model.context_length - 1:
         limit += f", of which the prompt may take {model.max_prompt_tokens}"
@@ -196,4 +215,6 @@ def check_context(prompt_tokens: int, *, asked: int | None, model: ServedModel, 
         f"{limit}. The {subject} {prompt_tokens} tokens{completion}."
         f" Shorten the {param}{'' if asked is None else ' or ask for fewer tokens'}.",
         param=param,
+        prompt_tokens=prompt_tokens if prompt_tokens > longest else None,
+        limit=longest,
     )

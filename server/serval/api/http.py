@@ -135,14 +135,19 @@ async def send_whole(
 
 
 async def send_error(
-    send: Send, error: ApiError, *, as_object: Callable[[ApiError], dict[str, Any]] = error_object
+    send: Send,
+    error: ApiError,
+    *,
+    as_object: Callable[[ApiError], dict[str, Any]] = error_object,
+    status: int | None = None,
 ) -> None:
-    """Send the error as a response, with the body that `as_object` makes."""
+    """Send the error as a response, with the body that `as_object` makes; `status` replaces its own."""
     headers = dict(error.headers)
     if isinstance(error, BodyTooLargeError):
         # The rest of the body stays unread, so the connection cannot be reused.
         headers["connection"] = "close"
-    await send_json(send, msgspec.json.encode(as_object(error)), status=error.status, headers=headers)
+    body = msgspec.json.encode(as_object(error))
+    await send_json(send, body, status=error.status if status is None else status, headers=headers)
 
 
 async def while_connected(scope: Scope, receive: Receive, work: Awaitable[T]) -> T:

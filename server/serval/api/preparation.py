@@ -1,7 +1,6 @@
 """Reading a request's body and preparing its prompt, with bounded memory and fair shares of the CPU."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -9,7 +8,6 @@ from starlette.types import Receive, Scope
 
 from serval.api.context import ApiContext, ServedModel
 from serval.api.http import identity_of, read_json_pieces, while_connected
-from serval.chat.long_text import TokenLimitError
 from serval.errors import ApiError, ContextLengthError
 from serval.scheduling.body_budget import HeldBody
 
@@ -52,15 +50,13 @@ def result_or_error(work: Callable[[], T]) -> T | ApiError:
         return error.with_traceback(None)
 
 
-@contextmanager
-def within_context(model: ServedModel, *, tokens: int, param: str) -> Iterator[None]:
-    """Turn a `TokenLimitError` in the block, at the limit `tokens`, into a `ContextLengthError`."""
-    try:
-        yield
-    except TokenLimitError:
-        subject = "messages and tools have" if param == "messages" else f"{param} has"
-        raise ContextLengthError(
-            f"This model's maximum context length is {model.context_length} tokens. The {subject} more than"
-            f" {tokens}. Shorten the {param}.",
-            param=param,
-        ) from None
+def beyond_context(model: ServedModel, *, tokens: int, param: str) -> ContextLengthError:
+    """Return the error for a `param` with more than `tokens` tokens."""
+    subject = "messages and tools have" if param == "messages" else f"{param} has"
+    return ContextLengthError(
+        f"This model's maximum context length is {model.context_length} tokens. The {subject} more than"
+        f" {tokens}. Shorten the {param}.",
+        param=param,
+        prompt_tokens=tokens + 1,
+        limit=tokens,
+    )

@@ -8,12 +8,14 @@ import msgspec
 from msgspec import Struct
 
 from serval.api.context import ApiContext
-from serval.api.preparation import within_context
+from serval.api.preparation import beyond_context
+from serval.chat.long_text import TokenLimitError
 from serval.errors import InvalidRequestError
 from serval.grammar.answer_grammar import answer_grammar
 from serval.grammar.dialect import Dialect
 from serval.schema.error import SchemaError
 from serval.wire.chat_request import ChatRequest, Tool
+from serval.wire.thinking import template_options
 
 
 class Prompt(Struct, frozen=True):
@@ -25,30 +27,54 @@ class Prompt(Struct, frozen=True):
     grammar: str | None
     # The answer is either calls or one text, which may quote a call.
     one_kind: bool
+    # The prompt ends where the model's reasoning begins.
+    thinking: bool
 
 
 def prompt_of(
-    request: ChatRequest, context: ApiContext, *, grammar: str | None, deferred_tools: Sequence[Tool] = ()
+    request: ChatRequest,
+    context: ApiContext,
+    *,
+    caller: str,
+    grammar: str | None,
+    deferred_tools: Sequence[Tool] = (),
 ) -> Prompt:
     """Return the prompt of the request, whose messages are then empty.
 
-    `grammar` is the request's own; `deferred_tools` may be called too, but are not declared at the beginning.
+    `caller`: whose turns may be rendered with the model's own tokens. `grammar` is the request's own;
+    `deferred_tools` may be called too, but are not declared at the beginning.
     Raises `ContextLengthError`, and `InvalidRequestError` as `grammar_of` does.
     """
     declared = declared_tools(request)
-    input_ids = conversation_ids(request, declared, context, limit=context.model.max_prompt_tokens)
+    deferred: list[dict[str, Any]] = []
+    if deferred_tools and request.tool_choice != "none":
+        deferred = msgspec.to_builtins(deferred_tools)
+    tools = [*declared, *deferred]
+    input_ids = conversation_ids(
+        request, declared, context, caller=caller, deferred=deferred, limit=context.model.max_prompt_tokens
+    )
     # The engine may take minutes for the answer, and waiting requests would hold many conversations.
     request.messages.clear()
-    tools = declared
-    if deferred_tools and request.tool_choice != "none":
-        tools = [*declared, *msgspec.to_builtins(deferred_tools)]
     wants_json = request.response_format is not None and request.response_format.type != "text"
+    thinking = _opens_reasoning(input_ids, context)
     return Prompt(
         array("I", input_ids),
         tools,
-        grammar or grammar_of(request, tools, context.dialect),
+        grammar or grammar_of(request, tools, context.dialect, thinking=thinking),
         one_kind=grammar is not None or wants_json,
+        thinking=thinking,
     )
+
+
+def _opens_reasoning(input_ids: Sequence[int], context: ApiContext) -> bool:
+    """Return True if the template has opened the reasoning; at most white space follows."""
+    reply, tokenizer = context.dialect.reply, context.chat.tokenizer
+    end = list(input_ids[-8:])
+    opening = tokenizer.control_id(reply.think_open)
+    if opening not in end:
+        return False
+    # To switch thinking off, templates may write reasoning that is empty.
+    return tokenizer.control_id(reply.think_close) not in end[end.index(opening) :]
 
 
 def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
@@ -60,25 +86,44 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
 
 
 def conversation_ids(
-    request: ChatRequest, tools: Sequence[Mapping[str, Any]], context: ApiContext, *, limit: int
+    request: ChatRequest,
+    tools: Sequence[Mapping[str, Any]],
+    context: ApiContext,
+    *,
+    caller: str,
+    limit: int,
+    deferred: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
-    """Return the token ids of the conversation. Raises `ContextLengthError` if they are more than `limit`."""
-    with within_context(context.model, tokens=limit, param="messages"):
+    """Return the token ids of the conversation, which declares `tools` but not the `deferred` ones.
+
+    Raises `ContextLengthError` if they are more than `limit`.
+    """
+    messages: list[dict[str, Any]] = msgspec.to_builtins(request.messages)
+    own_turns = context.own_turns.find(caller, messages, [*tools, *deferred])
+    try:
         rendered = context.chat.render(
-            msgspec.to_builtins(request.messages),
+            messages,
             tools=tools,
-            options=request.chat_template_kwargs,
+            options=template_options(request, context.chat.template_variables),
             continued=bool(request.continue_final_message),
+            own_turns=own_turns,
             limit=limit,
         )
+    except TokenLimitError:
+        raise beyond_context(context.model, tokens=limit, param="messages") from None
     return rendered.input_ids
 
 
-def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> str | None:
+def grammar_of(
+    request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect: Dialect, *, thinking: bool = False
+) -> str | None:
     """Return the grammar of the requested calls or JSON, as JSON text; None if the answer is unconstrained.
 
+    `thinking`: the prompt has opened the reasoning, which comes first and is free.
     Raises `InvalidRequestError`, naming the place, for a schema that cannot be enforced as requested.
     """
+    if not tools and request.response_format is None:
+        return None
     choice: Any = msgspec.to_builtins(request.tool_choice or "auto")
     allowed = choice.get("allowed_tools") if isinstance(choice, dict) else None
     if allowed is not None:
@@ -93,6 +138,7 @@ def grammar_of(request: ChatRequest, tools: Sequence[Mapping[str, Any]], dialect
             parallel_tool_calls=request.parallel_tool_calls is not False,
             response_format=msgspec.to_builtins(request.response_format),
             exclusive=allowed is not None,
+            thinking=thinking,
         )
     except SchemaError as error:
         param = "response_format" if error.path.startswith("response_format") else "tools"

@@ -7,6 +7,8 @@ from typing import Any, Final
 from serval.errors import ApiError
 from serval.wire.answers import ErrorAnswer
 from serval.wire.components import reference_to
+from serval.wire.messages.answer import error_type
+from serval.wire.messages.described import MessagesError
 
 Responses = dict[int | str, dict[str, Any]]
 Headers = dict[str, dict[str, Any]]
@@ -34,12 +36,21 @@ LIMIT_HEADERS: Final[Mapping[str, str]] = {
         ("reset", f"How long until all {unit} are there again, such as 250ms or 2m0s."),
     )
 }
+# Headers of answers of the engine.
+ANSWER_HEADERS: Final[Mapping[str, str]] = {
+    **LIMIT_HEADERS,
+    "x-serval-cache": "Tokens of the prompt found in the prefix cache, and all of them, as in 5100/5200. Not"
+    " in streams that began with a ping, before the engine's first token.",
+}
+# Header of responses of the Messages API, which Anthropic's clients read.
+REQUEST_ID: Final[Mapping[str, str]] = {"request-id": "The same as x-request-id."}
 _RETRY_AFTER: Final = {"retry-after": "Seconds to wait before the next try."}
 _ERROR_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
     401: {"www-authenticate": "Bearer: send a key or a token."},
     415: {"accept-encoding": "Content codings that are read."},
     429: {**LIMIT_HEADERS, **_RETRY_AFTER},
     503: _RETRY_AFTER,
+    529: _RETRY_AFTER,
 }
 
 # A reference, because for `model` FastAPI builds a validator for each status of each route.
@@ -64,6 +75,18 @@ def errors(*statuses: int) -> Responses:
             "description": _description(status),
             "headers": _headers(_ERROR_HEADERS.get(status, {})),
             "content": _ERROR_CONTENT,
+        }
+        for status in statuses
+    }
+
+
+def messages_errors(*statuses: int) -> Responses:
+    """Describe error responses of the Messages API, with the type of each status."""
+    return {
+        status: {
+            "description": f"Type: {error_type(status)}.",
+            "headers": _headers({**_ERROR_HEADERS.get(status, {}), **REQUEST_ID}),
+            "content": {"application/json": {"schema": reference_to(MessagesError)}},
         }
         for status in statuses
     }

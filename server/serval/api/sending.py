@@ -19,13 +19,13 @@ async def send_body(
     receive: Receive,
     send: Send,
     *,
-    headers: Mapping[str, str],
+    headers: Callable[[], Mapping[str, str]],
 ) -> None:
-    """Send a JSON body once it is complete, with `headers` in addition to the usual ones.
+    """Send a JSON body once it is complete, with what `headers` then returns in addition to the usual ones.
 
     Raises `ClientGoneError`, and the errors of `body`.
     """
-    await send_json(send, await while_connected(scope, receive, body), headers=headers)
+    await send_json(send, await while_connected(scope, receive, body), headers=headers())
 
 
 async def send_events(
@@ -35,10 +35,12 @@ async def send_events(
     send: Send,
     *,
     settings: Settings,
-    headers: Mapping[str, str],
+    headers: Callable[[], Mapping[str, str]],
     error_event: Callable[[ApiError], bytes] = error_event,
 ) -> None:
-    """Send the events that `write` writes, as they come, with `headers` in addition to the usual ones.
+    """Send the events that `write` writes, as they come.
+
+    `headers` returns those in addition to the usual ones, when the first event or ping is sent.
 
     Raises `ClientGoneError`, and the errors of `write` if nothing was sent yet.
     """

@@ -12,7 +12,7 @@ from serval.api.endpoints import DETOKENIZE, TOKENIZE
 from serval.api.http import record_of
 from serval.api.json_route import HeldJsonRoute
 from serval.api.models import check_model
-from serval.api.preparation import in_turn, within_context
+from serval.api.preparation import beyond_context, in_turn
 from serval.api.prompt import conversation_ids, declared_tools
 from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
 from serval.api.sampling import check_token_ids
@@ -43,7 +43,7 @@ async def tokenize(
     """Return the ids that the chat or completions endpoint would send to the engine."""
     given = text_or_conversation(asked, context.settings.non_text_parts)
     _check_model(asked.model, request, caller, context)
-    ids = await _in_turn(request, context, partial(_ids, context, given))
+    ids = await _in_turn(request, context, partial(_ids, context, given, caller.subject))
     return TokenizeAnswer(tokens=ids, count=len(ids), max_model_len=context.model.context_length)
 
 
@@ -59,25 +59,26 @@ async def detokenize(
 
 def _check_model(name: str, request: Request, caller: Identity, context: ApiContext) -> None:
     check_model(name, context.model, caller)
-    record_of(request.scope).model = name
+    record_of(request.scope).model = context.model.name
 
 
 async def _in_turn(request: Request, context: ApiContext, work: Callable[[], T]) -> T:
     return await in_turn(context, request.scope, request.receive, len(await request.body()), work)
 
 
-def _ids(context: ApiContext, given: str | ChatRequest) -> list[int]:
+def _ids(context: ApiContext, given: str | ChatRequest, caller: str) -> list[int]:
     limit = context.model.context_length
     if isinstance(given, str):
-        with within_context(context.model, tokens=limit, param="prompt"):
+        try:
             return context.chat.tokenizer.encode_text(given, limit=limit).tolist()
-    return conversation_ids(given, declared_tools(given), context, limit=limit)
+        except TokenLimitError:
+            raise beyond_context(context.model, tokens=limit, param="prompt") from None
+    return conversation_ids(given, declared_tools(given), context, caller=caller, limit=limit)
 
 
 def _text(context: ApiContext, tokens: list[int]) -> str:
     limit = context.model.context_length
-    with within_context(context.model, tokens=limit, param="tokens"):
-        if len(tokens) > limit:
-            raise TokenLimitError
+    if len(tokens) > limit:
+        raise beyond_context(context.model, tokens=limit, param="tokens")
     check_token_ids(tokens, context.chat.tokenizer, param="tokens")
     return context.chat.tokenizer.decode(tokens)

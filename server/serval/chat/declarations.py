@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from serval.chat.conversation import template_tools
 from serval.chat.template import ChatTemplate
-from serval.chat.tokenizer import ControlToken, Piece
 from serval.errors import InvalidRequestError
 
 _MOST_KEPT: Final = 256
@@ -68,8 +67,4 @@ class ToolDeclarations:
 
     def _rendered(self, tools: Sequence[Mapping[str, Any]]) -> str:
         pieces = self._template.render(_CONVERSATION, tools=template_tools(tools))
-        return "".join(map(_text, pieces))
-
-
-def _text(piece: Piece) -> str:
-    return piece.content if isinstance(piece, ControlToken) else piece
+        return "".join(piece if isinstance(piece, str) else piece.content for piece in pieces)

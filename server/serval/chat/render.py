@@ -13,9 +13,10 @@ from tokenizers import Tokenizer
 from serval.chat.conversation import template_messages, template_tools
 from serval.chat.declarations import ToolDeclarations
 from serval.chat.long_text import TokenLimitError
+from serval.chat.own_rendering import end_of_turn, with_own_texts, without_calls
 from serval.chat.segment_cache import SegmentCache
 from serval.chat.template import ChatTemplate, load_template
-from serval.chat.tokenizer import ControlSafeTokenizer, Piece, load_tokenizer, segments
+from serval.chat.tokenizer import ControlSafeTokenizer, OwnTokens, Piece, load_tokenizer, segments
 from serval.errors import InvalidRequestError, ModelFilesError
 
 DEFAULT_SEGMENT_CACHE_BYTES = 64 << 20
@@ -53,7 +54,13 @@ class ChatRenderer:
         self.tokenizer = tokenizer
         self._cache = SegmentCache(segment_cache_bytes)
         self.declarations = ToolDeclarations(template)
+        self._end_of_turn = end_of_turn(template, OwnTokens(array("I"), tokenizer))
         self.sampling_defaults: Mapping[str, float] = dict(sampling_defaults or {})
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """Variables of the template that a request may set."""
+        return self._template.optional_variables
 
     def render(
         self,
@@ -62,20 +69,27 @@ class ChatRenderer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         options: Mapping[str, Any] | None = None,
         continued: bool = False,
+        own_turns: Mapping[int, "array[int]"] | None = None,
         limit: int = sys.maxsize,
     ) -> RenderedPrompt:
         """Render OpenAI messages and tools, up to where the model's answer begins.
 
         `options` are further variables of the template. If `continued`, the text of the last message is the
-        beginning of the answer. Messages and tools have already been validated (`serval.wire`). A prompt of
-        more than `limit` tokens is not encoded to its end. Raises `TokenLimitError`, and
+        beginning of the answer. `own_turns` are the model's own tokens of turns with calls, by the index of
+        their message. Messages and tools have already been validated (`serval.wire`). A prompt of more than
+        `limit` tokens is not encoded to its end. Raises `TokenLimitError`, and
         `InvalidRequestError`, naming the field at fault, for a conversation that cannot be rendered.
         """
         converted = template_messages(messages)
         if sum(len(message["content"]) for message in converted) > self.tokenizer.longest_text(limit):
             raise TokenLimitError
-        before = converted[:-1] if continued else converted
-        pieces = self._template.render(before, tools=template_tools(tools), options=options)
+        before: Sequence[Mapping[str, Any]] = converted[:-1] if continued else converted
+        own = [OwnTokens(ids, self.tokenizer) for ids in own_turns.values()] if own_turns else []
+        if own_turns and self._end_of_turn is not None:
+            before = with_own_texts(before, list(own_turns), self._template)
+        pieces = self._template.render(before, tools=template_tools(tools), options=options, own=own)
+        if own and self._end_of_turn is not None:
+            pieces = without_calls(pieces, self._end_of_turn)
         if continued:
             pieces.append(converted[-1]["content"])
         return RenderedPrompt(pieces, self._encode(pieces, limit))
@@ -85,6 +99,8 @@ class ChatRenderer:
         for segment in segments(pieces):
             if isinstance(segment, str):
                 ids.extend(self._encode_text(segment, limit - len(ids)))
+            elif isinstance(segment, OwnTokens):
+                ids.extend(segment.ids)
             else:
                 ids.append(segment.id)
             if len(ids) > limit:

@@ -22,7 +22,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from serval.chat.as_written import written_json
-from serval.chat.tokenizer import ControlToken, Piece
+from serval.chat.tokenizer import ControlToken, OwnTokens, Piece
 from serval.errors import InvalidRequestError, ModelFilesError
 
 # Special tokens in tokenizer_config.json that templates use as variables.
@@ -92,10 +92,12 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None,
         options: Mapping[str, Any] | None = None,
+        own: Sequence[OwnTokens] = (),
     ) -> list[Piece]:
         """Render a conversation to text and control tokens, up to where the model's answer begins.
 
-        `options` are values of `optional_variables`, by name; others may only be null or false.
+        `own` take the place of the texts that `own_text` returns. `options` are values of
+        `optional_variables`, by name; others may only be null or false.
         Raises `InvalidRequestError` if the template does not read one, or refuses the conversation.
         """
         chosen = {name: value for name, value in (options or {}).items() if value is not None}
@@ -132,15 +134,20 @@ class ChatTemplate:
             raise InvalidRequestError(
                 f"The model's chat template refuses this conversation: {reason}", param="messages"
             ) from error
-        return self._pieces(rendered)
+        return self._pieces(rendered, own)
 
-    def _pieces(self, rendered: str) -> list[Piece]:
+    def own_text(self, number: int) -> str:
+        """Return the text that stands for the own tokens of this number; nobody else can write it."""
+        return f"\ue000{self._nonce}{len(self._tokens) + number}\ue001"
+
+    def _pieces(self, rendered: str, own: Sequence[OwnTokens]) -> list[Piece]:
         # Unlike a regular expression's, this search takes a long text at the speed of copying it.
         text, *others = rendered.split(f"\ue000{self._nonce}")
         pieces: list[Piece] = [text]
+        known: Sequence[Piece] = (*self._tokens, *own) if own else self._tokens
         for other in others:
             number, _, text = other.partition("\ue001")
-            pieces += (self._tokens[int(number)], text)
+            pieces += (known[int(number)], text)
         return pieces
 
 

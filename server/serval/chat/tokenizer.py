@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
@@ -43,8 +43,22 @@ class ControlToken:
     special: bool = False
 
 
+@dataclass(frozen=True)
+class OwnTokens:
+    """Tokens that the model wrote itself; `content` is their text. They swallow no whitespace."""
+
+    ids: "array[int]"
+    tokenizer: "ControlSafeTokenizer"
+    lstrip: ClassVar[bool] = False
+    rstrip: ClassVar[bool] = False
+
+    @property
+    def content(self) -> str:
+        return self.tokenizer.decode(self.ids)
+
+
 # A piece of a rendered conversation.
-Piece = str | ControlToken
+Piece = str | ControlToken | OwnTokens
 
 
 class ControlSafeTokenizer:
@@ -55,11 +69,16 @@ class ControlSafeTokenizer:
         self.control_tokens = tuple(control_tokens)
         self.token_bytes = TokenBytes(plain, control_tokens)
         self._control_ids = frozenset(token.id for token in control_tokens)
+        self._ids_of_controls = {token.content: token.id for token in control_tokens}
         self._control_texts = {token.id: token.content for token in control_tokens}
         # One more than the largest id.
         self.vocabulary_size = 1 + max([*plain.get_vocab().values(), *self._control_ids], default=-1)
         self._longest_token = longest_token(plain, without=self._control_ids)
         self._window = WINDOW if can_be_cut(plain) else sys.maxsize
+
+    def control_id(self, text: str) -> int | None:
+        """Return the id of the control token with this text; None if there is none."""
+        return self._ids_of_controls.get(text)
 
     def longest_text(self, tokens: int) -> int:
         """Return the most characters that a text of `tokens` tokens can have."""

@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("serval.cli.doctor", "check that everything the gateway and the engine need is there"),
     "tools": ("serval.cli.tools", "parse tool calls out of model text"),
     "chat": ("serval.cli.chat", "talk to a server; render conversations as the model sees them"),
+    "agent": ("serval.cli.agent", "configure a coding agent, such as Codex or Claude Code, for a server"),
+    "clients": ("serval.cli.clients", "replay recorded requests of agents and libraries against a server"),
     "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect, verify and pin checkpoints"),
     "plan": ("serval_sglang.cli.plan", "say whether a model fits on given GPUs"),
 }

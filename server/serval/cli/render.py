@@ -10,6 +10,7 @@ import msgspec
 
 from serval.api.prompt import declared_tools
 from serval.chat import ChatRenderer, load_chat
+from serval.cli.prompt_diff import compared
 from serval.errors import ApiError, InputLineError
 from serval.process.engine_package import demo_model
 from serval.wire.chat_decode import conversation_request
@@ -18,10 +19,14 @@ _RENDER = """
 Reads one conversation a line from standard input, {"messages": [...], "tools": [...], "tool_choice": "auto"},
 of which tools and tool_choice may be left out. Writes one line for each: {"text": ..., "input_ids": [...]}.
 
-example:
-  echo '{"messages": [{"role": "user", "content": "Hi"}]}' | serval chat render
-
 A line that cannot be rendered ends the run: exit code 2 and a message with its number.
+
+With --diff it compares the prompts of two files instead, each with the body of a request of any API, and says
+where they part: from there on the prefix cache does not serve the second one.
+
+examples:
+  echo '{"messages": [{"role": "user", "content": "Hi"}]}' | serval chat render
+  serval chat render --model ./model --diff turn1.json turn2.json
 """
 
 
@@ -39,11 +44,20 @@ def configure(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="DIR",
         help="folder with tokenizer and template (default: the demo model)",
     )
+    render.add_argument(
+        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="say where the prompt of B leaves that of A"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render every line of standard input. Raises `InputLineError` at the first that cannot be rendered."""
+    """Render every line of standard input, or compare two requests.
+
+    Raises `InputLineError` at the first line that cannot be rendered, and `ServalError` as `compared` does.
+    """
     renderer = load_chat(args.model or demo_model())
+    if args.diff is not None:
+        print(compared(renderer, *args.diff))
+        return 0
     for number, line in enumerate(sys.stdin, start=1):
         if line.strip():
             print(json.dumps(_rendered(renderer, line, number), ensure_ascii=False), flush=True)

@@ -11,7 +11,7 @@ from serval.grammar.constraints import Schema
 from serval.grammar.dialect import Dialect
 from serval.grammar.formats import Format, json_format
 from serval.grammar.schema_check import enforceable_schema
-from serval.grammar.structural_tag import calls_tag, structural_tag
+from serval.grammar.structural_tag import after_reasoning, calls_tag, structural_tag
 from serval.schema.error import SchemaError
 
 # Room for pretty-printed JSON: ten levels of four spaces. Without a bound, a sampled answer could
@@ -27,13 +27,14 @@ def answer_grammar(
     parallel_tool_calls: bool,
     response_format: Mapping[str, Any] | None = None,
     exclusive: bool = False,
+    thinking: bool = False,
 ) -> str | None:
     """Return SGLang's `sampling_params["structural_tag"]` as JSON text; None if the answer is unconstrained.
 
     If tools may be called ("auto") and the text must be JSON, the answer is either calls or that JSON. A
     required call leaves no room for text. `exclusive`: the prompt declares other tools, which may not be
-    called. The same request yields the same text in every process, because
-    SGLang caches compiled grammars by their text.
+    called. `thinking`: the prompt has opened the reasoning, which comes first. The same request yields the
+    same text in every process, because SGLang caches compiled grammars by their text.
 
     Raises SchemaError as `structural_tag` and `json_answer` do.
     """
@@ -47,6 +48,7 @@ def answer_grammar(
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
             exclusive=exclusive,
+            thinking=thinking,
             budget=budget,
         )
         return None if tag is None else json.dumps(tag)
@@ -60,7 +62,8 @@ def answer_grammar(
             budget=budget,
         )
         text = {"type": "or", "elements": [text, calls["format"]]}
-    return json.dumps({"type": "structural_tag", "format": text})
+    answer = after_reasoning(dialect, text) if thinking else text
+    return json.dumps({"type": "structural_tag", "format": answer})
 
 
 def json_answer(response_format: Mapping[str, Any] | None, *, avoid: str, budget: Budget) -> Format | None:

@@ -96,8 +96,13 @@ def calls_tag(
         }
     else:
         calls |= {"type": "tags_with_separator", "separator": ""}
-    answer = sequence(_reasoning(dialect), BLANK, calls) if thinking else calls
+    answer = after_reasoning(dialect, calls) if thinking else calls
     return {"type": "structural_tag", "format": answer}
+
+
+def after_reasoning(dialect: Dialect, answer: Format) -> Format:
+    """Return the format of `answer` after reasoning that the prompt has opened."""
+    return sequence(_reasoning(dialect), BLANK, answer)
 
 
 def _is_strict(function: Mapping[str, Any]) -> bool:

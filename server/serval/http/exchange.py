@@ -14,7 +14,9 @@ logger = logging.getLogger(__name__)
 BUFFER_BYTES = 64 << 10
 
 STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
+    **{status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus},
+    # Anthropic's own status, which its clients know.
+    529: b"HTTP/1.1 529 Overloaded\r\n",
 }
 _BODILESS = frozenset({204, 304})
 # Control characters, which no field may hold: line ends would begin another field.

@@ -66,6 +66,7 @@ def _log(fresh: LiveSettings, live: LiveSettings, *, need_restart: list[str]) ->
         "new_keys": len(set(fresh.keys) - set(live.keys) - {""}),
         "withdrawn_keys": len(set(live.keys) - set(fresh.keys) - {""}),
         "reserved_completion_tokens": fresh.reserved_completion_tokens,
+        "model_aliases": " ".join(fresh.model_aliases),
         **{name: getattr(fresh.limits, name) for name in fresh.limits.__struct_fields__},
     }
     if need_restart:

@@ -1,9 +1,7 @@
 """Memory for the bodies of requests that are being read or wait to be worked on."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from typing import Final, Self
 
 from serval.errors import EngineOverloadedError, RateLimitError
 
@@ -24,14 +22,9 @@ class BodyBudget:
         """Bytes held, without the free ones."""
         return self._held.total()
 
-    @contextmanager
-    def body(self, key: str) -> Iterator["HeldBody"]:
-        """Hold one body for a request of `key`, until the end of the block."""
-        body = HeldBody(self, key)
-        try:
-            yield body
-        finally:
-            body.give_back()
+    def body(self, key: str) -> "HeldBody":
+        """Return a body of a request of `key`, which is held until the end of a `with` block."""
+        return HeldBody(self, key)
 
     def take(self, key: str, size: int) -> None:
         """Count `size` more bytes. Raises `RateLimitError` or `EngineOverloadedError`."""
@@ -74,7 +67,24 @@ class HeldBody:
             self._budget.take(self._key, more)
             self.counted_bytes += more
 
+    def shrink_to(self, size: int) -> None:
+        """Note that only `size` bytes are still held: the rest, such as images, was not decoded."""
+        if size >= self.size:
+            return
+        self.size = size
+        spare = self.counted_bytes - max(0, size - FREE_BYTES)
+        if spare > 0:
+            self._budget.give(self._key, spare)
+            self.counted_bytes -= spare
+
     def give_back(self) -> None:
         """Note that the body, and what was made of it, is not held any more."""
-        self._budget.give(self._key, self.counted_bytes)
-        self.counted_bytes = 0
+        if self.counted_bytes:
+            self._budget.give(self._key, self.counted_bytes)
+            self.counted_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()

@@ -35,6 +35,8 @@ def decode_chat_request(
     """
     check_body_size(body)
     request = with_tools(decode_json(_strict_decoder if strict else _decoder, body))
+    if request.tool_choice == "any":
+        request.tool_choice = "required"  # the word of Mistral's and Anthropic's APIs
     check_chat_fields(body)
     omit_parts(request.messages, non_text_parts)
     check_chat_request(request, max_choices=max_choices)

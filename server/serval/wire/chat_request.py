@@ -23,7 +23,10 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 TemplateText = Annotated[str, Meta(max_length=1024)]
-_ToolChoiceWord = Annotated[str, one_of("none", "auto", "required")]
+_ToolChoiceWord = Annotated[str, one_of("none", "auto", "required", "any")]
+# Wider than OpenAI's rule, because tools of MCP servers have dots in their names, or more than 64 characters.
+# LongCat's calls can hold every such name (`serval.tools.longcat_calls`).
+ToolName = Annotated[str, Meta(pattern=r"^(?=[.:/-]*[a-zA-Z0-9_])[a-zA-Z0-9_.:/-]{1,256}\Z")]
 
 
 class ContentPart(Struct, omit_defaults=True):
@@ -65,7 +68,7 @@ class Message(Struct, omit_defaults=True):
 class FunctionDeclaration(Struct, omit_defaults=True):
     """Name, description and parameters of a tool."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
+    name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -76,6 +79,12 @@ class Tool(Struct, omit_defaults=True):
 
     type: Annotated[str, one_of("function")]
     function: FunctionDeclaration | None = None
+
+
+class Thinking(Struct):
+    """Thinking in Anthropic's form; other fields have no effect."""
+
+    type: str
 
 
 class StreamOptions(Struct):
@@ -89,7 +98,8 @@ class StreamOptions(Struct):
 class JsonSchemaFormat(Struct, rename={"schema_": "schema"}, omit_defaults=True):
     """Schema of a `response_format`; the grammar package checks it."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
+    # Only a label, so it may be any text: frameworks name schemas after types, as in `List[Item]`.
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
     description: str | None = None
     schema_: dict[str, Any] | None = None
     strict: bool | None = None
@@ -139,6 +149,9 @@ class ChatRequest(Struct):
     # The last message is the beginning of the answer; `add_generation_prompt` is then false or absent.
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+    # Switches for thinking, under the names of other servers (`serval.wire.thinking`).
+    enable_thinking: bool | None = None
+    thinking: Thinking | None = None
     # Variables of the checkpoint's template, such as enable_thinking.
     chat_template_kwargs: (
         Annotated[dict[str, bool | int | float | TemplateText | None], Meta(max_length=16)] | None
@@ -151,12 +164,13 @@ class ChatRequest(Struct):
     modalities: Annotated[list[str], Meta(extra_json_schema={"const": ["text"]})] | None = None
     # Priority class by OpenAI's names; the answer states the one used.
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    # "none" switches thinking off; other values have no effect.
+    reasoning_effort: str | None = None
     # Accepted without effect on the answer.
     user: str | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
     prompt_cache_key: Annotated[str, Meta(max_length=1024)] | None = None
     prompt_cache_retention: str | None = None
-    reasoning_effort: str | None = None
     verbosity: str | None = None
     store: bool | None = None
     metadata: (
@@ -200,13 +214,8 @@ def _check_messages(messages: list[Message], *, may_end_with_calls: bool) -> Non
             continue
         _check_all_answered(open_calls, path)
         if message.role == "assistant":
+            # A message with nothing is an answer that was empty, or held only reasoning.
             open_calls = {call.id for call in message.tool_calls or ()}
-            if message.content is None and not message.tool_calls and message.refusal is None:
-                raise InvalidRequestError(
-                    f"{path} is an assistant message with neither content nor tool_calls; it needs one of"
-                    " them.",
-                    param=f"{path}.content",
-                )
         elif message.content is None:
             raise InvalidRequestError(
                 f"{path} has role {message.role!r} and no content.",
@@ -273,9 +282,10 @@ def _check_tools(request: ChatRequest) -> None:
     names = set()
     for index, tool in enumerate(request.tools or ()):
         if tool.type != "function" or tool.function is None:
+            elsewhere = "; /v1/responses serves custom tools" if tool.type == "custom" else ""
             raise InvalidRequestError(
                 f"tools[{index}] has type {tool.type!r}{'' if tool.function else ' and no function'};"
-                " only {'type': 'function', 'function': {...}} is served.",
+                f" only {{'type': 'function', 'function': {{...}}}} is served{elsewhere}.",
                 param=f"tools[{index}].function" if tool.type == "function" else f"tools[{index}].type",
             )
         if tool.function.name in names:

@@ -188,5 +188,12 @@ class ChunkEncoder:
 
 
 def error_event(error: ApiError) -> bytes:
-    """Encode an error in a stream that has begun. No `[DONE]` may follow it."""
-    return b"data: " + _encode(error_object(error)) + b"\n\n"
+    """Encode an error in a stream that has begun. No `[DONE]` may follow it.
+
+    The stream's own status was sent long ago, so the message names that of a server error: agents such as pi
+    and opencode try again if they find it, or the words `server error`, and end the session if not.
+    """
+    described = error_object(error)
+    if error.status >= 500:
+        described["error"]["message"] = f"Server error {error.status}: {error.message}"
+    return b"data: " + _encode(described) + b"\n\n"

@@ -94,3 +94,4 @@ class _Fields:
 check_chat_fields: Final = _Fields({**REFUSED, **REFUSED_IN_CHAT}).check
 check_responses_fields: Final = _Fields({**REFUSED, **REFUSED_IN_RESPONSES}).check
 check_completion_fields: Final = _Fields({**REFUSED, **REFUSED_IN_COMPLETIONS}).check
+check_messages_fields: Final = _Fields(REFUSED).check

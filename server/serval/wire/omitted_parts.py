@@ -42,11 +42,15 @@ def omit_parts(messages: Sequence[Message], policy: NonTextParts) -> None:
     """
     if policy == "refuse":
         return
-    end = len(messages) if policy == "omit" else _begin_of_new(messages)
-    for message in messages[:end]:
+    end = None
+    for place, message in enumerate(messages):
         content = message.content
         if content is None or isinstance(content, str):
             continue
+        if end is None:
+            end = len(messages) if policy == "omit" else _begin_of_new(messages)
+        if place >= end:
+            return
         for index, part in enumerate(content):
             text = omitted_text(part.type)
             if text is not None:

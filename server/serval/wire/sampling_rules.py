@@ -78,23 +78,25 @@ def check_sampling(request: SamplingFields, *, max_choices: int) -> None:
         )
     if request.regex is not None and request.ebnf is not None:
         raise InvalidRequestError("Send regex or ebnf, not both.", param="ebnf")
-    _check_stop(request.stop)
+    check_stop(request.stop, param="stop")
     _check_logit_bias(request.logit_bias)
 
 
-def _check_stop(stop: str | list[str] | None) -> None:
+def check_stop(stop: str | list[str] | None, *, param: str) -> None:
+    """Check the stop strings of the field `param`. Raises `InvalidRequestError`."""
     stops = [stop] if isinstance(stop, str) else stop or []
     if len(stops) > MAX_STOPS:
         raise InvalidRequestError(
-            f"stop holds {len(stops)} strings; at most {MAX_STOPS} are allowed.", param="stop"
+            f"{param} holds {len(stops)} strings; at most {MAX_STOPS} are allowed.", param=param
         )
     for text in stops:
         if not text:
-            raise InvalidRequestError("stop must not hold an empty string.", param="stop")
+            raise InvalidRequestError(f"{param} must not hold an empty string.", param=param)
         if len(text) > MAX_STOP_CHARACTERS:
             raise InvalidRequestError(
-                f"stop holds a string of {len(text)} characters; at most {MAX_STOP_CHARACTERS} are allowed.",
-                param="stop",
+                f"{param} holds a string of {len(text)} characters; at most {MAX_STOP_CHARACTERS} are"
+                " allowed.",
+                param=param,
             )
 
 

@@ -45,10 +45,10 @@ class NamedToolChoice(Struct, omit_defaults=True):
 
 def check_tool_choice(choice: str | NamedToolChoice, names: Collection[str]) -> None:
     """Check a choice among tools of these `names`. Raises `InvalidRequestError` naming the field at fault."""
-    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+    if isinstance(choice, str) and choice not in ("none", "auto", "required", "any"):
         raise InvalidRequestError(
-            f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required' or an object that names"
-            " functions.",
+            f"tool_choice is {choice!r}; it must be 'none', 'auto', 'required', 'any' (the same) or an object"
+            " that names functions.",
             param="tool_choice",
         )
     if not names and choice not in ("none", "auto"):

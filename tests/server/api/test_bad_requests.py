@@ -72,7 +72,6 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         chat(messages=[{"role": "user", "content": [{"type": "text"}]}]),
         "messages[0].content[0].text",
     ),
-    "assistant with nothing": (chat(messages=[*HI, {"role": "assistant"}]), "messages[1].content"),
     "arguments a list": (
         chat(messages=[*HI, {"role": "assistant", "tool_calls": [call([1])]}, result()]),
         "messages[1].tool_calls[0].function.arguments",
@@ -108,7 +107,15 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         "tools[0].function.name",
     ),
     "tool name too long": (
-        chat(tools=[{"type": "function", "function": {"name": "a" * 65}}]),
+        chat(tools=[{"type": "function", "function": {"name": "a" * 257}}]),
+        "tools[0].function.name",
+    ),
+    "tool name of points": (
+        chat(tools=[{"type": "function", "function": {"name": "..."}}]),
+        "tools[0].function.name",
+    ),
+    "tool name of other letters": (
+        chat(tools=[{"type": "function", "function": {"name": "wetter_für"}}]),
         "tools[0].function.name",
     ),
     "tool name ending in a line break": (
@@ -126,6 +133,9 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "tool choice unknown": (chat(tools=[TOOL], tool_choice="maybe"), "tool_choice"),
     "tool choice without tools": (chat(tool_choice="required"), "tool_choice"),
+    "tool choice any without tools": (chat(tool_choice="any"), "tool_choice"),
+    "thinking a word": (chat(thinking="on"), "thinking"),
+    "enable_thinking a word": (chat(enable_thinking="on"), "enable_thinking"),
     "tool choice names no tool": (
         chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}),
         "tool_choice.function.name",
@@ -157,6 +167,10 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "response_format empty": (chat(response_format={"type": "json_schema"}), "response_format.json_schema"),
     "response_format unnamed": (
         chat(response_format={"type": "json_schema", "json_schema": {"schema": {}}}),
+        "response_format.json_schema.name",
+    ),
+    "response_format with an endless name": (
+        chat(response_format={"type": "json_schema", "json_schema": {"name": "x" * 257, "schema": {}}}),
         "response_format.json_schema.name",
     ),
     "response_format that leads nowhere": (

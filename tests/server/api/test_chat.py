@@ -386,7 +386,7 @@ async def test_chat_sends_the_engine_its_key() -> None:
 
 async def test_chat_refuses_a_context_overflow_before_the_engine() -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT), context_length=100, max_req_input_len=64)
-    async with running_gateway(engine=engine) as gateway:
+    async with running_gateway(engine=engine, max_tokens_beyond_context="refuse") as gateway:
         long = await gateway.post({"model": MODEL, "messages": [{"role": "user", "content": "word " * 200}]})
         greedy = await gateway.post({"model": MODEL, "messages": HI, "max_tokens": 2**31})
         fits = await gateway.post({"model": MODEL, "messages": HI, "max_tokens": 10})
@@ -398,6 +398,21 @@ async def test_chat_refuses_a_context_overflow_before_the_engine() -> None:
         assert str(2**31) in (await greedy.json())["error"]["message"]
         assert fits.status == 200
         assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_chat_cuts_a_limit_beyond_the_context_to_the_room_left(field: str) -> None:
+    engine = StandInEngine(model_path=str(DEMO_CHECKPOINT), context_length=100, max_req_input_len=99)
+    async with running_gateway(engine=engine) as gateway:
+        for words, status in ((1, 200), (30, 200), (60, 200), (99, 400)):
+            messages = [{"role": "user", "content": "a " * words}]
+            response = await gateway.post({"model": MODEL, "messages": messages, field: 32000})
+            assert response.status == status
+        for request in engine.requests:
+            assert request["sampling_params"]["max_new_tokens"] == 100 - len(request["input_ids"])
+        assert len(engine.requests) == 3
+        await gateway.post({"model": MODEL, "messages": HI, field: 3})
+        assert engine.requests[-1]["sampling_params"]["max_new_tokens"] == 3
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from serval.api.chat import ChoiceStream
 from serval.api.choice import ChoiceAssembler, count_tool_calls
+from serval.chat.own_turns import OwnTurn
 from serval.chat.tokenizer import load_tokenizer
 from serval.engine.protocol import EngineFinish, GenerationDelta, TokenLogprob
 from serval.grammar.dialect import Dialect
@@ -321,3 +323,44 @@ def test_choice_logprobs_end_before_stop_string_of_byte_tokens() -> None:
     given = deltas(quoted_ids("你好鑫!"), stop="鑫", tokens=100, logprobs=True)
     content = choice_object(answer(given, logprobs=True))["logprobs"]["content"]
     assert [entry["token"] for entry in content] == ["你", "好"]
+
+
+def own_turn(text: str, *, parallel: bool = True, **options: Any) -> OwnTurn | None:
+    assembler = ChoiceAssembler(
+        0,
+        LONGCAT.parser(TOOLS),
+        TOKENIZER.token_bytes,
+        markers=LONGCAT.reply.markers(calls=True),
+        parallel_tool_calls=parallel,
+        logprobs=False,
+        keep_tokens=True,
+    )
+    known = options.pop("known", True)
+    for delta in deltas(ids_of(text), **options):
+        assembler.add(delta if known else replace(delta, token_ids=None))
+    return assembler.own_turn()
+
+
+def test_choice_keeps_the_tokens_of_a_whole_turn_with_calls() -> None:
+    turn = own_turn(f"I look.\n{PARIS}")
+    assert turn is not None
+    assert list(turn.ids) == ids_of(f"I look.\n{PARIS}")
+    assert turn.content == "I look.\n"
+    (kept,) = turn.calls
+    assert (kept.name, json.loads(kept.arguments)) == ("get_weather", {"city": "Paris", "days": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("Only text.", {}),
+        (f"{THINK}I think.</longcat_think>{PARIS}", {}),
+        (f"{PARIS}{PARIS}", {"parallel": False}),
+        (PARIS[:-40], {"finish": "length"}),
+        (PARIS, {"finish": "length"}),
+        (PARIS, {"known": False}),
+    ],
+    ids=["no call", "reasoning", "a call that is dropped", "cut", "cut behind the call", "tokens unknown"],
+)
+def test_choice_keeps_no_tokens_of_another_turn(text: str, options: dict[str, Any]) -> None:
+    assert own_turn(text, **options) is None

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from serval.api.responses import COMMON_HEADERS, LIMIT_HEADERS
+from serval.api.responses import ANSWER_HEADERS, COMMON_HEADERS
 from serval.errors import SettingsError
 from serval.settings import load_settings
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
@@ -88,7 +88,7 @@ async def test_answer_may_be_read_by_a_page_of_a_listed_origin(stream: bool) -> 
         assert response.headers["vary"] == "Origin"
         assert "world" in await response.text()
         exposed = {name.strip() for name in response.headers["access-control-expose-headers"].split(",")}
-        assert exposed >= {*COMMON_HEADERS, *LIMIT_HEADERS, "retry-after"}
+        assert exposed >= {*COMMON_HEADERS, *ANSWER_HEADERS, "retry-after"}
         own = {name for name in map(str.lower, response.headers) if name.startswith("x-")}
         assert own - {"x-accel-buffering"} <= exposed
         # Without an origin it is no page; a cache must not give this answer to one.

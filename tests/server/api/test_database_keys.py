@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,16 @@ async def test_scopes_and_models_of_keys_are_enforced(sqlite: str) -> None:
     _, admin = store.create(name="admin", scopes=["admin"])
     _, other = store.create(name="other", scopes=["inference"], models=["other"])
     _, mine = store.create(name="mine", scopes=["inference"], models=[MODEL])
-    async with running_gateway(key_database=sqlite) as gateway:
+    async with running_gateway(key_database=sqlite, model_aliases="alias other") as gateway:
         response = await ask(gateway, admin)
         assert response.status == 403
         assert (await response.json())["error"]["code"] == "insufficient_permissions"
-        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize"):
-            body = {"model": MODEL, "prompt": "x"} if path != "/v1/chat/completions" else CHAT
+        for name, path in product(
+            (MODEL, "alias", "other"), ("/v1/chat/completions", "/v1/completions", "/tokenize")
+        ):
+            body = (
+                {"model": name, "prompt": "x"} if path != "/v1/chat/completions" else {**CHAT, "model": name}
+            )
             headers = {"authorization": f"Bearer {other}"}
             response = await gateway.post(body, path=path, headers=headers)
             assert response.status == 403
@@ -92,7 +97,7 @@ async def test_scopes_and_models_of_keys_are_enforced(sqlite: str) -> None:
         assert (await (await gateway.get("/v1/models", key=other)).json())["data"] == []
         assert (await gateway.get(f"/v1/models/{MODEL}", key=other)).status == 403
         assert (await ask(gateway, mine)).status == 200
-        assert len((await (await gateway.get("/v1/models", key=mine)).json())["data"]) == 1
+        assert len((await (await gateway.get("/v1/models", key=mine)).json())["data"]) == 3
         assert len(gateway.engine.requests) == 1
 
 

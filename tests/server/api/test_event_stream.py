@@ -58,7 +58,7 @@ class Client:
 def stream_to(client: Client, **options: Any) -> EventStream:
     record = RequestRecord(request_id="r", method="POST", route="/")
     intervals = {"first_byte_s": 3600, "ping_interval_s": 3600} | options
-    return EventStream(client.send, client, record=record, headers={}, error_event=error_event, **intervals)
+    return EventStream(client.send, client, record=record, headers=dict, error_event=error_event, **intervals)
 
 
 async def turns(count: int = 5) -> None:

@@ -98,7 +98,10 @@ async def test_concurrent_requests_cannot_exceed_the_token_limit() -> None:
 
 REFUSED_PROMPTS: dict[str, tuple[str, dict[str, Any]]] = {
     "a prompt beyond the context": ("/v1/completions", {**TEXT, "prompt": [1] * 9000}),
-    "a conversation beyond the context": ("/v1/chat/completions", {**CHAT, "max_tokens": 9000}),
+    "a conversation beyond the context": (
+        "/v1/chat/completions",
+        {**CHAT, "messages": [{"role": "user", "content": "a " * 9000}]},
+    ),
     "an unknown token": ("/v1/completions", {**TEXT, "prompt": [10**6]}),
     "an empty prompt": ("/v1/completions", {**TEXT, "prompt": ""}),
     "a schema that cannot be enforced": (

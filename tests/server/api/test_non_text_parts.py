@@ -1,9 +1,12 @@
 """Images that an agent puts into the history, as cline does after reading one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from serval.api import answering
+from serval.api.preparation import in_turn
 from serval_testkit.gateway import MODEL, RunningGateway, running_gateway
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
@@ -43,3 +46,20 @@ async def test_non_text_parts_follow_the_setting(policy: str, read: int, asked: 
                     "messages[0].content[0].type",
                     True,
                 )
+
+
+async def test_images_take_no_memory_while_a_request_waits_to_be_rendered(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+
+    async def noting(context: Any, scope: Any, receive: Any, size: int, work: Callable[[], Any]) -> Any:
+        waited.append(size)
+        return await in_turn(context, scope, receive, size, work)
+
+    monkeypatch.setattr(answering, "in_turn", noting)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (3 << 20)}}
+    text = {"type": "text", "text": "x" * 100_000}
+    messages = [*READ[:3], {"role": "user", "content": [image, text]}]
+    await gateway.post({"model": MODEL, "messages": messages})
+    assert 100_000 < waited[0] < 101_000

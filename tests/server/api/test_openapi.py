@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel
 
 from serval.api.application import create_api
 from serval.wire.answers import ChatCompletionChunk, TextCompletion
+from serval.wire.messages.described import MessagesEvent
 from serval.wire.responses.described import ResponseEvent
 from serval_testkit.gateway import MODEL, RunningGateway
 
@@ -16,8 +18,14 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
 CALL = "<longcat_tool_call>f\n</longcat_tool_call>\n"
 LOGPROBS = [[[-0.5, 100, "Hel"]], [[-0.25, 101, "lo"]]]
-CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
-STREAMED = {CHAT: ChatCompletionChunk, TEXT: TextCompletion, RESPONSES: ResponseEvent}
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
+STREAMED: dict[str, type[BaseModel]] = {
+    CHAT: ChatCompletionChunk,
+    TEXT: TextCompletion,
+    MESSAGES: MessagesEvent,
+    RESPONSES: ResponseEvent,
+}
 RESPONSE_TOOLS = [
     {"type": "function", "name": "f", "parameters": {"type": "object"}},
     {"type": "custom", "name": "patch"},
@@ -27,6 +35,7 @@ RESPONSE_TOOLS = [
 RESPONSE_CALLS = CALL + "".join(
     CALL.replace(">f\n", f">{name}\n") for name in ("patch", "local_shell", "tool_search")
 )
+MESSAGES_TOOL = {"name": "f", "input_schema": {"type": "object"}}
 
 ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "chat": (CHAT, {"messages": HI, "n": 2, "service_tier": "auto"}, {}),
@@ -52,6 +61,18 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"input": "Hi", "top_logprobs": 1},
         {"says": ["Hel", "lo"], "logprobs": LOGPROBS},
     ),
+    "message": (MESSAGES, {"messages": HI, "max_tokens": 9}, {}),
+    "message with a call": (
+        MESSAGES,
+        {"messages": HI, "max_tokens": 9, "tools": [MESSAGES_TOOL]},
+        {"says": ["I look.", CALL]},
+    ),
+    "message with reasoning": (
+        MESSAGES,
+        {"messages": HI, "max_tokens": 9},
+        {"says": ["<longcat_think>a</longcat_think>b"]},
+    ),
+    "tokens of a message": (f"{MESSAGES}/count_tokens", {"messages": HI}, {}),
     "tokens": ("/tokenize", {"messages": HI}, {}),
     "text of tokens": ("/detokenize", {"tokens": [5, 6]}, {}),
 }
@@ -93,7 +114,8 @@ async def test_whole_answer_matches_its_schema(gateway: RunningGateway, name: st
 async def test_streamed_events_match_their_schema(gateway: RunningGateway, name: str) -> None:
     document = create_api().openapi()
     path = ANSWERS[name][0]
-    response = await asked(gateway, name, stream=True, stream_options={"include_usage": True})
+    options = {} if path == MESSAGES else {"stream_options": {"include_usage": True}}
+    response = await asked(gateway, name, stream=True, **options)
     schema = answer_of(document, path, "post", 200)["content"]["text/event-stream"]["x-event-schema"]
     events = [line[6:] for line in (await response.text()).splitlines() if line.startswith("data: {")]
     assert len(events) >= 2
@@ -126,6 +148,23 @@ async def test_errors_match_their_schema_and_have_their_headers(gateway: Running
         assert headers_of(described) <= {name.lower() for name in response.headers}
         code = (await response.json())["error"]["code"]
         assert code in described["description"] or code == "invalid_json"
+
+
+async def test_errors_of_messages_match_their_schema_and_have_their_headers(gateway: RunningGateway) -> None:
+    document = create_api().openapi()
+    gateway.engine.will_say(fault="http_error", status=503)
+    asked_for = {"model": MODEL, "messages": HI, "max_tokens": 1}
+    for response in (
+        await gateway.post(b"{", path=MESSAGES),
+        await gateway.post({**asked_for, "model": "other"}, path=MESSAGES),
+        await gateway.post(asked_for, path=MESSAGES, headers={"authorization": "Bearer other"}),
+        await gateway.post(asked_for, path=MESSAGES),
+    ):
+        described = answer_of(document, MESSAGES, "post", response.status)
+        body = await response.json()
+        validate(body, described["content"]["application/json"]["schema"], document)
+        assert headers_of(described) <= {name.lower() for name in response.headers}
+        assert body["error"]["type"] in described["description"]
 
 
 def test_every_error_status_is_described() -> None:

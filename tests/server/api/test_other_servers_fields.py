@@ -189,11 +189,30 @@ async def test_chat_template_kwargs_reach_the_template(gateway: RunningGateway) 
         {"role": "assistant", "content": None, "reasoning_content": "Hm.", "tool_calls": CALLED},
         {"role": "tool", "tool_call_id": "c", "content": "done"},
     ]
-    lengths = []
-    for options in ({"enable_thinking": True}, {"enable_thinking": False}, {"enable_thinking": None}, None):
-        request = await sent(gateway, CHAT, messages=history, tools=[TOOL], chat_template_kwargs=options)
-        lengths.append(len(request["input_ids"]))
-    assert lengths[0] > lengths[1] == lengths[2] == lengths[3]
+
+    async def length(**fields: Any) -> int:
+        return len((await sent(gateway, CHAT, messages=history, tools=[TOOL], **fields))["input_ids"])
+
+    plain = await length()
+    on: list[dict[str, Any]] = [
+        {"chat_template_kwargs": {"enable_thinking": True}},
+        {"enable_thinking": True},
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {"chat_template_kwargs": {"enable_thinking": True}, "enable_thinking": False},
+        {"enable_thinking": True, "thinking": {"type": "disabled"}, "reasoning_effort": "none"},
+    ]
+    off: list[dict[str, Any]] = [
+        {"chat_template_kwargs": None},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"chat_template_kwargs": {"enable_thinking": None}},
+        {"enable_thinking": False},
+        {"thinking": {"type": "disabled"}},
+        {"thinking": {"type": "adaptive"}},
+        {"reasoning_effort": "none"},
+        {"reasoning_effort": "high"},
+    ]
+    assert all([await length(**fields) > plain for fields in on])
+    assert all([await length(**fields) == plain for fields in off])
 
 
 @pytest.mark.parametrize(
@@ -207,8 +226,9 @@ async def test_chat_template_kwargs_that_the_template_does_not_read_are_refused(
     assert await refused_field(gateway, CHAT, chat_template_kwargs=options) == "chat_template_kwargs"
 
 
-async def test_chat_template_kwargs_may_switch_off_what_the_template_does_not_know(
-    gateway: RunningGateway,
+@pytest.mark.parametrize("options", [{"thinking": False}, {"thinking": True}, {"think": False}], ids=str)
+async def test_chat_template_kwargs_may_ask_a_model_without_a_switch_to_think_or_not(
+    gateway: RunningGateway, options: dict[str, Any]
 ) -> None:
-    request = await sent(gateway, CHAT, chat_template_kwargs={"thinking": False})
+    request = await sent(gateway, CHAT, chat_template_kwargs=options)
     assert request["input_ids"] == (await sent(gateway, CHAT))["input_ids"]

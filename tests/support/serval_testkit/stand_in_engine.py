@@ -9,7 +9,7 @@ import itertools
 import json
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -63,6 +63,8 @@ class StandInEngine:
         self.waiting = 0
         self.kv_use = 0.0
         self.answers: deque[Answer] = deque()
+        # Chooses the answer to a request's body if none is queued.
+        self.script: Callable[[dict[str, Any]], Answer] | None = None
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.aborted: list[str] = []
@@ -129,19 +131,24 @@ class StandInEngine:
         self.abort_seen.set()
         return web.Response()
 
+    def _answer(self, body: dict[str, Any]) -> Answer:
+        if self.answers:
+            return self.answers.popleft()
+        return _usual(body["sampling_params"]) if self.script is None else self.script(body)
+
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         self.generating.set()
-        answer = self.answers.popleft() if self.answers else _usual(body["sampling_params"])
+        answer = self._answer(body)
         if answer.fault == "http_error":
             return web.json_response({"error": {"message": answer.message}}, status=answer.status)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         if answer.fault == "silent":
             await asyncio.sleep(3600)
-        ids = _ids(answer, self.model_path) if answer.ids is None else answer.ids
+        ids = ids_of(answer, self.model_path) if answer.ids is None else answer.ids
         events = _events(answer, ids, prompt_tokens=len(body["input_ids"]), rid=body["rid"])
         for place, event in enumerate(events):
             if answer.delay_s and place:
@@ -164,7 +171,7 @@ def _tokenizer(model_path: str) -> Tokenizer:
     return Tokenizer.from_file(f"{model_path}/tokenizer.json")
 
 
-def _ids(answer: Answer, model_path: str) -> list[list[int]]:
+def ids_of(answer: Answer, model_path: str) -> list[list[int]]:
     """Return the ids of the text: each token's with the piece in which its text begins."""
     ends = list(itertools.accumulate(map(len, answer.pieces)))
     ids: list[list[int]] = [[] for _ in answer.pieces]

@@ -110,6 +110,7 @@ def _chat_request(request: ResponsesRequest, tools: ToolSet) -> ChatRequest:
         logprobs=bool(request.top_logprobs) or _LOGPROBS in (request.include or ()),
         top_logprobs=request.top_logprobs,
         response_format=_response_format(request),
+        reasoning_effort=None if request.reasoning is None else request.reasoning.effort,
     )
 
 

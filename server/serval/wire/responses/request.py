@@ -43,7 +43,7 @@ class TextOptions(Struct, omit_defaults=True):
 
 
 class ReasoningOptions(Struct, omit_defaults=True):
-    """Accepted without effect."""
+    """The effort "none" switches thinking off, if the model's template can; others have no effect."""
 
     effort: str | None = None
     summary: str | None = None

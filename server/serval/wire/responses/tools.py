@@ -16,7 +16,7 @@ from serval.grammar.compile_cost import Budget
 from serval.grammar.input_grammar import CUSTOM_INPUT, input_node
 from serval.grammar.lark_grammar import NotEnforceableError
 from serval.schema.error import SchemaError
-from serval.wire.chat_request import FunctionDeclaration, Tool, check_schema
+from serval.wire.chat_request import FunctionDeclaration, Tool, ToolName, check_schema
 from serval.wire.decode import decode_json, missing_parameter
 from serval.wire.responses.request import MAX_TOOLS
 
@@ -24,13 +24,11 @@ TOOL_SEARCH: Final = "tool_search"
 LOCAL_SHELL: Final = "local_shell"
 Kind = Literal["function", "custom", "tool_search", "local_shell"]
 
-_Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
-
 
 class FunctionTool(Struct, omit_defaults=True):
     """A function. `defer_loading`: not declared to the model before a search of the client loads it."""
 
-    name: _Name
+    name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -48,7 +46,7 @@ class CustomFormat(Struct, omit_defaults=True):
 class CustomTool(Struct, omit_defaults=True):
     """A tool whose one argument is a text."""
 
-    name: _Name
+    name: ToolName
     description: str | None = None
     format: CustomFormat | None = None
     defer_loading: bool | None = None
@@ -57,7 +55,7 @@ class CustomTool(Struct, omit_defaults=True):
 class Namespace(Struct, omit_defaults=True):
     """Functions and custom tools under a common name."""
 
-    name: _Name
+    name: ToolName
     tools: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)]
     description: str | None = None
 

@@ -1,0 +1,1 @@
+"""`serval agent`: configuration that points a coding agent at a server."""

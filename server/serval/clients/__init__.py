@@ -1,0 +1,1 @@
+"""`serval clients check`: recorded requests of agents and libraries, replayed against any server."""

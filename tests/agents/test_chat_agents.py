@@ -1,0 +1,35 @@
+"""Agents that use Chat Completions: failures of one turn."""
+
+from pathlib import Path
+
+import pytest
+
+from serval_testkit.agent_session import agent_session
+from serval_testkit.agent_tasks import DONE, TASK, turns_of
+from serval_testkit.scripted_engine import calls, failing_once, steps
+from serval_testkit.stand_in_engine import Answer
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Answer(fault="http_error", status=503, message="busy"),
+        Answer(["I will "], fault="cut"),
+        Answer(["I will "], fault="error_event", status=500),
+    ],
+    ids=["engine busy", "connection cut", "error in the stream"],
+)
+async def test_failure_of_one_turn_does_not_end_the_session(tmp_path: Path, failure: Answer) -> None:
+    script = failing_once(steps(TASK, turns_of("pi", tmp_path / "work")), failure, turn=1)
+    async with agent_session("pi", tmp_path, script) as session:
+        ended = await session.agent.works(TASK)
+        assert ended.code == 0, ended.errors
+        assert DONE in ended.output
+        assert "a + b" in (tmp_path / "work/calc.py").read_text()
+
+
+async def test_unknown_tool_is_answered_by_the_client(tmp_path: Path) -> None:
+    async with agent_session("pi", tmp_path, steps(TASK, [calls("teleport", to="here"), DONE])) as session:
+        ended = await session.agent.works(TASK)
+        assert ended.code == 0, ended.errors
+        assert "Tool teleport not found" in session.conversation[-1].last
