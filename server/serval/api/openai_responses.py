@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
@@ -13,13 +13,13 @@ from serval.api.context import ApiContext
 from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
 from serval.api.preparation import result_or_error
+from serval.api.prompt import declaration_of
 from serval.api.responses_form import ResponsesForm
 from serval.api.turn import Keep, Turn
 from serval.caller.priority import HEADER, priority_of, tier_of
 from serval.errors import ApiError, ContextLengthError, InvalidRequestError
 from serval.store.compression import compressed
 from serval.wire.body_size import check_body_size
-from serval.wire.chat_request import Tool
 from serval.wire.chat_response import AnsweredChoice, Usage
 from serval.wire.responses.decode import (
     FIELDS,
@@ -93,13 +93,8 @@ def _add_messages(context: ApiContext, decoded: DecodedResponses, before: Sequen
         decoded,
         before,
         non_text_parts=context.settings.non_text_parts,
-        declare=partial(_declaration, context),
+        declare=partial(declaration_of, context.chat),
     )
-
-
-def _declaration(context: ApiContext, tool: Tool) -> str:
-    declared: dict[str, Any] = msgspec.to_builtins(tool)
-    return context.chat.declarations.text_of(declared)
 
 
 async def _continue(

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from serval.api.context import ApiContext
 from serval.api.preparation import beyond_context
+from serval.chat import ChatRenderer
 from serval.chat.long_text import TokenLimitError
 from serval.errors import InvalidRequestError
 from serval.grammar.answer_grammar import answer_grammar
@@ -83,6 +84,12 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
         return []
     tools: list[dict[str, Any]] = msgspec.to_builtins(request.tools)
     return tools
+
+
+def declaration_of(renderer: ChatRenderer, tool: Tool) -> str:
+    """Return the text that declares a tool where the conversation loads it."""
+    declared: dict[str, Any] = msgspec.to_builtins(tool)
+    return renderer.declarations.text_of(declared)
 
 
 def conversation_ids(
