@@ -79,11 +79,11 @@ class ConversationEndpoint:
             with named_fields(turn.fields) if turn.fields else _AS_NAMED:
                 async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
                     if turn.complete is not None:
-                        held.add(await turn.complete())
+                        await turn.complete(held, partial(in_turn, context, scope, receive))
                     grammar = own_grammar(request, identity, context.dialect)
                     work = partial(self._prompt, turn, grammar, debug, identity.subject)
                     prompt = await in_turn(context, scope, receive, held.size, work)
-                    held.give_back()
+                    held.shrink_to(turn.stored_bytes)
                     limit = self._checked_limit(turn, prompt)
                     await reservation.reserve_tokens(
                         prompt_tokens=len(prompt.input_ids),
@@ -98,8 +98,8 @@ class ConversationEndpoint:
         turn = self._decode(self._context, scope, body)
         if debug is not None:
             debug.take_body(body)
-        elif len(body) > FREE_BYTES:
-            return turn, kept_bytes(turn.request)
+        elif len(body) > FREE_BYTES and turn.complete is None:
+            return turn, kept_bytes(turn.request) + turn.stored_bytes
         return turn, len(body)
 
     def _prompt(self, turn: Turn, grammar: str | None, debug: CacheDebug | None, caller: str) -> Prompt:
@@ -152,6 +152,7 @@ class ConversationEndpoint:
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 tenant=identity.subject,
                 priority=turn.priority,
+                parts=prompt.parts,
             )
             for choice in choices
         ]
@@ -177,7 +178,7 @@ class ConversationEndpoint:
                     parallel_tool_calls=request.parallel_tool_calls is not False,
                     logprobs=bool(request.logprobs),
                     call_id_prefix=turn.call_id_prefix,
-                    keep_tokens=bool(prompt.tools),
+                    kept_markers=self._context.dialect.reply.markers(calls=True) if prompt.tools else None,
                 )
                 for choice in choices
             ],

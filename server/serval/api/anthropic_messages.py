@@ -13,7 +13,7 @@ from serval.api.context import ApiContext
 from serval.api.http import header, identity_of, record_of, send_json
 from serval.api.models import check_model
 from serval.api.preparation import prepared
-from serval.api.prompt import conversation_ids, declaration_of, declared_tools
+from serval.api.prompt import declaration_of, declared_tools, rendered_conversation
 from serval.api.turn import Turn
 from serval.caller.priority import HEADER, priority_of
 from serval.engine.protocol import GenerationDelta
@@ -163,7 +163,7 @@ class CountTokens:
         record_of(scope).model = context.model.name
         tools = declared_tools(request)
         with named_fields(FIELDS):
-            ids = conversation_ids(
+            rendered = rendered_conversation(
                 request,
                 tools,
                 context,
@@ -171,4 +171,4 @@ class CountTokens:
                 deferred=msgspec.to_builtins(decoded.deferred_tools),
                 limit=context.model.context_length,
             )
-        return len(ids)
+        return len(rendered.input_ids)

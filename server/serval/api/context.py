@@ -11,7 +11,7 @@ from serval.chat.render import ChatRenderer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
 from serval.scheduling.body_budget import BodyBudget
-from serval.scheduling.engine import ScheduledEngine
+from serval.scheduling.engine import Scheduler
 from serval.scheduling.render_queue import RenderQueue
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
@@ -36,7 +36,7 @@ class ApiContext:
     """The application's parts. They do not change while it runs."""
 
     settings: Settings
-    engine: ScheduledEngine
+    engine: Scheduler
     chat: ChatRenderer
     model: ServedModel
     dialect: Dialect
