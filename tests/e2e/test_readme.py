@@ -126,6 +126,12 @@ def test_readme_chat_answers(terminal: Shell, url: str) -> None:
     assert "\nServal is an inference server for LongCat-Flash-Lite." in said
 
 
+def test_readme_agent_prints_a_configuration(terminal: Shell, url: str) -> None:
+    (command,) = commands("serval agent")
+    said = terminal.run(f"{command} --url {url}/v1")
+    assert f'"ANTHROPIC_BASE_URL": "{url}"' in said
+
+
 def test_readme_curl_prints_what_it_says(terminal: Shell, url: str) -> None:
     said = terminal.run(here(code_block("bash", containing="curl"), url))
     printed = json.loads(said[said.index('{"id"') :])
