@@ -30,6 +30,7 @@ OWN = (
     "python -m serval_load overhead",
     "python -m serval_load.gpu_check",
     "python -m serval_sglang.consistency",
+    "python -m serval_sglang.draft_bench",
     "python -m serval_sglang.moe_tuning",
 )
 # Programs outside this environment; their options were checked by hand in the releases that the pages name.

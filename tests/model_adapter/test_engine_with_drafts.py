@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from serval_sglang.checkpoint import load_mtp_layer, load_reference
+from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
 from serval_sglang.reference import ReferenceModel
 from serval_sglang.reference.mtp import MtpLayer
 from serval_sglang.reference.speculation import decode_speculatively, mtp_drafter
@@ -26,7 +27,6 @@ from serval_sglang.verify.cases import Prompts, run_case, verification_cases
 from serval_sglang.verify.engine import Engine, Generation, generate, running_engine
 from serval_sglang.verify.verification import BOUNDS, judge
 from serval_testkit.engine_plugins import with_plugins, write_plugin
-from serval_testkit.right_drafts import write_checkpoint_with_right_drafts
 
 pytestmark = pytest.mark.engine
 
@@ -140,7 +140,7 @@ class Subject:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory: Path = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint_with_right_drafts(directory, seed=3)
+    write_tiny_checkpoint(directory, seed=3, dtype=torch.float32, right_drafts=True)
     return directory
 
 

@@ -77,6 +77,7 @@ LAYERS = {
         "verify",
         "consistency",
         "bench",
+        "draft_bench",
         "moe_tuning",
         "cli",
         "cuda_extensions",

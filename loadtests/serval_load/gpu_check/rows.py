@@ -18,6 +18,7 @@ _LABELS: Mapping[str, Callable[[Row], str]] = {
     "kernel": lambda row: f"{row['operation']} T={row['tokens']} {row['table']} {row['path']}",
     "decode": lambda row: f"{row['variant']}: decode step of {row['batch']}",
     "prefill": lambda row: f"{row['variant']}: prefill",
+    "drafts": lambda row: f"{row['variant']}: batch {row['batch']}",
 }
 
 
@@ -27,10 +28,19 @@ def _kernel_figures(row: Row) -> str:
     return f"{spread}, {row['us'] / row['floor_us']:.1f} x floor{compared}"
 
 
+def _draft_figures(row: Row) -> str:
+    rate = f"{row['tokens_per_s']:,.0f} tokens/s"
+    if not row["accepted"]:
+        return rate
+    accepted = ", ".join(f"{share:.0%}" for share in row["accepted"])
+    return f"{rate}, {row['tokens_per_pass']:.2f} tokens a pass, accepted by position {accepted}"
+
+
 _FIGURES: Mapping[str, Callable[[Row], str]] = {
     "kernel": _kernel_figures,
     "decode": lambda row: f"{row['us'] / 1e3:.3f} ms, {1e6 * row['batch'] / row['us']:,.0f} tokens/s",
     "prefill": lambda row: f"{row['tokens_per_s']:,.0f} tokens/s, prompts of {row['tokens']:,}",
+    "drafts": _draft_figures,
 }
 
 

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from serval_sglang.checkpoint.io import save_checkpoint
 from serval_sglang.checkpoint.quantization import Layout
 from serval_sglang.checkpoint.random import random_state_dict, tiny_config
+from serval_sglang.checkpoint.right_drafts import with_right_drafts
 from serval_sglang.config import ConfigError, LongcatConfig
 from serval_sglang.options import DEMO_MODEL
 
@@ -46,6 +47,7 @@ def write_tiny_checkpoint(
     fp8: bool = False,
     packed: Layout | None = None,
     mtp: bool = False,
+    right_drafts: bool = False,
     **overrides: Any,
 ) -> LongcatConfig:
     """Write config.json, weights, tokenizer and chat template; return the config.
@@ -53,13 +55,15 @@ def write_tiny_checkpoint(
     The config is `tiny_config(fp8=fp8, **overrides)`, the template the demo model's.
 
     `dtype`, `fp8` and `packed` are as for `save_checkpoint`; `mtp` adds a random MTP layer, which FP8 and
-    packing leave as it is. Raises `ConfigError` if an override makes the
-    model invalid or the vocabulary too small for the tokenizer, and `CheckpointError` if the directory
-    already holds weights.
+    packing leave as it is; with `right_drafts` the layer is added and often right. Raises `ConfigError` if an
+    override makes the model invalid or the vocabulary too small for the tokenizer, and `CheckpointError` if
+    the directory already holds weights.
     """
     config = tiny_config(fp8=fp8, **overrides)
     tokenizer = _byte_level_tokenizer(config.vocab_size)
-    weights = random_state_dict(config, seed=seed, mtp=mtp)
+    weights = random_state_dict(config, seed=seed, mtp=mtp or right_drafts)
+    if right_drafts:
+        weights = with_right_drafts(weights, config, seed=seed)
     save_checkpoint(weights, config, directory, dtype=dtype, fp8=fp8, packed=packed)
     directory = Path(directory)
     tokenizer.save(str(directory / "tokenizer.json"))

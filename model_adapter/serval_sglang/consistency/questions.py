@@ -38,10 +38,13 @@ def ask_again(engine: Engine, questions: Sequence[Prompt], *, new_tokens: int) -
     return answers
 
 
-def ask_together(engine: Engine, questions: Sequence[Prompt], *, new_tokens: int) -> list[Generation]:
-    """Ask all at once, with an empty prefix cache at the beginning. Raises `EngineFailed`."""
+def ask_together(
+    engine: Engine, questions: Sequence[Prompt], *, new_tokens: int, at_once: int | None = None
+) -> list[Generation]:
+    """Ask `at_once` at a time (default: all), with an empty prefix cache at the beginning. Raises
+    `EngineFailed`."""
     _forget(engine)
-    with ThreadPoolExecutor(len(questions)) as pool:
+    with ThreadPoolExecutor(at_once or len(questions)) as pool:
         return list(pool.map(lambda asked: generate(engine, asked, max_new_tokens=new_tokens), questions))
 
 

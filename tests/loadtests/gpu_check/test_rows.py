@@ -34,6 +34,30 @@ KERNEL = {
             ("a: prefill", "51,234 tokens/s, prompts of 8,192"),
         ),
         (
+            {
+                "what": "drafts",
+                "variant": "2 drafts",
+                "check": "ok",
+                "batch": 8,
+                "tokens_per_s": 1234.5,
+                "accepted": [0.75, 0.25],
+                "tokens_per_pass": 2.0,
+            },
+            ("2 drafts: batch 8", "1,234 tokens/s, 2.00 tokens a pass, accepted by position 75%, 25%"),
+        ),
+        (
+            {
+                "what": "drafts",
+                "variant": "no drafts",
+                "check": "ok",
+                "batch": 1,
+                "tokens_per_s": 90.0,
+                "accepted": [],
+                "tokens_per_pass": 1.0,
+            },
+            ("no drafts: batch 1", "90 tokens/s"),
+        ),
+        (
             {"what": "memory", "variant": "a", "check": "ok", "weight_gb": 64.125, "graph_gb": 0.5},
             ("a: memory", "weight_gb 64.12, graph_gb 0.5"),
         ),

@@ -22,6 +22,11 @@ _SIZES = (
     "--kv-lora-rank", "512", "--qk-nope-head-dim", "128", "--qk-rope-head-dim", "64", "--v-head-dim", "128",
     "--ffn-hidden-size", "256", "--expert-ffn-hidden-size", "256",
 )  # fmt: skip
+DRAFT_BENCH = ("-m", "serval_sglang.draft_bench", "--json", "{rows}")
+_SMALL_DRAFT_BENCH = (
+    "--device", "cpu", "--dtype", "float32", "--steps", "3", "--requests", "4", "--tokens", "16",
+    "--at-once", "4", "--batches", "1", "--timed-tokens", "16", "--repeats", "1",
+)  # fmt: skip
 # The first engine compiles CUDA kernels for minutes; later ones find them in the cache.
 _FIRST_START_S, _START_S = 240.0, 60.0
 _LIMIT_S = 600.0
@@ -34,7 +39,9 @@ INT8 = "adapter: 8-bit tables"
 HOST_INT8 = "adapter: host, 8 bit"
 STREAM = "adapter: second stream"
 CONSISTENT = "adapter: batch, prefix"
+DRAFTS = "adapter: drafts"
 _FILES, _FP8_FILES, _INT8_FILES = "adapter: files", "adapter: files, FP8", "adapter: files, 8 bit"
+_DRAFT_FILES = "adapter: files, drafts"
 
 
 def _verify(folder: str, *options: str, device: str = "cuda") -> tuple[str, ...]:
@@ -213,9 +220,26 @@ STEPS = (
         after=(FP8,),
         needs=replace(_TWO_GPUS, capability=9.0, packages=(*_TWO_GPUS.packages, "deep_ep")),
     ),
+    _files_step(
+        _DRAFT_FILES, "the bf16 checkpoint with an MTP layer that is often right", "mtp", "--right-drafts"
+    ),
+    _reference_step(
+        DRAFTS,
+        "engine = reference with three drafts at a time, and the number of right drafts",
+        "mtp",
+        "--mtp-steps",
+        "3",
+        after=(BF16, _DRAFT_FILES),
+    ),
     Step(
-        "adapter: speculative",
-        "engine = reference with speculative steps",
-        not_built="not built yet: issue 18",
+        "adapter: draft times",
+        "the same answers with 1 to 3 drafts as without, graphs and overlap on; tokens/s, acceptance",
+        (*DRAFT_BENCH, "--model", "{work}/mtp"),
+        expected_s=6 * _START_S,
+        limit_s=3 * _LIMIT_S,
+        needs=_ENGINE,
+        after=(BF16, _DRAFT_FILES),
+        measures=True,
+        rehearsal=(*DRAFT_BENCH, "--model", "{work}/mtp", *_SMALL_DRAFT_BENCH),
     ),
 )

@@ -91,4 +91,14 @@ STEPS = (
         needs=Needs(packages=_ENGINE, gpu_memory_gib=130, model=True),
         after=(adapter.CONSISTENT,),
     ),
+    Step(
+        "model: drafts",
+        "the real weights in FP8: the same answers with drafts; tokens/s, acceptance of documented prompts",
+        (*adapter.DRAFT_BENCH, "--model", "{model}", "--documented", *adapter.FP8_BOUND),
+        expected_s=1200,
+        limit_s=3600,
+        needs=Needs(packages=_ENGINE, gpu_memory_gib=130, model=True),
+        after=(adapter.DRAFTS,),
+        measures=True,
+    ),
 )

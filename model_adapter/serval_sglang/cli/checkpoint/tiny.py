@@ -49,6 +49,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="add a multi-token-prediction layer with random weights, of --dtype in any case",
     )
+    add(
+        "--right-drafts",
+        action="store_true",
+        help="add one whose drafts are right often, but not always",
+    )
     group = parser.add_argument_group("configuration", "the fields of config.json")
     for field in fields(LongcatConfig):
         if field.name != "rope_scaling":
@@ -76,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         fp8=args.fp8,
         packed=args.packed,
         mtp=args.mtp,
+        right_drafts=args.right_drafts,
         **overrides,
     )
     parts = inspect_checkpoint(args.directory).parts.values()
