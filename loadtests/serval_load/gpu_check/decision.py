@@ -37,8 +37,6 @@ def decide(
     `results` are those of this run, `earlier` returns a result that still holds, and `missing` names a lack
     of the machine. A step that measures needs its checks green: speed of a wrong path is not reported.
     """
-    if step.not_built:
-        return Result(step.name, "skipped", step.not_built)
     if lacking := missing(step):
         return Result(step.name, "skipped", lacking)
     for name in step.after:

@@ -34,7 +34,6 @@ class Step:
     - `writes`: folder below `{work}` that it creates, removed before a new attempt
     - `programs_first`: a program that runs the interpreter, with its options
     - `rehearsal`: the command on a CPU, None where a CPU cannot show anything
-    - `not_built`: reason why there is no such step yet
     """
 
     name: str
@@ -50,7 +49,6 @@ class Step:
     programs_first: tuple[str, ...] = ()
     rehearsal: tuple[str, ...] | None = None
     rehearsal_environment: Mapping[str, str] = field(default_factory=dict)
-    not_built: str = ""
 
     @property
     def group(self) -> str:

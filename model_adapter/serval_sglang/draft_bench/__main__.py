@@ -45,7 +45,10 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each comparison and each figure; return the exit code."""
-    args = parser().parse_args(arguments)
+    made = parser()
+    args = made.parse_args(arguments)
+    if (args.device, args.dtype) == ("cuda", "float32"):
+        made.error("--dtype float32 needs --device cpu: SGLang computes no float32 on GPUs")
     asked = prompts(args.requests, vocab_size=load_config(args.model).vocab_size)
     output = Output(args.json)
     first: list[Generation] = []
@@ -77,7 +80,7 @@ def variant_name(steps: int) -> str:
 def missing_features(log: str, *, steps: int) -> list[str]:
     """Return what an engine on a GPU ought to use and, by its log, does not: CUDA graphs, overlap."""
     graphs = f"Capture target {'verify' if steps else 'decode'} CUDA graph end"
-    wanted = {"CUDA graphs": graphs, "overlap": "disable_overlap_schedule=False"}
+    wanted = {"CUDA graphs": graphs, "overlap": "'disable_overlap_schedule': False"}
     return [feature for feature, line in wanted.items() if line not in log]
 
 

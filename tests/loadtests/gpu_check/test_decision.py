@@ -71,5 +71,3 @@ def test_decide_takes_over_an_earlier_result_without_any_time_left() -> None:
 
 def test_decide_skips_with_the_reason() -> None:
     assert decided(CHECK, missing="needs 2 GPUs") == Result(CHECK.name, "skipped", "needs 2 GPUs")
-    future = Step("part: future", "stand-in", not_built="not built yet: issue 18")
-    assert decided(future) == Result(future.name, "skipped", "not built yet: issue 18")

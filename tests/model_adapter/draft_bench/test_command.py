@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,8 @@ from serval_sglang.draft_bench.speed import measure_speed
 from serval_sglang.known_configs import TINY
 from serval_sglang.verify.engine import Engine, EngineFailed
 
-LOG = "server_args=ServerArgs(disable_overlap_schedule=False)\nCapture target {} CUDA graph end. elapsed=1 s"
+LOG = """server_args={{'model_path': 'x', 'disable_overlap_schedule': False}}
+Capture target {} CUDA graph end. elapsed=1 s"""
 FEW = ["--requests", "4", "--tokens", "4", "--at-once", "2", "--batches", "1", "2", "--repeats", "1"]
 
 
@@ -140,9 +142,35 @@ def test_bench_on_a_gpu_wants_graphs_and_overlap(
     assert checks == {"no drafts": "ok", "1 draft": "failed: no CUDA graphs"}
 
 
+def test_bench_refuses_float32_on_a_gpu(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", str(model), "--dtype", "float32"])
+    assert "needs --device cpu" in capsys.readouterr().err
+
+
 def test_missing_features_names_what_the_log_lacks() -> None:
     assert missing_features(LOG.format("verify"), steps=2) == []
-    assert missing_features("disable_overlap_schedule=True", steps=2) == ["CUDA graphs", "overlap"]
+    assert missing_features("'disable_overlap_schedule': True", steps=2) == ["CUDA graphs", "overlap"]
+
+
+def test_lines_of_the_log_are_those_that_sglang_writes() -> None:
+    # Read the source: importing it takes seconds.
+    source = sglang_source("srt/model_executor/model_runner_components/cuda_graph_setup.py")
+    assert 'role = "draft" if model_runner.is_draft_worker else "target"' in source
+    for name in ("verify", "decode"):
+        assert f'capture_name = f"{{role}} {name}"' in source
+    assert '"cuda": "CUDA graph"' in source
+    assert 'f"Capture {capture_name} {graph_backend[model_runner.device]} end. "' in source
+    source = sglang_source("srt/entrypoints/engine.py")
+    assert 'logger.info(f"server_args={_server_args_for_logging(server_args)}")' in source
+    assert "-> Dict[str, Any]:\n    return redact_watermark_secrets(server_args.resolved_dict())" in source
+
+
+def sglang_source(file: str) -> str:
+    spec = find_spec("sglang")
+    assert spec is not None
+    (folder,) = spec.submodule_search_locations or []
+    return (Path(folder) / file).read_text()
 
 
 def test_measure_speed_repeats_prompts_and_counts_only_its_own_passes() -> None:
