@@ -13,7 +13,7 @@ from torch import Tensor
 
 from serval_sglang.config import LongcatConfig
 
-# Size of a word row's values at a width of 96, beside 6 of an n-gram row's: with 40 every draft is right, with
+# Size of a word row's values at a width of 96, beside 6 of an n-gram row's: at 40 every draft is right, at
 # 10 few are. Tokens of wider rows are told apart more easily: the exponent was measured at widths 96 and 384.
 _WORD_SCALE, _WIDTH, _EXPONENT = 14.0, 96, 0.75
 # So that logits are about as large at each width, as bfloat16 rounds large ones more.

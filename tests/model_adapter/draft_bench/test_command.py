@@ -30,6 +30,7 @@ class StandIn:
     wrong: bool = False
     words: str = ""
     passes: int = 0
+    passes_before: int = 0  # without a right draft
 
     def post(self, _: str, body: Mapping[str, Any]) -> Any:
         self.passes += 1
@@ -46,7 +47,8 @@ class StandIn:
 
     def metric_total(self, name: str, position: str = "") -> float:
         right = {"": 1.0, "1": 0.75, "2": 0.25, "3": 0.0}[position]
-        return self.passes * right if self.steps else 0.0
+        earlier = 0 if position else self.passes_before
+        return earlier + self.passes * right if self.steps else 0.0
 
     def log(self) -> str:
         return self.words
@@ -174,9 +176,9 @@ def sglang_source(file: str) -> str:
 
 
 def test_measure_speed_repeats_prompts_and_counts_only_its_own_passes() -> None:
-    engine = StandIn(steps=2, passes=100)
+    engine = StandIn(steps=2, passes_before=100)
     speed = measure_speed(cast("Engine", engine), [(5, 6), (7, 8)], batch=3, steps=2, new_tokens=8, repeats=4)
-    assert engine.passes == 105
+    assert engine.passes == 5
     assert speed.accepted == (0.75, 0.25)
     assert speed.tokens_per_pass == 2.0
     assert speed.tokens_per_s > 0
