@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from array import array
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -44,6 +45,7 @@ class _Job(Struct, frozen=True):
     # Account whose later requests may send the answer back, and where its tokens are kept for that.
     caller: str
     own_turns: OwnTurns
+    prompt_ids: "array[int]"
     generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
@@ -109,6 +111,7 @@ class ConversationEndpoint:
             caller=caller,
             grammar=grammar,
             deferred_tools=turn.deferred_tools,
+            beginning=turn.beginning,
         )
         if debug is not None:
             debug.compare(self._context.chat.tokenizer.decode(prompt.input_ids))
@@ -159,6 +162,7 @@ class ConversationEndpoint:
             turn=turn,
             caller=identity.subject,
             own_turns=self._context.own_turns,
+            prompt_ids=prompt.input_ids,
             generation=Generation(
                 self._context.engine,
                 requests,
@@ -177,7 +181,7 @@ class ConversationEndpoint:
                     parallel_tool_calls=request.parallel_tool_calls is not False,
                     logprobs=bool(request.logprobs),
                     call_id_prefix=turn.call_id_prefix,
-                    keep_tokens=bool(prompt.tools),
+                    keep_tokens=bool(prompt.tools) or turn.seal is not None,
                 )
                 for choice in choices
             ],
@@ -246,6 +250,8 @@ async def _keep(job: _Job) -> None:
         own = assembler.own_turn()
         if own is not None:
             job.own_turns.put(job.caller, own)
+    if job.turn.seal is not None:
+        await job.turn.seal(job.id, job.prompt_ids, job.assemblers[0])
     if job.turn.keep is not None:
         choices = [assembler.answer() for assembler in job.assemblers]
         await job.turn.keep(job.id, choices, job.generation.usage())

@@ -14,6 +14,7 @@ from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
 from serval.api.preparation import result_or_error
 from serval.api.responses_form import ResponsesForm
+from serval.api.sealing import asks_for_seal, continued, seal
 from serval.api.turn import Keep, Turn
 from serval.caller.priority import HEADER, priority_of, tier_of
 from serval.errors import ApiError, ContextLengthError, InvalidRequestError
@@ -59,8 +60,9 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     priority = priority_of(identity, header(scope, HEADER), known_tier(request))
     # Ids of the responses that this one continues.
     before: list[str] = []
-    complete = keep = None
+    complete = keep = seal_answer = before_answer = None
     if request.previous_response_id is None:
+        before_answer = continued(context, decoded, identity.subject)
         _add_messages(context, decoded)
     else:
         if kept is None:
@@ -73,6 +75,10 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
         logprobs=bool(decoded.chat.logprobs),
         stored=stored,
     )
+    if context.sealer is not None and before_answer is not None and asks_for_seal(decoded):
+        seal_answer = partial(
+            seal, sealer=context.sealer, subject=identity.subject, before=before_answer, form=form
+        )
     if kept is not None and stored:
         keep = _keeper(kept, form, request.input, subject=identity.subject, before=before)
     return Turn(
@@ -84,6 +90,8 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
         cut_to_room=True,
         fields=FIELDS,
         complete=complete,
+        beginning=None if before_answer is None else before_answer.ids,
+        seal=seal_answer,
         keep=keep,
     )
 

@@ -4,6 +4,7 @@ Chat Completions, Responses and Messages differ in how they write a request and 
 (`serval.api.answering`) knows neither.
 """
 
+from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -42,6 +43,8 @@ class AnswerForm(Protocol):
 
 # Stores a finished answer, given its id, its choices and its usage.
 Keep = Callable[[str, Sequence[AnsweredChoice], Usage], Awaitable[None]]
+# Seals a finished answer, given its id, the prompt's tokens and the choice, before it is stored.
+Seal = Callable[[str, "array[int]", ChoiceAssembler], Awaitable[None]]
 
 
 class Turn(Struct, frozen=True):
@@ -62,5 +65,8 @@ class Turn(Struct, frozen=True):
     fields: Mapping[str, str] = {}
     # Adds what is stored elsewhere to the request's messages, and returns its size in bytes.
     complete: Callable[[], Awaitable[int]] | None = None
-    # Called before the client learns of the answer's end.
+    # Tokens of the conversation up to the end of the first turn of the model in the request's messages.
+    beginning: "array[int] | None" = None
+    # Both called before the client learns of the answer's end.
+    seal: Seal | None = None
     keep: Keep | None = None
