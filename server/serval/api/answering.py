@@ -101,7 +101,7 @@ class ConversationEndpoint:
         if debug is not None:
             debug.take_body(body)
         elif len(body) > FREE_BYTES:
-            return turn, kept_bytes(turn.request)
+            return turn, kept_bytes(turn.request) + 4 * len(turn.beginning or ())
         return turn, len(body)
 
     def _prompt(self, turn: Turn, grammar: str | None, debug: CacheDebug | None, caller: str) -> Prompt:

@@ -14,7 +14,7 @@ from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
 from serval.api.preparation import result_or_error
 from serval.api.responses_form import ResponsesForm
-from serval.api.sealing import asks_for_seal, continued, seal
+from serval.api.sealing import asks_for_seal, continued, owner_of, seal
 from serval.api.turn import Keep, Turn
 from serval.caller.priority import HEADER, priority_of, tier_of
 from serval.errors import ApiError, ContextLengthError, InvalidRequestError
@@ -62,7 +62,7 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     before: list[str] = []
     complete = keep = seal_answer = before_answer = None
     if request.previous_response_id is None:
-        before_answer = continued(context, decoded, identity.subject)
+        before_answer = continued(context, decoded, owner_of(scope))
         _add_messages(context, decoded)
     else:
         if kept is None:
@@ -75,9 +75,10 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
         logprobs=bool(decoded.chat.logprobs),
         stored=stored,
     )
-    if context.sealer is not None and before_answer is not None and asks_for_seal(decoded):
+    # A response that is kept can be continued by its id.
+    if context.sealer is not None and before_answer is not None and not stored and asks_for_seal(decoded):
         seal_answer = partial(
-            seal, sealer=context.sealer, subject=identity.subject, before=before_answer, form=form
+            seal, sealer=context.sealer, subject=owner_of(scope), before=before_answer, form=form
         )
     if kept is not None and stored:
         keep = _keeper(kept, form, request.input, subject=identity.subject, before=before)

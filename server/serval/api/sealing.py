@@ -9,13 +9,17 @@ import asyncio
 import time
 from array import array
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final
 
 import msgspec
 from msgspec import Struct
+from starlette.types import Scope
 
 from serval.api.choice import ChoiceAssembler
 from serval.api.context import ApiContext
+from serval.api.edge import authorization_of
+from serval.api.http import identity_of
 from serval.api.responses_form import ResponsesForm
 from serval.chat.sealed_turn import INVALID, PREFIX, ExpiredSealError, SealedTurn, TurnSealer
 from serval.errors import InvalidRequestError
@@ -33,6 +37,16 @@ _INCLUDE: Final = "reasoning.encrypted_content"
 _MISMATCH: Final = "encrypted_content_mismatch"
 # Clients send all sealed items back: they may have this many times the size of a new one.
 _CARRIED: Final = 4
+
+
+def owner_of(scope: Scope) -> str:
+    """Return the name of the caller that seals are bound to, the same on all replicas."""
+    identity = identity_of(scope)
+    if identity.key_id is not None:
+        return identity.key_id
+    # The operator's keys have no names but their places in a file, which may hold another key tomorrow.
+    key = (authorization_of(scope) or "").partition(" ")[2].strip()
+    return f"operator-{sha256(key.encode()).hexdigest()}"
 
 
 class Continued(Struct, frozen=True):

@@ -22,7 +22,6 @@ PREFIX: Final = "serval1."
 # The code of OpenAI's API.
 INVALID: Final = "invalid_encrypted_content"
 _NONCE_BYTES: Final = 12
-_ID_BYTES: Final = 4
 
 
 class ExpiredSealError(InvalidRequestError):
@@ -127,20 +126,21 @@ def _refuse(param: str) -> NoReturn:
 
 
 def _packed(ids: "array[int]") -> bytes:
-    """Return the ids compressed: the lowest byte of every id, then the next; the highest are nearly all 0."""
-    data = _little_endian(ids).tobytes()
-    return zlib.compress(b"".join(data[place::_ID_BYTES] for place in range(_ID_BYTES)), 6)
+    """Return the ids compressed, without their highest bytes: no vocabulary has 2**24 tokens."""
+    data = bytearray(_little_endian(ids).tobytes())
+    del data[3::4]
+    # Higher levels take three times as long, for a tenth less.
+    return zlib.compress(data, 1)
 
 
 def _unpacked(packed: bytes, max_tokens: int) -> "array[int]":
     stream = zlib.decompressobj()
-    planes = stream.decompress(packed, _ID_BYTES * max_tokens)
-    if not stream.eof and stream.decompress(stream.unconsumed_tail, 1):
+    packed_ids = stream.decompress(packed, 3 * max_tokens)
+    if stream.decompress(stream.unconsumed_tail, 1):
         raise ValueError("more tokens than the context holds")
-    count = len(planes) // _ID_BYTES
-    data = bytearray(len(planes))
-    for place in range(_ID_BYTES):
-        data[place::_ID_BYTES] = planes[place * count : (place + 1) * count]
+    data = bytearray(len(packed_ids) // 3 * 4)
+    for place in range(3):
+        data[place::4] = packed_ids[place::3]
     return _little_endian(array("I", bytes(data)))
 
 

@@ -249,6 +249,7 @@ async def test_changed_or_foreign_sealed_turn_is_a_400(
     keys = tmp_path / "keys"
     keys.write_text("sk-one\nsk-two\n")
     foreign = [{"seal_secret": "x" * 32}, {"served_model_name": "other"}]
+    # Another key at the same place of the operator's keys.
     foreign += [{"api_key": None, "api_key_file": keys}]
     for settings in foreign:
         async with running_gateway(**{"seal_secret": SECRET, **settings}) as other:
@@ -309,8 +310,18 @@ async def test_sealed_items_of_a_history_stay_within_five_times_the_newest(repli
     assert sum(sizes) <= 5.1 * sizes[-1]
 
 
-async def test_kept_response_shows_the_sealed_turn(tmp_path: Any) -> None:
-    async with running_gateway(seal_secret=SECRET) as gateway:
-        output = await answer(gateway, [user("Hello")], TEXT, stream=True)
-        assert output[-1]["id"].startswith("rs_")
-        assert {item["id"][-36:-4] for item in output} == {output[0]["id"][-36:-4]}
+async def test_sealed_item_has_an_id_of_its_answer(replicas: Replicas) -> None:
+    output = await answer(replicas[0], [user("Hello")], TEXT, stream=True)
+    names = [item["id"].partition("_") for item in output]
+    assert [name[0] for name in names] == ["msg", "rs"]
+    assert [name[2][-4:] for name in names] == ["0000", "0001"]
+    assert names[0][2][:-4] == names[1][2][:-4]
+
+
+async def test_kept_response_is_not_sealed_and_does_not_read_a_seal(tmp_path: Any) -> None:
+    database = str(tmp_path / "keys.db")
+    async with running_gateway(seal_secret=SECRET, key_database=database) as gateway:
+        kept = await answer(gateway, [user("Hello")], TEXT, store=True)
+        assert not any(is_sealed(item) for item in kept)
+        sealed = await answer(gateway, [user("Hello")], TEXT)
+        assert is_sealed(sealed[-1])

@@ -112,13 +112,13 @@ def test_sealed_turn_hides_equal_conversations() -> None:
     assert first != second
 
 
-def test_sealed_turn_of_100k_random_tokens_has_under_300_kb() -> None:
+def test_sealed_turn_of_100k_random_tokens_has_under_350_kb() -> None:
     # Random ids are the worst case; those of text need about half.
     numbers = random.Random(1)
     ids = array("I", (numbers.randrange(VOCABULARY) for _ in range(100_000)))
     text = sealer().seal(SealedTurn(ids, b"h" * 32, b"d" * 32), subject="key", now=1000)
     print(f"100,000 random tokens: {len(text)} bytes")
-    assert len(text) < 300_000
+    assert len(text) < 350_000
 
 
 @pytest.mark.parametrize(
