@@ -50,12 +50,12 @@ def owner_of(scope: Scope) -> str:
 
 
 class Continued(Struct, frozen=True):
-    """What a request continues."""
+    """The conversation that a request continues."""
 
     # Tokens that the conversation begins with, in place of items that have been removed.
     ids: "array[int] | None"
     head: bytes
-    # Of the whole conversation.
+    # Digest of the whole conversation.
     digest: bytes
     # Characters of all sealed items in the input.
     carried: int
