@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serval_load.commands import abuse, compare, engine, fit, load, overhead, soak
+from serval_load.commands import abuse, compare, engine, fit, load, overhead, placement, soak
 
 _COMMANDS = {
     "engine": engine,
@@ -12,6 +12,7 @@ _COMMANDS = {
     "load": load,
     "compare": compare,
     "overhead": overhead,
+    "placement": placement,
     "soak": soak,
     "abuse": abuse,
 }

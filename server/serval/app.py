@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -45,9 +45,9 @@ from serval.grammar.dialects.longcat import LONGCAT
 from serval.limits.gate import Gate
 from serval.live_settings import LiveSettings
 from serval.scheduling.body_budget import BodyBudget
-from serval.scheduling.engine import schedule_engine
+from serval.scheduling.factory import schedule_engine
 from serval.scheduling.render_queue import RenderQueue
-from serval.scheduling.slots import Slots
+from serval.scheduling.slots import WaitingRoom
 from serval.settings import Settings
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
@@ -68,7 +68,7 @@ class Applications:
     metrics_page: ASGIApp | None
     model: ServedModel
     metrics: Metrics
-    slots: Slots
+    slots: WaitingRoom[Any]
     apply: Callable[[LiveSettings], None]
 
 

@@ -193,7 +193,14 @@ class SettingFields(BaseSettings):
         " unreachable.",
     )
 
-    engine_url: str = Field(default="http://127.0.0.1:30000", description="Base URL of the SGLang engine.")
+    engine_url: str = Field(
+        default="http://127.0.0.1:30000",
+        description="Base URL of the SGLang engine, or of several, separated by commas: URLs, ranges"
+        " (http://engine-{0..7}:30000), names in DNS (dns+http://engines:30000).",
+    )
+    engines_file: Path | None = Field(
+        default=None, description="File with such URLs instead, read again on changes; `#` starts a comment."
+    )
     engine_api_key: SecretStr | None = Field(
         default=None, description="Key that the engine asks for, if any; gateway and engine both read it."
     )

@@ -3,10 +3,8 @@
 import base64
 from pathlib import Path
 
-import pytest
-
 from serval_testkit.agent_session import agent_session
-from serval_testkit.agent_tasks import DONE, TASK, turns_of
+from serval_testkit.agent_tasks import DONE, TASK
 from serval_testkit.gateway import API_KEY
 from serval_testkit.scripted_engine import Prompt, calls, failing_once, says, steps
 from serval_testkit.stand_in_engine import Answer
@@ -40,32 +38,6 @@ async def test_image_in_a_result_becomes_a_text(tmp_path: Path) -> None:
         assert DONE in ended.output
         result = "<longcat_tool_response>[image omitted: this model reads text only]</longcat_tool_response>"
         assert result in session.conversation[-1].last
-
-
-async def test_unknown_tool_is_answered_by_the_client(tmp_path: Path) -> None:
-    script = steps(TASK, [calls("Teleport", to="here"), DONE])
-    async with agent_session(AGENT, tmp_path, script) as session:
-        ended = await session.agent.works(TASK)
-        assert ended.code == 0, ended.errors
-        assert "No such tool available: Teleport" in session.conversation[-1].last
-
-
-@pytest.mark.parametrize(
-    "failure",
-    [
-        Answer(fault="http_error", status=503, message="busy"),
-        Answer(["I will "], fault="cut"),
-        Answer(["I will "], fault="error_event", status=500),
-    ],
-    ids=["engine busy", "connection cut", "error in the stream"],
-)
-async def test_failure_of_one_turn_does_not_end_the_session(tmp_path: Path, failure: Answer) -> None:
-    script = failing_once(steps(TASK, turns_of(AGENT, tmp_path / "work")), failure, turn=1)
-    async with agent_session(AGENT, tmp_path, script) as session:
-        ended = await session.agent.works(TASK)
-        assert ended.code == 0, ended.errors
-        assert DONE in ended.output
-        assert "a + b" in (tmp_path / "work/calc.py").read_text()
 
 
 async def test_answer_cut_by_length_is_continued(tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ class ModelledEngine:
                 running=len(self._scheduler.running) + self._stalled,
                 waiting=self._scheduler.waiting_count,
                 used_tokens=self._scheduler.used_tokens,
+                waiting_uncached=self._scheduler.waiting_uncached_tokens,
+                prefilled_tokens=self._scheduler.prefilled_tokens,
+                prefilled_s=self._scheduler.prefilled_s,
             ),
         )
 

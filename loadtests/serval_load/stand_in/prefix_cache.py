@@ -24,13 +24,17 @@ class PrefixCache:
             chain.append(so_far)
         return chain
 
-    def match(self, tokens: Sequence[int]) -> int:
-        """Number of leading tokens that are cached. The last token is always computed and never counted."""
+    def match(self, tokens: Sequence[int], *, use: bool = True) -> int:
+        """Number of leading tokens that are cached. The last token is always computed and never counted.
+
+        `use`: they count as used now, for eviction.
+        """
         count = 0
         for block in self._chain(tokens[:-1]):
             if block not in self._blocks:
                 break
-            self._blocks.move_to_end(block)
+            if use:
+                self._blocks.move_to_end(block)
             count += self._block_tokens
         return count
 

@@ -34,6 +34,10 @@ class Load:
     running: int
     waiting: int
     used_tokens: int
+    # Prompt tokens that wait to be computed; those computed so far, and the seconds spent on them.
+    waiting_uncached: int = 0
+    prefilled_tokens: int = 0
+    prefilled_s: float = 0.0
 
 
 class Routes:
@@ -89,11 +93,14 @@ class Routes:
             "dp_rank": 0,
             "num_running_reqs": load.running,
             "num_waiting_reqs": load.waiting,
+            "num_waiting_uncached_tokens": load.waiting_uncached,
             "num_used_tokens": load.used_tokens,
             "num_total_tokens": load.used_tokens,
             "max_total_num_tokens": self._info.max_total_num_tokens,
             "max_running_requests": self._info.max_running_requests,
             "token_usage": load.used_tokens / max(self._info.max_total_num_tokens, 1),
+            "total_prefill_uncached_tokens": load.prefilled_tokens,
+            "total_prefill_busy_us": round(load.prefilled_s * 1e6),
         }
         # `stand_in` is beside SGLang's own keys: requests so far by outcome.
         return {"version": "0.5.23", "loads": [one], "stand_in": dict(self._info.counts)}

@@ -47,6 +47,9 @@ class Scheduler:
 
     costs: Costs
     clock: float = 0.0
+    # Prompt tokens computed so far, and the seconds spent on them.
+    prefilled_tokens: int = 0
+    prefilled_s: float = 0.0
     waiting: deque[Job] = field(default_factory=deque)
     running: list[Job] = field(default_factory=list)
 
@@ -65,6 +68,12 @@ class Scheduler:
     def waiting_count(self) -> int:
         """Number of requests without a token yet."""
         return len(self.waiting) + (self._partial is not None)
+
+    @property
+    def waiting_uncached_tokens(self) -> int:
+        """Prompt tokens of requests without a token yet that have to be computed."""
+        partial = 0 if self._partial is None else self._partial.length - self._partial.computed
+        return partial + sum(job.length - self._cache.match(job.prompt, use=False) for job in self.waiting)
 
     def add(self, job: Job) -> bool:
         """Queue a request; return False if the queue is full."""
@@ -125,7 +134,10 @@ class Scheduler:
             return None
         for job in started:
             self._advance(job)
-        return Step(self.costs.prefill_s(taken), advanced=tuple(started))
+        seconds = self.costs.prefill_s(taken)
+        self.prefilled_tokens += taken
+        self.prefilled_s += seconds
+        return Step(seconds, advanced=tuple(started))
 
     def _admit(self, job: Job) -> None:
         job.computed = self._cache.match(job.prompt)

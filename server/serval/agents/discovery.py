@@ -6,7 +6,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from serval.agents.setup import Target
+from serval.agents.setup import KEY_VARIABLE, Target
 from serval.errors import ServalError
 
 # Agents ask for at most this many tokens; with a short context, for a quarter of it.
@@ -77,7 +77,10 @@ async def _models(url: str, key: str | None) -> list[_Model]:
             "or give --model and --context-window"
         ) from error
     if status == 401:
-        raise DiscoveryError(f"{url} does not accept the key in SERVAL_API_KEY")
+        problem = "asks for a key, and none is in" if key is None else "does not accept the key in"
+        raise DiscoveryError(f"{url} {problem} {KEY_VARIABLE}")
+    if status == 404:
+        raise DiscoveryError(f"{url}/models is unknown to the server: does the base URL end in /v1?")
     try:
         return msgspec.json.decode(body, type=_Models).data
     except msgspec.DecodeError as error:

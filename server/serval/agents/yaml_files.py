@@ -1,4 +1,4 @@
-"""Agents that read YAML: aider, Continue, mini-swe-agent. Scalars are written as JSON, which is YAML too."""
+"""Agents that read YAML: aider, Continue. Scalars are written as JSON, which is YAML too."""
 
 import json
 

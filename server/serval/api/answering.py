@@ -81,11 +81,11 @@ class ConversationEndpoint:
             with named_fields(turn.fields) if turn.fields else _AS_NAMED:
                 async with context.gate.reservation(identity, record, requests=request.n or 1) as reservation:
                     if turn.complete is not None:
-                        held.add(await turn.complete())
+                        await turn.complete(held, partial(in_turn, context, scope, receive))
                     grammar = own_grammar(request, identity, context.dialect)
                     work = partial(self._prompt, turn, grammar, debug, identity.subject)
                     prompt = await in_turn(context, scope, receive, held.size, work)
-                    held.give_back()
+                    held.shrink_to(turn.stored_bytes)
                     limit = self._checked_limit(turn, prompt)
                     await reservation.reserve_tokens(
                         prompt_tokens=len(prompt.input_ids),
@@ -100,8 +100,8 @@ class ConversationEndpoint:
         turn = self._decode(self._context, scope, body)
         if debug is not None:
             debug.take_body(body)
-        elif len(body) > FREE_BYTES:
-            return turn, kept_bytes(turn.request) + 4 * len(turn.beginning or ())
+        elif len(body) > FREE_BYTES and turn.complete is None:
+            return turn, kept_bytes(turn.request) + turn.stored_bytes + 4 * len(turn.beginning or ())
         return turn, len(body)
 
     def _prompt(self, turn: Turn, grammar: str | None, debug: CacheDebug | None, caller: str) -> Prompt:
@@ -155,6 +155,7 @@ class ConversationEndpoint:
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 tenant=identity.subject,
                 priority=turn.priority,
+                parts=prompt.parts,
             )
             for choice in choices
         ]
@@ -181,13 +182,19 @@ class ConversationEndpoint:
                     parallel_tool_calls=request.parallel_tool_calls is not False,
                     logprobs=bool(request.logprobs),
                     call_id_prefix=turn.call_id_prefix,
-                    keep_tokens=bool(prompt.tools) or turn.seal is not None,
+                    kept_markers=self._kept_markers(turn, prompt),
                 )
                 for choice in choices
             ],
             created=int(time.time()),
             debug=debug,
         )
+
+    def _kept_markers(self, turn: Turn, prompt: Prompt) -> Collection[str] | None:
+        """Return the control tokens that an answer may hold whose tokens are kept; None if none are."""
+        if not prompt.tools and turn.seal is None:
+            return None
+        return self._context.dialect.reply.markers(calls=bool(prompt.tools))
 
     def _markers(self, prompt: Prompt) -> Collection[str] | None:
         """Return the markers of an answer; None if its text alone tells them."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -13,13 +13,12 @@ from serval.api.context import ApiContext
 from serval.api.http import header, identity_of, record_of, send_json
 from serval.api.models import check_model
 from serval.api.preparation import prepared
-from serval.api.prompt import conversation_ids, declared_tools
+from serval.api.prompt import declaration_of, declared_tools, rendered_conversation
 from serval.api.turn import Turn
 from serval.caller.priority import HEADER, priority_of
 from serval.engine.protocol import GenerationDelta
 from serval.errors import ApiError
 from serval.tools.events import ContentDelta, Event, ReasoningDelta, ToolCallStart
-from serval.wire.chat_request import Tool
 from serval.wire.chat_response import AnsweredChoice, Usage
 from serval.wire.messages.answer import error_event, message_body
 from serval.wire.messages.decode import (
@@ -138,13 +137,8 @@ def _reading(context: ApiContext) -> Reading:
         strict_fields=settings.strict_fields,
         non_text_parts=settings.non_text_parts,
         render_billing_block=settings.render_billing_block,
-        declaration_of=partial(_declaration, context),
+        declaration_of=partial(declaration_of, context.chat),
     )
-
-
-def _declaration(context: ApiContext, tool: Tool) -> str:
-    declared: dict[str, Any] = msgspec.to_builtins(tool)
-    return context.chat.declarations.text_of(declared)
 
 
 class CountTokens:
@@ -169,7 +163,7 @@ class CountTokens:
         record_of(scope).model = context.model.name
         tools = declared_tools(request)
         with named_fields(FIELDS):
-            ids = conversation_ids(
+            rendered = rendered_conversation(
                 request,
                 tools,
                 context,
@@ -177,4 +171,4 @@ class CountTokens:
                 deferred=msgspec.to_builtins(decoded.deferred_tools),
                 limit=context.model.context_length,
             )
-        return len(ids)
+        return len(rendered.input_ids)

@@ -35,11 +35,11 @@ class ChoiceAssembler:
         parallel_tool_calls: bool,
         logprobs: bool,
         call_id_prefix: str = "call_",
-        keep_tokens: bool = False,
+        kept_markers: Collection[str] | None = None,
     ) -> None:
         """`markers`: control tokens, whose text in ordinary tokens is only text. None: text decides.
 
-        `keep_tokens`: for `own_turn` and `turn_ids`.
+        `kept_markers`: the only control tokens that `own_turn` and `turn_ids` may hold. None: they are not kept.
         """
         self.index = index
         self.finish_reason: FinishReason | None = None
@@ -52,7 +52,9 @@ class ChoiceAssembler:
         self._calls: list[AnsweredCall] = []
         self._arguments: list[list[str]] = []
         # The tokens of each delta; None if the answer does not say all that they do.
-        self._token_ids: list[list[int] | None] | None = [] if keep_tokens else None
+        self._token_ids: list[list[int] | None] | None = None if kept_markers is None else []
+        self._kept_markers = kept_markers or ()
+        self._tokens = tokens
         self._characters = WholeCharacters(tokens)
         self._places = None if markers is None else MarkerPlaces(tokens, markers)
         self._names = NamedTokens(tokens, skip_special=False) if logprobs else None
@@ -129,11 +131,17 @@ class ChoiceAssembler:
             return None
         if self._token_ids is None or self._reasoning:
             return None
+        if self._stop_string is not None:
+            return None
         ids = array("I")
         for of_delta in self._token_ids:
             if of_delta is None:
                 return None
             ids.extend(of_delta)
+        # The client never sees another control token: it is no part of the text, and would begin a turn.
+        controls = map(self._tokens.control_text, self._tokens.control_ids.intersection(ids))
+        if not set(controls) <= set(self._kept_markers):
+            return None
         return ids
 
     def _is_cut(self) -> bool:

@@ -12,7 +12,7 @@ from serval.chat.sealed_turn import TurnSealer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
 from serval.scheduling.body_budget import BodyBudget
-from serval.scheduling.engine import ScheduledEngine
+from serval.scheduling.engine import Scheduler
 from serval.scheduling.render_queue import RenderQueue
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
@@ -37,7 +37,7 @@ class ApiContext:
     """The application's parts. They do not change while it runs."""
 
     settings: Settings
-    engine: ScheduledEngine
+    engine: Scheduler
     chat: ChatRenderer
     model: ServedModel
     dialect: Dialect

@@ -27,7 +27,7 @@ def exception_handlers(endpoints: EndpointTable) -> Mapping[Any, Handler]:
         assert isinstance(error, HTTPException)
         place = f"{request.method} {request.url.path}"
         if error.status_code == 404:
-            raise NotFoundError(f"Unknown URL ({place}). Check the path and the base URL of your client.")
+            raise NotFoundError(f"Unknown URL ({place}). {_advice(request.url.path, endpoints)}")
         if error.status_code == 405:
             # The router names only the methods of the first route with this path.
             allow = ", ".join(endpoints.find(request.url.path).methods)
@@ -42,6 +42,17 @@ def exception_handlers(endpoints: EndpointTable) -> Mapping[Any, Handler]:
         # Otherwise Starlette's outermost middleware would respond in plain text.
         Exception: _raise_unchanged,
     }
+
+
+def _advice(path: str, endpoints: EndpointTable) -> str:
+    """Say what is likely wrong with a path that is not known."""
+    # OpenAI's clients expect the version in their base URL; Anthropic's add it themselves.
+    without, doubled = f"/v1{path}", path.removeprefix("/v1")
+    if endpoints.find(without).methods:
+        return f"Did you mean {without}? The base URL of your client then ends in /v1."
+    if path.startswith("/v1/v1/") and endpoints.find(doubled).methods:
+        return f"Did you mean {doubled}? The base URL of your client then ends without /v1."
+    return "Check the path and the base URL of your client."
 
 
 async def _raise_unchanged(request: Request, error: Exception) -> NoReturn:

@@ -20,7 +20,7 @@ from serval.errors import (
     InvalidRequestError,
 )
 from serval.limits.gate import Reservation
-from serval.scheduling.engine import ScheduledEngine
+from serval.scheduling.engine import Scheduler
 from serval.telemetry.record import RequestRecord
 from serval.telemetry.stopwatch import ENGINE, GATEWAY
 from serval.wire.chat_response import Usage
@@ -48,7 +48,7 @@ class Generation:
 
     def __init__(
         self,
-        engine: ScheduledEngine,
+        engine: Scheduler,
         requests: Sequence[GenerateRequest],
         *,
         choices: int,

@@ -1,9 +1,8 @@
 """`POST /v1/responses`: OpenAI's Responses API in front of the steps that all APIs of conversations share."""
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
@@ -12,15 +11,15 @@ from starlette.types import Scope
 from serval.api.context import ApiContext
 from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
-from serval.api.preparation import result_or_error
+from serval.api.prompt import declaration_of
 from serval.api.responses_form import ResponsesForm
 from serval.api.sealing import asks_for_seal, continued, owner_of, seal
-from serval.api.turn import Keep, Turn
+from serval.api.turn import InTurn, Keep, Turn
 from serval.caller.priority import HEADER, priority_of, tier_of
-from serval.errors import ApiError, ContextLengthError, InvalidRequestError
+from serval.errors import ContextLengthError, InvalidRequestError
+from serval.scheduling.body_budget import HeldBody
 from serval.store.compression import compressed
-from serval.wire.body_size import check_body_size
-from serval.wire.chat_request import Tool
+from serval.wire.body_size import check_texts_size
 from serval.wire.chat_response import AnsweredChoice, Usage
 from serval.wire.responses.decode import (
     FIELDS,
@@ -61,13 +60,14 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     # Ids of the responses that this one continues.
     before: list[str] = []
     complete = keep = seal_answer = before_answer = None
+    stored_bytes = 0
     if request.previous_response_id is None:
         before_answer = continued(context, decoded, owner_of(scope))
         _add_messages(context, decoded)
     else:
         if kept is None:
             raise _not_found(request.previous_response_id, "This server keeps no responses.")
-        complete = partial(_continue, context, kept, decoded, identity.subject, before)
+        complete = partial(_continue, context, kept, decoded, subject=identity.subject, before=before)
     stored = kept is not None and request.store is not False
     form = ResponsesForm(
         repeated_fields(request, service_tier=tier_of(priority)),
@@ -81,7 +81,10 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
             seal, sealer=context.sealer, subject=owner_of(scope), before=before_answer, form=form
         )
     if kept is not None and stored:
-        keep = _keeper(kept, form, request.input, subject=identity.subject, before=before)
+        # Compressed at once: it is held until the answer is there.
+        items, size = _compressed_input(request.input)
+        stored_bytes = len(items)
+        keep = _keeper(kept, form, items, size, subject=identity.subject, before=before)
     return Turn(
         request=decoded.chat,
         priority=priority,
@@ -94,6 +97,7 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
         beginning=None if before_answer is None else before_answer.ids,
         seal=seal_answer,
         keep=keep,
+        stored_bytes=stored_bytes,
     )
 
 
@@ -102,23 +106,21 @@ def _add_messages(context: ApiContext, decoded: DecodedResponses, before: Sequen
         decoded,
         before,
         non_text_parts=context.settings.non_text_parts,
-        declare=partial(_declaration, context),
+        declare=partial(declaration_of, context.chat),
     )
-
-
-def _declaration(context: ApiContext, tool: Tool) -> str:
-    declared: dict[str, Any] = msgspec.to_builtins(tool)
-    return context.chat.declarations.text_of(declared)
 
 
 async def _continue(
     context: ApiContext,
     kept: "KeptResponses",
     decoded: DecodedResponses,
+    held: HeldBody,
+    in_turn: InTurn,
+    *,
     subject: str,
     before: list[str],
-) -> int:
-    """Add the conversation that the request continues; return the size of its JSON in bytes.
+) -> None:
+    """Add the conversation that the request continues. See `Complete`.
 
     `before` receives the ids of its responses. Raises `InvalidRequestError` if a part of it cannot be found.
     """
@@ -133,25 +135,22 @@ async def _continue(
             " server reads in one request. Begin a new one with a summary.",
             param=_PREVIOUS,
         )
+    held.add(size)
     before += [link.id for link in chain]
     stored = await kept.load(subject, before)
     if len(stored) < len(before):
         raise _not_found(previous, "A part of its conversation was deleted just now.")
-    work = partial(_add_history, context, decoded, stored)
-    error = await asyncio.to_thread(result_or_error, work)
-    if isinstance(error, ApiError):
-        raise error
+    await in_turn(held.size, partial(_add_history, context, decoded, stored))
     # The turn holds them until the answer has ended.
     decoded.request.input = decoded.request.tools = None
     decoded.items.clear()
-    return size
 
 
 def _add_history(context: ApiContext, decoded: DecodedResponses, stored: Sequence["StoredResponse"]) -> None:
+    texts = [text for response in stored for text in (response.input, response.body)]
+    check_texts_size(texts, param=_PREVIOUS)
     items: list[PlacedItem] = []
     for response in stored:
-        for body in (response.input, response.body):
-            check_body_size(body)
         items += decode_items(_items_decoder.decode(response.input), f"{response.id}.input")
         items += decode_items(_body_decoder.decode(response.body).output, f"{response.id}.output")
     _add_messages(context, decoded, items)
@@ -169,14 +168,16 @@ def _not_found(response_id: str, reason: str) -> InvalidRequestError:
 def _keeper(
     kept: "KeptResponses",
     form: ResponsesForm,
-    given: str | Sequence[msgspec.Raw] | None,
+    input_items: bytes,
+    input_bytes: int,
     *,
     subject: str,
     before: Sequence[str],
 ) -> Keep:
-    """Return what keeps the answer to the request whose input is `given`. `before` is filled until then."""
-    # Compressed at once: it is held until the answer is there.
-    input_items, input_bytes = _compressed_input(given)
+    """Return what keeps the answer to a request. `input_items` are compressed, and were `input_bytes`.
+
+    `before` is filled until then.
+    """
 
     async def keep(answer_id: str, choices: Sequence[AnsweredChoice], usage: Usage) -> None:
         choice = choices[0]

@@ -10,6 +10,7 @@ from serval.api.context import ApiContext, ServedModel
 from serval.api.http import identity_of, read_json_pieces, while_connected
 from serval.errors import ApiError, ContextLengthError
 from serval.scheduling.body_budget import HeldBody
+from serval.wire.decode import checked_utf8
 
 T = TypeVar("T")
 
@@ -20,10 +21,11 @@ async def prepared(
     """Read the body as `held`, and return what `work` makes of it.
 
     A long request waits for its turn, and gives it up when the client leaves. Raises what `work` raises, the
-    errors of `read_json_pieces` and those of the queue.
+    errors of `read_json_pieces` and those of the queue, and `InvalidRequestError` for a body that is not
+    UTF-8.
     """
     pieces = await read_json_pieces(scope, receive, max_bytes=context.settings.max_body_bytes, held=held)
-    return await in_turn(context, scope, receive, held.size, lambda: work(b"".join(pieces)))
+    return await in_turn(context, scope, receive, held.size, lambda: work(checked_utf8(b"".join(pieces))))
 
 
 async def in_turn(context: ApiContext, scope: Scope, receive: Receive, size: int, work: Callable[[], T]) -> T:

@@ -10,6 +10,8 @@ from msgspec import Struct
 from serval.api.context import ApiContext
 from serval.api.preparation import beyond_context
 from serval.chat.long_text import TokenLimitError
+from serval.chat.prompt_parts import PromptParts
+from serval.chat.render import ChatRenderer, RenderedPrompt
 from serval.errors import InvalidRequestError
 from serval.grammar.answer_grammar import answer_grammar
 from serval.grammar.dialect import Dialect
@@ -29,6 +31,8 @@ class Prompt(Struct, frozen=True):
     one_kind: bool
     # The prompt ends where the model's reasoning begins.
     thinking: bool
+    # Structure of the prompt, for the choice of an engine.
+    parts: PromptParts | None
 
 
 def prompt_of(
@@ -52,7 +56,7 @@ def prompt_of(
     if deferred_tools and request.tool_choice != "none":
         deferred = msgspec.to_builtins(deferred_tools)
     tools = [*declared, *deferred]
-    input_ids = conversation_ids(
+    rendered = rendered_conversation(
         request,
         declared,
         context,
@@ -64,13 +68,14 @@ def prompt_of(
     # The engine may take minutes for the answer, and waiting requests would hold many conversations.
     request.messages.clear()
     wants_json = request.response_format is not None and request.response_format.type != "text"
-    thinking = _opens_reasoning(input_ids, context)
+    thinking = _opens_reasoning(rendered.input_ids, context)
     return Prompt(
-        array("I", input_ids),
+        array("I", rendered.input_ids),
         tools,
         grammar or grammar_of(request, tools, context.dialect, thinking=thinking),
         one_kind=grammar is not None or wants_json,
         thinking=thinking,
+        parts=rendered.parts,
     )
 
 
@@ -93,7 +98,13 @@ def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:
     return tools
 
 
-def conversation_ids(
+def declaration_of(renderer: ChatRenderer, tool: Tool) -> str:
+    """Return the text that declares a tool where the conversation loads it."""
+    declared: dict[str, Any] = msgspec.to_builtins(tool)
+    return renderer.declarations.text_of(declared)
+
+
+def rendered_conversation(
     request: ChatRequest,
     tools: Sequence[Mapping[str, Any]],
     context: ApiContext,
@@ -102,15 +113,15 @@ def conversation_ids(
     limit: int,
     deferred: Sequence[Mapping[str, Any]] = (),
     beginning: "array[int] | None" = None,
-) -> list[int]:
-    """Return the token ids of the conversation, which declares `tools` but not the `deferred` ones.
+) -> RenderedPrompt:
+    """Return the prompt of the conversation, which declares `tools` but not the `deferred` ones.
 
-    Raises `ContextLengthError` if they are more than `limit`.
+    Raises `ContextLengthError` if it has more than `limit` tokens.
     """
     messages: list[dict[str, Any]] = msgspec.to_builtins(request.messages)
     own_turns = context.own_turns.find(caller, messages, [*tools, *deferred])
     try:
-        rendered = context.chat.render(
+        return context.chat.render(
             messages,
             tools=tools,
             options=template_options(request, context.chat.template_variables),
@@ -121,7 +132,6 @@ def conversation_ids(
         )
     except TokenLimitError:
         raise beyond_context(context.model, tokens=limit, param="messages") from None
-    return rendered.input_ids
 
 
 def grammar_of(

@@ -1,6 +1,6 @@
 """`GET` and `DELETE /v1/responses/{id}`, and `GET /v1/responses/{id}/input_items`."""
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query
@@ -24,7 +24,8 @@ _items_decoder: "msgspec.json.Decoder[list[msgspec.Raw]]" = msgspec.json.Decoder
 
 
 class _Identified(Struct):
-    id: str | None = None
+    # Any value: decoding the items does not read their ids.
+    id: Any = None
 
 
 _id_decoder: "msgspec.json.Decoder[_Identified]" = msgspec.json.Decoder(_Identified)
@@ -95,14 +96,14 @@ async def list_input_items(
 def _item_id(response_id: str, index: int, item: msgspec.Raw) -> str:
     """Return the item's own id, or one made of its place."""
     own = _id_decoder.decode(item).id
-    return f"item_{response_id.removeprefix('resp_')}{index:04x}" if own is None else own
+    return own if isinstance(own, str) else f"item_{response_id.removeprefix('resp_')}{index:04x}"
 
 
 def _with_id(item: msgspec.Raw, name: str) -> msgspec.Raw:
     """Return the item with an id. The rest of it is not decoded: its fields may be of any kind."""
-    if _id_decoder.decode(item).id is not None:
+    if isinstance(_id_decoder.decode(item).id, str):
         return item
-    # Behind a null id, because the last of two fields of one name counts.
+    # Behind an id that is none, because the last of two fields of one name counts.
     return msgspec.Raw(bytes(item).rstrip()[:-1] + b',"id":' + msgspec.json.encode(name) + b"}")
 
 

@@ -13,7 +13,7 @@ from serval.api.http import record_of
 from serval.api.json_route import HeldJsonRoute
 from serval.api.models import check_model
 from serval.api.preparation import beyond_context, in_turn
-from serval.api.prompt import conversation_ids, declared_tools
+from serval.api.prompt import declared_tools, rendered_conversation
 from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
 from serval.api.sampling import check_token_ids
 from serval.caller.identity import Identity
@@ -73,7 +73,7 @@ def _ids(context: ApiContext, given: str | ChatRequest, caller: str) -> list[int
             return context.chat.tokenizer.encode_text(given, limit=limit).tolist()
         except TokenLimitError:
             raise beyond_context(context.model, tokens=limit, param="prompt") from None
-    return conversation_ids(given, declared_tools(given), context, caller=caller, limit=limit)
+    return rendered_conversation(given, declared_tools(given), context, caller=caller, limit=limit).input_ids
 
 
 def _text(context: ApiContext, tokens: list[int]) -> str:

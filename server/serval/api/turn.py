@@ -14,6 +14,7 @@ from serval.api.choice import ChoiceAssembler
 from serval.caller.priority import Priority
 from serval.engine.protocol import GenerationDelta
 from serval.errors import ApiError
+from serval.scheduling.body_budget import HeldBody
 from serval.wire.chat_request import ChatRequest, Tool
 from serval.wire.chat_response import AnsweredChoice, Usage
 
@@ -41,6 +42,12 @@ class AnswerForm(Protocol):
         """Return the encoder of a streamed answer, one assembler for each choice."""
 
 
+# Does the work on a request of so many bytes when it is its turn: `serval.api.preparation.in_turn`.
+InTurn = Callable[[int, Callable[[], None]], Awaitable[None]]
+
+# Adds what is stored elsewhere to the request's messages, and its size to the body before reading it.
+Complete = Callable[[HeldBody, InTurn], Awaitable[None]]
+
 # Stores a finished answer, given its id, its choices and its usage.
 Keep = Callable[[str, Sequence[AnsweredChoice], Usage], Awaitable[None]]
 # Seals a finished answer, given its id, the prompt's tokens and the choice, before it is stored.
@@ -63,10 +70,12 @@ class Turn(Struct, frozen=True):
     cut_to_room: bool = False
     # This API's names of fields, by the names in Chat Completions: for errors found after decoding.
     fields: Mapping[str, str] = {}
-    # Adds what is stored elsewhere to the request's messages, and returns its size in bytes.
-    complete: Callable[[], Awaitable[int]] | None = None
+    # The request keeps its whole body until it is complete.
+    complete: Complete | None = None
     # Tokens of the conversation up to the end of the first turn of the model in the request's messages.
     beginning: "array[int] | None" = None
-    # Both called before the client learns of the answer's end.
+    # Called before the client learns of the answer's end, and before `keep`.
     seal: Seal | None = None
+    # Called before the client learns of the answer's end. It holds so many bytes until then.
     keep: Keep | None = None
+    stored_bytes: int = 0

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from serval.api.dependencies import Context
-from serval.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MODELS, OPENAPI, ROOT
+from serval.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, MODELS, OPENAPI, RESPONSES, ROOT
 from serval.api.responses import success
 from serval.wire.answers import Answer
 
@@ -48,6 +48,8 @@ async def welcome(request: Request, context: Context) -> Response:
         "models": MODELS.path,
         "chat": CHAT_COMPLETIONS.path,
         "completions": COMPLETIONS.path,
+        "responses": RESPONSES.path,
+        "messages": MESSAGES.path,
         "openapi": OPENAPI.path,
     }
     content = Welcome(server="serval", ready=ready, endpoints=endpoints)

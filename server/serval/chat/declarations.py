@@ -8,6 +8,7 @@ comparing two renderings, with and without the tool.
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from threading import Lock
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ class ToolDeclarations:
 
     def _declared(self, tool: Mapping[str, Any]) -> str:
         try:
-            without, beside = self._rendered([_FIRST]), self._rendered([_FIRST, tool])
+            without, beside = self._without, self._rendered([_FIRST, tool])
         except InvalidRequestError:
             without = beside = ""
         # Behind the first tool's declaration, which both have; what follows the last one comes after it.
@@ -64,6 +65,10 @@ class ToolDeclarations:
         start = next((place for place, (one, other) in pairs if one != other), len(without))
         text = beside[start : start + len(beside) - len(without)].strip(" \n\t,")
         return text or json.dumps(tool["function"], ensure_ascii=False)
+
+    @cached_property
+    def _without(self) -> str:
+        return self._rendered([_FIRST])
 
     def _rendered(self, tools: Sequence[Mapping[str, Any]]) -> str:
         pieces = self._template.render(_CONVERSATION, tools=template_tools(tools))

@@ -85,11 +85,17 @@ class OwnTurns:
         found: dict[int, array[int]] = {}
         if not self._turns:
             return found
+        # The model wrote each of them once. Copies would have its arguments decoded again for each.
+        seen: set[str] = set()
         for index, message in enumerate(messages):
             calls = message.get("tool_calls")
             if not calls:
                 continue
-            turn = self._get(caller, calls[0]["id"])
+            call_id = calls[0]["id"]
+            if call_id in seen:
+                continue
+            seen.add(call_id)
+            turn = self._get(caller, call_id)
             if turn is not None and _says_the_same(turn, message, tools):
                 found[index] = turn.ids
         return found

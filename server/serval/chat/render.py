@@ -15,6 +15,7 @@ from serval.chat.conversation import template_messages, template_tools
 from serval.chat.declarations import ToolDeclarations
 from serval.chat.long_text import TokenLimitError
 from serval.chat.own_rendering import can_continue, end_of_turn, with_own_texts, without_calls
+from serval.chat.prompt_parts import PromptParts, parts_of
 from serval.chat.segment_cache import SegmentCache
 from serval.chat.template import ChatTemplate, load_template
 from serval.chat.tokenizer import ControlSafeTokenizer, OwnTokens, Piece, load_tokenizer, segments
@@ -33,6 +34,8 @@ class RenderedPrompt(Struct, frozen=True):
 
     pieces: Sequence[Piece]
     input_ids: list[int]
+    # None if the template does not tell them.
+    parts: PromptParts | None
 
     @property
     def text(self) -> str:
@@ -108,10 +111,15 @@ class ChatRenderer:
             pieces = pieces[next(i for i, piece in enumerate(pieces) if piece is own[0]) :]
         if continued:
             pieces.append(converted[-1]["content"])
-        return RenderedPrompt(pieces, self._encode(pieces, limit))
+        ids, ends = self._encode(pieces, limit)
+        # The parts of a beginning that is not rendered are unknown.
+        parts = None if beginning is not None else parts_of(converted, pieces, ends)
+        return RenderedPrompt(pieces, ids, parts)
 
-    def _encode(self, pieces: Sequence[Piece], limit: int) -> list[int]:
+    def _encode(self, pieces: Sequence[Piece], limit: int) -> tuple[list[int], list[int]]:
+        """Return the token ids, and the number of them up to each control token, inclusive."""
         ids: list[int] = []
+        ends: list[int] = []
         for segment in segments(pieces):
             if isinstance(segment, str):
                 ids.extend(self._encode_text(segment, limit - len(ids)))
@@ -119,9 +127,10 @@ class ChatRenderer:
                 ids.extend(segment.ids)
             else:
                 ids.append(segment.id)
+                ends.append(len(ids))
             if len(ids) > limit:
                 raise TokenLimitError
-        return ids
+        return ids, ends
 
     def _encode_text(self, text: str, limit: int) -> "array[int]":
         ids = self._cache.get(text)

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import serval
 from serval.cli.delegate import run_engine_module
@@ -20,7 +21,7 @@ from serval.errors import InputLineError, ServalError
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serval.cli.serve", "start the engine and the gateway together"),
     "engine": ("serval_sglang.launch", "start the SGLang engine with Serval's model adapter"),
-    "gateway": ("serval.cli.gateway", "start the OpenAI-compatible gateway in front of a running engine"),
+    "gateway": ("serval.cli.gateway", "start the gateway in front of a running engine"),
     "keys": ("serval.cli.keys", "make, list, change, rotate and revoke API keys"),
     "config": ("serval.cli.config", "show every setting and what it is now"),
     "doctor": ("serval.cli.doctor", "check that everything the gateway and the engine need is there"),
@@ -60,10 +61,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Command(argparse.ArgumentParser):
+    """A command's parser, which refuses unknown options with the command's own usage.
+
+    By default argparse leaves them to the outermost parser, whose usage names only commands.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="serval", description="Serve LongCat-Flash-Lite on SGLang.")
     parser.add_argument("--version", action="version", version=f"serval {serval.__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Command
+    )
     # Only the chosen command is imported, so `serval keys` never waits for another command's imports.
     chosen = next((argument for argument in arguments if argument in COMMANDS), None)
     for name, (module, summary) in COMMANDS.items():

@@ -27,8 +27,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("agent", choices=AGENTS, metavar="AGENT", help=", ".join(AGENTS))
     add("--url", default="http://127.0.0.1:8000/v1", help="the API's base URL (default %(default)s)")
     add("--model", metavar="NAME", help="model to use (default: the first that the server offers)")
-    add("--context-window", type=_tokens, metavar="TOKENS", help="default: what the server says")
-    add("--output-limit", type=_tokens, metavar="TOKENS", help="default: a quarter, and at most 32000")
+    add(
+        "--context-window",
+        type=_tokens,
+        metavar="TOKENS",
+        help="prompt and answer together (default: ask the server)",
+    )
+    add(
+        "--output-limit",
+        type=_tokens,
+        metavar="TOKENS",
+        help="longest answer (default: a quarter of the context window, at most 32000)",
+    )
     add("--write", action="store_true", help="write the files; asks before it replaces one")
 
 
@@ -66,7 +76,6 @@ def _may_replace(path: Path) -> bool:
 
 
 def _tokens(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens, at least 1")
+    return int(text)

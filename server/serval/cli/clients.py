@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=known_clients(),
         metavar="NAME",
-        help="this one alone; repeatable",
+        help=f"one client; repeatable (default: all): {', '.join(known_clients())}",
     )
     add("--max-tokens", type=int, metavar="N", help="limit of each answer (default: as recorded, to 32000)")
     add("--concurrency", type=int, default=4, metavar="N", help="requests at a time (default %(default)s)")

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from serval.cli.config import without_passwords
+from serval.cli.gateway import add_engine_url, gateway_settings
 from serval.doctor import Finding, findings
-from serval.settings import default_text, load_settings
 
 _EXAMPLE = """
 Exit code 1 if a check fails; a warning is no failure. Settings are read as `serval gateway` reads them.
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `serval doctor`."""
     parser.epilog = _EXAMPLE
     add = parser.add_argument
-    add("--engine-url", metavar="URL", help=f"the SGLang engine (default {default_text('engine_url')})")
+    add_engine_url(parser)
     add("--settings-file", type=Path, metavar="FILE", help="settings in TOML, as for `gateway`")
     add("--before-start", action="store_true", help="do not ask the engine: it does not run yet")
     add("--json", action="store_true", help="one JSON array of {check, state, says}")
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings. Raises `SettingsError` for an invalid setting."""
-    settings = load_settings(engine_url=args.engine_url, settings_file=args.settings_file)
+    settings = gateway_settings(args)
     found = []
     for finding in findings(settings, with_engine=not args.before_start):
         found.append(finding)

@@ -20,13 +20,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `serval gateway`. Each overrides its variable, SERVAL_<NAME>."""
     parser.epilog = _EXAMPLE
     add = parser.add_argument
-    add("--engine-url", metavar="URL", help=f"the SGLang engine (default {default_text('engine_url')})")
+    add_engine_url(parser)
     add(
         "--model", type=Path, metavar="DIR", help="folder with tokenizer and template (default: the engine's)"
     )
     add("--served-model-name", metavar="NAME", help="name clients use (default: the folder's name)")
     add_gateway_arguments(parser)
     add("--check", action="store_true", help="find mistakes in settings and files, serve nothing, and exit")
+
+
+def add_engine_url(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the engine, or several."""
+    parser.add_argument(
+        "--engine-url",
+        metavar="URL",
+        action=_Joined,
+        help="the SGLang engine; several: given again, or with commas, or http://engine-{0..7}:30000"
+        f" (default {default_text('engine_url')})",
+    )
+
+
+class _Joined(argparse.Action):
+    """An option whose values are joined by commas if it is given again."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
 
 
 def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +80,12 @@ def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
 
 def gateway_settings(args: argparse.Namespace, **overrides: Any) -> Settings:
     """Settings from the options and the environment; `overrides` take precedence, then options."""
-    options = {name: getattr(args, name) for name in _OPTIONS if hasattr(args, name)}
-    return load_settings(**(options | overrides))
+    given = {name: getattr(args, name) for name in _OPTIONS if hasattr(args, name)} | overrides
+    settings = load_settings(**given)
+    if given.get("engine_url") is not None:
+        # The file of engines would win over a URL that is named here.
+        return settings.model_copy(update={"engines_file": None})
+    return settings
 
 
 _OPTIONS = (

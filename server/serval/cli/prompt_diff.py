@@ -1,18 +1,19 @@
-"""Comparing the prompts of two requests: where the prefix cache stops to serve the second one."""
+"""Comparing the prompts of two requests: where they part, the prefix cache ends for the second one."""
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from serval.api.prompt import declared_tools
+from serval.api.prompt import declaration_of, declared_tools
 from serval.chat import ChatRenderer, RenderedPrompt
 from serval.chat.prompt_history import shared_length
 from serval.errors import ApiError, ServalError
 from serval.wire.chat_decode import decode_chat_request
-from serval.wire.chat_request import ChatRequest, Tool
+from serval.wire.chat_request import ChatRequest
 from serval.wire.messages.decode import Reading, decode_messages_request
 from serval.wire.prompt_texts import prompt_texts, text_at
 from serval.wire.responses.decode import add_messages, decode_responses_request
@@ -62,14 +63,10 @@ def _body(path: Path) -> dict[str, Any]:
 def _request(renderer: ChatRenderer, body: Mapping[str, Any]) -> ChatRequest:
     """Decode the body by the API that it is written for. Raises `ApiError`."""
     encoded = msgspec.json.encode({"model": "", **body})
-
-    def declaration_of(tool: Tool) -> str:
-        declared: dict[str, Any] = msgspec.to_builtins(tool)
-        return renderer.declarations.text_of(declared)
-
+    declare = partial(declaration_of, renderer)
     if "input" in body:
         decoded = decode_responses_request(encoded, strict=False)
-        add_messages(decoded, non_text_parts="omit", declare=declaration_of)
+        add_messages(decoded, non_text_parts="omit", declare=declare)
         return decoded.chat
     if not _is_of_messages(body):
         return decode_chat_request(encoded, max_choices=_MAX_CHOICES, strict=False, non_text_parts="omit")
@@ -77,7 +74,7 @@ def _request(renderer: ChatRenderer, body: Mapping[str, Any]) -> ChatRequest:
         strict_fields=False,
         non_text_parts="omit",
         render_billing_block=False,
-        declaration_of=declaration_of,
+        declaration_of=declare,
     )
     return decode_messages_request(encoded, reading).request
 

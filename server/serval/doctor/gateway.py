@@ -7,7 +7,9 @@ from serval.auth.factory import open_directory, open_tokens
 from serval.auth.keys import configured_keys
 from serval.chat import load_chat
 from serval.doctor.finding import Finding, State
-from serval.engine.client import connect_engine
+from serval.engine.connect import connect
+from serval.engine.fleet import Fleet
+from serval.engine.place import State as EngineState
 from serval.engine.protocol import EngineInfo
 from serval.errors import ServalError, SettingsError
 from serval.http.sockets import bind
@@ -83,20 +85,30 @@ def identity_provider(settings: Settings) -> Finding:
 
 
 def engine(settings: Settings) -> tuple[Finding, EngineInfo | None]:
-    """Check that the engine answers and is ready; report what it serves."""
+    """Check that the engine answers and is ready; report what it serves. Of several, one must be ready."""
+    states: dict[str, EngineState] = {}
 
     async def ask() -> EngineInfo | None:
-        async with connect_engine(settings) as client:
-            return await client.info() if await client.is_ready() else None
+        async with connect(settings) as client:
+            ready = await client.is_ready()
+            if isinstance(client, Fleet):
+                states.update(client.states())
+            return await client.info() if ready else None
 
     try:
         info = asyncio.run(ask())
     except ServalError as error:
         return Finding("engine", "failed", str(error)), None
+    named = ", ".join(f"{name} {state}" for name, state in states.items())
+    if info is None and states:
+        return Finding("engine", "failed", f"none of the engines is ready: {named}"), None
     if info is None:
         says = f"{settings.engine_url} does not answer or is not ready; start it, or see --engine-url"
         return Finding("engine", "failed", says), None
     says = f"{info.model_path}, context of {info.context_length} tokens"
+    if states:
+        all_ready = set(states.values()) == {"ready"}
+        return Finding("engine", "ok" if all_ready else "warning", f"{says}; {named}"), info
     return Finding("engine", "ok", says), info
 
 

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from serval.engine.answer import AnswerReader, NotAnsweredError, OnFirst
 from serval.engine.breaker import CircuitBreaker
 from serval.engine.connection import (
     IDLE_S,
@@ -30,7 +31,14 @@ from serval.engine.connection import (
     StalledError,
     peer_of,
 )
-from serval.engine.protocol import DeltaSink, EngineInfo, EngineLoadReport, GenerateRequest
+from serval.engine.protocol import (
+    DeltaSink,
+    EngineInfo,
+    EngineLoadReport,
+    GenerateRequest,
+    GenerationDelta,
+    RankLoad,
+)
 from serval.engine.refusal import engine_error, error_message
 from serval.engine.sse import EventReader
 from serval.errors import (
@@ -57,6 +65,7 @@ _READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 class _ModelInfo(Struct):
     model_path: str
+    architectures: list[str] | None = None
 
 
 class _InternalState(Struct):
@@ -71,13 +80,12 @@ class _ServerInfo(Struct):
     internal_states: list[_InternalState] = []
 
 
-class _Load(Struct):
-    num_waiting_reqs: int = 0
-    token_usage: float = 0.0
-
-
 class _Loads(Struct):
-    loads: list[_Load]
+    loads: list[RankLoad]
+
+
+class _Tokens(Struct):
+    tokens: list[int]
 
 
 class _ModelCard(Struct):
@@ -98,6 +106,8 @@ def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes
     }
     if salt is not None:
         body["cache_salt"] = salt
+    if request.rank is not None:
+        body["routed_dp_rank"] = request.rank
     if request.top_logprobs is not None:
         body |= {
             "return_logprob": True,
@@ -117,10 +127,16 @@ def cache_salt(key: bytes, tenant: str) -> str:
     return hmac.digest(key, tenant.encode(), hashlib.sha256).hex()
 
 
-def _renamed(request_id: str) -> str:
-    """Return another id of the same form and length."""
-    prefix, _, random = request_id.rpartition("-")
-    return f"{prefix}-{secrets.token_hex(len(random) // 2)}"
+def renamed(request: GenerateRequest) -> GenerateRequest:
+    """Return the request with another id of the same form and length."""
+    prefix, _, random = request.request_id.rpartition("-")
+    return replace(request, request_id=f"{prefix}-{secrets.token_hex(len(random) // 2)}")
+
+
+def _unreachable() -> EngineUnavailableError:
+    return EngineUnavailableError(
+        "The engine cannot be reached at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
+    )
 
 
 async def _all_of(answer: Connection) -> bytes:
@@ -136,69 +152,74 @@ async def _all_of(answer: Connection) -> bytes:
     return body
 
 
-class _AnswerReader:
-    """Turns the body of one answer into deltas for `sink`."""
-
-    __slots__ = ("_breaker", "_sink", "engine_done", "events")
-
-    def __init__(self, events: EventReader, sink: DeltaSink, breaker: CircuitBreaker) -> None:
-        # None once the breaker knows that the engine answers.
-        self._breaker: CircuitBreaker | None = breaker
-        self.events = events
-        # The engine has ended the request: there is nothing left to abort.
-        self.engine_done = False
-        self._sink = sink
-
-    def on_data(self, data: bytes) -> bool:
-        """See `OnData`. Raises the error that the engine reports, and whatever the sink raises."""
-        if self._breaker is not None:
-            self._breaker.record_success()
-            self._breaker = None
-        events = self.events
-        delta = events.feed(data)
-        wants_more = True
-        if delta is not None:
-            self.engine_done = events.finished
-            wants_more = self._sink.send(delta)
-        if events.error is not None:
-            # The engine has ended a request whose failure it reports.
-            self.engine_done = not isinstance(events.error, EngineProtocolError)
-            raise events.error
-        return wants_more
-
-
 class SglangEngine:
-    """The engine at `settings.engine_url`. Use `connect_engine` to create one."""
+    """The engine at `url`. Use `connect_engine` to create one."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, connections: ConnectionPool, settings: Settings
+        self, url: str, session: aiohttp.ClientSession, connections: ConnectionPool, settings: Settings
     ) -> None:
         self._session = session
-        self._url = settings.engine_url.rstrip("/")
+        self._url = url.rstrip("/")
         self._stall_timeout_s = settings.engine_stall_timeout_s
         self._connections = connections
         self._share_cache = settings.share_prefix_cache
         pepper = settings.key_pepper
         # Clients cannot send a salt, so the key need not be secret, only the same in all gateways.
         self._salt_key = b"serval" if pepper is None else pepper.get_secret_value().encode()
-        self._breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
+        self.breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._aborts: set[asyncio.Task[None]] = set()
         # Bound on answers without a limit of their own: the engine's, as soon as it has been asked for it.
         self._context_length = _LONGEST_CONTEXT
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
         """See `Engine.generate`."""
-        reader = _AnswerReader(self._events_of(request), sink, self._breaker)
-        answer = None
-        is_trial = self._breaker.enter()
+        is_trial = self.breaker.enter()
         try:
             try:
-                answer = await self._connections.post(self._body(request), reader.on_data)
+                await self._exchange(request, sink, self._note_first)
             except NotReachedError:
                 # No answer began. Retry under another id, in case the engine already has this one.
-                request = replace(request, request_id=_renamed(request.request_id))
-                reader.events = self._events_of(request)
-                answer = await self._connections.post(self._body(request), reader.on_data, fresh=True)
+                await self._exchange(renamed(request), sink, self._note_first, fresh=True)
+        except NotReachedError as error:
+            raise self._not_reached(error) from error
+        finally:
+            if is_trial:
+                self.breaker.abandon_trial()
+
+    async def generate_once(
+        self, request: GenerateRequest, sink: DeltaSink, *, on_first: OnFirst, fresh: bool
+    ) -> None:
+        """Do what `generate` does, but send the request once; `fresh`: over a new connection.
+
+        `on_first` is called when the answer begins. Raises `NotAnsweredError` if it does not begin.
+        """
+
+        def note_first(delta: GenerationDelta | None) -> None:
+            self._note_first(delta)
+            on_first(delta)
+
+        try:
+            is_trial = self.breaker.enter()
+        except EngineUnavailableError as error:
+            raise NotAnsweredError(error, sent=False, refused=True) from None
+        try:
+            await self._exchange(request, sink, note_first, fresh=fresh)
+        except NotReachedError as error:
+            if error.reused:
+                raise NotAnsweredError(_unreachable(), sent=True, stale=True) from error
+            raise NotAnsweredError(self._not_reached(error), sent=error.sent) from error
+        finally:
+            if is_trial:
+                self.breaker.abandon_trial()
+
+    async def _exchange(
+        self, request: GenerateRequest, sink: DeltaSink, on_first: OnFirst, *, fresh: bool = False
+    ) -> None:
+        """Send the request and read its answer. Raises `NotReachedError` if that does not begin."""
+        reader = AnswerReader(self._events_of(request), sink, on_first)
+        answer = None
+        try:
+            answer = await self._connections.post(self._body(request), reader.on_data, fresh=fresh)
             self._note_status(answer.status)
             if answer.status != OK:
                 reader.engine_done = True
@@ -208,7 +229,7 @@ class SglangEngine:
                 await sink.ready()
             if not reader.events.finished:
                 raise EngineStreamBrokenError("The engine's answer ended before it was complete.")
-        except EngineUnavailableError:
+        except (EngineUnavailableError, NotReachedError):
             reader.engine_done = True
             raise
         except EngineProtocolError:
@@ -216,17 +237,17 @@ class SglangEngine:
             if answer is not None:
                 answer.close()
             raise
-        except (NotReachedError, StalledError, BrokenAnswerError) as error:
-            reader.engine_done |= isinstance(error, NotReachedError)
+        except (StalledError, BrokenAnswerError) as error:
             raise self._as_api_error(error) from error
         finally:
-            if is_trial:
-                self._breaker.abandon_trial()
             if answer is not None:
                 self._connections.release(answer)
             # The consumer is gone or the answer broke off, so the rest would be generated for nobody.
             if not reader.engine_done:
                 self._abort_soon(request.request_id)
+
+    def _note_first(self, _: GenerationDelta | None) -> None:
+        self.breaker.record_success()
 
     def _events_of(self, request: GenerateRequest) -> EventReader:
         asked = request.sampling.get("max_new_tokens")
@@ -237,32 +258,32 @@ class SglangEngine:
             prompt_logprobs=request.prompt_logprobs,
         )
 
-    def _as_api_error(self, error: NotReachedError | StalledError | BrokenAnswerError) -> ApiError:
+    def _as_api_error(self, error: StalledError | BrokenAnswerError) -> ApiError:
         if isinstance(error, BrokenAnswerError):
             logger.warning("engine stream broke: %s", error)
             return EngineStreamBrokenError("The engine's answer ended before it was complete.")
-        self._breaker.record_failure()
-        if isinstance(error, StalledError):
-            return EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.")
-        return self._unavailable(error)
+        self.breaker.record_failure()
+        return EngineTimeoutError(f"The engine sent nothing for {self._stall_timeout_s:g} s.")
+
+    def _not_reached(self, error: NotReachedError) -> EngineUnavailableError:
+        self.breaker.record_failure()
+        self._log_unreachable(error)
+        return _unreachable()
 
     def _note_status(self, status: int) -> None:
         # A 503 comes from an overloaded but working engine, and below 500 the request is at fault.
         if status < 500:
-            self._breaker.record_success()
+            self.breaker.record_success()
         elif status != 503:
-            self._breaker.record_failure()
+            self.breaker.record_failure()
 
     def _body(self, request: GenerateRequest) -> bytes:
         if request.tenant is None or self._share_cache:
             return generate_body(request)
         return generate_body(request, salt=cache_salt(self._salt_key, request.tenant))
 
-    def _unavailable(self, error: Exception) -> EngineUnavailableError:
+    def _log_unreachable(self, error: Exception) -> None:
         logger.warning("engine not reachable at %s: %s: %s", self._url, type(error).__name__, error)
-        return EngineUnavailableError(
-            "The engine cannot be reached at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
-        )
 
     def _abort_soon(self, request_id: str) -> None:
         # In a separate task, as the caller is usually being cancelled.
@@ -302,19 +323,35 @@ class SglangEngine:
                 state.effective_max_running_requests_per_dp or 0 for state in server.internal_states
             )
             or None,
+            architectures=tuple(model.architectures or ()),
         )
 
-    async def load(self) -> EngineLoadReport:
-        """See `ManagedEngine.load`."""
-        ranks = (await self._get("/v1/loads?include=core", _Loads)).loads
-        return EngineLoadReport(
-            waiting=sum(rank.num_waiting_reqs for rank in ranks),
-            kv_use=max((rank.token_usage for rank in ranks), default=0.0),
-        )
+    async def tokens_of(self, text: str) -> list[int] | None:
+        """Return the token ids of `text` by the engine's own tokenizer; None if it does not tell."""
+        body = {"prompt": text, "add_special_tokens": False}
+        try:
+            async with self._session.post(
+                f"{self._url}/tokenize", json=body, timeout=_CONTROL_TIMEOUT
+            ) as response:
+                if response.status != 200:
+                    return None
+                return msgspec.json.decode(await response.read(), type=_Tokens).tokens
+        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
+            return None
+
+    async def loads(self) -> Sequence[EngineLoadReport]:
+        """See `ManagedEngine.loads`. Ranks are added up, as nothing is known of which one a request meets."""
+        ranks = await self.rank_loads()
+        waiting = sum(rank.num_waiting_reqs for rank in ranks)
+        return [EngineLoadReport(waiting, kv_use=max((rank.token_usage for rank in ranks), default=0.0))]
+
+    async def rank_loads(self) -> list[RankLoad]:
+        """Fetch the load of each data-parallel rank. Raises an `ApiError`."""
+        return (await self._get("/v1/loads?include=core", _Loads)).loads
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`."""
-        self._breaker.on_change = note
+        self.breaker.on_change = note
 
     def interrupt(self) -> None:
         """See `ManagedEngine.interrupt`."""
@@ -324,13 +361,15 @@ class SglangEngine:
 
     async def is_ready(self) -> bool:
         """See `Engine.is_ready`. False while the circuit breaker is open."""
-        if self._breaker.is_open:
-            return False
+        return not self.breaker.is_open and await self.ready_status() == 200
+
+    async def ready_status(self) -> int | None:
+        """Return the status of `/ready`; None if the engine cannot be reached."""
         try:
             async with self._session.get(f"{self._url}/ready", timeout=_READY_TIMEOUT) as response:
-                return response.status == 200
+                return response.status
         except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
+            return None
 
     async def _get(self, path: str, shape: type[T]) -> T:
         try:
@@ -338,7 +377,8 @@ class SglangEngine:
                 body = await response.read()
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise self._unavailable(error) from error
+            self._log_unreachable(error)
+            raise _unreachable() from error
         if status != 200:
             raise EngineUnavailableError(f"The engine answered GET {path} with HTTP {status}.")
         try:
@@ -354,11 +394,15 @@ class SglangEngine:
 
 
 @asynccontextmanager
-async def connect_engine(settings: Settings) -> AsyncIterator[SglangEngine]:
-    """Create a client of the engine, in a running event loop. It sends nothing before it is used."""
+async def connect_engine(settings: Settings, url: str | None = None) -> AsyncIterator[SglangEngine]:
+    """Create a client of the engine at `url`, by default that of the settings, in a running event loop.
+
+    It sends nothing before it is used. Raises `SettingsError` for a URL that cannot be used.
+    """
+    url = settings.engine_url if url is None else url
     key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
     peer = peer_of(
-        settings.engine_url,
+        url,
         api_key=key,
         connect_timeout_s=settings.engine_connect_timeout_s,
         stall_timeout_s=settings.engine_stall_timeout_s,
@@ -368,7 +412,7 @@ async def connect_engine(settings: Settings) -> AsyncIterator[SglangEngine]:
     # aiohttp's own limit of 100 connections would queue aborts here.
     connector = aiohttp.TCPConnector(limit=settings.engine_max_connections, keepalive_timeout=IDLE_S)
     async with aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False) as session:
-        engine = SglangEngine(session, connections, settings)
+        engine = SglangEngine(url, session, connections, settings)
         try:
             yield engine
         finally:

@@ -27,6 +27,16 @@ BUFFER_BYTES = 1 << 20
 class NotReachedError(Exception):
     """The engine could not be reached, or closed the connection before it began to answer."""
 
+    # It may have received the request, and the connection had been used before.
+    sent = True
+    reused = False
+
+
+class NotConnectedError(NotReachedError):
+    """No connection could be opened."""
+
+    sent = False
+
 
 class BrokenAnswerError(Exception):
     """The answer ended before it was complete, or is not valid HTTP."""
@@ -329,13 +339,16 @@ class ConnectionPool:
         `on_data` and the exceptions are those of `Connection.answered`.
         """
         await self._slots.acquire()
-        connection = None
+        connection = idle = None
         try:
-            connection = (None if fresh else self._take_idle()) or await self._connect()
+            idle = None if fresh else self._take_idle()
+            connection = idle or await self._connect()
             self._busy.add(connection)
             connection.begin(b"%b%d\r\n\r\n%b" % (self._peer.request_head, len(body), body))
             await connection.answered(on_data)
-        except BaseException:
+        except BaseException as error:
+            if idle is not None and isinstance(error, NotReachedError):
+                error.reused = True
             if connection is None:
                 self._slots.release()
             else:
@@ -383,5 +396,5 @@ class ConnectionPool:
                     lambda: Connection(peer.stall_timeout_s), peer.host, peer.port, **options
                 )
         except (OSError, TimeoutError) as error:
-            raise NotReachedError(f"cannot connect: {error or type(error).__name__}") from error
+            raise NotConnectedError(f"cannot connect: {error or type(error).__name__}") from error
         return connection

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from serval.caller.priority import Priority
+from serval.chat.prompt_parts import PromptParts
 
 EngineFinish = Literal["stop", "length"]
 
@@ -29,6 +30,10 @@ class GenerateRequest(Struct, frozen=True):
     # Tenants share neither turns in the queue nor cached prefixes.
     tenant: str | None = None
     priority: Priority = "default"
+    # Structure of the prompt, for the choice of an engine; None: unknown.
+    parts: PromptParts | None = None
+    # Data-parallel rank of the engine that has to run it; None: any.
+    rank: int | None = None
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):
@@ -81,6 +86,21 @@ class EngineInfo:
     max_prompt_tokens: int
     # Requests it runs at once; None if it does not report that.
     max_running_requests: int | None = None
+    architectures: tuple[str, ...] = ()
+
+
+class RankLoad(Struct, frozen=True):
+    """Load of one data-parallel rank, by the engine's own names."""
+
+    dp_rank: int = 0
+    num_running_reqs: int = 0
+    num_waiting_reqs: int = 0
+    num_waiting_uncached_tokens: int = 0
+    token_usage: float = 0.0
+    max_total_num_tokens: int = 0
+    # Since the start: prompt tokens computed, and microseconds spent on them.
+    total_prefill_uncached_tokens: int = 0
+    total_prefill_busy_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,8 +148,8 @@ class ManagedEngine(Engine, Protocol):
         """Fetch the engine's properties. Raises an `ApiError`."""
         ...
 
-    async def load(self) -> EngineLoadReport:
-        """Fetch the engine's load. Raises an `ApiError`."""
+    async def loads(self) -> Sequence[EngineLoadReport]:
+        """Fetch the engine's load, or that of each place that is ready. Raises an `ApiError`."""
         ...
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:

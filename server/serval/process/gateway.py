@@ -12,13 +12,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from serval.api.context import ServedModel
 from serval.app import Applications, Backend, create_apps
 from serval.chat import ChatRenderer
-from serval.engine.client import connect_engine
+from serval.engine.connect import connect
+from serval.engine.model_check import PROBE
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import ModelFilesError
 from serval.http.server import HttpServer, raise_file_limit, server_config
@@ -29,7 +31,7 @@ from serval.process.reloading import settings_changes
 from serval.process.side_servers import side_servers
 from serval.process.signals import stop_on_signals
 from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
-from serval.scheduling.slots import Slots
+from serval.scheduling.slots import WaitingRoom
 from serval.settings import Settings
 
 _FINAL_SEND_S = 2
@@ -88,7 +90,8 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
         sockets = stack.enter_context(side_sockets(settings)) if lifecycle.side_servers else {}
         prepared = prepare(settings, lifecycle.live)
         chat = None if settings.model is None else load_chat_of(settings, settings.model)
-        engine = await stack.enter_async_context(connect_engine(settings))
+        tokens = None if chat is None else chat.tokenizer.encode_text(PROBE)
+        engine = await stack.enter_async_context(connect(settings, tokens))
         info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)
         if info is None:
             return
@@ -145,7 +148,11 @@ async def _apply_changes(changes: AsyncIterator[LiveSettings], apps: Application
 
 
 async def _stop_server(
-    server: HttpServer, stop: asyncio.Event, settings: Settings, slots: Slots, engine: ManagedEngine
+    server: HttpServer,
+    stop: asyncio.Event,
+    settings: Settings,
+    slots: WaitingRoom[Any],
+    engine: ManagedEngine,
 ) -> None:
     """Drain when `stop` is set: refuse new requests, and exit when the running ones have ended.
 

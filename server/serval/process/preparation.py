@@ -8,6 +8,7 @@ from pathlib import Path
 from serval.app import Prepared
 from serval.auth.factory import admin_authenticator, open_directory, open_tokens
 from serval.chat import ChatRenderer, load_chat
+from serval.engine.connect import check_engines
 from serval.http.sockets import bind, reserve
 from serval.limits.factory import open_gate
 from serval.live_settings import LiveSettings
@@ -56,5 +57,6 @@ def check(settings: Settings) -> None:
     live = initial_live_settings(settings, progress=lambda _: None)
     with contextlib.closing(reserve(settings.host, settings.port, "--port")), side_sockets(settings):
         prepare(settings, live)
+        check_engines(settings)
         if settings.model is not None:
             load_chat_of(settings, settings.model)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from serval.auth.factory import open_tokens
+from serval.engine.fleet import Fleet
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import EngineUnavailableError
 from serval.live_settings import LiveSettings, read_live_settings
@@ -42,22 +43,34 @@ async def wait_for_engine(
 ) -> EngineInfo | None:
     """Wait until the engine is ready and return its description; None if `stop` was set first.
 
-    Raises `EngineUnavailableError` after `settings.engine_timeout_s`.
+    With several engines one is enough. Raises `EngineUnavailableError` after `settings.engine_timeout_s`.
     """
     started = time.monotonic()
     next_progress_s = 0.0
     while not stop.is_set():
         if await engine.is_ready():
+            if isinstance(engine, Fleet):
+                progress(f"engines: {_states(engine)}")
             return await engine.info()
         waited_s = time.monotonic() - started
         if waited_s >= settings.engine_timeout_s:
             raise EngineUnavailableError(
-                f"the engine at {settings.engine_url} was not ready within {settings.engine_timeout_s:g} s;"
+                f"{_awaited(engine, settings)} was not ready within {settings.engine_timeout_s:g} s;"
                 " check that it runs and that --engine-url is right, or allow more time with --engine-timeout"
             )
         if waited_s >= next_progress_s:
-            progress(f"waiting for the engine at {settings.engine_url} ({waited_s:.0f} s)")
+            progress(f"waiting for {_awaited(engine, settings)} ({waited_s:.0f} s)")
             next_progress_s = waited_s + _PROGRESS_EVERY_S
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _POLL_S)
     return None
+
+
+def _awaited(engine: ManagedEngine, settings: Settings) -> str:
+    if isinstance(engine, Fleet):
+        return f"any of the engines ({_states(engine) or 'none is named'})"
+    return f"the engine at {settings.engine_url}"
+
+
+def _states(fleet: Fleet) -> str:
+    return ", ".join(f"{name} {state}" for name, state in fleet.states().items())

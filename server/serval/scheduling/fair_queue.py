@@ -8,7 +8,7 @@ behind another key's hundred.
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
@@ -18,6 +18,8 @@ from serval.caller.priority import PRIORITIES, Priority
 # Seconds of waiting after which a request takes part in every fourth turn.
 AGED_S: Final[Mapping[Priority, float]] = {"interactive": 5.0, "default": 10.0, "bulk": 30.0}
 AGED_TURN: Final = 4
+# Tickets that may be passed over because they wait for something else.
+MOST_LOOKED_AT: Final = 16
 # Stale entries allowed in the heap before it is rebuilt.
 _SLACK: Final = 64
 
@@ -62,6 +64,25 @@ class _Lane:
                 self.now = start
                 self.leave(ticket)
                 return ticket
+
+    def take_first(self, accepts: Callable[[Ticket], bool], most: int) -> tuple[Ticket | None, int]:
+        """Take the first of at most `most` tickets that is accepted; also return how many were looked at."""
+        looked: list[tuple[float, int, Ticket]] = []
+        taken = None
+        while self.heap and len(looked) < most and taken is None:
+            entry = heapq.heappop(self.heap)
+            if entry[2] in self.waiting:
+                looked.append(entry)
+                if accepts(entry[2]):
+                    taken = entry[2]
+        for entry in looked:
+            if entry[2] is not taken:
+                heapq.heappush(self.heap, entry)
+        if taken is not None:
+            # Later than the start of those that were passed over, which keep their place before it.
+            self.now = max(self.now, taken.start)
+            self.leave(taken)
+        return taken, len(looked)
 
     def leave(self, ticket: Ticket) -> None:
         del self.waiting[ticket]
@@ -130,6 +151,23 @@ class FairQueue:
             self._lanes[aged.priority].leave(aged)
             return aged
         return next(lane for lane in self._lanes.values() if lane.waiting).take_next()
+
+    def pop_accepted(self, now: float, accepts: Callable[[Ticket], bool]) -> Ticket | None:
+        """Remove and return the next accepted ticket; None if none of the first `MOST_LOOKED_AT` is."""
+        aged = self._aged(now) if (self._turns + 1) % AGED_TURN == 0 else None
+        ticket: Ticket | None = None
+        if aged is not None and accepts(aged):
+            ticket = aged
+            self._lanes[aged.priority].leave(aged)
+        left = MOST_LOOKED_AT
+        for lane in self._lanes.values():
+            if ticket is None and left:
+                ticket, looked = lane.take_first(accepts, left)
+                left -= looked
+        if ticket is not None:
+            self._size -= 1
+            self._turns += 1
+        return ticket
 
     def discard(self, ticket: Ticket) -> None:
         """Remove the ticket if it is in the queue."""

@@ -1,14 +1,15 @@
 """Saturation of the engine, polled twice a second, and load shedding.
 
 Saturation is the larger of two ratios: requests waiting in the engine, and tokens in its KV cache, each to
-its high-water mark. Bulk requests are shed at 1 or more, default ones at 2 or more, interactive ones never.
-Only the queue can reach 2. While the engine does not report its load, nothing is shed.
+its high-water mark. With several engines, the least loaded one counts. Bulk requests are shed at 1 or more,
+default ones at 2 or more, interactive ones never. Only the queue can reach 2. While the engine does not
+report its load, nothing is shed.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from serval.caller.priority import Priority
@@ -28,7 +29,7 @@ class EngineLoad:
 
     def __init__(
         self,
-        fetch: Callable[[], Awaitable[EngineLoadReport]],
+        fetch: Callable[[], Awaitable[Sequence[EngineLoadReport]]],
         *,
         high_queue: int,
         high_kv_use: float,
@@ -61,14 +62,17 @@ class EngineLoad:
     async def refresh(self) -> None:
         """Poll once. On failure the last report stays valid for `STALE_S`."""
         try:
-            report = await self._fetch()
+            reports = await self._fetch()
         except ApiError as error:
             if self.saturation and self._now() - self._heard_at > STALE_S:
                 logger.warning("the engine does not tell its load, nothing is shed: %s", error)
                 self._set(0.0)
             return
         self._heard_at = self._now()
-        self._set(max(report.waiting / self._high_queue, report.kv_use / self._high_kv_use))
+        self._set(min(map(self._saturation_of, reports), default=0.0))
+
+    def _saturation_of(self, report: EngineLoadReport) -> float:
+        return max(report.waiting / self._high_queue, report.kv_use / self._high_kv_use)
 
     def _set(self, saturation: float) -> None:
         self.saturation = saturation

@@ -8,6 +8,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from serval.caller.priority import PRIORITIES
+from serval.telemetry.place_metrics import PlaceMetrics
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
 from serval.telemetry.stopwatch import GATEWAY
@@ -216,9 +217,10 @@ class Metrics:
         self._refusals = _Refusals(self._registry)
         self._queue = _Queue(self._registry)
         self._loop = _EventLoop(self._registry)
+        self.places = PlaceMetrics(self._registry)
         self._engine_up = Gauge(
             "serval_engine_up",
-            "1 if the engine was ready at the time of the scrape.",
+            "1 if the engine, or one of several, was ready at the time of the scrape.",
             registry=self._registry,
             multiprocess_mode="livemostrecent",
         )

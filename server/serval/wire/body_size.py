@@ -49,6 +49,13 @@ def check_body_size(body: bytes) -> None:
         raise _too_many(excess, _field_at_fault(body))
 
 
+def check_texts_size(texts: Sequence[bytes], *, param: str) -> None:
+    """Raise `InvalidRequestError` if JSON texts that the field `param` stands for hold too many values."""
+    excess = _excess(*texts)
+    if excess is not None:
+        raise _too_many(excess, param)
+
+
 def check_arguments_size(arguments: Sequence[str], *, param: str = "messages") -> None:
     """Raise `InvalidRequestError` if the arguments of a conversation's calls hold too many values together.
 
@@ -56,9 +63,7 @@ def check_arguments_size(arguments: Sequence[str], *, param: str = "messages") -
     """
     if sum(map(len, arguments)) <= MAX_CONTAINERS:
         return
-    excess = _excess(*(text.encode(errors="surrogatepass") for text in arguments))
-    if excess is not None:
-        raise _too_many(excess, param)
+    check_texts_size([text.encode(errors="surrogatepass") for text in arguments], param=param)
 
 
 def _field_at_fault(body: bytes) -> str | None:

@@ -1,13 +1,16 @@
 """Decoding JSON bodies to typed structs, with errors that name the field at fault."""
 
 import re
-from typing import TypeVar
+from codecs import getincrementaldecoder
+from typing import Final, TypeVar
 
 import msgspec
 
 from serval.errors import InvalidRequestError
 
 T = TypeVar("T")
+
+_PIECE_BYTES: Final = 1 << 18
 
 _AT_PATH = re.compile(r"^(?P<reason>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
@@ -31,6 +34,26 @@ def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes | msgspec.Raw, *
         raise InvalidRequestError(
             "The request body is nested too deeply to be read.", code="invalid_json"
         ) from None
+
+
+def checked_utf8(body: bytes) -> bytes:
+    """Return `body`. Raises `InvalidRequestError` if it is not UTF-8.
+
+    The decoder does not look at texts that it passes over, and some of them are kept or sent back.
+    """
+    if body.isascii():
+        return body
+    reader = getincrementaldecoder("utf-8")()
+    try:
+        # Piece by piece: the text as a whole might take four times the memory of the body.
+        for start in range(0, len(body), _PIECE_BYTES):
+            reader.decode(body[start : start + _PIECE_BYTES])
+        reader.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"The request body is not valid JSON in UTF-8: {error.reason}.", code="invalid_json"
+        ) from None
+    return body
 
 
 def convert_json(value: object, kind: type[T], *, below: str = "") -> T:

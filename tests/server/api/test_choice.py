@@ -333,7 +333,7 @@ def own_turn(text: str, *, parallel: bool = True, **options: Any) -> OwnTurn | N
         markers=LONGCAT.reply.markers(calls=True),
         parallel_tool_calls=parallel,
         logprobs=False,
-        keep_tokens=True,
+        kept_markers=LONGCAT.reply.markers(calls=True),
     )
     known = options.pop("known", True)
     for delta in deltas(ids_of(text), **options):

@@ -1,5 +1,8 @@
 """Responses that the key database keeps: `previous_response_id`, and the endpoints of kept responses."""
 
+import asyncio
+import base64
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -7,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from serval.api.kept_responses import KeptResponses
+from serval.scheduling.body_budget import BodyBudget
+from serval.scheduling.render_queue import RenderQueue
 from serval.settings import Settings
 from serval.store.factory import open_store
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
@@ -31,13 +37,22 @@ async def ask(gateway: RunningGateway, key: str = API_KEY, **fields: Any) -> tup
 
 async def first_turn(gateway: RunningGateway, key: str = API_KEY, **fields: Any) -> dict[str, Any]:
     gateway.engine.will_say("I call.", CALL)
-    status, answer = await ask(gateway, key, input="Go", **fields)
+    status, answer = await ask(gateway, key, **{"input": "Go", **fields})
     assert status == 200
     return answer
 
 
 def result_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"type": "function_call_output", "call_id": answer["output"][1]["call_id"], "output": "done"}]
+
+
+def image(size: int) -> dict[str, Any]:
+    """Return a message with an image of about `size` bytes, which cannot be compressed."""
+    data = base64.b64encode(random.Random(0).randbytes(size * 3 // 4)).decode()
+    return {
+        "role": "user",
+        "content": [{"type": "input_image", "image_url": f"data:image/png;base64,{data}"}],
+    }
 
 
 def prompt(gateway: RunningGateway) -> list[int]:
@@ -207,3 +222,80 @@ async def test_reading_and_deleting_count_against_the_requests_of_a_key(tmp_path
         answer = await first_turn(gateway)
         assert (await gateway.get(f"{PATH}/{answer['id']}")).status == 200
         assert (await gateway.get(f"{PATH}/{answer['id']}")).status == 429
+
+
+async def test_kept_conversation_is_counted_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body of a few bytes may continue a conversation of megabytes."""
+    steps: list[str] = []
+    take, load = BodyBudget.take, KeptResponses.load
+
+    def taking(budget: BodyBudget, key: str, size: int) -> None:
+        take(budget, key, size)
+        steps.append("counted")
+
+    async def loading(kept: KeptResponses, subject: str, ids: Any) -> Any:
+        steps.append("read")
+        return await load(kept, subject, ids)
+
+    settings: dict[str, Any] = {"non_text_parts": "omit"}
+    async with running_gateway(key_database=str(tmp_path / "keys.db"), **settings) as gateway:
+        first = await first_turn(gateway, input=[image(200_000)])
+        monkeypatch.setattr(BodyBudget, "take", taking)
+        monkeypatch.setattr(KeptResponses, "load", loading)
+        await ask(gateway, previous_response_id=first["id"], input=result_of(first))
+    assert steps == ["counted", "read"]
+
+
+async def test_continued_request_is_prepared_in_a_thread_if_it_or_its_conversation_is_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    run = RenderQueue.run
+
+    def running(queue: RenderQueue, key: Any, size: int, work: Any) -> Any:
+        sizes.append(size)
+        return run(queue, key, size, work)
+
+    settings: dict[str, Any] = {"non_text_parts": "omit"}
+    async with running_gateway(key_database=str(tmp_path / "keys.db"), **settings) as gateway:
+        first = await first_turn(gateway)
+        long = await first_turn(gateway, input=[image(100_000)])
+        monkeypatch.setattr(RenderQueue, "run", running)
+        items = [*result_of(first), {"role": "user", "content": "x" * 100_000}]
+        await ask(gateway, previous_response_id=first["id"], input=items)
+        # Decoded, joined with its conversation, and rendered.
+        assert [size > 100_000 for size in sizes] == [True, True, True]
+        sizes.clear()
+        await ask(gateway, previous_response_id=long["id"], input=result_of(long))
+        assert [size > 100_000 for size in sizes] == [True, True]
+
+
+async def test_images_that_are_kept_count_until_the_answer_ends(tmp_path: Path) -> None:
+    """They are no part of the prompt, but wait in memory for the end of the answer."""
+    settings: dict[str, Any] = {"non_text_parts": "omit", "max_body_bytes": 400_000, "held_body_bytes": 1}
+    async with running_gateway(key_database=str(tmp_path / "keys.db"), **settings) as gateway:
+        gateway.engine.will_say("a", fault="silent")
+        waiting = asyncio.ensure_future(ask(gateway, input=[image(390_000)]))
+        await asyncio.wait_for(gateway.engine.generating.wait(), 10)
+        status, answer = await ask(gateway, input=[image(390_000)])
+        assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+        waiting.cancel()
+
+
+async def test_conversation_of_too_many_values_is_refused(tmp_path: Path) -> None:
+    """Each of its requests is within the bounds of a body."""
+    async with running_gateway(key_database=str(tmp_path / "keys.db")) as gateway:
+        many = [{"type": "odd", "a": [[]] * 20_000}]
+        previous: dict[str, Any] = {}
+        for _ in range(3):
+            items = [{"role": "user", "content": "a"}, *many]
+            status, answer = await ask(gateway, input=items, **previous)
+            assert status == 200
+            previous = {"previous_response_id": answer["id"]}
+        status, answer = await ask(gateway, input=[{"role": "user", "content": "a"}, *many], **previous)
+        assert status == 200
+        status, answer = await ask(gateway, input="Go", previous_response_id=answer["id"])
+        assert (status, answer["error"]["code"]) == (400, "too_many_values")
+        assert answer["error"]["param"] == "previous_response_id"

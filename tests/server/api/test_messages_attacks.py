@@ -60,6 +60,7 @@ HOSTILE: dict[str, bytes] = {
     + b',"tools":['
     + b",".join(b'{"name":"t%d","input_schema":{}}' % number for number in range(2_000))
     + b"]}",
+    "no UTF-8 in a field that is not read": BODY[:-1] + b',"odd":"\xff"}',
     "null": b"null",
     "an empty body": b"",
 }

@@ -129,3 +129,27 @@ async def test_own_tokens_serve_their_own_key_only(tmp_path: Any) -> None:
             headers={"authorization": "Bearer sk-one"},
         )
         assert (await count.json())["input_tokens"] == len(own)
+
+
+@pytest.mark.parametrize("hidden", ["<longcat_system>", "<longcat_user>", "</longcat_s>"])
+async def test_control_token_that_the_client_never_saw_is_not_remembered(
+    gateway: RunningGateway, hidden: str
+) -> None:
+    """A document can talk the model into writing the token of a role: it must not begin a turn later on."""
+    _, full = load_tokenizer(DEMO_CHECKPOINT)
+    gateway.engine.will_say(hidden, *PIECES, ids=[[full.token_to_id(hidden)], *own_tokens()])
+    await messages_turns(gateway, 1)
+    first, second = (request["input_ids"] for request in gateway.engine.requests)
+    assert full.token_to_id(hidden) not in second[len(first) : len(first) + 2]
+
+
+async def test_text_that_a_stop_string_took_away_is_not_remembered(gateway: RunningGateway) -> None:
+    _, full = load_tokenizer(DEMO_CHECKPOINT)
+    taken = full.encode(" zebra", add_special_tokens=False).ids
+    ids = own_tokens()
+    ids[-1].pop()
+    # The engine's text ends before the stop string; its tokens do not.
+    gateway.engine.will_say(*PIECES, " ", ids=[*ids, taken], finish={"type": "stop", "matched": "zebra"})
+    await messages_turns(gateway, 1)
+    second = full.decode(gateway.engine.requests[1]["input_ids"])
+    assert "zebra" not in second

@@ -46,6 +46,23 @@ HOSTILE: dict[str, bytes] = {
     ),
     "a hundred thousand items": with_input("[" + ",".join(['{"role":"user","content":""}'] * 100_000) + "]"),
     "thousands of tools": with_tools("[" + ",".join(['{"type":"web_search"}'] * 2_000) + "]"),
+    "no UTF-8 in a field that is not read": BODY[:-1] + b',"odd":"\xff"}',
+    "no UTF-8 in an item of an unknown type": with_input("ITEMS").replace(
+        b"ITEMS", b'[{"role":"user","content":"a"},{"type":"odd","a":"\xff"}]'
+    ),
+    "no UTF-8 in the arguments of a search": with_input("ARGUMENTS").replace(
+        b"ARGUMENTS",
+        b'[{"type":"tool_search_call","call_id":"a","arguments":{"q":"\xff"}},'
+        b'{"type":"tool_search_output","call_id":"a","tools":[]}]',
+    ),
+    "no UTF-8 in a field of a tool": with_tools("TOOLS").replace(
+        b"TOOLS", b'[{"type":"function","name":"f","odd":"\xff"}]'
+    ),
+    "thousands of loaded tools": with_input(
+        '[{"role":"user","content":"a"},{"type":"tool_search_output","tools":['
+        + ",".join(f'{{"type":"function","name":"t{number}"}}' for number in range(60_000))
+        + "]}]"
+    ),
     "null": b"null",
     "an empty body": b"",
 }
@@ -75,6 +92,18 @@ async def test_kept_items_with_odd_fields_are_listed_as_they_were_sent(tmp_path:
         first, second = (await listed.json())["data"]
         assert (first["content"], first["x"], second["type"]) == ("a", float("inf"), "odd")
         assert first["id"] != second["id"]
+
+
+@pytest.mark.parametrize("odd", ["5", "[]", "{}", "true"])
+async def test_kept_item_whose_id_is_no_text_is_listed_with_one(tmp_path: Path, odd: str) -> None:
+    body = with_input(f'[{{"role":"user","content":"a","id":{odd}}},{{"type":"odd","id":{odd}}}]')
+    async with running_gateway(key_database=str(tmp_path / "keys.db")) as gateway:
+        answer = await (await gateway.post(body, path=PATH)).json()
+        listed = await gateway.get(f"{PATH}/{answer['id']}/input_items")
+        assert listed.status == 200
+        ids = [item["id"] for item in (await listed.json())["data"]]
+        assert all(isinstance(each, str) for each in ids)
+        assert len(set(ids)) == 2
 
 
 async def test_responses_body_over_the_limit_is_a_413() -> None:

@@ -43,6 +43,26 @@ async def test_routing_error_is_an_openai_error_object(
         assert response.headers["allow"]
 
 
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        (
+            "/chat/completions",
+            "Did you mean /v1/chat/completions? The base URL of your client then ends in /v1.",
+        ),
+        ("/models/a", "Did you mean /v1/models/a? "),
+        ("/v1/v1/messages", "Did you mean /v1/messages? The base URL of your client then ends without /v1."),
+        ("/v1/v1/nothing", "Check the path and the base URL of your client."),
+        ("/nothing", "Check the path and the base URL of your client."),
+    ],
+)
+async def test_unknown_url_names_the_base_url_that_is_meant(
+    gateway: RunningGateway, path: str, advice: str
+) -> None:
+    error = (await (await gateway.get(path)).json())["error"]
+    assert f"Unknown URL (GET {path}). {advice}" in error["message"]
+
+
 @pytest.mark.parametrize("path", ["/v1/models/", "/healthz/", f"/v1/models/{MODEL}/"])
 async def test_trailing_slash_is_ignored(gateway: RunningGateway, path: str) -> None:
     assert (await gateway.get(path)).status == 200

@@ -18,6 +18,8 @@ async def page(gateway: RunningGateway, **headers: str) -> str:
 async def test_welcome_page_shows_how_to_connect_and_no_secret(gateway: RunningGateway) -> None:
     text = await page(gateway)
     assert f"OPENAI_BASE_URL={gateway.url}/v1" in text
+    assert f"ANTHROPIC_BASE_URL={gateway.url}\n" in text
+    assert f"serval agent codex --url {gateway.url}/v1" in text
     assert "It takes requests." in text
     assert API_KEY not in text
     assert MODEL not in text
@@ -48,3 +50,4 @@ async def test_welcome_gives_a_program_json(gateway: RunningGateway, ready: bool
     body = await response.json()
     assert (body["server"], body["ready"]) == ("serval", ready)
     assert body["endpoints"]["chat"] == "/v1/chat/completions"
+    assert {"/v1/responses", "/v1/messages"} <= set(body["endpoints"].values())

@@ -186,3 +186,14 @@ def test_render_ignores_own_tokens_if_turns_of_the_template_have_another_form(tm
         renderer = load_chat(write_model_folder(tmp_path / str(number), template=template))
         plain = renderer.render(CONVERSATION).input_ids
         assert renderer.render(CONVERSATION, own_turns={1: array("I", [7])}).input_ids == plain
+
+
+def test_kept_turn_is_compared_once_in_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of one turn, thousands in a request, would have its arguments decoded each time."""
+    decoded = []
+    monkeypatch.setattr(
+        "serval.chat.own_turns.same_json", lambda left, right: decoded.append(left) or left == right
+    )
+    messages = returned('{"times": 1.5, "path": "x"}') * 50
+    assert list(kept(TURN).find("key", messages, TOOLS)) == [1]
+    assert len(decoded) == 1

@@ -44,6 +44,25 @@ async def test_model_and_window_come_from_the_server(
         assert "does not accept the key" in capsys.readouterr().err
 
 
+async def test_missing_key_and_base_url_without_v1_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SERVAL_API_KEY", raising=False)
+    async with running_gateway() as gateway:
+        assert await run(gateway, "codex") == 1
+        assert "asks for a key, and none is in SERVAL_API_KEY" in capsys.readouterr().err
+        monkeypatch.setenv("SERVAL_API_KEY", API_KEY)
+        assert await asyncio.to_thread(main, ["agent", "codex", "--url", gateway.url]) == 1
+    assert "does the base URL end in /v1?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["many", "0", "-1"])
+def test_number_of_tokens_is_checked(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["agent", "pi", f"--context-window={text}"])
+    assert f"{text!r} is not a number of tokens, at least 1" in capsys.readouterr().err
+
+
 def test_output_limit_is_a_quarter_of_a_short_window(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["agent", "pi", "--model", "m", "--context-window", "8000"]) == 0
     assert '"maxTokens": 2000\n' in capsys.readouterr().out

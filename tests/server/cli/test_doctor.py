@@ -57,16 +57,35 @@ def free_port() -> int:
         return port
 
 
+async def doctor(*options: str) -> tuple[int | None, list[str]]:
+    """Return the exit code and the lines of the command, in a process with an event loop of its own."""
+    code = "import sys; from serval.cli import main; sys.exit(main())"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, "doctor", *options, stdout=subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    return process.returncode, out.decode().splitlines()
+
+
+async def test_doctor_names_the_state_of_each_engine() -> None:
+    async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
+        away = f"http://127.0.0.1:{free_port()}"
+        named = [url.removeprefix("http://") for url in (engine.url, away)]
+        code, lines = await doctor("--engine-url", engine.url, "--engine-url", away)
+        line = lines[CHECKS.index("engine")]
+        assert (code, line.split()[0]) == (0, "warning")
+        assert line.endswith(f"; {named[0]} ready, {named[1]} unknown")
+        engine.ready = False
+        code, lines = await doctor("--engine-url", f"{engine.url},{away}")
+        line = lines[CHECKS.index("engine")]
+        assert (code, line.split()[0]) == (1, "failed")
+        assert line.endswith(f"none of the engines is ready: {named[0]} loading, {named[1]} unknown")
+
+
 async def test_doctor_passes_with_an_engine(tmp_path: Path) -> None:
     async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as engine:
-        # In a process of its own: the command starts an event loop.
-        code = "import sys; from serval.cli import main; sys.exit(main())"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, "doctor", "--engine-url", engine.url, stdout=subprocess.PIPE
-        )
-        out, _ = await process.communicate()
-    assert process.returncode == 0, out.decode()
-    lines = out.decode().splitlines()
+        code, lines = await doctor("--engine-url", engine.url)
+    assert code == 0, lines
     assert [line[9:27].strip() for line in lines] == CHECKS
     assert "context of 8192 tokens" in lines[CHECKS.index("engine")]
     assert lines[-1].startswith("ok")

@@ -1,5 +1,6 @@
 """`serval gateway` as a process: it waits for the engine, serves, and stops with exit code 0."""
 
+import argparse
 import asyncio
 import os
 import signal
@@ -14,6 +15,8 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
+from serval.cli import main
+from serval.cli.gateway import configure, gateway_settings
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.stand_in_engine import StandInEngine
 
@@ -160,3 +163,24 @@ async def test_gateway_names_a_port_that_is_taken(tmp_path: Path) -> None:
         code, errors = await exit_of("--port", str(port), "--api-key-file", str(keys))
     assert code == 1
     assert f"127.0.0.1:{port}" in errors
+
+
+def test_engine_option_may_be_given_again_and_wins_over_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVAL_ENGINES_FILE", "/engines")
+    monkeypatch.setenv("SERVAL_ENGINE_URL", "http://c:3")
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    given = gateway_settings(parser.parse_args(["--engine-url", "http://a:1", "--engine-url=http://b:2"]))
+    assert (given.engine_url, given.engines_file) == ("http://a:1,http://b:2", None)
+    from_variables = gateway_settings(parser.parse_args([]))
+    assert from_variables.engine_url == "http://c:3"
+    assert from_variables.engines_file == Path("/engines")
+
+
+@pytest.mark.parametrize("url", ["http://engine-{3..1}:30000", "http://a:1,b:2", "dns+https://engines:1"])
+def test_check_finds_engines_that_are_named_wrongly(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVAL_API_KEY", "k")
+    assert main(["gateway", "--check", "--port=0", "--engine-url", url]) == 1
+    assert "engine" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serval.cli import COMMANDS, ENGINE_COMMANDS
+from serval.cli import COMMANDS, ENGINE_COMMANDS, main
 from serval.settings import Settings, default_text
 
 
@@ -41,3 +41,18 @@ def test_help_is_compared_for_options_that_have_defaults() -> None:
         if action.dest in Settings.model_fields and Settings.model_fields[action.dest].default is not None
     }
     assert compared == {"engine_url", "engine_timeout_s", "host", "port", "workers"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [("serve --mdoel m", "serve"), ("keys list --all", "keys list"), ("agent pi --print", "agent")],
+)
+def test_unknown_option_is_refused_with_the_usage_of_the_command(
+    arguments: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"usage: serval {command} [")
+    assert f"serval {command}: error: unrecognized arguments: --" in errors

@@ -157,3 +157,23 @@ async def test_workers_start_failure_is_one_error_of_the_gateway() -> None:
                 pass
     assert str(ended.value).count("name the folder with the model's tokenizer") == 1
     assert "Traceback" not in str(ended.value)
+
+
+async def test_workers_share_several_engines(engine: StandInEngine) -> None:
+    async with StandInEngine(model_path=str(DEMO_CHECKPOINT)).running() as other:
+        options = ("--workers", "2", "--engine-url", engine.url, "--engine-url", other.url)
+        # Options win over the variable.
+        async with gateway_program("http://127.0.0.1:9", *options) as gateway:
+            (line,) = [line for line in gateway.program.lines if "gateway: engines: " in line]
+            names = [one.url.removeprefix("http://") for one in (engine, other)]
+            assert line.endswith(f"engines: {names[0]} ready, {names[1]} ready")
+            questions = [[{"role": "user", "content": f"Question {number}"}] for number in range(10)]
+            for messages in questions * 4:  # each worker may answer
+                await chat(gateway, messages=messages)
+            homes = [{tuple(body["input_ids"]) for body in one.requests} for one in (engine, other)]
+            assert sum(map(len, homes)) == len(questions)  # no conversation was at both
+            assert all(homes)
+            got = await samples(gateway)
+            assert got["serval_engine_up",] == 1
+            sent = {name: got["serval_place_requests_total", "finished", name] for name in names}
+            assert sent == {name: len(one.requests) for name, one in zip(names, (engine, other), strict=True)}

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serval.caller.priority import PRIORITIES, Priority
-from serval.scheduling.fair_queue import AGED_S, AGED_TURN, FairQueue, QueueFullError, Ticket
+from serval.scheduling.fair_queue import (
+    AGED_S,
+    AGED_TURN,
+    MOST_LOOKED_AT,
+    FairQueue,
+    QueueFullError,
+    Ticket,
+)
 
 
 def ticket(key: str = "a", priority: Priority = "default", tokens: int = 10, arrived: float = 0.0) -> Ticket:
@@ -155,3 +162,67 @@ def test_queue_keeps_waiting_keys_within_one_request_of_each_other(
         next_one = queue.pop(0.0)
         served[next_one.key] += next_one.tokens
         waiting[next_one.key] -= 1
+
+
+Arrivals = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from(PRIORITIES), st.integers(1, 100), st.floats(0, 60)),
+    max_size=40,
+)
+
+
+@given(Arrivals)
+def test_queue_that_accepts_all_pops_in_the_usual_order(
+    arrivals: list[tuple[str, Priority, int, float]],
+) -> None:
+    tickets = [ticket(*arrival) for arrival in arrivals]
+    usual, accepting = FairQueue(1000), FairQueue(1000)
+    for one in tickets:
+        usual.push(one)
+    expected = drained(usual, now=60.0)
+    for one in tickets:
+        accepting.push(one)
+    assert [accepting.pop_accepted(60.0, lambda _: True) for _ in tickets] == expected
+    assert len(accepting) == 0
+
+
+def test_queue_passes_over_tickets_that_are_not_accepted_and_keeps_their_place() -> None:
+    queue = FairQueue(1000)
+    tickets = [ticket(key) for key in "abcd"]
+    for one in tickets:
+        queue.push(one)
+    assert queue.pop_accepted(0.0, lambda one: one.key == "c") is tickets[2]
+    assert queue.pop_accepted(0.0, lambda one: one.key == "x") is None
+    assert [one.key for one in drained(queue)] == ["a", "b", "d"]
+
+
+def test_queue_looks_past_a_bounded_number_of_tickets() -> None:
+    queue = FairQueue(1000)
+    for number in range(MOST_LOOKED_AT + 1):
+        queue.push(ticket(str(number)))
+    last = str(MOST_LOOKED_AT)
+    assert queue.pop_accepted(0.0, lambda one: one.key == last) is None
+    assert queue.pop(0.0).key == "0"
+    found = queue.pop_accepted(0.0, lambda one: one.key == last)
+    assert found is not None
+    assert found.key == last
+
+
+def test_queue_looks_for_accepted_tickets_in_all_classes() -> None:
+    queue = FairQueue(1000)
+    queue.push(ticket("a", "interactive"))
+    queue.push(ticket("b", "bulk"))
+    found = queue.pop_accepted(0.0, lambda one: one.key == "b")
+    assert found is not None
+    assert (found.priority, len(queue)) == ("bulk", 1)
+
+
+def test_queue_charges_a_key_for_what_was_taken_before_its_turn() -> None:
+    queue = FairQueue(1000)
+    for key in ("a", "a", "b"):
+        queue.push(ticket(key))
+    first = queue.pop_accepted(0.0, lambda one: one.key == "a")
+    second = queue.pop_accepted(0.0, lambda one: one.key == "a")
+    assert first is not None
+    assert second is not None
+    queue.push(ticket("a"))
+    assert queue.pop(0.0).key == "b"

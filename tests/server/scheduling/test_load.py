@@ -18,12 +18,13 @@ class Reports:
 
     def __init__(self) -> None:
         self.report: EngineLoadReport | None = None
+        self.others: list[EngineLoadReport] = []
         self.noted: list[float] = []
 
-    async def ask(self) -> EngineLoadReport:
+    async def ask(self) -> list[EngineLoadReport]:
         if self.report is None:
             raise EngineUnavailableError("gone")
-        return self.report
+        return [self.report, *self.others]
 
 
 def load_of(reports: Reports, clock: Clock) -> EngineLoad:
@@ -61,6 +62,15 @@ async def test_load_sheds_the_least_urgent_first(waiting: int, kv_use: float, re
     await load.refresh()
     assert shed(load) == refused
     assert reports.noted == [load.saturation]
+
+
+async def test_load_sheds_by_the_least_loaded_of_several() -> None:
+    reports = Reports()
+    reports.report = EngineLoadReport(waiting=1000, kv_use=1.0)
+    reports.others = [EngineLoadReport(waiting=0, kv_use=0.95), EngineLoadReport(waiting=9, kv_use=0.1)]
+    load = load_of(reports, Clock())
+    await load.refresh()
+    assert load.saturation == 0.9
 
 
 async def test_load_sheds_nothing_on_a_stale_report() -> None:

@@ -13,7 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serval.api.http import cancel_and_wait
+from serval.engine import place, placement
 from serval.settings import Settings
+from serval.telemetry import place_metrics
 from serval.telemetry.logs import JsonFormatter, RequestEntry
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
@@ -172,6 +174,11 @@ async def test_metrics_labels_come_from_closed_sets() -> None:
             await gateway.get(path)
         routes = {name[1] for name in await samples(gateway) if name[0] == "serval_requests_total"}
     assert routes == {"other", "/v1/models/{model_id}"}
+
+
+def test_metrics_of_places_know_all_states_and_reasons() -> None:
+    assert place_metrics.STATES == place.STATES
+    assert place_metrics.REASONS == placement.REASONS
 
 
 async def test_metrics_count_the_usage_of_a_disconnected_client(caplog: pytest.LogCaptureFixture) -> None:

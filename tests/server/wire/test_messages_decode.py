@@ -197,6 +197,24 @@ def test_deferred_tools_are_declared_where_they_are_loaded() -> None:
     assert [tool.function.name for tool in given.deferred_tools if tool.function] == ["Fetch"]
 
 
+def test_tool_is_declared_at_its_first_reference_only() -> None:
+    """A body of many references to a long declaration would become a prompt of gigabytes."""
+    tools = [{"name": "Fetch", "input_schema": {}, "defer_loading": True}]
+    reference = {"type": "tool_reference", "tool_name": "Fetch"}
+    first, second = (
+        user(result("a", [reference]), result("b")),
+        user(result("a", [reference] * 2), result("b")),
+    )
+    given = decoded(user("Hi"), CALLS, first, CALLS, second, tools=tools)
+    again = "[tool Fetch is declared above]"
+    assert [text for role, text in written(given.request) if role == "tool"] == [
+        "<declaration of Fetch>",
+        "done",
+        f"{again}\n{again}",
+        "done",
+    ]
+
+
 def test_deferred_tools_are_declared_at_once_if_the_server_would_search_them() -> None:
     search = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
     given = decoded(user("Hi"), tools=[search, TOOL | {"defer_loading": True}])

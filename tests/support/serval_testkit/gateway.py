@@ -1,5 +1,6 @@
 """The gateway in front of a StandInEngine, on real ports of the loopback interface."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,9 +13,13 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from serval.app import create_apps
 from serval.engine.client import connect_engine
+from serval.engine.connect import connect
+from serval.engine.fleet import Fleet
+from serval.engine.protocol import EngineInfo
 from serval.live_settings import LiveSettings, read_live_settings
 from serval.process.gateway import load_backend
 from serval.process.preparation import prepare
+from serval.process.startup import wait_for_engine
 from serval.settings import Settings
 from serval_testkit.running_app import running_app
 from serval_testkit.stand_in_engine import StandInEngine
@@ -63,6 +68,13 @@ class RunningGateway:
             return response
 
 
+async def fleet_info(fleet: Fleet, settings: Settings) -> EngineInfo:
+    """Wait until an engine of the fleet is ready; return what it promises."""
+    info = await wait_for_engine(fleet, settings, stop=asyncio.Event(), progress=lambda _: None)
+    assert info is not None
+    return info
+
+
 @asynccontextmanager
 async def running_gateway(
     *, engine_url: str | None = None, engine: StandInEngine | None = None, **settings: Any
@@ -79,7 +91,9 @@ async def running_gateway(
         configured = Settings(**values)
         async with connect_engine(configured.model_copy(update={"engine_url": engine.url})) as probe:
             info = await probe.info()
-        async with connect_engine(configured) as client:
+        async with connect(configured) as client:
+            if isinstance(client, Fleet):
+                info = await fleet_info(client, configured)
             prepared = prepare(configured, read_live_settings(configured))
             apps = create_apps(configured, load_backend(configured, client, info), prepared)
             async with AsyncExitStack() as stack:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from serval.chat.prompt_history import shared_length
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.longcat_text import call, pair
 from serval_testkit.stand_in_engine import Answer, StandInEngine, ids_of
@@ -81,7 +82,7 @@ class ScriptedEngine:
 
     def _answer(self, body: dict[str, Any]) -> Answer:
         ids = body["input_ids"]
-        found = max((common_prefix(ids, known.ids + known.answer) for known in self.prompts), default=0)
+        found = max((shared_length(ids, known.ids + known.answer) for known in self.prompts), default=0)
         prompt = Prompt(ids, body["sampling_params"], found)
         self.prompts.append(prompt)
         answer = self.script(prompt)
@@ -126,15 +127,3 @@ def steps(task: str, turns: Sequence[str], *, other: str = "A title") -> Script:
         return says(turns[min(prompt.turns, len(turns) - 1)])
 
     return script
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return the number of leading items that both have in common."""
-    low, high = 0, min(len(left), len(right))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -58,10 +58,22 @@ class StandInEngine:
         self.max_req_input_len = max_req_input_len
         self.incremental_streaming_output = True
         self.ready = True
+        # Answers nothing, not even whether it is ready.
+        self.hangs = False
         # The limit that it reports; None: it reports none.
         self.max_running_requests: int | None = None
         self.waiting = 0
         self.kv_use = 0.0
+        self.running_requests = 0
+        self.waiting_uncached = 0
+        self.loads_asked = 0
+        # Closes the connection of each request without an answer.
+        self.hangs_up = False
+        self.architectures = ["LongcatFlashNgramForCausalLM"]
+        # Added to each id that `/tokenize` tells, as if the tokenizer were another one.
+        self.token_offset = 0
+        # Data-parallel ranks that it reports.
+        self.ranks = 1
         self.answers: deque[Answer] = deque()
         # Chooses the answer to a request's body if none is queued.
         self.script: Callable[[dict[str, Any]], Answer] | None = None
@@ -75,6 +87,13 @@ class StandInEngine:
     def will_say(self, *pieces: str, **fields: Any) -> None:
         """Queue an answer made of `pieces`."""
         self.answers.append(Answer(pieces=pieces, **fields))
+
+    async def load_was_asked(self) -> None:
+        """Wait until the load, as it is now, has been asked for and taken over."""
+        before = self.loads_asked
+        async with asyncio.timeout(60):
+            while self.loads_asked < before + 2:  # noqa: ASYNC110  # a count of requests
+                await asyncio.sleep(0.01)
 
     @asynccontextmanager
     async def running(self, port: int = 0) -> AsyncIterator["StandInEngine"]:
@@ -90,6 +109,7 @@ class StandInEngine:
                 web.get("/server_info", self._server_info),
                 web.get("/v1/models", self._models),
                 web.get("/v1/loads", self._loads),
+                web.post("/tokenize", self._tokenize),
             ]
         )
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -104,10 +124,18 @@ class StandInEngine:
             await runner.cleanup()
 
     async def _ready(self, _: web.Request) -> web.Response:
+        if self.hangs:
+            await asyncio.sleep(3600)
         return web.Response(status=200 if self.ready else 503)
 
     async def _model_info(self, _: web.Request) -> web.Response:
-        return web.json_response({"model_path": self.model_path, "served_model_name": self.model_path})
+        return web.json_response(
+            {
+                "model_path": self.model_path,
+                "served_model_name": self.model_path,
+                "architectures": self.architectures,
+            }
+        )
 
     async def _server_info(self, _: web.Request) -> web.Response:
         return web.json_response(
@@ -123,8 +151,19 @@ class StandInEngine:
         return web.json_response({"data": [{"id": "m", "max_model_len": self.context_length}]})
 
     async def _loads(self, _: web.Request) -> web.Response:
-        load = {"dp_rank": 0, "num_waiting_reqs": self.waiting, "token_usage": self.kv_use}
-        return web.json_response({"loads": [load]})
+        self.loads_asked += 1
+        load = {
+            "num_running_reqs": self.running_requests,
+            "num_waiting_reqs": self.waiting,
+            "num_waiting_uncached_tokens": self.waiting_uncached,
+            "token_usage": self.kv_use,
+        }
+        return web.json_response({"loads": [{"dp_rank": rank, **load} for rank in range(self.ranks)]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        text = (await request.json())["prompt"]
+        ids = _tokenizer(self.model_path).encode(text, add_special_tokens=False).ids
+        return web.json_response({"tokens": [token + self.token_offset for token in ids]})
 
     async def _abort(self, request: web.Request) -> web.Response:
         self.aborted.append((await request.json())["rid"])
@@ -141,6 +180,10 @@ class StandInEngine:
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         self.generating.set()
+        if self.hangs_up:
+            assert request.transport is not None
+            request.transport.close()
+            return web.StreamResponse()
         answer = self._answer(body)
         if answer.fault == "http_error":
             return web.json_response({"error": {"message": answer.message}}, status=answer.status)

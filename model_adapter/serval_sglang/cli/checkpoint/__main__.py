@@ -21,11 +21,21 @@ _COMMANDS = {
 }
 
 
+_EXAMPLES = """
+examples:
+  serval checkpoint inspect /models/LongCat-Flash-Lite
+  serval checkpoint hash /models/LongCat-Flash-Lite --allow remote-code --out lite.sha256
+  serval checkpoint tiny ./tiny
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="serval checkpoint",
         description="Make, inspect, verify and pin checkpoints of LongCat-Flash-Lite.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in _COMMANDS.items():

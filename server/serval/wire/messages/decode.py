@@ -94,11 +94,18 @@ def decode_count_request(body: bytes, reading: Reading) -> DecodedMessages:
 def _decoded(given: CountTokensRequest, reading: Reading) -> DecodedMessages:
     tools = chat_tools(given.tools)
     by_name = {tool.function.name: tool for tool in tools.all if tool.function is not None}
+    references: set[str] = set()
 
     def declare(name: str) -> str:
         tool = by_name.get(name)
-        # The tool's server may have gone since, and the session goes on.
-        return f"[tool {name} is not available]" if tool is None else reading.declaration_of(tool)
+        if tool is None:
+            # The tool's server may have gone since, and the session goes on.
+            return f"[tool {name} is not available]"
+        if name in references:
+            # A body of many references to a long declaration would become a prompt of gigabytes.
+            return f"[tool {name} is declared above]"
+        references.add(name)
+        return reading.declaration_of(tool)
 
     messages = system_messages(given.system, with_billing=reading.render_billing_block)
     messages += chat_messages(given.messages, declare=declare, non_text_parts=reading.non_text_parts)

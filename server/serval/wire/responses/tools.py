@@ -97,6 +97,13 @@ class LoadedTools(Struct, frozen=True):
     """
 
     tools: ToolSet
+    # Where the deferred tools stand in their list, and the names of those that are declared.
+    _places: dict[str, int] = field(default_factory=dict)
+    _declared: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._places.update((name, place) for place, name in enumerate(_names(self.tools.deferred)))
+        self._declared.update(_names(self.tools.declared))
 
     def add(self, raw_tools: Sequence[msgspec.Raw], path: str) -> list[Tool]:
         """Decode loaded tools, and return those that are declared where they were loaded.
@@ -108,15 +115,20 @@ class LoadedTools(Struct, frozen=True):
             tool = Tool(type="function", function=found.function)
             loaded.append(tool)
             name = found.function.name
-            if name not in _names(self.tools.declared):
-                self.tools.called[name] = found.called
-                self.tools.deferred[:] = [each for each in self.tools.deferred if name not in _names([each])]
-                self.tools.deferred.append(tool)
+            if name in self._declared:
+                continue
+            self.tools.called[name] = found.called
+            place = self._places.setdefault(name, len(self._places))
+            self.tools.deferred[place : place + 1] = [tool]
+            if len(self.tools.called) > MAX_TOOLS:
+                raise InvalidRequestError(
+                    f"With those at {path}, the conversation has more than {MAX_TOOLS} tools.", param=path
+                )
         return loaded
 
 
-def _names(tools: Iterable[Tool]) -> set[str]:
-    return {tool.function.name for tool in tools if tool.function is not None}
+def _names(tools: Iterable[Tool]) -> list[str]:
+    return [tool.function.name for tool in tools if tool.function is not None]
 
 
 class _Found(Struct, frozen=True):

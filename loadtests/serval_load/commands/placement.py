@@ -1,0 +1,47 @@
+"""Compare policies that choose an engine, by simulation."""
+
+import argparse
+from dataclasses import replace
+
+from serval_load.placement.engine_model import Speeds
+from serval_load.placement.policies import POLICIES
+from serval_load.placement.simulation import World, simulate
+
+_EXAMPLE = """
+examples:
+  python -m serval_load placement
+  python -m serval_load placement --only "two homes" "conversation hash" \\
+      --agents-per-s 0 --questions-per-s 16 --keys 150 --skew 0 \\
+      --system-tokens 6144 --question-tokens 1280 --kv-tokens 308000 --seconds 240
+"""
+_OPTIONS = (
+    "engines", "gateways", "seconds", "keys", "skew", "system_tokens", "agents_per_s", "turns", "think_s",
+    "questions_per_s", "question_tokens", "seed",
+)  # fmt: skip
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.epilog = _EXAMPLE
+    world = World()
+    parser.add_argument("--only", nargs="+", choices=POLICIES, default=list(POLICIES), help="policies")
+    for name in _OPTIONS:
+        default = getattr(world, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    kv_tokens = world.speeds.kv_tokens
+    parser.add_argument("--kv-tokens", type=int, default=kv_tokens, help="KV cache of an engine, in tokens")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate and print the table."""
+    world = World(**{name: getattr(args, name) for name in _OPTIONS}, speeds=Speeds(kv_tokens=args.kv_tokens))
+    print("| policy | requests | found | best | first token p50, s | p99, s | busiest / mean |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name in args.only:
+        result = simulate(replace(world), name)
+        print(
+            f"| {name} | {result.requests} | {result.found:.1%} | {result.best:.1%}"
+            f" | {result.first_token_p50_s:.2f} | {result.first_token_p99_s:.2f} | {result.busiest:.2f} |",
+            flush=True,
+        )
+    return 0

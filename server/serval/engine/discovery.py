@@ -1,0 +1,190 @@
+"""The engines that a gateway may use: a list of URLs, ranges, names in DNS, or a file that is read live.
+
+    http://engine-0:30000,http://engine-1:30000      a list
+    http://engine-{0..7}.engines:30000               a range; a name that does not exist is simply not there
+    dns+http://engines:30000                         every address of the name, asked for again and again
+
+The file has the same forms, separated by commas or white space; `#` starts a comment.
+"""
+
+import asyncio
+import logging
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from serval.engine.connection import peer_of
+from serval.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+DNS_EVERY_S: Final = 5.0
+# More engines than this are a mistake in a range.
+MOST_ENGINES: Final = 1024
+_DNS: Final = "dns+"
+_RANGE: Final = re.compile(r"\{(\d{1,6})\.\.(\d{1,6})\}")
+
+
+class FoundEngine(Struct, frozen=True):
+    """An engine's URL, and its name in metrics and messages, of which there is a bounded number."""
+
+    name: str
+    url: str
+
+
+# Returns the addresses of a host. Raises `OSError`.
+Lookup = Callable[[str], Awaitable[Sequence[str]]]
+
+
+def is_single(text: str) -> bool:
+    """Return True if the setting names one engine by its URL."""
+    return not any(mark in text for mark in (",", "{", _DNS)) and len(text.split()) == 1
+
+
+def expand(text: str) -> list[str]:
+    """Return the URLs of the setting, with ranges written out. Raises `SettingsError`."""
+    urls: list[str] = []
+    for item in re.split(r"[,\s]+", text):
+        if item:
+            urls += _expand_ranges(item)
+        if len(urls) > MOST_ENGINES:
+            raise SettingsError(
+                f"more than {MOST_ENGINES} engines are named; check the ranges of {text[:80]!r}"
+            )
+    for url in urls:
+        if url.startswith(f"{_DNS}https"):
+            raise SettingsError(
+                f"{url!r} would be asked by address, which no certificate names; list the engines"
+            )
+        peer_of(url.removeprefix(_DNS), api_key=None, connect_timeout_s=1, stall_timeout_s=1)
+    return urls
+
+
+def _expand_ranges(item: str) -> Iterable[str]:
+    found = _RANGE.search(item)
+    if found is None:
+        if "{" in item or "}" in item:
+            raise SettingsError(f"the engine's URL {item!r} has braces; a range has the form {{0..7}}")
+        return [item]
+    first, last = int(found[1]), int(found[2])
+    if last < first or last - first >= MOST_ENGINES:
+        raise SettingsError(
+            f"the range {found[0]} of {item!r} must run upwards, to at most {MOST_ENGINES} engines"
+        )
+    before, after = item[: found.start()], item[found.end() :]
+    return [url for number in range(first, last + 1) for url in _expand_ranges(f"{before}{number}{after}")]
+
+
+async def addresses_of(host: str) -> Sequence[str]:
+    """Return the addresses of a host, sorted. Raises `OSError`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return sorted({str(address[0]) for *_, address in found})
+
+
+class Discovery:
+    """Engines named by `urls` or, if there is one, by `file`. Call `look` again and again."""
+
+    def __init__(
+        self,
+        urls: str,
+        file: Path | None = None,
+        *,
+        lookup: Lookup = addresses_of,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises `SettingsError` if the URLs, or the file as it is now, cannot be used."""
+        self._file = file
+        self._lookup = lookup
+        self._now = now
+        self._text = urls if file is None else _read(file)
+        self._urls = expand(self._text)
+        if file is None and not self._urls:
+            raise SettingsError("no engine is named; set SERVAL_ENGINE_URL or --engine-url")
+        # By name in DNS: when it was asked for, and the numbers of its addresses.
+        self._asked: dict[str, float] = {}
+        self._numbers: dict[str, dict[str, int]] = {}
+        # Complaints, each of which is logged once.
+        self._said: set[str] = set()
+
+    async def look(self) -> list[FoundEngine]:
+        """Return the engines as they are named now. A source that cannot be read stays as it was."""
+        if self._file is not None:
+            await self._read_again(self._file)
+        found: dict[str, FoundEngine] = {}
+        for url in self._urls:
+            for engine in await self._resolved(url) if url.startswith(_DNS) else [_named(url)]:
+                if engine.url in found:
+                    self._say(f"the engine {engine.url} is named twice; once is enough")
+                found.setdefault(engine.url, engine)
+        return list(found.values())
+
+    async def _read_again(self, file: Path) -> None:
+        try:
+            text = await asyncio.to_thread(_read, file)
+            urls = self._urls if text == self._text else expand(text)
+        except SettingsError as error:
+            self._say(f"the engines stay as they were: {error}")
+            return
+        if text != self._text:
+            logger.info("engines read again from %s: %d", file, len(urls))
+            self._text, self._urls = text, urls
+            self._said.clear()
+
+    async def _resolved(self, url: str) -> list[FoundEngine]:
+        """Return an engine for each address of the name. Each keeps its number while it is there."""
+        plain = url.removeprefix(_DNS)
+        parts = urlsplit(plain)
+        host = parts.hostname or ""
+        numbers = self._numbers.setdefault(url, {})
+        if self._now() - self._asked.get(url, float("-inf")) >= DNS_EVERY_S:
+            self._asked[url] = self._now()
+            try:
+                addresses = await self._lookup(host)
+            except (OSError, UnicodeError) as error:
+                self._say(f"the addresses of {host} stay as they were: {error}")
+            else:
+                for address in numbers.keys() - set(addresses):
+                    del numbers[address]
+                for address in addresses:
+                    numbers.setdefault(address, _lowest_free(numbers.values()))
+        return [
+            FoundEngine(
+                f"{_named(plain).name}/{number}",
+                parts._replace(netloc=_netloc(address, parts.port)).geturl(),
+            )
+            for address, number in numbers.items()
+        ]
+
+    def _say(self, complaint: str) -> None:
+        if complaint not in self._said:
+            self._said.add(complaint)
+            logger.warning("%s", complaint)
+
+
+def _named(url: str) -> FoundEngine:
+    parts = urlsplit(url)
+    return FoundEngine(f"{parts.netloc}{parts.path.rstrip('/')}", url.rstrip("/"))
+
+
+def _netloc(address: str, port: int | None) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return host if port is None else f"{host}:{port}"
+
+
+def _lowest_free(taken: Iterable[int]) -> int:
+    used = set(taken)
+    return next(number for number in range(len(used) + 1) if number not in used)
+
+
+def _read(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the file of engines {str(file)!r} cannot be read: {error}") from error
+    return " ".join(line.partition("#")[0] for line in lines)

@@ -1,0 +1,124 @@
+"""Engines of a fleet, and the places in them: one for each data-parallel rank."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from serval.engine.client import SglangEngine
+from serval.engine.discovery import FoundEngine
+from serval.engine.model_check import ModelIdentity
+from serval.engine.placement import PlaceView, PrefixIndex, Reason
+from serval.engine.protocol import EngineInfo, RankLoad
+
+# unknown: not reached; loading: it answers but is not ready; draining: it was ready, its requests may end;
+# failing: its circuit breaker is open; mismatch: it serves another model.
+State = Literal["unknown", "loading", "ready", "draining", "failing", "mismatch"]
+STATES: Final[tuple[State, ...]] = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
+Outcome = Literal["finished", "failed", "unanswered", "cancelled"]
+OUTCOMES: Final[tuple[Outcome, ...]] = ("finished", "failed", "unanswered", "cancelled")
+
+# Size of a place's KV cache in tokens, if the engine does not report it.
+_USUAL_KV_TOKENS: Final = 500_000
+# Weight of the newest measurement of the speed, and the tokens that make one.
+_NEWEST: Final = 0.3
+_MEASURED_TOKENS: Final = 1024
+
+
+@dataclass(eq=False)
+class FleetEngine:
+    """One engine of the fleet, by its URL."""
+
+    found: FoundEngine
+    client: SglangEngine
+    state: State = "unknown"
+    # It is no longer named by discovery.
+    leaving: bool = False
+    # Known once it has been ready, until it is not.
+    identity: ModelIdentity | None = None
+    info: EngineInfo | None = None
+    places: list["Place"] = field(default_factory=list)
+    # Requests of this process that are with it.
+    running: int = 0
+    # Set to look at it at once.
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False)
+class Place:
+    """A rank of an engine; `rank` is None if the engine has one only."""
+
+    name: str
+    engine: FleetEngine
+    rank: int | None
+    view: PlaceView
+    # Requests that this process has there: now, and when the load was last reported.
+    in_flight: int = 0
+    in_flight_then: int = 0
+    load: RankLoad = field(default_factory=RankLoad)
+
+    @property
+    def is_ready(self) -> bool:
+        """True if new requests may go there."""
+        return self.engine.state == "ready" and not self.engine.leaving and self in self.engine.places
+
+    @property
+    def max_running(self) -> int | None:
+        """Requests it runs at once; None if the engine does not report that."""
+        info = self.engine.info
+        if info is None or info.max_running_requests is None:
+            return None
+        return max(1, info.max_running_requests // len(self.engine.places))
+
+    def heard(self, load: RankLoad) -> None:
+        """Take over a report of its load."""
+        computed = load.total_prefill_uncached_tokens - self.load.total_prefill_uncached_tokens
+        busy_s = (load.total_prefill_busy_us - self.load.total_prefill_busy_us) / 1e6
+        if computed >= _MEASURED_TOKENS and busy_s > 0:
+            self.view.prefill_per_s += _NEWEST * (computed / busy_s - self.view.prefill_per_s)
+        self.view.polled_waiting = load.num_waiting_uncached_tokens
+        self.view.kv_use = load.token_usage
+        self.in_flight_then = self.in_flight
+        self.load = load
+
+
+def places_of(engine: FleetEngine, loads: list[RankLoad]) -> list[Place]:
+    """Return the places of an engine that has just become ready; nothing is known to be in their caches."""
+    several = len(loads) > 1
+    places = []
+    for load in loads or [RankLoad()]:
+        suffix = f"#{load.dp_rank}" if several else ""
+        index = PrefixIndex(load.max_total_num_tokens or _USUAL_KV_TOKENS)
+        place = Place(
+            name=f"{engine.found.name}{suffix}",
+            engine=engine,
+            rank=load.dp_rank if several else None,
+            # Homes go by the URL: names of addresses found by DNS may differ between processes.
+            view=PlaceView(f"{engine.found.url}{suffix}", index),
+        )
+        place.heard(load)
+        places.append(place)
+    return places
+
+
+class PlaceObserver(Protocol):
+    """Observer of the places, by their names, and of choices between them."""
+
+    def place_state(self, place: str, state: State | None) -> None:
+        """Note the state of a place; None: it is gone."""
+        ...
+
+    def place_chosen(self, reason: Reason) -> None:
+        """Note why a request goes where it goes."""
+        ...
+
+    def place_request_started(self, place: str) -> None:
+        """Note that a request was sent there."""
+        ...
+
+    def place_request_ended(self, place: str, outcome: Outcome) -> None:
+        """Note that a request there has ended."""
+        ...
+
+    def place_prompt(self, place: str, *, cached: int, computed: int) -> None:
+        """Note how many tokens of a prompt the place had in its cache."""
+        ...

@@ -1,0 +1,198 @@
+"""Choice of a place, which is one engine or one rank of it, for a prompt: two homes, learn, stay.
+
+- *Two homes*: a prompt that is mostly system prompt and tools belongs where these belong, a longer one where
+  its conversation does. Rendezvous hashing (Thaler and Ravishankar, 1998) finds both, so every process
+  computes the same home and none has to tell another.
+- *Learn*: an index of each place has the blocks of the prompts that this process sent there.
+- *Stay*: a prompt goes where most of it is. It leaves only for a place that is idle, and only if that saves
+  seconds of prefill. In an overload no place is idle, and moving would add to the work.
+
+Nothing here reads a clock or does I/O; the simulation of `serval_load` imports this module.
+"""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from serval.chat.prompt_parts import PromptParts
+
+BLOCK_TOKENS: Final = 256
+# Seconds of prefill waiting, and share of the KV cache in use by requests, below which a place is idle.
+IDLE_S: Final = 0.25
+IDLE_KV_USE: Final = 0.6
+# Seconds of prefill that leaving has to save. With three gateways, a gain of one second finds 3 % less in the
+# caches: the other two do not learn of the move.
+GAIN_S: Final = 2.0
+# Tokens a second, assumed until the place has reported some work.
+FIRST_PREFILL_PER_S: Final = 20_000.0
+# Beginning of a prompt of unknown structure that tells conversations apart.
+_UNKNOWN_FIRST_TURN: Final = 1024
+
+Reason = Literal["only", "home", "held", "idle"]
+REASONS: Final[tuple[Reason, ...]] = ("only", "home", "held", "idle")
+
+
+class PlacedPrompt(Struct, frozen=True):
+    """A prompt as the choice sees it; lengths are in tokens."""
+
+    tokens: int
+    # Hashes of the whole blocks of `BLOCK_TOKENS`, each of which stands for all tokens before it too.
+    blocks: Sequence[int]
+    # System prompt and tools, which other conversations share.
+    shared: int
+    # Prompt of the conversation's previous turn; 0 in its first.
+    earlier: int
+    # Hashes of owner and prompt up to the end of the first user message, and of owner and shared part.
+    conversation: bytes
+    shared_key: bytes
+
+
+def placed_prompt(input_ids: Sequence[int], *, owner: str, parts: PromptParts | None) -> PlacedPrompt:
+    """Return the prompt as `choose` needs it. Prompts of different owners share neither home nor blocks."""
+    ids = input_ids if isinstance(input_ids, array) else array("I", input_ids)
+    # Without its own bytes a slice would be copied three times.
+    data, size = memoryview(ids).cast("B"), ids.itemsize
+    if parts is None:
+        parts = PromptParts(shared=0, first_turn=min(len(ids), _UNKNOWN_FIRST_TURN), earlier=0)
+    salt = blake2b(owner.encode(), digest_size=16).digest()
+    blocks = []
+    link = salt[:8]
+    for start in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        block = data[start * size : (start + BLOCK_TOKENS) * size]
+        link = blake2b(block, digest_size=8, key=link).digest()
+        blocks.append(int.from_bytes(link, "little"))
+    return PlacedPrompt(
+        tokens=len(ids),
+        blocks=blocks,
+        shared=parts.shared,
+        earlier=parts.earlier,
+        conversation=blake2b(data[: parts.first_turn * size], digest_size=16, key=salt).digest(),
+        shared_key=blake2b(data[: parts.shared * size], digest_size=16, key=salt).digest(),
+    )
+
+
+class PrefixIndex:
+    """Blocks of the prompts that were sent to a place, as many as its KV cache has room for."""
+
+    def __init__(self, kv_tokens: int) -> None:
+        self._limit = max(1, kv_tokens // BLOCK_TOKENS)
+        self._blocks: OrderedDict[int, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def match(self, blocks: Sequence[int]) -> int:
+        """Return the number of leading blocks that the place should hold."""
+        for number, block in enumerate(blocks):
+            if block not in self._blocks:
+                return number
+        return len(blocks)
+
+    def add(self, blocks: Sequence[int]) -> None:
+        """Add the blocks of a prompt that was sent, and drop those used least recently."""
+        # The end of a chain is useless without its start, so the start must be the more recent.
+        for block in reversed(blocks):
+            self._blocks[block] = None
+            self._blocks.move_to_end(block)
+        while len(self._blocks) > self._limit:
+            self._blocks.popitem(last=False)
+
+
+@dataclass(eq=False)
+class PlaceView:
+    """One place as a process sees it. `identity` is the same in all processes: homes depend on it."""
+
+    identity: str
+    index: PrefixIndex
+    # Prompt tokens that are still to be computed: of this process's requests without a first token, and of
+    # all requests that waited in the engine when it was last asked.
+    own_waiting: int = 0
+    polled_waiting: int = 0
+    # Share of the KV cache that running requests hold.
+    kv_use: float = 0.0
+    prefill_per_s: float = FIRST_PREFILL_PER_S
+    _hash: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._hash = self.identity.encode()
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of prefill before a request that arrives now."""
+        return max(self.own_waiting, self.polled_waiting) / self.prefill_per_s
+
+    @property
+    def is_idle(self) -> bool:
+        """True if a request that arrives now would be computed at once."""
+        return self.waiting_s <= IDLE_S and self.kv_use <= IDLE_KV_USE
+
+    def uncached(self, prompt: PlacedPrompt) -> int:
+        """Return the prompt's tokens that the place would have to compute, as far as its index knows."""
+        held = self.index.match(prompt.blocks) * BLOCK_TOKENS
+        return prompt.tokens - min(held, prompt.tokens - 1)
+
+    def rank(self, key: bytes) -> bytes:
+        """Rank of this place for `key`; the highest is the home."""
+        return blake2b(self._hash, digest_size=8, key=key).digest()
+
+
+class Choice(Struct, frozen=True):
+    """A place for a prompt, and the tokens of the prompt that it should hold."""
+
+    view: PlaceView
+    held: int
+    reason: Reason
+    # Seconds of prefill that going to any other place would add.
+    moving_s: float
+
+
+def home_of(key: bytes, views: Sequence[PlaceView]) -> PlaceView:
+    """Return the home of `key` among the places, by rendezvous hashing."""
+    return max(views, key=lambda view: view.rank(key))
+
+
+def choose(prompt: PlacedPrompt, views: Sequence[PlaceView]) -> Choice:
+    """Choose one of `views`, of which there is at least one, by the rule of the module."""
+    held = _held(prompt, views)
+    home = home_of(_home_key(prompt, prompt.tokens), views)
+    keeper = max(views, key=lambda view: (held[view], view is home))
+    reason: Reason = "held"
+    if held[keeper] <= 2 * prompt.shared:
+        # A start that many conversations share ties none of them to a place.
+        keeper, reason = home, "home"
+
+    def seconds(view: PlaceView) -> float:
+        return view.waiting_s + (prompt.tokens - held[view]) / view.prefill_per_s
+
+    chosen = keeper
+    idle = [view for view in views if view.is_idle]
+    if idle:
+        best = min(idle, key=seconds)
+        if seconds(best) + GAIN_S < seconds(keeper):
+            chosen, reason = best, "idle"
+    if len(views) == 1:
+        reason = "only"
+    elsewhere = max((tokens for view, tokens in held.items() if view is not chosen), default=0)
+    moving_s = max(0, held[chosen] - elsewhere) / chosen.prefill_per_s
+    return Choice(chosen, held[chosen], reason, moving_s)
+
+
+def _home_key(prompt: PlacedPrompt, tokens: int) -> bytes:
+    """Return the key of the home of the conversation when its prompt had `tokens` tokens."""
+    return prompt.conversation if tokens > 2 * prompt.shared else prompt.shared_key
+
+
+def _held(prompt: PlacedPrompt, views: Sequence[PlaceView]) -> dict[PlaceView, int]:
+    """Return the tokens of the prompt that each place should hold; the last one is always computed."""
+    held = {view: view.index.match(prompt.blocks) * BLOCK_TOKENS for view in views}
+    if max(held.values()) + BLOCK_TOKENS <= prompt.earlier:
+        # Another process sent the turn before, most likely to where this one would have sent it.
+        held[home_of(_home_key(prompt, prompt.earlier), views)] = prompt.earlier
+    shared_home = home_of(prompt.shared_key, views)
+    held[shared_home] = max(held[shared_home], prompt.shared)
+    return {view: min(tokens, prompt.tokens - 1) for view, tokens in held.items()}

@@ -1,0 +1,77 @@
+"""Metrics of each place that a gateway with several engines uses. Without several, no place has series.
+
+Labels are names of discovery, of which there are only as many as engines. States, outcomes and reasons are
+those of `serval.engine.place` and `serval.engine.placement`.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+# The layer above owns these words; the test of the metrics compares them.
+STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
+REASONS = ("only", "home", "held", "idle")
+
+
+class PlaceMetrics:
+    """Observer of a fleet's places."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._state = Gauge(
+            "serval_place_state",
+            "1 for the state that an engine (or one of its ranks) is in, with several engines: unknown,"
+            " loading, ready, draining, failing, mismatch (it serves another model).",
+            ["place", "state"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self._requests = Counter(
+            "serval_place_requests_total",
+            "Requests sent to a place, by outcome: finished, failed, unanswered (another may have been"
+            " tried), cancelled.",
+            ["place", "outcome"],
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            "serval_place_requests_in_flight",
+            "Requests of this gateway at a place.",
+            ["place"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._prompt_tokens = Counter(
+            "serval_place_prompt_tokens_total",
+            "Prompt tokens of requests that a place began to answer: cached (found there) or computed.",
+            ["place", "kind"],
+            registry=registry,
+        )
+        self._chosen = Counter(
+            "serval_place_choices_total",
+            "Choices of a place by reason: home (by hash), held (most of the prompt is there), idle (it would"
+            " have waited there), only (there is no other).",
+            ["reason"],
+            registry=registry,
+        )
+        # Children by label: looking them up in the metric costs more than counting.
+        self._by_reason = {reason: self._chosen.labels(reason) for reason in REASONS}
+
+    def place_state(self, place: str, state: str | None) -> None:
+        """See `PlaceObserver`."""
+        for name in STATES:
+            self._state.labels(place, name).set(name == state)
+
+    def place_chosen(self, reason: str) -> None:
+        """See `PlaceObserver`."""
+        self._by_reason[reason].inc()
+
+    def place_request_started(self, place: str) -> None:
+        """See `PlaceObserver`."""
+        self._in_flight.labels(place).inc()
+
+    def place_request_ended(self, place: str, outcome: str) -> None:
+        """See `PlaceObserver`."""
+        self._in_flight.labels(place).dec()
+        self._requests.labels(place, outcome).inc()
+
+    def place_prompt(self, place: str, *, cached: int, computed: int) -> None:
+        """See `PlaceObserver`."""
+        self._prompt_tokens.labels(place, "cached").inc(cached)
+        self._prompt_tokens.labels(place, "computed").inc(computed)

@@ -1,0 +1,55 @@
+"""The simulation of several engines holds what the choice of a place is for."""
+
+from dataclasses import replace
+
+import pytest
+
+from serval_load.cli import main
+from serval_load.placement.engine_model import Speeds
+from serval_load.placement.simulation import Result, World, simulate
+
+AGENTS = World(gateways=3, seconds=300)
+# Many keys with large system prompts, whose caches are nearly full.
+QUESTIONS = World(
+    agents_per_s=0, questions_per_s=16, keys=150, skew=0, system_tokens=6144, question_tokens=1280,
+    speeds=Speeds(kv_tokens=308_000), seconds=100,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def agents() -> dict[str, Result]:
+    return {name: simulate(AGENTS, name) for name in ("round robin", "conversation hash", "two homes")}
+
+
+def test_agents_find_nine_tenths_of_what_one_cache_would(agents: dict[str, Result]) -> None:
+    chosen = agents["two homes"]
+    assert chosen.found >= 0.9 * chosen.best
+    assert chosen.found >= 1.8 * agents["round robin"].found
+
+
+def test_agents_wait_no_longer_than_at_fixed_homes(agents: dict[str, Result]) -> None:
+    chosen, fixed = agents["two homes"], agents["conversation hash"]
+    assert chosen.first_token_p99_s <= 1.25 * fixed.first_token_p99_s
+    assert chosen.first_token_p99_s <= 0.5 * agents["round robin"].first_token_p99_s
+
+
+def test_questions_share_system_prompts_where_a_hash_cannot() -> None:
+    chosen, fixed = simulate(QUESTIONS, "two homes"), simulate(QUESTIONS, "conversation hash")
+    assert chosen.found >= 0.65
+    assert fixed.found <= 0.3
+    assert chosen.first_token_p99_s <= 0.2 * fixed.first_token_p99_s
+
+
+def test_hot_key_does_not_overload_one_engine() -> None:
+    assert simulate(replace(AGENTS, keys=2, skew=0), "two homes").busiest <= 1.3
+
+
+def test_simulation_is_the_same_each_time() -> None:
+    short = replace(AGENTS, seconds=60)
+    assert simulate(short, "two homes") == simulate(short, "two homes")
+
+
+def test_placement_command_prints_a_row_for_each_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["placement", "--seconds", "60", "--only", "two homes", "round robin"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| two homes", "| round robin"]

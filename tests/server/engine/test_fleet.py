@@ -1,0 +1,415 @@
+"""A gateway in front of several engines: one answers, whatever happens to the others."""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serval.chat import load_chat
+from serval.engine.fleet import connect_fleet
+from serval.engine.model_check import PROBE
+from serval.settings import Settings
+from serval_testkit.fleet import RunningFleet, chat, eventually, new_engine, running_fleet
+from serval_testkit.gateway import DEMO_CHECKPOINT, running_gateway
+from serval_testkit.processes import free_port
+from serval_testkit.stand_in_engine import StandInEngine
+
+
+def closed_engine() -> StandInEngine:
+    """Return an engine that is not there."""
+    engine = new_engine()
+    engine.url = f"http://127.0.0.1:{free_port()}"
+    return engine
+
+
+async def test_conversations_are_spread_and_stay() -> None:
+    async with running_fleet() as fleet:
+        texts = [f"Question {number}" for number in range(16)]
+        homes = [await fleet.engine_of(text) for text in texts]
+        assert {id(engine) for engine in homes} == {id(engine) for engine in fleet.engines}
+        assert [await fleet.engine_of(text) for text in texts] == homes
+        metrics = await fleet.metrics()
+        assert 'serval_place_choices_total{reason="home"} 32.0' in metrics
+        name = fleet.engines[0].url.removeprefix("http://")
+        sent = len(fleet.engines[0].requests)
+        assert f'serval_place_requests_total{{outcome="finished",place="{name}"}} {sent}.0' in metrics
+
+
+async def test_abort_goes_to_the_engine_that_ran_the_request() -> None:
+    async with running_fleet() as fleet:
+        for engine in fleet.engines:
+            text = await fleet.text_of(engine)
+            engine.will_say("Hello", fault="stall")
+            engine.generating.clear()
+            asking = asyncio.create_task(fleet.ask(text, stream=True))
+            await engine.generating.wait()
+            asking.cancel()
+            await engine.abort_seen.wait()
+            assert engine.aborted == [engine.requests[-1]["rid"]]
+        assert [len(engine.aborted) for engine in fleet.engines] == [1, 1]
+
+
+async def test_unanswered_request_goes_to_another_engine() -> None:
+    async with running_fleet(breaker_failures=100) as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        first.hangs_up = True
+        sent = len(first.requests), len(second.requests)
+        assert await fleet.ask(text) == 200
+        assert (len(first.requests), len(second.requests)) == (sent[0] + 1, sent[1] + 1)
+        assert second.requests[-1]["rid"] != first.requests[-1]["rid"]
+
+
+async def test_only_engine_is_asked_again_over_a_new_connection() -> None:
+    async with running_fleet(new_engine(), as_range=True) as fleet:
+        (engine,) = fleet.engines
+        assert await fleet.ask() == 200
+        engine.hangs_up = True
+        assert await fleet.ask() == 503
+        assert len(engine.requests) == 3
+        engine.hangs_up = False
+        await fleet.reaches(engine, "ready")
+        assert await fleet.ask() == 200
+
+
+async def test_request_is_sent_at_most_twice() -> None:
+    engines = [new_engine() for _ in range(4)]
+    async with running_fleet(*engines, breaker_failures=100) as fleet:
+        for engine in engines:
+            engine.hangs_up = True
+        assert await fleet.ask("once") == 503
+        assert sum(len(engine.requests) for engine in engines) == 2
+
+
+async def test_answered_request_is_not_sent_again() -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        before = len(first.requests) + len(second.requests)
+        first.will_say("partial", fault="cut")
+        assert await fleet.ask(text) == 502
+        assert len(first.requests) + len(second.requests) == before + 1
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_error_of_an_engine_is_passed_on(status: int) -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        before = len(second.requests)
+        first.will_say(fault="http_error", status=status)
+        assert await fleet.ask(text) == status
+        assert len(second.requests) == before
+        assert await fleet.state(first) == "ready"
+
+
+async def test_busy_engine_is_relieved_by_an_idle_one_only() -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        first.will_say(fault="http_error", status=503)
+        before = len(second.requests)
+        assert await fleet.ask(text) == 200
+        assert len(second.requests) == before + 1
+        second.kv_use = 0.9
+        await second.load_was_asked()
+        first.will_say(fault="http_error", status=503)
+        assert await fleet.ask(text) == 503
+        assert len(second.requests) == before + 1
+        assert await fleet.state(first) == "ready"
+
+
+async def test_failing_engine_is_left_out_until_it_works_again() -> None:
+    async with running_fleet(breaker_failures=2, breaker_open_s=0.1) as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        for _ in range(2):
+            first.will_say(fault="http_error", status=500)
+            assert await fleet.ask(text) == 500
+        assert await fleet.state(first) == "failing"
+        before = len(second.requests)
+        assert await fleet.ask(text) == 200
+        assert len(second.requests) == before + 1
+        assert "\nserval_engine_breaker_open 0.0\n" in await fleet.metrics()
+        assert await fleet.is_ready()
+        await fleet.reaches(first, "ready")
+        assert await fleet.engine_of(text) is first
+
+
+async def test_gateway_is_not_ready_while_all_engines_fail() -> None:
+    async with running_fleet(breaker_failures=1, breaker_open_s=600) as fleet:
+        for engine in fleet.engines:
+            text = f"Question of {engine.url}"
+            for one in fleet.engines:
+                one.will_say(fault="http_error", status=500)
+            assert await fleet.ask(text) == 500
+        assert await fleet.ask() == 503
+        assert not await fleet.is_ready()
+        assert "\nserval_engine_breaker_open 1.0\n" in await fleet.metrics()
+
+
+async def test_killed_engine_fails_no_request_and_comes_back() -> None:
+    engine, port = new_engine(), free_port()
+    async with AsyncExitStack() as stack:
+        other = new_engine()
+        await stack.enter_async_context(other.running())
+        serving = AsyncExitStack()
+        await serving.enter_async_context(engine.running(port))
+        url = f"{engine.url},{other.url}"
+        gateway = await stack.enter_async_context(running_gateway(engine_url=url))
+        fleet = RunningFleet(gateway, [engine, other])
+        text = await fleet.text_of(engine)
+        done: list[int] = []
+
+        async def load() -> None:
+            while len(done) < 200:
+                done.append(await fleet.ask(f"{text} {len(done)}" if len(done) % 2 else text))
+
+        users = [asyncio.create_task(load()) for _ in range(4)]
+        await eventually(lambda: len(done) > 40)
+        await serving.aclose()
+        await asyncio.gather(*users)
+        assert set(done) == {200}
+        await fleet.reaches(engine, "unknown")
+        async with engine.running(port):
+            await fleet.reaches(engine, "ready")
+            assert await fleet.engine_of(text) is engine
+
+
+async def test_draining_engine_gets_no_request_and_ends_those_it_has() -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        first.will_say("Hello", " there", delay_s=1.5)
+        first.generating.clear()
+        asking = asyncio.create_task(fleet.ask(text))
+        await first.generating.wait()
+        first.ready = False
+        await fleet.reaches(first, "draining")
+        before = len(first.requests)
+        assert await fleet.engine_of(text) is second
+        assert await asking == 200
+        assert len(first.requests) == before
+        first.ready = True
+        await fleet.reaches(first, "ready")
+        assert await fleet.engine_of(text) is first
+
+
+async def test_rolling_update_fails_no_request() -> None:
+    async with running_fleet(new_engine(), new_engine(), new_engine()) as fleet:
+        done: list[int] = []
+        updated = asyncio.Event()
+
+        async def load(user: int) -> None:
+            while not updated.is_set():
+                done.append(await fleet.ask(f"Question {user} {len(done) % 5}"))
+
+        users = [asyncio.create_task(load(user)) for user in range(4)]
+        for engine in fleet.engines:
+            engine.ready = False
+            await fleet.reaches(engine, "draining")
+            engine.ready = True
+            await fleet.reaches(engine, "ready")
+        updated.set()
+        await asyncio.gather(*users)
+        assert set(done) == {200}
+
+
+async def test_hanging_engine_is_left_out() -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        first.hangs = True
+        await fleet.reaches(first, "unknown")
+        assert await fleet.engine_of(text) is second
+        assert await fleet.is_ready()
+
+
+async def test_one_ready_engine_of_four_is_enough() -> None:
+    engine, loading = new_engine(), new_engine()
+    loading.ready = False
+    gone = [closed_engine() for _ in range(2)]
+    async with engine.running(), loading.running():
+        url = ",".join(one.url for one in [*gone, loading, engine])
+        async with running_gateway(engine_url=url) as gateway:
+            fleet = RunningFleet(gateway, [engine])
+            assert await fleet.is_ready()
+            assert await fleet.ask() == 200
+            assert await fleet.state(loading) == "loading"
+            assert [await fleet.state(one) for one in gone] == ["unknown", "unknown"]
+            assert "\nserval_engine_up 1.0\n" in await fleet.metrics()
+            engine.ready = False
+            await fleet.reaches(engine, "draining")
+            assert not await fleet.is_ready()
+            assert "\nserval_engine_up 0.0\n" in await fleet.metrics()
+            assert await fleet.ask() == 503
+
+
+def other_model() -> StandInEngine:
+    engine = new_engine()
+    engine.architectures = ["LlamaForCausalLM"]
+    return engine
+
+
+def other_tokenizer() -> StandInEngine:
+    engine = new_engine()
+    engine.token_offset = 1
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        (other_model, "it serves LlamaForCausalLM, and the others LongcatFlashNgramForCausalLM"),
+        (other_tokenizer, "its tokenizer is another one"),
+        (lambda: new_engine(context_length=4096), "its context has 4096 tokens"),
+    ],
+    ids=["model", "tokenizer", "context"],
+)
+async def test_engine_with_another_model_is_named_and_not_used(
+    other: Any, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = other()
+    async with running_fleet(wrong, new_engine(), new_engine()) as fleet:
+        assert await fleet.state(wrong) == "mismatch"
+        for number in range(12):
+            assert await fleet.ask(f"Question {number}") == 200
+        assert wrong.requests == []
+        (said,) = [record.getMessage() for record in caplog.records if "is not used" in record.getMessage()]
+        assert said.startswith(f"engine {wrong.url.removeprefix('http://')} is not used: {problem}")
+
+
+async def test_engines_with_the_gateways_tokenizer_are_used_even_if_most_have_another() -> None:
+    wrong, other, right = other_tokenizer(), other_tokenizer(), new_engine()
+    tokens = load_chat(DEMO_CHECKPOINT).tokenizer.encode_text(PROBE)
+    async with wrong.running(), other.running():
+        settings = Settings(engine_url=f"{wrong.url},{other.url}")
+        async with connect_fleet(settings, tokens) as fleet:
+            assert not await fleet.is_ready()
+            assert set(fleet.states().values()) == {"mismatch"}
+        async with right.running():
+            settings = Settings(engine_url=f"{wrong.url},{other.url},{right.url}")
+            async with connect_fleet(settings, tokens) as fleet:
+                assert await fleet.is_ready()
+                assert list(fleet.states().values()) == ["mismatch", "mismatch", "ready"]
+
+
+async def test_engine_that_takes_less_than_promised_is_not_used() -> None:
+    async with running_fleet(new_engine(), new_engine()) as fleet:
+        second = fleet.engines[1]
+        second.ready = False
+        await fleet.reaches(second, "draining")
+        second.max_req_input_len -= 1
+        second.ready = True
+        await fleet.reaches(second, "mismatch")
+        assert await fleet.ask() == 200
+
+
+async def test_file_adds_and_removes_engines_without_a_break(tmp_path: Path) -> None:
+    file = tmp_path / "engines"
+    first, second, third = new_engine(), new_engine(), new_engine()
+    async with first.running(), second.running(), third.running():
+        file.write_text(f"{first.url}\n{second.url}\n{first.url}\nhttp://no-such-host.invalid:1\n")
+        async with running_gateway(engines_file=file) as gateway:
+            fleet = RunningFleet(gateway, [first, second, third])
+            assert await fleet.state(second) == "ready"
+            assert await fleet.state(third) == "gone"
+            text = await fleet.text_of(first)
+            first.will_say("Hello", " there", delay_s=2.0)
+            first.generating.clear()
+            asking = asyncio.create_task(fleet.ask(text))
+            await first.generating.wait()
+            file.write_text(f"{third.url} {second.url}")
+            await fleet.reaches(third, "ready")
+            await fleet.reaches(first, "gone")
+            before = len(first.requests)
+            for number in range(12):
+                assert await fleet.ask(f"Question {number}") == 200
+            assert third.requests
+            assert len(first.requests) == before
+            assert await asking == 200
+
+
+async def test_ranks_are_places_of_their_own() -> None:
+    engine = new_engine()
+    engine.ranks = 2
+    async with running_fleet(engine, as_range=True) as fleet:
+        ranks = []
+        for number in range(12):
+            await fleet.ask(f"Question {number}")
+            await fleet.ask(f"Question {number}")
+            one, other = engine.requests[-2:]
+            assert one["routed_dp_rank"] == other["routed_dp_rank"]
+            ranks.append(one["routed_dp_rank"])
+        assert set(ranks) == {0, 1}
+        name = engine.url.removeprefix("http://")
+        assert f'serval_place_state{{place="{name}#1",state="ready"}} 1.0' in await fleet.metrics()
+
+
+async def test_idle_engine_takes_what_would_wait_too_long(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        first.waiting_uncached = 200_000
+        await first.load_was_asked()
+        assert await fleet.engine_of(text) is second
+        assert 'serval_place_choices_total{reason="idle"} 1.0' in await fleet.metrics()
+
+
+async def test_restarted_engine_is_known_to_hold_nothing() -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        words = " ".join(["word"] * 1500)
+        text = await fleet.text_of(first, then=f" {words}")
+        first.waiting_uncached = 200_000
+        await first.load_was_asked()
+        assert await fleet.engine_of(text) is second
+        first.waiting_uncached = 0
+        await first.load_was_asked()
+        # Both hold it now, and then neither.
+        for engine in (first, second):
+            engine.ready = False
+            await fleet.reaches(engine, "draining")
+            engine.ready = True
+            await fleet.reaches(engine, "ready")
+            assert await fleet.engine_of(text) is (second if engine is first else first)
+
+
+async def test_request_sent_twice_is_charged_once() -> None:
+    async with running_fleet(requests_per_minute=3) as fleet:
+        assert await fleet.ask() == 200
+        home = next(engine for engine in fleet.engines if engine.requests)
+        home.hangs_up = True
+        assert await fleet.ask() == 200
+        assert sum(len(engine.requests) for engine in fleet.engines) == 3
+        assert await fleet.ask() == 200
+        assert await fleet.ask() == 429
+        prompt = len(home.requests[0]["input_ids"])
+        assert f'serval_tokens_total{{kind="prompt"}} {3.0 * prompt}' in await fleet.metrics()
+
+
+async def test_limit_of_concurrent_requests_is_over_all_engines() -> None:
+    async with running_fleet(concurrent_requests=1) as fleet:
+        first, second = fleet.engines
+        texts = [await fleet.text_of(engine) for engine in (first, second)]
+        first.will_say("Hello", fault="stall")
+        first.generating.clear()
+        asking = asyncio.create_task(fleet.ask(texts[0], stream=True))
+        await first.generating.wait()
+        assert await fleet.ask(texts[1]) == 429
+        asking.cancel()
+        await first.abort_seen.wait()
+
+
+async def test_salts_and_prompts_are_those_of_one_engine() -> None:
+    async with running_fleet() as fleet, running_gateway() as gateway:
+        await fleet.ask("Hi", max_tokens=7)
+        await gateway.post(chat("Hi", max_tokens=7))
+        (of_fleet,) = [body for engine in fleet.engines for body in engine.requests]
+        (of_one,) = gateway.engine.requests
+        of_fleet.pop("rid"), of_one.pop("rid")
+        assert of_fleet == of_one
