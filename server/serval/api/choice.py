@@ -39,7 +39,7 @@ class ChoiceAssembler:
     ) -> None:
         """`markers`: control tokens, whose text in ordinary tokens is only text. None: text decides.
 
-        `kept_markers`: the only control tokens that `own_turn` and `turn_ids` may hold. None: they are not kept.
+        `kept_markers`: the only control tokens that `own_turn` and `turn_ids` may hold. None: there are none.
         """
         self.index = index
         self.finish_reason: FinishReason | None = None
