@@ -1,4 +1,4 @@
-"""Write the pages and the picture that are made of code: settings, metrics, the first minute.
+"""Write what is made of code: pages of settings and metrics, the chart's settings, the first minute.
 
 python deploy/docs/generate.py            writes them
 python deploy/docs/generate.py --check    says which are out of date, with exit code 1
@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import chart_settings
 import first_minute
 import metrics_page
 import settings_page
@@ -21,6 +22,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "server" / "SETTINGS.md": settings_page.page(),
         ROOT / "server" / "METRICS.md": metrics_page.page(gateway, adapter),
+        chart_settings.SCHEMA: chart_settings.schema(),
         first_minute.PICTURE: first_minute.picture(first_minute.RECORDING.read_text()),
     }
 

@@ -13,7 +13,8 @@ import yaml
 HERE = Path(__file__).parent
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS, PANEL_WIDTH, PANEL_HEIGHT, STAT_WIDTH, STAT_HEIGHT = 24, 8, 8, 4, 4
-CHOSEN = 'namespace=~"$namespace"'
+RELEASE = 'namespace=~"$namespace",release=~"$release"'
+CHOSEN = f'{RELEASE},engine=~"$engine"'
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
@@ -27,9 +28,13 @@ def dashboard(uid: str, spec: dict[str, Any]) -> dict[str, Any]:
     variables: list[dict[str, Any]] = [
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
         query_variable("namespace", 'label_values(up{job=~"serval-.*"}, namespace)'),
+        query_variable("release", 'label_values(up{job=~"serval-.*",namespace=~"$namespace"}, release)'),
+        query_variable("engine", f'label_values(up{{job=~"serval-.*",{RELEASE}}}, engine)'),
     ]
     if "instances" in spec:
-        variables.append(query_variable("instance", f"label_values({spec['instances']}, instance)"))
+        variables.append(
+            query_variable("instance", f"label_values({spec['instances']}{{{CHOSEN}}}, instance)")
+        )
     return {
         "uid": uid,
         "title": spec["title"],
@@ -87,6 +92,17 @@ def panel(
     defaults: dict[str, Any] = {"unit": described["unit"], "min": 0}
     if described.get("stacked"):
         defaults["custom"] = {"fillOpacity": 30, "stacking": {"mode": "normal"}}
+    options: dict[str, Any] = {}
+    if kind == "heatmap":
+        # The unit of a heat map is that of its vertical axis; its cells hold rates.
+        options = {"yAxis": {"unit": described["unit"]}, "cellValues": {"unit": "reqps"}}
+        defaults["unit"] = "reqps"
+    if "red_from" in described:
+        defaults["thresholds"] = thresholds(described)
+        if kind == "stat":
+            options = {"colorMode": "background", "graphMode": "area"}
+        else:
+            defaults["custom"] = {"thresholdsStyle": {"mode": "line"}}
     return {
         "id": number,
         "title": described["title"],
@@ -95,7 +111,7 @@ def panel(
         "gridPos": grid,
         "datasource": DATASOURCE,
         "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": {},
+        "options": options,
         "targets": [
             {
                 "refId": chr(ord("A") + place),
@@ -109,20 +125,34 @@ def panel(
     }
 
 
+def thresholds(described: dict[str, Any]) -> dict[str, Any]:
+    """Colours of a panel: red from `red_from`, or below it if `red_below` is true."""
+    below, above = ("red", "green") if described.get("red_below") else ("green", "red")
+    return {
+        "mode": "absolute",
+        "steps": [{"color": below, "value": None}, {"color": above, "value": described["red_from"]}],
+    }
+
+
 def queries(described: dict[str, Any]) -> dict[str, str]:
     """PromQL queries by legend."""
-    if "queries" in described:
+    if "quantiles" not in described:
         return dict(described["queries"])
     buckets = f"sum by (le) (rate({described['quantiles']}[$__rate_interval]))"
-    return {f"p{q * 100:.0f}": f"histogram_quantile({q}, {buckets})" for q in (0.5, 0.95, 0.99)}
+    found = {f"p{q * 100:.0f}": f"histogram_quantile({q}, {buckets})" for q in (0.5, 0.95, 0.99)}
+    return found | described.get("queries", {})
 
 
 def with_selectors(expr: str, *, by_instance: bool) -> str:
     """Replace the placeholders in `expr` with label matchers."""
     chosen = f'{CHOSEN},instance=~"$instance"' if by_instance else CHOSEN
-    return expr.replace("{GATEWAY", f'{{job="serval-gateway",{chosen}').replace(
-        "{ENGINE", f'{{job="serval-engine",{chosen}'
-    )
+    for placeholder, selector in (
+        ("{GATEWAY", f'job="serval-gateway",{chosen}'),
+        ("{ENGINE", f'job="serval-engine",{chosen}'),
+        ("{RELEASE", RELEASE),
+    ):
+        expr = expr.replace(placeholder, "{" + selector)
+    return expr
 
 
 def file_text(made: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ def lines_of(url: str, panel: dict[str, Any], window: Window) -> list[Series]:
     found = []
     for target in panel["targets"]:
         query = target["expr"].replace("$__rate_interval", window.rate_interval)
-        query = re.sub(r"\$(namespace|instance)", ".*", query)
+        query = re.sub(r"\$(namespace|release|engine|instance)", ".*", query)
         asked = urllib.parse.urlencode(
             {
                 "query": query,

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,6 +56,16 @@ def alertmanager_config(pager_url: str, path: Path) -> Path:
     return path
 
 
+def amtool_commands() -> list[str]:
+    """Every call of amtool that asks Alertmanager on the operators' pages."""
+    pages = [*(DEPLOY / "runbooks").glob("*.md"), DEPLOY / "operations.md"]
+    return [
+        command
+        for page in sorted(pages)
+        for command in re.findall(r"`(amtool --alertmanager[^`]*)`", page.read_text())
+    ]
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 and not TEMPLATE.exists(),
     reason=f"Debian's Alertmanager needs {TEMPLATE}: run as root, or apt-get install prometheus-alertmanager",
@@ -73,11 +85,15 @@ async def test_lost_engine_pages_the_operator(tools: OperatorTools, tmp_path: Pa
             running_prometheus(tools, tmp_path / "p", targets=targets, alertmanager=address) as prometheus,
         ):
             await asyncio.to_thread(program.wait_for_line, lambda line: "Listening on" in line, timeout_s=60)
-            assert await answered(
-                prometheus, 'ALERTS{alertname="ServalEngineUnavailable",alertstate="firing"}'
-            )
+            assert await answered(prometheus, 'ALERTS{alertname="ServalEngineNotReady",alertstate="firing"}')
             message = await asyncio.wait_for(received.get(), 120)
+            commands = amtool_commands()
+            assert len(commands) >= 4
+            for command in commands:
+                await asyncio.to_thread(
+                    tools.run, *shlex.split(command.replace("ALERTMANAGER:9093", address))
+                )
     assert message["receiver"] == "pager"
     (alert,) = message["alerts"]
-    assert alert["labels"]["alertname"] == "ServalEngineUnavailable"
-    assert alert["annotations"]["runbook"] == "deploy/runbooks/ServalEngineUnavailable.md"
+    assert alert["labels"]["alertname"] == "ServalEngineNotReady"
+    assert alert["annotations"]["runbook"] == "deploy/runbooks/ServalEngineNotReady.md"

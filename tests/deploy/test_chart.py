@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import base64
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from aiohttp import web
 
 from serval.settings import Settings
+from serval.telemetry.metrics import Metrics
 from serval_sglang.options import configure as configure_engine
 from serval_testkit.chart import (
     CHART,
@@ -30,7 +32,7 @@ from serval_testkit.chart import (
 )
 from serval_testkit.custom_kinds import KINDS
 from serval_testkit.kubernetes_api import check_against_api
-from serval_testkit.metric_names import DASHBOARD_FILES, RULE_FILES, rules
+from serval_testkit.metric_names import DASHBOARD_FILES, RULE_FILES, alerts, rules
 from serval_testkit.operator_tools import OperatorTools, run_and_show
 from serval_testkit.processes import free_port
 
@@ -89,7 +91,7 @@ def compare(values: dict[str, Any], schema: dict[str, Any], where: str) -> None:
     assert set(values) == set(schema["properties"]) - {"global"}, where
     for name, value in values.items():
         described = schema["properties"][name]
-        if described.get("properties") and name != "resources":
+        if described.get("properties") and name not in {"resources", "thresholds"}:
             compare(value, described, f"{where}.{name}")
 
 
@@ -104,6 +106,16 @@ def compare(values: dict[str, Any], schema: dict[str, Any], where: str) -> None:
         ("gateway.settings.engine_url=x", "engine_url"),
         ("gateway.settings.limits_url=x", "limits_url"),
         ("gateway.settings.engine_api_key=x", "engine_api_key"),
+        ("gateway.settings.key_pepper=x", "key_pepper"),
+        ("gateway.settings.nonsense=1", "nonsense"),
+        ("gateway.env[0].name=SERVAL_MODEL", "gateway/env/0/name"),
+        ("engine.env[0].name=HOME", "engine/env/0/name"),
+        ("engine.podLabels.serval/engine=1", "podLabels"),
+        ("model.path=../../etc", "model/path"),
+        ("fullnameOverride=Serval", "fullnameOverride"),
+        ("limits.port=null", "missing property 'port'"),
+        ("monitoring.prometheusRule.thresholds.availability=99.9", "thresholds/availability"),
+        ("monitoring.prometheusRule.disabled={ServalNothing}", "disabled/0"),
         ("gateway.settings.metrics_port=8000", "metrics_port"),
         ("limits.port=0", "limits/port"),
         ("gateway.shutdownGraceSeconds=-1", "shutdownGraceSeconds"),
@@ -138,6 +150,20 @@ def test_schema_refuses_an_invalid_value(setting: str, message: str, tools: Oper
         (
             ["gateway.autoscaling.enabled=true", "gateway.autoscaling.keda.enabled=true"],
             "keda: set prometheusUrl",
+        ),
+        (
+            ["gateway.autoscaling.enabled=true", "gateway.autoscaling.maxReplicas=1"],
+            "maxReplicas (1) is below gateway.replicas (2)",
+        ),
+        (
+            [
+                "model.source=pvc",
+                "model.path=x",
+                "model.pvc.claimName=c",
+                "model.pvc.singleNode=true",
+                "replicas=2",
+            ],
+            "all engines have to run on one machine",
         ),
         (["auth.existingSecret=mine"], "set exactly one of auth.existingSecret"),
         (["model.source=pvc", "model.path=x"], "set model.pvc.claimName"),
@@ -228,12 +254,25 @@ def test_probes_wait_for_a_slow_load_and_generate_nothing(name: str, tools: Oper
         container = pod["containers"][0]
         if "startupProbe" in container:
             startup = container["startupProbe"]
-            assert startup["periodSeconds"] * startup["failureThreshold"] >= budget
+            # A gateway listens at once; an engine only when it is loaded.
+            if startup["httpGet"]["path"] == "/ready":
+                assert startup["periodSeconds"] * startup["failureThreshold"] >= budget
             probes = [container[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
             asked = {probe["httpGet"]["path"] for probe in probes if "httpGet" in probe}
             assert asked <= {"/ready", "/readyz", "/healthz"}
     for deployment in of_kind(preset(tools, name), "Deployment"):
         assert deployment["spec"]["progressDeadlineSeconds"] > budget
+
+
+def test_readiness_survives_one_stall_of_the_engine(tools: OperatorTools) -> None:
+    """All gateways of an engine ask it: one answer later than `/readyz` waits must not empty the Service."""
+    probe = pod_specs(rendered(tools))["serval-gateway-0"]["containers"][0]["readinessProbe"]
+    stall_s = 2.0
+    # A stall fails the probes that fall into it or into the wait for its answer.
+    failed = 1 + (stall_s + probe["timeoutSeconds"]) // probe["periodSeconds"]
+    assert failed < probe["failureThreshold"]
+    # The preStop pause of an engine's gateways is longer than it takes to notice a drain.
+    assert probe["failureThreshold"] * probe["periodSeconds"] <= 10
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -520,13 +559,180 @@ def test_compiled_kernels_are_where_the_operator_wants_them(tools: OperatorTools
     assert volume == {"name": "cache", "emptyDir": {"sizeLimit": "2Gi"}}
 
 
-def test_rules_and_dashboards_are_those_of_deploy(tools: OperatorTools) -> None:
-    manifests = preset(tools, "values-2xh100.yaml")
+def alert_rules(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rules of the chart's PrometheusRule, by name."""
     (rule,) = of_kind(manifests, "PrometheusRule")
-    assert [r for group in rule["spec"]["groups"] for r in group["rules"]] == list(rules())
+    return {r.get("alert") or r["record"]: r for group in rule["spec"]["groups"] for r in group["rules"]}
+
+
+def test_rules_and_dashboards_are_those_of_deploy(tools: OperatorTools) -> None:
+    """The rules differ only in the release that they are narrowed to, and in how long a start may take."""
+    manifests = preset(tools, "values-2xh100.yaml")
+    text = json.dumps(list(alert_rules(manifests).values()))
+    for narrowed, general in (
+        (r",namespace=\"default\",release=\"serval\"", ""),
+        (r"{namespace=\"default\",release=\"serval\"}", ""),
+        (r"namespace=\"default\"", r"namespace=~\".*\""),
+        ("2100s", "35m"),
+    ):
+        assert narrowed in text
+        text = text.replace(narrowed, general)
+    plain = json.loads(text)
+    for rule in plain:
+        if rule["expr"].startswith("vector("):
+            assert (rule["labels"].pop("namespace"), rule["labels"].pop("release")) == ("default", "serval")
+            if not rule["labels"]:
+                del rule["labels"]
+    by_name = {rule.get("alert") or rule["record"]: rule for rule in rules()}
+    assert {rule.get("alert") or rule["record"]: rule for rule in plain} == by_name
     data = named(manifests, "ConfigMap", "serval-dashboards")["data"]
     assert data == {path.name: path.read_text() for path in DASHBOARD_FILES}
     assert len(RULE_FILES) == len(list((CHART / "files/rules").glob("*.yml")))
+
+
+def test_alerts_take_objectives_and_severities_from_values(tools: OperatorTools, tmp_path: Path) -> None:
+    rule = "monitoring.prometheusRule"
+    manifests = preset(
+        tools, "values-2xh100.yaml", "--set", f"{rule}.thresholds.availability=0.995,{rule}.platform=false",
+        "--set", f"{rule}.severities.ServalKvCacheFull=critical,{rule}.disabled={{ServalClientsGiveUp}}",
+        "--set-string", f"{rule}.firstTokenSeconds=5.0", "--set", "engine.startupSeconds=3600",
+    )  # fmt: skip
+    found = alert_rules(manifests)
+    assert found["serval:objective:availability"]["expr"] == "vector(0.995)"
+    assert found["serval:objective:first_token_ratio"]["expr"] == "vector(0.95)"
+    assert found["serval:objective:first_token_seconds"]["expr"] == "vector(5.0)"
+    assert 'le="5.0"' in found["serval:first_token:slow_ratio_5m"]["expr"]
+    assert "longer than 5.0 s" in found["ServalFirstTokenBudgetBurnFast"]["annotations"]["summary"]
+    assert found["ServalKvCacheFull"]["labels"]["severity"] == "critical"
+    assert not {"ServalClientsGiveUp", "ServalGpuFault", "ServalWatchdog"} & set(found)
+    assert (found["ServalEngineDown"]["for"], found["ServalEngineNotReady"]["for"]) == ("3900s", "3900s")
+    assert "offset 3900s" in found["ServalGatewayDown"]["expr"]
+    (manifest,) = of_kind(manifests, "PrometheusRule")
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump(manifest["spec"]))
+    tools.run("promtool", "check", "rules", "--lint=all", "--lint-fatal", path)
+
+
+def test_values_name_every_alert_and_threshold() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    described = schema["properties"]["monitoring"]["properties"]["prometheusRule"]["properties"]
+    assert set(described["disabled"]["items"]["enum"]) == set(alerts())
+    assert set(described["severities"]["propertyNames"]["enum"]) == set(alerts())
+    thresholds = {
+        rule["record"].split(":")[-1]
+        for rule in rules()
+        if rule["expr"].startswith("vector(") and "record" in rule
+    }
+    assert set(described["thresholds"]["properties"]) == thresholds - {"first_token_seconds"}
+    page = Metrics().exposition(engine_up=True).decode()
+    for bound in described["firstTokenSeconds"]["enum"]:
+        assert f'serval_time_to_first_token_seconds_bucket{{le="{bound}"}}' in page
+
+
+def test_rules_of_two_releases_are_told_apart(tools: OperatorTools) -> None:
+    """Each release brings all rules, so each must read and record its own series only."""
+    manifests = preset(tools, "values-2xh100.yaml", "--namespace", "other")
+    for name, rule in alert_rules(manifests).items():
+        for selector in re.findall(r"\{[^}]*\\?\}", rule["expr"]):
+            if "serval-" in selector:
+                assert 'namespace="other",release="serval"' in selector, name
+
+
+def test_scrapes_are_labelled_with_release_and_engine(tools: OperatorTools) -> None:
+    manifests = preset(tools, "values-8xh100.yaml")
+    engine_of: dict[str, dict[str, Any]] = {}
+    for monitor in of_kind(manifests, "ServiceMonitor"):
+        release, engine = monitor["spec"]["endpoints"][0]["relabelings"]
+        assert release == {"targetLabel": "release", "replacement": "serval"}
+        assert engine["targetLabel"] == "engine"
+        engine_of[monitor["metadata"]["name"]] = engine
+    # A gateway's pod has the number of its engine as a label, an engine's at the end of its name.
+    assert engine_of["serval-gateway"]["sourceLabels"] == ["__meta_kubernetes_pod_label_serval_engine"]
+    labels = [d["spec"]["template"]["metadata"]["labels"] for d in of_kind(manifests, "Deployment")]
+    assert [label["serval/engine"] for label in labels] == ["0", "1"]
+    assert engine_of["serval-engine"]["sourceLabels"] == ["__meta_kubernetes_pod_name"]
+    found = re.fullmatch(engine_of["serval-engine"]["regex"], "serval-engine-1")
+    assert found is not None
+    assert found[1] == "1"
+
+
+def test_presets_need_no_prometheus_operator(tools: OperatorTools) -> None:
+    arguments = ("--values", CHART / "values-2xh100.yaml")
+    without = {manifest["kind"] for manifest in rendered(tools, *arguments)}
+    assert not {"ServiceMonitor", "PrometheusRule"} & without
+    forced = rendered(tools, *arguments, "--set", "monitoring.serviceMonitor.enabled=true")
+    assert {"ServiceMonitor"} <= {manifest["kind"] for manifest in forced}
+
+
+def test_settings_of_the_schema_are_those_of_the_gateway(tools: OperatorTools) -> None:
+    """All but those that the chart sets itself, and secrets, which must not be in a manifest."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    allowed = set(schema["properties"]["gateway"]["properties"]["settings"]["propertyNames"]["enum"])
+    given = environment(pod_specs(rendered(tools))["serval-gateway-0"])
+    own = {name.removeprefix("SERVAL_").lower() for name in given}
+    secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert "key_pepper" in secret
+    assert allowed == set(Settings.model_fields) - own - secret - {"key_database", "limits_share"}
+
+
+def test_gateway_takes_secrets_from_secrets(tools: OperatorTools) -> None:
+    manifests = rendered(
+        tools,
+        "--set", "gateway.env[0].name=SERVAL_KEY_PEPPER,gateway.env[0].valueFrom.secretKeyRef.name=pepper",
+        "--set", "gateway.env[0].valueFrom.secretKeyRef.key=pepper,gateway.envFrom[0].secretRef.name=more",
+        "--set", "engine.envFrom[0].configMapRef.name=proxy,engine.resources.limits.rdma/ib=1",
+        "--set", "gateway.serviceAccountName=sa,gateway.podLabels.team=a,engine.podLabels.team=b",
+    )  # fmt: skip
+    pods = pod_specs(manifests)
+    gateway, engine = pods["serval-gateway-0"], pods["serval-engine"]
+    pepper = {"name": "SERVAL_KEY_PEPPER", "valueFrom": {"secretKeyRef": {"name": "pepper", "key": "pepper"}}}
+    assert pepper in gateway["containers"][0]["env"]
+    assert gateway["containers"][0]["envFrom"] == [{"secretRef": {"name": "more"}}]
+    assert engine["containers"][0]["envFrom"] == [{"configMapRef": {"name": "proxy"}}]
+    assert engine["containers"][0]["resources"]["limits"]["rdma/ib"] == 1
+    assert gateway["serviceAccountName"] == "sa"
+    labels = named(manifests, "Deployment", "serval-gateway-0")["spec"]["template"]["metadata"]["labels"]
+    assert labels["team"] == "a"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--name-template", "team-alpha-prod-longcat-flash-lite-eu-west1"),
+        ("--name-template", "a-name-of-fifty-three-characters-that-is-the-longest1"),
+        ("--set", f"fullnameOverride={'x' * 45}"),
+    ],
+    ids=lambda arguments: arguments[1],
+)
+def test_names_leave_room_for_what_kubernetes_appends(
+    arguments: tuple[str, str], tools: OperatorTools
+) -> None:
+    """A StatefulSet's pods have a label of its name, a dash and ten characters; labels have up to 63."""
+    given = ("serval", *arguments) if arguments[0] == "--set" else arguments
+    text = tools.run("helm", "template", *given, CHART, *KEYS).stdout
+    for manifest in yaml.safe_load_all(text):
+        assert len(manifest["metadata"]["name"]) <= 63
+        if manifest["kind"] == "StatefulSet":
+            assert len(manifest["metadata"]["name"]) + 11 <= 63
+
+
+def test_budgets_of_a_drain_are_values(tools: OperatorTools) -> None:
+    def most(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+        budgets = of_kind(manifests, "PodDisruptionBudget")
+        return {budget["metadata"]["name"]: budget["spec"]["maxUnavailable"] for budget in budgets}
+
+    # Both engines of the preset are on one machine, so its drain evicts both.
+    two = preset(tools, "values-8xh100.yaml")
+    assert most(two) == {"serval-engine": 2, "serval-gateway-0": 1, "serval-gateway-1": 1}
+    off = "engine.disruptionBudget.enabled=false,gateway.disruptionBudget.maxUnavailable=50%"
+    assert most(rendered(tools, "--set", off)) == {"serval-gateway-0": "50%"}
+
+
+def test_gateways_follow_a_claim_of_one_machine(tools: OperatorTools) -> None:
+    claim = "model.source=pvc,model.path=x,model.pvc.claimName=c"
+    for single in (True, False):
+        manifests = rendered(tools, "--set", f"{claim},model.pvc.singleNode={str(single).lower()}")
+        assert ("affinity" in pod_specs(manifests)["serval-gateway-0"]) is single
 
 
 def test_runbook_urls_have_the_base_of_the_operator(tools: OperatorTools) -> None:

@@ -65,6 +65,30 @@ def test_gateway_gets_only_settings_that_it_reads(services: dict[str, Any]) -> N
     Settings(**fields)
 
 
+def test_env_files_add_settings_and_do_not_replace_composes(tools: OperatorTools, tmp_path: Path) -> None:
+    gateway, engine = tmp_path / "gateway.env", tmp_path / "engine.env"
+    gateway.write_text("SERVAL_KEY_PEPPER=grains\nSERVAL_ENGINE_URL=http://elsewhere\n")
+    engine.write_text("NCCL_DEBUG=WARN\n")
+    printed = tools.run(
+        "docker-compose", "--file", DOCKER / "compose.yaml", "--env-file", DOCKER / ".env.example",
+        "--profile", "cpu-demo", "config", "--format", "json",
+        env={"COMPOSE_PROFILES": "", **dict.fromkeys(SECRETS, "made-up"),
+             "SERVAL_GATEWAY_ENV_FILE": str(gateway), "SERVAL_ENGINE_ENV_FILE": str(engine)},
+    ).stdout  # fmt: skip
+    services = json.loads(printed)["services"]
+    variables = services["gateway-demo"]["environment"]
+    assert variables["SERVAL_KEY_PEPPER"] == "grains"
+    assert variables["SERVAL_ENGINE_URL"] == "http://engine:30000"
+    assert services["engine-demo"]["environment"]["NCCL_DEBUG"] == "WARN"
+
+
+def test_gateway_waits_for_no_loaded_engine(services: dict[str, Any]) -> None:
+    """It listens while the engine loads, so that neither clients nor Prometheus are refused."""
+    _, gateway = engine_and_gateway(services)
+    waits = {name: each["condition"] for name, each in gateway["depends_on"].items() if "engine" in name}
+    assert set(waits.values()) == {"service_started"}
+
+
 def test_engine_command_is_valid(services: dict[str, Any]) -> None:
     engine, gateway = engine_and_gateway(services)
     parser = argparse.ArgumentParser()
@@ -195,7 +219,8 @@ def test_prometheus_reads_the_gateways_metrics_where_the_proxy_has_no_route(serv
     port = gateway["environment"]["SERVAL_METRICS_PORT"]
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "serval-gateway"]
-    assert job["static_configs"] == [{"targets": [f"gateway:{port}"]}]
+    (target,) = job["static_configs"]
+    assert target["targets"] == [f"gateway:{port}"]
     assert port not in (DOCKER / "Caddyfile").read_text()
 
 

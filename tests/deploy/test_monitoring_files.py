@@ -24,6 +24,7 @@ from serval_testkit.metric_names import (
     scraped_metrics_needed,
 )
 from serval_testkit.operator_tools import OperatorTools
+from serval_testkit.promtool import PromtoolTest, run_promtool_tests
 
 
 def dashboard_builder() -> ModuleType:
@@ -61,6 +62,14 @@ def test_inhibition_names_real_alerts() -> None:
             label, _, pattern = re.split(r"\s*(=~|!=|=)\s*", matcher, maxsplit=1)
             if label == "alertname":
                 assert any(re.fullmatch(pattern.strip('"'), name) for name in names), matcher
+
+
+def test_watchdog_goes_to_the_dead_mans_switch(tools: OperatorTools) -> None:
+    config = DEPLOY / "alertmanager/alertmanager.yml"
+    tools.run(
+        "amtool", "config", "routes", "test", f"--config.file={config}",
+        "--verify.receivers=dead-mans-switch", "severity=none", "alertname=ServalWatchdog",
+    )  # fmt: skip
 
 
 def test_jobs_of_rules_and_dashboards_are_scraped() -> None:
@@ -162,3 +171,24 @@ def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
 
 def test_panels_are_inside_the_grid() -> None:
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for _, panel in panels())
+
+
+def test_engines_ready_counts_engines_and_not_gateways(tools: OperatorTools, tmp_path: Path) -> None:
+    """Two engines with two gateways each, one of them lost: half of the engines are ready."""
+    query = dict(dashboard_queries())["serval-overview / Engines ready"]
+    gateway_of = 'serval_engine_up{{job="serval-gateway",release="r",engine="{}",instance="{}"}}'
+    series = {
+        gateway_of.format(engine, f"{engine}{gateway}"): up
+        for engine, up in (("0", "1x5"), ("1", "0x5"))
+        for gateway in "abc"[: 1 + int(engine)]
+    }
+    case = PromtoolTest("one of two", series, f"{query} * 100", "5m", {"{}": 50})
+    run_promtool_tests(tools, tmp_path, [case], rule_files=RULE_FILES, step="1m")
+
+
+def test_heat_maps_have_the_unit_of_their_axis() -> None:
+    maps = [panel for _, panel in panels() if panel["type"] == "heatmap"]
+    assert maps
+    for panel in maps:
+        assert panel["options"]["yAxis"]["unit"] == "s"
+        assert panel["fieldConfig"]["defaults"]["unit"] == "reqps"

@@ -3,6 +3,9 @@
 {{- $leader := .leader -}}
 {{- with .root -}}
 automountServiceAccountToken: false
+{{- with .Values.engine.serviceAccountName }}
+serviceAccountName: {{ . }}
+{{- end }}
 enableServiceLinks: false
 # After SIGTERM the engine is not ready, so its gateways leave the Service; it ends after its last request.
 terminationGracePeriodSeconds: {{ add .Values.engine.drainSeconds 30 }}
@@ -108,6 +111,9 @@ containers:
       - {name: HOME, value: /var/cache/serval}
       {{- include "serval.engineKey" . | nindent 6 }}
       {{- with .Values.engine.env }}{{ toYaml . | nindent 6 }}{{ end }}
+    {{- with .Values.engine.envFrom }}
+    envFrom: {{ toYaml . | nindent 6 }}
+    {{- end }}
     ports:
       - {name: http, containerPort: 30000}
     {{- if $leader }}

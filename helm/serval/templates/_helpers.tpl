@@ -1,5 +1,7 @@
 {{- define "serval.name" -}}
-{{- if contains "serval" .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-serval{{ end }}
+{{- $name := .Values.fullnameOverride | default (ternary .Release.Name (printf "%s-serval" .Release.Name) (contains "serval" .Release.Name)) -}}
+{{- /* A StatefulSet's pods have a label with its name and a hash, of 63 characters together. */ -}}
+{{- if gt (len $name) 45 }}{{ printf "%s-%s" (trunc 36 $name | trimSuffix "-") (sha256sum $name | trunc 8) }}{{ else }}{{ $name }}{{ end }}
 {{- end }}
 
 {{- /* Labels that select pods; never change them, selectors are immutable. */}}
@@ -140,6 +142,19 @@ capabilities: {drop: [ALL]}
 {{- if and .keda.enabled (eq 0 (int .targetInFlight)) }}
 {{- fail "gateway.autoscaling.keda: set gateway.autoscaling.targetInFlight, the requests in flight a pod shall have" }}
 {{- end }}
+{{- end }}
+{{- if and .Values.gateway.autoscaling.enabled (lt (int .Values.gateway.autoscaling.maxReplicas) (int .Values.gateway.replicas)) }}
+{{- fail (printf "gateway.autoscaling.maxReplicas (%v) is below gateway.replicas (%v), the fewest pods" .Values.gateway.autoscaling.maxReplicas .Values.gateway.replicas) }}
+{{- end }}
+{{- if and (eq .Values.model.source "pvc") .Values.model.pvc.claimName (not .Values.model.pvc.singleNode) }}
+{{- with lookup "v1" "PersistentVolumeClaim" .Release.Namespace .Values.model.pvc.claimName }}
+{{- if not (or (has "ReadOnlyMany" .spec.accessModes) (has "ReadWriteMany" .spec.accessModes)) }}
+{{- fail (printf "model.pvc.claimName: %s can be mounted on one machine only (%s); set model.pvc.singleNode" .metadata.name (join ", " .spec.accessModes)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .Values.model.pvc.singleNode (gt (mul .Values.replicas .Values.engine.nodes) 1) (not .Values.engine.affinity) }}
+{{- fail "model.pvc.singleNode: all engines have to run on one machine; set engine.affinity, or replicas and engine.nodes to 1" }}
 {{- end }}
 {{- if and .Values.model.download.enabled (ne .Values.model.source "pvc") }}
 {{- fail (printf "model.download needs a volume it can write: set model.source to pvc, not %s" .Values.model.source) }}

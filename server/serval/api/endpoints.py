@@ -40,8 +40,11 @@ class Endpoint:
 class EndpointTable:
     """Endpoints of one application, by path."""
 
-    def __init__(self, endpoints: Iterable[Endpoint], *, scope: str) -> None:
-        """`scope` is required for unknown paths, so that only authorised callers learn which exist."""
+    def __init__(self, endpoints: Iterable[Endpoint], *, scope: str | None) -> None:
+        """`scope` is required for unknown paths, so that only authorised callers learn which exist.
+
+        None requires no key, for an application that has the same answer for all of them.
+        """
         self.endpoints = tuple(endpoints)
         self._unknown = Endpoint("", (), scope, label="other")
         self._by_path = {endpoint.path: endpoint for endpoint in self.endpoints if "{" not in endpoint.path}

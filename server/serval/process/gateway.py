@@ -9,7 +9,7 @@ import gc
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from serval.errors import ModelFilesError
 from serval.http.server import HttpServer, raise_file_limit, server_config
 from serval.http.sockets import bind, url_of
 from serval.live_settings import LiveSettings
+from serval.process.loading import answering_while_loading
 from serval.process.preparation import load_chat_of, prepare, side_sockets
 from serval.process.reloading import settings_changes
 from serval.process.side_servers import side_servers
@@ -92,7 +93,8 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
         chat = None if settings.model is None else load_chat_of(settings, settings.model)
         tokens = None if chat is None else chat.tokenizer.encode_text(PROBE)
         engine = await stack.enter_async_context(connect(settings, tokens))
-        info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)
+        async with _listening_unless_ready(engine, listener, sockets, settings, lifecycle):
+            info = await wait_for_engine(engine, settings, stop=lifecycle.stop, progress=lifecycle.progress)
         if info is None:
             return
         apps = create_apps(settings, load_backend(settings, engine, info, chat), prepared)
@@ -116,6 +118,25 @@ async def serve(listener: socket.socket, settings: Settings, lifecycle: Lifecycl
         finally:
             for task in background:
                 task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _listening_unless_ready(
+    engine: ManagedEngine,
+    listener: socket.socket,
+    side_sockets: Mapping[str, socket.socket],
+    settings: Settings,
+    lifecycle: Lifecycle,
+) -> AsyncIterator[None]:
+    """Answer while entered, if the engine is not ready.
+
+    A worker that replaces another does not: its 503 would be among the answers of those that serve.
+    """
+    if lifecycle.replaces_worker or await engine.is_ready():
+        yield
+        return
+    async with answering_while_loading(listener, side_sockets, settings, progress=lifecycle.progress):
+        yield
 
 
 def load_backend(

@@ -3,11 +3,17 @@
 import asyncio
 from bisect import bisect_left
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from serval.caller.priority import PRIORITIES
+from serval.errors import (
+    AuthUnavailableError,
+    EngineFailureError,
+    EngineStreamBrokenError,
+    KeyDatabaseError,
+)
 from serval.telemetry.place_metrics import PlaceMetrics
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
@@ -85,6 +91,10 @@ class _Answers:
             self._calls_invalid.inc(record.tool_calls_invalid)
 
 
+# Errors of engine, key database and identity provider, for which deploy/prometheus has alerts.
+ALERTED_ERRORS: Final = (EngineFailureError, EngineStreamBrokenError, AuthUnavailableError, KeyDatabaseError)
+
+
 class _Refusals:
     """Requests that were refused or ended with an error, by reason."""
 
@@ -95,6 +105,9 @@ class _Refusals:
             ["code"],
             registry=registry,
         )
+        # Begin at 0, so that the first error is an increase for the alerts that ask for these codes.
+        for error in ALERTED_ERRORS:
+            self._errors.labels(error.default_code)
         self.refused = Counter(
             "serval_refused_requests_total",
             "Requests refused before they were read: malformed, too slow, too large or too many.",

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -89,14 +90,51 @@ async def test_gateway_stop_lets_a_running_stream_end() -> None:
             assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
 
 
-async def test_gateway_waits_for_an_engine_that_is_not_ready() -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_gateway_listens_while_its_engine_loads(workers: str) -> None:
     engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
     engine.ready = False
-    async with engine.running(), serval_gateway("--engine-url", engine.url) as process:
-        await line_with(process, "waiting for the engine")
+    variables = {"SERVAL_API_KEY": "k", "SERVAL_METRICS_PORT": "0"}
+    async with (
+        engine.running(),
+        serval_gateway("--engine-url", engine.url, "--workers", workers, **variables) as process,
+        aiohttp.ClientSession() as http,
+    ):
+        url = (await line_with(process, "answering 503 on")).split()[5]
+
+        async def answer(method: str, path: str) -> tuple[int, str | None, str]:
+            async with http.request(method, url + path) as response:
+                return response.status, response.headers.get("retry-after"), await response.text()
+
+        assert await answer("GET", "/healthz") == (200, None, '{"status":"ok"}')
+        for method, path in (("GET", "/readyz"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models")):
+            status, retry_after, text = await answer(method, path)
+            assert (status, retry_after) == (503, "10"), path
+            assert json.loads(text)["error"]["code"] == "engine_unavailable"
         engine.ready = True
-        await line_with(process, "serving checkpoint on")
+        served = (await line_with(process, "serving checkpoint")).split()[-1]
+        assert served == url
+        assert (await answer("GET", "/readyz"))[0] == 200
+        assert (await answer("GET", "/v1/models"))[0] == 401
         process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
+
+
+async def test_gateway_has_metrics_while_its_engine_loads() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    async with (
+        serval_gateway("--engine-url", "http://127.0.0.1:1", SERVAL_METRICS_PORT=str(port)) as process,
+        aiohttp.ClientSession() as http,
+    ):
+        url = (await line_with(process, "answering 503 on")).split()[5]
+        async with http.get(f"http://127.0.0.1:{port}/metrics") as page:
+            assert page.status == 200
+            assert "serval_engine_up 0.0" in await page.text()
+        # The port that proxies reach does not have them.
+        async with http.get(f"{url}/metrics") as refused:
+            assert refused.status == 503
+        process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
 
 

@@ -10,6 +10,8 @@ from serval_testkit.operator_tools import ROOT, OperatorTools
 
 CHART = ROOT / "helm/serval"
 PRESETS = tuple(sorted(path.name for path in CHART.glob("values-*.yaml")))
+# The cluster has the Prometheus Operator, so `enabled: auto` of the presets means yes.
+OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
 KEYS = ("--set", "auth.keys={sk-serval-chart-test}")
 
 Manifest = dict[str, Any]
@@ -28,8 +30,8 @@ def rendered(tools: OperatorTools, *arguments: str | Path, keys: bool = True) ->
 
 
 def preset(tools: OperatorTools, name: str, *arguments: str) -> list[Manifest]:
-    """Return the manifests of a preset."""
-    return rendered(tools, "--values", CHART / name, *arguments)
+    """Return the manifests of a preset, for a cluster with the Prometheus Operator."""
+    return rendered(tools, "--values", CHART / name, *OPERATOR, *arguments)
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:

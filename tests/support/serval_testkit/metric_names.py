@@ -47,7 +47,7 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
     for uid, panel in panels():
         for target in panel["targets"]:
             query = target["expr"].replace("$__rate_interval", "1m")
-            yield f"{uid} / {panel['title']}", re.sub(r"\$(namespace|instance)", ".*", query)
+            yield f"{uid} / {panel['title']}", re.sub(r"\$(namespace|release|engine|instance)", ".*", query)
 
 
 def scraped_metrics_needed() -> set[str]:
