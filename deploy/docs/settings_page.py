@@ -36,6 +36,10 @@ ENGINE = {
         "On a GPU, batches of up to this many tokens compute a layer's experts on a second stream; 0: never.",
         "at least 0",
     ),
+    "grammar_drafts": (
+        "With `--mtp-steps`, also draft the tokens that a schema forces; `--no-grammar-drafts` says no.",
+        "`True`, `False`",
+    ),
 }
 # Names that other programs of the repository read.
 OTHERS = """
@@ -67,7 +71,7 @@ def _sections() -> Iterator[str]:
 
 
 def _engine_section() -> str:
-    variables = model_variables(ngram_tables="", moe_overlap_tokens=0)
+    variables = model_variables(ngram_tables="", moe_overlap_tokens=0, grammar_drafts=True)
     rows = "".join(
         f"| `{variable}` | `{getattr(ModelSettings(), name)}` | {allowed} | {meaning} |\n"
         for variable, (name, (meaning, allowed)) in zip(variables, ENGINE.items(), strict=True)

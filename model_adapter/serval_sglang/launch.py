@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 from serval_sglang.cpu_compat import environment as cpu
@@ -82,7 +83,15 @@ def draft_flags(options: EngineOptions) -> list[str]:
         "--speculative-eagle-topk=1",
         f"--speculative-num-draft-tokens={options.mtp_steps + 1}",
         f"--max-running-requests={RUNNING_REQUESTS_WITH_DRAFTS}",
+        *([] if options.mtp_fixed else adaptive_flags(options.mtp_steps)),
     ]
+
+
+def adaptive_flags(mtp_steps: int) -> list[str]:
+    """Return SGLang's flags for steps that are chosen batch by batch."""
+    # SGLang names these steps in a file, by batch size; ours are the same for all.
+    steps = Path(__file__).parent / "drafts" / "candidate_steps" / f"{mtp_steps}.json"
+    return ["--speculative-adaptive", f"--speculative-adaptive-config={steps}"]
 
 
 def engine_environment(
@@ -98,7 +107,9 @@ def engine_environment(
     # process. The plugin does not depend on it, and refuses another package that provides this model.
     environment = {"SGLANG_EXTERNAL_MODEL_PACKAGE": "serval_sglang.models", **inherited}
     environment |= model_variables(
-        ngram_tables=options.ngram_tables, moe_overlap_tokens=options.moe_overlap_tokens
+        ngram_tables=options.ngram_tables,
+        moe_overlap_tokens=options.moe_overlap_tokens,
+        grammar_drafts=None if options.grammar_drafts else False,
     )
     if options.device == "cpu":
         environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)

@@ -41,6 +41,8 @@ _OWN_FLAGS = {
             "--speculative-eagle-topk",
             "--speculative-num-steps",
             "--speculative-num-draft-tokens",
+            "--speculative-adaptive",
+            "--speculative-adaptive-config",
         ),
         "give --mtp-steps before the --, which is the only kind of drafts that is supported for this model",
     ),
@@ -77,6 +79,8 @@ class EngineOptions:
     ngram_tables: TablePlace | None = None
     moe_overlap_tokens: int | None = None
     mtp_steps: int = 0
+    mtp_fixed: bool = False
+    grammar_drafts: bool = True
     host: str = "127.0.0.1"
     port: int = 30000
     sglang_flags: Sequence[str] = ()
@@ -117,6 +121,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="on a GPU, compute the experts of batches of up to N tokens on a second stream (default 0)",
     )
     add_mtp_steps(parser)
+    add(
+        "--mtp-fixed",
+        action=argparse.BooleanOptionalAction,
+        default=_DEFAULTS.mtp_fixed,
+        help="always draft --mtp-steps tokens; by default as many of them as are fastest, or none",
+    )
+    add(
+        "--grammar-drafts",
+        action=argparse.BooleanOptionalAction,
+        default=_DEFAULTS.grammar_drafts,
+        help="with --mtp-steps, also draft the tokens that a schema forces (default)",
+    )
 
 
 def add_mtp_steps(parser: argparse.ArgumentParser) -> None:
@@ -170,9 +186,11 @@ def command_line(options: EngineOptions) -> list[str]:
     """Return the flags from which `engine_options` recreates ``options``."""
     flags: list[str] = []
     for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name != "sglang_flags" and value is not None:
-            flags += [f"--{field.name.replace('_', '-')}", str(value)]
+        value, name = getattr(options, field.name), field.name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif field.name != "sglang_flags" and value is not None:
+            flags += [f"--{name}", str(value)]
     return [*flags, "--", *options.sglang_flags]
 
 

@@ -10,6 +10,7 @@ TablePlace = Literal["device", "host"]
 
 _TABLES_VARIABLE = "SERVAL_NGRAM_TABLES"
 _OVERLAP_VARIABLE = "SERVAL_MOE_OVERLAP_TOKENS"
+_GRAMMAR_VARIABLE = "SERVAL_GRAMMAR_DRAFTS"
 # The gateway reads the same variable.
 _KEY_VARIABLE = "SERVAL_ENGINE_API_KEY"
 # Variables of an engine that only the process which started it talks to.
@@ -23,10 +24,12 @@ class ModelSettings:
 
     `ngram_tables` names the memory that holds the n-gram tables, the device's or the host's. On a GPU,
     batches of up to `moe_overlap_tokens` tokens compute a layer's experts on a second stream; 0 means never.
+    With drafts, `grammar_drafts` adds the tokens that a grammar forces.
     """
 
     ngram_tables: TablePlace = "device"
     moe_overlap_tokens: int = 0
+    grammar_drafts: bool = True
 
 
 def model_settings(environment: Mapping[str, str] | None = None) -> ModelSettings:
@@ -44,12 +47,25 @@ def model_settings(environment: Mapping[str, str] | None = None) -> ModelSetting
     tokens = given.get(_OVERLAP_VARIABLE, str(ModelSettings().moe_overlap_tokens))
     if not (tokens.isascii() and tokens.isdigit()):
         raise ValueError(f"{_OVERLAP_VARIABLE} must be a number of tokens, 0 for never, got {tokens!r}.")
-    return ModelSettings(ngram_tables=cast(TablePlace, place), moe_overlap_tokens=int(tokens))
+    drafts = given.get(_GRAMMAR_VARIABLE, str(ModelSettings().grammar_drafts))
+    if drafts not in ("True", "False"):
+        raise ValueError(f"{_GRAMMAR_VARIABLE} must be True or False, got {drafts!r}.")
+    return ModelSettings(
+        ngram_tables=cast(TablePlace, place),
+        moe_overlap_tokens=int(tokens),
+        grammar_drafts=drafts == "True",
+    )
 
 
-def model_variables(*, ngram_tables: str | None, moe_overlap_tokens: int | None) -> dict[str, str]:
+def model_variables(
+    *, ngram_tables: str | None, moe_overlap_tokens: int | None, grammar_drafts: bool | None = None
+) -> dict[str, str]:
     """Return variables from which `model_settings` reads these values; None leaves a variable unset."""
-    chosen = {_TABLES_VARIABLE: ngram_tables, _OVERLAP_VARIABLE: moe_overlap_tokens}
+    chosen = {
+        _TABLES_VARIABLE: ngram_tables,
+        _OVERLAP_VARIABLE: moe_overlap_tokens,
+        _GRAMMAR_VARIABLE: grammar_drafts,
+    }
     return {name: str(value) for name, value in chosen.items() if value is not None}
 
 

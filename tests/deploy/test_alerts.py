@@ -77,6 +77,14 @@ def lags(fast: str, all_of_them: str) -> dict[str, str]:
     return histogram("serval_event_loop_lag_seconds", ("0.25", "0.5"), fast, all_of_them)
 
 
+def drafts(accepted: str, drafted: str, verifications: str) -> dict[str, str]:
+    return {
+        f'serval_engine_accepted_tokens_total{{{ENGINE},position="1"}}': accepted,
+        f"serval_engine_drafted_tokens_total{{{ENGINE}}}": drafted,
+        f"serval_engine_verifications_total{{{ENGINE}}}": verifications,
+    }
+
+
 def engine(running: str, tokens: str) -> dict[str, str]:
     return {
         f'sglang:num_running_reqs{{{ENGINE},tp_rank="0"}}': running,
@@ -375,6 +383,13 @@ CASES = [
     ),
     Case("ServalEngineRetracts", "1 in 10", retracted("0+6x40", "0+60x40"), "30m", True),
     Case("ServalEngineRetracts", "1 in 60", retracted("0+1x40", "0+60x40"), "30m", False),
+    Case("ServalDraftsCostMoreThanTheyGive", "1 in 20", drafts("0+5x60", "0+100x60", "0+40x60"), "55m", True),
+    Case(
+        "ServalDraftsCostMoreThanTheyGive", "1 in 4", drafts("0+25x60", "0+100x60", "0+40x60"), "55m", False
+    ),
+    Case(
+        "ServalDraftsCostMoreThanTheyGive", "trials", drafts("0+1x60", "0+100x60", "0+900x60"), "55m", False
+    ),
     Case("ServalInterTokenSlow", "half of them slow", between_tokens("0+500x40", "0+1000x40"), "30m", True),
     Case("ServalInterTokenSlow", "1 % slow", between_tokens("0+990x40", "0+1000x40"), "30m", False),
     Case("ServalKeyDatabaseUnavailable", "one a minute", key_errors("0x5 0+1x30"), "20m", True),

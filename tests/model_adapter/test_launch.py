@@ -1,5 +1,6 @@
 """The launcher's command line, environment and exit codes, without an engine."""
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import pytest
 
 from serval_sglang.cpu_compat.environment import STANDIN_PACKAGES, cpu_environment
 from serval_sglang.launch import engine_environment, main, parse_options, sglang_arguments
-from serval_sglang.options import DEMO_MODEL, EngineOptions
+from serval_sglang.options import DEMO_MODEL, EngineOptions, flag_value
 from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
 from serval_testkit.processes import free_port
@@ -49,6 +50,25 @@ def test_sglang_arguments_ask_for_one_chain_of_drafts_by_the_model_itself(model:
         "--speculative-num-draft-tokens=3",
         "--max-running-requests=48",
     } <= set(arguments)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_sglang_arguments_let_the_controller_choose_steps(model: Path, steps: int) -> None:
+    given = [f"--model={model}", "--device=cuda", f"--mtp-steps={steps}"]
+    configuration = flag_value(sglang_arguments(parse_options(given)), "--speculative-adaptive-config")
+    assert configuration is not None
+    # SGLang refuses to start if the steps are not among them.
+    assert {0, 1, steps} == set(json.loads(Path(configuration).read_text())["1"]["candidate_steps"])
+    fixed = sglang_arguments(parse_options([*given, "--mtp-fixed"]))
+    assert not [flag for flag in fixed if "adaptive" in flag]
+
+
+@pytest.mark.parametrize(
+    ("flag", "grammar_drafts"), [("--grammar-drafts", True), ("--no-grammar-drafts", False)]
+)
+def test_engine_environment_says_if_grammars_draft(model: Path, flag: str, grammar_drafts: bool) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", "--mtp-steps=1", flag])
+    assert model_settings(engine_environment(options, {}, [0])).grammar_drafts is grammar_drafts
 
 
 def test_sglang_arguments_without_drafts_name_none(model: Path) -> None:

@@ -56,6 +56,8 @@ def test_engine_options_folder_without_config_is_refused(tmp_path: Path) -> None
             "--ngram-tables=host",
             "--moe-overlap-tokens=0",
             "--mtp-steps=3",
+            "--mtp-fixed",
+            "--no-grammar-drafts",
             "--served-model-name=a b",
             "--host=::1",
             "--port=1",

@@ -10,8 +10,10 @@ def test_model_settings_defaults() -> None:
 
 
 def test_model_settings_read_model_variables() -> None:
-    variables = model_variables(ngram_tables="host", moe_overlap_tokens=64)
-    assert model_settings(variables) == ModelSettings(ngram_tables="host", moe_overlap_tokens=64)
+    variables = model_variables(ngram_tables="host", moe_overlap_tokens=64, grammar_drafts=False)
+    assert model_settings(variables) == ModelSettings(
+        ngram_tables="host", moe_overlap_tokens=64, grammar_drafts=False
+    )
     assert model_variables(ngram_tables=None, moe_overlap_tokens=None) == {}
     assert model_settings(model_variables(ngram_tables=None, moe_overlap_tokens=0)) == ModelSettings()
 
@@ -22,6 +24,7 @@ def test_model_settings_read_model_variables() -> None:
         ("SERVAL_NGRAM_TABLES", "disk", "must be one of device, host, got 'disk'"),
         ("SERVAL_MOE_OVERLAP_TOKENS", "-1", "number of tokens, 0 for never, got '-1'"),
         ("SERVAL_MOE_OVERLAP_TOKENS", "", "number of tokens"),
+        ("SERVAL_GRAMMAR_DRAFTS", "no", "must be True or False, got 'no'"),
     ],
 )
 def test_model_settings_refuse_invalid_value(variable: str, value: str, message: str) -> None:

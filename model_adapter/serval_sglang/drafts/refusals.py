@@ -22,10 +22,6 @@ def reason_against_drafts(server_args: Any) -> str | None:
             given.speculative_eagle_topk not in (None, 1),
             "the n-gram state follows one chain of drafts, no tree",
         ),
-        "--speculative-adaptive": (
-            given.speculative_adaptive,
-            "it has not been compared with decoding without drafts",
-        ),
         "--speculative-use-rejection-sampling": (
             given.speculative_use_rejection_sampling,
             "drafts drawn at random have not been compared with decoding without drafts",

@@ -41,14 +41,14 @@ def require_registered() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry
     from sglang.srt.utils.hf_transformers.common import _CONFIG_REGISTRY
 
-    from serval_sglang.drafts.verification import AROUND as OF_VERIFICATION
+    from serval_sglang.drafts import hooks as draft_hooks
 
     in_use = {
         "model": _name(ModelRegistry.models.get(ARCHITECTURE)),
         "draft model": _name(ModelRegistry.models.get(DRAFT_ARCHITECTURE)),
         "configuration": _name(_CONFIG_REGISTRY["longcat_flash"]),
     }
-    hooked = (*_HOOKS, *OF_VERIFICATION)
+    hooked = (*_HOOKS, *draft_hooks.AROUND, *draft_hooks.REPLACED)
     missing = [f"{role} {name}" for role, name in in_use.items() if not name.startswith("serval_sglang.")]
     missing += [f"no hook on {target}" for target in hooked if target not in HookRegistry._patched]
     if missing:
@@ -123,7 +123,7 @@ def _register_hooks() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.srt.utils import is_cpu
 
-    from serval_sglang.drafts.verification import AROUND as OF_VERIFICATION
+    from serval_sglang.drafts import hooks as draft_hooks
     from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
     from serval_sglang.layers.moe import LongcatFlashMoE
     from serval_sglang.layers.ngram_embedding import NgramEmbedding
@@ -140,8 +140,10 @@ def _register_hooks() -> None:
     kinds = (HookType.REPLACE, HookType.REPLACE, HookType.REPLACE, HookType.AROUND)
     for target, hook, kind in zip(_HOOKS, hooks, kinds, strict=True):
         HookRegistry.register(target, hook, kind)
-    for target, hook in OF_VERIFICATION.items():
+    for target, hook in draft_hooks.AROUND.items():
         HookRegistry.register(target, hook, HookType.AROUND)
+    for target, replacement in draft_hooks.REPLACED.items():
+        HookRegistry.register(target, replacement, HookType.REPLACE)
     if is_cpu():
         from serval_sglang.cpu_compat.install import install as install_cpu_hooks
 

@@ -93,6 +93,7 @@ def running_engine(
     ep: int = 1,
     device: Device | None = "cpu",
     mtp_steps: int = 0,
+    mtp_fixed: bool = True,
     extra_flags: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
@@ -101,7 +102,7 @@ def running_engine(
 
     Args:
         device: None selects a GPU if there is one.
-        mtp_steps: tokens drafted at a time by the model's own layer.
+        mtp_steps: tokens drafted at a time by the model's own layer, always with `mtp_fixed`.
         extra_flags: flags of sglang.launch_server.
         environment: variables in addition to this process's own.
 
@@ -117,6 +118,7 @@ def running_engine(
         ep=ep,
         device=device,
         mtp_steps=mtp_steps,
+        mtp_fixed=mtp_fixed,
         extra_flags=extra_flags,
     )
     # -P keeps the working directory off the import path.
@@ -155,11 +157,13 @@ def launcher_arguments(
     device: Device | None,
     extra_flags: Sequence[str],
     mtp_steps: int = 0,
+    mtp_fixed: bool = True,
 ) -> list[str]:
     """Return arguments of `serval_sglang.launch`."""
     arguments = [f"--model={model_dir}", f"--port={port}", f"--tp={tp}", f"--ep={ep}"]
     arguments += [] if device is None else [f"--device={device}"]
-    arguments += [] if mtp_steps == 0 else [f"--mtp-steps={mtp_steps}"]
+    if mtp_steps > 0:
+        arguments += [f"--mtp-steps={mtp_steps}", *(["--mtp-fixed"] if mtp_fixed else [])]
     return [*arguments, "--", f"--dtype={dtype}", *extra_flags]
 
 

@@ -10,7 +10,6 @@ from serval_sglang.drafts.refusals import reason_against_drafts
 USUAL: dict[str, Any] = {
     "speculative_algorithm": "EAGLE",
     "speculative_eagle_topk": 1,
-    "speculative_adaptive": False,
     "speculative_use_rejection_sampling": False,
     "speculative_accept_threshold_single": 1.0,
     "speculative_accept_threshold_acc": 1.0,
@@ -19,7 +18,6 @@ USUAL: dict[str, Any] = {
 }
 WRONG: dict[str, Any] = {
     "speculative_eagle_topk": 2,
-    "speculative_adaptive": True,
     "speculative_use_rejection_sampling": True,
     "speculative_accept_threshold_single": 0.9,
     "speculative_accept_threshold_acc": 0.9,
