@@ -1,6 +1,7 @@
 """The gateway's applications. `create_apps` builds them; nothing happens at import."""
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ from serval.auth.running import RunningRequests
 from serval.chat.own_turns import OwnTurns
 from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
+from serval.chat.sealed_turn import TurnSealer
 from serval.engine.protocol import EngineInfo, ManagedEngine
+from serval.errors import SettingsError
 from serval.grammar.dialects.longcat import LONGCAT
 from serval.limits.gate import Gate
 from serval.live_settings import LiveSettings
@@ -120,6 +123,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         ),
         running=running,
         kept_responses=_kept_responses(settings, directory),
+        sealer=_turn_sealer(settings, backend),
         prompts=PromptHistory(settings.cache_debug_bytes),
         own_turns=OwnTurns(settings.own_turns_bytes),
     )
@@ -177,6 +181,28 @@ def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "Ke
         ResponseTable(directory.store.engine),
         keep_s=settings.responses_keep_s,
         max_bytes=settings.responses_max_bytes,
+    )
+
+
+def _turn_sealer(settings: Settings, backend: Backend) -> TurnSealer | None:
+    if settings.seal_secret is None:
+        return None
+    if importlib.util.find_spec("cryptography") is None:
+        raise SettingsError(
+            "SERVAL_SEAL_SECRET needs cryptography; install it with: pip install 'serval-llm[seal]'"
+        )
+    if not backend.chat.can_continue:
+        raise SettingsError(
+            "SERVAL_SEAL_SECRET is set, but the model's chat template renders a turn differently once others"
+            " follow it, so that its tokens cannot be continued; unset it"
+        )
+    return TurnSealer(
+        settings.seal_secret.get_secret_value(),
+        model=backend.model.name,
+        files=backend.chat.files,
+        vocabulary_size=backend.chat.tokenizer.vocabulary_size,
+        max_tokens=backend.model.context_length,
+        keep_s=settings.seal_keep_s,
     )
 
 

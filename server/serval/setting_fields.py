@@ -72,6 +72,19 @@ class SettingFields(BaseSettings):
         ge=0,
         description="Most bytes of one key's responses, compressed; older ones make room for new ones.",
     )
+    seal_secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Secret of at least 32 characters, the same on all replicas: answers of `/v1/responses`"
+        " end with the sealed token ids of the conversation if the client includes"
+        " `reasoning.encrypted_content`. None are sealed without it.",
+    )
+    seal_keep_s: int = Field(
+        default=30 * 86_400,
+        ge=1,
+        le=10**9,
+        description="How long a sealed turn can be continued.",
+    )
     operator_grammars: bool = Field(
         default=False,
         description="Let the operator's own keys send `regex` and `ebnf` (the scope grammar).",

@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from array import array
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -44,6 +45,7 @@ class _Job(Struct, frozen=True):
     # Account whose later requests may send the answer back, and where its tokens are kept for that.
     caller: str
     own_turns: OwnTurns
+    prompt_ids: "array[int]"
     generation: Generation
     assemblers: Sequence[ChoiceAssembler]
     created: int
@@ -99,7 +101,7 @@ class ConversationEndpoint:
         if debug is not None:
             debug.take_body(body)
         elif len(body) > FREE_BYTES and turn.complete is None:
-            return turn, kept_bytes(turn.request) + turn.stored_bytes
+            return turn, kept_bytes(turn.request) + turn.stored_bytes + 4 * len(turn.beginning or ())
         return turn, len(body)
 
     def _prompt(self, turn: Turn, grammar: str | None, debug: CacheDebug | None, caller: str) -> Prompt:
@@ -109,6 +111,7 @@ class ConversationEndpoint:
             caller=caller,
             grammar=grammar,
             deferred_tools=turn.deferred_tools,
+            beginning=turn.beginning,
         )
         if debug is not None:
             debug.compare(self._context.chat.tokenizer.decode(prompt.input_ids))
@@ -160,6 +163,7 @@ class ConversationEndpoint:
             turn=turn,
             caller=identity.subject,
             own_turns=self._context.own_turns,
+            prompt_ids=prompt.input_ids,
             generation=Generation(
                 self._context.engine,
                 requests,
@@ -178,13 +182,19 @@ class ConversationEndpoint:
                     parallel_tool_calls=request.parallel_tool_calls is not False,
                     logprobs=bool(request.logprobs),
                     call_id_prefix=turn.call_id_prefix,
-                    kept_markers=self._context.dialect.reply.markers(calls=True) if prompt.tools else None,
+                    kept_markers=self._kept_markers(turn, prompt),
                 )
                 for choice in choices
             ],
             created=int(time.time()),
             debug=debug,
         )
+
+    def _kept_markers(self, turn: Turn, prompt: Prompt) -> Collection[str] | None:
+        """Return the control tokens that an answer may hold whose tokens are kept; None if none are."""
+        if not prompt.tools and turn.seal is None:
+            return None
+        return self._context.dialect.reply.markers(calls=bool(prompt.tools))
 
     def _markers(self, prompt: Prompt) -> Collection[str] | None:
         """Return the markers of an answer; None if its text alone tells them."""
@@ -247,6 +257,8 @@ async def _keep(job: _Job) -> None:
         own = assembler.own_turn()
         if own is not None:
             job.own_turns.put(job.caller, own)
+    if job.turn.seal is not None:
+        await job.turn.seal(job.id, job.prompt_ids, job.assemblers[0])
     if job.turn.keep is not None:
         choices = [assembler.answer() for assembler in job.assemblers]
         await job.turn.keep(job.id, choices, job.generation.usage())

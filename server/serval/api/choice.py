@@ -39,7 +39,7 @@ class ChoiceAssembler:
     ) -> None:
         """`markers`: control tokens, whose text in ordinary tokens is only text. None: text decides.
 
-        `kept_markers`: the only control tokens that an `own_turn` may hold. None: there is none.
+        `kept_markers`: the only control tokens that `own_turn` and `turn_ids` may hold. None: there are none.
         """
         self.index = index
         self.finish_reason: FinishReason | None = None
@@ -118,7 +118,18 @@ class ChoiceAssembler:
 
     def own_turn(self) -> OwnTurn | None:
         """Return the turn in the model's own tokens, if it is whole, ends with calls, and hid nothing."""
-        if self.finish_reason != "tool_calls" or self._token_ids is None or self._reasoning:
+        ids = self.turn_ids() if self.finish_reason == "tool_calls" else None
+        if ids is None:
+            return None
+        answer = self.answer()
+        calls = [OwnCall(call.id, call.name, call.arguments) for call in answer.tool_calls]
+        return OwnTurn(ids, answer.content, calls)
+
+    def turn_ids(self) -> "array[int] | None":
+        """Return the model's own tokens if the choice is a whole turn, and says all that they do."""
+        if self.finish_reason in (None, "length") or self._is_cut():
+            return None
+        if self._token_ids is None or self._reasoning:
             return None
         if self._stop_string is not None:
             return None
@@ -131,9 +142,7 @@ class ChoiceAssembler:
         controls = map(self._tokens.control_text, self._tokens.control_ids.intersection(ids))
         if not set(controls) <= set(self._kept_markers):
             return None
-        answer = self.answer()
-        calls = [OwnCall(call.id, call.name, call.arguments) for call in answer.tool_calls]
-        return OwnTurn(ids, answer.content, calls)
+        return ids
 
     def _is_cut(self) -> bool:
         """Return True if the last call was cut: the choice must not look as if it could be executed."""

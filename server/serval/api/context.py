@@ -8,6 +8,7 @@ from serval.auth.running import RunningRequests
 from serval.chat.own_turns import OwnTurns
 from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
+from serval.chat.sealed_turn import TurnSealer
 from serval.grammar.dialect import Dialect
 from serval.limits.gate import Gate
 from serval.scheduling.body_budget import BodyBudget
@@ -49,3 +50,5 @@ class ApiContext:
     own_turns: OwnTurns
     # None without a key database, and where the settings keep none.
     kept_responses: "KeptResponses | None" = None
+    # None without a secret.
+    sealer: TurnSealer | None = None

@@ -13,6 +13,7 @@ from serval.api.http import header, identity_of, record_of
 from serval.api.models import check_model
 from serval.api.prompt import declaration_of
 from serval.api.responses_form import ResponsesForm
+from serval.api.sealing import asks_for_seal, continued, owner_of, seal
 from serval.api.turn import InTurn, Keep, Turn
 from serval.caller.priority import HEADER, priority_of, tier_of
 from serval.errors import ContextLengthError, InvalidRequestError
@@ -58,9 +59,10 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     priority = priority_of(identity, header(scope, HEADER), known_tier(request))
     # Ids of the responses that this one continues.
     before: list[str] = []
-    complete = keep = None
+    complete = keep = seal_answer = before_answer = None
     stored_bytes = 0
     if request.previous_response_id is None:
+        before_answer = continued(context, decoded, owner_of(scope))
         _add_messages(context, decoded)
     else:
         if kept is None:
@@ -73,6 +75,11 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
         logprobs=bool(decoded.chat.logprobs),
         stored=stored,
     )
+    # A response that is kept can be continued by its id.
+    if context.sealer is not None and before_answer is not None and not stored and asks_for_seal(decoded):
+        seal_answer = partial(
+            seal, sealer=context.sealer, subject=owner_of(scope), before=before_answer, form=form
+        )
     if kept is not None and stored:
         # Compressed at once: it is held until the answer is there.
         items, size = _compressed_input(request.input)
@@ -87,6 +94,8 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
         cut_to_room=True,
         fields=FIELDS,
         complete=complete,
+        beginning=None if before_answer is None else before_answer.ids,
+        seal=seal_answer,
         keep=keep,
         stored_bytes=stored_bytes,
     )

@@ -42,11 +42,13 @@ def prompt_of(
     caller: str,
     grammar: str | None,
     deferred_tools: Sequence[Tool] = (),
+    beginning: "array[int] | None" = None,
 ) -> Prompt:
     """Return the prompt of the request, whose messages are then empty.
 
     `caller`: whose turns may be rendered with the model's own tokens. `grammar` is the request's own;
-    `deferred_tools` may be called too, but are not declared at the beginning.
+    `deferred_tools` may be called too, but are not declared at the beginning. `beginning`: see
+    `ChatRenderer.render`.
     Raises `ContextLengthError`, and `InvalidRequestError` as `grammar_of` does.
     """
     declared = declared_tools(request)
@@ -55,7 +57,13 @@ def prompt_of(
         deferred = msgspec.to_builtins(deferred_tools)
     tools = [*declared, *deferred]
     rendered = rendered_conversation(
-        request, declared, context, caller=caller, deferred=deferred, limit=context.model.max_prompt_tokens
+        request,
+        declared,
+        context,
+        caller=caller,
+        deferred=deferred,
+        limit=context.model.max_prompt_tokens,
+        beginning=beginning,
     )
     # The engine may take minutes for the answer, and waiting requests would hold many conversations.
     request.messages.clear()
@@ -104,6 +112,7 @@ def rendered_conversation(
     caller: str,
     limit: int,
     deferred: Sequence[Mapping[str, Any]] = (),
+    beginning: "array[int] | None" = None,
 ) -> RenderedPrompt:
     """Return the prompt of the conversation, which declares `tools` but not the `deferred` ones.
 
@@ -118,6 +127,7 @@ def rendered_conversation(
             options=template_options(request, context.chat.template_variables),
             continued=bool(request.continue_final_message),
             own_turns=own_turns,
+            beginning=beginning,
             limit=limit,
         )
     except TokenLimitError:

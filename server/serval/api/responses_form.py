@@ -13,8 +13,8 @@ from serval.errors import ApiError
 from serval.tools.events import ContentDelta, Event, ReasoningDelta, ToolCallStart
 from serval.wire.chat_response import AnsweredChoice, Usage
 from serval.wire.responses.events import EventWriter
-from serval.wire.responses.item_events import ItemEvents
-from serval.wire.responses.output import Status
+from serval.wire.responses.item_events import ItemEvents, item_id
+from serval.wire.responses.output import Status, sealed_item
 from serval.wire.responses.response import ResponseStatus, response_object, status_of
 from serval.wire.responses.tools import CalledTool
 
@@ -22,7 +22,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ResponsesForm:
-    """`AnswerForm` of one request. `stored` says whether its answer is kept, as far as known."""
+    """`AnswerForm` of one request. `stored` says whether its answer is kept, as far as known.
+
+    `sealed` is the sealed turn that the answer ends with, from when there is one.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class ResponsesForm:
     ) -> None:
         """`repeated`: the answer's fields that repeat the request; `called`: tools, by the model's names."""
         self.stored = stored
+        self.sealed: str | None = None
         self._repeated = repeated
         self._called = called
         self._logprobs = logprobs
@@ -56,6 +60,14 @@ class ResponsesForm:
 
     def items(self, answer_id: str, choice: AnsweredChoice) -> list[dict[str, Any]]:
         """Return the items of a finished answer: those that were streamed, or would have been."""
+        items = self._answered_items(answer_id, choice)
+        return items if self.sealed is None else [*items, self.sealed_item(answer_id, len(items))]
+
+    def sealed_item(self, answer_id: str, index: int) -> dict[str, Any]:
+        """Return the item with the sealed turn."""
+        return sealed_item(item_id("rs", answer_id, index), self.sealed or "")
+
+    def _answered_items(self, answer_id: str, choice: AnsweredChoice) -> list[dict[str, Any]]:
         if self._stream is not None:
             return self._stream.items
         made = ItemEvents(answer_id, self._called, EventWriter())
@@ -133,8 +145,11 @@ class ResponsesStream:
     def end(self, usage: Usage) -> bytes:
         """See `AnswerStream`."""
         status = status_of(self._assembler.finish_reason or "stop")
+        sealed = b""
+        if self._form.sealed is not None:
+            sealed = self._items.add_sealed(self._form.sealed_item(self._id, len(self.items)))
         response = self._form.object(self._id, status, self.items, usage=usage)
-        return self._events.event(status, {"response": response})
+        return sealed + self._events.event(status, {"response": response})
 
     def error(self, error: ApiError) -> bytes:
         """See `AnswerStream`."""

@@ -4,6 +4,7 @@ Chat Completions, Responses and Messages differ in how they write a request and 
 (`serval.api.answering`) knows neither.
 """
 
+from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -49,6 +50,8 @@ Complete = Callable[[HeldBody, InTurn], Awaitable[None]]
 
 # Stores a finished answer, given its id, its choices and its usage.
 Keep = Callable[[str, Sequence[AnsweredChoice], Usage], Awaitable[None]]
+# Seals a finished answer, given its id, the prompt's tokens and the choice, before it is stored.
+Seal = Callable[[str, "array[int]", ChoiceAssembler], Awaitable[None]]
 
 
 class Turn(Struct, frozen=True):
@@ -69,6 +72,10 @@ class Turn(Struct, frozen=True):
     fields: Mapping[str, str] = {}
     # The request keeps its whole body until it is complete.
     complete: Complete | None = None
+    # Tokens of the conversation up to the end of the first turn of the model in the request's messages.
+    beginning: "array[int] | None" = None
+    # Called before the client learns of the answer's end, and before `keep`.
+    seal: Seal | None = None
     # Called before the client learns of the answer's end. It holds so many bytes until then.
     keep: Keep | None = None
     stored_bytes: int = 0

@@ -8,6 +8,10 @@ from serval.chat.tokenizer import ControlToken, OwnTokens, Piece
 from serval.errors import InvalidRequestError
 
 _USER: Final = {"role": "user", "content": "x"}
+_TOOL: Final = {
+    "type": "function",
+    "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}},
+}
 _CALL: Final = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
 
 
@@ -33,6 +37,31 @@ def end_of_turn(template: ChatTemplate, own: OwnTokens) -> ControlToken | None:
     return behind[0] if without_calls(called, behind[0]) == without_calls(plain, behind[0]) else None
 
 
+def can_continue(template: ChatTemplate, own: OwnTokens) -> bool:
+    """Return True if tokens can stand for the beginning of any conversation.
+
+    A prompt, the answer and the rest must follow each other as they are, and the rest must not depend on what
+    came before. `own` are any tokens; `end_of_turn` has found a token for the template.
+    """
+    turn = {"role": "assistant", "content": template.own_text(0)}
+    short = [_USER, turn, _USER]
+    long = [{"role": "system", "content": "y"}, _USER, {"role": "assistant", "content": "z"}, *short]
+    for tools in (None, [_TOOL]):
+        try:
+            prompt, *whole = (
+                [piece for piece in template.render(messages, tools=tools, own=[own]) if piece]
+                for messages in ([_USER], short, long)
+            )
+        except InvalidRequestError:
+            return False
+        (before, rest), (_, other_rest) = (
+            (pieces[: pieces.index(own)], pieces[pieces.index(own) :]) for pieces in whole
+        )
+        if before != prompt or rest != other_rest:
+            return False
+    return True
+
+
 def with_own_texts(
     messages: Sequence[Mapping[str, Any]], indexes: Sequence[int], template: ChatTemplate
 ) -> list[Mapping[str, Any]]:
@@ -42,13 +71,10 @@ def with_own_texts(
         # The calls stay, without arguments: a template may ask whether there are any.
         calls = [
             {**call, "function": {**call["function"], "arguments": {}}}
-            for call in messages[index]["tool_calls"]
+            for call in messages[index].get("tool_calls", ())
         ]
-        changed[index] = {
-            **messages[index],
-            "content": template.own_text(number),
-            "tool_calls": calls,
-        }
+        text = {"content": template.own_text(number)}
+        changed[index] = {**messages[index], **text, **({"tool_calls": calls} if calls else {})}
     return changed
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 from serval.chat.conversation import template_messages, template_tools
 from serval.chat.declarations import ToolDeclarations
 from serval.chat.long_text import TokenLimitError
-from serval.chat.own_rendering import end_of_turn, with_own_texts, without_calls
+from serval.chat.own_rendering import can_continue, end_of_turn, with_own_texts, without_calls
 from serval.chat.prompt_parts import PromptParts, parts_of
 from serval.chat.segment_cache import SegmentCache
 from serval.chat.template import ChatTemplate, load_template
@@ -52,12 +53,18 @@ class ChatRenderer:
         *,
         sampling_defaults: Mapping[str, float] | None = None,
         segment_cache_bytes: int = DEFAULT_SEGMENT_CACHE_BYTES,
+        files: str = "",
     ) -> None:
+        """`files`: digest of the files that decide on the tokens of a conversation."""
+        self.files = files
         self._template = template
         self.tokenizer = tokenizer
         self._cache = SegmentCache(segment_cache_bytes)
         self.declarations = ToolDeclarations(template)
-        self._end_of_turn = end_of_turn(template, OwnTokens(array("I"), tokenizer))
+        any_tokens = OwnTokens(array("I"), tokenizer)
+        self._end_of_turn = end_of_turn(template, any_tokens)
+        # Tokens can take the place of the beginning of a conversation.
+        self.can_continue = self._end_of_turn is not None and can_continue(template, any_tokens)
         self.sampling_defaults: Mapping[str, float] = dict(sampling_defaults or {})
 
     @property
@@ -73,30 +80,41 @@ class ChatRenderer:
         options: Mapping[str, Any] | None = None,
         continued: bool = False,
         own_turns: Mapping[int, "array[int]"] | None = None,
+        beginning: "array[int] | None" = None,
         limit: int = sys.maxsize,
     ) -> RenderedPrompt:
         """Render OpenAI messages and tools, up to where the model's answer begins.
 
         `options` are further variables of the template. If `continued`, the text of the last message is the
         beginning of the answer. `own_turns` are the model's own tokens of turns with calls, by the index of
-        their message. Messages and tools have already been validated (`serval.wire`). A prompt of more than
-        `limit` tokens is not encoded to its end. Raises `TokenLimitError`, and
-        `InvalidRequestError`, naming the field at fault, for a conversation that cannot be rendered.
+        their message. `beginning` are the tokens of the conversation up to the end of the model's first turn,
+        in place of what is rendered until there; only if `can_continue`. Messages and tools have already been
+        validated (`serval.wire`). A prompt of more than `limit` tokens is not encoded to its end. Raises
+        `TokenLimitError`, and `InvalidRequestError`, naming the field at fault, for a conversation that
+        cannot be rendered.
         """
         converted = template_messages(messages)
         if sum(len(message["content"]) for message in converted) > self.tokenizer.longest_text(limit):
             raise TokenLimitError
         before: Sequence[Mapping[str, Any]] = converted[:-1] if continued else converted
-        own = [OwnTokens(ids, self.tokenizer) for ids in own_turns.values()] if own_turns else []
-        if own_turns and self._end_of_turn is not None:
-            before = with_own_texts(before, list(own_turns), self._template)
+        ids_by_index = dict(own_turns or {})
+        if beginning is not None:
+            first = next(i for i, message in enumerate(converted) if message["role"] == "assistant")
+            ids_by_index = {first: beginning} | {i: ids for i, ids in ids_by_index.items() if i != first}
+        own = [OwnTokens(ids, self.tokenizer) for ids in ids_by_index.values()]
+        if own and self._end_of_turn is not None:
+            before = with_own_texts(before, list(ids_by_index), self._template)
         pieces = self._template.render(before, tools=template_tools(tools), options=options, own=own)
         if own and self._end_of_turn is not None:
             pieces = without_calls(pieces, self._end_of_turn)
+        if beginning is not None:
+            pieces = pieces[next(i for i, piece in enumerate(pieces) if piece is own[0]) :]
         if continued:
             pieces.append(converted[-1]["content"])
         ids, ends = self._encode(pieces, limit)
-        return RenderedPrompt(pieces, ids, parts_of(converted, pieces, ends))
+        # The parts of a beginning that is not rendered are unknown.
+        parts = None if beginning is not None else parts_of(converted, pieces, ends)
+        return RenderedPrompt(pieces, ids, parts)
 
     def _encode(self, pieces: Sequence[Piece], limit: int) -> tuple[list[int], list[int]]:
         """Return the token ids, and the number of them up to each control token, inclusive."""
@@ -139,9 +157,18 @@ def load_chat(
         tokenizer,
         sampling_defaults=_sampling_defaults(folder),
         segment_cache_bytes=segment_cache_bytes,
+        files=_digest_of_files(folder),
     )
     _check_exact(renderer, full, folder)
     return renderer
+
+
+def _digest_of_files(folder: Path) -> str:
+    digest = sha256()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        path = folder / name
+        digest.update(sha256(path.read_bytes() if path.exists() else b"").digest())
+    return digest.hexdigest()
 
 
 def _sampling_defaults(folder: Path) -> dict[str, float]:

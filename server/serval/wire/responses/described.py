@@ -52,7 +52,7 @@ class OutputReasoning(Answer):
     status: ItemStatus
     summary: list[Any]
     content: list[ReasoningText]
-    encrypted_content: None
+    encrypted_content: str | None
 
 
 class OutputFunctionCall(Answer):

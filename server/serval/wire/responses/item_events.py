@@ -18,6 +18,11 @@ from serval.wire.responses.tools import CalledTool
 Logprobs = Sequence[Mapping[str, Any]]
 
 
+def item_id(prefix: str, answer_id: str, index: int) -> str:
+    """Return the id of the item at `index` of an answer."""
+    return f"{prefix}_{answer_id.rpartition('_')[2]}{index:04x}"
+
+
 class OpenItem(Protocol):
     """An item in progress."""
 
@@ -92,6 +97,15 @@ class ItemEvents:
     def arguments(self, text: str) -> bytes:
         """Add a piece of the arguments of the open call."""
         return b"" if self._open is None else self._open.add(text)
+
+    def add_sealed(self, item: dict[str, Any]) -> bytes:
+        """Add the item with a sealed turn, behind a finished answer."""
+        index = len(self.items)
+        self.items.append(item)
+        return b"".join(
+            self._events.event(f"output_item.{kind}", {"output_index": index, "item": shown})
+            for kind, shown in (("added", item | {"encrypted_content": None}), ("done", item))
+        )
 
     def close(self, status: Status) -> bytes:
         """End the open item, if there is one."""

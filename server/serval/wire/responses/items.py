@@ -59,9 +59,10 @@ class OutputItem(Struct):
 
 
 class ReasoningItem(Struct):
-    """The model's thoughts. `encrypted_content` is accepted, and not read."""
+    """The model's thoughts, or a sealed turn in `encrypted_content`. That of other servers is not read."""
 
     content: list[Part] | None = None
+    encrypted_content: str | None = None
 
 
 class ToolSearchCallItem(Struct):

@@ -53,6 +53,18 @@ def reasoning_item(item_id: str, status: Status, text: str) -> dict[str, Any]:
     }
 
 
+def sealed_item(item_id: str, sealed: str) -> dict[str, Any]:
+    """Return an item with a sealed turn; it has no thoughts."""
+    return {
+        "id": item_id,
+        "type": "reasoning",
+        "status": "completed",
+        "summary": [],
+        "content": [],
+        "encrypted_content": sealed,
+    }
+
+
 def call_item(
     item_id: str, status: Status, called: CalledTool, call_id: str, arguments: str
 ) -> dict[str, Any]:
