@@ -4,9 +4,11 @@ Real libraries are loaded: sgl_kernel's and DeepGEMM's for this GPU, flashinfer,
 stand-in, the driver's libcuda.so.1, because sgl_kernel's cannot be loaded without it.
 """
 
+from typing import Any
+
 import pytest
 
-from serval_sglang.drafts.verification import AROUND
+from serval_sglang.drafts.hooks import AROUND, REPLACED
 from serval_sglang.plugin.registration import ARCHITECTURE, DRAFT_ARCHITECTURE
 from serval_testkit.imitated_engine import Answers
 
@@ -14,6 +16,12 @@ pytestmark = pytest.mark.timeout(900)  # the first test waits for `answers`
 
 CAPABILITIES = ("8.0", "9.0", "10.0")
 _MANAGER = "model_executor.model_runner_components.ngram_embedding_manager.NgramEmbeddingManager"
+
+
+def _name(hook: Any) -> str:
+    return f"{hook.__module__}.{hook.__qualname__}"
+
+
 REPLACEMENTS = {
     "models.longcat_flash.LongcatFlashMoE": "serval_sglang.layers.moe.LongcatFlashMoE",
     "models.longcat_flash.LongcatFlashDecoderLayer": (
@@ -26,10 +34,7 @@ WRAPPERS = {
     "entrypoints.engine._server_args_for_logging": "serval_sglang.engine_process.without_secrets",
     "entrypoints.http_server.add_prometheus_middleware": "serval_sglang.metrics.page.keep_names",
     "managers.scheduler.Scheduler.get_init_info": "serval_sglang.readiness._add_proof",
-    **{
-        target.removeprefix("sglang.srt."): f"serval_sglang.drafts.verification.{hook.__name__}"
-        for target, hook in AROUND.items()
-    },
+    **{target.removeprefix("sglang.srt."): _name(hook) for target, hook in {**AROUND, **REPLACED}.items()},
 }
 
 
