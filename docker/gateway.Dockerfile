@@ -37,7 +37,7 @@ COPY kernels kernels
 RUN /build/bin/python -m hatchling build -t wheel -d /wheels \
     && /build/bin/uv pip install --quiet --no-deps --compile-bytecode --python /opt/serval/bin/python /wheels/*.whl \
     && demo=$(/opt/serval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/serval_sglang/demo/checkpoint \
-    && rm "$demo/model.safetensors" && ln -s "$demo" /opt/serval/demo-model
+    && rm "$demo"/*.safetensors* && ln -s "$demo" /opt/serval/demo-model
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="serval-gateway" org.opencontainers.image.licenses="MIT"

@@ -46,4 +46,4 @@ def test_read_key_file_without_keys_is_refused(tmp_path: Path) -> None:
 
 def test_settings_repr_does_not_show_keys() -> None:
     settings = Settings(api_key=SecretStr("very-secret"), engine_api_key=SecretStr("other-secret"))
-    assert "secret" not in repr(settings) + str(settings.model_dump())
+    assert "-secret" not in repr(settings) + str(settings.model_dump())
