@@ -20,7 +20,8 @@ ServalError
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong
      │   ├─ ContextLengthError       400  prompt and requested completion do not fit the context
-     │   └─ MalformedRequestError    400  not HTTP, or ambiguous HTTP
+     │   ├─ MalformedRequestError    400  not HTTP, or ambiguous HTTP
+     │   └─ ExpiredSealError         400  a sealed turn is genuine, and too old (`serval.chat.sealed_turn`)
      ├─ AuthenticationError          401  no key, or not an accepted one
      ├─ PermissionDeniedError        403  the key is good, but not for this
      │   └─ ModelNotAllowedError     403  the key is not for this model

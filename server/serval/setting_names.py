@@ -30,20 +30,29 @@ _SECTIONS: Final = {
 
 # Variables with the prefix that are no settings of the gateway, by reader.
 OTHER_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
-    "the engine": ("SERVAL_NGRAM_TABLES", "SERVAL_MOE_OVERLAP_TOKENS", "SERVAL_PREBUILT_KERNELS"),
+    "the engine": (
+        "SERVAL_GRAMMAR_DRAFTS",
+        "SERVAL_MOE_OVERLAP_TOKENS",
+        "SERVAL_NGRAM_TABLES",
+        "SERVAL_PREBUILT_KERNELS",
+    ),
     "make and the scripts of deploy/": ("SERVAL_CACHE_DIR",),
     "server/examples": ("SERVAL_BASE_URL",),
     "docker/": (
+        "SERVAL_ALERTMANAGER_DIR",
         "SERVAL_BASE",
         "SERVAL_BIND",
         "SERVAL_CHUNKED_PREFILL_SIZE",
         "SERVAL_CONTEXT_LENGTH",
         "SERVAL_CUDA_ARCHITECTURES",
+        "SERVAL_ENGINE_ENV_FILE",
         "SERVAL_EP",
+        "SERVAL_GATEWAY_ENV_FILE",
         "SERVAL_GPUS",
         "SERVAL_HOSTNAME",
         "SERVAL_KEYS_FILE",
         "SERVAL_MODELS_DIR",
+        "SERVAL_THRESHOLDS_FILE",
         "SERVAL_UPSTREAM",
         "SERVAL_VERSION",
     ),
