@@ -15,10 +15,12 @@ ALIASES: Mapping[str, str] = {
 # Stored in float32 in checkpoints of any dtype, because rounding the router moves tokens between experts.
 ROUTER_SUFFIXES = ("mlp.router.classifier.weight", "mlp.router.e_score_correction_bias")
 
-# For a checkpoint without the multi-token-prediction layer, where drafts were asked for.
+# Prefix of the tensors of the multi-token-prediction layer.
+MTP_PREFIX = "model.mtp."
+# For a checkpoint without that layer, where drafts were asked for.
 NO_MTP_LAYER = (
-    "it has no multi-token-prediction layer (17 tensors model.mtp.*), which --mtp-steps needs; copies that "
-    "transformers has saved again lack it"
+    f"it has no multi-token-prediction layer (17 tensors {MTP_PREFIX}*), which --mtp-steps needs; copies "
+    "that transformers has saved again lack it"
 )
 
 # Key in config.json if the tables are stored in eight bits, which a server must know before it loads them.
@@ -33,10 +35,6 @@ def table_name(table: int, *, part: Literal["weight", "weight_scale"] = "weight"
 def tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
     """Map the name of every tensor that the model needs to its shape, in order of use."""
     return dict(_main_tensors(config))
-
-
-# Prefix of the tensors of the multi-token-prediction layer.
-MTP_PREFIX = "model.mtp."
 
 
 def mtp_tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
@@ -88,8 +86,8 @@ def _swiglu_tensors(hidden: int, intermediate: int, prefix: str) -> Iterator[tup
 
 
 def _mtp_tensors(config: LongcatConfig) -> Iterator[tuple[str, Shape]]:
-    hidden, layer = config.hidden_size, "model.mtp.layers.0"
-    yield "model.mtp.embed_tokens.weight", (config.vocab_size, hidden)
+    hidden, layer = config.hidden_size, f"{MTP_PREFIX}layers.0"
+    yield f"{MTP_PREFIX}embed_tokens.weight", (config.vocab_size, hidden)
     yield f"{layer}.enorm.m.weight", (hidden,)
     yield f"{layer}.hnorm.m.weight", (hidden,)
     yield f"{layer}.eh_proj.weight", (hidden, 2 * hidden)
@@ -97,4 +95,4 @@ def _mtp_tensors(config: LongcatConfig) -> Iterator[tuple[str, Shape]]:
     yield f"{layer}.post_attention_layernorm.weight", (hidden,)
     yield from _attention_tensors(config, f"{layer}.self_attn")
     yield from _swiglu_tensors(hidden, config.ffn_hidden_size, f"{layer}.transformer_layer.mlp")
-    yield "model.mtp.norm.weight", (hidden,)
+    yield f"{MTP_PREFIX}norm.weight", (hidden,)

@@ -14,12 +14,13 @@ from typing import Any
 import sglang.srt.models.longcat_flash_nextn as upstream
 from torch import Tensor, nn
 
+from serval_sglang.checkpoint.layout import MTP_PREFIX
 from serval_sglang.config import LongcatConfig
 from serval_sglang.models.longcat_flash import LATENT_NORM_EPS, fp8_block, scale_latent_norms
-from serval_sglang.weights.mtp import PREFIX, mtp_tensors
+from serval_sglang.weights.mtp import mtp_tensors
 from serval_sglang.weights.unpacking import packing_of
 
-_EMBEDDING = f"{PREFIX}embed_tokens.weight"
+_EMBEDDING = f"{MTP_PREFIX}embed_tokens.weight"
 
 
 class LongcatFlashForCausalLMNextN(upstream.LongcatFlashForCausalLMNextN):  # type: ignore[misc]  # sglang is untyped

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from serval_sglang.checkpoint.fp8 import SCALE_SUFFIX, is_quantized_layer
-from serval_sglang.checkpoint.layout import ALIASES, Shape, mtp_tensor_shapes, table_name, tensor_shapes
+from serval_sglang.checkpoint.layout import (
+    ALIASES,
+    MTP_PREFIX,
+    Shape,
+    mtp_tensor_shapes,
+    table_name,
+    tensor_shapes,
+)
 from serval_sglang.checkpoint.quantization import holds_values, layer_name
 from serval_sglang.config import LongcatConfig
 
@@ -119,7 +126,7 @@ class TensorLedger:
 
     def _is_ignored(self, name: str) -> bool:
         # Quantised copies may hold scales of the MTP layer as well.
-        return name in self._ignored or (self._quantised and name.startswith("model.mtp."))
+        return name in self._ignored or (self._quantised and name.startswith(MTP_PREFIX))
 
 
 def _listed(names: Collection[str]) -> str:

@@ -5,12 +5,10 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 
 from serval_sglang.checkpoint.fp8 import SCALE_SUFFIX, dequantize_blocks
-from serval_sglang.checkpoint.layout import NO_MTP_LAYER, mtp_tensor_shapes
+from serval_sglang.checkpoint.layout import MTP_PREFIX, NO_MTP_LAYER, mtp_tensor_shapes
 from serval_sglang.config import LongcatConfig
 from serval_sglang.weights.ledger import CheckpointMismatch
 from serval_sglang.weights.unpacking import Packing, is_layer, unpacked
-
-PREFIX = "model.mtp."
 
 
 def mtp_tensors(
@@ -30,7 +28,7 @@ def mtp_tensors(
     shapes = mtp_tensor_shapes(config)
     missing = set(shapes)
     own: Iterator[tuple[str, Tensor]] = (
-        (name, tensor) for name, tensor in weights if name.startswith(PREFIX)
+        (name, tensor) for name, tensor in weights if name.startswith(MTP_PREFIX)
     )
     if packing is not None:
         own = unpacked(own, packing, of=is_layer)
