@@ -1,5 +1,6 @@
 """Memory that an engine needs at least, and what this machine has. Imports neither torch nor SGLang."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -117,8 +118,9 @@ def _deployment(
 
 
 def _number(flags: Sequence[str], name: str) -> float | None:
-    """Return a flag's value; None if it is absent or no number, which SGLang refuses."""
+    """Return a flag's value; None if it is absent or no finite number, which is left to SGLang."""
     try:
-        return float(flag_value(flags, name) or "")
+        value = float(flag_value(flags, name) or "")
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

@@ -62,6 +62,7 @@ def checkpoint(quantization: Quantization | None = None, table_dtype: str | None
         (140.4, 1, checkpoint(), False, "--mem-fraction-static 0.8", False),
         (79.6, 2, checkpoint(), False, "--mem-fraction-static=0.7", False),
         (79.6, 2, checkpoint(), False, "--mem-fraction-static=nonsense", True),
+        (79.6, 2, checkpoint(), False, "--mem-fraction-static=nan --chunked-prefill-size=inf", True),
         (140.4, 1, checkpoint(), False, "--chunked-prefill-size 4096 --mem-fraction-static 0.9", False),
         (140.4, 1, checkpoint(), False, "--mem-fraction-static 0.8 --quantization fp8", True),
         (79.6, 1, checkpoint(AWQ), False, "", False),
