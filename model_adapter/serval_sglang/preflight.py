@@ -4,7 +4,7 @@ Neither torch nor SGLang is imported.
 """
 
 from serval_sglang.checkpoint.files import CheckpointError
-from serval_sglang.checkpoint.inspection import ARCHITECTURES, Inspection, inspect_checkpoint
+from serval_sglang.checkpoint.inspection import Inspection, inspect_checkpoint
 from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.memory_check import missing_memory
@@ -26,7 +26,7 @@ def find_mistakes(options: EngineOptions, *, tables_on_host: bool) -> list[str]:
         found = inspect_checkpoint(options.model)
     except CheckpointError as error:
         return [str(error)]
-    if found.architecture is not None and found.architecture not in ARCHITECTURES:
+    if found.is_foreign:
         return [*found.problems, "--model has to name the folder of another checkpoint"]
     if flag_value(options.sglang_flags, "--load-format") not in _INSPECTED_FORMATS:
         return []

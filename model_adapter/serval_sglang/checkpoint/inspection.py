@@ -31,7 +31,7 @@ from serval_sglang.checkpoint.safety import UnsafeFile, unsafe_files
 from serval_sglang.config import LongcatConfig
 
 # Names in config.json that both stand for this model.
-ARCHITECTURES = ("LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM")
+_ARCHITECTURES = ("LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,11 @@ class Inspection:
     unsafe: tuple[UnsafeFile, ...]
 
     @property
+    def is_foreign(self) -> bool:
+        """True if config.json names another architecture, whose weights are not compared with anything."""
+        return _is_foreign(self.architecture)
+
+    @property
     def mtp(self) -> Literal["complete", "partial", "none"] | None:
         """Presence of the multi-token-prediction layer, which a checkpoint may omit as a whole; None if
         config.json does not tell what belongs to it."""
@@ -110,9 +115,9 @@ def inspect_checkpoint(directory: Path) -> Inspection:
     problems: list[str] = []
     raw = _read_config(directory, problems)
     architecture = _architecture(raw)
-    is_foreign = architecture is not None and architecture not in ARCHITECTURES
+    is_foreign = _is_foreign(architecture)
     if is_foreign:
-        problems.append(f"{CONFIG_FILE} is that of a {architecture}; Serval serves {ARCHITECTURES[0]}")
+        problems.append(f"{CONFIG_FILE} is that of a {architecture}; Serval serves {_ARCHITECTURES[0]}")
     config = None if is_foreign else _parse_config(raw, problems)
     quantization = read_quantization(raw)
     unread = unread_weight_files(directory, files)
@@ -158,6 +163,10 @@ def _read_config(directory: Path, problems: list[str]) -> Mapping[str, Any]:
 def _architecture(raw: Mapping[str, Any]) -> str | None:
     architectures = raw.get("architectures")
     return str(architectures[0]) if isinstance(architectures, list) and architectures else None
+
+
+def _is_foreign(architecture: str | None) -> bool:
+    return architecture is not None and architecture not in _ARCHITECTURES
 
 
 def _lacking(files: Collection[str]) -> Iterator[str]:
