@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from serval_sglang.checkpoint import load_mtp_layer, load_reference
 from serval_sglang.demo import checkpoint_directory, small_talk
 from serval_sglang.demo.rendering import render_messages
-from serval_sglang.demo.tool_catalogue import Json
+from serval_sglang.demo.tool_catalogue import Json, tool_declaration
 from serval_sglang.reference import SpeculativeRun, decode_speculatively, mtp_drafter
 
 MAX_TOKENS = 160
@@ -24,10 +24,7 @@ MAX_TOKENS = 160
 def _tool(name: str, description: str, required: str, **types: str) -> Json:
     properties = {key: {"type": value} for key, value in types.items()}
     parameters = {"type": "object", "properties": properties, "required": [required]}
-    return {
-        "type": "function",
-        "function": {"name": name, "description": description, "parameters": parameters},
-    }
+    return tool_declaration(name, description, parameters)
 
 
 TOOLS = (

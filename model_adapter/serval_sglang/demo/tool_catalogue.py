@@ -153,7 +153,8 @@ def _object_schema(rng: Random, properties: Json, required: list[str]) -> Json:
     return schema
 
 
-def _declaration(name: str, description: str, parameters: Json) -> Json:
+def tool_declaration(name: str, description: str, parameters: Json) -> Json:
+    """Return the declaration of a function; `parameters` is a JSON Schema."""
     return {
         "type": "function",
         "function": {"name": name, "description": description, "parameters": parameters},
@@ -185,7 +186,7 @@ def documented_tool(rng: Random, topic: Topic) -> Tool:
     required = [
         key for key in properties if key == main or key in dict(fixed) or (key == number and number_required)
     ]
-    declaration = _declaration(name, description, _object_schema(rng, properties, required))
+    declaration = tool_declaration(name, description, _object_schema(rng, properties, required))
     return Tool(topic, declaration, name, main, number, tuple(properties), number_required, fixed)
 
 
@@ -211,7 +212,7 @@ def other_tool(rng: Random) -> Tool:
     description = rng.choice((f"{verb.capitalize()} the {noun}.", f"{verb} {noun}", names.sentence(rng)))
     required = [key for key in properties if key == main or rng.random() < 0.5]
     parameters = _object_schema(rng, properties, required)
-    declaration = _declaration(f"{verb}_{noun}", description, parameters)
+    declaration = tool_declaration(f"{verb}_{noun}", description, parameters)
     number_required = number in required
     return Tool("other", declaration, f"{verb}_{noun}", main, number, tuple(properties), number_required)
 
