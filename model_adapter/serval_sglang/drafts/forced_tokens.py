@@ -19,22 +19,29 @@ _WORD_BITS = 32
 
 def run_eagle_verify(original: Any, batch: Any, **named: Any) -> Any:
     """Wrap run_eagle_verify: put tokens that a grammar forces in the place of drafts."""
-    verify_input = batch.spec_info
-    if not model_settings().grammar_drafts:
-        return original(batch, **named)
-    if batch.has_grammar and not batch.forward_mode.is_idle() and verify_input.draft_token_num > 1:
-        barrier = named.get("grammar_barrier")
-        if barrier is None or _share_with_grammar(batch.reqs) >= _LEAST_SHARE:
-            if barrier is not None:
-                barrier()
-            tokenizer = named["target_worker"].tokenizer
-            verify_input.draft_token = with_forced_tokens(
-                verify_input.draft_token.view(len(batch.reqs), -1),
-                [request.grammar for request in batch.reqs],
-                tokenizer,
-                batch.sampling_info.vocab_size,
-            ).flatten()
+    barrier = named.get("grammar_barrier")
+    if _takes_forced_tokens(batch, overlaps=barrier is not None):
+        if barrier is not None:
+            barrier()
+        verify_input = batch.spec_info
+        verify_input.draft_token = with_forced_tokens(
+            verify_input.draft_token.view(len(batch.reqs), -1),
+            [request.grammar for request in batch.reqs],
+            named["target_worker"].tokenizer,
+            batch.sampling_info.vocab_size,
+        ).flatten()
     return original(batch, **named)
+
+
+def _takes_forced_tokens(batch: Any, *, overlaps: bool) -> bool:
+    # The settings last: reading them is work in each pass, and most batches have no grammar.
+    return (
+        batch.has_grammar
+        and not batch.forward_mode.is_idle()
+        and batch.spec_info.draft_token_num > 1
+        and (not overlaps or _share_with_grammar(batch.reqs) >= _LEAST_SHARE)
+        and model_settings().grammar_drafts
+    )
 
 
 def _share_with_grammar(requests: Sequence[Any]) -> float:
