@@ -37,8 +37,7 @@ def is_disable_overlap_for_batch(original: Any, scheduler: Any, batch: Any, last
     they depend on its tokens."""
     disabled: bool = original(scheduler, batch, last_batch=last_batch)
     needs_tokens = (
-        batch is not None
-        and _uses_drafts(batch)
+        _uses_drafts(batch)
         and batch.sampling_info is not None
         and batch.sampling_info.penalizer_orchestrator.is_required
         and len(scheduler.result_queue) > 0
