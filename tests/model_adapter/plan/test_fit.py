@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from serval_kernels.ngram_context import ring_columns
 from serval_sglang.known_configs import LITE
 from serval_sglang.plan import Deployment, alternatives, plan_deployment
 from serval_sglang.plan.fit import kv_bytes_per_token
@@ -76,6 +77,14 @@ def test_plan_with_drafts_counts_layer_cache_and_reserved_places() -> None:
     assert drafting.concurrent_requests[4_096] == min(64, drafting.kv_tokens // (4_096 + 8))
     # Tokens of a row, and a ring of eight columns instead of four.
     assert drafting.request_table_bytes - plain.request_table_bytes == 65 * (4 + 4) * 4
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_plan_counts_the_ring_of_the_kernels(steps: int) -> None:
+    plan = plan_deployment(deployment(H200, weight_dtype="fp8", max_running_requests=64, mtp_steps=steps))
+    ring = ring_columns(order=LITE.emb_neighbor_num, width=steps + 1)
+    reserved = 4 + (steps + 1 if steps else 0)
+    assert plan.request_table_bytes == 65 * (LITE.max_position_embeddings + reserved + ring) * 4
 
 
 def test_plan_with_drafts_has_sglangs_limit_on_requests() -> None:
