@@ -4,7 +4,7 @@ Neither torch nor SGLang is imported.
 """
 
 from serval_sglang.checkpoint.files import CheckpointError
-from serval_sglang.checkpoint.inspection import Inspection, inspect_checkpoint
+from serval_sglang.checkpoint.inspection import TOKENIZER_FILES, Inspection, inspect_checkpoint
 from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.memory_check import missing_memory
@@ -13,7 +13,6 @@ from serval_sglang.options import EngineOptions, flag_value
 # Values of --load-format with which the weights are the files that are inspected here.
 _INSPECTED_FORMATS = (None, "auto")
 _NAMES_SHOWN = 3
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _DOWNLOAD = "download the checkpoint's files again; `serval checkpoint inspect` lists all that is wrong"
 
 
@@ -55,7 +54,7 @@ def _wrong_weights(found: Inspection) -> list[str]:
 
 
 def _missing_tokenizer(options: EngineOptions) -> list[str]:
-    missing = [name for name in _TOKENIZER_FILES if not (options.model / name).is_file()]
+    missing = [name for name in TOKENIZER_FILES if not (options.model / name).is_file()]
     if not missing:
         return []
     return [f"{' and '.join(missing)}: missing; copy the tokenizer's files from the model's repository"]

@@ -32,6 +32,8 @@ from serval_sglang.config import LongcatConfig
 
 # Names in config.json that both stand for this model.
 _ARCHITECTURES = ("LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM")
+# Without these the engine has no tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +172,7 @@ def _is_foreign(architecture: str | None) -> bool:
 
 
 def _lacking(files: Collection[str]) -> Iterator[str]:
-    if "tokenizer.json" not in files:
-        yield "tokenizer.json"
+    yield from (name for name in TOKENIZER_FILES if name not in files)
     if not {"chat_template.jinja", "tokenizer_config.json"} & set(files):
         yield "chat_template.jinja, or a tokenizer_config.json with a chat template"
 

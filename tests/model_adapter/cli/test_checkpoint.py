@@ -181,11 +181,15 @@ def test_inspect_accepts_both_names_of_the_architecture(checkpoint: Path, run: A
 def test_inspect_warns_of_files_that_serving_needs(checkpoint: Path, run: Any) -> None:
     assert run("inspect", checkpoint, "--json").json["lacks"] == []
     assert "cannot be served" not in run("inspect", checkpoint).out
-    for file in ("tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
-        (checkpoint / file).unlink(missing_ok=True)
+    (checkpoint / "tokenizer_config.json").unlink()
+    # The engine refuses such a folder, although the chat template is there.
+    assert run("inspect", checkpoint, "--json").json["lacks"] == ["tokenizer_config.json"]
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        (checkpoint / file).unlink()
     result = run("inspect", checkpoint)
     assert result.code == 0, "the weights are complete"
-    assert "missing files without which it cannot be served (2):\n  tokenizer.json\n" in result.out
+    assert "missing files without which it cannot be served (3):\n  tokenizer.json\n" in result.out
+    assert "  tokenizer_config.json\n" in result.out
     assert "  chat_template.jinja, or a tokenizer_config.json with a chat template\n" in result.out
 
 
