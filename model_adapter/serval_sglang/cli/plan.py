@@ -16,6 +16,7 @@ from typing import Any, NoReturn, get_args
 
 from serval_sglang.checkpoint.files import CONFIG_FILE, CheckpointError
 from serval_sglang.checkpoint.quantization import Quantization, read_quantization
+from serval_sglang.cli.arguments import positive_int
 from serval_sglang.cli.run import run_command
 from serval_sglang.cli.text import table
 from serval_sglang.config import LongcatConfig
@@ -235,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    count, size = _positive_int, _gib_number(_LARGEST_GPU_GIB)
+    count, size = positive_int, _gib_number(_LARGEST_GPU_GIB)
     add = parser.add_argument
     add(
         "--gpu-memory-gib",
@@ -292,31 +293,20 @@ def _add_assumptions(parser: argparse.ArgumentParser) -> None:
         help="memory left for activations and CUDA graphs (default: SGLang's own rule)",
     )
     assumed.add_argument(
-        "--chunked-prefill-size", type=_positive_int, metavar="TOKENS", help="(default: SGLang's for the GPU)"
+        "--chunked-prefill-size", type=positive_int, metavar="TOKENS", help="(default: SGLang's for the GPU)"
     )
     assumed.add_argument(
         "--graph-max-batch",
-        type=_positive_int,
+        type=positive_int,
         metavar="N",
         help="largest captured batch (default: SGLang's)",
     )
     assumed.add_argument(
         "--max-running-requests",
-        type=_positive_int,
+        type=positive_int,
         metavar="N",
         help="limit on requests (default: SGLang's)",
     )
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-# argparse names the type in its message for text that is not a number.
-_positive_int.__name__ = "int"
 
 
 def _gib_number(largest: float, *, least: float | None = None) -> Callable[[str], float]:

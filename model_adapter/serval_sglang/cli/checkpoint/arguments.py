@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from serval_sglang.checkpoint.safety import Hazard
+from serval_sglang.cli.arguments import positive_int
 from serval_sglang.settings import available_cpus
 
 
@@ -26,7 +27,7 @@ def add_hashing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=positive,
+        type=positive_int,
         default=min(4, len(available_cpus())),
         metavar="N",
         help="files read at the same time (default: one a CPU, at most 4)",
@@ -39,11 +40,3 @@ def _directory(text: str) -> Path:
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"must be an existing folder, got {text!r}")
     return path
-
-
-def positive(text: str) -> int:
-    """Parse an integer of at least 1, as an argparse type."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from serval_sglang.checkpoint.files import CONFIG_FILE, load_config
 from serval_sglang.checkpoint.quantization import layout_of, read_quantization
-from serval_sglang.cli.checkpoint.arguments import add_directory, positive
+from serval_sglang.cli.arguments import positive_int
+from serval_sglang.cli.checkpoint.arguments import add_directory
 from serval_sglang.cli.text import table
 from serval_sglang.options import add_mtp_steps
 
@@ -63,8 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [-h] [options] DIR [-- SGLANG_FLAG ...]"
     add_directory(parser)
     add = parser.add_argument
-    add("--tp", type=positive, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
-    add("--ep", type=positive, default=1, metavar="N", help="of these, ranks that share out the experts")
+    add("--tp", type=positive_int, default=1, metavar="N", help="tensor-parallel ranks (default 1)")
+    add("--ep", type=positive_int, default=1, metavar="N", help="of these, ranks that share out the experts")
     add_mtp_steps(parser)
     add("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu; float32: cpu")
     add("--dtype", choices=("float32", "bfloat16"), help="of the engine (default: the checkpoint's own)")
