@@ -239,12 +239,7 @@ class Fleet:
 
     def ready_places(self) -> list[Place]:
         """Return the places that take requests."""
-        return [
-            place
-            for engine in self._engines.values()
-            if engine.state == "ready" and not engine.leaving
-            for place in engine.places
-        ]
+        return [place for engine in self._engines.values() if engine.is_ready for place in engine.places]
 
     async def prompt_of(self, request: GenerateRequest) -> PlacedPrompt:
         """Return the request's prompt as `choose` needs it."""
