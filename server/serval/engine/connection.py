@@ -10,6 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -81,11 +82,17 @@ def peer_of(url: str, *, api_key: str | None, connect_timeout_s: float, stall_ti
     return Peer(
         host=host,
         port=port or (443 if parts.scheme == "https" else 80),
-        tls=ssl.create_default_context() if parts.scheme == "https" else None,
+        tls=_tls() if parts.scheme == "https" else None,
         request_head=head.encode("latin-1"),
         connect_timeout_s=connect_timeout_s,
         stall_timeout_s=stall_timeout_s,
     )
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """The context of all engines: reading the system's certificates takes tens of milliseconds."""
+    return ssl.create_default_context()
 
 
 class Phase(enum.Enum):

@@ -78,6 +78,8 @@ class Fleet:
                 for url, engine in found.items():
                     if url not in self._tasks:
                         self._tasks[url] = asyncio.create_task(self._watch_engine(engine))
+                    elif url in self._engines:
+                        self._take_back(self._engines[url])
                 self._note_first_look("")
                 await asyncio.sleep(POLL_S)
         finally:
@@ -93,6 +95,15 @@ class Fleet:
             engine.wake.set()
             self.on_change()
 
+    def _take_back(self, engine: FleetEngine) -> None:
+        """Use an engine that is named again before its requests have ended, as after a slip in the file."""
+        if engine.leaving:
+            engine.leaving = False
+            logger.info("engine %s is named again", engine.found.name)
+            self._tell_states(engine)
+            engine.wake.set()
+            self.on_change()
+
     async def _watch_engine(self, found: FoundEngine) -> None:
         """Look at the engine until it is gone, and its requests have ended."""
         try:
@@ -100,15 +111,15 @@ class Fleet:
                 engine = self._engines[found.url] = FleetEngine(found, client)
                 client.watch_breaker(partial(self._breaker_changed, engine))
                 self._tell_states(engine)
-                while not engine.leaving:
-                    await self._look_at(engine)
-                    self._note_first_look(found.url)
+                while not engine.leaving or engine.running:
+                    if not engine.leaving:
+                        await self._look_at(engine)
+                        self._note_first_look(found.url)
                     engine.wake.clear()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(engine.wake.wait(), POLL_S)
-                while engine.running:
-                    engine.wake.clear()
-                    await engine.wake.wait()
+                # From here on it is too late to take it back.
+                del self._engines[found.url]
         finally:
             self._engines.pop(found.url, None)
             self._tasks.pop(found.url, None)
@@ -228,12 +239,7 @@ class Fleet:
 
     def ready_places(self) -> list[Place]:
         """Return the places that take requests."""
-        return [
-            place
-            for engine in self._engines.values()
-            if engine.state == "ready" and not engine.leaving
-            for place in engine.places
-        ]
+        return [place for engine in self._engines.values() if engine.is_ready for place in engine.places]
 
     async def prompt_of(self, request: GenerateRequest) -> PlacedPrompt:
         """Return the request's prompt as `choose` needs it."""

@@ -42,6 +42,11 @@ class FleetEngine:
     # Set to look at it at once.
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def is_ready(self) -> bool:
+        """True if new requests may go there."""
+        return self.state == "ready" and not self.leaving
+
 
 @dataclass(eq=False)
 class Place:
@@ -59,7 +64,7 @@ class Place:
     @property
     def is_ready(self) -> bool:
         """True if new requests may go there."""
-        return self.engine.state == "ready" and not self.engine.leaving and self in self.engine.places
+        return self.engine.is_ready and self in self.engine.places
 
     @property
     def max_running(self) -> int | None:

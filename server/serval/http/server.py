@@ -1,10 +1,11 @@
 """HTTP server for an application: uvicorn, with one configuration for the API, the admin API and tests."""
 
+import asyncio
 import contextlib
 import functools
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, Literal
 
 import uvicorn
@@ -37,6 +38,20 @@ class HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+@contextlib.asynccontextmanager
+async def serving(config: uvicorn.Config, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve on `listener` while entered. On exit requests may end, in the time that `config` gives them."""
+    listening = asyncio.Event()
+    server = HttpServer(config, on_listening=listening.set)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await listening.wait()
+        yield
+    finally:
+        server.should_exit = True
+        await task
 
 
 def _several(listener: socket.socket) -> list[socket.socket]:

@@ -1,14 +1,11 @@
 """Answers of a gateway from its start until its engine is ready, on the sockets that it serves on later."""
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping
 
-import uvicorn
-
 from serval.api.loading import create_loading_app
-from serval.http.server import HttpServer, server_config
+from serval.http.server import server_config, serving
 from serval.http.sockets import url_of
 from serval.process.startup import Progress
 from serval.settings import Settings
@@ -44,19 +41,6 @@ async def answering_while_loading(
                 grace_s=_GRACE_S,
             )
             # A duplicate, which the server closes; the socket itself goes on listening.
-            await stack.enter_async_context(_serving(config, each.dup()))
+            await stack.enter_async_context(serving(config, each.dup()))
         progress(f"answering 503 on {url_of(listener)} until the engine is ready")
         yield
-
-
-@contextlib.asynccontextmanager
-async def _serving(config: uvicorn.Config, listener: socket.socket) -> AsyncIterator[None]:
-    listening = asyncio.Event()
-    server = HttpServer(config, on_listening=listening.set)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        await listening.wait()
-        yield
-    finally:
-        server.should_exit = True
-        await task

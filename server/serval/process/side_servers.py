@@ -1,14 +1,11 @@
 """The admin API and the metrics beside the gateway, on ports of their own."""
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from starlette.types import ASGIApp
-
 from serval.app import Applications
-from serval.http.server import HttpServer, server_config
+from serval.http.server import server_config, serving
 from serval.settings import Settings
 
 
@@ -27,20 +24,9 @@ async def side_servers(
             ("metrics", apps.metrics_page, "metrics_port"),
         ):
             if app is not None and field in sockets:
-                await stack.enter_async_context(_serving(app, apps, settings, sockets[field]))
+                config = server_config(
+                    app, settings, refused=apps.metrics.request_refused, lifespan="off", grace_s=1
+                )
+                await stack.enter_async_context(serving(config, sockets[field]))
                 progress(f"{name} on port {sockets[field].getsockname()[1]}")
         yield
-
-
-@contextlib.asynccontextmanager
-async def _serving(
-    app: ASGIApp, apps: Applications, settings: Settings, listener: socket.socket
-) -> AsyncIterator[None]:
-    config = server_config(app, settings, refused=apps.metrics.request_refused, lifespan="off", grace_s=1)
-    server = HttpServer(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task

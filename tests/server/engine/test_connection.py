@@ -398,6 +398,17 @@ def test_peer_of_refuses_an_invalid_url(url: str) -> None:
         peer_of(url, api_key=None, connect_timeout_s=1, stall_timeout_s=1)
 
 
+def test_peers_share_one_tls_context() -> None:
+    """Making one takes tens of milliseconds, in which a gateway that reads its engines again stands still."""
+    one, other, plain = (
+        peer_of(url, api_key=None, connect_timeout_s=1, stall_timeout_s=1)
+        for url in ("https://a", "https://b", "http://a")
+    )
+    assert one.tls is not None
+    assert one.tls is other.tls
+    assert plain.tls is None
+
+
 def test_peer_of_refuses_a_user_without_repeating_it() -> None:
     with pytest.raises(SettingsError, match="SERVAL_ENGINE_API_KEY") as caught:
         peer_of("http://canary@host", api_key=None, connect_timeout_s=1, stall_timeout_s=1)

@@ -333,6 +333,28 @@ async def test_file_adds_and_removes_engines_without_a_break(tmp_path: Path) -> 
             assert await asking == 200
 
 
+async def test_engine_that_is_named_again_is_used_before_its_requests_have_ended(tmp_path: Path) -> None:
+    """A file may be read while it is half written, or be mended after a slip."""
+    file = tmp_path / "engines"
+    engine = new_engine()
+    async with engine.running():
+        file.write_text(engine.url)
+        async with running_gateway(engines_file=file) as gateway:
+            fleet = RunningFleet(gateway, [engine])
+            engine.will_say("Hello", fault="silent")
+            asking = asyncio.create_task(fleet.ask())
+            await engine.generating.wait()
+            file.write_text("")
+            await fleet.reaches(engine, "gone")
+            assert await fleet.ask() == 503
+            file.write_text(engine.url)
+            await fleet.reaches(engine, "ready")
+            assert await fleet.ask() == 200
+            assert not asking.done()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+
 async def test_ranks_are_places_of_their_own() -> None:
     engine = new_engine()
     engine.ranks = 2

@@ -1,6 +1,5 @@
 """An ASGI application on a real port, in the running event loop."""
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +7,7 @@ from typing import Literal
 
 from starlette.types import ASGIApp
 
-from serval.http.server import HttpServer, server_config
+from serval.http.server import server_config, serving
 from serval.settings import Settings
 
 
@@ -22,13 +21,6 @@ async def running_app(
 ) -> AsyncIterator[str]:
     """Serve `app` on a free port as the gateway serves it; yields its base URL."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        serving = asyncio.Event()
         config = server_config(app, settings, refused=refused, lifespan=lifespan, grace_s=1)
-        server = HttpServer(config, on_listening=serving.set)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        await serving.wait()
-        try:
+        async with serving(config, listener):
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
