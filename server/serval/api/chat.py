@@ -1,7 +1,6 @@
 """`POST /v1/chat/completions`: decoding of its requests, and the form of its answers."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from msgspec import Struct
 from starlette.types import Scope
@@ -45,7 +44,6 @@ def decode_chat(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     form = ChatForm(
         model=request.model,
         legacy=is_legacy(request),
-        logprobs=bool(request.logprobs),
         include_usage=options is not None and bool(options.include_usage),
         service_tier=None if request.service_tier is None else tier_of(priority),
     )
@@ -58,7 +56,6 @@ class ChatForm(Struct, frozen=True):
     # Model and service tier to be named in the answer.
     model: str
     legacy: bool
-    logprobs: bool
     include_usage: bool
     service_tier: str | None
 
@@ -84,21 +81,16 @@ class ChatForm(Struct, frozen=True):
             include_usage=self.include_usage,
             service_tier=self.service_tier,
         )
-        return ChatStream(assemblers, encoder, logprobs=self.logprobs, include_usage=self.include_usage)
+        return ChatStream(assemblers, encoder, include_usage=self.include_usage)
 
 
 class ChatStream:
     """`AnswerStream` of Chat Completions."""
 
     def __init__(
-        self,
-        assemblers: Sequence[ChoiceAssembler],
-        encoder: ChunkEncoder,
-        *,
-        logprobs: bool,
-        include_usage: bool,
+        self, assemblers: Sequence[ChoiceAssembler], encoder: ChunkEncoder, *, include_usage: bool
     ) -> None:
-        self._choices = [ChoiceStream(assembler, encoder, logprobs=logprobs) for assembler in assemblers]
+        self._choices = [ChoiceStream(assembler, encoder) for assembler in assemblers]
         self._encoder = encoder
         self._include_usage = include_usage
 
@@ -118,39 +110,29 @@ class ChatStream:
 class ChoiceStream:
     """Encodes one choice as stream chunks."""
 
-    def __init__(self, assembler: ChoiceAssembler, encoder: ChunkEncoder, *, logprobs: bool) -> None:
+    def __init__(self, assembler: ChoiceAssembler, encoder: ChunkEncoder) -> None:
         self._assembler = assembler
         self._encoder = encoder
         self._begun = False
-        # Log-probabilities of tokens whose text the parser or the engine still holds back.
-        self._logprobs: list[Mapping[str, Any]] | None = [] if logprobs else None
 
     def add(self, delta: GenerationDelta) -> bytes:
         """Add the delta, and return its chunks, joined. The last delta brings the finish chunk."""
         index = self._assembler.index
         events = self._assembler.add(delta)
-        if self._logprobs is not None:
-            self._logprobs += self._assembler.new_logprobs
         if self._begun and len(events) == 1 and delta.finish is None:
             return self._chunk(events[0])
         chunks = [] if self._begun else [self._encoder.role(index)]
         self._begun = True
         chunks += [self._chunk(event) for event in events]
         if self._assembler.finish_reason is not None:
-            rest = self._take_logprobs() or None
+            rest = self._assembler.take_logprobs() or None
             chunks.append(self._encoder.finish(index, self._assembler.finish_reason, logprobs=rest))
         return b"".join(chunks)
-
-    def _take_logprobs(self) -> list[Mapping[str, Any]] | None:
-        taken = self._logprobs
-        if taken is not None:
-            self._logprobs = []
-        return taken
 
     def _chunk(self, event: Event) -> bytes:
         index, encoder = self._assembler.index, self._encoder
         if isinstance(event, ContentDelta):
-            return encoder.content(index, event.text, logprobs=self._take_logprobs())
+            return encoder.content(index, event.text, logprobs=self._assembler.take_logprobs())
         if isinstance(event, ReasoningDelta):
             return encoder.reasoning(index, event.text)
         if isinstance(event, ToolCallStart):

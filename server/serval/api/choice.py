@@ -59,8 +59,7 @@ class ChoiceAssembler:
         self._places = None if markers is None else MarkerPlaces(tokens, markers)
         self._names = NamedTokens(tokens, skip_special=False) if logprobs else None
         self._logprobs: list[Mapping[str, Any]] = []
-        # Log-probabilities of the last delta.
-        self.new_logprobs: list[Mapping[str, Any]] = []
+        self._taken_logprobs = 0
 
     def add(self, delta: GenerationDelta) -> list[Event]:
         """Add the delta, and return its events. The last delta sets `finish_reason`."""
@@ -78,8 +77,7 @@ class ChoiceAssembler:
             events = [*events, *self._parser.finish(reason)]
         events = [event for event in events if self._accept(event)]
         if self._names is not None:
-            self.new_logprobs = chat_logprobs(self._names.of(delta))
-            self._logprobs += self.new_logprobs
+            self._logprobs += chat_logprobs(self._names.of(delta))
         if delta.finish == "length":
             self.finish_reason = "length"
         elif delta.finish is not None:
@@ -91,14 +89,20 @@ class ChoiceAssembler:
         """True if the model has called a tool."""
         return bool(self._calls)
 
-    @property
-    def cut_call(self) -> bool:
-        """True if the text ended inside the last call, whose arguments are not JSON."""
-        return self._parser.cut_call
-
     def call_id(self, call: int) -> str:
         """Return the id of the choice's `call`th tool call."""
         return self._calls[call].id
+
+    def take_logprobs(self) -> Sequence[Mapping[str, Any]] | None:
+        """Return the log-probabilities that were not taken yet; None if the request does not ask for any.
+
+        Those of tokens whose text the parser or the engine holds back come with the text that follows.
+        """
+        if self._names is None:
+            return None
+        taken = self._logprobs[self._taken_logprobs :]
+        self._taken_logprobs = len(self._logprobs)
+        return taken
 
     def answer(self) -> AnsweredChoice:
         """Return the choice so far, which is whole once `finish_reason` is set."""
@@ -113,7 +117,7 @@ class ChoiceAssembler:
             ],
             logprobs=None if self._names is None else self._logprobs,
             stop_string=self._stop_string,
-            cut_call=self.cut_call,
+            cut_call=self._parser.cut_call,
         )
 
     def own_turn(self) -> OwnTurn | None:
@@ -129,9 +133,7 @@ class ChoiceAssembler:
         """Return the model's own tokens if the choice is a whole turn, and says all that they do."""
         if self.finish_reason in (None, "length") or self._is_cut():
             return None
-        if self._token_ids is None or self._reasoning:
-            return None
-        if self._stop_string is not None:
+        if self._token_ids is None or self._reasoning or self._stop_string is not None:
             return None
         ids = array("I")
         for of_delta in self._token_ids:

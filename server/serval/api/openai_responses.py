@@ -72,7 +72,6 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
     form = ResponsesForm(
         repeated_fields(request, service_tier=tier_of(priority)),
         decoded.tools.called,
-        logprobs=bool(decoded.chat.logprobs),
         stored=stored,
     )
     # A response that is kept can be continued by its id.

@@ -32,7 +32,6 @@ class ResponsesForm:
         repeated: Mapping[str, Any],
         called: Mapping[str, CalledTool],
         *,
-        logprobs: bool,
         stored: bool,
     ) -> None:
         """`repeated`: the answer's fields that repeat the request; `called`: tools, by the model's names."""
@@ -40,7 +39,6 @@ class ResponsesForm:
         self.sealed: str | None = None
         self._repeated = repeated
         self._called = called
-        self._logprobs = logprobs
         # Known before the walk's, because an answer is kept before it is encoded.
         self._created = int(time.time())
         self._stream: ResponsesStream | None = None
@@ -55,7 +53,7 @@ class ResponsesForm:
         self, answer_id: str, created: int, assemblers: Sequence[ChoiceAssembler]
     ) -> "ResponsesStream":
         """See `AnswerForm`."""
-        self._stream = ResponsesStream(self, answer_id, assemblers[0], self._called, logprobs=self._logprobs)
+        self._stream = ResponsesStream(self, answer_id, assemblers[0], self._called)
         return self._stream
 
     def items(self, answer_id: str, choice: AnsweredChoice) -> list[dict[str, Any]]:
@@ -111,16 +109,12 @@ class ResponsesStream:
         answer_id: str,
         assembler: ChoiceAssembler,
         called: Mapping[str, CalledTool],
-        *,
-        logprobs: bool,
     ) -> None:
         self._form = form
         self._id = answer_id
         self._assembler = assembler
         self._events = EventWriter()
         self._items = ItemEvents(answer_id, called, self._events)
-        # Log-probabilities of tokens whose text the parser or the engine still holds back.
-        self._scores: list[Mapping[str, Any]] | None = [] if logprobs else None
         self._begun = False
 
     @property
@@ -131,14 +125,12 @@ class ResponsesStream:
     def add(self, choice: int, delta: GenerationDelta) -> bytes:
         """See `AnswerStream`."""
         events = self._assembler.add(delta)
-        if self._scores is not None:
-            self._scores += self._assembler.new_logprobs
         if self._begun and len(events) == 1 and delta.finish is None:
             return self._encoded(events[0])
         encoded = [] if self._begun else [self._begin()]
         encoded += map(self._encoded, events)
         if delta.finish is not None:
-            self._items.add_scores(self._taken_scores() or ())
+            self._items.add_scores(self._assembler.take_logprobs() or ())
             encoded.append(self._items.finish(_last_status(self._assembler.answer())))
         return b"".join(encoded)
 
@@ -164,15 +156,9 @@ class ResponsesStream:
             self._events.event(kind, {"response": response}) for kind in ("created", "in_progress")
         )
 
-    def _taken_scores(self) -> list[Mapping[str, Any]] | None:
-        taken = self._scores
-        if taken is not None:
-            self._scores = []
-        return taken
-
     def _encoded(self, event: Event) -> bytes:
         if isinstance(event, ContentDelta):
-            return self._items.content(event.text, self._taken_scores())
+            return self._items.content(event.text, self._assembler.take_logprobs())
         if isinstance(event, ReasoningDelta):
             return self._items.reasoning(event.text)
         if isinstance(event, ToolCallStart):

@@ -105,7 +105,7 @@ async def seal(
 ) -> None:
     """Give the answer a sealed item, if it is whole and all its tokens are known."""
     choice, ids = assembler.answer(), assembler.turn_ids()
-    if ids is None or choice.stop_string is not None:
+    if ids is None:
         return
     items = form.items(answer_id, choice)
     # Its output may name the item's id, which a seal does not hold.

@@ -123,7 +123,7 @@ def plain(choice: AnsweredChoice) -> tuple[str, str, list[tuple[str, str]], str]
 
 
 def chunks_of(given: Sequence[GenerationDelta], encoder: ChunkEncoder, **options: Any) -> list[Any]:
-    stream = ChoiceStream(assembler(**options), encoder, logprobs=bool(options.get("logprobs")))
+    stream = ChoiceStream(assembler(**options), encoder)
     raw = b"".join(stream.add(delta) for delta in given)
     return [json.loads(event.removeprefix(b"data: "))["choices"][0] for event in raw.split(b"\n\n") if event]
 

@@ -375,6 +375,19 @@ async def test_responses_log_probabilities_stand_beside_the_text(gateway: Runnin
     assert events[-1]["response"]["output"][0]["content"] == [part]
 
 
+async def test_responses_log_probabilities_of_blank_text_are_kept(gateway: RunningGateway) -> None:
+    scores = [[[-0.5, 100, " "]], [[-0.25, 101, "\n"]], [[-0.125, 2, ""]]]
+    gateway.engine.will_say(" ", "\n", "", logprobs=scores)
+    (part,) = (await whole(gateway, top_logprobs=1))["output"][0]["content"]
+    assert part["text"] == " \n"
+    assert [entry["logprob"] for entry in part["logprobs"]] == [-0.5, -0.25]
+    gateway.engine.will_say(" ", "\n", "", logprobs=scores)
+    events = await streamed(gateway, top_logprobs=1)
+    (delta,) = [event for event in events if event["type"] == "response.output_text.delta"]
+    assert [entry["logprob"] for entry in delta["logprobs"]] == [-0.5, -0.25]
+    assert events[-1]["response"]["output"][0]["content"] == [part]
+
+
 async def test_responses_openai_client_reads_whole_answers_and_streams(gateway: RunningGateway) -> None:
     gateway.engine.will_say(*pieces(TEXT + WEATHER))
     answer = await gateway.openai.responses.create(model=MODEL, input="Hi", tools=TOOLS[:1])

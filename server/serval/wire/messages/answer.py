@@ -83,7 +83,7 @@ def _content(choice: AnsweredChoice) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     if choice.reasoning:
         blocks.append({"type": "thinking", "thinking": choice.reasoning, "signature": ""})
-    if choice.content.strip() or (choice.content and not choice.tool_calls):
+    if choice.content:
         blocks.append({"type": "text", "text": choice.content})
     blocks += [block for call in choice.tool_calls if (block := _call(call)) is not None]
     return blocks

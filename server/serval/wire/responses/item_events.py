@@ -42,25 +42,16 @@ class ItemEvents:
     def __init__(self, answer_id: str, called: Mapping[str, CalledTool], events: EventWriter) -> None:
         """`called`: the tools by the names that the model knows. Others are functions."""
         self.items: list[dict[str, Any]] = []
-        self._token = answer_id.rpartition("_")[2]
+        self._answer_id = answer_id
         self._called = called
         self._events = events
         self._open: OpenItem | None = None
-        # White space that becomes part of a message if more text follows.
-        self._blank = ""
-        self._blank_scores: Logprobs = []
 
     def content(self, text: str, logprobs: Logprobs | None = None) -> bytes:
-        """Add a piece of the text."""
+        """Add a piece of the text. The parser has dropped white space that stands alone before a call."""
         item = self._open
         if isinstance(item, OpenMessage):
             return item.add(text) if logprobs is None else item.add_scored(text, logprobs)
-        text, self._blank = self._blank + text, ""
-        if logprobs is not None:
-            logprobs, self._blank_scores = [*self._blank_scores, *logprobs], []
-        if text.isspace():
-            self._blank, self._blank_scores = text, logprobs or []
-            return b""
         return self._begin_message() + self.content(text, logprobs)
 
     def add_scores(self, logprobs: Logprobs) -> None:
@@ -74,24 +65,23 @@ class ItemEvents:
             return self._open.add(text)
         before = self.close("completed")
         index = len(self.items)
-        made = _OpenReasoning(self._events, f"rs_{self._token}{index:04x}", index)
+        made = _OpenReasoning(self._events, item_id("rs", self._answer_id, index), index)
         self._open = made
         return before + made.begin() + made.add(text)
 
     def call(self, call_id: str, name: str) -> bytes:
         """Begin a call of the tool that the model knows by this name."""
         before = self.close("completed")
-        self._blank = ""
         called = self._called.get(name) or CalledTool("function", name)
         index = len(self.items)
-        item_id = f"{CALL_PREFIXES[called.kind]}_{self._token}{index:04x}"
+        call_item_id = item_id(CALL_PREFIXES[called.kind], self._answer_id, index)
         if called.kind == "function":
-            self._open = _OpenFunctionCall(self._events, item_id, index, called, call_id)
+            self._open = _OpenFunctionCall(self._events, call_item_id, index, called, call_id)
         elif called.kind == "custom":
-            self._open = _OpenCustomCall(self._events, item_id, index, called, call_id)
+            self._open = _OpenCustomCall(self._events, call_item_id, index, called, call_id)
         else:
-            self._open = _OpenWholeCall(item_id, called, call_id)
-        item = call_item(item_id, "in_progress", called, call_id, "")
+            self._open = _OpenWholeCall(call_item_id, called, call_id)
+        item = call_item(call_item_id, "in_progress", called, call_id, "")
         return before + self._events.event("output_item.added", {"output_index": index, "item": item})
 
     def arguments(self, text: str) -> bytes:
@@ -127,14 +117,12 @@ class ItemEvents:
         is_thought = isinstance(self._open, _OpenReasoning)
         if not has_answer and (self._open is None or (is_thought and status == "completed")):
             events = self._begin_message()
-            if self._blank:
-                events += self.content(self._blank)
         return events + self.close(status)
 
     def _begin_message(self) -> bytes:
         before = self.close("completed")
         index = len(self.items)
-        made = OpenMessage(self._events, f"msg_{self._token}{index:04x}", index)
+        made = OpenMessage(self._events, item_id("msg", self._answer_id, index), index)
         self._open = made
         return before + made.begin()
 
