@@ -1,4 +1,4 @@
-"""The gateway before an engine with drafts: the same calls and usage in fewer pieces, nothing left behind.
+"""The gateway before an engine with drafts: the same calls and usage in fewer passes, nothing left behind.
 
 Calls of tools that the demo model was not trained on, with strict schemas, are mostly text that the grammar
 forces. `pytest -s` prints how many passes they take.
@@ -74,13 +74,12 @@ TRAINED: tuple[list[Any], str] = ([WEATHER_TOOL], "What is the weather in Paris 
 
 @dataclass(frozen=True)
 class Answer:
-    """Streamed answer: calls by name and arguments, and how it was sent."""
+    """Streamed answer: calls by name and arguments, and what it cost."""
 
     calls: tuple[tuple[str, str], ...]
     content: str
     finish_reason: str
     usage: tuple[int, int, int]
-    pieces: int
 
     @property
     def told(self) -> Any:
@@ -100,9 +99,8 @@ def ask(server: Any, tools: list[Any], question: str, **options: Any) -> Answer:
         **options,
     )
     calls: dict[int, list[str]] = {}
-    content, finish_reason, usage, pieces = "", "", (0, 0, 0), 0
+    content, finish_reason, usage = "", "", (0, 0, 0)
     for chunk in chunks:
-        pieces += 1
         if chunk.usage is not None:
             used = chunk.usage
             usage = (used.prompt_tokens, used.completion_tokens, used.total_tokens)
@@ -114,7 +112,7 @@ def ask(server: Any, tools: list[Any], question: str, **options: Any) -> Answer:
                 call[0] += piece.function.name or ""
                 call[1] += piece.function.arguments or ""
     told = tuple((name, arguments) for name, arguments in calls.values())
-    return Answer(told, content, finish_reason, usage, pieces)
+    return Answer(told, content, finish_reason, usage)
 
 
 def forced(server: Any, name: str) -> Answer:
@@ -144,9 +142,12 @@ def test_streamed_forced_call_is_the_same_with_drafts(
 
 @pytest.mark.parametrize("question", [TRAINED[1], "Hello", "Weather in Rome and in Oslo tomorrow?"])
 def test_streamed_answer_is_the_same_with_drafts(server: Any, server_with_drafts: Any, question: str) -> None:
-    plain, drafted = (ask(each, TRAINED[0], question) for each in (server, server_with_drafts))
+    plain = ask(server, TRAINED[0], question)
+    before = passes(server_with_drafts)
+    drafted = ask(server_with_drafts, TRAINED[0], question)
     assert drafted.told == plain.told
-    assert drafted.pieces < plain.pieces
+    # A piece holds what an engine has made since the last one, so their number depends on the machine's load.
+    assert passes(server_with_drafts) - before < drafted.usage[1]
 
 
 def test_grammar_saves_passes_inside_calls(server_with_drafts: Any) -> None:
