@@ -112,6 +112,10 @@ class PlaceObserver(Protocol):
         """Note the state of a place; None: it is gone."""
         ...
 
+    def place_waiting(self, place: str, seconds: float) -> None:
+        """Note the seconds of prefill that wait at a ready place."""
+        ...
+
     def place_chosen(self, reason: Reason) -> None:
         """Note why a request goes where it goes."""
         ...

@@ -37,6 +37,13 @@ class PlaceMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._waiting = Gauge(
+            "serval_place_waiting_seconds",
+            "Seconds that a place needs to compute the prompt tokens that wait there, of all gateways.",
+            ["place"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._prompt_tokens = Counter(
             "serval_place_prompt_tokens_total",
             "Prompt tokens of requests that a place began to answer: cached (found there) or computed.",
@@ -57,6 +64,12 @@ class PlaceMetrics:
         """See `PlaceObserver`."""
         for name in STATES:
             self._state.labels(place, name).set(name == state)
+        if state != "ready":
+            self._waiting.labels(place).set(0)
+
+    def place_waiting(self, place: str, seconds: float) -> None:
+        """See `PlaceObserver`."""
+        self._waiting.labels(place).set(seconds)
 
     def place_chosen(self, reason: str) -> None:
         """See `PlaceObserver`."""
