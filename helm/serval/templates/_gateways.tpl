@@ -12,8 +12,8 @@ http://{{ $engine }}-{{ if eq 1 $most }}0{{ else }}{0..{{ sub $most 1 }}}{{ end 
 
 {{- /*
 Groups of gateways, each a Deployment, as JSON. Fields: name; labels, which select its pods beside those of all gateways; url of its
-engines; replicas, the number that the Deployment has in the cluster, 0 without one; leaving: true if it stays only until the
-gateways of the other layout, which `gateway.perEngine` asks for now, are ready.
+engines; found: the Deployment in the cluster, empty without one; leaving: true if it stays only until the gateways of the other
+layout, which `gateway.perEngine` asks for now, are ready.
 */}}
 {{- define "serval.gatewayGroups" -}}
 {{- $name := printf "%s-gateway" (include "serval.name" .) -}}
@@ -29,12 +29,12 @@ gateways of the other layout, which `gateway.perEngine` asks for now, are ready.
 {{- range $group := $wanted -}}
 {{- $found := lookup "apps/v1" "Deployment" $.Release.Namespace $group.name -}}
 {{- if lt (int (dig "status" "availableReplicas" 0 $found)) (int $.Values.gateway.replicas) }}{{ $ready = false }}{{ end -}}
-{{- $groups = append $groups (merge $group (dict "replicas" (int (dig "spec" "replicas" 0 $found)) "leaving" false)) -}}
+{{- $groups = append $groups (merge $group (dict "found" $found "leaving" false)) -}}
 {{- end -}}
 {{- if not $ready -}}
 {{- range $group := ternary $shared $each .Values.gateway.perEngine -}}
 {{- with lookup "apps/v1" "Deployment" $.Release.Namespace $group.name -}}
-{{- $groups = append $groups (merge $group (dict "replicas" (int .spec.replicas) "leaving" true)) -}}
+{{- $groups = append $groups (merge $group (dict "found" . "leaving" true)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -38,13 +38,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if gt (int .Values.engine.nodes) 1 }}leaderworkerset.x-k8s.io/v1 LeaderWorkerSet{{ else }}apps/v1 StatefulSet{{ end }}
 {{- end }}
 
-{{- /* Number of engines; while they are scaled automatically the number in the cluster, or nothing without one. */}}
-{{- define "serval.engineReplicas" -}}
-{{- if not .Values.engine.autoscaling.enabled }}{{ .Values.replicas }}
-{{- else }}
+{{- /* The engines' controller in the cluster, as JSON. */}}
+{{- define "serval.foundEngines" -}}
 {{- $controller := splitList " " (include "serval.engineController" .) -}}
-{{- with lookup (first $controller) (last $controller) .Release.Namespace (printf "%s-engine" (include "serval.name" .)) }}{{ .spec.replicas }}{{ end }}
+{{- lookup (first $controller) (last $controller) .Release.Namespace (printf "%s-engine" (include "serval.name" .)) | toJson }}
 {{- end }}
+
+{{- define "serval.engineReplicas" -}}
+{{- if .Values.engine.autoscaling.enabled }}{{ include "serval.scaledReplicas" (include "serval.foundEngines" . | fromJson) }}
+{{- else }}{{ .Values.replicas }}{{ end }}
 {{- end }}
 
 {{- define "serval.keysSecret" -}}

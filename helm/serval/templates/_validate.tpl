@@ -120,32 +120,14 @@
 {{- fail "engine.autoscaling.enabled: gateways of each engine cannot follow; set gateway.perEngine to false" }}
 {{- end }}
 {{- end }}
-{{- /* A number of pods that an autoscaler has raised would fall to that of the values. */}}
 {{- if not .Values.gateway.autoscaling.enabled }}
 {{- range $group := include "serval.gatewayGroups" . | fromJsonArray }}
-{{- if and (not $group.leaving) (gt (int $group.replicas) (int $.Values.gateway.replicas)) (eq "true" (include "serval.isScaled" (dict "root" $ "name" $group.name))) }}
-{{- fail (printf "gateway.autoscaling.enabled: turned off while %s has %v pods; set gateway.replicas (%v) to their number first" $group.name $group.replicas $.Values.gateway.replicas) }}
+{{- if not $group.leaving }}
+{{- include "serval.validateTurnedOff" (dict "root" $ "object" $group.found "number" $.Values.gateway.replicas "off" "gateway.autoscaling.enabled" "set" "gateway.replicas") }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- if not .Values.engine.autoscaling.enabled }}
-{{- $name := printf "%s-engine" (include "serval.name" .) }}
-{{- $controller := splitList " " (include "serval.engineController" .) }}
-{{- if eq "true" (include "serval.isScaled" (dict "root" . "name" $name)) }}
-{{- with lookup (first $controller) (last $controller) .Release.Namespace $name }}
-{{- if gt (int .spec.replicas) (int $.Values.replicas) }}
-{{- fail (printf "engine.autoscaling.enabled: turned off while there are %v engines; set replicas (%v) to their number first" .spec.replicas $.Values.replicas) }}
+{{- include "serval.validateTurnedOff" (dict "root" . "object" (include "serval.foundEngines" . | fromJson) "number" .Values.replicas "off" "engine.autoscaling.enabled" "set" "replicas") }}
 {{- end }}
-{{- end }}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{- /* "true" if the cluster has an autoscaler of this Deployment or StatefulSet, the chart's own or KEDA's. Parameters: root, name. */}}
-{{- define "serval.isScaled" -}}
-{{- $found := false -}}
-{{- range list .name (printf "keda-hpa-%s" .name) -}}
-{{- if lookup "autoscaling/v2" "HorizontalPodAutoscaler" $.root.Release.Namespace . }}{{ $found = true }}{{ end -}}
-{{- end -}}
-{{- $found -}}
 {{- end }}
