@@ -1,9 +1,10 @@
 """Helm and the chart at an API server's stand-in: install, upgrade, roll back, scale, change the layout.
 
-The stand-in keeps objects as server-side apply does and refuses what the API refuses of names, labels and immutable
-fields; it runs no controller and no pod. The oldest charts are checked in test_chart_upgrade.py.
+The stand-in keeps objects as server-side apply does and refuses what the API refuses of names, labels and
+immutable fields; it runs no controller and no pod. test_chart_upgrade.py has `--reuse-values`.
 """
 
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serval_testkit.chart import CHART, KEYS
+from serval_testkit.chart import CHART, KEYS, selected
 from serval_testkit.kubernetes_api import check_against_api
+from serval_testkit.kubernetes_discovery import KEDA, OPERATOR
 from serval_testkit.operator_tools import ROOT, OperatorTools
-from serval_testkit.stand_in_kubernetes import KEDA, OPERATOR, StandInKubernetes, stand_in_kubernetes
+from serval_testkit.stand_in_kubernetes import StandInKubernetes, stand_in_kubernetes
 
 AUTOSCALING = "gateway.autoscaling.enabled=true"
 NO_AUTOSCALING = "gateway.autoscaling.enabled=false"
@@ -86,7 +88,9 @@ def test_preset_is_installed_upgraded_rolled_back_and_removed(
     path.write_text(yaml.safe_dump_all(objects))
     check_against_api(tools, path)
     cluster.helm("rollback", cluster.release, "1")
-    container = cluster.api.all_of("Deployment")["serval-gateway"]["spec"]["template"]["spec"]["containers"][0]
+    container = cluster.api.all_of("Deployment")["serval-gateway"]["spec"]["template"]["spec"]["containers"][
+        0
+    ]
     assert "SERVAL_MAX_CHOICES" not in {entry["name"] for entry in container["env"]}
     cluster.helm("uninstall", cluster.release)
     # Only the checkpoint outlives the release.
@@ -148,9 +152,7 @@ def test_turning_autoscaling_off_is_refused_until_the_number_is_said(cluster: Cl
     assert cluster.api.all_of("HorizontalPodAutoscaler") == {}
     # The autoscaler is still named as an owner of the number: documented in the chart's README.
     assert 'conflict with "kube-controller-manager"' in cluster.refusal("gateway.replicas=4")
-    cluster.helm(
-        "upgrade", cluster.release, CHART, KEPT, "--set", "gateway.replicas=4", "--force-conflicts"
-    )
+    cluster.helm("upgrade", cluster.release, CHART, KEPT, "--set", "gateway.replicas=4", "--force-conflicts")
     assert cluster.gateways == {"serval-gateway": 4}
 
 
@@ -201,6 +203,50 @@ def test_layout_goes_back_in_the_same_way(cluster: Cluster) -> None:
     assert cluster.gateways == {"serval-gateway-0": 2, "serval-gateway-1": 2}
 
 
+# ---- drains
+
+
+def left_by_a_drain(cluster: Cluster, machine: set[str]) -> set[str]:
+    """Pods of `machine` that the budgets never let go; engines find no GPUs elsewhere, gateways a place.
+
+    A budget lets as many pods be away at once as its `maxUnavailable`
+    (https://kubernetes.io/docs/tasks/run-application/configure-pdb/).
+    """
+    pods = {
+        f"{name}-{number}": value["spec"]["template"]["metadata"]["labels"]
+        for kind in ("StatefulSet", "Deployment")
+        for name, value in cluster.api.all_of(kind).items()
+        for number in range(value["spec"]["replicas"])
+    }
+    assert machine <= set(pods)
+    budgets = [
+        (selected(budget["spec"]["selector"], pods), budget["spec"]["maxUnavailable"])
+        for budget in cluster.api.all_of("PodDisruptionBudget").values()
+    ]
+    away: set[str] = set()
+    staying = set(machine)
+    for pod in sorted(machine) * len(machine):
+        allowed = all(len(away & chosen) < most for chosen, most in budgets if pod in chosen)
+        if pod in staying and allowed:
+            staying.remove(pod)
+            if "-engine-" in pod:
+                away.add(pod)
+    return staying
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [([], set()), (["engine.disruptionBudget.maxUnavailable=1"], {"serval-engine-1"})],
+    ids=["preset", "budget of one"],
+)
+def test_drain_of_the_machine_with_both_engines_ends(
+    cluster: Cluster, settings: list[str], left: set[str]
+) -> None:
+    cluster.install("--values", CHART / "values-8xh100.yaml", *sets(NO_AUTOSCALING, *settings))
+    pods = {"serval-engine-0", "serval-engine-1", "serval-gateway-0", "serval-gateway-1"}
+    assert left_by_a_drain(cluster, pods) == left
+
+
 # ---- claims
 
 
@@ -225,9 +271,10 @@ def test_claim_that_pods_cannot_share_is_refused(
         "metadata": {"name": "lite"},
         "spec": {"accessModes": modes},
     }
-    path = "/api/v1/namespaces/default/persistentvolumeclaims"
-    assert cluster.api.answer("POST", path, "application/json", yaml.safe_dump(claim).encode())[0] == 200
-    values = sets("model.source=pvc,model.path=lite,model.pvc.claimName=lite", *([settings] if settings else []))
+    cluster.api.create(claim)
+    values = sets(
+        "model.source=pvc,model.path=lite,model.pvc.claimName=lite", *([settings] if settings else [])
+    )
     done = cluster.helm("install", cluster.release, CHART, *KEYS, *values, "--dry-run=server", check=False)
     if reason is None:
         assert done.returncode == 0, done.stderr
@@ -239,12 +286,14 @@ def test_claim_that_pods_cannot_share_is_refused(
 
 
 def earlier_charts(folder: Path) -> dict[str, Path]:
-    """Charts of the history, by the commit that changed their templates; those whose text differs."""
+    """Charts of the history, by the commit that made them; those that differ in more than comments."""
     git = ("git", "-C", str(ROOT))
     log = subprocess.run(
-        [*git, "log", "--format=%h", "--", "helm/serval/templates"], capture_output=True, text=True, check=False
-    )
-    found = {}
+        [*git, "log", "--format=%h", "--", "helm/serval/templates"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found: dict[str, Path] = {}
+    texts: set[str] = set()
     for commit in log.stdout.split():
         archive = subprocess.run(
             [*git, "archive", commit, "helm/serval", "deploy/prometheus/rules", "deploy/grafana/dashboards"],
@@ -253,7 +302,14 @@ def earlier_charts(folder: Path) -> dict[str, Path]:
         if archive.returncode == 0:
             (folder / commit).mkdir(parents=True)
             subprocess.run(["tar", "-x", "-C", folder / commit], input=archive.stdout, check=True)
-            found[commit] = folder / commit / "helm/serval"
+            chart = folder / commit / "helm/serval"
+            text = "".join(path.read_text() for path in sorted(chart.glob("templates/*")) if path.is_file())
+            text = re.sub(
+                r"^[ \t]*#[^\n]*\n|\{\{- /\*.*?\*/ ?-?\}\}", "", text, flags=re.MULTILINE | re.DOTALL
+            )
+            if text not in texts:
+                found[commit] = chart
+            texts.add(text)
     return found
 
 
@@ -269,12 +325,12 @@ def test_every_earlier_chart_is_upgraded_and_rolled_back(
             preset = ("--values", chart / "values-cpu-demo.yaml", "--set", "replicas=2")
             cluster.install(*preset, chart=chart)
             old = dict(cluster.gateways)
-            # The oldest charts have this value, and no claim for compiled kernels: the README says what to do.
+            # The oldest charts have this value, and no claim for compiled kernels: see the chart's README.
             oldest = "cacheSize" in (chart / "values.yaml").read_text()
             gone = ["engine.cacheSize=null"] if oldest else []
             if oldest:
                 assert "additional properties 'cacheSize' not allowed" in cluster.refusal()
-                cluster.api.forget("StatefulSet", "serval-engine")
+                cluster.api.orphan("StatefulSet", "serval-engine")
             cluster.upgrade(*gone)
             assert cluster.gateways.items() >= old.items()
             cluster.upgrade()

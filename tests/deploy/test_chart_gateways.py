@@ -205,7 +205,9 @@ def test_gateways_follow_a_claim_of_one_machine(tools: OperatorTools) -> None:
 
 
 def test_claim_is_made_and_outlives_the_release(tools: OperatorTools) -> None:
-    settings = "model.source=pvc,model.path=lite,model.pvc.create.enabled=true,model.pvc.create.storageClass=nfs"
+    settings = (
+        "model.source=pvc,model.path=lite,model.pvc.create.enabled=true,model.pvc.create.storageClass=nfs"
+    )
     manifests = rendered(tools, "--set", settings)
     (claim,) = of_kind(manifests, "PersistentVolumeClaim")
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
@@ -230,7 +232,7 @@ def test_engines_are_scaled_by_what_waits_for_them(tools: OperatorTools) -> None
         "apiVersion": engine["apiVersion"], "kind": "StatefulSet", "name": engine["metadata"]["name"],
     }  # fmt: skip
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 5)
-    # KEDA owns the number; without a cluster there is none to keep. A cache outlives an engine that comes back.
+    # KEDA owns the number; without a cluster there is none to keep. A cache waits for its engine.
     assert "replicas" not in engine["spec"]
     assert engine["spec"]["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Retain"
     assert engine_urls(manifests) == {"serval-gateway": "http://serval-engine-{0..4}.serval-engine:30000"}

@@ -1,6 +1,7 @@
 """Secrets in the Protocol Buffers form in which Helm sends the releases it stores.
 
-Numbers of fields: `generated.proto` of k8s.io/apimachinery (`Unknown`, `ObjectMeta`) and k8s.io/api/core/v1 (`Secret`).
+Numbers of fields: `generated.proto` of k8s.io/apimachinery (`Unknown`, `ObjectMeta`) and of
+k8s.io/api/core/v1 (`Secret`).
 """
 
 import base64

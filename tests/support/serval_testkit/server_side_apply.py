@@ -1,7 +1,8 @@
 """Server-side apply of the Kubernetes API: fields, who owns them, conflicts.
 
-As in https://kubernetes.io/docs/reference/using-api/server-side-apply/, with one simplification: a list is merged by
-its items' `mountPath` or `name` if all have one, and is one field otherwise. The real API reads that in its schema.
+As in https://kubernetes.io/docs/reference/using-api/server-side-apply/, with one simplification: a list is
+merged by its items' `mountPath` or `name` if all have one, and is one field otherwise. The real API reads
+that in its schema.
 """
 
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ class Managed:
         changed = {path for path, value in new.items() if self.fields.get(path) != value}
         for name, owned in self.owned.items():
             if name != manager:
-                owned -= changed
+                owned.difference_update(changed)
         self.owned.setdefault(manager, set()).update(changed)
         self.fields = new
 
