@@ -10,6 +10,7 @@ import pytest
 
 from serval.chat import load_chat
 from serval.engine.discovery import expand, is_single
+from serval.engine.fleet import POLL_S
 from serval.telemetry.metrics import Metrics
 from serval_testkit.chart import PRESETS, environment, named, of_kind, pod_specs, preset, rendered, selected
 from serval_testkit.custom_kinds import KINDS, check_custom_kinds
@@ -264,10 +265,13 @@ def test_engines_over_several_machines_are_scaled_as_groups(tools: OperatorTools
     assert "replicas" not in group["spec"]
 
 
-def test_engines_have_a_fixed_number_by_default(tools: OperatorTools) -> None:
+def test_engines_have_a_fixed_number_and_are_replaced_one_at_a_time(tools: OperatorTools) -> None:
     manifests = preset(tools, "values-8xh100.yaml")
     (engine,) = of_kind(manifests, "StatefulSet")
     assert engine["spec"]["replicas"] == 2
+    assert engine["spec"]["updateStrategy"] == {"type": "RollingUpdate"}
+    # The gateways have seen the new one by then.
+    assert engine["spec"]["minReadySeconds"] > POLL_S
     assert of_kind(manifests, "ScaledObject") == []
 
 

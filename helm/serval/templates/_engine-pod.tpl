@@ -159,9 +159,7 @@ containers:
         {{- if .Values.engine.gpus }}
         {{ .Values.engine.gpuResource }}: {{ .Values.engine.gpus }}
         {{- end }}
-    securityContext:
-      {{- toYaml .Values.engine.securityContext | nindent 6 }}
-      readOnlyRootFilesystem: {{ .Values.engine.readOnlyRootFilesystem }}
+    securityContext: {{ toYaml (merge (dict "readOnlyRootFilesystem" .Values.engine.readOnlyRootFilesystem) .Values.engine.securityContext) | nindent 6 }}
     volumeMounts:
       - {name: shm, mountPath: /dev/shm}
       - {name: cache, mountPath: /var/cache/serval}
