@@ -112,10 +112,6 @@ class PlaceObserver(Protocol):
         """Note the state of a place; None: it is gone."""
         ...
 
-    def place_waiting(self, place: str, seconds: float) -> None:
-        """Note the seconds of prefill that wait at a ready place."""
-        ...
-
     def place_chosen(self, reason: Reason) -> None:
         """Note why a request goes where it goes."""
         ...
@@ -130,4 +126,8 @@ class PlaceObserver(Protocol):
 
     def place_prompt(self, place: str, *, cached: int, computed: int) -> None:
         """Note how many tokens of a prompt the place had in its cache."""
+        ...
+
+    def place_waiting(self, place: str, seconds: float) -> None:
+        """Note the seconds of prefill that wait at a ready place."""
         ...

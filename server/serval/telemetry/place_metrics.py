@@ -62,14 +62,10 @@ class PlaceMetrics:
 
     def place_state(self, place: str, state: str | None) -> None:
         """See `PlaceObserver`."""
-        for name in STATES:
-            self._state.labels(place, name).set(name == state)
         if state != "ready":
             self._waiting.labels(place).set(0)
-
-    def place_waiting(self, place: str, seconds: float) -> None:
-        """See `PlaceObserver`."""
-        self._waiting.labels(place).set(seconds)
+        for name in STATES:
+            self._state.labels(place, name).set(name == state)
 
     def place_chosen(self, reason: str) -> None:
         """See `PlaceObserver`."""
@@ -88,3 +84,7 @@ class PlaceMetrics:
         """See `PlaceObserver`."""
         self._prompt_tokens.labels(place, "cached").inc(cached)
         self._prompt_tokens.labels(place, "computed").inc(computed)
+
+    def place_waiting(self, place: str, seconds: float) -> None:
+        """See `PlaceObserver`."""
+        self._waiting.labels(place).set(seconds)
