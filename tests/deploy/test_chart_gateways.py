@@ -95,10 +95,11 @@ def test_scrapes_are_labelled_with_release_and_engine(tools: OperatorTools) -> N
         manifests = preset(tools, "values-8xh100.yaml", "--set", f"gateway.perEngine={layout}")
         engine_of: dict[str, dict[str, Any]] = {}
         for monitor in of_kind(manifests, "ServiceMonitor"):
-            release, engine = monitor["spec"]["endpoints"][0]["relabelings"]
-            assert release == {"targetLabel": "release", "replacement": "serval"}
-            assert engine["targetLabel"] == "engine"
-            engine_of[monitor["metadata"]["name"]] = engine
+            relabelings = {
+                rule["targetLabel"]: rule for rule in monitor["spec"]["endpoints"][0]["relabelings"]
+            }
+            assert relabelings["release"]["replacement"] == "serval"
+            engine_of[monitor["metadata"]["name"]] = relabelings["engine"]
         assert engine_of["serval-gateway"]["sourceLabels"] == ["__meta_kubernetes_pod_label_serval_engine"]
         labels = [d["spec"]["template"]["metadata"]["labels"] for d in of_kind(manifests, "Deployment")]
         assert [label.get("serval/engine") for label in labels] == engines
