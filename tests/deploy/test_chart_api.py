@@ -338,3 +338,27 @@ def test_every_earlier_chart_is_upgraded_and_rolled_back(
             if not oldest:
                 cluster.helm("rollback", cluster.release, "1")
                 assert cluster.gateways == old
+
+
+def test_rollback_to_a_chart_before_this_layout_leaves_nobody_without_a_gateway(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """In the order that the chart's README gives."""
+    charts = [
+        chart
+        for chart in earlier_charts(tmp_path / "charts").values()
+        if "perEngine" not in (chart / "values.yaml").read_text()
+    ]
+    if not charts:
+        pytest.skip("needs the repository's history (git clone without --depth)")
+    cluster.install("--values", charts[0] / "values-cpu-demo.yaml", "--set", "replicas=2", chart=charts[0])
+    before = dict(cluster.gateways)
+    cluster.upgrade()
+    cluster.upgrade()
+    assert cluster.gateways.keys().isdisjoint(before)
+    cluster.upgrade("gateway.perEngine=true")
+    cluster.upgrade()
+    # From here on it replaces pods of the same Deployments, one at a time.
+    assert cluster.gateways == before
+    cluster.helm("rollback", cluster.release, "1")
+    assert cluster.gateways == before
