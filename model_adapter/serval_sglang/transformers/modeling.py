@@ -4,19 +4,41 @@ Only the input differs from `transformers.LongcatFlashForCausalLM`, so attention
 saving are Transformers' own.
 """
 
-from typing import Any, ClassVar
+import inspect
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, LongcatFlashForCausalLM, LongcatFlashModel
-from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashPreTrainedModel
+from transformers.models.longcat_flash.modeling_longcat_flash import (
+    LongcatFlashPreTrainedModel,
+    LongcatFlashTopkRouter,
+)
 
 from serval_sglang.checkpoint.layout import ALIASES, MTP_PREFIX
 from serval_sglang.transformers.configuration import LongcatFlashNgramConfig
 from serval_sglang.transformers.ngram import NgramEmbeddings, earlier_tokens, windows
 
-# Tensors of a checkpoint that this model does not use: the drafts' layer, and repeated ones of re-saved copies.
+# Tensors that this model does not use: the MTP layer, and what re-saved copies hold twice.
 _UNUSED = [MTP_PREFIX.replace(".", r"\."), *(name.replace(".", r"\.") for name in ALIASES)]
+# Name of the argument for the cache, which Transformers has renamed.
+_CACHE: Final = (
+    "cache" if "cache" in inspect.signature(LongcatFlashModel.forward).parameters else "past_key_values"
+)
+
+
+class Router(LongcatFlashTopkRouter):  # type: ignore[misc]  # transformers is untyped
+    """Transformers' router, which reads the weight of its classifier and does not call it.
+
+    accelerate brings an offloaded weight only when its module is called: without this all logits are NaN.
+    """
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map [.., H] to logits [tokens, experts], and weights and numbers of the chosen [tokens, top k]."""
+        logits = self.classifier(hidden_states.reshape(-1, self.hidden_dim).float())
+        scores = logits.softmax(dim=-1)
+        chosen = self.get_topk_indices(scores)
+        return logits, scores.gather(1, chosen) * self.routed_scaling_factor, chosen
 
 
 class LongcatFlashNgramModel(LongcatFlashModel):  # type: ignore[misc]  # transformers is untyped
@@ -30,6 +52,7 @@ class LongcatFlashNgramModel(LongcatFlashModel):  # type: ignore[misc]  # transf
     def __init__(self, config: LongcatFlashNgramConfig) -> None:
         super().__init__(config)
         for layer in self.layers:
+            layer.mlp.router = Router(config)
             experts = layer.mlp.experts
             # Transformers has rows for identity experts too, which no checkpoint has and nothing reads.
             experts.gate_up_proj = nn.Parameter(experts.gate_up_proj[: config.n_routed_experts].detach())
@@ -41,12 +64,14 @@ class LongcatFlashNgramModel(LongcatFlashModel):  # type: ignore[misc]  # transf
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        *,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """See `LongcatFlashModel.forward`.
+        """See `LongcatFlashModel.forward`. `cache` and `past_key_values` are the same.
 
         The look-back of a token ends at its sequence's first: padding is known from an `attention_mask`
         [B, T], or from `position_ids`, which also part packed sequences. `inputs_embeds` must be whole, with
@@ -58,24 +83,25 @@ class LongcatFlashNgramModel(LongcatFlashModel):  # type: ignore[misc]  # transf
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give one of input_ids and inputs_embeds.")
+        cache = past_key_values if cache is None else cache
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if input_ids is None:
-            if use_cache or past_key_values is not None:
+            if use_cache or cache is not None:
                 raise ValueError(
                     "inputs_embeds cannot be cached: later tokens look back at tokens, which these do not "
                     "tell. Give input_ids, or use_cache=False."
                 )
         else:
-            if use_cache and past_key_values is None:
-                past_key_values = DynamicCache(config=self.config)
+            if use_cache and cache is None:
+                cache = DynamicCache(config=self.config)
             reach = _reach(attention_mask, position_ids, count=input_ids.shape[1])
-            inputs_embeds = self._embed(input_ids, reach, past_key_values)
+            inputs_embeds = self._embed(input_ids, reach, cache)
         return super().forward(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{_CACHE: cache},
             **kwargs,
         )
 

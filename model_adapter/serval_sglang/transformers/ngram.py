@@ -1,8 +1,8 @@
 """The n-gram embedding of Transformers' model: rows of the tables for the latest tokens, with a cache.
 
 Formula and source are in `serval_sglang.reference.ngram`. The tokens before those of a call are kept in the
-cache of keys and values, as a layer of its own after those of the attentions. So whatever reorders, repeats or
-crops the cache (beam search, assisted generation) does the same to them, with any class of cache.
+cache of keys and values, as a layer of its own after those of the attentions. So whatever reorders, repeats
+or crops the cache (beam search, assisted generation) does the same to them, with any class of cache.
 """
 
 import torch
@@ -76,9 +76,10 @@ class NgramEmbeddings(nn.Module):
             self.embedders, self.post_projs, self.moduli, self.powers, strict=True
         ):
             # Each product is below 2^24 * 2^17 for Lite.
-            ids = sum(window[..., d] * power for d, power in enumerate(powers)) % modulus
+            terms = window[..., : len(powers)] * torch.tensor(powers, device=window.device)
+            ids = terms.sum(-1) % modulus
             # Tables may be on another device than the rest: rows travel, tables do not.
-            rows = project(table(ids.to(table.weight.device)).to(project.weight.device))
+            rows = project(_on_device_of(project, table(_on_device_of(table, ids))))
             total = total + rows.to(total)
         return total / (1 + len(self.moduli))
 
@@ -90,3 +91,9 @@ class NgramEmbeddings(nn.Module):
             distance = torch.arange(1, self.width, device=window.device)
             inside = inside * (distance <= reach[..., None].to(window.device))
         return torch.cat((window[..., :1], earlier * inside), dim=-1)
+
+
+def _on_device_of(module: nn.Module, tensor: Tensor) -> Tensor:
+    """Move `tensor` to where the module's weight is. What accelerate has offloaded moves its own input."""
+    weight = module.get_parameter("weight")
+    return tensor if weight.is_meta else tensor.to(weight.device)
