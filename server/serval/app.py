@@ -3,7 +3,7 @@
 import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,6 +52,7 @@ from serval.settings import Settings
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.tracing import Tracing
+from serval.usage.factory import open_usage, usage_table
 
 if TYPE_CHECKING:
     from serval.api.kept_responses import KeptResponses
@@ -123,19 +124,23 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         ),
         running=running,
         kept_responses=_kept_responses(settings, directory),
+        usage=usage_table(settings, None if directory is None else directory.store),
         sealer=_turn_sealer(settings, backend),
         prompts=PromptHistory(settings.cache_debug_bytes),
         own_turns=OwnTurns(settings.own_turns_bytes),
     )
 
     tracing = prepared.tracing
+    usage = open_usage(
+        settings, context.usage, model=backend.model.name, dropped=context.metrics.usage_dropped
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         issuer_keys = None if tokens is None else tokens.keys
         async with _watching(behind_slots.load, directory, issuer_keys, running):
             with watching_loop(context.metrics.loop_was_late):
-                async with context.gate.lifespan():
+                async with context.gate.lifespan(), nullcontext() if usage is None else usage.lifespan():
                     yield
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
@@ -161,6 +166,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         authenticator=authenticator,
         metrics=metrics,
         tracing=tracing,
+        usage=usage,
     )
     apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases)
     apply(live)

@@ -72,6 +72,18 @@ class SettingFields(BaseSettings):
         ge=0,
         description="Most bytes of one key's responses, compressed; older ones make room for new ones.",
     )
+    usage_keep_days: int = Field(
+        default=400,
+        ge=0,
+        le=10_000,
+        description="How many days the key database keeps usage by key, model and hour; 0: none is kept.",
+    )
+    usage_journal: Path | None = Field(
+        default=None,
+        description="Folder where usage is kept until it is in the key database, so that a killed process"
+        " loses none of what had ended; default: one that lasts until the gateway ends with --workers, or"
+        " none.",
+    )
     seal_secret: SecretStr | None = Field(
         default=None,
         min_length=32,

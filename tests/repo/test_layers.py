@@ -32,6 +32,7 @@ LAYERS = {
         "scheduling",
         "wire",
         "limits",
+        "usage",
         "auth",
         "live_settings",
         "doctor",

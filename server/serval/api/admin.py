@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
 from serval.api.admin_types import CreateKey, Key, KeyList, NewKey, RotateKey, UpdateKey
+from serval.api.admin_usage import router as usage_router
 from serval.api.application import Application, document_router
 from serval.api.dependencies import admin_key
 from serval.api.docs_page import docs_router
@@ -31,6 +32,7 @@ from serval.errors import (
 )
 from serval.store.database import reason_of
 from serval.store.key_store import KeyRecord
+from serval.store.usage import UsageTable
 from serval.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -193,7 +195,8 @@ def create_admin_app(
         max_body_bytes=_MAX_BODY_BYTES,
     )
     app.state.directory = directory
+    app.state.usage = UsageTable(directory.store.engine)
     document = document_router(ADMIN_OPENAPI.path, responses=success())
-    for included in (router, liveness, document, docs_router(inference_document)):
+    for included in (router, usage_router, liveness, document, docs_router(inference_document)):
         app.include_router(included)
     return RequestEdge(app, hot={}, endpoints=ADMIN_API, authenticator=authenticator, metrics=metrics)

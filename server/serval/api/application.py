@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 import serval
-from serval.api import health, inference, models, response_routes, tokenize, welcome
+from serval.api import health, inference, models, response_routes, tokenize, usage, welcome
 from serval.api.dependencies import api_key
 from serval.api.endpoints import API, METRICS, METRICS_PAGE, OPENAPI, EndpointTable
 from serval.api.exception_handlers import exception_handlers
@@ -129,6 +129,7 @@ def create_api(
         response_routes.router,
         tokenize.router,
         models.router,
+        usage.router,
         document,
         welcome.router,
         health.liveness,

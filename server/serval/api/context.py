@@ -19,6 +19,7 @@ from serval.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from serval.api.kept_responses import KeptResponses
+    from serval.store.usage import UsageTable
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,7 @@ class ApiContext:
     own_turns: OwnTurns
     # None without a key database, and where the settings keep none.
     kept_responses: "KeptResponses | None" = None
+    # None without a key database, and where the settings keep no usage.
+    usage: "UsageTable | None" = None
     # None without a secret.
     sealer: TurnSealer | None = None

@@ -18,6 +18,7 @@ from serval.telemetry.record import RequestRecord
 
 if TYPE_CHECKING:
     from serval.telemetry.tracing import Tracing
+    from serval.usage.recorder import UsageRecorder
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -38,14 +39,16 @@ class RequestEdge:
         authenticator: Authenticator,
         metrics: Metrics,
         tracing: "Tracing | None" = None,
+        usage: "UsageRecorder | None" = None,
     ) -> None:
-        """Requests are traced only if `tracing` is given."""
+        """Requests are traced only if `tracing` is given, and their usage is counted only if `usage` is."""
         self._app = app
         self._hot = hot
         self._endpoints = endpoints
         self._authenticator = authenticator
         self._metrics = metrics
         self._tracing = tracing
+        self._usage = usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; pass other scopes on unchanged."""
@@ -66,6 +69,8 @@ class RequestEdge:
         self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, record: RequestRecord
     ) -> None:
         request_id = record.request_id.encode()
+        # The endpoints whose requests the engine runs.
+        usage = self._usage if endpoint.operation is not None else None
         id_headers = [(name, request_id) for name in endpoint.request_id_headers]
 
         async def send_with_id(message: Message) -> None:
@@ -77,6 +82,9 @@ class RequestEdge:
                     *id_headers,
                     (b"openai-processing-ms", took_ms),
                 ]
+            elif usage is not None and not message.get("more_body"):
+                # Before the client has the whole answer.
+                usage.count(record)
             await send(message)
 
         async def send_as_error(error: ApiError) -> None:
@@ -88,7 +96,7 @@ class RequestEdge:
         try:
             if endpoint.scope is not None:
                 identity = await self._authenticator.identify(authorization_of(scope))
-                record.key_id = identity.key_id
+                record.key_id, record.subject = identity.key_id, identity.subject
                 identity.require_scope(endpoint.scope)
                 attach_identity(scope, identity)
             app = self._hot[endpoint.path] if endpoint.hot and record.method == "POST" else self._app
@@ -112,6 +120,8 @@ class RequestEdge:
             # The server logs the traceback.
             raise
         finally:
+            if usage is not None:
+                usage.count(record)
             self._metrics.request_over(record)
             log_request(record)
 

@@ -113,6 +113,7 @@ MODELS: Final = _get("/v1/models", INFERENCE)
 MODEL: Final = Endpoint(
     "/v1/models/{model_id:path}", ("GET", "HEAD"), INFERENCE, label="/v1/models/{model_id}"
 )
+USAGE: Final = _get("/v1/usage", INFERENCE)
 OPENAPI: Final = _get("/openapi.json", INFERENCE)
 ROOT: Final = _get("/", None)
 HEALTHZ: Final = _get("/healthz", None)
@@ -133,6 +134,7 @@ API_WITHOUT_METRICS: Final = EndpointTable(
         DETOKENIZE,
         MODELS,
         MODEL,
+        USAGE,
         OPENAPI,
         ROOT,
         HEALTHZ,
@@ -149,12 +151,22 @@ ADMIN_KEY: Final = Endpoint("/admin/keys/{key_id}", ("DELETE", "PATCH"), ADMIN, 
 ADMIN_KEY_ROTATE: Final = Endpoint(
     "/admin/keys/{key_id}/rotate", ("POST",), ADMIN, label="/admin/keys/{key_id}"
 )
+ADMIN_USAGE: Final = _get("/admin/usage", ADMIN)
 # Public: a browser sends no key when it opens a page, and neither page nor document holds data.
 ADMIN_DOCS: Final = _get("/docs", None)
 ADMIN_DOCS_ASSET: Final = Endpoint("/docs/{name}", ("GET", "HEAD"), None, label="/docs")
 ADMIN_OPENAPI: Final = _get("/openapi.json", None)
 
 ADMIN_API: Final = EndpointTable(
-    (ADMIN_KEYS, ADMIN_KEY, ADMIN_KEY_ROTATE, ADMIN_DOCS, ADMIN_DOCS_ASSET, ADMIN_OPENAPI, HEALTHZ),
+    (
+        ADMIN_KEYS,
+        ADMIN_KEY,
+        ADMIN_KEY_ROTATE,
+        ADMIN_USAGE,
+        ADMIN_DOCS,
+        ADMIN_DOCS_ASSET,
+        ADMIN_OPENAPI,
+        HEALTHZ,
+    ),
     scope=ADMIN,
 )

@@ -93,7 +93,10 @@ def _path_in(body: Any, error: Mapping[str, Any]) -> str:
     Pydantic's locations also name the types of unions, which are not keys of the body and are left out.
     """
     path = ""
-    location = error["loc"][1:]
+    place, *location = error["loc"]
+    if place == "query":
+        # A parameter, with an index if it is given several times.
+        return "".join(f"[{key}]" if isinstance(key, int) else key for key in location)
     for step, key in enumerate(location, start=1):
         if isinstance(key, int):
             path += f"[{key}]"

@@ -32,6 +32,7 @@ from serval.process.startup import Progress, initial_live_settings, print_progre
 from serval.setting_names import variable_of
 from serval.settings import Settings, child_environment
 from serval.telemetry.shared import forget_live_values
+from serval.usage.factory import write_left_usage
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class _Pool:
                 "port": port.getsockname()[1],
                 "metrics_directory": Path(directory),
                 "limits_socket": Path(directory) / "limits.sock",
+                "usage_journal": settings.usage_journal or Path(directory) / "usage",
                 # Only the parent reads it, so that all workers have the same settings whenever they started.
                 "settings_file": None,
             }
@@ -103,6 +105,8 @@ class _Pool:
                     await self._run_all(settings.model_copy(update=update | _fixed_ports(settings)))
                 finally:
                     sender.cancel()
+                    if settings.usage_journal is None:
+                        await asyncio.to_thread(write_left_usage, settings, update["usage_journal"])
 
     async def _send_changes(self, live: LiveSettings) -> None:
         async for changed in settings_changes(self.settings, live, requested=self.reread):

@@ -1,1 +1,1 @@
-"""Persistent storage of API keys, daily use and responses, in SQLite or PostgreSQL."""
+"""Persistent storage of API keys, daily use, usage and responses, in SQLite or PostgreSQL."""

@@ -1,5 +1,7 @@
 """The tables, as the newest migration leaves them. Times are Unix time in seconds."""
 
+from typing import Final
+
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
 
 from serval.caller.limits import LIMIT_NAMES
@@ -53,4 +55,27 @@ responses = Table(
     Column("body", LargeBinary, nullable=False),  # the response object, JSON compressed by zlib
     Index("responses_by_subject", "subject", "stored_bytes"),
     Index("responses_by_expiry", "expires_at"),
+)
+
+USAGE_COUNTS: Final = (
+    "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "tool_calls", "errors",
+)  # fmt: skip
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("subject", Text, primary_key=True),  # as in `daily_tokens`
+    Column("model", Text, primary_key=True),
+    Column("hour", Integer, primary_key=True),  # UTC hour in which requests came in, counted from 1970
+    *(Column(name, BigInteger, nullable=False) for name in USAGE_COUNTS),
+    Index("usage_by_hour", "hour"),
+)
+
+# The last batch of each process that is in `usage`; see `serval.usage`.
+usage_writers = Table(
+    "usage_writers",
+    metadata,
+    Column("writer", Text, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("hour", Integer, nullable=False),  # of that batch
 )

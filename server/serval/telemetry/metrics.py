@@ -223,6 +223,15 @@ class Metrics:
             "Worker processes that ended without being told to and were replaced.",
             registry=self._registry,
         )
+        self._usage_dropped = Counter(
+            "serval_usage_dropped_total",
+            "Requests, and their tokens, that are missing in the usage of the key database: it was away for"
+            " too long.",
+            ["kind"],
+            registry=self._registry,
+        )
+        for kind in ("requests", "tokens"):
+            self._usage_dropped.labels(kind)
         # Children by label: looking them up in the metric costs more than counting.
         self._counted: dict[tuple[str, int], Counter] = {}
         self._timed: dict[str, tuple[Histogram, Histogram]] = {}
@@ -294,6 +303,11 @@ class Metrics:
     def engine_breaker(self, is_open: bool) -> None:
         """Record the state of the circuit breaker."""
         self._queue.breaker.set(is_open)
+
+    def usage_dropped(self, requests: int, tokens: int) -> None:
+        """Count requests that are missing in the usage, and their tokens."""
+        self._usage_dropped.labels("requests").inc(requests)
+        self._usage_dropped.labels("tokens").inc(tokens)
 
     def worker_restarted(self) -> None:
         """Count this process as a replacement of one that ended."""

@@ -34,6 +34,10 @@ class RequestRecord(Struct, kw_only=True):
     traceparent: str | None = None
     engine_request_id: str | None = None
     key_id: str | None = None
+    # Account of an accepted caller.
+    subject: str | None = None
+    # Set once the usage of the request is counted.
+    is_counted: bool = False
     clock: Stopwatch = field(default_factory=Stopwatch)
     status: int = 0
     stream: bool = False

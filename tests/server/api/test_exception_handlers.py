@@ -52,3 +52,11 @@ def test_validation_error_of_a_union_gives_every_reason() -> None:
         "Invalid value for 'inner[0].size': input should be a valid integer,"
         " or input should be 'all', or input should be a valid list."
     )
+
+
+@pytest.mark.parametrize(
+    ("location", "param"), [(("query", "limit"), "limit"), (("query", "group_by", 1), "group_by[1]")]
+)
+def test_query_parameter_at_fault_is_named(location: tuple[Any, ...], param: str) -> None:
+    error = validation_error([{"loc": location, "type": "int_type", "msg": "Bad", "input": "x"}], None)
+    assert error.param == param

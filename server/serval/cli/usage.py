@@ -1,0 +1,121 @@
+"""`serval usage`: who used how much, by key, model, day or hour."""
+
+import argparse
+import json
+import time
+from datetime import UTC, datetime
+
+from serval.cli.keys import duration_s
+from serval.errors import SettingsError
+from serval.settings import load_settings
+from serval.store.factory import open_store
+from serval.usage.report import (
+    COLUMNS,
+    COUNTS,
+    GROUPS,
+    Group,
+    LongReportError,
+    Report,
+    as_csv,
+    cell,
+    usage_report,
+)
+
+_EXAMPLE = """
+examples:
+  serval usage
+  serval usage --since 7d --by key
+  serval usage --since 2026-11-01 --until 2026-12-01 --by key,model --csv
+  serval usage --key 3f9a0c51d2e4 --by hour --since 24h
+"""
+_DAY_S = 86_400
+# Words for the columns of the table.
+_HEADS = {
+    "start": "TIME", "key": "KEY", "name": "NAME", "model": "MODEL", "requests": "REQUESTS",
+    "prompt_tokens": "PROMPT", "cached_tokens": "CACHED", "completion_tokens": "COMPLETION",
+    "tool_calls": "CALLS", "errors": "ERRORS",
+}  # fmt: skip
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.epilog = _EXAMPLE
+    add = parser.add_argument
+    add("--database", metavar="PATH|URL", help="the key database (default: SERVAL_KEY_DATABASE)")
+    add("--by", type=_groups, default=("key", "model", "day"), metavar="GROUPS",
+        help=f"words of {','.join(GROUPS)} (default key,model,day); '' for the sum of all")  # fmt: skip
+    add("--since", type=_time, metavar="TIME", help="such as 7d or 2026-11-01, UTC (default 30d)")
+    add("--until", type=_time, metavar="TIME", help="until before this time (default now)")
+    add("--key", metavar="ID", help="only this key's usage")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report. Raises a `ServalError`."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from serval.store.database import reason_of
+    from serval.store.usage import UsageTable
+
+    now = time.time()
+    store = open_store(load_settings(key_database=args.database))
+    try:
+        report = usage_report(
+            UsageTable(store.engine),
+            args.by,
+            start=(now // _DAY_S - 30) * _DAY_S if args.since is None else args.since,
+            end=now if args.until is None else args.until,
+            subject=args.key,
+        )
+    except SQLAlchemyError as error:
+        raise SettingsError(f"the key database failed: {reason_of(error)}") from None
+    except LongReportError as error:
+        raise SettingsError(str(error)) from None
+    if args.csv:
+        print(as_csv(report), end="")
+    elif args.json:
+        for row in report:
+            print(json.dumps(row))
+    else:
+        print(_table(report, args.by) if report else "no request has ended in this time")
+    return 0
+
+
+def _table(report: Report, by: tuple[Group, ...]) -> str:
+    from serval.cli.key_table import aligned, printable
+
+    shown = [
+        name
+        for name in COLUMNS
+        if name in COUNTS or name in by or (name == "name" and "key" in by) or _is_time(name, by)
+    ]
+    rows = [[printable(cell(name, row[name])) for name in shown] for row in report]
+    return aligned([[_HEADS[name] for name in shown], *rows])
+
+
+def _is_time(name: str, by: tuple[Group, ...]) -> bool:
+    return name == "start" and ("day" in by or "hour" in by)
+
+
+def _groups(text: str) -> tuple[str, ...]:
+    words = tuple(text.split(",")) if text else ()
+    for word in words:
+        if word not in GROUPS:
+            raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(GROUPS)}")
+    return words
+
+
+def _time(text: str) -> float:
+    """Unix time of a date, a date and time, or a time before now such as 7d."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return time.time() - duration_s(text)
+        except argparse.ArgumentTypeError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is neither a time such as 7d or 12h nor a date such as 2026-11-01"
+            ) from None
+    return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()
