@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serval_load.commands import abuse, compare, engine, fit, load, overhead, placement, soak
+from serval_load.commands import abuse, compare, engine, fit, load, overhead, placement, soak, usage
 
 _COMMANDS = {
     "engine": engine,
@@ -15,6 +15,7 @@ _COMMANDS = {
     "placement": placement,
     "soak": soak,
     "abuse": abuse,
+    "usage": usage,
 }
 
 
