@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -102,6 +101,8 @@ async def use(peers: Sequence[Peer], stop: asyncio.Event, received: Received, di
             received.requests += 1
             received.prompt_tokens += answer.prompt_tokens
             received.completion_tokens += answer.completion_tokens
+        elif answer.error.startswith("ConnectionRefusedError"):
+            await asyncio.sleep(_PAUSE_S)
         elif answer.status in {0, 200}:
             received.cut_requests += 1
             received.cut_completion_tokens += tokens
@@ -139,9 +140,8 @@ async def killed_gateway(
                         await asyncio.wait_for(stop.wait(), every_s * dice.uniform(0.5, 1.5))
                         break
                     parent, *children = process_tree(program.pid)
-                    victims = (
-                        [parent, *children] if dice.random() < 0.5 else [dice.choice(children or [parent])]
-                    )
+                    everything = dice.random() < 0.5 or not children
+                    victims = [parent, *children] if everything else [dice.choice(children)]
                     log(f"kill -9 of {len(victims)} of {1 + len(children)} processes on port {port}")
                     for victim in victims:
                         with suppress(ProcessLookupError):
@@ -156,11 +156,3 @@ async def killed_gateway(
     finally:
         stop.set()
         await keeping
-
-
-async def until(seconds: float, stop: asyncio.Event) -> None:
-    """Set `stop` after some time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        await asyncio.sleep(min(1.0, seconds))
-    stop.set()

@@ -10,6 +10,7 @@ import json
 import random
 import sqlite3
 import tempfile
+import time
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +20,14 @@ import uvloop
 from serval.caller.identity import INFERENCE
 from serval.store.database import open_database
 from serval.store.key_store import KeyStore
-from serval.store.usage import UsageTable
+from serval.store.usage import HOUR_S, UsageTable
+from serval.usage.recorder import adopt
 from serval_load.client import Peer
 from serval_load.compare.systems import UNREACHED_LIMITS
 from serval_load.machine import describe
 from serval_load.programs import ROOMY, free_port, running_program, running_stand_in
 from serval_load.progress import log
-from serval_load.usage_kills import Difference, Received, difference, killed_gateway, until, use
+from serval_load.usage_kills import Difference, Received, difference, killed_gateway, use
 
 _EXAMPLE = """
 example:
@@ -97,11 +99,15 @@ async def _experiment(args: argparse.Namespace) -> Difference:
                 use([Peer("127.0.0.1", port, key) for port in ports], stop, received[record.id], dice)
                 for record, key in keys
             ]
-            await asyncio.gather(until(60 * args.minutes, stop), *clients)
+            asyncio.get_running_loop().call_later(60 * args.minutes, stop.set)
+            await asyncio.gather(*clients)
             for task in disturbing:
                 task.cancel()
             await asyncio.gather(*disturbing, return_exceptions=True)
-        rows = UsageTable(store.engine).sums(("key",), first=0, end=10**7, most=10**6)
+        table = UsageTable(store.engine)
+        # As the next gateway would do when it starts.
+        await asyncio.to_thread(adopt, folder / "usage", table, int(time.time() // HOUR_S))
+        rows = table.sums(("key",), first=0, end=10**7, most=10**6)
     refused = sum(one.refused for one in received.values())
     log(f"{refused} requests were refused with an error")
     return difference(
