@@ -45,7 +45,7 @@ class Difference:
     answers: int
     tokens: int
     cut_requests: int
-    # Of whole answers, not in the ledger. Nothing excuses these.
+    # Whole answers that are not in the ledger. Nothing excuses these.
     missing_requests: int
     missing_tokens: int
     # In the ledger beside the whole answers, and how many of those no answer that was cut off explains.

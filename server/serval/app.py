@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from serval.api.answering import ConversationEndpoint
 from serval.api.anthropic_messages import CountTokens, decode_messages
-from serval.api.application import create_api, create_metrics_page
+from serval.api.application import Lifespan, create_api, create_metrics_page
 from serval.api.chat import decode_chat
 from serval.api.completions import Completions
 from serval.api.context import ApiContext, ServedModel
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from serval.api.kept_responses import KeptResponses
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
+    from serval.usage.recorder import UsageRecorder
 
 
 @dataclass(frozen=True)
@@ -130,21 +131,9 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         own_turns=OwnTurns(settings.own_turns_bytes),
     )
 
-    tracing = prepared.tracing
     usage = open_usage(
         settings, context.usage, model=backend.model.name, dropped=context.metrics.usage_dropped
     )
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        issuer_keys = None if tokens is None else tokens.keys
-        async with _watching(behind_slots.load, directory, issuer_keys, running):
-            with watching_loop(context.metrics.loop_was_late):
-                async with context.gate.lifespan(), nullcontext() if usage is None else usage.lifespan():
-                    yield
-            if tracing is not None:
-                await asyncio.to_thread(tracing.close)
-        context.rendering.close()
 
     # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
     hot: dict[str, ASGIApp] = {
@@ -155,7 +144,11 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         RESPONSES.path: ConversationEndpoint(context, decode_responses),
     }
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
-    app = create_api(endpoints, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
+    app = create_api(
+        endpoints,
+        max_body_bytes=settings.max_body_bytes,
+        lifespan=_lifespan(context, prepared, usage),
+    )
     app.state.context = context
     app.state.hot = hot
     # Outermost: every layer in between would cost a call for each request and each streamed frame.
@@ -165,7 +158,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         endpoints=endpoints,
         authenticator=authenticator,
         metrics=metrics,
-        tracing=tracing,
+        tracing=prepared.tracing,
         usage=usage,
     )
     apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases)
@@ -174,6 +167,23 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
     published = with_cors(api, settings.cors_origins)
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
+
+
+def _lifespan(context: ApiContext, prepared: Prepared, usage: "UsageRecorder | None") -> Lifespan:
+    """Return the work beside the requests, from before the first until after the last."""
+    issuer_keys = None if prepared.tokens is None else prepared.tokens.keys
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with _watching(context.engine.load, prepared.directory, issuer_keys, context.running):
+            with watching_loop(context.metrics.loop_was_late):
+                async with context.gate.lifespan(), nullcontext() if usage is None else usage.lifespan():
+                    yield
+            if prepared.tracing is not None:
+                await asyncio.to_thread(prepared.tracing.close)
+        context.rendering.close()
+
+    return lifespan
 
 
 def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "KeptResponses | None":

@@ -12,7 +12,7 @@ HOUR_S: Final = 3600
 
 
 class Slot(NamedTuple):
-    """What counts are added up by. `hour` is UTC's, counted from 1970."""
+    """Key, model and hour that counts belong to. `hour` is UTC's, counted from 1970."""
 
     subject: str
     model: str

@@ -116,7 +116,7 @@ def _is_left(path: Path) -> bool:
 
 def _rows(path: Path) -> Mapping[Slot, Counts]:
     rows: dict[Slot, Counts] = {}
-    # What follows the last line feed is a line that its process could not finish: its request was not over.
+    # The rest after the last line feed is a line that its process could not finish.
     for line in path.read_bytes().split(b"\n")[:-1]:
         try:
             subject, model, hour, counts = _decoder.decode(line)

@@ -43,6 +43,7 @@ async def test_answers_and_errors_match_the_document(gateway: RunningGateway) ->
         ("DELETE", one, "/admin/keys/{key_id}", None, 200),
         ("DELETE", "/admin/keys/none", "/admin/keys/{key_id}", None, 404),
         ("POST", "/admin/keys", "/admin/keys", {}, 400),
+        ("GET", "/admin/usage", "/admin/usage", None, 200),
         ("GET", "/healthz", "/healthz", None, 200),
         ("GET", "/openapi.json", "/openapi.json", None, 200),
     ]
