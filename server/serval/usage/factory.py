@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,14 +63,15 @@ def write_left_usage(settings: Settings, folder: Path) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     from serval.store.usage import HOUR_S, UsageTable
-    from serval.usage.journal import left_batches
+    from serval.usage.journal import LeftBatch, left_batches
     from serval.usage.recorder import adopt
 
-    with left_batches(folder) as batches:
-        if not batches:
-            return
+    batches: Sequence[LeftBatch] = ()
     try:
-        adopt(folder, UsageTable(open_store(settings).engine), int(time.time() // HOUR_S))
+        with left_batches(folder) as batches:
+            pass
+        if batches:
+            adopt(folder, UsageTable(open_store(settings).engine), int(time.time() // HOUR_S))
     except (SQLAlchemyError, SettingsError, OSError):
         rows = [counts for batch in batches for counts in batch.rows.values()]
         fields = {

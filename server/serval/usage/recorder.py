@@ -132,6 +132,9 @@ class UsageRecorder:
                 if not failing:
                     logger.warning("usage cannot be written, it is kept: %s", type(error).__name__)
                 failing = True
+            except Exception:
+                # A defect; without this the task would end, and nothing would be written any more.
+                logger.exception("usage cannot be written, it is kept")
             self._report_losses()
             turn += 1
             with suppress(TimeoutError):

@@ -1,8 +1,10 @@
 """Files of the usage journal: what is left of a process, and what is not touched."""
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,3 +104,20 @@ def test_journal_removed_leaves_nothing(tmp_path: Path) -> None:
     kept.append(SLOT, COUNTS)
     kept.remove()
     assert [each.name for each in tmp_path.iterdir()] == []
+
+
+def test_journal_written_anew_while_it_is_looked_at_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former file is unlocked, but its process lives and goes on in the new one."""
+    kept = Journal(tmp_path, WRITER, 1)
+    kept.append(SLOT, COUNTS)
+    lock = fcntl.flock
+
+    def lock_late(file: Any, operation: int) -> None:
+        if getattr(file, "name", "") == str(tmp_path / f"{WRITER}.1"):
+            kept.compact({SLOT: COUNTS})
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    assert left(tmp_path) == {}
