@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -39,6 +40,7 @@ from serval.engine.protocol import (
     GenerationDelta,
     RankLoad,
 )
+from serval.engine.readiness import PATIENCE_S, Readiness
 from serval.engine.refusal import engine_error, error_message
 from serval.engine.sse import EventReader
 from serval.errors import (
@@ -167,6 +169,7 @@ class SglangEngine:
         # Clients cannot send a salt, so the key need not be secret, only the same in all gateways.
         self._salt_key = b"serval" if pepper is None else pepper.get_secret_value().encode()
         self.breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
+        self.readiness = Readiness(patience_s=PATIENCE_S)
         self._aborts: set[asyncio.Task[None]] = set()
         # Bound on answers without a limit of their own: the engine's, as soon as it has been asked for it.
         self._context_length = _LONGEST_CONTEXT
@@ -364,12 +367,16 @@ class SglangEngine:
         return not self.breaker.is_open and await self.ready_status() == 200
 
     async def ready_status(self) -> int | None:
-        """Return the status of `/ready`; None if the engine cannot be reached."""
+        """Return the status of `/ready`; None if the engine cannot be reached, or is silent for long."""
+        asked_at = time.monotonic()
         try:
             async with self._session.get(f"{self._url}/ready", timeout=_READY_TIMEOUT) as response:
-                return response.status
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return None
+                self.readiness.answered(response.status)
+        except TimeoutError:
+            self.readiness.silent(asked_at)
+        except (aiohttp.ClientError, OSError):
+            self.readiness.answered(None)
+        return self.readiness.status
 
     async def _get(self, path: str, shape: type[T]) -> T:
         try:

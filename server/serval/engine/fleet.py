@@ -145,6 +145,9 @@ class Fleet:
         if status != 200:
             self._not_ready(engine, status)
             return
+        if engine.client.readiness.is_silent:
+            # A stall so far: its caches are as they were, and asking for its load would wait as well.
+            return
         try:
             if engine.identity is None:
                 info = await engine.client.info()

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from serval.chat import load_chat
@@ -218,7 +219,33 @@ async def test_rolling_update_fails_no_request() -> None:
         assert set(done) == {200}
 
 
-async def test_hanging_engine_is_left_out() -> None:
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for answers to `/ready` no longer than a twentieth of a second."""
+    monkeypatch.setattr("serval.engine.client._READY_TIMEOUT", aiohttp.ClientTimeout(total=0.05))
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_stalled_engine_stays_and_keeps_its_conversations(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serval.engine.client.PATIENCE_S", 60.0)
+    async with running_fleet() as fleet:
+        first, _ = fleet.engines
+        text = await fleet.text_of(first)
+        first.hangs = True
+        asked = first.ready_asked
+        async with asyncio.timeout(60):
+            while first.ready_asked < asked + 2:  # noqa: ASYNC110  # a count of requests
+                await asyncio.sleep(0.01)
+        first.hangs = False
+        assert await fleet.engine_of(text) is first
+        assert not [record for record in caplog.records if "is unknown" in record.getMessage()]
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_hanging_engine_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serval.engine.client.PATIENCE_S", 1.0)
     async with running_fleet() as fleet:
         first, second = fleet.engines
         text = await fleet.text_of(first)

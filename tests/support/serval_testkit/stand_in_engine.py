@@ -60,6 +60,7 @@ class StandInEngine:
         self.ready = True
         # Answers nothing, not even whether it is ready.
         self.hangs = False
+        self.ready_asked = 0
         # The limit that it reports; None: it reports none.
         self.max_running_requests: int | None = None
         self.waiting = 0
@@ -124,6 +125,7 @@ class StandInEngine:
             await runner.cleanup()
 
     async def _ready(self, _: web.Request) -> web.Response:
+        self.ready_asked += 1
         if self.hangs:
             await asyncio.sleep(3600)
         return web.Response(status=200 if self.ready else 503)
