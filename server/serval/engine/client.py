@@ -40,7 +40,7 @@ from serval.engine.protocol import (
     GenerationDelta,
     RankLoad,
 )
-from serval.engine.readiness import PATIENCE_S, Readiness
+from serval.engine.readiness import PATIENCE_S, Readiness, StopReason
 from serval.engine.refusal import engine_error, error_message
 from serval.engine.sse import EventReader
 from serval.errors import (
@@ -343,7 +343,11 @@ class SglangEngine:
             return None
 
     async def loads(self) -> Sequence[EngineLoadReport]:
-        """See `ManagedEngine.loads`. Ranks are added up, as nothing is known of which one a request meets."""
+        """See `ManagedEngine.loads`. Ranks are added up, as nothing is known of which one a request meets.
+
+        Asks for readiness as well: SGLang says for up to five seconds that it stops, and then is gone.
+        """
+        await self.ready_status()
         ranks = await self.rank_loads()
         waiting = sum(rank.num_waiting_reqs for rank in ranks)
         return [EngineLoadReport(waiting, kv_use=max((rank.token_usage for rank in ranks), default=0.0))]
@@ -355,6 +359,10 @@ class SglangEngine:
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`."""
         self.breaker.on_change = note
+
+    def watch_stops(self, note: Callable[[StopReason], None]) -> None:
+        """See `ManagedEngine.watch_stops`."""
+        self.readiness.on_stop = note
 
     def interrupt(self) -> None:
         """See `ManagedEngine.interrupt`."""

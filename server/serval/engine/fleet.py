@@ -28,6 +28,7 @@ from serval.engine.protocol import (
     GenerateRequest,
     GenerationDelta,
 )
+from serval.engine.readiness import StopReason
 from serval.errors import (
     EngineOverloadedError,
     EngineUnavailableError,
@@ -60,6 +61,7 @@ class Fleet:
         self._info: EngineInfo | None = None
         self._all_failing = False
         self._note_breaker: Callable[[bool], None] = lambda _: None
+        self._note_stop: Callable[[StopReason], None] = lambda _: None
         # Called when a place or its load has changed.
         self.on_change: Callable[[], None] = lambda: None
         self.observer: PlaceObserver | None = None
@@ -110,6 +112,7 @@ class Fleet:
             async with connect_engine(self._settings, found.url) as client:
                 engine = self._engines[found.url] = FleetEngine(found, client)
                 client.watch_breaker(partial(self._breaker_changed, engine))
+                client.watch_stops(partial(self._stopped, engine))
                 self._tell_states(engine)
                 while not engine.leaving or engine.running:
                     if not engine.leaving:
@@ -203,6 +206,12 @@ class Fleet:
                 f" {promised.max_prompt_tokens}; restart the gateway to promise less"
             )
         return None if self._identity is None else difference(found, self._identity)
+
+    def _stopped(self, engine: FleetEngine, reason: StopReason) -> None:
+        self._note_stop(reason)
+        if self.observer is not None:
+            for name in self._names(engine):
+                self.observer.place_stopped(name, reason)
 
     def _breaker_changed(self, engine: FleetEngine, is_open: bool) -> None:
         if is_open and engine.state == "ready":
@@ -351,6 +360,10 @@ class Fleet:
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`: open while no engine is ready and one fails."""
         self._note_breaker = note
+
+    def watch_stops(self, note: Callable[[StopReason], None]) -> None:
+        """See `ManagedEngine.watch_stops`: of any engine."""
+        self._note_stop = note
 
     def watch_places(self, observer: PlaceObserver) -> None:
         """Tell `observer` about the places, as they are now and whenever they change."""

@@ -9,6 +9,7 @@ from serval.engine.discovery import FoundEngine
 from serval.engine.model_check import ModelIdentity
 from serval.engine.placement import PlaceView, PrefixIndex, Reason
 from serval.engine.protocol import EngineInfo, RankLoad
+from serval.engine.readiness import StopReason
 
 # unknown: not reached; loading: it answers but is not ready; draining: it was ready, its requests may end;
 # failing: its circuit breaker is open; mismatch: it serves another model.
@@ -110,6 +111,10 @@ class PlaceObserver(Protocol):
 
     def place_state(self, place: str, state: State | None) -> None:
         """Note the state of a place; None: it is gone."""
+        ...
+
+    def place_stopped(self, place: str, reason: StopReason) -> None:
+        """Note that a place that was ready no longer is."""
         ...
 
     def place_chosen(self, reason: Reason) -> None:

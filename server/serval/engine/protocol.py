@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from serval.caller.priority import Priority
 from serval.chat.prompt_parts import PromptParts
+from serval.engine.readiness import StopReason
 
 EngineFinish = Literal["stop", "length"]
 
@@ -154,6 +155,10 @@ class ManagedEngine(Engine, Protocol):
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """Call `note` with True when the circuit breaker opens, and with False when it closes."""
+        ...
+
+    def watch_stops(self, note: Callable[[StopReason], None]) -> None:
+        """Call `note` when an engine that was ready no longer is."""
         ...
 
     def interrupt(self) -> None:

@@ -16,6 +16,7 @@ def schedule_engine(
 ) -> Scheduler:
     """Put `engine` behind this process's share of its slots."""
     engine.watch_breaker(metrics.engine_breaker)
+    engine.watch_stops(metrics.engine_stopped)
     load = EngineLoad(
         engine.loads,
         high_queue=settings.shed_queue_length or max(8, (info.max_running_requests or 0) // 4),

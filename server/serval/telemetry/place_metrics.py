@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 # The layer above owns these words; the test of the metrics compares them.
 STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
 REASONS = ("only", "home", "held", "idle")
+STOP_REASONS = ("told", "lost")
 
 
 class PlaceMetrics:
@@ -22,6 +23,12 @@ class PlaceMetrics:
             ["place", "state"],
             registry=registry,
             multiprocess_mode="livemostrecent",
+        )
+        self._stops = Counter(
+            "serval_place_stops_total",
+            "Times that a ready place no longer was: told (it said so first) or lost (it was not there).",
+            ["place", "reason"],
+            registry=registry,
         )
         self._requests = Counter(
             "serval_place_requests_total",
@@ -57,6 +64,13 @@ class PlaceMetrics:
         """See `PlaceObserver`."""
         for name in STATES:
             self._state.labels(place, name).set(name == state)
+        # Begin at 0, so that the first one is an increase.
+        for reason in STOP_REASONS:
+            self._stops.labels(place, reason)
+
+    def place_stopped(self, place: str, reason: str) -> None:
+        """See `PlaceObserver`."""
+        self._stops.labels(place, reason).inc()
 
     def place_chosen(self, reason: str) -> None:
         """See `PlaceObserver`."""

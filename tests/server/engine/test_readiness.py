@@ -86,18 +86,45 @@ async def test_client_says_ready_during_a_stall_and_not_after_a_refused_connecti
 ) -> None:
     monkeypatch.setattr("serval.engine.client._READY_TIMEOUT", aiohttp.ClientTimeout(total=0.05))
     stand_in = new_engine()
-    async with stand_in.running():
-        async with connect_engine(Settings(engine_url=stand_in.url)) as client:
-            stand_in.hangs = True
-            assert not await client.is_ready()
-            stand_in.hangs = False
-            assert await client.is_ready()
-            stand_in.hangs = True
-            assert await client.is_ready()
-            stand_in.hangs, stand_in.ready = False, False
-            assert not await client.is_ready()
-            stand_in.ready = True
-            assert await client.is_ready()
+    async with stand_in.running(), connect_engine(Settings(engine_url=stand_in.url)) as client:
+        stand_in.hangs = True
+        assert not await client.is_ready()
+        stand_in.hangs = False
+        assert await client.is_ready()
+        stand_in.hangs = True
+        assert await client.is_ready()
+        stand_in.hangs, stand_in.ready = False, False
+        assert not await client.is_ready()
+        stand_in.ready = True
+        assert await client.is_ready()
     async with connect_engine(Settings(engine_url=stand_in.url)) as client:
         client.readiness.answered(200)
         assert not await client.is_ready()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "stops"),
+    [
+        ([None, 503, 200], []),
+        ([200, 503, None], ["told"]),
+        ([200, None], ["lost"]),
+        ([200, None, None, 200, None], ["lost", "lost"]),
+        ([503, None], []),
+    ],
+)
+def test_stop_is_told_or_lost(statuses: list[int | None], stops: list[str]) -> None:
+    seen: list[str] = []
+    readiness, _ = readiness_of(None)
+    readiness.on_stop = seen.append
+    for status in statuses:
+        readiness.answered(status)
+    assert seen == stops
+
+
+def test_engine_that_hangs_is_lost_once() -> None:
+    seen: list[str] = []
+    readiness, clock = readiness_of(200)
+    readiness.on_stop = seen.append
+    for _ in range(10):
+        asked_for_two_seconds(readiness, clock)
+    assert seen == ["lost"]

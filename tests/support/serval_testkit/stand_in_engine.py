@@ -84,6 +84,7 @@ class StandInEngine:
         self.abort_seen = asyncio.Event()
         self.generating = asyncio.Event()
         self.url = ""
+        self._runner: web.AppRunner | None = None
 
     def will_say(self, *pieces: str, **fields: Any) -> None:
         """Queue an answer made of `pieces`."""
@@ -113,7 +114,7 @@ class StandInEngine:
                 web.post("/tokenize", self._tokenize),
             ]
         )
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        runner = self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
@@ -123,6 +124,11 @@ class StandInEngine:
             yield self
         finally:
             await runner.cleanup()
+
+    async def end(self) -> None:
+        """End as a killed engine does; `running` need not be left."""
+        assert self._runner is not None
+        await self._runner.cleanup()
 
     async def _ready(self, _: web.Request) -> web.Response:
         self.ready_asked += 1
