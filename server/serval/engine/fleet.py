@@ -318,6 +318,7 @@ class Fleet:
         """Take the engine out until it reports ready again."""
         if engine.state == "ready":
             logger.warning("engine %s is out: it did not answer a request", engine.found.name)
+            engine.client.readiness.answered(None)
             self._not_ready(engine, None)
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -175,9 +176,18 @@ async def test_killed_engine_fails_no_request_and_comes_back() -> None:
         await asyncio.gather(*users)
         assert set(done) == {200}
         await fleet.reaches(engine, "unknown")
+        assert await stops(fleet, engine) == {"told": 0.0, "lost": 1.0}
+        assert await stops(fleet, other) == {"told": 0.0, "lost": 0.0}
         async with engine.running(port):
             await fleet.reaches(engine, "ready")
             assert await fleet.engine_of(text) is engine
+
+
+async def stops(fleet: RunningFleet, engine: StandInEngine) -> dict[str, float]:
+    """Times that the engine stopped, by reason."""
+    place = engine.url.removeprefix("http://")
+    pattern = rf'serval_place_stops_total{{place="{place}",reason="(\w+)"}} (\S+)'
+    return {reason: float(value) for reason, value in re.findall(pattern, await fleet.metrics())}
 
 
 async def test_draining_engine_gets_no_request_and_ends_those_it_has() -> None:
@@ -190,6 +200,7 @@ async def test_draining_engine_gets_no_request_and_ends_those_it_has() -> None:
         await first.generating.wait()
         first.ready = False
         await fleet.reaches(first, "draining")
+        assert await stops(fleet, first) == {"told": 1.0, "lost": 0.0}
         before = len(first.requests)
         assert await fleet.engine_of(text) is second
         assert await asking == 200
