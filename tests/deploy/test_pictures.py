@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+import serval
 from serval_testkit.gateway import MODEL, running_gateway
 from serval_testkit.metric_names import DASHBOARD_FILES, DEPLOY
 from serval_testkit.operator_tools import OperatorTools
@@ -48,5 +49,12 @@ async def test_dashboards_are_drawn(pictures: dict[str, ElementTree.Element]) ->
     texts = {text.text for text in pictures["serval-gateway"].iter(f"{SVG}text")}
     assert {"Requests by route", "In flight", "Engine ready"} <= texts
     assert len(list(pictures["serval-gateway"].iter(f"{SVG}polyline"))) > 5
+    overview = {text.text for text in pictures["serval-overview"].iter(f"{SVG}text")}
+    # A table's column, and a row of it.
+    assert {"version", serval.__version__} <= overview
+    green = "#5cb85c"
+    assert [rect for rect in pictures["serval-overview"].iter(f"{SVG}rect") if rect.get("fill") == green]
+    heat = [rect.get("fill-opacity") for rect in pictures["serval-gateway"].iter(f"{SVG}rect")]
+    assert len([opacity for opacity in heat if opacity is not None]) > 5
     # No engine is scraped here.
     assert not list(pictures["serval-engine"].iter(f"{SVG}polyline"))

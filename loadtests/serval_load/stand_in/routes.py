@@ -114,8 +114,12 @@ class Routes:
             "num_requests_total": counts["started"],
             "num_aborted_requests_total": counts["aborted"] + counts["gone"],
         }
-        labels = f'{{model_name="{MODEL}"}}'
-        return "".join(f"sglang:{name}{labels} {value}\n" for name, value in values.items()).encode()
+        labels = f'model_name="{MODEL}"'
+        lines = [f"sglang:{name}{{{labels}}} {value}\n" for name, value in values.items()]
+        computed = (
+            f'sglang:realtime_tokens_total{{{labels},mode="prefill_compute"}} {load.prefilled_tokens}\n'
+        )
+        return "".join([*lines, computed]).encode()
 
 
 def _described(info: EngineInfo) -> dict[str, dict[str, object]]:
