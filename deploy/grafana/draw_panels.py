@@ -126,9 +126,8 @@ def _runs(line: Series, step: float) -> list[tuple[float, float, float]]:
 def heat_map(lines: Sequence[Series], size: tuple[int, int], window: Window) -> list[str]:
     """Draw the number of observations in each bucket; `lines` are cumulative, named by their upper bounds."""
     ordered = sorted(lines, key=lambda line: math.inf if line.name == "+Inf" else float(line.name))
-    columns = {
-        moment: dict.fromkeys(range(len(ordered)), 0.0) for line in ordered for moment, _ in line.points
-    }
+    moments = sorted({moment for line in ordered for moment, _ in line.points})
+    columns = {moment: dict.fromkeys(range(len(ordered)), 0.0) for moment in moments}
     for row, line in enumerate(ordered):
         for moment, value in line.points:
             columns[moment][row] = value

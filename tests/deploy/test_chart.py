@@ -590,6 +590,16 @@ def test_rules_and_dashboards_are_those_of_deploy(tools: OperatorTools) -> None:
     assert len(RULE_FILES) == len(list((CHART / "files/rules").glob("*.yml")))
 
 
+def test_dashboards_link_to_the_runbooks_of_the_values(tools: OperatorTools) -> None:
+    address = "https://wiki.example.org/runbooks"
+    manifests = preset(
+        tools, "values-2xh100.yaml", "--set", f"monitoring.prometheusRule.runbookBaseUrl={address}/"
+    )
+    overview = json.loads(named(manifests, "ConfigMap", "serval-dashboards")["data"]["serval-overview.json"])
+    (variable,) = [one for one in overview["templating"]["list"] if one["name"] == "runbooks"]
+    assert variable["query"] == address
+
+
 def test_alerts_take_objectives_and_severities_from_values(tools: OperatorTools, tmp_path: Path) -> None:
     rule = "monitoring.prometheusRule"
     manifests = preset(
@@ -642,8 +652,9 @@ def test_scrapes_are_labelled_with_release_and_engine(tools: OperatorTools) -> N
     manifests = preset(tools, "values-8xh100.yaml")
     engine_of: dict[str, dict[str, Any]] = {}
     for monitor in of_kind(manifests, "ServiceMonitor"):
-        release, engine = monitor["spec"]["endpoints"][0]["relabelings"]
+        release, model, engine = monitor["spec"]["endpoints"][0]["relabelings"]
         assert release == {"targetLabel": "release", "replacement": "serval"}
+        assert model == {"targetLabel": "model", "replacement": "longcat-flash-lite"}
         assert engine["targetLabel"] == "engine"
         engine_of[monitor["metadata"]["name"]] = engine
     # A gateway's pod has the number of its engine as a label, an engine's at the end of its name.
