@@ -1,0 +1,254 @@
+"""One engine in simulated time: SGLang's scheduler, counted in tokens, without any token.
+
+The rules are SGLang 0.5.23's, which `serval_load.stand_in.scheduler` follows step by step with real prompts:
+
+- New prompts run first, in steps of at most `chunk_tokens` new tokens; a longer prompt takes several.
+  Otherwise each running request gets one token.
+- A prompt is admitted once the KV cache has room for it beside all that runs. When running requests outgrow
+  the cache, the newest goes back to the queue, and all its tokens are computed again.
+- The cache keeps what was computed, and drops the tail of the session that was not used for longest.
+
+Cached tokens are counted by session, not by block, and the parts of a system prompt that sessions share once.
+"""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from serval_sglang.plan.clock import Clock
+from serval_sglang.plan.step_costs import StepCosts
+
+
+class _Shared(NamedTuple):
+    """Key of a shared part in the cache, different from that of any session."""
+
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSizes:
+    """Bounds of an engine in tokens and requests.
+
+    - `block_tokens`: the cache finds whole blocks of so many tokens; SGLang's page size
+    - `answers_cached`: the next turn finds the answer too, not only the prompt. The stand-in cannot
+    """
+
+    kv_tokens: int
+    chunk_tokens: int
+    max_running: int
+    block_tokens: int = 1
+    answers_cached: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A request. Lengths in tokens, times in seconds of the clock; `on_end` is called after its last token.
+
+    - `logged`: tokens that the log says were cached; None to look into this engine's cache
+    - `prefix`: parts of the prompt that sessions share, `piece_tokens` each; `session` owns the rest
+    """
+
+    session: Hashable
+    prompt: int
+    output: int
+    arrived: float
+    on_end: Callable[["Job"], None]
+    logged: int | None = None
+    prefix: tuple[int, ...] = ()
+    piece_tokens: float = 0.0
+    cached: int = 0
+    computed: int = 0
+    generated: int = 0
+    first_at: float = -1.0
+    ended_at: float = -1.0
+    failed: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer so far."""
+        return self.prompt + self.generated
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of the prompt that other sessions may have too."""
+        return min(int(len(self.prefix) * self.piece_tokens), self.prompt)
+
+
+@dataclass(eq=False)
+class SimulatedEngine:
+    """See the module."""
+
+    clock: Clock
+    costs: StepCosts
+    sizes: EngineSizes
+    waiting: deque[Job] = field(default_factory=deque)
+    running: list[Job] = field(default_factory=list)
+    # Most requests that ran at once, and seconds spent in steps.
+    most_running: int = 0
+    busy_s: float = 0.0
+    _partial: Job | None = None
+    # Cached tokens of each session beside its shared parts, and of each shared part; oldest use first.
+    _cache: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
+    _cached_tokens: int = 0
+    _running_tokens: int = 0
+    _busy: bool = False
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens of running requests and of the prompt that is being computed."""
+        return self._running_tokens + (0 if self._partial is None else self._partial.computed)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of requests without a token yet."""
+        partial = 0 if self._partial is None else self._partial.prompt - self._partial.computed
+        return partial + sum(job.prompt - (job.logged or 0) for job in self.waiting)
+
+    def add(self, job: Job) -> None:
+        """Queue a request."""
+        self.waiting.append(job)
+        if not self._busy:
+            # At this time, but after all that arrives at it.
+            self._after(0.0, lambda: None)
+
+    def _after(self, seconds: float, end: Callable[[], None]) -> None:
+        def done() -> None:
+            end()
+            self._evict()
+            self._busy = False
+            self._step()
+
+        self._busy = True
+        self.busy_s += seconds
+        self.clock.after(seconds, done)
+
+    def _step(self) -> None:
+        if self._busy:
+            return
+        started: list[Job] = []
+        tokens, pairs = self._prefill(started)
+        if tokens:
+            self._after(self.costs.prefill_s(tokens, pairs), lambda: self._start(started))
+        elif self.running:
+            self._decode()
+
+    def _prefill(self, started: list[Job]) -> tuple[int, float]:
+        """Compute as many prompt tokens as a step takes; return their number and that of attended pairs."""
+        room, pairs = self.sizes.chunk_tokens, 0.0
+        while room > 0 and len(self.running) + len(started) < self.sizes.max_running:
+            job = self._partial or self._admitted()
+            if job is None:
+                break
+            fresh = min(job.length - job.computed, room)
+            pairs += fresh * (job.computed + fresh / 2)
+            job.computed += fresh
+            room -= fresh
+            self._partial = job
+            if job.computed == job.length:
+                self._partial = None
+                self._running_tokens += job.length
+                started.append(job)
+        return self.sizes.chunk_tokens - room, pairs
+
+    def _admitted(self) -> Job | None:
+        while self.waiting and self.waiting[0].length + 1 > self.sizes.kv_tokens:
+            self._end(self.waiting.popleft(), failed=True)
+        if not self.waiting or self.used_tokens + self.waiting[0].length + 1 > self.sizes.kv_tokens:
+            return None
+        job = self.waiting.popleft()
+        found = self._found(job) if job.logged is None else job.logged
+        found -= found % self.sizes.block_tokens
+        # The last token is always computed.
+        job.computed = min(found, job.length - 1)
+        if not job.generated:
+            job.cached = job.computed
+        return job
+
+    def _found(self, job: Job) -> int:
+        for found, part in enumerate(map(_Shared, job.prefix)):
+            if part not in self._cache:
+                return int(found * job.piece_tokens)
+            self._cache.move_to_end(part)
+        own = self._cache.get(job.session, 0)
+        if own:
+            self._cache.move_to_end(job.session)
+        return min(job.shared_tokens + own, job.length)
+
+    def _start(self, started: list[Job]) -> None:
+        self.running += started
+        self.most_running = max(self.most_running, len(self.running))
+        for job in started:
+            self._keep(job, job.prompt)
+            if job.first_at < 0:
+                job.first_at = self.clock.now
+        self._advance(started, 1)
+
+    def _decode(self) -> None:
+        while self.running and self._running_tokens + len(self.running) > self.sizes.kv_tokens:
+            job = self.running.pop()
+            self._running_tokens -= job.length
+            job.computed = 0
+            if not self.running:
+                self._end(job, failed=True)
+                self._step()
+                return
+            self.waiting.appendleft(job)
+        batch = list(self.running)
+        step_s = self.costs.decode_s(len(batch), self._running_tokens)
+        # Up to the next event, which may change the batch; 64 at most, because costs grow with the context.
+        to_event = math.ceil(min((self.clock.next_s - self.clock.now) / step_s, 64))
+        room = (self.sizes.kv_tokens - self._running_tokens) // len(batch)
+        steps = max(min(to_event, room, *(job.output - job.generated for job in batch)), 1)
+        self._after(steps * step_s, lambda: self._advance(batch, steps))
+
+    def _advance(self, jobs: list[Job], steps: int) -> None:
+        ended = []
+        for job in jobs:
+            job.generated += steps
+            self._running_tokens += steps
+            if job.generated >= job.output:
+                ended.append(job)
+        for job in ended:
+            self.running.remove(job)
+            self._running_tokens -= job.length
+            self._keep(job, job.length if self.sizes.answers_cached else job.prompt)
+            self._end(job)
+
+    def _end(self, job: Job, *, failed: bool = False) -> None:
+        job.failed, job.ended_at = failed, self.clock.now
+        job.on_end(job)
+
+    def _keep(self, job: Job, tokens: int) -> None:
+        """Put the first `tokens` of a request into the cache, the end first: it is the first to go."""
+        if job.logged is not None:
+            return
+        self._put(job.session, max(tokens - job.shared_tokens, 0))
+        for part in reversed(job.prefix):
+            self._put(_Shared(part), int(job.piece_tokens))
+
+    def _put(self, key: Hashable, tokens: int) -> None:
+        self._cached_tokens += tokens - self._cache.get(key, 0)
+        self._cache[key] = tokens
+        self._cache.move_to_end(key)
+
+    def _evict(self) -> None:
+        running = {job.session for job in self.running if job.logged is None}
+        mine = sum(self._cache.get(session, 0) for session in running)
+        excess = self._cached_tokens - mine + self.used_tokens - self.sizes.kv_tokens
+        if excess <= 0:
+            return
+        shorter: list[tuple[Hashable, int]] = []
+        for key, tokens in self._cache.items():
+            if excess <= 0:
+                break
+            if key not in running:
+                shorter.append((key, max(tokens - excess, 0)))
+                excess -= tokens
+        for key, tokens in shorter:
+            self._cached_tokens += tokens - self._cache[key]
+            if tokens:
+                self._cache[key] = tokens
+            else:
+                del self._cache[key]
