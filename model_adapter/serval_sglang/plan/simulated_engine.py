@@ -12,7 +12,7 @@ Cached tokens are counted by session, not by block, and the parts of a system pr
 """
 
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -59,6 +59,8 @@ class Job:
     prefix: tuple[int, ...] = ()
     piece_tokens: float = 0.0
     cached: int = 0
+    # Cached tokens that the current computation began with.
+    found: int = 0
     computed: int = 0
     generated: int = 0
     first_at: float = -1.0
@@ -88,17 +90,22 @@ class SimulatedEngine:
     # Most requests that ran at once, and seconds spent in steps.
     most_running: int = 0
     busy_s: float = 0.0
-    _partial: Job | None = None
     # Cached tokens of each session beside its shared parts, and of each shared part; oldest use first.
     _cache: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
     _cached_tokens: int = 0
-    _running_tokens: int = 0
+    # Number of running requests with each shared part, and the tokens of all these parts.
+    _held: Counter[Hashable] = field(default_factory=Counter)
+    _held_tokens: int = 0
+    # Tokens of running requests beside their shared parts.
+    _own_tokens: int = 0
+    _partial: Job | None = None
     _busy: bool = False
 
     @property
     def used_tokens(self) -> int:
-        """Tokens of running requests and of the prompt that is being computed."""
-        return self._running_tokens + (0 if self._partial is None else self._partial.computed)
+        """Tokens of running requests and of the prompt that is being computed; shared parts count once."""
+        partial = 0 if self._partial is None else self._partial.computed - self._partial.found
+        return self._own_tokens + self._held_tokens + partial
 
     @property
     def waiting_tokens(self) -> int:
@@ -148,20 +155,26 @@ class SimulatedEngine:
             self._partial = job
             if job.computed == job.length:
                 self._partial = None
-                self._running_tokens += job.length
+                self._hold(job)
+                # At once, as SGLang lets requests wait that would compute a prefix of one before them again.
+                self._keep(job, job.prompt)
                 started.append(job)
         return self.sizes.chunk_tokens - room, pairs
 
     def _admitted(self) -> Job | None:
         while self.waiting and self.waiting[0].length + 1 > self.sizes.kv_tokens:
             self._end(self.waiting.popleft(), failed=True)
-        if not self.waiting or self.used_tokens + self.waiting[0].length + 1 > self.sizes.kv_tokens:
+        if not self.waiting:
             return None
-        job = self.waiting.popleft()
+        job = self.waiting[0]
+        shared = sum(_Shared(part) in self._held for part in job.prefix) * job.piece_tokens
+        if self.used_tokens + job.length - int(shared) + 1 > self.sizes.kv_tokens:
+            return None
+        self.waiting.popleft()
         found = self._found(job) if job.logged is None else job.logged
         found -= found % self.sizes.block_tokens
         # The last token is always computed.
-        job.computed = min(found, job.length - 1)
+        job.computed = job.found = min(found, job.length - 1)
         if not job.generated:
             job.cached = job.computed
         return job
@@ -180,15 +193,14 @@ class SimulatedEngine:
         self.running += started
         self.most_running = max(self.most_running, len(self.running))
         for job in started:
-            self._keep(job, job.prompt)
             if job.first_at < 0:
                 job.first_at = self.clock.now
         self._advance(started, 1)
 
     def _decode(self) -> None:
-        while self.running and self._running_tokens + len(self.running) > self.sizes.kv_tokens:
+        while self.running and self.used_tokens + len(self.running) > self.sizes.kv_tokens:
             job = self.running.pop()
-            self._running_tokens -= job.length
+            self._release(job)
             job.computed = 0
             if not self.running:
                 self._end(job, failed=True)
@@ -196,10 +208,10 @@ class SimulatedEngine:
                 return
             self.waiting.appendleft(job)
         batch = list(self.running)
-        step_s = self.costs.decode_s(len(batch), self._running_tokens)
+        step_s = self.costs.decode_s(len(batch), sum(job.length for job in batch))
         # Up to the next event, which may change the batch; 64 at most, because costs grow with the context.
         to_event = math.ceil(min((self.clock.next_s - self.clock.now) / step_s, 64))
-        room = (self.sizes.kv_tokens - self._running_tokens) // len(batch)
+        room = (self.sizes.kv_tokens - self.used_tokens) // len(batch)
         steps = max(min(to_event, room, *(job.output - job.generated for job in batch)), 1)
         self._after(steps * step_s, lambda: self._advance(batch, steps))
 
@@ -207,12 +219,12 @@ class SimulatedEngine:
         ended = []
         for job in jobs:
             job.generated += steps
-            self._running_tokens += steps
+            self._own_tokens += steps
             if job.generated >= job.output:
                 ended.append(job)
         for job in ended:
             self.running.remove(job)
-            self._running_tokens -= job.length
+            self._release(job)
             self._keep(job, job.length if self.sizes.answers_cached else job.prompt)
             self._end(job)
 
@@ -233,17 +245,35 @@ class SimulatedEngine:
         self._cache[key] = tokens
         self._cache.move_to_end(key)
 
+    def _hold(self, job: Job) -> None:
+        self._own_tokens += job.length - job.shared_tokens
+        for part in map(_Shared, job.prefix):
+            if part not in self._held:
+                self._held_tokens += int(job.piece_tokens)
+            self._held[part] += 1
+
+    def _release(self, job: Job) -> None:
+        self._own_tokens -= job.length - job.shared_tokens
+        for part in map(_Shared, job.prefix):
+            self._held[part] -= 1
+            if not self._held[part]:
+                del self._held[part]
+                self._held_tokens -= int(job.piece_tokens)
+
     def _evict(self) -> None:
+        """Shorten the entries unused for longest until all fits; those of running requests stay."""
         running = {job.session for job in self.running if job.logged is None}
         mine = sum(self._cache.get(session, 0) for session in running)
-        excess = self._cached_tokens - mine + self.used_tokens - self.sizes.kv_tokens
+        excess = self._cached_tokens - mine + self.used_tokens - self._held_tokens - self.sizes.kv_tokens
         if excess <= 0:
             return
+        if self._partial is not None:
+            running.add(self._partial.session)
         shorter: list[tuple[Hashable, int]] = []
         for key, tokens in self._cache.items():
             if excess <= 0:
                 break
-            if key not in running:
+            if key not in running and key not in self._held:
                 shorter.append((key, max(tokens - excess, 0)))
                 excess -= tokens
         for key, tokens in shorter:
