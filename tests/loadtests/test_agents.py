@@ -13,7 +13,7 @@ from serval.workload_files import Conversation, Spawn, Turn
 from serval_load.client import Peer, prepared
 from serval_load.report.agents import agents_picture, agents_table, summarise_agents
 from serval_load.stand_in.http import END_OF_STREAM, STREAM_HEAD, Connection, Exchange, event, response
-from serval_load.workloads.agents import Pace, drive_agents
+from serval_load.workloads.agents import Pace, drive_agents, with_pauses
 from serval_load.workloads.driver import Request
 
 Body = dict[str, Any]
@@ -138,7 +138,8 @@ async def test_pauses_are_scaled_bounded_and_not_taken_at_the_beginning(
 
     monkeypatch.setattr("serval_load.workloads.agents.asyncio.sleep", noted)
     conversation = Conversation((turn("a", pause_s=900), turn("b", pause_s=10), turn("c", pause_s=900)))
-    await replay(Server(), conversation, agents=2, pace=Pace(scale=0.7, longest_s=60.0, ramp_s=8.0))
+    paced = with_pauses([conversation], scale=0.7, longest_s=60.0)
+    await replay(Server(), *paced, agents=2, pace=Pace(ramp_s=8.0))
     assert [seconds for seconds in slept if seconds != 5.0] == [0.0, 4.0, 7.0, 60.0]
 
 

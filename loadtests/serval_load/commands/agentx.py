@@ -16,7 +16,7 @@ from serval_load.progress import log
 from serval_load.report.agents import AgentSummary, agents_picture, agents_table, summarise_agents
 from serval_load.report.page import html_page
 from serval_load.report.sections import replace_section
-from serval_load.workloads.agents import Pace, drive_agents
+from serval_load.workloads.agents import Pace, drive_agents, with_pauses
 from serval_load.workloads.driver import Request
 from serval_load.workloads.session_shapes import Shape, sessions
 
@@ -96,10 +96,11 @@ async def drive_each(args: argparse.Namespace, peer: Peer) -> Runs:
     """Run the agents once for each number of them."""
     runs = []
     for number, agents in enumerate(args.concurrency):
-        conversations = _conversations(args, agents, seed=args.seed * 1000 + number)
-        pace = Pace(args.pause_scale, args.longest_pause, args.ramp)
-        if args.seconds is not None:
-            pace = replace(pace, until_s=args.seconds)
+        conversations = with_pauses(
+            _conversations(args, agents, seed=args.seed * 1000 + number),
+            scale=args.pause_scale,
+            longest_s=args.longest_pause,
+        )
         log(f"agentx: {agents} agents, {sum(one.after is None for one in conversations)} sessions")
         requests = await drive_agents(
             peer,
@@ -107,7 +108,7 @@ async def drive_each(args: argparse.Namespace, peer: Peer) -> Runs:
             agents=agents,
             body={"model": args.model, **args.extra_body},
             output_tokens=args.output_tokens,
-            pace=pace,
+            pace=Pace(args.ramp, math.inf if args.seconds is None else args.seconds),
             # Generated texts differ between runs. Those of a file are made to, or the cache would hold them.
             mark=f"Run {number}. " if args.trace and number else "",
             log=log,

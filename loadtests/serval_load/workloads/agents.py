@@ -6,9 +6,10 @@ the trace; its subagents run beside each other after the turn that starts them, 
 
 import asyncio
 import json
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serval.workload_files import Conversation, Turn
@@ -19,17 +20,27 @@ from serval_load.workloads.driver import Progress, Request, kept, report
 
 @dataclass(frozen=True)
 class Pace:
-    """Times of a replay, in seconds.
+    """Times of a run, in seconds.
 
-    - `scale`, `longest_s`: each pause is multiplied, and then no longer than that
     - `ramp_s`: agents begin evenly spread over so long
     - `until_s`: no turn begins later than that after the start
     """
 
-    scale: float = 1.0
-    longest_s: float = 60.0
     ramp_s: float = 0.0
-    until_s: float = float("inf")
+    until_s: float = math.inf
+
+
+def with_pauses(
+    conversations: Sequence[Conversation], *, scale: float, longest_s: float
+) -> list[Conversation]:
+    """Multiply each pause of the conversations; none gets longer than `longest_s`."""
+    return [
+        replace(
+            one,
+            turns=tuple(replace(turn, pause_s=min(turn.pause_s * scale, longest_s)) for turn in one.turns),
+        )
+        for one in conversations
+    ]
 
 
 async def drive_agents(
@@ -96,7 +107,7 @@ class _Run:
         history: list[Mapping[str, Any]] = []
         for place, turn in enumerate(self.conversations[number].turns):
             if place:
-                await asyncio.sleep(min(turn.pause_s * self.pace.scale, self.pace.longest_s))
+                await asyncio.sleep(turn.pause_s)
             if self._now_s() > self.pace.until_s:
                 return
             history += self._messages(turn, first=not place)

@@ -80,6 +80,13 @@ def test_newest_request_is_computed_again_when_memory_runs_out() -> None:
     assert not first.failed
     assert second.ended_at > first.ended_at + 11
     assert second.first_at == first.first_at
+    # Before those that wait.
+    one = engine(kv_tokens=220)
+    ends: list[object] = []
+    for name, prompt, at in (("first", 50, 0.0), ("second", 50, 0.0), ("late", 60, 12.0)):
+        add(one, prompt, output=100, at=at, session=name, on_end=lambda job: ends.append(job.session))
+    one.clock.run()
+    assert ends == ["first", "second", "late"]
     # Alone, and still too long for the memory.
     one = engine(kv_tokens=60)
     alone = add(one, 50, output=100)
@@ -105,6 +112,31 @@ def test_answers_are_not_found_where_the_engine_cannot() -> None:
     again = add(one, 155, at=1000, session="a")
     one.clock.run()
     assert again.cached == 100
+
+
+def test_running_request_keeps_its_session_and_shared_parts() -> None:
+    one = engine(kv_tokens=300)
+    long = add(one, 100, output=150, session="a", prefix=(1, 2), piece_tokens=30.0)
+    # More than there is room for beside it, one after the other.
+    for number in range(4):
+        add(one, 60, at=12.0 + 15 * number, session=number)
+    other = add(one, 80, at=80.0, session="b", prefix=(1, 2), piece_tokens=30.0)
+    again = add(one, 260, at=1000.0, session="a", prefix=(1, 2), piece_tokens=30.0)
+    one.clock.run()
+    assert other.first_at < long.ended_at
+    assert other.cached == 60
+    assert again.cached == 250
+
+
+def test_memory_of_a_running_request_is_not_what_eviction_frees() -> None:
+    one = engine(kv_tokens=300)
+    add(one, 100, output=150, session="runs")
+    add(one, 100, at=12.0, session="idle")
+    add(one, 100, at=30.0, session="new")
+    again = add(one, 110, at=60.0, session="idle")
+    one.clock.run()
+    # The running request is the older, but its memory is in use: the idle session makes room for the new one.
+    assert 0 < again.cached < 80
 
 
 def test_cache_loses_the_tail_of_the_session_unused_for_longest() -> None:
