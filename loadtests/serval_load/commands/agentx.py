@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from serval.workload_files import Conversation, cut, read_conversations, write_conversations
 from serval.workload_files.lengths import DEFAULT_OUTPUT_TOKENS
@@ -90,17 +89,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the sessions of the last run, which SGLang replays too",
     )
+    add("--no-requests", action="store_true", help="only draw sessions, for --save-trace")
 
 
-async def drive_each(args: argparse.Namespace, peer: Peer) -> Runs:
+def draw_each(args: argparse.Namespace) -> list[list[Conversation]]:
+    """The sessions for each number of agents, of which `--save-trace` keeps the last.
+
+    Raises `SystemExit` if they cannot be drawn or read.
+    """
+    try:
+        drawn = [
+            with_pauses(
+                _conversations(args, agents, seed=args.seed * 1000 + number),
+                scale=args.pause_scale,
+                longest_s=args.longest_pause,
+            )
+            for number, agents in enumerate(args.concurrency)
+        ]
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"load agentx: error: {error}") from None
+    if args.save_trace:
+        metadata = {"source": "python -m serval_load load agentx", "seed": args.seed}
+        write_conversations(args.save_trace, drawn[-1], metadata=metadata)
+    return drawn
+
+
+async def drive_each(args: argparse.Namespace, drawn: Sequence[Sequence[Conversation]], peer: Peer) -> Runs:
     """Run the agents once for each number of them."""
     runs = []
-    for number, agents in enumerate(args.concurrency):
-        conversations = with_pauses(
-            _conversations(args, agents, seed=args.seed * 1000 + number),
-            scale=args.pause_scale,
-            longest_s=args.longest_pause,
-        )
+    for number, (agents, conversations) in enumerate(zip(args.concurrency, drawn, strict=True)):
         log(f"agentx: {agents} agents, {sum(one.after is None for one in conversations)} sessions")
         requests = await drive_agents(
             peer,
@@ -114,8 +131,6 @@ async def drive_each(args: argparse.Namespace, peer: Peer) -> Runs:
             log=log,
         )
         runs.append((summarise_agents(requests, agents=agents, places=args.places), requests))
-        if args.save_trace:
-            write_conversations(args.save_trace, conversations, metadata=_metadata(args, agents, number))
     return runs
 
 
@@ -157,7 +172,3 @@ def _conversations(args: argparse.Namespace, agents: int, *, seed: int) -> list[
     if args.most_turns:
         shape = replace(shape, most_turns=args.most_turns)
     return sessions(shape, args.conversations or _SESSIONS_PER_AGENT * agents, seed=seed)
-
-
-def _metadata(args: argparse.Namespace, agents: int, number: int) -> dict[str, Any]:
-    return {"source": "python -m serval_load load agentx", "seed": args.seed, "run": number, "agents": agents}

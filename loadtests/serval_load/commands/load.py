@@ -7,12 +7,14 @@ a number of agents at work instead (`--concurrency`).
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import uvloop
 
+from serval.workload_files import Conversation
 from serval_load.client import Peer
 from serval_load.commands import agentx
 from serval_load.machine import describe
@@ -73,7 +75,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the workload at each rate or concurrency and write the reports; return 1 if a request failed."""
     if args.workload == "agentx":
-        return agentx.report(args, uvloop.run(_drive_agents(args)))
+        drawn = agentx.draw_each(args)
+        return 0 if args.no_requests else agentx.report(args, uvloop.run(_drive_agents(args, drawn)))
     args.seconds = _SECONDS if args.seconds is None else args.seconds
     objective = Objective(args.good_first, args.good_gap)
     runs = uvloop.run(_drive_rates(args))
@@ -122,9 +125,9 @@ async def _drive_rates(args: argparse.Namespace) -> list[list[Request]]:
     return runs
 
 
-async def _drive_agents(args: argparse.Namespace) -> agentx.Runs:
+async def _drive_agents(args: argparse.Namespace, drawn: Sequence[Sequence[Conversation]]) -> agentx.Runs:
     async with AsyncExitStack() as stack:
-        return await agentx.drive_each(args, await _peer(args, stack))
+        return await agentx.drive_each(args, drawn, await _peer(args, stack))
 
 
 async def _peer(args: argparse.Namespace, stack: AsyncExitStack) -> Peer:
