@@ -1,7 +1,6 @@
 """Simulated time: events in the order of their time, and none waits."""
 
 import heapq
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,11 +13,6 @@ class Clock:
     now: float = 0.0
     _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _numbers: "count[int]" = field(default_factory=count)
-
-    @property
-    def next_s(self) -> float:
-        """Time of the next event; infinity without one."""
-        return self._events[0][0] if self._events else math.inf
 
     def after(self, delay_s: float, event: Callable[[], None]) -> None:
         """Call `event` in `delay_s` seconds, after the events that are due by then already."""

@@ -13,12 +13,14 @@ Cached tokens are counted by session, not by block, and the parts of a system pr
 
 import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from serval_sglang.plan.clock import Clock
 from serval_sglang.plan.step_costs import StepCosts
+
+_MOST_STEPS = 64
 
 
 class _Shared(NamedTuple):
@@ -78,6 +80,16 @@ class Job:
         return min(int(len(self.prefix) * self.piece_tokens), self.prompt)
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Decode steps of one batch, simulated together; `begun` and `step_s` in seconds."""
+
+    batch: Sequence[Job]
+    begun: float
+    step_s: float
+    steps: int
+
+
 @dataclass(eq=False)
 class SimulatedEngine:
     """See the module."""
@@ -100,6 +112,9 @@ class SimulatedEngine:
     _own_tokens: int = 0
     _partial: Job | None = None
     _busy: bool = False
+    # Decode steps that run one after the other, and the number of the latest `_after`.
+    _row: _Row | None = None
+    _latest: int = 0
 
     @property
     def used_tokens(self) -> int:
@@ -114,21 +129,30 @@ class SimulatedEngine:
         return partial + sum(job.prompt - (job.logged or 0) for job in self.waiting)
 
     def add(self, job: Job) -> None:
-        """Queue a request."""
+        """Queue a request. It ends a row of decode steps with the one that runs."""
         self.waiting.append(job)
-        if not self._busy:
+        row = self._row
+        if row is not None:
+            steps = max(math.ceil((self.clock.now - row.begun) / row.step_s), 1)
+            if steps < row.steps:
+                self._run_row(replace(row, steps=steps))
+        elif not self._busy:
             # At this time, but after all that arrives at it.
             self._after(0.0, lambda: None)
 
     def _after(self, seconds: float, end: Callable[[], None]) -> None:
-        def done() -> None:
-            end()
-            self._evict()
-            self._busy = False
-            self._step()
-
+        """Be busy for so long, then call `end` and begin the next step. A later call takes its place."""
         self._busy = True
-        self.busy_s += seconds
+        self._latest += 1
+        number = self._latest
+
+        def done() -> None:
+            if number == self._latest:
+                end()
+                self._evict()
+                self._busy = False
+                self._step()
+
         self.clock.after(seconds, done)
 
     def _step(self) -> None:
@@ -137,7 +161,9 @@ class SimulatedEngine:
         started: list[Job] = []
         tokens, pairs = self._prefill(started)
         if tokens:
-            self._after(self.costs.prefill_s(tokens, pairs), lambda: self._start(started))
+            seconds = self.costs.prefill_s(tokens, pairs)
+            self.busy_s += seconds
+            self._after(seconds, lambda: self._start(started))
         elif self.running:
             self._decode()
 
@@ -209,13 +235,23 @@ class SimulatedEngine:
             self.waiting.appendleft(job)
         batch = list(self.running)
         step_s = self.costs.decode_s(len(batch), sum(job.length for job in batch))
-        # Up to the next event, which may change the batch; 64 at most, because costs grow with the context.
-        to_event = math.ceil(min((self.clock.next_s - self.clock.now) / step_s, 64))
+        # Not many, because costs grow with the context.
         room = (self.sizes.kv_tokens - self.used_tokens) // len(batch)
-        steps = max(min(to_event, room, *(job.output - job.generated for job in batch)), 1)
-        self._after(steps * step_s, lambda: self._advance(batch, steps))
+        steps = max(min(_MOST_STEPS, room, *(job.output - job.generated for job in batch)), 1)
+        self._run_row(_Row(batch, self.clock.now, step_s, steps))
 
-    def _advance(self, jobs: list[Job], steps: int) -> None:
+    def _run_row(self, row: _Row) -> None:
+        self._row = row
+        until = row.begun + row.steps * row.step_s
+
+        def end() -> None:
+            self._row = None
+            self.busy_s += until - row.begun
+            self._advance(row.batch, row.steps)
+
+        self._after(until - self.clock.now, end)
+
+    def _advance(self, jobs: Sequence[Job], steps: int) -> None:
         ended = []
         for job in jobs:
             job.generated += steps
