@@ -22,7 +22,7 @@ def text(conversation: Conversation, turn: int = 0) -> str:
 def test_log_normal_has_its_median_and_spread() -> None:
     source = random.Random(1)
     drawn = sorted(LogNormal(216, 0.9).draw(source) for _ in range(4000))
-    # Of the corpus: p10 105, p50 216, p90 899; a log-normal has lighter upper tails.
+    # In the corpus p10 is 105 and p90 is 899: its upper tail is heavier than a log-normal's.
     assert statistics.median(drawn) == pytest.approx(216, rel=0.05)
     assert drawn[3600] == pytest.approx(216 * 3.17, rel=0.1)
 

@@ -12,7 +12,7 @@ from serval_sglang.plan.simulated_engine import EngineSizes
 from serval_sglang.plan.step_costs import RatesFile, StepCosts, estimated_costs
 
 CHUNKS = (2048, 4096, 8192, 16_384)
-# Of an engine whose costs were measured, where the file does not say: the stand-in's.
+# Defaults for an engine whose costs were measured: the stand-in's.
 _DEFAULT_CHUNK = 4096
 _DEFAULT_RUNNING = 256
 
