@@ -10,6 +10,8 @@ from serval_load.placement.simulation import World, simulate
 _EXAMPLE = """
 examples:
   python -m serval_load placement
+  python -m serval_load placement --gateways 1 --agents-per-s 0 --population 70 --kv-tokens 300000 \\
+      --bound-s 300
   python -m serval_load placement --only "two homes" "conversation hash" \\
       --agents-per-s 0 --questions-per-s 16 --keys 150 --skew 0 \\
       --system-tokens 6144 --question-tokens 1280 --kv-tokens 308000 --seconds 240
@@ -38,15 +40,16 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _OPTIONS}
     world = World(**given, sticky=args.sticky, speeds=Speeds(kv_tokens=args.kv_tokens))
     print(
-        "| policy | found | best | first token p50, s | p99, s | busiest / mean | answers/s | good | longest wait |"
+        "| policy | found | best | first token p50, s | p99, s | busiest / mean | answers/s | good/s"
+        " | longest wait, s | refused |"
     )
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- |" + " ---: |" * 9)
     for name in args.only:
         result = simulate(replace(world), name)
         print(
             f"| {name} | {result.found:.1%} | {result.best:.1%} | {result.first_token_p50_s:.2f}"
             f" | {result.first_token_p99_s:.2f} | {result.busiest:.2f} | {result.answers_per_s:.2f}"
-            f" | {result.good_per_s:.2f} | {result.longest_wait_s:.0f} ({result.refused}) |",
+            f" | {result.good_per_s:.2f} | {result.longest_wait_s:.0f} | {result.refused} |",
             flush=True,
         )
     return 0

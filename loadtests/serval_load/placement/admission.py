@@ -18,14 +18,17 @@ _NO_LIMIT: Final = 1 << 30
 class Lease(Protocol):
     """A request's part of what is limited, until it has ended."""
 
-    place: str | None
+    @property
+    def place(self) -> str | None:
+        """Place that the request has to go to; None: any."""
+        ...
 
     def end(self) -> None:
         """Give it back."""
         ...
 
 
-# Called with the lease, whose place is that the request has to go to if not None; None: it waited too long.
+# Called with the lease; None: the request has waited too long.
 Go = Callable[[Lease | None], None]
 
 

@@ -48,8 +48,9 @@ class Habits:
 
     others: "Habits | None" = None
     think: ThinkTime = field(default_factory=ThinkTime)
-    # Mean length over all turns; 0: unknown.
+    # Mean length over the latest turns; 0: unknown.
     length: float = 0.0
+    _turns: int = 0
     # Of the latest conversations: how many there were, and how many of them had a second turn.
     _began: float = 0.0
     _returned: float = 0.0
@@ -65,6 +66,10 @@ class Habits:
         """True if a conversation's first turn is likely to have a second one."""
         return self.returns >= RETURNS
 
+    def may_grow(self, turn: Turn) -> bool:
+        """True if the turn is not expected to be its conversation's only one."""
+        return turn.continues or self.expects_return
+
     def note_return(self, returned: bool) -> None:
         """Note that a conversation has a second turn, or none for longer than usual."""
         self._began = _KEPT * self._began + 1
@@ -72,7 +77,8 @@ class Habits:
 
     def note_length(self, tokens: int) -> None:
         """Note the length of a turn."""
-        self.length += (tokens - self.length) * (_NEWEST_LENGTH if self.length else 1.0)
+        self._turns += 1
+        self.length += (tokens - self.length) * max(_NEWEST_LENGTH, 1 / self._turns)
 
 
 class Owners:
@@ -89,7 +95,8 @@ class Owners:
         """Return the habits of a key."""
         found = self._owners.get(owner)
         if found is None:
-            found = Habits(self.all, replace(self.all.think), self.all.length)
+            # Lengths are its own affair: others' large conversations must not make its own count as large.
+            found = Habits(self.all, replace(self.all.think))
             self._owners[owner] = found
             if len(self._owners) > MOST_OWNERS:
                 self._owners.popitem(last=False)
@@ -154,8 +161,7 @@ class PlaceRoom:
 
         One that may come back gets that of its key's usual conversation, because it will grow.
         """
-        may_grow = turn.continues or habits.expects_return
-        tokens = max(turn.tokens, habits.length) if may_grow else turn.tokens
+        tokens = max(turn.tokens, habits.length) if habits.may_grow(turn) else turn.tokens
         return min(max(tokens - shared, 0), self.limit * LARGEST)
 
     def missing(self, turn: Turn, habits: Habits) -> float:

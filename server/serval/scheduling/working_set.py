@@ -25,7 +25,7 @@ from itertools import count
 from typing import Final, Literal, Protocol
 
 from serval.scheduling.fair_queue import FairQueue, Ticket
-from serval.scheduling.seats import Owners, PlaceRoom, Seat, Turn
+from serval.scheduling.seats import Habits, Owners, PlaceRoom, Seat, Turn
 
 # Silent; displaced by a request that waited, or by one that grew; forgotten; its place is gone.
 LeaveReason = Literal["silent", "displaced", "outgrown", "forgotten", "gone"]
@@ -75,7 +75,7 @@ class WorkingSet:
         # Conversation for which a place keeps what becomes free.
         self._reserved: dict[str, bytes] = {}
         self._known: OrderedDict[bytes, Seat] = OrderedDict()
-        self._owners = Owners()
+        self.owners = Owners()
         # Time at which each idle conversation is silent, and its turns then; stale if it has had another.
         self._deadlines: list[tuple[float, int, Seat, int]] = []
         self._numbers = count()
@@ -91,6 +91,11 @@ class WorkingSet:
     def known(self) -> int:
         """Number of conversations that are remembered, in the set or not."""
         return len(self._known)
+
+    @property
+    def deadlines(self) -> int:
+        """Number of silences that are waited for, stale ones included."""
+        return len(self._deadlines)
 
     @property
     def places(self) -> Mapping[str, PlaceRoom]:
@@ -174,7 +179,7 @@ class WorkingSet:
         return name, self._known.get(name)
 
     def _new_seat(self, name: bytes, turn: Turn) -> Seat:
-        seat = self._known[name] = Seat(name, self._owners.of(turn.owner), turn.shared_key, turn.shared)
+        seat = self._known[name] = Seat(name, self.owners.of(turn.owner), turn.shared_key, turn.shared)
         for _ in range(len(self._known) - MOST_CONVERSATIONS):
             oldest_name, oldest = next(iter(self._known.items()))
             if oldest.running or oldest is seat:
@@ -200,14 +205,13 @@ class WorkingSet:
     def _begin(self, seat: Seat, turn: Turn, arrived: float) -> None:
         if not seat.running:
             if seat.ended_at is not None:
-                for think in (seat.think, seat.habits.think, self._owners.all.think):
+                for think in (seat.think, seat.habits.think, self.owners.all.think):
                     think.observe(arrived - seat.ended_at)
                 if seat.turns == 1:
                     self._note_return(seat, True)
             # The turn before may have been with another gateway.
             seat.turns = max(seat.turns, int(turn.continues)) + 1
             seat.habits.note_length(turn.tokens)
-            self._owners.all.note_length(turn.tokens)
         seat.running += 1
         seat.tail, seat.interactive = turn.tail, turn.interactive
         self._known.move_to_end(seat.name)
@@ -216,7 +220,7 @@ class WorkingSet:
 
     def _note_return(self, seat: Seat, returned: bool) -> None:
         seat.habits.note_return(returned)
-        self._owners.all.note_return(returned)
+        self.owners.all.note_return(returned)
 
     def _grow(self, seat: Seat, place: PlaceRoom, turn: Turn) -> None:
         if seat.running:
@@ -253,11 +257,15 @@ class WorkingSet:
 
     def _place_for(self, turn: Turn, wanted: str, now: float, waited_s: float) -> PlaceRoom | None:
         late = waited_s >= self._patience_s
-        # A prompt that is mostly shared is cached where it is wanted: elsewhere it would be computed again.
-        only_there = turn.tokens <= 2 * turn.shared and not late and wanted in self._places
-        for place in [self._places[wanted]] if only_there else self._in_order(wanted):
+        habits = self.owners.of(turn.owner)
+        # A single question with a long system prompt is cached where it is wanted, and would elsewhere be
+        # computed again. A conversation that goes on makes up for that.
+        only_there = turn.tokens <= 2 * turn.shared and not habits.may_grow(turn) and not late
+        for place in self._in_order(wanted):
+            if only_there and place.name != wanted and wanted in self._places:
+                break
             may_enter = self._reserved.get(place.name, turn.conversation) == turn.conversation
-            if (may_enter or turn.interactive) and self._make_room(place, turn, now, late=late):
+            if (may_enter or turn.interactive) and self._make_room(place, turn, habits, now, late=late):
                 return place
         if (late or turn.interactive) and wanted in self._places:
             self._reserved.setdefault(wanted, turn.conversation)
@@ -270,9 +278,9 @@ class WorkingSet:
         others = [place for place in self._places.values() if place is not first]
         yield from sorted(others, key=lambda place: place.free, reverse=True)
 
-    def _make_room(self, place: PlaceRoom, turn: Turn, now: float, *, late: bool) -> bool:
+    def _make_room(self, place: PlaceRoom, turn: Turn, habits: Habits, now: float, *, late: bool) -> bool:
         """Return True if the turn's conversation fits; those who have to leave for it do so."""
-        missing = place.missing(turn, self._owners.of(turn.owner))
+        missing = place.missing(turn, habits)
         if missing <= 0:
             return True
         leaving: list[tuple[Seat, LeaveReason]] = [(seat, "silent") for seat in place.silent]
