@@ -77,7 +77,7 @@ class _InternalState(Struct):
 class _ServerInfo(Struct):
     max_req_input_len: int
     incremental_streaming_output: bool
-    # Of one rank.
+    # KV cache of one rank, in tokens.
     max_total_num_tokens: int = 0
     internal_states: list[_InternalState] = []
 

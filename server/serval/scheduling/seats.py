@@ -51,7 +51,7 @@ class Habits:
     # Mean length over the latest turns; 0: unknown.
     length: float = 0.0
     _turns: int = 0
-    # Of the latest conversations: how many there were, and how many of them had a second turn.
+    # Number of the latest conversations, and of those of them that had a second turn.
     _began: float = 0.0
     _returned: float = 0.0
 

@@ -125,6 +125,7 @@ class WorkingSet:
         now = self._tick(now)
         name, seat = self._seat_of(turn)
         if seat is not None and seat.place is not None:
+            self._move_if_there_is_room(seat, wanted, turn)
             self._grow(seat, seat.place, turn)
         else:
             place = self._place_for(turn, wanted, now, waited_s)
@@ -221,6 +222,13 @@ class WorkingSet:
     def _note_return(self, seat: Seat, returned: bool) -> None:
         seat.habits.note_return(returned)
         self.owners.all.note_return(returned)
+
+    def _move_if_there_is_room(self, seat: Seat, wanted: str, turn: Turn) -> None:
+        place = self._places.get(wanted)
+        if place is None or place is seat.place or seat.running:
+            return
+        if place.missing(turn, seat.habits) <= 0:
+            self.moved(seat, wanted)
 
     def _grow(self, seat: Seat, place: PlaceRoom, turn: Turn) -> None:
         if seat.running:

@@ -95,11 +95,15 @@ def test_conversation_that_finds_no_room_where_it_belongs_goes_elsewhere_for_goo
     assert world.ask(turn("c", 410)) == "p1"
 
 
-def test_prompt_that_is_mostly_shared_waits_where_it_is_cached_until_it_is_late() -> None:
+def test_single_question_waits_where_its_system_prompt_is_cached_until_it_is_late() -> None:
+    """Elsewhere the system prompt would be computed again, and in an overload for each question."""
     world = World(2)
+    for number in range(12):
+        world.ask(turn(f"{number}", 10, owner="questions", continues=False))
+        world.now += 20.0
     world.ask(turn("a", 500))
     world.ask(turn("b", 500))
-    question = turn("c", 150, shared=100, shared_key=b"s")
+    question = turn("c", 150, owner="questions", shared=100, shared_key=b"s", continues=False)
     assert world.ask(question) is None
     assert world.ask(question, waited_s=LATE_S) == "p1"
 
@@ -351,8 +355,17 @@ def test_conversation_follows_a_request_that_ran_elsewhere() -> None:
     world.set.moved(seat, "p1")
     world.set.moved(seat, "no such place")
     world.set.ended(seat, 0.0)
-    assert world.ask(turn("a", 500)) == "p1"
+    assert world.ask(turn("a", 500), "p1") == "p1"
     assert [place.used for place in world.set.places.values()] == [0, 500]
+
+
+def test_conversation_moves_to_an_idle_place_that_has_room() -> None:
+    world = World(2)
+    world.ask(turn("a", 500))
+    assert world.ask(turn("a", 500), "p1") == "p1"
+    world.ask(turn("b", 500), "p0")
+    world.ask(turn("c", 500), "p0")
+    assert world.ask(turn("a", 500), "p0") == "p1"
 
 
 # ---- clocks and memory
