@@ -253,7 +253,7 @@ class WorkingSet:
         self._now = now = max(now, self._now)
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, seat, turns = heapq.heappop(self._deadlines)
-            if seat.running or seat.turns != turns:
+            if seat.turns != turns:
                 continue
             if turns == 1:
                 self._note_return(seat, False)

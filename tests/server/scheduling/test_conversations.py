@@ -18,13 +18,15 @@ from serval.scheduling.think_time import FIRST_LIMIT_S
 from serval.telemetry.record import RequestRecord
 from serval_testkit.fleet import eventually
 
+BOUND_S = 60.0
+
 
 def request_of(name: str, tokens: int = 400, **fields: Any) -> GenerateRequest:
     return GenerateRequest(request_id=name, input_ids=[1] * tokens, sampling={}, tenant="a", **fields)
 
 
 def turn(name: str, tokens: int, *, continues: bool = True) -> Turn:
-    return Turn("a", name.encode(), b"", 0, tokens, continues, tail=tokens)
+    return Turn(name.split(maxsplit=1)[0], name.encode(), b"", 0, tokens, continues, tail=tokens)
 
 
 class Observer:
@@ -46,7 +48,7 @@ class Observer:
 class World:
     """A gate with room for 1000 tokens at one place, before slots, and a clock."""
 
-    def __init__(self, *, limit: int = 100, timeout_s: float = 60.0) -> None:
+    def __init__(self, *, limit: int = 100, timeout_s: float = BOUND_S) -> None:
         self.now = 0.0
         self.limits = {"p": 1000.0}
         self.observer = Observer()
@@ -123,11 +125,28 @@ async def test_conversation_waits_until_another_is_silent() -> None:
 
 async def test_next_turn_of_a_conversation_in_the_set_does_not_wait_behind_others() -> None:
     async with full() as (world, waiting):
+        others = [await world.begin(f"other {number}") for number in range(20)]
         await world.end("a")
         again = await world.begin("a", 420)
         assert "a" in world.running
         assert not waiting.done()
-        again.cancel()
+        for task in (again, *others):
+            task.cancel()
+        await asyncio.gather(again, *others, return_exceptions=True)
+
+
+async def test_late_request_that_gives_up_no_longer_keeps_room_from_others() -> None:
+    async with full() as (world, waiting):
+        world.now = 0.5 * BOUND_S
+        await world.look()
+        small = await world.begin("small", 100)
+        assert "small" not in world.running
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await world.look()
+        assert "small" in world.running
+        small.cancel()
+        await asyncio.gather(small, return_exceptions=True)
 
 
 async def test_gate_looks_again_by_itself() -> None:
