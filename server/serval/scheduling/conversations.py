@@ -153,11 +153,11 @@ class ConversationGate(WaitingRoom[Seat]):
                 return
             ticket, seat = taken
             granted = self._granted[ticket]
-            self._in_use += 1
-            if granted.done():  # it was just cancelled, and has not left the queue yet
-                self._in_use -= 1
+            if granted.done():
+                # It was just cancelled, and had not left the queue yet.
                 self.set.ended(seat, self._now())
             else:
+                self._in_use += 1
                 granted.set_result(seat)
 
     def _give_back(self, grant: Seat) -> None:

@@ -117,7 +117,8 @@ class PlaceSlots(WaitingRoom[Place]):
             wish = self._wishes[ticket]
             if place.engine in wish.without:
                 return False
-            waited_enough = now - ticket.arrived >= wish.moving_s
+            # Time spent elsewhere was not spent waiting for this place.
+            waited_enough = now - ticket.arrived - wish.waited_s >= wish.moving_s
             return wish.place is place or waited_enough or not wish.place.is_ready
 
         ticket = self._queue.pop_accepted(now, accepts)
