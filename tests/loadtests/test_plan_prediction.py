@@ -27,7 +27,7 @@ from serval_sglang.plan.step_costs import MeasuredCosts
 TOLERANCE = 0.15
 # Steps of a few milliseconds, as of the stand-in in `load --stand-in`.
 COSTS = Costs(0.004, 0.0001, 0.002, 0.000005, kv_tokens=2_000_000)
-SLOW = replace(COSTS, prefill_token_s=0.00005, shares_memory=True)
+SLOW = replace(COSTS, prefill_token_s=0.00005)
 
 
 @dataclass(eq=False)

@@ -126,49 +126,14 @@ def test_remove_frees_running_partial_and_waiting_requests() -> None:
     assert (scheduler.used_tokens, scheduler.waiting_count, scheduler.step()) == (0, 0, None)
 
 
-SHARING = replace(COSTS, shares_memory=True)
-
-
-def test_shared_memory_lets_requests_with_one_prefix_run_together() -> None:
-    together = {}
-    for costs in (COSTS, SHARING):
-        scheduler = Scheduler(costs)
-        for number in range(3):
-            scheduler.add(Job(str(number), [*prompt(390), *prompt(5, 10_000 * (number + 1))], tokens=3))
-        most = 0
-        while scheduler.step() is not None:
-            most = max(most, len(scheduler.running))
-        together[costs.shares_memory] = most
-    assert together == {False: 2, True: 3}
-
-
-def test_shared_memory_is_free_again_after_requests_of_every_end() -> None:
-    scheduler = Scheduler(SHARING)
-    ends, leaves, waits = (
-        Job("ends", prompt(95), 2),
-        Job("leaves", prompt(95), 50),
-        Job("waits", prompt(250), 9),
-    )
-    for job in (ends, leaves, waits):
-        scheduler.add(job)
-    while scheduler.running or not scheduler.clock:
-        scheduler.step()
-        scheduler.remove(leaves)
-        if waits.computed:
-            scheduler.remove(waits)
+def test_prompt_of_a_running_request_is_in_memory_once() -> None:
+    """SGLang's running requests hold blocks of the prefix cache; beside them an idle prompt keeps its own."""
+    scheduler = Scheduler(COSTS)
+    scheduler.add(Job("idle", prompt(440), tokens=1))
     run(scheduler)
-    assert scheduler.used_tokens == 0
-
-
-def test_held_blocks_survive_eviction() -> None:
-    cache = PrefixCache(block_tokens=10)
-    cache.insert(prompt(40))
-    assert cache.hold(prompt(25)) == 20
-    cache.hold(prompt(40))
-    cache.insert(prompt(40, 1000))
-    cache.evict(40)
-    assert (cache.match(prompt(41)), cache.match(prompt(41, 1000)), cache.held_tokens) == (40, 0, 40)
-    cache.release(prompt(40))
-    assert cache.held_tokens == 20
-    cache.evict(0)
-    assert cache.match(prompt(41)) == 20
+    scheduler.add(Job("running", prompt(440, 1000), tokens=20))
+    run(scheduler)
+    again = Job("again", prompt(450), tokens=1)
+    scheduler.add(again)
+    run(scheduler)
+    assert again.cached == 440

@@ -27,9 +27,6 @@ class Costs:
     block_tokens: int = 64
     # Length of the queue; further requests are refused, as with SGLang's --max-queued-requests.
     max_waiting: int = 100_000
-    # Tokens that running requests share with each other and with the prefix cache take memory once, as in
-    # SGLang. Otherwise each running request takes memory for its whole length, beside the cache.
-    shares_memory: bool = False
 
     def prefill_s(self, tokens: int) -> float:
         """Seconds of a step that computes `tokens` new tokens of prompts."""

@@ -1,6 +1,6 @@
 """Prefix cache of whole blocks of tokens with least-recently-used eviction."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 
 
@@ -10,34 +10,11 @@ class PrefixCache:
     def __init__(self, *, block_tokens: int) -> None:
         self._block_tokens = block_tokens
         self._blocks: OrderedDict[int, None] = OrderedDict()
-        # Number of running requests that hold each block; held blocks are not evicted.
-        self._held: Counter[int] = Counter()
 
     @property
     def tokens(self) -> int:
         """Number of cached tokens."""
         return len(self._blocks) * self._block_tokens
-
-    @property
-    def held_tokens(self) -> int:
-        """Number of tokens in blocks that running requests hold, each counted once."""
-        return len(self._held) * self._block_tokens
-
-    def hold(self, tokens: Sequence[int]) -> int:
-        """Keep the whole blocks of a running request's `tokens`; return how many tokens are in them."""
-        chain = self._chain(tokens)
-        self._held.update(chain)
-        return len(chain) * self._block_tokens
-
-    def release(self, tokens: Sequence[int]) -> None:
-        """Undo one `hold` of the same tokens."""
-        self._held -= Counter(self._chain(tokens))
-
-    def match_held(self, tokens: Sequence[int]) -> int:
-        """Number of leading tokens in blocks that running requests hold."""
-        chain = self._chain(tokens[:-1])
-        held = next((place for place, block in enumerate(chain) if block not in self._held), len(chain))
-        return held * self._block_tokens
 
     def _chain(self, tokens: Sequence[int]) -> list[int]:
         chain, so_far = [], 0
@@ -69,10 +46,6 @@ class PrefixCache:
             self._blocks.move_to_end(block)
 
     def evict(self, tokens: int) -> None:
-        """Remove the oldest blocks that nothing holds until at most `tokens` tokens are cached."""
-        for _ in range(len(self._blocks)):
-            if self.tokens <= max(tokens, 0):
-                return
-            block, _ = self._blocks.popitem(last=False)
-            if block in self._held:
-                self._blocks[block] = None
+        """Remove the oldest blocks until at most `tokens` tokens are cached."""
+        while self._blocks and self.tokens > max(tokens, 0):
+            self._blocks.popitem(last=False)

@@ -24,8 +24,6 @@ class Job:
     generated: int = 0
     computed: int = 0
     cached: int = 0
-    # Tokens of the prompt that are held in the prefix cache instead of memory of its own.
-    held: int = 0
     retractions: int = 0
 
     @property
@@ -62,13 +60,16 @@ class Scheduler:
 
     @property
     def used_tokens(self) -> int:
-        """Tokens of memory held by running requests, without what can be evicted from the prefix cache."""
-        return self._own_tokens + self._cache.held_tokens
+        """Tokens of memory held by running requests, without the prefix cache, which can be evicted."""
+        partial = 0 if self._partial is None else self._partial.computed
+        return sum(job.length for job in self.running) + partial
 
     @property
-    def _own_tokens(self) -> int:
-        partial = 0 if self._partial is None else self._partial.computed - self._partial.held
-        return sum(job.length - job.held for job in self.running) + partial
+    def _tokens_beside_cache(self) -> int:
+        """Tokens of running requests that are not in the prefix cache; the blocks of their prompts are."""
+        block = self.costs.block_tokens
+        partial = 0 if self._partial is None else self._partial.computed
+        return sum(job.length - len(job.prompt) // block * block for job in self.running) + partial
 
     @property
     def waiting_count(self) -> int:
@@ -92,10 +93,8 @@ class Scheduler:
         """Remove a request, waiting or running. Its prompt stays in the prefix cache once computed."""
         if job in self.running:
             self.running.remove(job)
-            self._release(job)
             self._cache.insert(job.prompt)
         elif job is self._partial:
-            self._release(job)
             self._partial = None
         elif job in self.waiting:
             self.waiting.remove(job)
@@ -107,7 +106,7 @@ class Scheduler:
             done = self._decode()
         if done is not None:
             self.clock += done.seconds
-            self._cache.evict(self.costs.kv_tokens - self._own_tokens)
+            self._cache.evict(self.costs.kv_tokens - self._tokens_beside_cache)
         return done
 
     def _prefill(self) -> Step | None:
@@ -123,8 +122,7 @@ class Scheduler:
                     self.waiting.popleft()
                     return Step(0.0, failed=(job,))
                 # Wait until there is room for the whole prompt and its first token.
-                held = self._cache.match_held(job.prompt)
-                if self.used_tokens + job.length - held + 1 > self.costs.kv_tokens:
+                if self.used_tokens + job.length + 1 > self.costs.kv_tokens:
                     break
                 self.waiting.popleft()
                 self._admit(job)
@@ -138,7 +136,6 @@ class Scheduler:
             self._partial = None
             self.running.append(job)
             self._cache.insert(job.prompt)
-            self._hold(job, len(job.prompt))
             started.append(job)
         if not taken:
             return None
@@ -149,20 +146,8 @@ class Scheduler:
         self.prefilled_s += seconds
         return Step(seconds, advanced=tuple(started))
 
-    def _hold(self, job: Job, tokens: int) -> None:
-        """Hold the first `tokens` of the prompt in the cache, if requests share memory with it."""
-        if self.costs.shares_memory:
-            self._release(job)
-            job.held = self._cache.hold(job.prompt[:tokens])
-
-    def _release(self, job: Job) -> None:
-        if job.held:
-            self._cache.release(job.prompt[: job.held])
-            job.held = 0
-
     def _admit(self, job: Job) -> None:
         job.computed = self._cache.match(job.prompt)
-        self._hold(job, job.computed)
         if not job.generated:
             job.cached = job.computed
 
@@ -170,7 +155,6 @@ class Scheduler:
         failed: list[Job] = []
         while self.running and self.used_tokens + len(self.running) > self.costs.kv_tokens:
             job = self.running.pop()
-            self._release(job)
             job.computed = 0
             job.retractions += 1
             # A job that is alone and still too long would be retracted for ever.
