@@ -211,6 +211,14 @@ def help_of(verbs: Sequence[str]) -> str:
     return printed.getvalue()
 
 
+def test_load_tests_have_the_options() -> None:
+    for command in beginning("python -m serval_load"):
+        _, _, module, verb, *words = command.text.split()
+        text = subprocess.check_output([sys.executable, "-m", module, verb, "--help"], text=True, cwd=ROOT)
+        missing = {word for word in words if word.startswith("--") and f"{word} " not in text}
+        assert not missing, where(command)
+
+
 def test_promtool_subcommands_exist(tools: OperatorTools) -> None:
     for command in beginning("promtool"):
         tools.run("promtool", command.text.split()[1], "--help")

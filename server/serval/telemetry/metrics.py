@@ -15,6 +15,7 @@ from serval.errors import (
     KeyDatabaseError,
 )
 from serval.telemetry.build import build
+from serval.telemetry.conversation_metrics import ConversationMetrics
 from serval.telemetry.place_metrics import STOP_REASONS, PlaceMetrics
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
@@ -270,6 +271,7 @@ class Metrics:
         self._loop = _EventLoop(self._registry)
         self._process = _Process(self._registry)
         self.places = PlaceMetrics(self._registry)
+        self.conversations = ConversationMetrics(self._registry)
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine, or one of several, was ready at the time of the scrape.",

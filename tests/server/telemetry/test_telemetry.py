@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import serval
 from serval.api.http import cancel_and_wait
 from serval.engine import place, placement, readiness
+from serval.scheduling import working_set
 from serval.settings import Settings
-from serval.telemetry import place_metrics
+from serval.telemetry import conversation_metrics, place_metrics
 from serval.telemetry.logs import JsonFormatter, RequestEntry
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
@@ -210,6 +211,10 @@ async def test_metrics_name_the_build_and_its_start() -> None:
     (name,) = [name for name in got if name[0] == "serval_build_info"]
     assert {serval.__version__, platform.python_version()} <= set(name[1:])
     assert got["serval_start_time_seconds",] <= got["serval_settings_read_time_seconds",]
+
+
+def test_metrics_of_conversations_know_all_reasons_to_leave() -> None:
+    assert conversation_metrics.LEAVE_REASONS == working_set.LEAVE_REASONS
 
 
 async def test_metrics_count_the_usage_of_a_disconnected_client(caplog: pytest.LogCaptureFixture) -> None:
