@@ -44,6 +44,11 @@ def test_hot_key_does_not_overload_one_engine() -> None:
     assert simulate(replace(AGENTS, keys=2, skew=0), "two homes").busiest <= 1.3
 
 
+def test_hot_key_of_single_questions_does_not_overload_one_engine() -> None:
+    hot = replace(QUESTIONS, keys=40, skew=1.65, speeds=Speeds(), questions_per_s=32)  # half of all: one key
+    assert simulate(hot, "two homes").busiest <= 1.3
+
+
 def test_simulation_is_the_same_each_time() -> None:
     short = replace(AGENTS, seconds=60)
     assert simulate(short, "two homes") == simulate(short, "two homes")

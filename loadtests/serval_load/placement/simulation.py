@@ -146,6 +146,7 @@ class _Run:
 
         def on_end(_: SimRequest) -> None:
             gateway.in_flight[number] -= 1
+            gateway.prompts.ended(prompt)
             self._ended.append(request)
             then()
 
@@ -153,6 +154,7 @@ class _Run:
         view.own_waiting += uncached
         view.index.add(prompt.blocks)
         gateway.in_flight[number] += 1
+        gateway.prompts.started(prompt)
         self._engines[number].add(request)
 
     def _poll(self) -> None:
