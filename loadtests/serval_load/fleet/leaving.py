@@ -24,8 +24,8 @@ async def leave_at_random(
 ) -> Finding:
     """Let clients come at a rate, each of which leaves after up to a second, in the middle of a long answer.
 
-    An abort is late if it reaches the engine more than `bound_s` after the client left, and more than this
-    program itself was held up by a busy machine.
+    An abort is late if it reaches the engine more than `bound_s` after the client left. On a busy machine each
+    of the three programs in between may be held up as long as this one was.
     """
     source = random.Random(seed)
     before = await loads(fleet.engines)
@@ -46,7 +46,7 @@ async def leave_at_random(
             await asyncio.sleep(source.expovariate(per_s))
     await _until_free(fleet)
     lag.cancel()
-    return await _compare(fleet, left, before, bound_s=bound_s + await lag)
+    return await compare(fleet, left, before, bound_s=bound_s + 3 * await lag)
 
 
 async def _longest_lag() -> float:
@@ -69,9 +69,10 @@ async def _until_free(fleet: Fleet) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _compare(
+async def compare(
     fleet: Fleet, left: Mapping[str, float], before: Sequence[EngineCounters], *, bound_s: float
 ) -> Finding:
+    """Compare the engines' counters with those of before; `left` has the time at which each client left."""
     finding = Finding(
         ("engine", "requests", "aborted", "ended otherwise", "aborts for others", "still running",
          "abort p50, ms", "p99, ms", "longest, ms")

@@ -193,10 +193,14 @@ class SglangEngine:
     ) -> None:
         """Do what `generate` does, but send the request once; `fresh`: over a new connection.
 
-        `on_first` is called when the answer begins. Raises `NotAnsweredError` if it does not begin.
+        `on_first` is called when the answer begins, which is after its headers: SGLang sends these while the
+        request waits. Raises `NotAnsweredError` if it does not begin.
         """
+        begun = False
 
         def note_first(delta: GenerationDelta | None) -> None:
+            nonlocal begun
+            begun = True
             self._note_first(delta)
             on_first(delta)
 
@@ -210,6 +214,11 @@ class SglangEngine:
             if error.reused:
                 raise NotAnsweredError(_unreachable(), sent=True, stale=True) from error
             raise NotAnsweredError(self._not_reached(error), sent=error.sent) from error
+        except EngineStreamBrokenError as error:
+            if begun:
+                raise
+            self.breaker.record_failure()
+            raise NotAnsweredError(error, sent=True) from error
         finally:
             if is_trial:
                 self.breaker.abandon_trial()

@@ -32,7 +32,7 @@ IDLE_KV_USE: Final = 0.6
 GAIN_S: Final = 2.0
 # Part by which the busiest place may exceed the mean because of one shared part, and the requests in flight
 # for which another home of it is worth computing it there.
-UNEVENNESS: Final = 0.3
+UNEVENNESS: Final = 0.15
 HOME_REQUESTS: Final = 2
 # Tokens a second, assumed until the place has reported some work.
 FIRST_PREFILL_PER_S: Final = 20_000.0
@@ -177,7 +177,7 @@ class InFlight:
         """Return the number of homes that the prompt's shared part needs.
 
         If a share `s` of all requests has it, and the others are spread evenly over n places, each of its k
-        homes gets `s / k + (1 - s) / n` of all, which is at most 1.3 / n for `k >= s n / (0.3 + s)`.
+        homes gets `s / k + (1 - s) / n` of all, which is at most 1.15 / n for `k >= s n / (0.15 + s)`.
         """
         sharing = self._sharing.get(prompt.shared_key, 0)
         if sharing < HOME_REQUESTS:

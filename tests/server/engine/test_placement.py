@@ -141,7 +141,7 @@ def test_shared_part_with_several_homes_spreads_conversations_over_them() -> Non
 
 @pytest.mark.parametrize(
     ("sharing", "others", "homes"),
-    [(0, 10, 1), (1, 0, 1), (2, 2, 2), (16, 16, 3), (64, 0, 4), (8, 72, 1), (2, 0, 2)],
+    [(0, 10, 1), (1, 0, 1), (2, 2, 2), (16, 16, 4), (64, 0, 4), (8, 72, 2), (2, 98, 1)],
 )
 def test_shared_part_has_as_many_homes_as_its_requests_in_flight_need(
     sharing: int, others: int, homes: int
