@@ -1,4 +1,4 @@
-"""Result of an experiment: a table, and what it shows to be wrong."""
+"""Result of an experiment: a table, and the conditions that did not hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -24,8 +24,8 @@ async def leave_at_random(
 ) -> Finding:
     """Let clients come at a rate, each of which leaves after up to a second, in the middle of a long answer.
 
-    An abort is late if it reaches the engine more than `bound_s` after the client left. On a busy machine each
-    of the three programs in between may be held up as long as this one was.
+    An abort is late if it reaches the engine more than `bound_s` after the client left. On a busy machine
+    each of the three programs in between may be held up as long as this one was.
     """
     source = random.Random(seed)
     before = await loads(fleet.engines)

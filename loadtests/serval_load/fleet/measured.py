@@ -1,4 +1,4 @@
-"""What a run of conversations did to the engines: tokens found and computed, first tokens, cost."""
+"""A run of conversations: tokens that the engines found and computed, first tokens, cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -97,7 +97,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class EngineCounters:
-    """What a stand-in tells: its load as SGLang reports it, and its requests by outcome."""
+    """Counters of a stand-in: its load as SGLang reports it, and its requests by outcome."""
 
     load: Mapping[str, Any]
     requests: Mapping[str, int]

@@ -60,8 +60,9 @@ _MAX_ERROR_BYTES = 1 << 20
 # Tokens; longer than the context of any model.
 _LONGEST_CONTEXT = 1 << 24
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
-# Seconds after which a request that was written has arrived, even at a busy engine.
-_OVERTAKEN_S = 0.25
+# Seconds between aborts of a request that may not have arrived yet. SGLang itself ends a stream whose client
+# has gone after two seconds.
+_OVERTAKEN_S = (0.25, 0.75)
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 
@@ -307,9 +308,9 @@ class SglangEngine:
     async def _abort(self, request_id: str, *, begun: bool) -> None:
         """Abort a request; `begun`: the engine had begun to answer it."""
         await self._send_abort(request_id)
-        if not begun:
-            # The abort has a connection of its own, and may have overtaken the request.
-            await asyncio.sleep(_OVERTAKEN_S)
+        # The abort has a connection of its own, and may have overtaken the request.
+        for pause_s in () if begun else _OVERTAKEN_S:
+            await asyncio.sleep(pause_s)
             await self._send_abort(request_id)
 
     async def _send_abort(self, request_id: str) -> None:

@@ -133,7 +133,7 @@ async def test_request_that_was_not_answered_is_aborted_again_in_case_the_abort_
         asking.cancel()
         await asyncio.wait([asking])
         await engine.finish_aborts()
-        assert peer.aborted == ["r-1", "r-1"]
+        assert peer.aborted == ["r-1"] * 3
 
 
 async def test_request_that_was_never_sent_is_not_aborted() -> None:

@@ -27,7 +27,7 @@ from serval_testkit.stand_in_engine import StandInEngine
 
 DEMO_CHECKPOINT = Path(__file__).parents[3] / "model_adapter/serval_sglang/demo/checkpoint"
 API_KEY = "sk-test-5f1c2d"  # a canary that must never appear in output
-_ON_FLEET = "SERVAL_TEST_FLEET"
+_ON_FLEET = "TEST_ON_FLEET"
 MODEL = "longcat-demo"
 # Created once: reading all certificate authorities takes a quarter of a gateway's start in tests.
 _TLS = ssl.create_default_context()
@@ -88,7 +88,7 @@ async def running_gateway(
 ) -> AsyncIterator[RunningGateway]:
     """Serve a gateway for the demo checkpoint; `engine_url` replaces the stand-in's address.
 
-    With the variable SERVAL_TEST_FLEET the stand-in is two engines of a fleet, under two of its names.
+    With the variable TEST_ON_FLEET the stand-in is two engines of a fleet, under two of its names.
     """
     engine = engine or StandInEngine(model_path=str(DEMO_CHECKPOINT))
     async with engine.running():
