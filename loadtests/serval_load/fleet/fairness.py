@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from serval_load.fleet.clients import Asked, ask, first_tokens
 from serval_load.fleet.finding import Finding
@@ -52,8 +53,8 @@ async def flood(fleet: Fleet, *, greedy: int, seconds: float, seed: int) -> Wait
 
 
 @asynccontextmanager
-async def _cancelled_at_end(work: Sequence["asyncio._CoroutineLike[None]"]) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(one) for one in work]
+async def _cancelled_at_end(work: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(one) for one in work]
     try:
         yield
     finally:
@@ -86,6 +87,6 @@ def compare(alone: Waits, several: Waits, *, max_running: int) -> Finding:
     before, after = (first_tokens(waits.asked, 50) for waits in (alone, several))
     finding.expect(after <= SLOWER * before, f"the small key waits {after / before:.2f} times as long")
     mean = sum(several.queues) / max(len(several.queues), 1)
-    most = QUEUED * max(2, max_running / 8)
-    finding.expect(mean <= most, f"an engine's own queue holds {mean:.1f} requests, more than {most:g}")
+    bound = QUEUED * max(2, max_running / 8)
+    finding.expect(mean <= bound, f"an engine's own queue holds {mean:.1f} requests, more than {bound:g}")
     return finding
