@@ -4,7 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serval_load.commands import abuse, compare, engine, fit, fleet, load, overhead, placement, soak
+from serval_load.commands import (
+    abuse,
+    compare,
+    conversations,
+    engine,
+    fit,
+    fleet,
+    load,
+    overhead,
+    placement,
+    soak,
+)
 
 _COMMANDS = {
     "engine": engine,
@@ -14,6 +25,7 @@ _COMMANDS = {
     "fleet": fleet,
     "overhead": overhead,
     "placement": placement,
+    "conversations": conversations,
     "soak": soak,
     "abuse": abuse,
 }

@@ -251,9 +251,17 @@ class Fleet:
         return await asyncio.to_thread(work) if len(request.input_ids) > _INLINE_TOKENS else work()
 
     def choose(
-        self, prompt: PlacedPrompt, *, without: Collection[FleetEngine] = (), only_idle: bool = False
+        self,
+        prompt: PlacedPrompt,
+        *,
+        without: Collection[FleetEngine] = (),
+        only_idle: bool = False,
+        prefer: str | None = None,
     ) -> tuple[Place, Choice]:
-        """Choose a place for the prompt. Raises `EngineUnavailableError` if there is none."""
+        """Choose a place for the prompt: that named `prefer` if it is there.
+
+        Raises `EngineUnavailableError` if there is none.
+        """
         places = {
             place.view: place
             for place in self.ready_places()
@@ -263,7 +271,14 @@ class Fleet:
             raise EngineUnavailableError(
                 "No engine is ready at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
             )
-        choice = choose(prompt, list(places), shared_homes=self._in_flight.homes(prompt, len(places)))
+        preferred = next((place for place in places.values() if place.name == prefer), None)
+        choice = choose(
+            prompt,
+            list(places) if preferred is None else [preferred.view],
+            shared_homes=self._in_flight.homes(prompt, len(places)),
+        )
+        if preferred is not None:
+            choice = replace(choice, reason="room")
         if self.observer is not None:
             self.observer.place_chosen(choice.reason)
         return places[choice.view], choice
