@@ -71,6 +71,23 @@ def test_engine_environment_says_if_grammars_draft(model: Path, flag: str, gramm
     assert model_settings(engine_environment(options, {}, [0])).grammar_drafts is grammar_drafts
 
 
+@pytest.mark.parametrize(
+    ("flags", "inherited", "found"),
+    [
+        (["--mtp-steps=2"], {}, "1"),
+        (["--mtp-steps=2", "--mtp-fixed"], {}, None),
+        ([], {}, None),
+        (["--mtp-steps=2"], {"SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND": "0"}, "0"),
+    ],
+)
+def test_engine_environment_lets_the_controller_skip_the_layer(
+    model: Path, flags: list[str], inherited: dict[str, str], found: str | None
+) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", *flags])
+    environment = engine_environment(options, inherited, [0])
+    assert environment.get("SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND") == found
+
+
 def test_sglang_arguments_without_drafts_name_none(model: Path) -> None:
     arguments = sglang_arguments(parse_options([f"--model={model}", "--device=cuda"]))
     assert not [flag for flag in arguments if "speculative" in flag or "max-running" in flag]
