@@ -42,7 +42,7 @@ from serval_sglang.tuned_moe import moe_variables
 _UNLOGGED_PATHS = ("/v1/loads", "/ready", "/health", "/metrics", "/server_info")
 
 # Has the multi-token-prediction layer run only where `serval_sglang.drafts.adaptive_steps` asks for it.
-_SKIP_LAYER = "SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND"
+SKIP_LAYER = "SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND"
 
 _EXAMPLE = """\
 example:
@@ -110,7 +110,7 @@ def engine_environment(
     # process. The plugin does not depend on it, and refuses another package that provides this model.
     environment = {"SGLANG_EXTERNAL_MODEL_PACKAGE": "serval_sglang.models", **inherited}
     if options.mtp_steps and not options.mtp_fixed:
-        environment.setdefault(_SKIP_LAYER, "1")
+        environment.setdefault(SKIP_LAYER, "1")
     environment |= model_variables(
         ngram_tables=options.ngram_tables,
         moe_overlap_tokens=options.moe_overlap_tokens,

@@ -47,7 +47,7 @@ _HEAD = (
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What engines that are compared with each other have in common."""
+    """Split of the model, tokens of a chunk, and retraction: alike for engines that are compared."""
 
     tp: int
     ep: int
