@@ -13,15 +13,14 @@ share the memory: `-- --mem-fraction-static 0.25`.
 """
 
 import argparse
+import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-
-import psutil
 
 from serval_sglang.checkpoint.files import load_config
 from serval_sglang.consistency.questions import Prompt, prompts
@@ -125,9 +124,19 @@ def _counted(engine: Engine) -> list[float]:
 
 
 def _cpu_seconds(launcher_pid: int) -> float:
-    launcher = psutil.Process(launcher_pid)
-    times = [process.cpu_times() for process in (launcher, *launcher.children(recursive=True))]
-    return sum(taken.user + taken.system for taken in times)
+    ticks = 0
+    for pid in _process_tree(launcher_pid):
+        # Fields 14 and 15 of proc(5): user and system time. The second field may hold spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _process_tree(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from _process_tree(int(child))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -70,14 +70,20 @@ def test_reference_computes_a_sequence_once(monkeypatch: pytest.MonkeyPatch) -> 
     reference = ReferenceModel(TINY)
     computed: list[int] = []
     original = reference.run
-    monkeypatch.setattr(reference, "run", lambda ids: computed.append(ids.shape[1]) or original(ids))
+
+    def run(ids: torch.Tensor, **named: Any) -> Any:
+        computed.append(ids.shape[1])
+        return original(ids, **named)
+
+    monkeypatch.setattr(reference, "run", run)
     remember_outputs(reference)
     with torch.no_grad():
         first, second = (reference.run(torch.tensor([[5, 6]])).logits for _ in range(2))
-        other = reference.run(torch.tensor([[5, 6, 7]])).logits
+        other = reference(torch.tensor([[5, 6, 7]]))
+        reference(torch.tensor([[5, 6], [6, 5]]))
     assert torch.equal(first, second)
     assert other.shape[1] == 3
-    assert computed == [2, 3]
+    assert computed == [2, 3, 2]
 
 
 @pytest.fixture
