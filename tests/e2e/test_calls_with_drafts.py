@@ -69,7 +69,7 @@ CASES: dict[str, tuple[list[Any], str]] = {
     "three tools": ([FLIGHT, EVENT, MORTGAGE], "Book a flight from Rome to Oslo."),
     "two tools": ([EVENT, MORTGAGE], "Meet Bob on Friday."),
 }
-# Of tools that the demo model, and its layer, were trained on.
+# Calls of tools that the demo model and its layer were trained on.
 KNOWN: dict[str, tuple[list[Any], str]] = {
     "get_weather": (
         [strict_tool("get_weather", city=text(20), days=whole(1, 14))],
