@@ -161,6 +161,8 @@ class Fleet:
                     load = loads.get(place.rank or 0)
                     if load is not None:
                         place.heard(load)
+                        if self.observer is not None and engine.state == "ready":
+                            self.observer.place_waiting(place.name, place.view.waiting_s)
                 self.on_change()
         except ServalError as error:
             logger.warning("engine %s cannot be asked: %s", engine.found.name, error)

@@ -37,6 +37,13 @@ class PlaceMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._waiting = Gauge(
+            "serval_place_waiting_seconds",
+            "Seconds that a place needs to compute the prompt tokens that wait there, of all gateways.",
+            ["place"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._prompt_tokens = Counter(
             "serval_place_prompt_tokens_total",
             "Prompt tokens of requests that a place began to answer: cached (found there) or computed.",
@@ -55,6 +62,8 @@ class PlaceMetrics:
 
     def place_state(self, place: str, state: str | None) -> None:
         """See `PlaceObserver`."""
+        if state != "ready":
+            self._waiting.labels(place).set(0)
         for name in STATES:
             self._state.labels(place, name).set(name == state)
 
@@ -75,3 +84,7 @@ class PlaceMetrics:
         """See `PlaceObserver`."""
         self._prompt_tokens.labels(place, "cached").inc(cached)
         self._prompt_tokens.labels(place, "computed").inc(computed)
+
+    def place_waiting(self, place: str, seconds: float) -> None:
+        """See `PlaceObserver`."""
+        self._waiting.labels(place).set(seconds)
