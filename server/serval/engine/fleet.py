@@ -20,7 +20,7 @@ from serval.engine.client import RETRY_AFTER_S, connect_engine
 from serval.engine.discovery import Discovery, FoundEngine
 from serval.engine.model_check import ModelIdentity, difference, identity_of, most_common
 from serval.engine.place import FleetEngine, Outcome, Place, PlaceObserver, State, places_of
-from serval.engine.placement import Choice, PlacedPrompt, choose, placed_prompt
+from serval.engine.placement import Choice, InFlight, PlacedPrompt, choose, placed_prompt
 from serval.engine.protocol import (
     DeltaSink,
     EngineInfo,
@@ -58,6 +58,7 @@ class Fleet:
         self._identity: ModelIdentity | None = None
         # Set at the start; engines that take less are not used.
         self._info: EngineInfo | None = None
+        self._in_flight = InFlight()
         self._all_failing = False
         self._note_breaker: Callable[[bool], None] = lambda _: None
         # Called when a place or its load has changed.
@@ -250,9 +251,17 @@ class Fleet:
         return await asyncio.to_thread(work) if len(request.input_ids) > _INLINE_TOKENS else work()
 
     def choose(
-        self, prompt: PlacedPrompt, *, without: Collection[FleetEngine] = (), only_idle: bool = False
+        self,
+        prompt: PlacedPrompt,
+        *,
+        without: Collection[FleetEngine] = (),
+        only_idle: bool = False,
+        prefer: str | None = None,
     ) -> tuple[Place, Choice]:
-        """Choose a place for the prompt. Raises `EngineUnavailableError` if there is none."""
+        """Choose a place for the prompt: that named `prefer` if it is there.
+
+        Raises `EngineUnavailableError` if there is none.
+        """
         places = {
             place.view: place
             for place in self.ready_places()
@@ -262,7 +271,14 @@ class Fleet:
             raise EngineUnavailableError(
                 "No engine is ready at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
             )
-        choice = choose(prompt, list(places))
+        preferred = next((place for place in places.values() if place.name == prefer), None)
+        choice = choose(
+            prompt,
+            list(places) if preferred is None else [preferred.view],
+            shared_homes=self._in_flight.homes(prompt, len(places)),
+        )
+        if preferred is not None:
+            choice = replace(choice, reason="room")
         if self.observer is not None:
             self.observer.place_chosen(choice.reason)
         return places[choice.view], choice
@@ -279,6 +295,7 @@ class Fleet:
         if place.rank is not None:
             request = replace(request, rank=place.rank)
         engine.running += 1
+        self._in_flight.started(prompt)
         outcome: Outcome = "cancelled"
         try:
             await engine.client.generate_once(request, sink, on_first=call.on_first, fresh=fresh)
@@ -300,6 +317,7 @@ class Fleet:
             raise
         finally:
             engine.running -= 1
+            self._in_flight.ended(prompt)
             if engine.leaving:
                 engine.wake.set()
             call.end(outcome)

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 # The layer above owns these words; the test of the metrics compares them.
 STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
-REASONS = ("only", "home", "held", "idle")
+REASONS = ("only", "home", "held", "idle", "room")
 
 
 class PlaceMetrics:
@@ -53,7 +53,8 @@ class PlaceMetrics:
         self._chosen = Counter(
             "serval_place_choices_total",
             "Choices of a place by reason: home (by hash), held (most of the prompt is there), idle (it would"
-            " have waited there), only (there is no other).",
+            " have waited there), only (there is no other), room (its conversation found room there and not"
+            " where it would have gone).",
             ["reason"],
             registry=registry,
         )
