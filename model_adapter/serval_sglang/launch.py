@@ -41,6 +41,9 @@ from serval_sglang.tuned_moe import moe_variables
 # Polled by the gateway, by probes and by Prometheus: their lines would bury the others in the log.
 _UNLOGGED_PATHS = ("/v1/loads", "/ready", "/health", "/metrics", "/server_info")
 
+# Has the multi-token-prediction layer run only where `serval_sglang.drafts.adaptive_steps` asks for it.
+SKIP_LAYER = "SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND"
+
 _EXAMPLE = """\
 example:
   serval engine --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --port 30000 -- --mem-fraction-static 0.9
@@ -106,6 +109,8 @@ def engine_environment(
     # With an external package SGLang does not import its two hundred models, which saves seconds in each
     # process. The plugin does not depend on it, and refuses another package that provides this model.
     environment = {"SGLANG_EXTERNAL_MODEL_PACKAGE": "serval_sglang.models", **inherited}
+    if options.mtp_steps and not options.mtp_fixed:
+        environment.setdefault(SKIP_LAYER, "1")
     environment |= model_variables(
         ngram_tables=options.ngram_tables,
         moe_overlap_tokens=options.moe_overlap_tokens,

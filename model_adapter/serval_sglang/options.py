@@ -55,6 +55,12 @@ _MOST_MTP_STEPS = 3
 # SGLang 0.5.23 sets this limit with drafts unless a flag has another, and says so in its log alone.
 RUNNING_REQUESTS_WITH_DRAFTS = 48
 
+
+def candidate_steps(mtp_steps: int) -> list[int]:
+    """Return the numbers of draft steps that an engine chooses from: none, one, and those asked for."""
+    return sorted({0, 1, mtp_steps})
+
+
 DEMO_MODEL = Path(__file__).parent / "demo" / "checkpoint"
 DEMO_MODEL_NAME = "longcat-flash-lite-demo"
 

@@ -13,7 +13,7 @@ import pytest
 
 from serval_sglang.cpu_compat.environment import STANDIN_PACKAGES, cpu_environment
 from serval_sglang.launch import engine_environment, main, parse_options, sglang_arguments
-from serval_sglang.options import DEMO_MODEL, EngineOptions, flag_value
+from serval_sglang.options import DEMO_MODEL, EngineOptions, candidate_steps, flag_value
 from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
 from serval_testkit.processes import free_port
@@ -58,7 +58,8 @@ def test_sglang_arguments_let_the_controller_choose_steps(model: Path, steps: in
     configuration = flag_value(sglang_arguments(parse_options(given)), "--speculative-adaptive-config")
     assert configuration is not None
     # SGLang refuses to start if the steps are not among them.
-    assert {0, 1, steps} == set(json.loads(Path(configuration).read_text())["1"]["candidate_steps"])
+    of_sglang = json.loads(Path(configuration).read_text())["1"]["candidate_steps"]
+    assert candidate_steps(steps) == sorted(of_sglang)
     fixed = sglang_arguments(parse_options([*given, "--mtp-fixed"]))
     assert not [flag for flag in fixed if "adaptive" in flag]
 
@@ -69,6 +70,23 @@ def test_sglang_arguments_let_the_controller_choose_steps(model: Path, steps: in
 def test_engine_environment_says_if_grammars_draft(model: Path, flag: str, grammar_drafts: bool) -> None:
     options = parse_options([f"--model={model}", "--device=cpu", "--mtp-steps=1", flag])
     assert model_settings(engine_environment(options, {}, [0])).grammar_drafts is grammar_drafts
+
+
+@pytest.mark.parametrize(
+    ("flags", "inherited", "found"),
+    [
+        (["--mtp-steps=2"], {}, "1"),
+        (["--mtp-steps=2", "--mtp-fixed"], {}, None),
+        ([], {}, None),
+        (["--mtp-steps=2"], {"SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND": "0"}, "0"),
+    ],
+)
+def test_engine_environment_lets_the_controller_skip_the_layer(
+    model: Path, flags: list[str], inherited: dict[str, str], found: str | None
+) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", *flags])
+    environment = engine_environment(options, inherited, [0])
+    assert environment.get("SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND") == found
 
 
 def test_sglang_arguments_without_drafts_name_none(model: Path) -> None:

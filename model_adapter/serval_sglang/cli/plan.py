@@ -158,6 +158,8 @@ def as_text(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _reserve_note(plan: Plan) -> str:
     source = "given" if plan.deployment.reserve_bytes is not None else "assumed, SGLang's default"
+    if plan.deployment.reserve_bytes is None and plan.deployment.mtp_steps:
+        source += " and the graphs of all numbers of draft steps,"
     return (
         f"{source} for chunks of {plan.limits.chunked_prefill_size:,} tokens, graphs of up to "
         f"{plan.limits.graph_max_batch} requests; {_gib(plan.request_table_bytes)} of it is the request table"

@@ -44,6 +44,7 @@ def test_plan_counts_drafts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags, "--mtp-steps", "3"]) == 0
     table = capsys.readouterr().out
     assert "drafts: 3 tokens at a time (serval engine --mtp-steps 3)" in table
+    assert "SGLang's default and the graphs of all numbers of draft steps, for chunks of" in table
     assert "MTP" in table
     assert main([*flags, "--mtp-steps", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
