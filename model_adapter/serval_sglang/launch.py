@@ -26,6 +26,7 @@ from serval_sglang.options import (
     ModelFolderError,
     configure,
     engine_options,
+    replicas,
 )
 from serval_sglang.preflight import find_mistakes
 from serval_sglang.settings import (
@@ -100,7 +101,7 @@ def engine_environment(
     """Return the environment of the engine process.
 
     Raises:
-        ValueError: one of the adapter's variables has an invalid value.
+        ValueError: one of the adapter's variables, or --dp-size, has an invalid value.
         CompilersMissing: an engine on a GPU would find no compilers.
     """
     # With an external package SGLang does not import its two hundred models, which saves seconds in each
@@ -112,7 +113,8 @@ def engine_environment(
         grammar_drafts=None if options.grammar_drafts else False,
     )
     if options.device == "cpu":
-        environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
+        ranks = options.tp * replicas(options.sglang_flags)
+        environment |= cpu.cpu_environment(inherited, ranks=ranks, cpus=cpus)
     else:
         environment = moe_variables(options) | environment | compiler_environment(inherited)
         if model_settings(environment).ngram_tables == "host":

@@ -246,6 +246,39 @@ def test_cpu_environment_divides_cpus_among_ranks(cpus: list[int], ranks: int, s
     assert cpu_environment({}, ranks=ranks, cpus=cpus)["SGLANG_CPU_OMP_THREADS_BIND"] == shares
 
 
+@pytest.mark.parametrize(
+    ("flags", "shares"),
+    [
+        (["--dp-size", "2"], "0|1"),
+        (["--data-parallel-size=2"], "0|1"),
+        (["--dp-size=4"], "0|1|0|1"),
+        (["--dp-size=2", "--enable-dp-attention"], None),
+        (["--dp-size=1"], None),
+    ],
+    ids=str,
+)
+def test_engine_environment_divides_cpus_among_replicas(
+    model: Path, flags: list[str], shares: str | None
+) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", "--", *flags])
+    environment = engine_environment(options, {}, [0, 1])
+    assert environment.get("SGLANG_CPU_OMP_THREADS_BIND") == shares
+    assert environment["OMP_NUM_THREADS"] == ("2" if shares is None else "1")
+
+
+def test_engine_environment_divides_cpus_among_all_ranks_of_replicas(model: Path) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", "--tp=2", "--", "--dp-size=2"])
+    environment = engine_environment(options, {}, [0, 1, 2, 3])
+    assert environment["SGLANG_CPU_OMP_THREADS_BIND"] == "0|1|2|3"
+    given = {"SGLANG_CPU_OMP_THREADS_BIND": "3|2|1|0"}
+    assert engine_environment(options, given, [0, 1, 2, 3])["SGLANG_CPU_OMP_THREADS_BIND"] == "3|2|1|0"
+
+
+def test_main_refuses_a_number_of_replicas_that_is_none(model: Path) -> None:
+    with pytest.raises(SystemExit, match="--dp-size must be a number of replicas, got 'two'"):
+        main([f"--model={model}", "--device=cpu", f"--port={free_port()}", "--", "--dp-size", "two"])
+
+
 def test_cpu_environment_keeps_numpy_from_starting_threads() -> None:
     """With them, processes could not be forked."""
     environment = {**os.environ, **cpu_environment({}, ranks=1, cpus=range(2))}
