@@ -68,6 +68,7 @@ async def test_turns_stay_on_their_rank_and_an_abort_reaches_it(engine: Engine) 
             await response.content.readany()
             running = [load["num_running_reqs"] for load in await loads(gateway, engine)]
             assert sorted(running) == [0, 1]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while any(load["num_running_reqs"] for load in await loads(gateway, engine)):  # noqa: ASYNC110  # a page
                 await asyncio.sleep(0.05)
+        assert engine.metric_total("sglang:num_aborted_requests_total") == 1

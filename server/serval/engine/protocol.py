@@ -12,6 +12,14 @@ from serval.chat.prompt_parts import PromptParts
 EngineFinish = Literal["stop", "length"]
 
 
+class Bootstrap(Struct, frozen=True):
+    """Meeting point of a pair's engines for one request: the prefill engine's address, and a room."""
+
+    host: str
+    port: int
+    room: int
+
+
 class GenerateRequest(Struct, frozen=True):
     """One completion to generate.
 
@@ -34,6 +42,9 @@ class GenerateRequest(Struct, frozen=True):
     parts: PromptParts | None = None
     # Data-parallel rank of the engine that has to run it; None: any.
     rank: int | None = None
+    # Of a request to one half of a pair; for the decode engine also the rank of the prefill engine.
+    bootstrap: Bootstrap | None = None
+    prefill_rank: int | None = None
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):
