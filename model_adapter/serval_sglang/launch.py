@@ -30,6 +30,7 @@ from serval_sglang.options import (
 )
 from serval_sglang.preflight import find_mistakes
 from serval_sglang.settings import (
+    allowed_untested,
     available_cpus,
     inherited_environment,
     model_settings,
@@ -146,6 +147,11 @@ def _parse(arguments: Sequence[str]) -> tuple[EngineOptions, bool]:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     if options.device is None:
         options = replace(options, device="cuda" if visible_gpus() else "cpu")
+    if options.allow_untested is None:
+        try:
+            options = replace(options, allow_untested=allowed_untested(inherited_environment()))
+        except ValueError as error:
+            parser.error(str(error))
     return options, args.check
 
 

@@ -12,11 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from serval_sglang.settings import TablePlace
+from serval_sglang.settings import TablePlace, Untested
 
 Device = Literal["cpu", "cuda"]
-# What may give wrong answers until it has been compared on a GPU, and is refused unless allowed by name.
-Untested = Literal["hicache"]
 
 # Flags of SGLang that are not passed on: Serval sets them, and the gateway relies on them.
 _OWN_FLAGS = {
@@ -143,7 +141,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--allow-untested",
         choices=get_args(Untested),
-        help="allow what has not been compared on a GPU: hicache (--enable-hierarchical-cache)",
+        help="allow what has not been compared on a GPU: hicache (--enable-hierarchical-cache);"
+        " SERVAL_ALLOW_UNTESTED does too",
     )
 
 

@@ -116,6 +116,20 @@ def test_parse_options_defaults_to_a_gpu_if_there_is_one(
     assert parse_options([f"--model={model}"]).device == device
 
 
+def test_parse_options_reads_what_is_allowed_untested(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--model={model}", "--device=cuda"]
+    assert parse_options(arguments).allow_untested is None
+    assert parse_options([*arguments, "--allow-untested=hicache"]).allow_untested == "hicache"
+    monkeypatch.setenv("SERVAL_ALLOW_UNTESTED", "hicache")
+    assert parse_options(arguments).allow_untested == "hicache"
+    monkeypatch.setenv("SERVAL_ALLOW_UNTESTED", "everything")
+    with pytest.raises(SystemExit):
+        parse_options(arguments)
+    assert "SERVAL_ALLOW_UNTESTED must be one of hicache, got 'everything'" in capsys.readouterr().err
+
+
 def test_main_with_check_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: pytest.fail("an engine was started"))
     assert main(["--check", f"--model={DEMO_MODEL}", "--device=cpu", f"--port={free_port()}"]) == 0

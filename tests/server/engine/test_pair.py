@@ -11,7 +11,8 @@ from openai import APIError
 
 from serval.engine import pair as pair_module
 from serval.engine.client import connect_engine
-from serval.engine.pair import joined_loads
+from serval.engine.pair import EnginePair, joined_loads
+from serval.engine.pair_url import PairUrl
 from serval.engine.protocol import RankLoad
 from serval.errors import SettingsError
 from serval.settings import Settings
@@ -29,6 +30,12 @@ async def asked_of(fleet: RunningPairs, pair: StandInPair) -> str:
         if pair.sent != before:
             return text
     raise AssertionError("no question goes there")
+
+
+async def aborted(engine: StandInEngine) -> None:
+    """Wait until the engine has been told to abort a request."""
+    async with asyncio.timeout(60):
+        await engine.abort_seen.wait()
 
 
 async def test_both_engines_get_the_request_and_the_decode_engine_answers() -> None:
@@ -66,8 +73,8 @@ async def test_both_engines_are_told_when_the_client_leaves(pieces: tuple[str, .
         await pair.prefill.generating.wait()
         await pair.decode.generating.wait()
         asking.cancel()
-        await pair.prefill.abort_seen.wait()
-        await pair.decode.abort_seen.wait()
+        await aborted(pair.prefill)
+        await aborted(pair.decode)
         assert pair.prefill.aborted == pair.decode.aborted == [pair.decode.requests[0]["rid"]]
 
 
@@ -88,7 +95,7 @@ async def test_error_of_the_prefill_engine_ends_the_request(fault: Any, status: 
         pair.prefill.will_say(fault=fault, status=status)
         pair.decode.will_say(fault="silent")
         assert await fleet.ask(text) == answered
-        await pair.decode.abort_seen.wait()
+        await aborted(pair.decode)
         assert pair.decode.aborted == [pair.decode.requests[-1]["rid"]]
         assert pair.prefill.aborted == []
         assert other.sent == before
@@ -122,7 +129,7 @@ async def test_error_of_the_prefill_engine_ends_an_answer_that_has_begun() -> No
         pair.decode.will_say("Hello", fault="stall")
         with pytest.raises(APIError, match="failed on this request"):
             await read(fleet, begun)
-        await pair.decode.abort_seen.wait()
+        await aborted(pair.decode)
         assert begun.is_set()
 
 
@@ -132,7 +139,7 @@ async def test_error_of_the_decode_engine_ends_the_request() -> None:
         pair.prefill.will_say(fault="silent")
         pair.decode.will_say(fault="http_error", status=400)
         assert await fleet.ask() == 400
-        await pair.prefill.abort_seen.wait()
+        await aborted(pair.prefill)
         assert pair.prefill.aborted == [pair.prefill.requests[0]["rid"]]
 
 
@@ -159,7 +166,7 @@ async def test_death_of_either_before_the_answer_sends_the_request_to_another_pa
         lives.will_say(fault="silent")
         before = other.sent
         assert await fleet.ask(text) == 200
-        await lives.abort_seen.wait()
+        await aborted(lives)
         assert lives.aborted == [lives.requests[-1]["rid"]]
         assert other.sent == (before[0] + 1, before[1] + 1)
         assert other.decode.requests[-1]["rid"] != lives.requests[-1]["rid"]
@@ -185,7 +192,7 @@ async def test_death_of_the_decode_engine_within_the_answer_ends_it() -> None:
         pair.prefill.will_say(fault="silent")
         pair.decode.will_say("partial", fault="cut")
         assert await fleet.ask(text) == 502
-        await pair.prefill.abort_seen.wait()
+        await aborted(pair.prefill)
         assert other.sent == before
 
 
@@ -218,7 +225,7 @@ async def test_prefill_engine_that_ends_late_is_aborted(monkeypatch: pytest.Monk
     async with running_pairs(pair) as fleet:
         pair.prefill.will_say(fault="silent")
         assert await fleet.ask() == 200
-        await pair.prefill.abort_seen.wait()
+        await aborted(pair.prefill)
         assert pair.prefill.aborted == [pair.prefill.requests[0]["rid"]]
         assert pair.decode.aborted == []
 
@@ -261,6 +268,23 @@ async def test_pair_fails_while_either_of_its_engines_does(half: str) -> None:
         before = pair.sent
         assert await fleet.ask(text) == 200
         assert pair.sent == (before[0] + 1, before[1] + 1)
+
+
+async def test_breaker_of_a_pair_is_open_until_those_of_both_engines_are_closed() -> None:
+    settings = Settings()
+    async with (
+        connect_engine(settings, "http://p:1") as prefill,
+        connect_engine(settings, "http://d:1") as decode,
+    ):
+        pair = EnginePair(PairUrl("http://p:1", "http://d:1"), prefill, decode)
+        said: list[bool] = []
+        pair.watch_breaker(said.append)
+        for breaker in (prefill.breaker, decode.breaker):
+            breaker.on_change(True)
+        prefill.breaker.on_change(False)
+        assert said == [True, True, True]
+        decode.breaker.on_change(False)
+        assert said[3:] == [False]
 
 
 def swapped(pair: StandInPair) -> None:
