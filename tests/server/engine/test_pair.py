@@ -271,7 +271,7 @@ async def test_pair_fails_while_either_of_its_engines_does(half: str) -> None:
 
 
 async def test_breaker_of_a_pair_is_open_until_those_of_both_engines_are_closed() -> None:
-    settings = Settings()
+    settings = Settings(breaker_failures=1, breaker_open_s=600)
     async with (
         connect_engine(settings, "http://p:1") as prefill,
         connect_engine(settings, "http://d:1") as decode,
@@ -279,11 +279,15 @@ async def test_breaker_of_a_pair_is_open_until_those_of_both_engines_are_closed(
         pair = EnginePair(PairUrl("http://p:1", "http://d:1"), prefill, decode)
         said: list[bool] = []
         pair.watch_breaker(said.append)
+        assert not pair.is_failing
         for breaker in (prefill.breaker, decode.breaker):
-            breaker.on_change(True)
-        prefill.breaker.on_change(False)
+            breaker.record_failure()
+            assert pair.is_failing
+        prefill.breaker.record_success()
+        assert pair.is_failing
         assert said == [True, True, True]
-        decode.breaker.on_change(False)
+        decode.breaker.record_success()
+        assert not pair.is_failing
         assert said[3:] == [False]
 
 
