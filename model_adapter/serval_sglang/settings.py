@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 TablePlace = Literal["device", "host"]
-# What may give wrong answers until it has been compared on a GPU, and is refused unless allowed by name.
+# Features whose answers have not been compared on a GPU: refused unless allowed by name.
 Untested = Literal["hicache"]
 
 _TABLES_VARIABLE = "SERVAL_NGRAM_TABLES"

@@ -22,7 +22,7 @@ _LARGE_CHUNK = 512
 _DECODE_STEPS = 6
 # SGLang restores no shorter prefix from the host's memory.
 _SHORTEST_RESTORED = 10
-# What leaves the KV cache first was used longest ago; some requests more than it holds are sent to be sure.
+# Requests beyond those that fill the KV cache, so that all that was there before has left it.
 _MORE_FILLERS = 4
 
 RESTORED_PREFIXES = "prefix restored from the host"

@@ -83,7 +83,7 @@ class Generation:
     output_top: Sequence[Mapping[int, float] | None]
     prompt_top: Sequence[Mapping[int, float] | None]  # one per prompt token; None for the first
     cached_tokens: int
-    # Of these, tokens that had left the device and came back from the host's memory (HiCache).
+    # Cached tokens that had left the device and came back from the host's memory (HiCache).
     restored_tokens: int = 0
 
 

@@ -42,7 +42,7 @@ class GenerateRequest(Struct, frozen=True):
     parts: PromptParts | None = None
     # Data-parallel rank of the engine that has to run it; None: any.
     rank: int | None = None
-    # Of a request to one half of a pair; for the decode engine also the rank of the prefill engine.
+    # Meeting point of a request to one half of a pair; for the decode engine also the rank of the other.
     bootstrap: Bootstrap | None = None
     prefill_rank: int | None = None
 
