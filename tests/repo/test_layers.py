@@ -54,6 +54,7 @@ LAYERS = {
         "metrics",
         "reference",
         "checkpoint",
+        "transformers",
         "layers",
         "weights",
         "drafts",

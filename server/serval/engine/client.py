@@ -305,6 +305,7 @@ class SglangEngine:
             )
             or None,
             architectures=tuple(model.architectures or ()),
+            kv_tokens=server.max_total_num_tokens * max(1, len(server.internal_states)) or None,
         )
 
     async def tokens_of(self, text: str) -> list[int] | None:

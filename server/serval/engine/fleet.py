@@ -163,6 +163,8 @@ class Fleet:
                     load = loads.get(place.rank or 0)
                     if load is not None:
                         place.heard(load)
+                        if self.observer is not None and engine.state == "ready":
+                            self.observer.place_waiting(place.name, place.view.waiting_s)
                 self.on_change()
         except SettingsError as error:
             self._leave_unused(engine, str(error))
@@ -255,9 +257,17 @@ class Fleet:
         return await asyncio.to_thread(work) if len(request.input_ids) > _INLINE_TOKENS else work()
 
     def choose(
-        self, prompt: PlacedPrompt, *, without: Collection[FleetEngine] = (), only_idle: bool = False
+        self,
+        prompt: PlacedPrompt,
+        *,
+        without: Collection[FleetEngine] = (),
+        only_idle: bool = False,
+        prefer: str | None = None,
     ) -> tuple[Place, Choice]:
-        """Choose a place for the prompt. Raises `EngineUnavailableError` if there is none."""
+        """Choose a place for the prompt: that named `prefer` if it is there.
+
+        Raises `EngineUnavailableError` if there is none.
+        """
         places = {
             place.view: place
             for place in self.ready_places()
@@ -267,7 +277,10 @@ class Fleet:
             raise EngineUnavailableError(
                 "No engine is ready at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
             )
-        choice = choose(prompt, list(places))
+        preferred = next((place for place in places.values() if place.name == prefer), None)
+        choice = choose(prompt, list(places) if preferred is None else [preferred.view])
+        if preferred is not None:
+            choice = replace(choice, reason="room")
         if self.observer is not None:
             self.observer.place_chosen(choice.reason)
         return places[choice.view], choice

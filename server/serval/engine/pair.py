@@ -136,6 +136,8 @@ class EnginePair:
             context_length=decode.context_length,
             max_prompt_tokens=min(prefill.max_prompt_tokens, decode.max_prompt_tokens),
             max_running_requests=decode.max_running_requests,
+            # Prompts are found again in the prefill engine's cache.
+            kv_tokens=prefill.kv_tokens,
             architectures=decode.architectures,
         )
 

@@ -37,6 +37,8 @@ class ServerInfo(Struct):
 
     max_req_input_len: int
     incremental_streaming_output: bool
+    # KV cache of one rank, in tokens.
+    max_total_num_tokens: int = 0
     internal_states: list[InternalState] = []
 
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 # The layer above owns these words; the test of the metrics compares them.
 STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
-REASONS = ("only", "home", "held", "idle")
+REASONS = ("only", "home", "held", "idle", "room")
 
 
 class PlaceMetrics:
@@ -37,6 +37,13 @@ class PlaceMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._waiting = Gauge(
+            "serval_place_waiting_seconds",
+            "Seconds that a place needs to compute the prompt tokens that wait there, of all gateways.",
+            ["place"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._prompt_tokens = Counter(
             "serval_place_prompt_tokens_total",
             "Prompt tokens of requests that a place began to answer: cached (found there) or computed.",
@@ -46,7 +53,8 @@ class PlaceMetrics:
         self._chosen = Counter(
             "serval_place_choices_total",
             "Choices of a place by reason: home (by hash), held (most of the prompt is there), idle (it would"
-            " have waited there), only (there is no other).",
+            " have waited there), only (there is no other), room (its conversation found room there and not"
+            " where it would have gone).",
             ["reason"],
             registry=registry,
         )
@@ -55,6 +63,8 @@ class PlaceMetrics:
 
     def place_state(self, place: str, state: str | None) -> None:
         """See `PlaceObserver`."""
+        if state != "ready":
+            self._waiting.labels(place).set(0)
         for name in STATES:
             self._state.labels(place, name).set(name == state)
 
@@ -75,3 +85,7 @@ class PlaceMetrics:
         """See `PlaceObserver`."""
         self._prompt_tokens.labels(place, "cached").inc(cached)
         self._prompt_tokens.labels(place, "computed").inc(computed)
+
+    def place_waiting(self, place: str, seconds: float) -> None:
+        """See `PlaceObserver`."""
+        self._waiting.labels(place).set(seconds)
