@@ -26,9 +26,11 @@ from serval_sglang.options import (
     ModelFolderError,
     configure,
     engine_options,
+    replicas,
 )
 from serval_sglang.preflight import find_mistakes
 from serval_sglang.settings import (
+    allowed_untested,
     available_cpus,
     inherited_environment,
     model_settings,
@@ -103,7 +105,7 @@ def engine_environment(
     """Return the environment of the engine process.
 
     Raises:
-        ValueError: one of the adapter's variables has an invalid value.
+        ValueError: one of the adapter's variables, or --dp-size, has an invalid value.
         CompilersMissing: an engine on a GPU would find no compilers.
     """
     # With an external package SGLang does not import its two hundred models, which saves seconds in each
@@ -117,7 +119,8 @@ def engine_environment(
         grammar_drafts=None if options.grammar_drafts else False,
     )
     if options.device == "cpu":
-        environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
+        ranks = options.tp * replicas(options.sglang_flags)
+        environment |= cpu.cpu_environment(inherited, ranks=ranks, cpus=cpus)
     else:
         environment = moe_variables(options) | environment | compiler_environment(inherited)
         if model_settings(environment).ngram_tables == "host":
@@ -149,6 +152,11 @@ def _parse(arguments: Sequence[str]) -> tuple[EngineOptions, bool]:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     if options.device is None:
         options = replace(options, device="cuda" if visible_gpus() else "cpu")
+    if options.allow_untested is None:
+        try:
+            options = replace(options, allow_untested=allowed_untested(inherited_environment()))
+        except ValueError as error:
+            parser.error(str(error))
     return options, args.check
 
 

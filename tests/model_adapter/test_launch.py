@@ -134,6 +134,20 @@ def test_parse_options_defaults_to_a_gpu_if_there_is_one(
     assert parse_options([f"--model={model}"]).device == device
 
 
+def test_parse_options_reads_what_is_allowed_untested(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--model={model}", "--device=cuda"]
+    assert parse_options(arguments).allow_untested is None
+    assert parse_options([*arguments, "--allow-untested=hicache"]).allow_untested == "hicache"
+    monkeypatch.setenv("SERVAL_ALLOW_UNTESTED", "hicache")
+    assert parse_options(arguments).allow_untested == "hicache"
+    monkeypatch.setenv("SERVAL_ALLOW_UNTESTED", "everything")
+    with pytest.raises(SystemExit):
+        parse_options(arguments)
+    assert "SERVAL_ALLOW_UNTESTED must be one of hicache, got 'everything'" in capsys.readouterr().err
+
+
 def test_main_with_check_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serval_sglang.launch.supervise", lambda *_: pytest.fail("an engine was started"))
     assert main(["--check", f"--model={DEMO_MODEL}", "--device=cpu", f"--port={free_port()}"]) == 0
@@ -262,6 +276,39 @@ def test_main_refuses_port_in_use(model: Path) -> None:
 )
 def test_cpu_environment_divides_cpus_among_ranks(cpus: list[int], ranks: int, shares: str) -> None:
     assert cpu_environment({}, ranks=ranks, cpus=cpus)["SGLANG_CPU_OMP_THREADS_BIND"] == shares
+
+
+@pytest.mark.parametrize(
+    ("flags", "shares"),
+    [
+        (["--dp-size", "2"], "0|1"),
+        (["--data-parallel-size=2"], "0|1"),
+        (["--dp-size=4"], "0|1|0|1"),
+        (["--dp-size=2", "--enable-dp-attention"], None),
+        (["--dp-size=1"], None),
+    ],
+    ids=str,
+)
+def test_engine_environment_divides_cpus_among_replicas(
+    model: Path, flags: list[str], shares: str | None
+) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", "--", *flags])
+    environment = engine_environment(options, {}, [0, 1])
+    assert environment.get("SGLANG_CPU_OMP_THREADS_BIND") == shares
+    assert environment["OMP_NUM_THREADS"] == ("2" if shares is None else "1")
+
+
+def test_engine_environment_divides_cpus_among_all_ranks_of_replicas(model: Path) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", "--tp=2", "--", "--dp-size=2"])
+    environment = engine_environment(options, {}, [0, 1, 2, 3])
+    assert environment["SGLANG_CPU_OMP_THREADS_BIND"] == "0|1|2|3"
+    given = {"SGLANG_CPU_OMP_THREADS_BIND": "3|2|1|0"}
+    assert engine_environment(options, given, [0, 1, 2, 3])["SGLANG_CPU_OMP_THREADS_BIND"] == "3|2|1|0"
+
+
+def test_main_refuses_a_number_of_replicas_that_is_none(model: Path) -> None:
+    with pytest.raises(SystemExit, match="--dp-size must be a number of replicas, got 'two'"):
+        main([f"--model={model}", "--device=cpu", f"--port={free_port()}", "--", "--dp-size", "two"])
 
 
 def test_cpu_environment_keeps_numpy_from_starting_threads() -> None:

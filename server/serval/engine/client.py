@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from serval.engine.answer import AnswerReader, NotAnsweredError, OnFirst
@@ -42,6 +41,7 @@ from serval.engine.protocol import (
 )
 from serval.engine.readiness import PATIENCE_S, Readiness, StopReason
 from serval.engine.refusal import engine_error, error_message
+from serval.engine.reports import Loads, ModelInfo, ModelList, Role, ServerInfo, Tokens, check_role
 from serval.engine.sse import EventReader
 from serval.errors import (
     ApiError,
@@ -68,41 +68,6 @@ _OVERTAKEN_S = (0.25, 0.75)
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 
-class _ModelInfo(Struct):
-    model_path: str
-    architectures: list[str] | None = None
-
-
-class _InternalState(Struct):
-    """State of one data-parallel rank."""
-
-    effective_max_running_requests_per_dp: int | None = None
-
-
-class _ServerInfo(Struct):
-    max_req_input_len: int
-    incremental_streaming_output: bool
-    # KV cache of one rank, in tokens.
-    max_total_num_tokens: int = 0
-    internal_states: list[_InternalState] = []
-
-
-class _Loads(Struct):
-    loads: list[RankLoad]
-
-
-class _Tokens(Struct):
-    tokens: list[int]
-
-
-class _ModelCard(Struct):
-    max_model_len: int | None
-
-
-class _ModelList(Struct):
-    data: list[_ModelCard]
-
-
 def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes:
     """Return the body of `/generate`. Cached prefixes are shared by requests with the same `salt` only."""
     body: dict[str, Any] = {
@@ -115,6 +80,12 @@ def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes
         body["cache_salt"] = salt
     if request.rank is not None:
         body["routed_dp_rank"] = request.rank
+    if request.bootstrap is not None:
+        body["bootstrap_host"] = request.bootstrap.host
+        body["bootstrap_port"] = request.bootstrap.port
+        body["bootstrap_room"] = request.bootstrap.room
+    if request.prefill_rank is not None:
+        body["disagg_prefill_dp_rank"] = request.prefill_rank
     if request.top_logprobs is not None:
         body |= {
             "return_logprob": True,
@@ -163,9 +134,16 @@ class SglangEngine:
     """The engine at `url`. Use `connect_engine` to create one."""
 
     def __init__(
-        self, url: str, session: aiohttp.ClientSession, connections: ConnectionPool, settings: Settings
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        connections: ConnectionPool,
+        settings: Settings,
+        *,
+        role: Role = "null",
     ) -> None:
         self._session = session
+        self._role = role
         self._url = url.rstrip("/")
         self._stall_timeout_s = settings.engine_stall_timeout_s
         self._connections = connections
@@ -329,10 +307,11 @@ class SglangEngine:
             logger.warning("could not abort %s: %s: %s", request_id, type(error).__name__, error)
 
     async def info(self) -> EngineInfo:
-        """See `ManagedEngine.info`. Raises `SettingsError` if its streaming is not incremental."""
-        model = await self._get("/model_info", _ModelInfo)
-        server = await self._get("/server_info", _ServerInfo)
-        models = await self._get("/v1/models", _ModelList)
+        """See `ManagedEngine.info`. Raises `SettingsError` if it was not started as it is used here."""
+        model = await self._get("/model_info", ModelInfo)
+        check_role(self._url, model.disaggregation_mode, self._role)
+        server = await self._get("/server_info", ServerInfo)
+        models = await self._get("/v1/models", ModelList)
         if not server.incremental_streaming_output:
             raise SettingsError(
                 f"the engine at {self._url} streams the whole text again with each token; start it with"
@@ -363,7 +342,7 @@ class SglangEngine:
             ) as response:
                 if response.status != 200:
                     return None
-                return msgspec.json.decode(await response.read(), type=_Tokens).tokens
+                return msgspec.json.decode(await response.read(), type=Tokens).tokens
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
             return None
 
@@ -379,7 +358,12 @@ class SglangEngine:
 
     async def rank_loads(self) -> list[RankLoad]:
         """Fetch the load of each data-parallel rank. Raises an `ApiError`."""
-        return (await self._get("/v1/loads?include=core", _Loads)).loads
+        return (await self._get("/v1/loads?include=core", Loads)).loads
+
+    @property
+    def is_failing(self) -> bool:
+        """True while the circuit breaker is open."""
+        return self.breaker.is_open
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`."""
@@ -434,10 +418,13 @@ class SglangEngine:
 
 
 @asynccontextmanager
-async def connect_engine(settings: Settings, url: str | None = None) -> AsyncIterator[SglangEngine]:
+async def connect_engine(
+    settings: Settings, url: str | None = None, *, role: Role = "null"
+) -> AsyncIterator[SglangEngine]:
     """Create a client of the engine at `url`, by default that of the settings, in a running event loop.
 
-    It sends nothing before it is used. Raises `SettingsError` for a URL that cannot be used.
+    `role` is what the engine must have been started for. Nothing is sent before the client is used. Raises
+    `SettingsError` for a URL that cannot be used.
     """
     url = settings.engine_url if url is None else url
     key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
@@ -452,7 +439,7 @@ async def connect_engine(settings: Settings, url: str | None = None) -> AsyncIte
     # aiohttp's own limit of 100 connections would queue aborts here.
     connector = aiohttp.TCPConnector(limit=settings.engine_max_connections, keepalive_timeout=IDLE_S)
     async with aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False) as session:
-        engine = SglangEngine(url, session, connections, settings)
+        engine = SglangEngine(url, session, connections, settings, role=role)
         try:
             yield engine
         finally:

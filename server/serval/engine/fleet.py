@@ -16,9 +16,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from serval.engine.answer import NotAnsweredError
-from serval.engine.client import RETRY_AFTER_S, connect_engine
+from serval.engine.client import RETRY_AFTER_S
 from serval.engine.discovery import Discovery, FoundEngine
 from serval.engine.model_check import ModelIdentity, difference, identity_of, most_common
+from serval.engine.pair import connect_member
 from serval.engine.place import FleetEngine, Outcome, Place, PlaceObserver, State, places_of
 from serval.engine.placement import Choice, InFlight, PlacedPrompt, choose, placed_prompt
 from serval.engine.protocol import (
@@ -33,6 +34,7 @@ from serval.errors import (
     EngineOverloadedError,
     EngineUnavailableError,
     ServalError,
+    SettingsError,
 )
 from serval.settings import Settings
 
@@ -110,7 +112,7 @@ class Fleet:
     async def _watch_engine(self, found: FoundEngine) -> None:
         """Look at the engine until it is gone, and its requests have ended."""
         try:
-            async with connect_engine(self._settings, found.url) as client:
+            async with connect_member(self._settings, found.url) as client:
                 engine = self._engines[found.url] = FleetEngine(found, client)
                 client.watch_breaker(partial(self._breaker_changed, engine))
                 client.watch_stops(partial(self._stopped, engine))
@@ -161,7 +163,7 @@ class Fleet:
                 if self._looked.is_set():
                     self._admit(engine, identity)
             elif engine.state != "mismatch":
-                if engine.state == "failing" and not engine.client.breaker.is_open:
+                if engine.state == "failing" and not engine.client.is_failing:
                     self._set_state(engine, "ready")
                 loads = {load.dp_rank: load for load in await engine.client.rank_loads()}
                 for place in engine.places:
@@ -171,6 +173,8 @@ class Fleet:
                         if self.observer is not None and engine.state == "ready":
                             self.observer.place_waiting(place.name, place.view.waiting_s)
                 self.on_change()
+        except SettingsError as error:
+            self._leave_unused(engine, str(error))
         except ServalError as error:
             logger.warning("engine %s cannot be asked: %s", engine.found.name, error)
 
@@ -190,11 +194,14 @@ class Fleet:
             self._identity = identity
         problem = self._problem(engine, identity)
         if problem is not None:
-            if engine.state != "mismatch":
-                logger.error("engine %s is not used: %s", engine.found.name, problem)
-            self._set_state(engine, "mismatch")
+            self._leave_unused(engine, problem)
             return
         self._set_state(engine, "ready")
+
+    def _leave_unused(self, engine: FleetEngine, problem: str) -> None:
+        if engine.state != "mismatch":
+            logger.error("engine %s is not used: %s", engine.found.name, problem)
+        self._set_state(engine, "mismatch")
 
     def _has_our_tokenizer(self, identity: ModelIdentity) -> bool:
         return None in (self._tokens, identity.tokens) or self._tokens == identity.tokens

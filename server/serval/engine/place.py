@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from serval.engine.client import SglangEngine
 from serval.engine.discovery import FoundEngine
+from serval.engine.member import Member
 from serval.engine.model_check import ModelIdentity
 from serval.engine.placement import PlaceView, PrefixIndex, Reason
 from serval.engine.protocol import EngineInfo, RankLoad
@@ -27,10 +27,10 @@ _MEASURED_TOKENS: Final = 1024
 
 @dataclass(eq=False)
 class FleetEngine:
-    """One engine of the fleet, by its URL."""
+    """One engine of the fleet, or a pair that works as one, by its URL."""
 
     found: FoundEngine
-    client: SglangEngine
+    client: Member
     state: State = "unknown"
     # It is no longer named by discovery.
     leaving: bool = False

@@ -13,6 +13,14 @@ from serval.engine.readiness import StopReason
 EngineFinish = Literal["stop", "length"]
 
 
+class Bootstrap(Struct, frozen=True):
+    """Meeting point of a pair's engines for one request: the prefill engine's address, and a room."""
+
+    host: str
+    port: int
+    room: int
+
+
 class GenerateRequest(Struct, frozen=True):
     """One completion to generate.
 
@@ -35,6 +43,9 @@ class GenerateRequest(Struct, frozen=True):
     parts: PromptParts | None = None
     # Data-parallel rank of the engine that has to run it; None: any.
     rank: int | None = None
+    # Meeting point of a request to one half of a pair; for the decode engine also the rank of the other.
+    bootstrap: Bootstrap | None = None
+    prefill_rank: int | None = None
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):

@@ -310,14 +310,28 @@ def other_tokenizer() -> StandInEngine:
     return engine
 
 
+def whole_texts() -> StandInEngine:
+    engine = new_engine()
+    engine.incremental_streaming_output = False
+    return engine
+
+
+def half_of_a_pair() -> StandInEngine:
+    engine = new_engine()
+    engine.role = "decode"
+    return engine
+
+
 @pytest.mark.parametrize(
     ("other", "problem"),
     [
+        (whole_texts, "the engine at http"),
+        (half_of_a_pair, "the engine at http"),
         (other_model, "it serves LlamaForCausalLM, and the others LongcatFlashNgramForCausalLM"),
         (other_tokenizer, "its tokenizer is another one"),
         (lambda: new_engine(context_length=4096), "its context has 4096 tokens"),
     ],
-    ids=["model", "tokenizer", "context"],
+    ids=["whole texts", "half of a pair", "model", "tokenizer", "context"],
 )
 async def test_engine_with_another_model_is_named_and_not_used(
     other: Any, problem: str, caplog: pytest.LogCaptureFixture

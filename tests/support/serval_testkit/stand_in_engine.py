@@ -47,6 +47,8 @@ class Answer:
     # Those of the prompt's tokens; every event repeats them.
     prompt_logprobs: Sequence[list[Any]] | None = None
     delay_s: float = 0.0
+    # Awaited before the last piece or, if there is one, before the fault.
+    hold: asyncio.Event | None = None
 
 
 class StandInEngine:
@@ -75,6 +77,8 @@ class StandInEngine:
         self.architectures = ["LongcatFlashNgramForCausalLM"]
         # Added to each id that `/tokenize` tells, as if the tokenizer were another one.
         self.token_offset = 0
+        # Its `--disaggregation-mode`: prefill and decode engines work in pairs.
+        self.role = "null"
         # Data-parallel ranks that it reports.
         self.ranks = 1
         self.answers: deque[Answer] = deque()
@@ -144,6 +148,7 @@ class StandInEngine:
                 "model_path": self.model_path,
                 "served_model_name": self.model_path,
                 "architectures": self.architectures,
+                "disaggregation_mode": self.role,
             }
         )
 
@@ -208,6 +213,8 @@ class StandInEngine:
         for place, event in enumerate(events):
             if answer.delay_s and place:
                 await asyncio.sleep(answer.delay_s)
+            if answer.hold is not None and answer.fault is None and event is events[-1]:
+                await answer.hold.wait()
             await response.write(_frame(event))
         await _end(answer, response, request)
         return response
@@ -269,6 +276,8 @@ def _events(
 
 
 async def _end(answer: Answer, response: web.StreamResponse, request: web.Request) -> None:
+    if answer.fault is not None and answer.hold is not None:
+        await answer.hold.wait()
     if answer.fault == "stall":
         await asyncio.sleep(3600)
     if answer.fault == "cut":
