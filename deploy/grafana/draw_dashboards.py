@@ -2,8 +2,8 @@
 
 python deploy/grafana/draw_dashboards.py http://127.0.0.1:9090 FOLDER [MINUTES]
 
-Same panels, places and queries as in Grafana, drawn plainly: lines, stacked areas or single numbers. Runs in
-the checkout's environment (`make -s print-venv`), because the chart is that of the load tests.
+Same panels, places and queries as in Grafana, drawn plainly. Runs in the checkout's environment
+(`make -s print-venv`), because the chart is that of the load tests.
 """
 
 import json
@@ -13,10 +13,13 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
+
+import draw_panels
+from draw_panels import Window, legend, number
 
 from serval_load.report import chart
 from serval_load.report.chart import Series
@@ -25,58 +28,23 @@ HERE = Path(__file__).parent
 CELL_W, CELL_H, GAP, POINTS = 50, 34, 6, 120
 # A longer legend would hide the curves.
 MAX_NAMES = 8
-
-
-@dataclass(frozen=True)
-class Window:
-    """Time range of the drawing, in seconds, and the shortest interval of a rate."""
-
-    start: float
-    end: float
-    rate_interval: str = "1m"
+# Series that are no measurements.
+LIMITS = ("objective", "threshold", "somebody")
 
 
 def lines_of(url: str, panel: dict[str, Any], window: Window) -> list[Series]:
     """Series that Prometheus returns for the queries of a panel."""
     found = []
+    step = (window.end - window.start) / POINTS
     for target in panel["targets"]:
-        query = target["expr"].replace("$__rate_interval", window.rate_interval)
-        query = re.sub(r"\$(namespace|release|engine|instance)", ".*", query)
-        asked = urllib.parse.urlencode(
-            {
-                "query": query,
-                "start": window.start,
-                "end": window.end,
-                "step": (window.end - window.start) / POINTS,
-            }
-        )
-        with urllib.request.urlopen(f"{url}/api/v1/query_range?{asked}", timeout=60) as response:  # noqa: S310
-            series = json.load(response)["data"]["result"]
-        for one in series:
+        query = filled_in(target["expr"], window)
+        fields = {"query": query, "start": window.start, "end": window.end, "step": step}
+        for one in asked(url, "query_range", fields):
             numbers = [(float(moment), float(value)) for moment, value in one["values"]]
             points = tuple((moment, value) for moment, value in numbers if math.isfinite(value))
             if points:
                 found.append(Series(legend(target["legendFormat"], one["metric"]), points))
-    return sorted(found, key=lambda line: line.name)
-
-
-def legend(pattern: str, labels: dict[str, str]) -> str:
-    """Replace the label placeholders of a legend."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), pattern).strip()
-
-
-def number(value: float, unit: str) -> str:
-    """Format a value with its unit."""
-    if unit == "percentunit":
-        return f"{value * 100:.3g} %"
-    if unit in ("bytes", "Bps"):
-        for prefix in ("", "Ki", "Mi", "Gi"):
-            if abs(value) < 1024 or prefix == "Gi":
-                return f"{value:.3g} {prefix}B{'/s' if unit == 'Bps' else ''}"
-            value /= 1024
-    if unit == "s":
-        return f"{value:.3g} s" if abs(value) >= 1 else f"{value * 1000:.3g} ms"
-    return f"{value:.4g}" + {"reqps": " /s", "ops": " /s"}.get(unit, "")
+    return sorted(found, key=lambda line: (line.name.startswith(LIMITS), line.name))
 
 
 def stacked(lines: list[Series]) -> list[Series]:
@@ -90,27 +58,69 @@ def stacked(lines: list[Series]) -> list[Series]:
     return piled
 
 
-def draw_panel(panel: dict[str, Any], lines: list[Series], window: Window) -> list[str]:
+def draw_panel(url: str, panel: dict[str, Any], starts: list[float], window: Window) -> list[str]:
     """Draw a panel at its place on the grid."""
     grid = panel["gridPos"]
     x, y = grid["x"] * CELL_W, grid["y"] * CELL_H
-    w, h = grid["w"] * CELL_W - GAP, grid["h"] * CELL_H - GAP
-    unit = panel["fieldConfig"]["defaults"]["unit"]
+    w, h = size = grid["w"] * CELL_W - GAP, grid["h"] * CELL_H - GAP
     out = [
         f'<g transform="translate({x},{y})">',
         f'<rect width="{w}" height="{h}" rx="4" fill="#fff" stroke="#d5d5d5"/>',
     ]
-    if lines and panel["type"] != "stat":
-        return [*out, draw_graph(panel, lines, (w, h), window), "</g>"]
-    out.append(f'<text x="8" y="16" font-size="13">{escape(panel["title"])}</text>')
-    if lines:
-        latest = number(lines[0].points[-1][1], unit)
-        out.append(
-            f'<text x="{w / 2}" y="{h - 32}" text-anchor="middle" font-size="30">{escape(latest)}</text>'
-        )
-    else:
-        out.append(f'<text x="{w / 2}" y="{h / 2 + 8}" text-anchor="middle" fill="#888">nothing</text>')
-    return [*out, "</g>"]
+    title = f'<text x="8" y="16" font-size="13">{escape(panel["title"])}</text>'
+    if panel["type"] == "table":
+        return [*out, title, *draw_panels.table(rows_of(url, panel, window), size), "</g>"]
+    lines = lines_of(url, panel, window)
+    if all(line.name.startswith(LIMITS) for line in lines):
+        nothing = f'<text x="{w / 2}" y="{h / 2 + 8}" text-anchor="middle" fill="#888">nothing</text>'
+        return [*out, title, nothing, "</g>"]
+    match panel["type"]:
+        case "stat":
+            drawn = [title, *draw_panels.stat(panel, lines[0].points[-1][1], size)]
+        case "state-timeline":
+            drawn = [title, *draw_panels.states(panel, lines, size, window)]
+        case "heatmap":
+            drawn = [title, *draw_panels.heat_map(lines, size, window)]
+        case _:
+            drawn = [draw_graph(panel, lines, size, window), *draw_panels.marks(starts, size, window)]
+    return [*out, *drawn, "</g>"]
+
+
+def rows_of(url: str, panel: dict[str, Any], window: Window) -> list[list[str]]:
+    """Rows of a table: its columns' names, then their values at the end of the window."""
+    include, *_ = [step for step in panel["transformations"] if step["id"] == "filterFieldsByName"]
+    columns = include["options"]["include"]["names"]
+    found = []
+    for target in panel["targets"]:
+        for one in asked(url, "query", {"query": filled_in(target["expr"], window), "time": window.end}):
+            labels = one["metric"] | {"Value": one["value"][1]}
+            found.append([labels.get(column, "") for column in columns])
+    return [columns, *sorted(found)]
+
+
+def starts_of(url: str, dashboard: dict[str, Any], window: Window) -> list[float]:
+    """Times of starts and reloads within the window."""
+    times = [
+        float(one["value"][1]) / 1000
+        for mark in dashboard["annotations"]["list"]
+        if mark["useValueForTime"]
+        for one in asked(url, "query", {"query": filled_in(mark["expr"], window), "time": window.end})
+    ]
+    return sorted(moment for moment in times if window.start < moment < window.end)
+
+
+def filled_in(query: str, window: Window) -> str:
+    """Return the query with everything chosen at the top of the dashboard."""
+    query = query.replace("$__rate_interval", window.rate_interval)
+    return re.sub(r"\$(namespace|model|release|engine|instance)", ".*", query)
+
+
+def asked(url: str, path: str, fields: dict[str, Any]) -> list[Any]:
+    """Return the result of a query to Prometheus."""
+    address = f"{url}/api/v1/{path}?{urllib.parse.urlencode(fields)}"
+    with urllib.request.urlopen(address, timeout=60) as response:  # noqa: S310
+        result: list[Any] = json.load(response)["data"]["result"]
+    return result
 
 
 def draw_graph(panel: dict[str, Any], lines: list[Series], size: tuple[int, int], window: Window) -> str:
@@ -141,7 +151,8 @@ def draw(url: str, dashboard: dict[str, Any], window: Window) -> str:
     panels = dashboard["panels"]
     width = max((p["gridPos"]["x"] + p["gridPos"]["w"]) * CELL_W for p in panels)
     height = max((p["gridPos"]["y"] + p["gridPos"]["h"]) * CELL_H for p in panels)
-    body = [part for panel in panels for part in draw_panel(panel, lines_of(url, panel, window), window)]
+    starts = starts_of(url, dashboard, window)
+    body = [part for panel in panels for part in draw_panel(url, panel, starts, window)]
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 -34 {width + 10} {height + 36}" '
         'font-family="sans-serif" font-size="11" fill="#222">'
@@ -151,17 +162,26 @@ def draw(url: str, dashboard: dict[str, Any], window: Window) -> str:
     return "\n".join([head, ground, title, *body, "</svg>"]) + "\n"
 
 
+def draw_into(
+    url: str, folder: Path, minutes: float, uids: Collection[str] = (), *, suffix: str = ""
+) -> None:
+    """Draw the dashboards named by `uids`, or all, over the last minutes, into files of their names."""
+    now = time.time()
+    window = Window(now - 60 * minutes, now)
+    for path in sorted((HERE / "dashboards").glob("*.json")):
+        if path.stem in (uids or {path.stem}):
+            target = folder / f"{path.stem}{suffix}.svg"
+            made = draw(url, json.loads(path.read_text(encoding="utf-8")), window)
+            target.write_text(made, encoding="utf-8")
+            print(f"drew {target}", file=sys.stderr)
+
+
 def main(arguments: list[str]) -> None:
     """Draw every dashboard into a folder."""
     if len(arguments) not in (2, 3):
         sys.exit(__doc__)
     url, folder, *minutes = arguments
-    now = time.time()
-    window = Window(now - 60 * float(minutes[0] if minutes else 10), now)
-    for path in sorted((HERE / "dashboards").glob("*.json")):
-        target = Path(folder) / f"{path.stem}.svg"
-        target.write_text(draw(url, json.loads(path.read_text(encoding="utf-8")), window), encoding="utf-8")
-        print(f"drew {target}", file=sys.stderr)
+    draw_into(url, Path(folder), float(minutes[0] if minutes else 10))
 
 
 if __name__ == "__main__":

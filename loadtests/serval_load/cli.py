@@ -4,15 +4,29 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serval_load.commands import abuse, compare, engine, fit, load, overhead, placement, soak, usage
+from serval_load.commands import (
+    abuse,
+    compare,
+    conversations,
+    engine,
+    fit,
+    fleet,
+    load,
+    overhead,
+    placement,
+    soak,
+    usage,
+)
 
 _COMMANDS = {
     "engine": engine,
     "fit": fit,
     "load": load,
     "compare": compare,
+    "fleet": fleet,
     "overhead": overhead,
     "placement": placement,
+    "conversations": conversations,
     "soak": soak,
     "abuse": abuse,
     "usage": usage,

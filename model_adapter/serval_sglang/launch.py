@@ -26,9 +26,11 @@ from serval_sglang.options import (
     ModelFolderError,
     configure,
     engine_options,
+    replicas,
 )
 from serval_sglang.preflight import find_mistakes
 from serval_sglang.settings import (
+    allowed_untested,
     available_cpus,
     inherited_environment,
     model_settings,
@@ -40,6 +42,9 @@ from serval_sglang.tuned_moe import moe_variables
 
 # Polled by the gateway, by probes and by Prometheus: their lines would bury the others in the log.
 _UNLOGGED_PATHS = ("/v1/loads", "/ready", "/health", "/metrics", "/server_info")
+
+# Has the multi-token-prediction layer run only where `serval_sglang.drafts.adaptive_steps` asks for it.
+SKIP_LAYER = "SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND"
 
 _EXAMPLE = """\
 example:
@@ -100,19 +105,22 @@ def engine_environment(
     """Return the environment of the engine process.
 
     Raises:
-        ValueError: one of the adapter's variables has an invalid value.
+        ValueError: one of the adapter's variables, or --dp-size, has an invalid value.
         CompilersMissing: an engine on a GPU would find no compilers.
     """
     # With an external package SGLang does not import its two hundred models, which saves seconds in each
     # process. The plugin does not depend on it, and refuses another package that provides this model.
     environment = {"SGLANG_EXTERNAL_MODEL_PACKAGE": "serval_sglang.models", **inherited}
+    if options.mtp_steps and not options.mtp_fixed:
+        environment.setdefault(SKIP_LAYER, "1")
     environment |= model_variables(
         ngram_tables=options.ngram_tables,
         moe_overlap_tokens=options.moe_overlap_tokens,
         grammar_drafts=None if options.grammar_drafts else False,
     )
     if options.device == "cpu":
-        environment |= cpu.cpu_environment(inherited, ranks=options.tp, cpus=cpus)
+        ranks = options.tp * replicas(options.sglang_flags)
+        environment |= cpu.cpu_environment(inherited, ranks=ranks, cpus=cpus)
     else:
         environment = moe_variables(options) | environment | compiler_environment(inherited)
         if model_settings(environment).ngram_tables == "host":
@@ -144,6 +152,11 @@ def _parse(arguments: Sequence[str]) -> tuple[EngineOptions, bool]:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     if options.device is None:
         options = replace(options, device="cuda" if visible_gpus() else "cpu")
+    if options.allow_untested is None:
+        try:
+            options = replace(options, allow_untested=allowed_untested(inherited_environment()))
+        except ValueError as error:
+            parser.error(str(error))
     return options, args.check
 
 

@@ -9,7 +9,7 @@ from serval_sglang.checkpoint.inspection import Inspection
 from serval_sglang.checkpoint.parts import Part
 from serval_sglang.config import LongcatConfig
 from serval_sglang.gpu_memory import UnknownMemoryError, gpu_memory_bytes
-from serval_sglang.options import EngineOptions, flag_value
+from serval_sglang.options import EngineOptions, flag_value, replicas
 from serval_sglang.plan import Deployment, PlanError, plan_deployment
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits
 from serval_sglang.plan.shard_sizes import WeightDtype
@@ -36,9 +36,10 @@ def missing_memory(found: Inspection, options: EngineOptions, *, tables_on_host:
     if options.device == "cpu":
         # Ranks share the machine's memory.
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return _larger_than(
-            _stored_bytes(found, options, tables_on_host=tables_on_host), machine, "this machine has"
+        weights = replicas(options.sglang_flags) * _stored_bytes(
+            found, options, tables_on_host=tables_on_host
         )
+        return _larger_than(weights, machine, "this machine has")
     try:
         gpu = gpu_memory_bytes()
     except UnknownMemoryError:

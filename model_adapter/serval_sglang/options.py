@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from serval_sglang.settings import TablePlace
+from serval_sglang.settings import TablePlace, Untested
 
 Device = Literal["cpu", "cuda"]
 
@@ -50,10 +50,20 @@ _OWN_FLAGS = {
 # SGLang takes the beginning of a flag's name for the flag; a shorter one stands for several.
 _SHORTEST_BEGINNING = len("--tp")
 
+# SGLang's two names of the flag, whose beginnings it takes as well.
+_HOST_CACHE_FLAGS = ("--enable-hierarchical-cache", "--enable-hicache")
+_SHORTEST_HOST_CACHE_FLAG = len("--enable-hi")
+
 _MOST_MTP_STEPS = 3
 
 # SGLang 0.5.23 sets this limit with drafts unless a flag has another, and says so in its log alone.
 RUNNING_REQUESTS_WITH_DRAFTS = 48
+
+
+def candidate_steps(mtp_steps: int) -> list[int]:
+    """Return the numbers of draft steps that an engine chooses from: none, one, and those asked for."""
+    return sorted({0, 1, mtp_steps})
+
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "checkpoint"
 DEMO_MODEL_NAME = "longcat-flash-lite-demo"
@@ -81,6 +91,7 @@ class EngineOptions:
     mtp_steps: int = 0
     mtp_fixed: bool = False
     grammar_drafts: bool = True
+    allow_untested: Untested | None = None
     host: str = "127.0.0.1"
     port: int = 30000
     sglang_flags: Sequence[str] = ()
@@ -132,6 +143,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=_DEFAULTS.grammar_drafts,
         help="with --mtp-steps, also draft the tokens that a schema forces (default)",
+    )
+    add(
+        "--allow-untested",
+        choices=get_args(Untested),
+        help="allow what has not been compared on a GPU: hicache (--enable-hierarchical-cache);"
+        " SERVAL_ALLOW_UNTESTED does too",
     )
 
 
@@ -211,6 +228,34 @@ def flag_value(flags: Sequence[str], *names: str) -> str | None:
         if name in names:
             value = given if has_value else following
     return value
+
+
+def uses_host_cache(flags: Sequence[str]) -> bool:
+    """Return True if SGLang's flags ask for HiCache, which keeps prefixes in the host's memory."""
+    return any(_is_host_cache_flag(flag) for flag in flags)
+
+
+def without_host_cache(flags: Sequence[str]) -> list[str]:
+    """Return the flags without those that ask for HiCache."""
+    return [flag for flag in flags if not _is_host_cache_flag(flag)]
+
+
+def _is_host_cache_flag(flag: str) -> bool:
+    return len(flag) >= _SHORTEST_HOST_CACHE_FLAG and any(own.startswith(flag) for own in _HOST_CACHE_FLAGS)
+
+
+def replicas(flags: Sequence[str]) -> int:
+    """Return how many replicas of the model, each of ``--tp`` ranks, SGLang's flags ask for.
+
+    Raises ValueError if ``--dp-size`` is not a number.
+    """
+    # With this flag the replicas are of the attention alone, within the ranks of --tp.
+    if "--enable-dp-attention" in flags:
+        return 1
+    given = flag_value(flags, "--dp-size", "--data-parallel-size") or "1"
+    if not (given.isascii() and given.isdigit() and int(given) > 0):
+        raise ValueError(f"--dp-size must be a number of replicas, got {given!r}")
+    return int(given)
 
 
 def positive_int(text: str) -> int:

@@ -8,8 +8,14 @@ from serval_sglang.checkpoint.inspection import TOKENIZER_FILES, Inspection, ins
 from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.memory_check import missing_memory
-from serval_sglang.options import EngineOptions, flag_value
+from serval_sglang.options import EngineOptions, flag_value, replicas, uses_host_cache
 
+_HOST_CACHE_ON_CPU = "--enable-hierarchical-cache: SGLang starts no HiCache on a CPU"
+_HOST_CACHE_UNTESTED = (
+    "--enable-hierarchical-cache has not been compared with this model on a GPU yet, and other models that"
+    " keep more than keys and values have got wrong answers from it; compare it with `serval checkpoint"
+    " verify` and the same flag, or give --allow-untested hicache"
+)
 # Values of --load-format with which the weights are the files that are inspected here.
 _INSPECTED_FORMATS = (None, "auto")
 _NAMES_SHOWN = 3
@@ -21,6 +27,18 @@ def find_mistakes(options: EngineOptions, *, tables_on_host: bool) -> list[str]:
 
     `options.device` must be resolved. Weights are not looked at where a flag chooses another format.
     """
+    return [*_untested_cache(options), *_mistakes_in_checkpoint(options, tables_on_host=tables_on_host)]
+
+
+def _untested_cache(options: EngineOptions) -> list[str]:
+    if not uses_host_cache(options.sglang_flags):
+        return []
+    if options.device == "cpu":
+        return [_HOST_CACHE_ON_CPU]
+    return [] if options.allow_untested == "hicache" else [_HOST_CACHE_UNTESTED]
+
+
+def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> list[str]:
     try:
         found = inspect_checkpoint(options.model)
     except CheckpointError as error:
@@ -71,6 +89,9 @@ def _missing_gpus(options: EngineOptions) -> list[str]:
     gpus = visible_gpus()
     if gpus == 0:
         return ["CUDA shows no GPU here; see nvidia-smi and CUDA_VISIBLE_DEVICES, or give --device cpu"]
-    if options.tp > gpus:
-        return [f"--tp {options.tp} needs {options.tp} GPUs, and CUDA shows {gpus} here"]
+    copies = replicas(options.sglang_flags)
+    needed = options.tp * copies
+    if needed > gpus:
+        flags = f"--tp {options.tp}" + (f" with --dp-size {copies}" if copies > 1 else "")
+        return [f"{flags} needs {needed} GPUs, and CUDA shows {gpus} here"]
     return []

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 TablePlace = Literal["device", "host"]
+# Features whose answers have not been compared on a GPU: refused unless allowed by name.
+Untested = Literal["hicache"]
 
 _TABLES_VARIABLE = "SERVAL_NGRAM_TABLES"
 _OVERLAP_VARIABLE = "SERVAL_MOE_OVERLAP_TOKENS"
@@ -16,6 +18,7 @@ _KEY_VARIABLE = "SERVAL_ENGINE_API_KEY"
 # Variables of an engine that only the process which started it talks to.
 NO_ENGINE_KEY: Mapping[str, str] = {_KEY_VARIABLE: ""}
 _PREBUILT_VARIABLE = "SERVAL_PREBUILT_KERNELS"
+_UNTESTED_VARIABLE = "SERVAL_ALLOW_UNTESTED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,16 @@ def prebuilt_kernels(environment: Mapping[str, str]) -> Path | None:
     """Return the folder of compiled kernels that the engine's image names, or None."""
     folder = environment.get(_PREBUILT_VARIABLE)
     return Path(folder) if folder else None
+
+
+def allowed_untested(environment: Mapping[str, str]) -> Untested | None:
+    """Return what the variable allows, or None. Raises `ValueError` if there is no such thing."""
+    given = environment.get(_UNTESTED_VARIABLE) or None
+    if given not in (None, *get_args(Untested)):
+        raise ValueError(
+            f"{_UNTESTED_VARIABLE} must be one of {', '.join(get_args(Untested))}, got {given!r}."
+        )
+    return cast(Untested | None, given)
 
 
 def inherited_environment() -> dict[str, str]:

@@ -84,9 +84,14 @@ def sample(target: Target, sampled: Mapping[str, Sampling]) -> None:
 
 
 def _sampled_requests(server_args: Any) -> dict[str, Sampling]:
-    from sglang.srt.runtime_context import get_exec, get_serving
+    from sglang.srt.runtime_context import get_disagg, get_exec, get_serving
 
-    has_grammars = not get_serving().skip_tokenizer_init and get_exec().kernel.grammar_backend != "none"
+    has_grammars = (
+        not get_serving().skip_tokenizer_init
+        and get_exec().kernel.grammar_backend != "none"
+        # The first token, which SGLang's stand-in for the prefill engine makes up, fits no grammar.
+        and get_disagg().disaggregation_mode != "decode"
+    )
     return {
         **_SAMPLED,
         **(_CONSTRAINED if has_grammars else {}),

@@ -161,7 +161,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         tracing=prepared.tracing,
         usage=usage,
     )
-    apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases)
+    apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases, metrics)
     apply(live)
     admin = _admin_app(prepared, metrics, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
@@ -223,11 +223,12 @@ def _turn_sealer(settings: Settings, backend: Backend) -> TurnSealer | None:
 
 
 def _put_in_force(
-    authenticator: Authenticator, gate: Gate, aliases: ModelAliases, live: LiveSettings
+    authenticator: Authenticator, gate: Gate, aliases: ModelAliases, metrics: Metrics, live: LiveSettings
 ) -> None:
     authenticator.replace_keys(ApiKeys(live.keys))
     gate.replace_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
     aliases.replace(live.model_aliases)
+    metrics.settings_read()
 
 
 class _Watch(Protocol):

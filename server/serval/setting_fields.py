@@ -195,8 +195,9 @@ class SettingFields(BaseSettings):
         default=1.0,
         gt=0,
         le=1,
-        description="Share of each limit that this gateway allows by itself while the shared count is"
-        " unreachable.",
+        description="One divided by the number of gateways: the share of each limit that this one allows by"
+        " itself while the shared count is unreachable, and of several engines' free slots that it takes at"
+        " a time.",
     )
     limits_grace_s: float = Field(
         default=60.0,
@@ -208,7 +209,8 @@ class SettingFields(BaseSettings):
     engine_url: str = Field(
         default="http://127.0.0.1:30000",
         description="Base URL of the SGLang engine, or of several, separated by commas: URLs, ranges"
-        " (http://engine-{0..7}:30000), names in DNS (dns+http://engines:30000).",
+        " (http://engine-{0..7}:30000), names in DNS (dns+http://engines:30000), pairs for prefill and decode"
+        " (pd+http://p:30000|http://d:30000?bootstrap_port=8998).",
     )
     engines_file: Path | None = Field(
         default=None, description="File with such URLs instead, read again on changes; `#` starts a comment."
@@ -240,6 +242,13 @@ class SettingFields(BaseSettings):
     )
     queue_timeout_s: float = Field(
         default=60.0, gt=0, description="Longest time a request waits for the engine."
+    )
+    working_set: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of each engine's KV cache for conversations in use; a conversation that finds no"
+        " room there waits whole. 0.8 divided by the number of gateways is usual; 0: none waits for room.",
     )
     shed_queue_length: int | None = Field(
         default=None,

@@ -31,6 +31,7 @@ _SECTIONS: Final = {
 # Variables with the prefix that are no settings of the gateway, by reader.
 OTHER_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "the engine": (
+        "SERVAL_ALLOW_UNTESTED",
         "SERVAL_GRAMMAR_DRAFTS",
         "SERVAL_MOE_OVERLAP_TOKENS",
         "SERVAL_NGRAM_TABLES",

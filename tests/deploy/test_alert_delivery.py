@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from aiohttp import web
 from serval_testkit.gateway import running_gateway
 from serval_testkit.metric_names import DEPLOY
 from serval_testkit.operator_tools import OperatorTools
+from serval_testkit.page_commands import commands_of
 from serval_testkit.processes import free_port, running
 from serval_testkit.prometheus import answered, running_prometheus
 
@@ -58,11 +58,12 @@ def alertmanager_config(pager_url: str, path: Path) -> Path:
 
 def amtool_commands() -> list[str]:
     """Every call of amtool that asks Alertmanager on the operators' pages."""
-    pages = [*(DEPLOY / "runbooks").glob("*.md"), DEPLOY / "operations.md"]
+    pages = [*(DEPLOY / "runbooks").glob("*.md"), *DEPLOY.glob("*.md")]
     return [
-        command
+        command.text
         for page in sorted(pages)
-        for command in re.findall(r"`(amtool --alertmanager[^`]*)`", page.read_text())
+        for command in commands_of(page)
+        if command.text.startswith("amtool --alertmanager")
     ]
 
 

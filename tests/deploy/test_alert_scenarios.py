@@ -14,6 +14,8 @@ UP = {"gateway": 'up{job="serval-gateway",%s}', "engine": 'up{job="serval-engine
 READY = 'serval_engine_up{job="serval-gateway",%s}'
 REQUESTS = 'serval_requests_total{job="serval-gateway",route="/v1/chat/completions",%s,status="%d"}'
 BROKEN = 'serval_errors_total{job="serval-gateway",code="engine_stream_broken",%s}'
+STOPS = 'serval_engine_stops_total{job="serval-gateway",%s,reason="%s"}'
+PLACE_STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
 FIRST_TOKENS = 'serval_time_to_first_token_seconds_%s{job="serval-gateway",%s}'
 
 
@@ -27,7 +29,15 @@ class Scenario:
     fires: frozenset[str] = frozenset()
 
 
-def one_engine(*, gateway: str, engine: str, ready: str, broken: str = "0x300") -> dict[str, str]:
+def one_engine(
+    *,
+    gateway: str,
+    engine: str,
+    ready: str,
+    broken: str = "0x300",
+    told: str = "0x300",
+    lost: str = "0x300",
+) -> dict[str, str]:
     """Series of a release of one engine with one gateway, with Serval's labels."""
     labels = 'namespace="n",release="r",engine="0"'
     return {
@@ -35,6 +45,8 @@ def one_engine(*, gateway: str, engine: str, ready: str, broken: str = "0x300") 
         UP["engine"] % f'{labels},instance="e"': engine,
         READY % f'{labels},instance="g"': ready,
         BROKEN % f'{labels},instance="g"': broken,
+        STOPS % (f'{labels},instance="g"', "told"): told,
+        STOPS % (f'{labels},instance="g"', "lost"): lost,
     }
 
 
@@ -48,6 +60,37 @@ def two_engines(*, second: str, ready: str, broken: str = "0x300", labels: bool 
             own = f'{place},instance="g{number}{gateway}"'
             series |= {UP["gateway"] % own: "1x300", READY % own: is_ready, BROKEN % own: errors}
     return series
+
+
+def fleet(
+    *ready: str, serves: str = "1x300", told: str = "0x300", lost: str = "0x300", otherwise: str = "unknown"
+) -> dict[str, str]:
+    """Series of engines behind two gateways: `ready` of each, and else it is in the state `otherwise`.
+
+    `told` and `lost` count the stops of each engine that is not always ready.
+    """
+    series = {}
+    for gateway in "ab":
+        own = f'namespace="n",release="r",instance="g{gateway}"'
+        series |= {UP["gateway"] % own: "1x300", READY % own: serves, BROKEN % own: "0x300"}
+        series |= {STOPS % (own, "told"): told, STOPS % (own, "lost"): lost}
+        for number, values in enumerate(ready):
+            place = f'job="serval-gateway",{own},place="e{number}"'
+            states = dict.fromkeys(PLACE_STATES, "0x300") | {otherwise: inverted(values), "ready": values}
+            stops = {"told": "0x300", "lost": "0x300"} if values == "1x300" else {"told": told, "lost": lost}
+            series |= {
+                f'serval_place_state{{{place},state="{name}"}}': given for name, given in states.items()
+            }
+            series |= {
+                f'serval_place_stops_total{{{place},reason="{reason}"}}': given
+                for reason, given in stops.items()
+            }
+    return series
+
+
+def inverted(values: str) -> str:
+    """Series that is 1 where `values`, of ones and zeros, is 0."""
+    return re.sub(r"\b([01])x", lambda match: f"{1 - int(match[1])}x", values)
 
 
 def traffic(ok: str, failed: str, status: int = 502) -> dict[str, str]:
@@ -128,6 +171,65 @@ SCENARIOS = [
         one_engine(gateway="1x300", engine="0x300", ready="0x300"),
         "37m",
         fires("ServalEngineNotReady", "ServalEngineDown"),
+    ),
+    Scenario(
+        "the only engine is killed while it is idle: a page in minutes",
+        one_engine(gateway="1x300", engine="1x20 0x280", ready="1x20 0x280", lost="0x20 1x280"),
+        "24m",
+        fires("ServalEngineUnavailable", "ServalEngineLost"),
+    ),
+    Scenario(
+        "the only engine was killed while it was idle, long ago",
+        one_engine(gateway="1x300", engine="1x20 0x280", ready="1x20 0x280", lost="0x20 1x280"),
+        "200m",
+        fires("ServalEngineUnavailable", "ServalEngineLost", "ServalEngineNotReady", "ServalEngineDown"),
+    ),
+    Scenario(
+        "the only engine was killed while it was idle, and is back",
+        one_engine(
+            gateway="1x300", engine="1x20 0x8 1x280", ready="1x20 0x8 1x280", lost="0x20 1x280"
+        ),
+        "30m",
+    ),
+    Scenario(
+        "the only idle engine is told to stop, and starts for 20 minutes",
+        one_engine(gateway="1x300", engine="1x20 0x20 1x280", ready="1x20 0x20 1x280", told="0x20 1x280"),
+        "38m",
+    ),
+    # Several engines behind each gateway.
+    Scenario(
+        "one of two engines of a fleet crashes: a ticket in minutes",
+        fleet("1x300", "1x20 0x280", lost="0x20 1x280"),
+        "24m",
+        fires("ServalPlaceLost"),
+    ),
+    Scenario(
+        "one of two engines of a fleet does not come back",
+        fleet("1x300", "1x20 0x280", lost="0x20 1x280"),
+        "80m",
+        fires("ServalPlaceLost", "ServalPlaceAway"),
+    ),
+    Scenario(
+        "both engines of a fleet are killed while idle: a page in minutes",
+        fleet("1x20 0x280", "1x20 0x280", serves="1x20 0x280", lost="0x20 1x280"),
+        "24m",
+        fires("ServalPlaceLost", "ServalEngineUnavailable"),
+    ),
+    Scenario(
+        "one of two engines of a fleet serves another model",
+        fleet("1x300", "0x300", otherwise="mismatch"),
+        "80m",
+        fires("ServalPlaceMismatch"),
+    ),
+    Scenario(
+        "an upgrade of the engines of a fleet, one after the other",
+        fleet("1x20 0x20 1x260", "1x45 0x20 1x235", told="0x20 1x25 2x255"),
+        "64m",
+    ),
+    Scenario(
+        "a range that names more engines than there are",
+        fleet("1x300", "0x300"),
+        "200m",
     ),
     # Gateways that are gone.
     Scenario(

@@ -551,6 +551,16 @@ def test_rules_and_dashboards_are_those_of_deploy(tools: OperatorTools) -> None:
     assert len(RULE_FILES) == len(list((CHART / "files/rules").glob("*.yml")))
 
 
+def test_dashboards_link_to_the_runbooks_of_the_values(tools: OperatorTools) -> None:
+    address = "https://wiki.example.org/runbooks"
+    manifests = preset(
+        tools, "values-2xh100.yaml", "--set", f"monitoring.prometheusRule.runbookBaseUrl={address}/"
+    )
+    overview = json.loads(named(manifests, "ConfigMap", "serval-dashboards")["data"]["serval-overview.json"])
+    (variable,) = [one for one in overview["templating"]["list"] if one["name"] == "runbooks"]
+    assert variable["query"] == address
+
+
 def test_alerts_take_objectives_and_severities_from_values(tools: OperatorTools, tmp_path: Path) -> None:
     rule = "monitoring.prometheusRule"
     manifests = preset(

@@ -30,7 +30,7 @@ from serval_sglang.drafts import controller
 
 
 def register():
-    controller.WINDOW, controller.PATIENCE, controller.MOST_PATIENCE = 4, 2, 4
+    controller.WINDOW, controller.PATIENCE, controller.MOST_PATIENCE, controller.LEAD = 4, 2, 4, 1
     observe = controller.StepsController.observe
 
     def observe_imitated(self, batch_size, steps, accepted, seconds):
@@ -99,6 +99,8 @@ def test_engine_stops_drafting_at_low_acceptance_and_begins_again(engine: Engine
     assert right.steps > 2
     assert wrong.steps < 1
     assert again.steps > 2
+    # The first drafts after a trial without any are right, too.
+    assert again.accepted == again.drafted
     # Each pass gives its accepted drafts and one more; the prefill gives the first token.
     for drafts in (right, wrong, again):
         assert drafts.accepted + drafts.passes in range(LENGTH - 1, LENGTH + STEPS)

@@ -24,6 +24,7 @@ from serval_sglang.reference import ReferenceModel
 from serval_sglang.reference.mtp import MtpLayer
 from serval_sglang.reference.speculation import decode_speculatively, mtp_drafter
 from serval_sglang.verify.cases import Prompts, run_case, verification_cases
+from serval_sglang.verify.draft_matrix import remember_outputs
 from serval_sglang.verify.engine import Engine, Generation, generate, running_engine
 from serval_sglang.verify.verification import BOUNDS, judge
 from serval_testkit.engine_plugins import with_plugins, write_plugin
@@ -161,9 +162,10 @@ def subject(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             checkpoint, dtype="float32", mtp_steps=STEPS, extra_flags=flags, environment=environment
         ) as drafting,
     ):
-        yield Subject(
-            plain, drafting, checkpoint, load_reference(checkpoint), load_mtp_layer(checkpoint), mistake_file
-        )
+        reference = load_reference(checkpoint)
+        # Several tests ask for the same texts.
+        remember_outputs(reference)
+        yield Subject(plain, drafting, checkpoint, reference, load_mtp_layer(checkpoint), mistake_file)
 
 
 def answers(engine: Engine, asked: Sequence[Mapping[str, Any]]) -> list[Any]:

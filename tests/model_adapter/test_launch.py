@@ -13,7 +13,7 @@ import pytest
 
 from serval_sglang.cpu_compat.environment import STANDIN_PACKAGES, cpu_environment
 from serval_sglang.launch import engine_environment, main, parse_options, sglang_arguments
-from serval_sglang.options import DEMO_MODEL, EngineOptions, flag_value
+from serval_sglang.options import DEMO_MODEL, EngineOptions, candidate_steps, flag_value
 from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
 from serval_testkit.processes import free_port
@@ -58,7 +58,8 @@ def test_sglang_arguments_let_the_controller_choose_steps(model: Path, steps: in
     configuration = flag_value(sglang_arguments(parse_options(given)), "--speculative-adaptive-config")
     assert configuration is not None
     # SGLang refuses to start if the steps are not among them.
-    assert {0, 1, steps} == set(json.loads(Path(configuration).read_text())["1"]["candidate_steps"])
+    of_sglang = json.loads(Path(configuration).read_text())["1"]["candidate_steps"]
+    assert candidate_steps(steps) == sorted(of_sglang)
     fixed = sglang_arguments(parse_options([*given, "--mtp-fixed"]))
     assert not [flag for flag in fixed if "adaptive" in flag]
 
@@ -69,6 +70,23 @@ def test_sglang_arguments_let_the_controller_choose_steps(model: Path, steps: in
 def test_engine_environment_says_if_grammars_draft(model: Path, flag: str, grammar_drafts: bool) -> None:
     options = parse_options([f"--model={model}", "--device=cpu", "--mtp-steps=1", flag])
     assert model_settings(engine_environment(options, {}, [0])).grammar_drafts is grammar_drafts
+
+
+@pytest.mark.parametrize(
+    ("flags", "inherited", "found"),
+    [
+        (["--mtp-steps=2"], {}, "1"),
+        (["--mtp-steps=2", "--mtp-fixed"], {}, None),
+        ([], {}, None),
+        (["--mtp-steps=2"], {"SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND": "0"}, "0"),
+    ],
+)
+def test_engine_environment_lets_the_controller_skip_the_layer(
+    model: Path, flags: list[str], inherited: dict[str, str], found: str | None
+) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", *flags])
+    environment = engine_environment(options, inherited, [0])
+    assert environment.get("SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND") == found
 
 
 def test_sglang_arguments_without_drafts_name_none(model: Path) -> None:
@@ -114,6 +132,20 @@ def test_parse_options_defaults_to_a_gpu_if_there_is_one(
 ) -> None:
     monkeypatch.setattr("serval_sglang.launch.visible_gpus", lambda: gpus)
     assert parse_options([f"--model={model}"]).device == device
+
+
+def test_parse_options_reads_what_is_allowed_untested(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--model={model}", "--device=cuda"]
+    assert parse_options(arguments).allow_untested is None
+    assert parse_options([*arguments, "--allow-untested=hicache"]).allow_untested == "hicache"
+    monkeypatch.setenv("SERVAL_ALLOW_UNTESTED", "hicache")
+    assert parse_options(arguments).allow_untested == "hicache"
+    monkeypatch.setenv("SERVAL_ALLOW_UNTESTED", "everything")
+    with pytest.raises(SystemExit):
+        parse_options(arguments)
+    assert "SERVAL_ALLOW_UNTESTED must be one of hicache, got 'everything'" in capsys.readouterr().err
 
 
 def test_main_with_check_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +276,39 @@ def test_main_refuses_port_in_use(model: Path) -> None:
 )
 def test_cpu_environment_divides_cpus_among_ranks(cpus: list[int], ranks: int, shares: str) -> None:
     assert cpu_environment({}, ranks=ranks, cpus=cpus)["SGLANG_CPU_OMP_THREADS_BIND"] == shares
+
+
+@pytest.mark.parametrize(
+    ("flags", "shares"),
+    [
+        (["--dp-size", "2"], "0|1"),
+        (["--data-parallel-size=2"], "0|1"),
+        (["--dp-size=4"], "0|1|0|1"),
+        (["--dp-size=2", "--enable-dp-attention"], None),
+        (["--dp-size=1"], None),
+    ],
+    ids=str,
+)
+def test_engine_environment_divides_cpus_among_replicas(
+    model: Path, flags: list[str], shares: str | None
+) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", "--", *flags])
+    environment = engine_environment(options, {}, [0, 1])
+    assert environment.get("SGLANG_CPU_OMP_THREADS_BIND") == shares
+    assert environment["OMP_NUM_THREADS"] == ("2" if shares is None else "1")
+
+
+def test_engine_environment_divides_cpus_among_all_ranks_of_replicas(model: Path) -> None:
+    options = parse_options([f"--model={model}", "--device=cpu", "--tp=2", "--", "--dp-size=2"])
+    environment = engine_environment(options, {}, [0, 1, 2, 3])
+    assert environment["SGLANG_CPU_OMP_THREADS_BIND"] == "0|1|2|3"
+    given = {"SGLANG_CPU_OMP_THREADS_BIND": "3|2|1|0"}
+    assert engine_environment(options, given, [0, 1, 2, 3])["SGLANG_CPU_OMP_THREADS_BIND"] == "3|2|1|0"
+
+
+def test_main_refuses_a_number_of_replicas_that_is_none(model: Path) -> None:
+    with pytest.raises(SystemExit, match="--dp-size must be a number of replicas, got 'two'"):
+        main([f"--model={model}", "--device=cpu", f"--port={free_port()}", "--", "--dp-size", "two"])
 
 
 def test_cpu_environment_keeps_numpy_from_starting_threads() -> None:

@@ -102,12 +102,15 @@ def test_missing_memory_leaves_unknown_memory_to_the_engine(monkeypatch: pytest.
     )
 
 
-@pytest.mark.parametrize(("machine", "tables_on_host", "fits"), [(100, False, False), (200, False, True)])
+@pytest.mark.parametrize(
+    ("machine", "tables_on_host", "flags", "fits"),
+    [(100, False, [], False), (200, False, [], True), (200, False, ["--dp-size=2"], False)],
+)
 def test_missing_memory_on_a_cpu_compares_with_the_machine(
-    monkeypatch: pytest.MonkeyPatch, machine: int, tables_on_host: bool, fits: bool
+    monkeypatch: pytest.MonkeyPatch, machine: int, tables_on_host: bool, flags: list[str], fits: bool
 ) -> None:
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": machine * 10**6, "SC_PAGE_SIZE": 1000}.__getitem__)
-    options = EngineOptions(model=Path("m"), device="cpu", tp=2)
+    options = EngineOptions(model=Path("m"), device="cpu", tp=2, sglang_flags=flags)
     says = missing_memory(checkpoint(), options, tables_on_host=tables_on_host)
     assert (says == []) is fits, says
 

@@ -11,7 +11,7 @@ import pytest
 
 from serval_sglang import preflight
 from serval_sglang.launch import main
-from serval_sglang.options import DEMO_MODEL, EngineOptions
+from serval_sglang.options import DEMO_MODEL, Device, EngineOptions, Untested
 from serval_sglang.preflight import find_mistakes
 
 
@@ -130,8 +130,10 @@ def test_find_mistakes_leaves_weights_to_other_formats(
         (1, [], ["--tp 2 needs 2 GPUs, and CUDA shows 1 here"]),
         (0, [], ["CUDA shows no GPU here; see nvidia-smi and CUDA_VISIBLE_DEVICES, or give --device cpu"]),
         (1, ["--nnodes=2"], []),
+        (2, ["--dp-size=2"], ["--tp 2 with --dp-size 2 needs 4 GPUs, and CUDA shows 2 here"]),
+        (2, ["--dp-size=2", "--enable-dp-attention"], []),
     ],
-    ids=["enough", "too few", "none", "on two machines"],
+    ids=["enough", "too few", "none", "on two machines", "for replicas", "for attention's replicas"],
 )
 def test_find_mistakes_counts_gpus(
     options: EngineOptions, monkeypatch: pytest.MonkeyPatch, gpus: int, flags: list[str], expected: list[str]
@@ -146,3 +148,31 @@ def test_find_mistakes_reports_missing_memory(
 ) -> None:
     monkeypatch.setattr(preflight, "missing_memory", lambda *_, **__: ["too little memory"])
     assert mistakes(options) == ["too little memory"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "device", "allowed", "expected"),
+    [
+        ("--enable-hierarchical-cache", "cuda", None, "has not been compared with this model on a GPU yet"),
+        ("--enable-hicache", "cuda", None, "or give --allow-untested hicache"),
+        ("--enable-hier", "cuda", None, "other models that keep more than keys and values"),
+        ("--enable-hierarchical-cache", "cuda", "hicache", None),
+        ("--enable-hierarchical-cache", "cpu", "hicache", "SGLang starts no HiCache on a CPU"),
+        ("--enable-metrics", "cuda", None, None),
+        ("--hicache-size=1", "cuda", None, None),
+    ],
+)
+def test_find_mistakes_wants_a_yes_to_host_cache(
+    options: EngineOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    flag: str,
+    device: Device,
+    allowed: Untested | None,
+    expected: str | None,
+) -> None:
+    monkeypatch.setattr(preflight, "visible_gpus", lambda: 2)
+    monkeypatch.setattr(preflight, "missing_memory", lambda *_, **__: [])
+    given = replace(options, device=device, allow_untested=allowed, sglang_flags=[flag])
+    found = mistakes(given)
+    assert len(found) == (expected is not None)
+    assert expected is None or expected in found[0]

@@ -8,9 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from torch import nn
 
+from serval.engine.client import generate_body
+from serval.engine.pair_url import pair_of
+from serval.engine.protocol import Bootstrap, GenerateRequest
 from serval_sglang.plugin.registration import SUPPORTED_SGLANG
 from serval_testkit.upstream_source import find_source
 
@@ -47,6 +51,21 @@ def test_upstream_source_is_unchanged(touchpoint: Touchpoint) -> None:
     assert (touchpoint.lines, touchpoint.digest) == (source.lines, source.digest), (
         f"{touchpoint.name} has changed: read it, then write {source.lines} and {source.digest} into its row."
     )
+
+
+def test_upstream_takes_what_the_gateway_sends_to_a_pair() -> None:
+    io_struct = pytest.importorskip("sglang.srt.managers.io_struct", reason="needs SGLang")
+    disagg = pytest.importorskip("sglang.srt.arg_groups.fields.disagg", reason="needs SGLang")
+    meeting = Bootstrap(host="[::1]", port=pair_of("pd+http://p|http://d").bootstrap_port, room=(1 << 63) - 1)
+    request = GenerateRequest(
+        request_id="r", input_ids=[1], sampling={}, rank=1, bootstrap=meeting, prefill_rank=2
+    )
+    taken = io_struct.GenerateReqInput(**msgspec.json.decode(generate_body(request)))
+    taken.normalize_batch_and_arguments()
+    assert taken.bootstrap_host == meeting.host
+    assert taken.bootstrap_port == meeting.port == disagg.Disagg().disaggregation_bootstrap_port
+    assert taken.bootstrap_room == meeting.room
+    assert (taken.routed_dp_rank, taken.disagg_prefill_dp_rank) == (1, 2)
 
 
 def test_upstream_captures_no_prefill_graph_of_this_model() -> None:

@@ -142,12 +142,14 @@ def test_warm_up_ends_the_engine_if_it_cannot_sample(
 
 
 @pytest.mark.parametrize(
-    ("device", "skip_tokenizer_init", "grammar_backend", "left_out"),
+    ("device", "skip_tokenizer_init", "grammar_backend", "mode", "left_out"),
     [
-        ("cuda", False, "xgrammar", set()),
-        ("cuda", True, "xgrammar", {"a grammar"}),
-        ("cuda", False, "none", {"a grammar"}),
-        ("cpu", False, "xgrammar", {"a repetition penalty"}),
+        ("cuda", False, "xgrammar", "null", set()),
+        ("cuda", False, "xgrammar", "prefill", set()),
+        ("cuda", False, "xgrammar", "decode", {"a grammar"}),
+        ("cuda", True, "xgrammar", "null", {"a grammar"}),
+        ("cuda", False, "none", "null", {"a grammar"}),
+        ("cpu", False, "xgrammar", "null", {"a repetition penalty"}),
     ],
 )
 def test_sampled_requests_are_those_that_the_engine_accepts(
@@ -155,6 +157,7 @@ def test_sampled_requests_are_those_that_the_engine_accepts(
     device: str,
     skip_tokenizer_init: bool,
     grammar_backend: str,
+    mode: str,
     left_out: set[str],
 ) -> None:
     context = pytest.importorskip("sglang.srt.runtime_context", reason="needs SGLang")
@@ -162,5 +165,6 @@ def test_sampled_requests_are_those_that_the_engine_accepts(
     monkeypatch.setattr(context, "get_exec", lambda: SimpleNamespace(kernel=kernel))
     serving = SimpleNamespace(skip_tokenizer_init=skip_tokenizer_init)
     monkeypatch.setattr(context, "get_serving", lambda: serving)
+    monkeypatch.setattr(context, "get_disagg", lambda: SimpleNamespace(disaggregation_mode=mode))
     everything = {*module._SAMPLED, *module._CONSTRAINED, *module._COMPILED}
     assert everything - module._sampled_requests(SimpleNamespace(device=device)).keys() == left_out

@@ -23,14 +23,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from serval_sglang.bench.rows import OK, Output
 from serval_sglang.checkpoint.files import load_config
 from serval_sglang.consistency.comparison import Agreement, agreement
 from serval_sglang.consistency.questions import Prompt, ask_alone, ask_together, prompts
-from serval_sglang.demo.acceptance import documented_prompts
-from serval_sglang.draft_bench.speed import measure_speed
+from serval_sglang.draft_bench.speed import documented, measure_speed
 from serval_sglang.verify.engine import Engine, EngineFailed, Generation, running_engine
 from serval_sglang.verify.verification import Bound
 
@@ -111,7 +108,7 @@ def _answers_agree(
 def _show_speed(
     args: argparse.Namespace, engine: Engine, steps: int, asked: Sequence[Prompt], output: Output
 ) -> None:
-    timed = _documented(args.model) if args.documented else asked
+    timed = documented(args.model) if args.documented else asked
     for batch in args.batches:
         speed = measure_speed(
             engine, timed, batch=batch, steps=steps, new_tokens=args.timed_tokens, repeats=args.repeats
@@ -124,11 +121,6 @@ def _show_speed(
             f"{speed.tokens_per_pass:.2f} tokens a pass, accepted by position {accepted}",
             flush=True,
         )
-
-
-def _documented(model: Path) -> list[Prompt]:
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    return [tuple(tokenizer.encode(prompt.text).ids) for prompt in documented_prompts()]
 
 
 def _engine(args: argparse.Namespace, steps: int) -> AbstractContextManager[Engine]:

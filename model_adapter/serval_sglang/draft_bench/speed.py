@@ -5,8 +5,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from serval_sglang.consistency.questions import Prompt
+from serval_sglang.demo.acceptance import documented_prompts
 from serval_sglang.verify.engine import Engine
 
 _ACCEPTED = "serval_engine_accepted_tokens_total"
@@ -36,15 +40,22 @@ def measure_speed(
     decoding. Raises `EngineFailed` if the engine refused a request.
     """
     asked = [list(prompt) for prompt in islice(cycle(prompts), batch)]
-    _answer_s(engine, asked, new_tokens=1)
+    answer_s(engine, asked, new_tokens=1)
     before = _counts(engine, steps)
-    taken = [_answer_s(engine, asked, new_tokens=new_tokens) for _ in range(repeats)]
+    taken = [answer_s(engine, asked, new_tokens=new_tokens) for _ in range(repeats)]
     passes, *right = (after - earlier for after, earlier in zip(_counts(engine, steps), before, strict=True))
     accepted = tuple(count / max(passes, 1.0) for count in right)
     return Speed(batch * new_tokens / statistics.median(taken), accepted, 1.0 + sum(accepted))
 
 
-def _answer_s(engine: Engine, prompts: Sequence[Sequence[int]], *, new_tokens: int) -> float:
+def documented(model: Path) -> list[Prompt]:
+    """Return the demo model's documented questions and calls, in the tokens of `model`."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    return [tuple(tokenizer.encode(prompt.text).ids) for prompt in documented_prompts()]
+
+
+def answer_s(engine: Engine, prompts: Sequence[Sequence[int]], *, new_tokens: int) -> float:
+    """Return the seconds in which the engine continues all `prompts` at once. Raises `EngineFailed`."""
     sampling = {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True}
     begin = time.perf_counter()
     engine.post("/generate", {"input_ids": prompts, "sampling_params": sampling})

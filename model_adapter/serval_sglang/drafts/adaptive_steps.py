@@ -2,6 +2,9 @@
 
 SGLang prepares attention backends and graphs for every number of steps in its configuration, and asks a
 policy for the steps before each pass. `MeasuredSteps` replaces its policy, which looks at acceptance alone.
+
+After each pass SGLang extends the draft model's cache by the new tokens. After one without drafts it leaves
+that out if its variable SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND says so; then `skip_draft_extend` decides.
 """
 
 import logging
@@ -41,6 +44,9 @@ class MeasuredSteps:
     def get_steps_for_batch(self, batch_size: int) -> int:
         return self._controller.steps(batch_size)
 
+    def layer_runs_without_drafts(self, batch_size: int) -> bool:
+        return self._controller.layer_runs_without_drafts(batch_size)
+
     def on_verify_complete(self, num_correct_drafts_per_req: list[int], batch_size: int) -> int | None:
         return None
 
@@ -65,6 +71,27 @@ def resolve_tokens(original: Any, processor: Any, result: Any, batch: Any) -> An
     if controller is not None:
         controller.params.observe(steps, accepted)
     return tokens
+
+
+def skip_draft_extend(original: Any, worker: Any, batch: Any, result: Any) -> None:
+    """Wrap EAGLEWorkerV2._stub_skipped_draft_extend, called after a pass without drafts: extend the draft's
+    cache after all if drafts may begin soon."""
+    from sglang.srt.layers.moe.utils import (
+        speculative_moe_a2a_backend_context,
+        speculative_moe_backend_context,
+    )
+    from sglang.srt.speculative.spec_utils import draft_tp_context
+
+    if not worker.adaptive_controller.params.layer_runs_without_drafts(len(batch.seq_lens)):
+        original(worker, batch, result)
+        return
+    # As in EAGLEWorkerV2.forward_batch_generation.
+    with (
+        draft_tp_context(worker.draft_worker.parallel_layout),
+        speculative_moe_backend_context(),
+        speculative_moe_a2a_backend_context(),
+    ):
+        worker.draft_worker._draft_extend_for_decode(batch, result)
 
 
 def _of_first_rank() -> Callable[[float], float]:
@@ -94,4 +121,7 @@ def _is_no_change(record: logging.LogRecord) -> bool:
 
 
 REPLACED = {"sglang.srt.speculative.adaptive_spec_params.AdaptiveSpeculativeParams": MeasuredSteps}
-AROUND = {f"{_RESULTS}._resolve_spec_v2_tokens": resolve_tokens}
+AROUND = {
+    f"{_RESULTS}._resolve_spec_v2_tokens": resolve_tokens,
+    f"{_WORKER}.EAGLEWorkerV2._stub_skipped_draft_extend": skip_draft_extend,
+}

@@ -4,6 +4,9 @@ Tokens a pass follow from the acceptance of the drafts, seconds a pass are measu
 and each size of the running batch (1, 2, 3-4, 5-8, ...), because a pass over more tokens costs almost nothing
 in a small batch and its full price in a large one. A number of steps that is not in use is tried for a few
 passes from time to time, less and less often while it does not win.
+
+A pass without drafts is cheapest if the layer does not run either. Then it has not seen the tokens of that
+pass, so that its next drafts are worse; it runs again a few passes before drafts may begin.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +22,8 @@ MARGIN = 1.03
 # Measurements of the steps in use between two trials of others: at first, and at most.
 PATIENCE = 8
 MOST_PATIENCE = 128
+# Passes without drafts in which the layer runs before drafts may begin. Few enough to leave the median alone.
+LEAD = 4
 
 
 def _as_measured(seconds: float) -> float:
@@ -59,6 +64,13 @@ class StepsController:
     def steps(self, batch_size: int) -> int:
         """Return the steps of the next pass over `batch_size` requests."""
         return self._size(batch_size).steps
+
+    def layer_runs_without_drafts(self, batch_size: int) -> bool:
+        """Return True if the layer takes in the tokens of the next pass even if that has no drafts: others
+        than no steps may be in use `LEAD` passes later, as a trial or after one."""
+        size = self._size(batch_size)
+        is_change_due = size.trial is not None or size.since_trial + 1 >= size.patience
+        return is_change_due and len(size.window) >= WINDOW - LEAD
 
     def observe(self, batch_size: int, steps: int, accepted: Sequence[int], seconds: float) -> None:
         """Take in a finished pass: its steps, the right drafts of each request, and how long it took."""

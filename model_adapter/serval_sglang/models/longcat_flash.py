@@ -20,6 +20,7 @@ from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
 from serval_sglang.layers.ngram_tables import TableStorage, code_dtype
+from serval_sglang.metrics.build import report_build
 from serval_sglang.metrics.experts import report_experts
 from serval_sglang.settings import model_settings
 from serval_sglang.weights.ledger import TensorLedger
@@ -60,6 +61,7 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         self._require_own_layers()
         require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
         self.model.embed_tokens.allocate_tables(tables)
+        report_build()
         report_experts([layer.mlp for layer in self.model.layers])
         self._overlap_experts(settings.moe_overlap_tokens)
         self._has_coded_tables = tables.code_dtype is not None

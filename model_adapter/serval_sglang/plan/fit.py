@@ -7,7 +7,12 @@ from typing import Any, Literal
 
 from serval_sglang.config import LongcatConfig
 from serval_sglang.options import RUNNING_REQUESTS_WITH_DRAFTS
-from serval_sglang.plan.reserve import BatchLimits, default_batch_limits, reserve_bytes
+from serval_sglang.plan.reserve import (
+    BatchLimits,
+    default_batch_limits,
+    draft_graph_sets,
+    reserve_bytes,
+)
 from serval_sglang.plan.shard_sizes import PlanError, TablePlacement, WeightDtype, shard_sizes
 
 KvDtype = Literal["bf16", "fp8"]
@@ -132,7 +137,8 @@ def plan_deployment(deployment: Deployment) -> Plan:
         limits = replace(limits, graph_max_batch=min(limits.graph_max_batch, requests))
     reserve = given.reserve_bytes
     if reserve is None:
-        reserve = reserve_bytes(limits, given.gpu_memory_bytes, tp=given.tp)
+        sets = draft_graph_sets(given.mtp_steps, num_layers=given.config.num_layers) if given.mtp_steps else 1
+        reserve = reserve_bytes(limits, given.gpu_memory_bytes, tp=given.tp, graph_sets=sets)
     kv_bytes = given.gpu_memory_bytes - given.runtime_bytes - reserve - sum(sizes.device_bytes.values())
     per_token = kv_bytes_per_token(given.config, given.kv_dtype, mtp=given.mtp_steps > 0)
     tokens = max(0, kv_bytes // per_token)

@@ -7,6 +7,8 @@ the operator sets it.
 
 from dataclasses import dataclass
 
+from serval_sglang.options import candidate_steps
+
 _MIB = 1 << 20
 _GIB = 1 << 30
 
@@ -33,12 +35,27 @@ def default_batch_limits(gpu_memory_bytes: int, *, tp: int) -> BatchLimits:
     return BatchLimits(16384, 512)
 
 
-def reserve_bytes(limits: BatchLimits, gpu_memory_bytes: int, *, tp: int) -> int:
-    """Return the reserve of one GPU, without the 1.5 GiB for prefill graphs that `gpu_flags` switches off."""
+def draft_graph_sets(mtp_steps: int, *, num_layers: int) -> float:
+    """Return how many sets of decode graphs an engine with drafts captures, in sets of the whole model.
+
+    SGLang captures for each number of steps to choose from (`options.candidate_steps`): the model's
+    verification, an extension by the draft model of one layer, and for more than one step its decode passes
+    (sglang/srt/speculative/eagle_worker_v2.py, `build_adaptive_runtime_state` and `_capture_cuda_graphs`).
+    """
+    candidates = candidate_steps(mtp_steps)
+    of_draft_model = sum(1 + (steps > 1) for steps in candidates)
+    return len(candidates) + of_draft_model / num_layers
+
+
+def reserve_bytes(limits: BatchLimits, gpu_memory_bytes: int, *, tp: int, graph_sets: float = 1.0) -> int:
+    """Return the reserve of one GPU, without the 1.5 GiB for prefill graphs that `gpu_flags` switches off.
+
+    SGLang's rule knows one of the `graph_sets`; the others are added to what it reserves.
+    """
     constant_mib = 512
     activations_mib = 1.5 * max(limits.chunked_prefill_size, 2048)
     parallel_mib = tp * 1024 / 8
     decode_graphs_mib = 2 * limits.graph_max_batch
     total_mib = constant_mib + activations_mib + parallel_mib + decode_graphs_mib
     least_mib = 10 * 1024 if gpu_memory_bytes > 60 * _GIB else 0
-    return int(max(total_mib, least_mib) * _MIB)
+    return int((max(total_mib, least_mib) + (graph_sets - 1) * decode_graphs_mib) * _MIB)

@@ -20,6 +20,12 @@ _LONGEST_PROMPT_IN_SMALL_CHUNKS = 24
 # Above this, prompts of two chunks would be too long for the reference, whose attention is quadratic.
 _LARGE_CHUNK = 512
 _DECODE_STEPS = 6
+# SGLang restores no shorter prefix from the host's memory.
+_SHORTEST_RESTORED = 10
+# Requests beyond those that fill the KV cache, so that all that was there before has left it.
+_MORE_FILLERS = 4
+
+RESTORED_PREFIXES = "prefix restored from the host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +46,15 @@ class Case:
     """Waves of requests, one wave after another; the requests of a wave are sent at the same time.
 
     If `continued`, every answer of the last wave is continued from the prefix cache. A case counts as covered
-    only if there were cache hits (if `needs_cache_hits`) and a batch of the kind `needs_batches` (see
-    `serval_sglang.metrics.batches`).
+    only if there were cache hits (if `needs_cache_hits`), hits in the host's memory (if `needs_restored`),
+    and a batch of the kind `needs_batches` (see `serval_sglang.metrics.batches`).
     """
 
     name: str
     waves: tuple[tuple[Request, ...], ...]
     continued: bool = False
     needs_cache_hits: bool = False
+    needs_restored: bool = False
     needs_batches: str | None = None
 
 
@@ -77,11 +84,17 @@ class Prompts:
 
 
 def verification_cases(
-    config: LongcatConfig, *, chunk: int | None, mixed: bool = False, seed: int = 0
+    config: LongcatConfig,
+    *,
+    chunk: int | None,
+    mixed: bool = False,
+    restored_from: int | None = None,
+    seed: int = 0,
 ) -> list[Case]:
     """Return every case for a model and an engine's chunk size in tokens; None is prefill in one piece.
 
-    `mixed` is for engines that put decode steps into prefill batches (`--enable-mixed-chunk`). Lengths lie
+    `mixed` is for engines that put decode steps into prefill batches (`--enable-mixed-chunk`), and
+    `restored_from` for those with HiCache: the tokens that their KV cache holds on the device. Lengths lie
     around the look-back of n - 1 tokens and around one and two chunks, and exceed YaRN's original context if
     it is short.
     """
@@ -97,6 +110,8 @@ def verification_cases(
         cases.append(_chunks_at_any_boundary(prompts, chunk))
         if mixed:
             cases.append(_decode_beside_prefill(prompts, chunk))
+    if restored_from is not None:
+        cases.append(_restored_prefixes(prompts, chunk, restored_from))
     return cases
 
 
@@ -121,6 +136,11 @@ def run_case(engine: Engine, case: Case) -> list[Generation]:
         raise EngineFailed(
             f"{case.name}: no request met a cached prefix, so this case is not covered. Leave "
             "--disable-radix-cache out, and choose a --page-size below the length of a prompt."
+        )
+    if case.needs_restored and not any(answer.restored_tokens for answer in answers):
+        raise EngineFailed(
+            f"{case.name}: no prefix came from the host's memory, so this case is not covered. Leave "
+            "--hicache-ratio and --max-total-tokens out."
         )
     return answers
 
@@ -188,6 +208,26 @@ def _cached_prefixes(prompts: Prompts, chunk: int | None) -> Case:
         other = prompts.make(n + 14, seed=60 + number)
         requests += [Request(first, 2), Request(first[:length] + other, _DECODE_STEPS)]
     return Case("cached prefixes", _one_by_one(requests), needs_cache_hits=True)
+
+
+def _restored_prefixes(prompts: Prompts, chunk: int | None, kv_tokens: int) -> Case:
+    """Build prompts that others push out of the device's memory, then requests that share their first tokens
+    and find these in the host's: the look-back of what follows lies in the restored part."""
+    n = prompts.config.emb_neighbor_num
+    long = _longest(chunk)
+    boundaries = {boundary + d for boundary in _boundaries(chunk) for d in (0, 1)}
+    shared = {*range(_SHORTEST_RESTORED, _SHORTEST_RESTORED + n), long // 2, *boundaries}
+    lengths = sorted(length for length in shared if _SHORTEST_RESTORED <= length < long)
+    firsts = [prompts.make(length + n + 1, seed=200 + i) for i, length in enumerate(lengths)]
+    fillers = [prompts.make(long, seed=300 + i) for i in range(kv_tokens // long + _MORE_FILLERS)]
+    again = [
+        Request(first[:length] + prompts.make(n + 14, seed=260 + i), _DECODE_STEPS)
+        for i, (first, length) in enumerate(zip(firsts, lengths, strict=True))
+    ]
+    # Twice, because one of SGLang's policies writes to the host what has been met again.
+    stored = [Request(first, 2) for first in [*firsts, *firsts]]
+    waves = _one_by_one([*stored, *(Request(filler, 2) for filler in fillers), *again])
+    return Case(RESTORED_PREFIXES, waves, needs_cache_hits=True, needs_restored=True)
 
 
 def _concurrent_requests(prompts: Prompts, chunk: int | None) -> Case:

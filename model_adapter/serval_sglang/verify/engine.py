@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from serval_sglang.options import uses_host_cache
 from serval_sglang.settings import NO_ENGINE_KEY, inherited_environment
 
 DType = Literal["float32", "bfloat16"]
@@ -82,6 +83,8 @@ class Generation:
     output_top: Sequence[Mapping[int, float] | None]
     prompt_top: Sequence[Mapping[int, float] | None]  # one per prompt token; None for the first
     cached_tokens: int
+    # Cached tokens that had left the device and came back from the host's memory (HiCache).
+    restored_tokens: int = 0
 
 
 @contextmanager
@@ -164,6 +167,8 @@ def launcher_arguments(
     arguments += [] if device is None else [f"--device={device}"]
     if mtp_steps > 0:
         arguments += [f"--mtp-steps={mtp_steps}", *(["--mtp-fixed"] if mtp_fixed else [])]
+    # A comparison is what such a feature waits for.
+    arguments += ["--allow-untested=hicache"] if uses_host_cache(extra_flags) else []
     return [*arguments, "--", f"--dtype={dtype}", *extra_flags]
 
 
@@ -206,6 +211,7 @@ def generate(
         if of_prompt
         else [],
         cached_tokens=meta["cached_tokens"],
+        restored_tokens=(meta.get("cached_tokens_details") or {}).get("host", 0),
     )
 
 

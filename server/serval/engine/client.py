@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -16,7 +17,6 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from serval.engine.answer import AnswerReader, NotAnsweredError, OnFirst
@@ -39,7 +39,9 @@ from serval.engine.protocol import (
     GenerationDelta,
     RankLoad,
 )
+from serval.engine.readiness import PATIENCE_S, Readiness, StopReason
 from serval.engine.refusal import engine_error, error_message
+from serval.engine.reports import Loads, ModelInfo, ModelList, Role, ServerInfo, Tokens, check_role
 from serval.engine.sse import EventReader
 from serval.errors import (
     ApiError,
@@ -60,40 +62,10 @@ _MAX_ERROR_BYTES = 1 << 20
 # Tokens; longer than the context of any model.
 _LONGEST_CONTEXT = 1 << 24
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+# Seconds between aborts of a request that may not have arrived yet. SGLang itself ends a stream whose client
+# has gone after two seconds.
+_OVERTAKEN_S = (0.25, 0.75)
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-
-
-class _ModelInfo(Struct):
-    model_path: str
-    architectures: list[str] | None = None
-
-
-class _InternalState(Struct):
-    """State of one data-parallel rank."""
-
-    effective_max_running_requests_per_dp: int | None = None
-
-
-class _ServerInfo(Struct):
-    max_req_input_len: int
-    incremental_streaming_output: bool
-    internal_states: list[_InternalState] = []
-
-
-class _Loads(Struct):
-    loads: list[RankLoad]
-
-
-class _Tokens(Struct):
-    tokens: list[int]
-
-
-class _ModelCard(Struct):
-    max_model_len: int | None
-
-
-class _ModelList(Struct):
-    data: list[_ModelCard]
 
 
 def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes:
@@ -108,6 +80,12 @@ def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes
         body["cache_salt"] = salt
     if request.rank is not None:
         body["routed_dp_rank"] = request.rank
+    if request.bootstrap is not None:
+        body["bootstrap_host"] = request.bootstrap.host
+        body["bootstrap_port"] = request.bootstrap.port
+        body["bootstrap_room"] = request.bootstrap.room
+    if request.prefill_rank is not None:
+        body["disagg_prefill_dp_rank"] = request.prefill_rank
     if request.top_logprobs is not None:
         body |= {
             "return_logprob": True,
@@ -156,9 +134,16 @@ class SglangEngine:
     """The engine at `url`. Use `connect_engine` to create one."""
 
     def __init__(
-        self, url: str, session: aiohttp.ClientSession, connections: ConnectionPool, settings: Settings
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        connections: ConnectionPool,
+        settings: Settings,
+        *,
+        role: Role = "null",
     ) -> None:
         self._session = session
+        self._role = role
         self._url = url.rstrip("/")
         self._stall_timeout_s = settings.engine_stall_timeout_s
         self._connections = connections
@@ -167,6 +152,7 @@ class SglangEngine:
         # Clients cannot send a salt, so the key need not be secret, only the same in all gateways.
         self._salt_key = b"serval" if pepper is None else pepper.get_secret_value().encode()
         self.breaker = CircuitBreaker(failures=settings.breaker_failures, open_s=settings.breaker_open_s)
+        self.readiness = Readiness(patience_s=PATIENCE_S)
         self._aborts: set[asyncio.Task[None]] = set()
         # Bound on answers without a limit of their own: the engine's, as soon as it has been asked for it.
         self._context_length = _LONGEST_CONTEXT
@@ -191,10 +177,14 @@ class SglangEngine:
     ) -> None:
         """Do what `generate` does, but send the request once; `fresh`: over a new connection.
 
-        `on_first` is called when the answer begins. Raises `NotAnsweredError` if it does not begin.
+        `on_first` is called when the answer begins, which is after its headers: SGLang sends these while the
+        request waits. Raises `NotAnsweredError` if it does not begin.
         """
+        begun = False
 
         def note_first(delta: GenerationDelta | None) -> None:
+            nonlocal begun
+            begun = True
             self._note_first(delta)
             on_first(delta)
 
@@ -208,6 +198,11 @@ class SglangEngine:
             if error.reused:
                 raise NotAnsweredError(_unreachable(), sent=True, stale=True) from error
             raise NotAnsweredError(self._not_reached(error), sent=error.sent) from error
+        except EngineStreamBrokenError as error:
+            if begun:
+                raise
+            self.breaker.record_failure()
+            raise NotAnsweredError(error, sent=True) from error
         finally:
             if is_trial:
                 self.breaker.abandon_trial()
@@ -219,7 +214,9 @@ class SglangEngine:
         reader = AnswerReader(self._events_of(request), sink, on_first)
         answer = None
         try:
-            answer = await self._connections.post(self._body(request), reader.on_data, fresh=fresh)
+            answer = await self._connections.post(
+                self._body(request), reader.on_data, fresh=fresh, on_sent=reader.on_sent
+            )
             self._note_status(answer.status)
             if answer.status != OK:
                 reader.engine_done = True
@@ -243,8 +240,8 @@ class SglangEngine:
             if answer is not None:
                 self._connections.release(answer)
             # The consumer is gone or the answer broke off, so the rest would be generated for nobody.
-            if not reader.engine_done:
-                self._abort_soon(request.request_id)
+            if reader.sent and not reader.engine_done:
+                self._abort_soon(request.request_id, begun=answer is not None)
 
     def _note_first(self, _: GenerationDelta | None) -> None:
         self.breaker.record_success()
@@ -285,13 +282,21 @@ class SglangEngine:
     def _log_unreachable(self, error: Exception) -> None:
         logger.warning("engine not reachable at %s: %s: %s", self._url, type(error).__name__, error)
 
-    def _abort_soon(self, request_id: str) -> None:
+    def _abort_soon(self, request_id: str, *, begun: bool) -> None:
         # In a separate task, as the caller is usually being cancelled.
-        task = asyncio.create_task(self._abort(request_id))
+        task = asyncio.create_task(self._abort(request_id, begun=begun))
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
 
-    async def _abort(self, request_id: str) -> None:
+    async def _abort(self, request_id: str, *, begun: bool) -> None:
+        """Abort a request; `begun`: the engine had begun to answer it."""
+        await self._send_abort(request_id)
+        # The abort has a connection of its own, and may have overtaken the request.
+        for pause_s in () if begun else _OVERTAKEN_S:
+            await asyncio.sleep(pause_s)
+            await self._send_abort(request_id)
+
+    async def _send_abort(self, request_id: str) -> None:
         try:
             async with self._session.post(
                 f"{self._url}/abort_request", json={"rid": request_id}, timeout=_CONTROL_TIMEOUT
@@ -302,10 +307,11 @@ class SglangEngine:
             logger.warning("could not abort %s: %s: %s", request_id, type(error).__name__, error)
 
     async def info(self) -> EngineInfo:
-        """See `ManagedEngine.info`. Raises `SettingsError` if its streaming is not incremental."""
-        model = await self._get("/model_info", _ModelInfo)
-        server = await self._get("/server_info", _ServerInfo)
-        models = await self._get("/v1/models", _ModelList)
+        """See `ManagedEngine.info`. Raises `SettingsError` if it was not started as it is used here."""
+        model = await self._get("/model_info", ModelInfo)
+        check_role(self._url, model.disaggregation_mode, self._role)
+        server = await self._get("/server_info", ServerInfo)
+        models = await self._get("/v1/models", ModelList)
         if not server.incremental_streaming_output:
             raise SettingsError(
                 f"the engine at {self._url} streams the whole text again with each token; start it with"
@@ -324,6 +330,7 @@ class SglangEngine:
             )
             or None,
             architectures=tuple(model.architectures or ()),
+            kv_tokens=server.max_total_num_tokens * max(1, len(server.internal_states)) or None,
         )
 
     async def tokens_of(self, text: str) -> list[int] | None:
@@ -335,23 +342,36 @@ class SglangEngine:
             ) as response:
                 if response.status != 200:
                     return None
-                return msgspec.json.decode(await response.read(), type=_Tokens).tokens
+                return msgspec.json.decode(await response.read(), type=Tokens).tokens
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
             return None
 
     async def loads(self) -> Sequence[EngineLoadReport]:
-        """See `ManagedEngine.loads`. Ranks are added up, as nothing is known of which one a request meets."""
+        """See `ManagedEngine.loads`. Ranks are added up, as nothing is known of which one a request meets.
+
+        Asks for readiness as well: SGLang says for up to five seconds that it stops, and then is gone.
+        """
+        await self.ready_status()
         ranks = await self.rank_loads()
         waiting = sum(rank.num_waiting_reqs for rank in ranks)
         return [EngineLoadReport(waiting, kv_use=max((rank.token_usage for rank in ranks), default=0.0))]
 
     async def rank_loads(self) -> list[RankLoad]:
         """Fetch the load of each data-parallel rank. Raises an `ApiError`."""
-        return (await self._get("/v1/loads?include=core", _Loads)).loads
+        return (await self._get("/v1/loads?include=core", Loads)).loads
+
+    @property
+    def is_failing(self) -> bool:
+        """True while the circuit breaker is open."""
+        return self.breaker.is_open
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`."""
         self.breaker.on_change = note
+
+    def watch_stops(self, note: Callable[[StopReason], None]) -> None:
+        """See `ManagedEngine.watch_stops`."""
+        self.readiness.on_stop = note
 
     def interrupt(self) -> None:
         """See `ManagedEngine.interrupt`."""
@@ -364,12 +384,16 @@ class SglangEngine:
         return not self.breaker.is_open and await self.ready_status() == 200
 
     async def ready_status(self) -> int | None:
-        """Return the status of `/ready`; None if the engine cannot be reached."""
+        """Return the status of `/ready`; None if the engine cannot be reached, or is silent for long."""
+        asked_at = time.monotonic()
         try:
             async with self._session.get(f"{self._url}/ready", timeout=_READY_TIMEOUT) as response:
-                return response.status
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return None
+                self.readiness.answered(response.status)
+        except TimeoutError:
+            self.readiness.silent(asked_at)
+        except (aiohttp.ClientError, OSError):
+            self.readiness.answered(None)
+        return self.readiness.status
 
     async def _get(self, path: str, shape: type[T]) -> T:
         try:
@@ -394,10 +418,13 @@ class SglangEngine:
 
 
 @asynccontextmanager
-async def connect_engine(settings: Settings, url: str | None = None) -> AsyncIterator[SglangEngine]:
+async def connect_engine(
+    settings: Settings, url: str | None = None, *, role: Role = "null"
+) -> AsyncIterator[SglangEngine]:
     """Create a client of the engine at `url`, by default that of the settings, in a running event loop.
 
-    It sends nothing before it is used. Raises `SettingsError` for a URL that cannot be used.
+    `role` is what the engine must have been started for. Nothing is sent before the client is used. Raises
+    `SettingsError` for a URL that cannot be used.
     """
     url = settings.engine_url if url is None else url
     key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
@@ -412,7 +439,7 @@ async def connect_engine(settings: Settings, url: str | None = None) -> AsyncIte
     # aiohttp's own limit of 100 connections would queue aborts here.
     connector = aiohttp.TCPConnector(limit=settings.engine_max_connections, keepalive_timeout=IDLE_S)
     async with aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False) as session:
-        engine = SglangEngine(url, session, connections, settings)
+        engine = SglangEngine(url, session, connections, settings, role=role)
         try:
             yield engine
         finally:

@@ -3,6 +3,7 @@
     http://engine-0:30000,http://engine-1:30000      a list
     http://engine-{0..7}.engines:30000               a range; a name that does not exist is simply not there
     dns+http://engines:30000                         every address of the name, asked for again and again
+    pd+http://p-{0..3}:30000|http://d-{0..3}:30000   pairs (`pair_url`), whose ranges run in step
 
 The file has the same forms, separated by commas or white space; `#` starts a comment.
 """
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from serval.engine.connection import peer_of
+from serval.engine.pair_url import MARK, is_pair, pair_of
 from serval.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -44,20 +46,24 @@ Lookup = Callable[[str], Awaitable[Sequence[str]]]
 
 def is_single(text: str) -> bool:
     """Return True if the setting names one engine by its URL."""
-    return not any(mark in text for mark in (",", "{", _DNS)) and len(text.split()) == 1
+    return not any(mark in text for mark in (",", "{", "|", _DNS, MARK)) and len(text.split()) == 1
 
 
 def expand(text: str) -> list[str]:
     """Return the URLs of the setting, with ranges written out. Raises `SettingsError`."""
     urls: list[str] = []
     for item in re.split(r"[,\s]+", text):
-        if item:
+        if is_pair(item) or "|" in item:
+            urls += _expand_in_step(item)
+        elif item:
             urls += _expand_ranges(item)
         if len(urls) > MOST_ENGINES:
             raise SettingsError(
                 f"more than {MOST_ENGINES} engines are named; check the ranges of {text[:80]!r}"
             )
     for url in urls:
+        if is_pair(url):
+            continue
         if url.startswith(f"{_DNS}https"):
             raise SettingsError(
                 f"{url!r} would be asked by address, which no certificate names; list the engines"
@@ -79,6 +85,19 @@ def _expand_ranges(item: str) -> Iterable[str]:
         )
     before, after = item[: found.start()], item[found.end() :]
     return [url for number in range(first, last + 1) for url in _expand_ranges(f"{before}{number}{after}")]
+
+
+def _expand_in_step(item: str) -> Iterable[str]:
+    """Return the pairs in their one written form: the first numbers of all ranges, then the second ones."""
+    columns = [list(_expand_ranges(found[0])) for found in _RANGE.finditer(item)]
+    if len({len(column) for column in columns}) > 1:
+        raise SettingsError(f"the ranges of the pair of engines {item!r} must be equally long")
+    for row in zip(*columns, strict=True) if columns else [()]:
+        numbers = iter(row)
+        filled = _RANGE.sub(lambda _, numbers=numbers: next(numbers), item)  # type: ignore[misc]
+        # No range is left in it; braces that are none are refused.
+        for text in _expand_ranges(filled):
+            yield pair_of(text).text
 
 
 async def addresses_of(host: str) -> Sequence[str]:
@@ -168,6 +187,8 @@ class Discovery:
 
 
 def _named(url: str) -> FoundEngine:
+    if is_pair(url):
+        return FoundEngine(pair_of(url).name, url)
     parts = urlsplit(url)
     return FoundEngine(f"{parts.netloc}{parts.path.rstrip('/')}", url.rstrip("/"))
 

@@ -16,11 +16,12 @@ from typing import Final
 from msgspec.structs import replace
 
 from serval.engine.answer import NotAnsweredError
-from serval.engine.client import RETRY_AFTER_S, connect_engine
+from serval.engine.client import RETRY_AFTER_S
 from serval.engine.discovery import Discovery, FoundEngine
 from serval.engine.model_check import ModelIdentity, difference, identity_of, most_common
+from serval.engine.pair import connect_member
 from serval.engine.place import FleetEngine, Outcome, Place, PlaceObserver, State, places_of
-from serval.engine.placement import Choice, PlacedPrompt, choose, placed_prompt
+from serval.engine.placement import Choice, InFlight, PlacedPrompt, choose, placed_prompt
 from serval.engine.protocol import (
     DeltaSink,
     EngineInfo,
@@ -28,10 +29,12 @@ from serval.engine.protocol import (
     GenerateRequest,
     GenerationDelta,
 )
+from serval.engine.readiness import StopReason
 from serval.errors import (
     EngineOverloadedError,
     EngineUnavailableError,
     ServalError,
+    SettingsError,
 )
 from serval.settings import Settings
 
@@ -58,8 +61,10 @@ class Fleet:
         self._identity: ModelIdentity | None = None
         # Set at the start; engines that take less are not used.
         self._info: EngineInfo | None = None
+        self._in_flight = InFlight()
         self._all_failing = False
         self._note_breaker: Callable[[bool], None] = lambda _: None
+        self._note_stop: Callable[[StopReason], None] = lambda _: None
         # Called when a place or its load has changed.
         self.on_change: Callable[[], None] = lambda: None
         self.observer: PlaceObserver | None = None
@@ -107,9 +112,10 @@ class Fleet:
     async def _watch_engine(self, found: FoundEngine) -> None:
         """Look at the engine until it is gone, and its requests have ended."""
         try:
-            async with connect_engine(self._settings, found.url) as client:
+            async with connect_member(self._settings, found.url) as client:
                 engine = self._engines[found.url] = FleetEngine(found, client)
                 client.watch_breaker(partial(self._breaker_changed, engine))
+                client.watch_stops(partial(self._stopped, engine))
                 self._tell_states(engine)
                 while not engine.leaving or engine.running:
                     if not engine.leaving:
@@ -145,6 +151,9 @@ class Fleet:
         if status != 200:
             self._not_ready(engine, status)
             return
+        if engine.client.readiness.is_silent:
+            # A stall so far: its caches are as they were, and asking for its load would wait as well.
+            return
         try:
             if engine.identity is None:
                 info = await engine.client.info()
@@ -154,7 +163,7 @@ class Fleet:
                 if self._looked.is_set():
                     self._admit(engine, identity)
             elif engine.state != "mismatch":
-                if engine.state == "failing" and not engine.client.breaker.is_open:
+                if engine.state == "failing" and not engine.client.is_failing:
                     self._set_state(engine, "ready")
                 loads = {load.dp_rank: load for load in await engine.client.rank_loads()}
                 for place in engine.places:
@@ -164,6 +173,8 @@ class Fleet:
                         if self.observer is not None and engine.state == "ready":
                             self.observer.place_waiting(place.name, place.view.waiting_s)
                 self.on_change()
+        except SettingsError as error:
+            self._leave_unused(engine, str(error))
         except ServalError as error:
             logger.warning("engine %s cannot be asked: %s", engine.found.name, error)
 
@@ -183,11 +194,14 @@ class Fleet:
             self._identity = identity
         problem = self._problem(engine, identity)
         if problem is not None:
-            if engine.state != "mismatch":
-                logger.error("engine %s is not used: %s", engine.found.name, problem)
-            self._set_state(engine, "mismatch")
+            self._leave_unused(engine, problem)
             return
         self._set_state(engine, "ready")
+
+    def _leave_unused(self, engine: FleetEngine, problem: str) -> None:
+        if engine.state != "mismatch":
+            logger.error("engine %s is not used: %s", engine.found.name, problem)
+        self._set_state(engine, "mismatch")
 
     def _has_our_tokenizer(self, identity: ModelIdentity) -> bool:
         return None in (self._tokens, identity.tokens) or self._tokens == identity.tokens
@@ -202,6 +216,12 @@ class Fleet:
                 f" {promised.max_prompt_tokens}; restart the gateway to promise less"
             )
         return None if self._identity is None else difference(found, self._identity)
+
+    def _stopped(self, engine: FleetEngine, reason: StopReason) -> None:
+        self._note_stop(reason)
+        if self.observer is not None:
+            for name in self._names(engine):
+                self.observer.place_stopped(name, reason)
 
     def _breaker_changed(self, engine: FleetEngine, is_open: bool) -> None:
         if is_open and engine.state == "ready":
@@ -250,9 +270,17 @@ class Fleet:
         return await asyncio.to_thread(work) if len(request.input_ids) > _INLINE_TOKENS else work()
 
     def choose(
-        self, prompt: PlacedPrompt, *, without: Collection[FleetEngine] = (), only_idle: bool = False
+        self,
+        prompt: PlacedPrompt,
+        *,
+        without: Collection[FleetEngine] = (),
+        only_idle: bool = False,
+        prefer: str | None = None,
     ) -> tuple[Place, Choice]:
-        """Choose a place for the prompt. Raises `EngineUnavailableError` if there is none."""
+        """Choose a place for the prompt: that named `prefer` if it is there.
+
+        Raises `EngineUnavailableError` if there is none.
+        """
         places = {
             place.view: place
             for place in self.ready_places()
@@ -262,7 +290,14 @@ class Fleet:
             raise EngineUnavailableError(
                 "No engine is ready at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
             )
-        choice = choose(prompt, list(places))
+        preferred = next((place for place in places.values() if place.name == prefer), None)
+        choice = choose(
+            prompt,
+            list(places) if preferred is None else [preferred.view],
+            shared_homes=self._in_flight.homes(prompt, len(places)),
+        )
+        if preferred is not None:
+            choice = replace(choice, reason="room")
         if self.observer is not None:
             self.observer.place_chosen(choice.reason)
         return places[choice.view], choice
@@ -279,6 +314,7 @@ class Fleet:
         if place.rank is not None:
             request = replace(request, rank=place.rank)
         engine.running += 1
+        self._in_flight.started(prompt)
         outcome: Outcome = "cancelled"
         try:
             await engine.client.generate_once(request, sink, on_first=call.on_first, fresh=fresh)
@@ -300,6 +336,7 @@ class Fleet:
             raise
         finally:
             engine.running -= 1
+            self._in_flight.ended(prompt)
             if engine.leaving:
                 engine.wake.set()
             call.end(outcome)
@@ -308,6 +345,7 @@ class Fleet:
         """Take the engine out until it reports ready again."""
         if engine.state == "ready":
             logger.warning("engine %s is out: it did not answer a request", engine.found.name)
+            engine.client.readiness.answered(None)
             self._not_ready(engine, None)
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
@@ -350,6 +388,10 @@ class Fleet:
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`: open while no engine is ready and one fails."""
         self._note_breaker = note
+
+    def watch_stops(self, note: Callable[[StopReason], None]) -> None:
+        """See `ManagedEngine.watch_stops`: of any engine."""
+        self._note_stop = note
 
     def watch_places(self, observer: PlaceObserver) -> None:
         """Tell `observer` about the places, as they are now and whenever they change."""

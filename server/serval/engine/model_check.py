@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from serval.engine.client import SglangEngine
+from serval.engine.member import Member
 from serval.engine.protocol import EngineInfo
 
 # Text that tokenizers split in different ways: several scripts, numbers, spaces and code.
@@ -25,7 +25,7 @@ class ModelIdentity(Struct, frozen=True):
     tokens: tuple[int, ...] | None
 
 
-async def identity_of(client: SglangEngine, info: EngineInfo) -> ModelIdentity:
+async def identity_of(client: Member, info: EngineInfo) -> ModelIdentity:
     """Ask the engine for the identity of its model."""
     tokens = await client.tokens_of(PROBE)
     return ModelIdentity(info.architectures, info.context_length, None if tokens is None else tuple(tokens))

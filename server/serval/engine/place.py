@@ -4,11 +4,12 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from serval.engine.client import SglangEngine
 from serval.engine.discovery import FoundEngine
+from serval.engine.member import Member
 from serval.engine.model_check import ModelIdentity
 from serval.engine.placement import PlaceView, PrefixIndex, Reason
 from serval.engine.protocol import EngineInfo, RankLoad
+from serval.engine.readiness import StopReason
 
 # unknown: not reached; loading: it answers but is not ready; draining: it was ready, its requests may end;
 # failing: its circuit breaker is open; mismatch: it serves another model.
@@ -26,10 +27,10 @@ _MEASURED_TOKENS: Final = 1024
 
 @dataclass(eq=False)
 class FleetEngine:
-    """One engine of the fleet, by its URL."""
+    """One engine of the fleet, or a pair that works as one, by its URL."""
 
     found: FoundEngine
-    client: SglangEngine
+    client: Member
     state: State = "unknown"
     # It is no longer named by discovery.
     leaving: bool = False
@@ -110,6 +111,10 @@ class PlaceObserver(Protocol):
 
     def place_state(self, place: str, state: State | None) -> None:
         """Note the state of a place; None: it is gone."""
+        ...
+
+    def place_stopped(self, place: str, reason: StopReason) -> None:
+        """Note that a place that was ready no longer is."""
         ...
 
     def place_chosen(self, reason: Reason) -> None:

@@ -8,8 +8,17 @@ from msgspec import Struct
 
 from serval.caller.priority import Priority
 from serval.chat.prompt_parts import PromptParts
+from serval.engine.readiness import StopReason
 
 EngineFinish = Literal["stop", "length"]
+
+
+class Bootstrap(Struct, frozen=True):
+    """Meeting point of a pair's engines for one request: the prefill engine's address, and a room."""
+
+    host: str
+    port: int
+    room: int
 
 
 class GenerateRequest(Struct, frozen=True):
@@ -34,6 +43,9 @@ class GenerateRequest(Struct, frozen=True):
     parts: PromptParts | None = None
     # Data-parallel rank of the engine that has to run it; None: any.
     rank: int | None = None
+    # Meeting point of a request to one half of a pair; for the decode engine also the rank of the other.
+    bootstrap: Bootstrap | None = None
+    prefill_rank: int | None = None
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True):
@@ -87,6 +99,8 @@ class EngineInfo:
     # Requests it runs at once; None if it does not report that.
     max_running_requests: int | None = None
     architectures: tuple[str, ...] = ()
+    # Tokens that its KV cache holds, of all ranks; None if it does not report that.
+    kv_tokens: int | None = None
 
 
 class RankLoad(Struct, frozen=True):
@@ -154,6 +168,10 @@ class ManagedEngine(Engine, Protocol):
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """Call `note` with True when the circuit breaker opens, and with False when it closes."""
+        ...
+
+    def watch_stops(self, note: Callable[[StopReason], None]) -> None:
+        """Call `note` when an engine that was ready no longer is."""
         ...
 
     def interrupt(self) -> None:

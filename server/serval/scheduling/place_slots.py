@@ -3,7 +3,8 @@
 A free slot goes to the first request in fair order that wants this place, or that has waited for its own
 place longer than moving would cost it (delay scheduling, Zaharia et al., EuroSys 2010).
 
-Other gateways use the same engines: a place has the slots that its load, as last reported, leaves free.
+Other gateways use the same engines: a place has the slots that its load, as last reported, leaves free. If
+several filled them at once, it has more requests than slots; each of them then gives back its part of these.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ class Wish:
     moving_s: float
     # Engines that it must not go to, because they did not answer it.
     without: Collection[FleetEngine] = ()
+    # Seconds that the request has waited elsewhere.
+    waited_s: float = 0.0
 
 
 class PlaceSlots(WaitingRoom[Place]):
@@ -43,8 +46,8 @@ class PlaceSlots(WaitingRoom[Place]):
     ) -> None:
         """`places` are those that are ready, each with a `capacity` of requests of all gateways together.
 
-        The part that is free is divided among `sharers` processes, which learn of each other with the next
-        report only. The others are those of `WaitingRoom`.
+        `sharers` is the number of processes that share them, as far as it is known: they learn of each other
+        with the next report only. The others are those of `WaitingRoom`.
         """
         super().__init__(
             queue_limit=queue_limit, timeout_s=timeout_s, meter=meter, wanted="the engines", now=now
@@ -61,13 +64,15 @@ class PlaceSlots(WaitingRoom[Place]):
         return self._in_use
 
     def free(self, place: Place) -> int:
-        """Return how many more requests of this process may go there."""
+        """Return how many more requests of this process may go there; negative if it has too many there."""
         # The engine may not have counted yet what had just been sent to it.
         there = max(place.load.num_running_reqs + place.load.num_waiting_reqs, place.in_flight_then)
-        rest = max(0, self._capacity(place) - there)
-        # One at least, or a busy gateway could keep the place from another for ever.
-        allowed = max(1, place.in_flight_then + -(-rest // self._sharers))
-        return allowed - place.in_flight
+        capacity, own, sharers = self._capacity(place), place.in_flight_then, self._sharers
+        rest = capacity - there
+        allowed = own * capacity // there if rest < 0 else own + -(-rest // sharers)
+        # A busy gateway must not keep the place from another for ever.
+        least = max(1, capacity // sharers) if sharers > 1 else 1
+        return max(least, allowed) - place.in_flight
 
     def try_acquire(self, place: Place) -> bool:
         """Take a slot of the place if one is free and no request waits. Raises `ShuttingDownError`."""
@@ -79,7 +84,7 @@ class PlaceSlots(WaitingRoom[Place]):
 
     async def acquire(self, key: str | None, priority: Priority, tokens: int, wish: Wish) -> Place:
         """Wait for this request's turn, take a slot, and return its place. Raises as `Slots.acquire` does."""
-        ticket = Ticket(key, priority, max(tokens, 1), arrived=self._now())
+        ticket = Ticket(key, priority, max(tokens, 1), arrived=self._now() - wish.waited_s)
         self._wishes[ticket] = wish
         # A place may be free already, for requests that others in the queue do not want to go to.
         loop = asyncio.get_running_loop()
@@ -115,7 +120,8 @@ class PlaceSlots(WaitingRoom[Place]):
             wish = self._wishes[ticket]
             if place.engine in wish.without:
                 return False
-            waited_enough = now - ticket.arrived >= wish.moving_s
+            # Time spent elsewhere was not spent waiting for this place.
+            waited_enough = now - ticket.arrived - wish.waited_s >= wish.moving_s
             return wish.place is place or waited_enough or not wish.place.is_ready
 
         ticket = self._queue.pop_accepted(now, accepts)

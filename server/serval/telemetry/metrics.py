@@ -14,7 +14,9 @@ from serval.errors import (
     EngineStreamBrokenError,
     KeyDatabaseError,
 )
-from serval.telemetry.place_metrics import PlaceMetrics
+from serval.telemetry.build import build
+from serval.telemetry.conversation_metrics import ConversationMetrics
+from serval.telemetry.place_metrics import STOP_REASONS, PlaceMetrics
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
 from serval.telemetry.stopwatch import GATEWAY
@@ -135,7 +137,7 @@ class _Refusals:
 
 
 class _Queue:
-    """Queue for the engine, and the engine's saturation."""
+    """Queue for the engine, and the engine's state."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.depth = Gauge(
@@ -159,6 +161,15 @@ class _Queue:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.stops = Counter(
+            "serval_engine_stops_total",
+            "Times that a ready engine no longer was: told (it said so first) or lost (it was not there).",
+            ["reason"],
+            registry=registry,
+        )
+        # Begin at 0, so that the first one is an increase.
+        for reason in STOP_REASONS:
+            self.stops.labels(reason)
 
 
 class _EventLoop:
@@ -176,6 +187,34 @@ class _EventLoop:
             "Tasks of the event loop; a number that grows without requests is a leak.",
             registry=registry,
             multiprocess_mode="livesum",
+        )
+
+
+class _Process:
+    """The build that runs, when it started, and when it read its settings."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        running = build()
+        info = Gauge(
+            "serval_build_info",
+            "1, with the versions of Serval and Python, and the commit if it is known.",
+            ["version", "commit", "python"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        info.labels(running.version, running.commit, running.python).set(1)
+        started = Gauge(
+            "serval_start_time_seconds",
+            "Start of the gateway, in seconds since 1970; with workers, of the oldest.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        started.set_to_current_time()
+        self.settings_read = Gauge(
+            "serval_settings_read_time_seconds",
+            "Time at which settings and keys were last read, in seconds since 1970.",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
 
 
@@ -239,7 +278,9 @@ class Metrics:
         self._refusals = _Refusals(self._registry)
         self._queue = _Queue(self._registry)
         self._loop = _EventLoop(self._registry)
+        self._process = _Process(self._registry)
         self.places = PlaceMetrics(self._registry)
+        self.conversations = ConversationMetrics(self._registry)
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine, or one of several, was ready at the time of the scrape.",
@@ -308,6 +349,14 @@ class Metrics:
         """Count requests that are missing in the usage, and their tokens."""
         self._usage_dropped.labels("requests").inc(requests)
         self._usage_dropped.labels("tokens").inc(tokens)
+
+    def engine_stopped(self, reason: str) -> None:
+        """Count an engine that was ready and no longer is; `reason` is told or lost."""
+        self._queue.stops.labels(reason).inc()
+
+    def settings_read(self) -> None:
+        """Note that settings were read and are in force."""
+        self._process.settings_read.set_to_current_time()
 
     def worker_restarted(self) -> None:
         """Count this process as a replacement of one that ended."""

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 # The layer above owns these words; the test of the metrics compares them.
 STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
-REASONS = ("only", "home", "held", "idle")
+REASONS = ("only", "home", "held", "idle", "room")
+STOP_REASONS = ("told", "lost")
 
 
 class PlaceMetrics:
@@ -22,6 +23,12 @@ class PlaceMetrics:
             ["place", "state"],
             registry=registry,
             multiprocess_mode="livemostrecent",
+        )
+        self._stops = Counter(
+            "serval_place_stops_total",
+            "Times that a ready place no longer was: told (it said so first) or lost (it was not there).",
+            ["place", "reason"],
+            registry=registry,
         )
         self._requests = Counter(
             "serval_place_requests_total",
@@ -53,7 +60,8 @@ class PlaceMetrics:
         self._chosen = Counter(
             "serval_place_choices_total",
             "Choices of a place by reason: home (by hash), held (most of the prompt is there), idle (it would"
-            " have waited there), only (there is no other).",
+            " have waited there), only (there is no other), room (its conversation found room there and not"
+            " where it would have gone).",
             ["reason"],
             registry=registry,
         )
@@ -66,6 +74,13 @@ class PlaceMetrics:
             self._waiting.labels(place).set(0)
         for name in STATES:
             self._state.labels(place, name).set(name == state)
+        # Begin at 0, so that the first one is an increase.
+        for reason in STOP_REASONS:
+            self._stops.labels(place, reason)
+
+    def place_stopped(self, place: str, reason: str) -> None:
+        """See `PlaceObserver`."""
+        self._stops.labels(place, reason).inc()
 
     def place_chosen(self, reason: str) -> None:
         """See `PlaceObserver`."""

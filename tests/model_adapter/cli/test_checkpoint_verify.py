@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from serval_sglang.cli.checkpoint.verify import as_json, as_text
 from serval_sglang.config import LongcatConfig
 from serval_sglang.known_configs import LITE, TINY
 from serval_sglang.launch import parse_options, sglang_arguments
+from serval_sglang.verify.cases import Case
 from serval_sglang.verify.comparison import Difference, Disagreement
 from serval_sglang.verify.drafts import DraftComparison
 from serval_sglang.verify.engine import EngineFailed, launcher_arguments
@@ -241,3 +243,72 @@ def test_verify_json_has_every_number() -> None:
         "first_disagreement": {"request": 4, "position": 65},
     }  # fmt: skip
     assert found["agrees"] is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "given"),
+    [
+        ([], []),
+        (["--enable-hierarchical-cache"], []),
+        (["--enable-hicache", "--page-size=1"], ["--page-size=1"]),
+    ],
+    ids=str,
+)
+def test_verify_skips_host_cache_on_a_cpu_and_says_why(
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    given: list[str],
+) -> None:
+    started = not_started(monkeypatch)
+    answered(monkeypatch)
+    assert run(checkpoint, "--json", "--", *flags) == 0
+    (found,) = started
+    assert found == ["--chunked-prefill-size=64", *given]
+    reason = "SGLang starts no HiCache on a CPU" if flags else "needs a GPU, and"
+    assert reason in json.loads(capsys.readouterr().out)["not_run"]["prefix restored from the host"]
+    assert run(checkpoint, "--", *flags) == 0
+    assert f"not run: prefix restored from the host: {reason}" in capsys.readouterr().out
+
+
+def test_verify_compares_host_cache_on_a_gpu(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = not_started(monkeypatch)
+    names = answered(monkeypatch)
+    flags = ("--dtype", "bfloat16", "--device", "cuda", "--", "--enable-hierarchical-cache")
+    assert run(checkpoint, "--json", *flags) == 0
+    (given,) = started
+    assert given == ["--chunked-prefill-size=64", "--max-total-tokens=4096", "--enable-hierarchical-cache"]
+    assert "prefix restored from the host" in names
+    assert json.loads(capsys.readouterr().out)["not_run"] == {}
+    arguments = launcher_arguments(
+        checkpoint, port=1, dtype="bfloat16", tp=1, ep=1, device="cuda", extra_flags=given
+    )
+    assert parse_options(arguments).allow_untested == "hicache"
+
+
+def not_started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Have no engine started; return the list of the flags of each start."""
+    flags: list[list[str]] = []
+
+    @contextmanager
+    def engine(*_: Any, extra_flags: list[str], **__: Any) -> Iterator[None]:
+        flags.append(extra_flags)
+        yield None
+
+    monkeypatch.setattr("serval_sglang.verify.engine.running_engine", engine)
+    return flags
+
+
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have every case agree; return the list of their names."""
+    names: list[str] = []
+
+    def verify(_: object, __: object, cases: list[Case], **___: Any) -> Verification:
+        names.extend(case.name for case in cases)
+        return verification(1e-5)
+
+    monkeypatch.setattr("serval_sglang.verify.verification.verify_engine", verify)
+    return names

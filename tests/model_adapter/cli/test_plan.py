@@ -44,6 +44,7 @@ def test_plan_counts_drafts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags, "--mtp-steps", "3"]) == 0
     table = capsys.readouterr().out
     assert "drafts: 3 tokens at a time (serval engine --mtp-steps 3)" in table
+    assert "SGLang's default and the graphs of all numbers of draft steps, for chunks of" in table
     assert "MTP" in table
     assert main([*flags, "--mtp-steps", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -153,7 +154,14 @@ def test_plan_agrees_with_examples_that_start_the_full_model(capsys: pytest.Capt
         assert code == 0, (options, plan["shortcomings"])
 
 
-def test_plan_commands_on_pages_and_in_the_help_fit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_commands_on_pages_and_in_the_help_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    turn = {"messages": [{"role": "user", "content": "hello"}], "prompt_tokens": 5000}
+    Path("sessions.json").write_text(json.dumps({"conversations": [[turn, turn]]}))
+    names = ("decode_base_s", "decode_request_s", "prefill_base_s", "prefill_token_s")
+    Path("rates.json").write_text(json.dumps({"costs": {**dict.fromkeys(names, 1e-5), "kv_tokens": 9000}}))
     with pytest.raises(SystemExit):
         main(["--help"])
     texts = [path.read_text() for path in tracked_files("*.md") if path.name != "CHANGELOG.md"]

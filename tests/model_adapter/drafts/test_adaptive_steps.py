@@ -85,6 +85,25 @@ def test_resolve_tokens_tells_policy_and_metrics(
     assert observed == ([(3, [2, 0])] if adaptive else [])
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_skip_draft_extend_asks_the_policy(policy: MeasuredSteps, *, runs: bool) -> None:
+    pytest.importorskip("sglang.srt.speculative.spec_utils", reason="needs SGLang")
+    asked: list[int] = []
+    done: list[Any] = []
+    policy.layer_runs_without_drafts = lambda size: bool(asked.append(size)) or runs  # type: ignore[method-assign]
+    draft_worker = SimpleNamespace(
+        parallel_layout=SimpleNamespace(tp_group=None),
+        _draft_extend_for_decode=lambda *seen: done.append(seen),
+    )
+    worker = SimpleNamespace(adaptive_controller=SimpleNamespace(params=policy), draft_worker=draft_worker)
+    batch = SimpleNamespace(seq_lens=[7, 8, 9])
+    skipped: list[Any] = []
+    adaptive_steps.skip_draft_extend(lambda *seen: skipped.append(seen), worker, batch, "result")
+    assert asked == [3]
+    assert done == ([(batch, "result")] if runs else [])
+    assert skipped == ([] if runs else [(worker, batch, "result")])
+
+
 def test_hide_changes_of_steps_keeps_other_messages(caplog: pytest.LogCaptureFixture) -> None:
     adaptive_steps.hide_changes_of_steps()
     logger = logging.getLogger("sglang.srt.speculative.eagle_worker_v2")

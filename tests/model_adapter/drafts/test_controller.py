@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serval_sglang.drafts.controller import MARGIN, WINDOW, StepsController
+from serval_sglang.drafts.controller import LEAD, MARGIN, PATIENCE, WINDOW, StepsController
 
 CANDIDATES = (0, 1, 3)
 # Seconds of a pass by steps: each draft costs little, or as much as a pass.
@@ -143,3 +143,38 @@ def test_controllers_of_all_ranks_choose_alike(share: float) -> None:
 
 def test_controller_with_one_candidate_never_changes() -> None:
     assert set(run(StepsController((3,)), 50 * WINDOW, share=0.0, costs=DEAR)) == {3}
+
+
+def passes_with_layer(controller: StepsController, passes: int, *, share: float) -> list[tuple[int, bool]]:
+    """Run passes; return the steps of each, and whether the layer runs."""
+    seen = []
+    for _ in range(passes):
+        runs = controller.steps(4) > 0 or controller.layer_runs_without_drafts(4)
+        seen += [(steps, runs) for steps in run(controller, 1, share=share, costs=DEAR)]
+    return seen
+
+
+def test_layer_runs_in_few_passes_without_drafts() -> None:
+    controller = StepsController(CANDIDATES)
+    run(controller, 20 * WINDOW, share=0.02, costs=DEAR)
+    seen = passes_with_layer(controller, 1000 * WINDOW, share=0.02)
+    without = [runs for steps, runs in seen if steps == 0]
+    assert 0 < sum(without) < 0.01 * len(without)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.95])
+def test_layer_runs_before_drafts_begin(share: float) -> None:
+    """Before each trial of drafts, and after a trial of none."""
+    controller = StepsController(CANDIDATES)
+    seen = passes_with_layer(controller, 200 * WINDOW, share=share)
+    begins = [n for n in range(1, len(seen)) if seen[n][0] > 0 and seen[n - 1][0] == 0]
+    assert len(begins) >= 2
+    for begin in begins:
+        assert [runs for _, runs in seen[begin - LEAD : begin]] == [True] * LEAD
+
+
+def test_layer_does_not_run_in_the_median_of_a_trial_without_drafts() -> None:
+    controller = StepsController((0, 1))
+    seen = passes_with_layer(controller, (PATIENCE + 4) * WINDOW, share=0.95)
+    without = [runs for steps, runs in seen if steps == 0]
+    assert without[:WINDOW] == [False] * (WINDOW - LEAD) + [True] * LEAD

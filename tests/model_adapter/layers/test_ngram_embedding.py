@@ -163,8 +163,10 @@ def verify(runs: Sequence[Sequence[int]], slots: Sequence[int], places: Sequence
 SEQUENCE = [5, 9, EOS, 7, 7, 8, 30, 31, EOS, EOS, 4]
 
 
-def expected(reference: NgramEmbeddings, words: nn.Embedding) -> Tensor:
-    tokens = torch.tensor([SEQUENCE])
+def expected(
+    reference: NgramEmbeddings, words: nn.Embedding, sequence: Sequence[int] = tuple(SEQUENCE)
+) -> Tensor:
+    tokens = torch.tensor([list(sequence)])
     with torch.no_grad():
         return reference(tokens, words(tokens))[0]
 
@@ -312,6 +314,59 @@ def test_ngram_embedding_decodes_request_prefilled_elsewhere(
         )
         steps.append(made(forward.input_ids, forward))
     torch.testing.assert_close(torch.cat(steps), expected(reference, words)[-3:], rtol=1e-5, atol=1e-5)
+
+
+def test_ngram_embedding_decodes_several_requests_prefilled_elsewhere(
+    build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One prebuilt batch of prompts shorter than the look-back, with an end of sequence in it, and of
+    requests that come back with several tokens of their answers, as after a retraction."""
+    monkeypatch.setattr(SamplingBatchInfo, "from_schedule_batch", lambda *_: None)
+    stored, words, reference = tensors()
+    made = build()
+    fill(made, stored, words)
+    made.ring.fill_(9)
+    manager = RequestHistoryManager(enabled=False, table=None, n=made.look_back + 1, embedding=made)
+    pool = ReqToTokenPool(size=7, max_context_len=64, device="cpu", enable_memory_saver=False)
+    parts = [
+        (SEQUENCE[:1], SEQUENCE[1:2]),
+        (SEQUENCE[:2], SEQUENCE[2:3]),
+        ([*SEQUENCE[:3], EOS], SEQUENCE[3:4]),
+        (SEQUENCE[:4], SEQUENCE[4:8]),
+        (SEQUENCE[:1], SEQUENCE[1:4]),
+    ]
+    requests = []
+    for number, (prompt, sampled) in enumerate(parts):
+        request = Req(str(number), "", array("q", prompt), SamplingParams(temperature=0, max_new_tokens=8))
+        request.output_ids.extend(sampled)
+        request.full_untruncated_fill_ids = array("q", prompt)
+        request.extend_end = len(prompt)
+        requests.append(request)
+    pool.alloc(requests)
+    batch = ScheduleBatch(
+        reqs=requests,
+        req_to_token_pool=pool,
+        model_config=SimpleNamespace(vocab_size=CONFIG.vocab_size),
+        device="cpu",
+    )
+    batch.prepare_for_prebuilt()
+    manager.prepare_for_forward(batch, chunked_req=None)
+    batch.forward_mode = ForwardMode.DECODE
+    manager.prepare_for_forward(batch, chunked_req=None)
+    sequences = [[*prompt, *sampled] for prompt, sampled in parts]
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    forward = ForwardBatch(
+        forward_mode=batch.forward_mode,
+        batch_size=len(parts),
+        input_ids=torch.tensor([sequence[-1] for sequence in sequences]),
+        req_pool_indices=batch.req_pool_indices,
+        seq_lens=lengths,
+        out_cache_loc=lengths,
+        seq_lens_sum=int(lengths.sum()),
+        positions=lengths - 1,
+    )
+    wanted = torch.stack([expected(reference, words, sequence)[-1] for sequence in sequences])
+    torch.testing.assert_close(made(forward.input_ids, forward), wanted, rtol=1e-5, atol=1e-5)
 
 
 class NothingLeavesTheDevice(TorchDispatchMode):

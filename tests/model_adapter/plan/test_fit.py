@@ -79,6 +79,13 @@ def test_plan_with_drafts_counts_layer_cache_and_reserved_places() -> None:
     assert drafting.request_table_bytes - plain.request_table_bytes == 65 * (4 + 4) * 4
 
 
+@pytest.mark.parametrize(("steps", "sets"), [(0, 1), (1, 2 + 2 / 14), (2, 3 + 4 / 14), (3, 3 + 4 / 14)])
+def test_plan_counts_the_graphs_of_all_numbers_of_steps(steps: int, sets: float) -> None:
+    plan = plan_deployment(deployment(H200, weight_dtype="fp8", max_running_requests=40, mtp_steps=steps))
+    one_set = 2 * 40 << 20
+    assert plan.reserve_bytes == (512 + 8192 * 3 // 2 + 128 << 20) + int(one_set * sets)
+
+
 @pytest.mark.parametrize("steps", range(4))
 def test_plan_counts_the_ring_of_the_kernels(steps: int) -> None:
     plan = plan_deployment(deployment(H200, weight_dtype="fp8", max_running_requests=64, mtp_steps=steps))

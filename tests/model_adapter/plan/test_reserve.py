@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from serval_sglang.plan.reserve import BatchLimits, default_batch_limits, reserve_bytes
+from serval_sglang.options import candidate_steps
+from serval_sglang.plan.reserve import (
+    BatchLimits,
+    default_batch_limits,
+    draft_graph_sets,
+    reserve_bytes,
+)
 
 GIB = 1 << 30
 
@@ -32,6 +38,42 @@ def test_reserve_bytes_is_at_least_ten_gib_on_large_gpus() -> None:
     small = BatchLimits(2048, 8)
     assert reserve_bytes(small, 80 * GIB, tp=1) == 10 * GIB
     assert reserve_bytes(small, 50 * GIB, tp=1) < 10 * GIB
+
+
+def test_reserve_bytes_adds_graphs_to_the_least_reserve() -> None:
+    limits = BatchLimits(2048, 8)
+    assert reserve_bytes(limits, 80 * GIB, tp=1, graph_sets=3.5) == 10 * GIB + (40 << 20)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_draft_graph_sets_are_those_that_sglang_captures(steps: int) -> None:
+    state = pytest.importorskip("sglang.srt.speculative.adaptive_runtime_state", reason="needs SGLang")
+    captured: list[float] = []
+
+    class Worker:
+        """Counts as EAGLEWorkerV2 captures: draft graphs of one layer in fourteen, then the model's."""
+
+        speculative_num_steps = steps
+
+        def build_adaptive_runtime_state(self, *, speculative_num_steps: int, **_: Any) -> None:
+            captured.append(((speculative_num_steps > 1) + 1) / 14 + 1)
+
+        def apply_runtime_state(self, _: Any) -> None:
+            pass
+
+    policy = SimpleNamespace(
+        candidate_steps=candidate_steps(steps),
+        set_cuda_graph_bs=lambda _: None,
+        cuda_graph_bs_for_step=lambda _: [1, 2],
+    )
+    worker = Worker()
+    # The state of the first steps is captured before the others.
+    worker.build_adaptive_runtime_state(speculative_num_steps=steps)
+    controller = state.AdaptiveController(worker, policy)
+    controller.register(None, steps=steps)
+    controller._activate = lambda _: None
+    controller.init_states([1, 2])
+    assert draft_graph_sets(steps, num_layers=14) == pytest.approx(sum(captured))
 
 
 Upstream = Callable[..., tuple[BatchLimits, float]]

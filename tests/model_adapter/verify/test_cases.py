@@ -6,6 +6,7 @@ from serval_sglang.checkpoint.random import tiny_config
 from serval_sglang.known_configs import TINY
 from serval_sglang.verify.cases import (
     CONCURRENT_REQUESTS,
+    RESTORED_PREFIXES,
     Case,
     Prompts,
     Request,
@@ -92,7 +93,7 @@ def test_prompts_depend_only_on_seeds() -> None:
     assert Prompts(TINY, 1).make(20, seed=2) not in others
 
 
-def answer_with(monkeypatch: pytest.MonkeyPatch, *, cached_tokens: int) -> list[Request]:
+def answer_with(monkeypatch: pytest.MonkeyPatch, *, cached_tokens: int, restored: int = 0) -> list[Request]:
     """Answer every request with token 7; return the list of requests."""
     asked: list[Request] = []
 
@@ -100,7 +101,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, *, cached_tokens: int) -> list[
         engine: object, prompt: tuple[int, ...], *, max_new_tokens: int, log_probabilities: bool
     ) -> Generation:
         asked.append(Request(prompt, max_new_tokens, log_probabilities))
-        return Generation(prompt, [7], [{7: 0.0}], [], cached_tokens)
+        return Generation(prompt, [7], [{7: 0.0}], [], cached_tokens, restored)
 
     monkeypatch.setattr("serval_sglang.verify.cases.generate", answer)
     return asked
@@ -157,3 +158,39 @@ def test_run_case_requires_mixed_batches(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_cases_mix_only_if_requested() -> None:
     assert len(verification_cases(TINY, chunk=64, mixed=True)) == len(verification_cases(TINY, chunk=64)) + 1
+
+
+def restored_case(chunk: int | None, kv_tokens: int = 4096) -> Case:
+    *_, found = verification_cases(TINY, chunk=chunk, restored_from=kv_tokens)
+    assert found.name == RESTORED_PREFIXES
+    return found
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_restored_prefixes_have_left_the_device_before_they_are_met_again(chunk: int | None) -> None:
+    asked = [request.prompt for request in requests(restored_case(chunk))]
+    again = {}
+    for place, prompt in enumerate(asked):
+        for other in range(place):
+            pairs = zip(asked[other], prompt, strict=False)
+            shared = next(
+                (i for i, (a, b) in enumerate(pairs) if a != b), min(len(prompt), len(asked[other]))
+            )
+            if 10 <= shared < len(prompt):
+                again[place] = (shared, other)
+    assert {10, 11, 12, 13} <= {shared for shared, _ in again.values()}
+    for place, (_, other) in again.items():
+        assert sum(len(prompt) for prompt in asked[other + 1 : place]) > 4096
+
+
+def test_run_case_requires_prefixes_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine: Engine = None  # type: ignore[assignment]  # not asked
+    answer_with(monkeypatch, cached_tokens=12, restored=12)
+    run_case(engine, restored_case(64))
+    answer_with(monkeypatch, cached_tokens=12)
+    with pytest.raises(EngineFailed, match="from the host: no prefix came from the host's memory"):
+        run_case(engine, restored_case(64))
+
+
+def test_cases_restore_prefixes_only_with_host_cache() -> None:
+    assert all(found.name != RESTORED_PREFIXES for found in verification_cases(TINY, chunk=64, mixed=True))

@@ -41,6 +41,22 @@ async def found(discovery: Discovery) -> dict[str, str]:
         ("http://e-{0..2}.x:1", ["http://e-0.x:1", "http://e-1.x:1", "http://e-2.x:1"]),
         ("http://{7..8}:{1..2}", ["http://7:1", "http://7:2", "http://8:1", "http://8:2"]),
         ("dns+http://engines:1", ["dns+http://engines:1"]),
+        ("pd+http://p:1|http://d:1/", ["pd+http://p:1|http://d:1?bootstrap_port=8998"]),
+        (
+            "pd+http://p-{0..1}:1|http://d-{4..5}:2?bootstrap_port=3, http://c:3",
+            [
+                "pd+http://p-0:1|http://d-4:2?bootstrap_port=3",
+                "pd+http://p-1:1|http://d-5:2?bootstrap_port=3",
+                "http://c:3",
+            ],
+        ),
+        (
+            "pd+http://p-{0..1}:1|http://d:2",
+            [
+                "pd+http://p-0:1|http://d:2?bootstrap_port=8998",
+                "pd+http://p-1:1|http://d:2?bootstrap_port=8998",
+            ],
+        ),
     ],
 )
 def test_expand_writes_lists_and_ranges_out(text: str, urls: list[str]) -> None:
@@ -57,6 +73,11 @@ def test_expand_writes_lists_and_ranges_out(text: str, urls: list[str]) -> None:
         "http://e-{0..99999}",
         "http://u:" + "p@a:1",
         "dns+https://e:1",
+        "pd+http://p:1",
+        "http://p:1|http://d:1",
+        "pd+http://p-{0..1}:1|http://d-{0..2}:1",
+        "pd+http://p-{0..}:1|http://d:1",
+        "pd+http://p-{0..9999}:1|http://d:1",
     ],
 )
 def test_expand_refuses_mistakes(text: str) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from serval.chat import load_chat
@@ -83,6 +85,17 @@ async def test_request_is_sent_at_most_twice() -> None:
             engine.hangs_up = True
         assert await fleet.ask("once") == 503
         assert sum(len(engine.requests) for engine in engines) == 2
+
+
+async def test_request_whose_answer_ends_after_its_headers_goes_to_another_engine() -> None:
+    """SGLang sends the headers while the request waits."""
+    async with running_fleet(breaker_failures=100) as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        before = len(second.requests)
+        first.will_say(fault="cut")
+        assert await fleet.ask(text) == 200
+        assert len(second.requests) == before + 1
 
 
 async def test_answered_request_is_not_sent_again() -> None:
@@ -175,9 +188,18 @@ async def test_killed_engine_fails_no_request_and_comes_back() -> None:
         await asyncio.gather(*users)
         assert set(done) == {200}
         await fleet.reaches(engine, "unknown")
+        assert await stops(fleet, engine) == {"told": 0.0, "lost": 1.0}
+        assert await stops(fleet, other) == {"told": 0.0, "lost": 0.0}
         async with engine.running(port):
             await fleet.reaches(engine, "ready")
             assert await fleet.engine_of(text) is engine
+
+
+async def stops(fleet: RunningFleet, engine: StandInEngine) -> dict[str, float]:
+    """Times that the engine stopped, by reason."""
+    place = engine.url.removeprefix("http://")
+    pattern = rf'serval_place_stops_total{{place="{place}",reason="(\w+)"}} (\S+)'
+    return {reason: float(value) for reason, value in re.findall(pattern, await fleet.metrics())}
 
 
 async def test_draining_engine_gets_no_request_and_ends_those_it_has() -> None:
@@ -190,6 +212,7 @@ async def test_draining_engine_gets_no_request_and_ends_those_it_has() -> None:
         await first.generating.wait()
         first.ready = False
         await fleet.reaches(first, "draining")
+        assert await stops(fleet, first) == {"told": 1.0, "lost": 0.0}
         before = len(first.requests)
         assert await fleet.engine_of(text) is second
         assert await asking == 200
@@ -219,7 +242,33 @@ async def test_rolling_update_fails_no_request() -> None:
         assert set(done) == {200}
 
 
-async def test_hanging_engine_is_left_out() -> None:
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for answers to `/ready` no longer than a twentieth of a second."""
+    monkeypatch.setattr("serval.engine.client._READY_TIMEOUT", aiohttp.ClientTimeout(total=0.05))
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_stalled_engine_stays_and_keeps_its_conversations(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serval.engine.client.PATIENCE_S", 60.0)
+    async with running_fleet() as fleet:
+        first, _ = fleet.engines
+        text = await fleet.text_of(first)
+        first.hangs = True
+        asked = first.ready_asked
+        async with asyncio.timeout(60):
+            while first.ready_asked < asked + 2:  # noqa: ASYNC110  # a count of requests
+                await asyncio.sleep(0.01)
+        first.hangs = False
+        assert await fleet.engine_of(text) is first
+        assert not [record for record in caplog.records if "is unknown" in record.getMessage()]
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_hanging_engine_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serval.engine.client.PATIENCE_S", 1.0)
     async with running_fleet() as fleet:
         first, second = fleet.engines
         text = await fleet.text_of(first)
@@ -261,14 +310,28 @@ def other_tokenizer() -> StandInEngine:
     return engine
 
 
+def whole_texts() -> StandInEngine:
+    engine = new_engine()
+    engine.incremental_streaming_output = False
+    return engine
+
+
+def half_of_a_pair() -> StandInEngine:
+    engine = new_engine()
+    engine.role = "decode"
+    return engine
+
+
 @pytest.mark.parametrize(
     ("other", "problem"),
     [
+        (whole_texts, "the engine at http"),
+        (half_of_a_pair, "the engine at http"),
         (other_model, "it serves LlamaForCausalLM, and the others LongcatFlashNgramForCausalLM"),
         (other_tokenizer, "its tokenizer is another one"),
         (lambda: new_engine(context_length=4096), "its context has 4096 tokens"),
     ],
-    ids=["model", "tokenizer", "context"],
+    ids=["whole texts", "half of a pair", "model", "tokenizer", "context"],
 )
 async def test_engine_with_another_model_is_named_and_not_used(
     other: Any, problem: str, caplog: pytest.LogCaptureFixture

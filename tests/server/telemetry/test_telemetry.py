@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import platform
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,10 +13,12 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import serval
 from serval.api.http import cancel_and_wait
-from serval.engine import place, placement
+from serval.engine import place, placement, readiness
+from serval.scheduling import working_set
 from serval.settings import Settings
-from serval.telemetry import place_metrics
+from serval.telemetry import conversation_metrics, place_metrics
 from serval.telemetry.logs import JsonFormatter, RequestEntry
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
@@ -179,6 +182,39 @@ async def test_metrics_labels_come_from_closed_sets() -> None:
 def test_metrics_of_places_know_all_states_and_reasons() -> None:
     assert place_metrics.STATES == place.STATES
     assert place_metrics.REASONS == placement.REASONS
+    assert place_metrics.STOP_REASONS == readiness.STOP_REASONS
+
+
+async def test_metrics_count_how_an_engine_stops() -> None:
+    """One that ends without a word is lost; one that says first that it takes no more was told to stop."""
+    async with running_gateway() as gateway:
+        assert await stops(gateway) == (0, 0)
+        gateway.engine.ready = False
+        await gateway.engine.load_was_asked()
+        assert await stops(gateway) == (1, 0)
+        gateway.engine.ready = True
+        await gateway.engine.load_was_asked()
+        await gateway.engine.end()
+        assert (await samples(gateway))["serval_engine_up",] == 0
+        assert await stops(gateway) == (1, 1)
+
+
+async def stops(gateway: RunningGateway) -> tuple[float, float]:
+    """Times that the engine was told to stop, and that it was lost."""
+    page = await samples(gateway)
+    return page["serval_engine_stops_total", "told"], page["serval_engine_stops_total", "lost"]
+
+
+async def test_metrics_name_the_build_and_its_start() -> None:
+    async with running_gateway() as gateway:
+        got = await samples(gateway)
+    (name,) = [name for name in got if name[0] == "serval_build_info"]
+    assert {serval.__version__, platform.python_version()} <= set(name[1:])
+    assert got["serval_start_time_seconds",] <= got["serval_settings_read_time_seconds",]
+
+
+def test_metrics_of_conversations_know_all_reasons_to_leave() -> None:
+    assert conversation_metrics.LEAVE_REASONS == working_set.LEAVE_REASONS
 
 
 async def test_metrics_count_the_usage_of_a_disconnected_client(caplog: pytest.LogCaptureFixture) -> None:

@@ -47,6 +47,8 @@ class Answer:
     # Those of the prompt's tokens; every event repeats them.
     prompt_logprobs: Sequence[list[Any]] | None = None
     delay_s: float = 0.0
+    # Awaited before the last piece or, if there is one, before the fault.
+    hold: asyncio.Event | None = None
 
 
 class StandInEngine:
@@ -60,8 +62,11 @@ class StandInEngine:
         self.ready = True
         # Answers nothing, not even whether it is ready.
         self.hangs = False
+        self.ready_asked = 0
         # The limit that it reports; None: it reports none.
         self.max_running_requests: int | None = None
+        # Tokens of its KV cache; 0: it does not tell.
+        self.kv_tokens = 0
         self.waiting = 0
         self.kv_use = 0.0
         self.running_requests = 0
@@ -72,6 +77,8 @@ class StandInEngine:
         self.architectures = ["LongcatFlashNgramForCausalLM"]
         # Added to each id that `/tokenize` tells, as if the tokenizer were another one.
         self.token_offset = 0
+        # Its `--disaggregation-mode`: prefill and decode engines work in pairs.
+        self.role = "null"
         # Data-parallel ranks that it reports.
         self.ranks = 1
         self.answers: deque[Answer] = deque()
@@ -83,6 +90,7 @@ class StandInEngine:
         self.abort_seen = asyncio.Event()
         self.generating = asyncio.Event()
         self.url = ""
+        self._runner: web.AppRunner | None = None
 
     def will_say(self, *pieces: str, **fields: Any) -> None:
         """Queue an answer made of `pieces`."""
@@ -112,7 +120,7 @@ class StandInEngine:
                 web.post("/tokenize", self._tokenize),
             ]
         )
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        runner = self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
@@ -123,7 +131,13 @@ class StandInEngine:
         finally:
             await runner.cleanup()
 
+    async def end(self) -> None:
+        """End as a killed engine does; `running` need not be left."""
+        assert self._runner is not None
+        await self._runner.cleanup()
+
     async def _ready(self, _: web.Request) -> web.Response:
+        self.ready_asked += 1
         if self.hangs:
             await asyncio.sleep(3600)
         return web.Response(status=200 if self.ready else 503)
@@ -134,6 +148,7 @@ class StandInEngine:
                 "model_path": self.model_path,
                 "served_model_name": self.model_path,
                 "architectures": self.architectures,
+                "disaggregation_mode": self.role,
             }
         )
 
@@ -142,6 +157,7 @@ class StandInEngine:
             {
                 "device": "cpu",
                 "max_req_input_len": self.max_req_input_len,
+                "max_total_num_tokens": self.kv_tokens,
                 "incremental_streaming_output": self.incremental_streaming_output,
                 "internal_states": [{"effective_max_running_requests_per_dp": self.max_running_requests}],
             }
@@ -157,6 +173,7 @@ class StandInEngine:
             "num_waiting_reqs": self.waiting,
             "num_waiting_uncached_tokens": self.waiting_uncached,
             "token_usage": self.kv_use,
+            "max_total_num_tokens": self.kv_tokens,
         }
         return web.json_response({"loads": [{"dp_rank": rank, **load} for rank in range(self.ranks)]})
 
@@ -196,6 +213,8 @@ class StandInEngine:
         for place, event in enumerate(events):
             if answer.delay_s and place:
                 await asyncio.sleep(answer.delay_s)
+            if answer.hold is not None and answer.fault is None and event is events[-1]:
+                await answer.hold.wait()
             await response.write(_frame(event))
         await _end(answer, response, request)
         return response
@@ -257,6 +276,8 @@ def _events(
 
 
 async def _end(answer: Answer, response: web.StreamResponse, request: web.Request) -> None:
+    if answer.fault is not None and answer.hold is not None:
+        await answer.hold.wait()
     if answer.fault == "stall":
         await asyncio.sleep(3600)
     if answer.fault == "cut":

@@ -196,6 +196,14 @@ STEPS = (
         variable=("SERVAL_MOE_OVERLAP_TOKENS", "1048576"),
     ),
     _reference_step(
+        "adapter: HiCache",
+        "engine = reference with prefixes restored from the host's memory",
+        "bf16",
+        "--",
+        "--enable-hierarchical-cache",
+        after=(BF16,),
+    ),
+    _reference_step(
         "adapter: two GPUs",
         "engine = reference at TP 2, EP 2",
         "bf16",

@@ -2,7 +2,8 @@
 
 Generated prompts cover the n-gram state and the batch scheduler: lengths around the look-back and around a
 chunk, ends of sequence in the window, cached prefixes, chunks that end anywhere, 16 requests at once, decode;
-with --enable-mixed-chunk also decode steps within prefill batches.
+with --enable-mixed-chunk also decode steps within prefill batches, and on a GPU with
+--enable-hierarchical-cache prefixes that come back from the host's memory.
 Exit code 0: they agree, in float32 within 2e-3 at most, in bfloat16 within 0.02 in the mean. 1: they do not,
 or the engine failed. Flags after -- go to SGLang as they are. In float32 the engine runs on the CPU, whatever
 GPUs there are: SGLang's kernels for GPUs compute in 16 bits.
@@ -34,7 +35,8 @@ from serval_sglang.checkpoint.quantization import layout_of, read_quantization
 from serval_sglang.cli.arguments import positive_int
 from serval_sglang.cli.checkpoint.arguments import add_directory
 from serval_sglang.cli.text import table
-from serval_sglang.options import add_mtp_steps
+from serval_sglang.cuda_driver import visible_gpus
+from serval_sglang.options import add_mtp_steps, flag_value, uses_host_cache, without_host_cache
 
 if TYPE_CHECKING:
     from serval_sglang.verify.comparison import Disagreement
@@ -53,6 +55,9 @@ example:
 _CHUNK_FLAG = "--chunked-prefill-size"
 _MIXED_FLAG = "--enable-mixed-chunk"
 _DEFAULT_CHUNK = 64
+# A KV cache that the prompts of a few requests fill, so that HiCache moves prefixes to the host's memory.
+_KV_FLAG = "--max-total-tokens"
+_KV_TOKENS_WITH_HOST_CACHE = 4096
 _START_TIMEOUT_S = 3600.0
 _ON_CPU = " on the CPU, because SGLang computes no float32 on GPUs"
 
@@ -98,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     bound = None if args.mean_bound is None else Bound("mean", args.mean_bound)
     report = _Progress()
     mixed = _MIXED_FLAG in args.engine_flags
-    cases = verification_cases(config, chunk=chunk, mixed=mixed, seed=args.seed)
+    flags, kv_tokens, not_run = _host_cache(args, device)
+    cases = verification_cases(config, chunk=chunk, mixed=mixed, restored_from=kv_tokens, seed=args.seed)
     report("loading the reference")
     # The engine rounds weights to its dtype, so the reference does too. Dequantised weights are finer than
     # bfloat16 and stay in float32.
@@ -116,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 ep=args.ep,
                 device=device,
                 mtp_steps=args.mtp_steps,
-                extra_flags=[f"{_CHUNK_FLAG}={_DEFAULT_CHUNK}", *args.engine_flags],
+                extra_flags=[f"{_CHUNK_FLAG}={_DEFAULT_CHUNK}", *flags],
                 start_timeout_s=_START_TIMEOUT_S,
             ) as engine,
         ):
@@ -130,9 +136,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"serval checkpoint verify: error: {error}", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps(as_json(found, drafts, dtype=dtype, tp=args.tp, ep=args.ep)))
+        measured = as_json(found, drafts, dtype=dtype, tp=args.tp, ep=args.ep)
+        print(json.dumps({**measured, "not_run": not_run}))
     else:
         print("\n".join(as_text(found, drafts, dtype=dtype)))
+        for name, reason in not_run.items():
+            print(f"not run: {name}: {reason}")
     return 0 if verdict(found, drafts, dtype=dtype) else 1
 
 
@@ -211,6 +220,26 @@ def _device(args: argparse.Namespace, dtype: DType) -> Device | None:
     if given == "cuda":
         args.wrong_use("--device cuda needs --dtype bfloat16: SGLang computes no float32 on GPUs")
     return "cpu"
+
+
+def _host_cache(
+    args: argparse.Namespace, device: Device | None
+) -> tuple[list[str], int | None, dict[str, str]]:
+    """Return the engine's flags, the tokens of its KV cache if HiCache is compared, and the reason by the
+    name of its case if it is not."""
+    from serval_sglang.verify.cases import RESTORED_PREFIXES
+
+    flags: list[str] = args.engine_flags
+    if not uses_host_cache(flags):
+        return flags, None, {RESTORED_PREFIXES: "needs a GPU, and -- --enable-hierarchical-cache"}
+    if device == "cpu" or (device is None and not visible_gpus()):
+        reason = "SGLang starts no HiCache on a CPU; use a GPU and --dtype bfloat16"
+        return without_host_cache(flags), None, {RESTORED_PREFIXES: reason}
+    flags = [f"{_KV_FLAG}={_KV_TOKENS_WITH_HOST_CACHE}", *flags]
+    given = flag_value(flags, _KV_FLAG) or ""
+    if not given.isdecimal():
+        args.wrong_use(f"{_KV_FLAG} must be a number of tokens, got {given!r}")
+    return flags, int(given), {}
 
 
 def _is_quantised(source: dict[str, Any]) -> bool:
