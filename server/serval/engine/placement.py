@@ -6,6 +6,8 @@
 - *Learn*: an index of each place has the blocks of the prompts that this process sent there.
 - *Stay*: a prompt goes where most of it is. It leaves only for a place that is idle, and only if that saves
   seconds of prefill. In an overload no place is idle, and moving would add to the work.
+- *Weights*: a place is the home of conversations in proportion to its weight. No prompt leaves for a place
+  of less weight, unless that is its home: a canary, which has little to do, would be idle for all of them.
 
 Nothing here reads a clock or does I/O; the simulation of `serval_load` imports this module.
 """
@@ -15,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import log
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -116,6 +119,8 @@ class PlaceView:
     # Share of the KV cache that running requests hold.
     kv_use: float = 0.0
     prefill_per_s: float = FIRST_PREFILL_PER_S
+    # Conversations that it is the home of, beside the 1 of an ordinary place.
+    weight: float = 1.0
     _hash: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,9 +141,18 @@ class PlaceView:
         held = self.index.match(prompt.blocks) * BLOCK_TOKENS
         return prompt.tokens - min(held, prompt.tokens - 1)
 
-    def rank(self, key: bytes) -> bytes:
-        """Rank of this place for `key`; the highest is the home."""
-        return blake2b(self._hash, digest_size=8, key=key).digest()
+    def rank(self, key: bytes) -> tuple[float, bytes]:
+        """Rank of this place for `key`; the highest is the home.
+
+        Its digest as a number u between 0 and 1 gives -weight / ln(u): each place is the highest in
+        proportion to its weight, and a changed weight moves only keys to or from that place (Schindelhauer
+        and Schomaker, "Weighted distributed hash tables", SPAA 2005). With equal weights the order is that of
+        the digests.
+        """
+        digest = blake2b(self._hash, digest_size=8, key=key).digest()
+        # With 52 bits, plus a half, neither 0 nor 1 is reached.
+        drawn = ((int.from_bytes(digest, "big") >> 12) + 0.5) / (1 << 52)
+        return -self.weight / log(drawn), digest
 
 
 class Choice(Struct, frozen=True):
@@ -152,7 +166,7 @@ class Choice(Struct, frozen=True):
 
 
 def home_of(key: bytes, views: Sequence[PlaceView]) -> PlaceView:
-    """Return the home of `key` among the places, by rendezvous hashing."""
+    """Return the home of `key` among the places, by rendezvous hashing with their weights."""
     return max(views, key=lambda view: view.rank(key))
 
 
@@ -170,7 +184,7 @@ def choose(prompt: PlacedPrompt, views: Sequence[PlaceView]) -> Choice:
         return view.waiting_s + (prompt.tokens - held[view]) / view.prefill_per_s
 
     chosen = keeper
-    idle = [view for view in views if view.is_idle]
+    idle = [view for view in views if view.is_idle and (view.weight >= keeper.weight or view is home)]
     if idle:
         best = min(idle, key=seconds)
         if seconds(best) + GAIN_S < seconds(keeper):

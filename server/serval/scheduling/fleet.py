@@ -36,6 +36,7 @@ class ScheduledFleet:
         last: NotAnsweredError | None = None
         while True:
             place = await self._slot(request, prompt, record, tried=tried, last=last)
+            record.place, record.engine_version = place.name, place.engine.found.options.version or None
             try:
                 if not sends:
                     sink.dispatched()
