@@ -26,6 +26,8 @@ _UNPLANNED_FLAGS = (
     "--quantization",
 )
 _GIB = 1 << 30
+# An engine of the demo model on a CPU holds 1.24 GiB, almost all of it libraries (PSS of its processes).
+_LEAST_CPU_ENGINE_BYTES = 5 * _GIB // 4
 
 
 def missing_memory(found: Inspection, options: EngineOptions, *, tables_on_host: bool) -> list[str]:
@@ -36,9 +38,8 @@ def missing_memory(found: Inspection, options: EngineOptions, *, tables_on_host:
     if options.device == "cpu":
         # Ranks share the machine's memory.
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return _larger_than(
-            _stored_bytes(found, options, tables_on_host=tables_on_host), machine, "this machine has"
-        )
+        weights = _stored_bytes(found, options, tables_on_host=tables_on_host)
+        return _larger_than(weights, machine, "this machine has") or _too_many(options, weights, machine)
     try:
         gpu = gpu_memory_bytes()
     except UnknownMemoryError:
@@ -80,6 +81,18 @@ def _larger_than(weights: int, memory: int, place: str) -> list[str]:
     return [
         f"the weights take {weights / _GIB:.1f} GiB, and {place} {memory / _GIB:.1f}; "
         "`serval plan` says what they would fit on"
+    ]
+
+
+def _too_many(options: EngineOptions, weights: int, memory: int) -> list[str]:
+    """Engines beside each other share the memory of a machine's CPUs."""
+    engines = 1 if options.machine_part is None else options.machine_part.of
+    needed = engines * (weights + _LEAST_CPU_ENGINE_BYTES)
+    if engines == 1 or needed <= memory:
+        return []
+    return [
+        f"{engines} engines take at least {needed / _GIB:.1f} GiB, and this machine has {memory / _GIB:.1f};"
+        " start fewer of them"
     ]
 
 

@@ -71,6 +71,10 @@ def _missing_gpus(options: EngineOptions) -> list[str]:
     gpus = visible_gpus()
     if gpus == 0:
         return ["CUDA shows no GPU here; see nvidia-smi and CUDA_VISIBLE_DEVICES, or give --device cpu"]
+    if options.machine_part is not None and options.machine_part.of * options.tp > gpus:
+        engines = options.machine_part.of
+        needed = engines * options.tp
+        return [f"{engines} engines with --tp {options.tp} need {needed} GPUs, and CUDA shows {gpus} here"]
     if options.tp > gpus:
         return [f"--tp {options.tp} needs {options.tp} GPUs, and CUDA shows {gpus} here"]
     return []

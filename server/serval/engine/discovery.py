@@ -57,7 +57,8 @@ def expand(text: str) -> list[str]:
     items: list[str] = []
     for item in re.split(r"[,\s]+", text):
         if item:
-            items += _expand_ranges(item)
+            url, mark, options = item.partition(";")
+            items += [f"{expanded}{mark}{options}" for expanded in _expand_ranges(url)]
         if len(items) > MOST_ENGINES:
             raise SettingsError(
                 f"more than {MOST_ENGINES} engines are named; check the ranges of {text[:80]!r}"
