@@ -102,7 +102,8 @@ class Prepared:
 
 def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> Applications:
     """Create the applications in front of the engine."""
-    live, directory, tokens = prepared.live, prepared.directory, prepared.tokens
+    live, directory = prepared.live, prepared.directory
+    tokens, tracing = prepared.tokens, prepared.tracing
     metrics = Metrics(settings.metrics_directory)
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
     engine_orders = _engine_orders(settings, backend.engine, directory)
@@ -130,8 +131,6 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         prompts=PromptHistory(settings.cache_debug_bytes),
         own_turns=OwnTurns(settings.own_turns_bytes),
     )
-
-    tracing = prepared.tracing
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

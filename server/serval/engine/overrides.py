@@ -57,6 +57,6 @@ def _override(stored: StoredOverride) -> Override:
         try:
             weight = parse_weight(stored.weight)
         except ValueError as error:
-            # Of another release.
+            # Another release may have stored it.
             logger.warning("the weight of engine %s is that of the list: %s", stored.url, error)
     return Override(weight, drained=stored.drained)
