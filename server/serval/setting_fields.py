@@ -196,7 +196,8 @@ class SettingFields(BaseSettings):
     engine_url: str = Field(
         default="http://127.0.0.1:30000",
         description="Base URL of the SGLang engine, or of several, separated by commas: URLs, ranges"
-        " (http://engine-{0..7}:30000), names in DNS (dns+http://engines:30000).",
+        " (http://engine-{0..7}:30000), names in DNS (dns+http://engines:30000), each with options such as"
+        " ;weight=5%;version=2026-12.",
     )
     engines_file: Path | None = Field(
         default=None, description="File with such URLs instead, read again on changes; `#` starts a comment."
