@@ -26,8 +26,8 @@ _UNPLANNED_FLAGS = (
     "--quantization",
 )
 _GIB = 1 << 30
-# An engine on a CPU without weights, almost all of it libraries: one of two of the demo model, by the sum of PSS
-# in /proc/PID/smaps_rollup of its processes.
+# An engine on a CPU without weights, almost all of it libraries: one of two of the demo model, by the sum of
+# PSS in /proc/PID/smaps_rollup of its processes.
 _LEAST_CPU_ENGINE_BYTES = 9 * _GIB // 8
 
 

@@ -175,7 +175,20 @@ async def test_run_stack_signal_during_start_stops_at_once(tmp_path: Path) -> No
 
 async def test_run_stack_with_several_engines_waits_for_all_and_stops_all(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    spec = stack(log, engines=("engine 0", "engine 1", "engine 2"))
+    wait_for_gateway = """
+import pathlib, sys, time, urllib.request
+url = pathlib.Path(sys.argv[2] + ".gateway").read_text()
+while sys.argv[3] == "engine 1":
+    try:
+        urllib.request.urlopen(url)
+        time.sleep(0.5)
+        break
+    except OSError:
+        time.sleep(0.05)
+"""
+    names = ("engine 0", "engine 1", "engine 2")
+    spec = stack(log, engine_code=wait_for_gateway + STAND_IN_SERVER, engines=names)
+    log.with_name("log.gateway").write_text(spec.gateway_ready_url)
 
     async def check_and_stop() -> None:
         async with aiohttp.ClientSession() as http:
