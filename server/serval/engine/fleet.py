@@ -233,6 +233,7 @@ class Fleet:
         if self.observer is not None:
             for name in before - self._names(engine):
                 self.observer.place_state(name, None)
+        self._weigh()
 
     def _names(self, engine: FleetEngine) -> set[str]:
         return {place.name for place in engine.places} or {engine.found.name}
@@ -252,12 +253,6 @@ class Fleet:
 
     def _weigh(self) -> None:
         for engine in weigh(self._engines.values(), self._overrides):
-            logger.info(
-                "engine %s has weight %s",
-                engine.found.name,
-                engine.weight,
-                extra={"fields": {"drained": engine.override.drained}},
-            )
             self._tell_states(engine)
             self.on_change()
 

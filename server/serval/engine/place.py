@@ -1,6 +1,7 @@
 """Engines of a fleet, and the places in them: one for each data-parallel rank."""
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
@@ -11,6 +12,8 @@ from serval.engine.model_check import ModelIdentity
 from serval.engine.placement import PlaceView, PrefixIndex, Reason
 from serval.engine.protocol import EngineInfo, RankLoad
 from serval.engine.weights import NO_OVERRIDE, Override, Weight, relative_weights
+
+logger = logging.getLogger(__name__)
 
 # unknown: not reached; loading: it answers but is not ready; draining: it was ready, its requests may end;
 # failing: its circuit breaker is open; mismatch: it serves another model.
@@ -123,13 +126,19 @@ def places_of(engine: FleetEngine, loads: list[RankLoad]) -> list[Place]:
 def weigh(engines: Collection[FleetEngine], overrides: Mapping[str, Override]) -> list[FleetEngine]:
     """Put overrides, by URL, and weights in force; return the engines for which something has changed.
 
-    Shares of all conversations are those among the engines that are named and not drained.
+    Shares of all conversations are those among the engines that are named, have been ready and are not
+    drained, so that they do not change while one of them is away.
     """
     before = {id(engine): (engine.override, engine.relative_weight) for engine in engines}
     for engine in engines:
-        engine.override = overrides.get(engine.found.url, NO_OVERRIDE)
+        ordered = overrides.get(engine.found.url, NO_OVERRIDE)
+        if engine.override != ordered:
+            engine.override = ordered
+            fields = {"weight": str(engine.weight), "drained": ordered.drained}
+            logger.info("engine %s has new orders", engine.found.name, extra={"fields": fields})
     named = [engine for engine in engines if not (engine.leaving or engine.override.drained)]
-    for engine, weight in zip(named, relative_weights([engine.weight for engine in named]), strict=True):
+    weights = relative_weights([(engine.weight, len(engine.places)) for engine in named])
+    for engine, weight in zip(named, weights, strict=True):
         engine.relative_weight = weight
         for place in engine.places:
             place.view.weight = weight

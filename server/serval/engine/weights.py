@@ -55,16 +55,20 @@ def check_shares(weights: Sequence[Weight]) -> None:
         )
 
 
-def relative_weights(weights: Sequence[Weight]) -> list[float]:
-    """Return each engine's weight beside the 1 of an ordinary one.
+def relative_weights(engines: Sequence[tuple[Weight, int]]) -> list[float]:
+    """Return the weight of each place of the engines beside the 1 of an ordinary one.
 
-    An engine with the share s, beside others whose numbers add up to W, weighs sW / (1 - S), where S is the
-    sum of all shares: s of all weights. That holds while all engines are ready.
+    Each engine has a weight and a number of places, 0 if it has not been there. Beside places whose numbers
+    add up to W, an engine with the share s weighs sW / (1 - S), where S is the sum of all shares: s of all
+    weights. Its places divide that among them.
     """
-    numbers = math.fsum(weight.value for weight in weights if not weight.is_share)
-    shares = math.fsum(weight.value for weight in weights if weight.is_share)
+    numbers = math.fsum(weight.value * places for weight, places in engines if not weight.is_share)
+    shares = math.fsum(weight.value for weight, places in engines if weight.is_share and places)
     unit = (numbers or 1.0) / max(1 - shares, 1 - MOST_SHARE)
-    return [weight.value * unit if weight.is_share else weight.value for weight in weights]
+    return [
+        weight.value * unit / max(places, 1) if weight.is_share else weight.value
+        for weight, places in engines
+    ]
 
 
 class Override(Struct, frozen=True):

@@ -44,12 +44,26 @@ def test_check_shares_leaves_the_other_engines_something() -> None:
 )
 def test_relative_weights_give_shares_their_part_of_all(numbers: list[float], percents: list[int]) -> None:
     weights = [Weight(number) for number in numbers]
-    relative = relative_weights([*weights, *(Weight(one / 100, is_share=True) for one in percents)])
+    shares = [(Weight(one / 100, is_share=True), 1) for one in percents]
+    relative = relative_weights([*((weight, 1) for weight in weights), *shares])
     assert relative[: len(numbers)] == numbers
     for percent, weight in zip(percents, relative[len(numbers) :], strict=True):
         assert weight / sum(relative) == pytest.approx(percent / 100)
 
 
 def test_relative_weights_of_shares_alone_are_in_proportion() -> None:
-    two, one = relative_weights([Weight(0.2, is_share=True), Weight(0.1, is_share=True)])
+    two, one = relative_weights([(Weight(0.2, is_share=True), 1), (Weight(0.1, is_share=True), 1)])
     assert two == pytest.approx(2 * one)
+
+
+def test_relative_weights_divide_a_share_among_the_ranks_of_an_engine() -> None:
+    ordinary, share = relative_weights([(ORDINARY, 6), (Weight(0.25, is_share=True), 4)])
+    assert (ordinary, share) == (1.0, pytest.approx(0.5))
+    assert 4 * share / (6 * ordinary + 4 * share) == pytest.approx(0.25)
+
+
+def test_relative_weights_count_no_engine_that_has_not_been_there() -> None:
+    """The range of a list may be larger than the number of engines today."""
+    absent = [(ORDINARY, 0)] * 5 + [(Weight(0.5, is_share=True), 0)]
+    *_, share = relative_weights([(ORDINARY, 1), (ORDINARY, 1), *absent, (Weight(0.2, is_share=True), 1)])
+    assert share / (2 + share) == pytest.approx(0.2)
