@@ -81,7 +81,7 @@ class Fleet:
                     if url not in self._tasks:
                         self._tasks[url] = asyncio.create_task(self._watch_engine(engine))
                     elif url in self._engines:
-                        self._take_back(self._engines[url], engine)
+                        self._take_over(self._engines[url], engine)
                 self._weigh()
                 self._note_first_look("")
                 await asyncio.sleep(POLL_S)
@@ -98,8 +98,11 @@ class Fleet:
             engine.wake.set()
             self.on_change()
 
-    def _take_back(self, engine: FleetEngine, found: FoundEngine) -> None:
-        """Use an engine that is named again before its requests have ended, as after a slip in the file."""
+    def _take_over(self, engine: FleetEngine, found: FoundEngine) -> None:
+        """Take over what the list says about an engine now.
+
+        It is used again if it had not been named for a while, as after a slip in the file.
+        """
         if engine.found != found:
             engine.found = found
             self._tell_states(engine)
