@@ -141,15 +141,18 @@ class PlaceView:
         held = self.index.match(prompt.blocks) * BLOCK_TOKENS
         return prompt.tokens - min(held, prompt.tokens - 1)
 
-    def rank(self, key: bytes) -> tuple[float, bytes]:
-        """Rank of this place for `key`; the highest is the home.
+    def digest(self, key: bytes) -> bytes:
+        """Draw of this place for `key`: among places of equal weights, the highest is the home."""
+        return blake2b(self._hash, digest_size=8, key=key).digest()
 
-        Its digest as a number u between 0 and 1 gives -weight / ln(u): each place is the highest in
-        proportion to its weight, and a changed weight moves only keys to or from that place (Schindelhauer
-        and Schomaker, "Weighted distributed hash tables", SPAA 2005). With equal weights the order is that of
-        the digests.
+    def rank(self, key: bytes) -> tuple[float, bytes]:
+        """Rank of this place for `key`: among places of any weights, the highest is the home.
+
+        The draw as a number u between 0 and 1 gives -weight / ln(u): each place is the highest in proportion
+        to its weight, and a changed weight moves only keys to or from that place (Schindelhauer and
+        Schomaker, "Weighted distributed hash tables", SPAA 2005). Equal weights keep the order of the draws.
         """
-        digest = blake2b(self._hash, digest_size=8, key=key).digest()
+        digest = self.digest(key)
         # With 52 bits, plus a half, neither 0 nor 1 is reached.
         drawn = ((int.from_bytes(digest, "big") >> 12) + 0.5) / (1 << 52)
         return -self.weight / log(drawn), digest
@@ -167,6 +170,10 @@ class Choice(Struct, frozen=True):
 
 def home_of(key: bytes, views: Sequence[PlaceView]) -> PlaceView:
     """Return the home of `key` among the places, by rendezvous hashing with their weights."""
+    first = views[0].weight
+    if all(view.weight == first for view in views):
+        # The usual case, in half of the time.
+        return max(views, key=lambda view: view.digest(key))
     return max(views, key=lambda view: view.rank(key))
 
 
