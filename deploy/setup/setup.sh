@@ -7,6 +7,7 @@
 #   deploy/setup/setup.sh --clients          also set up the clients that tests run; print that folder
 #   deploy/setup/setup.sh --agents           also set up the coding agents that tests run, and a Node for them
 #   deploy/setup/setup.sh --triton           also set up the Triton that tests compile with besides the locked one
+#   deploy/setup/setup.sh --transformers     also set up the Transformers that tests load the model with besides it
 #
 # There are two layers. The locked third-party packages (11 GB, SGLang and torch among them) are installed once per lock
 # into a cache folder that all checkouts share. `.venv` in the checkout is a thin venv on top that adds this checkout's
@@ -137,4 +138,5 @@ case ${1:-} in
     --clients) small_environment clients "$root/tests/e2e/clients/requirements.lock" ;;
     --agents) agents ;;
     --triton) small_environment triton "$root/deploy/setup/second-triton.txt" ;;
+    --transformers) small_environment transformers "$root/deploy/setup/newest-transformers.txt" ;;
 esac

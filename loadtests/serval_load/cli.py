@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serval_load.commands import abuse, compare, engine, fit, load, overhead, placement, soak
+from serval_load.commands import abuse, compare, conversations, engine, fit, load, overhead, placement, soak
 
 _COMMANDS = {
     "engine": engine,
@@ -13,6 +13,7 @@ _COMMANDS = {
     "compare": compare,
     "overhead": overhead,
     "placement": placement,
+    "conversations": conversations,
     "soak": soak,
     "abuse": abuse,
 }

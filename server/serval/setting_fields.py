@@ -230,6 +230,13 @@ class SettingFields(BaseSettings):
     queue_timeout_s: float = Field(
         default=60.0, gt=0, description="Longest time a request waits for the engine."
     )
+    working_set: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of each engine's KV cache for conversations in use; a conversation that finds no"
+        " room there waits whole. 0.8 divided by the number of gateways is usual; 0: none waits for room.",
+    )
     shed_queue_length: int | None = Field(
         default=None,
         ge=1,

@@ -192,18 +192,6 @@ def test_gateway_gets_only_settings_that_it_reads(name: str, tools: OperatorTool
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_gateways_use_their_own_engine(name: str, tools: OperatorTools) -> None:
-    manifests = preset(tools, name)
-    (engine,) = of_kind(manifests, "StatefulSet")
-    gateways = of_kind(manifests, "Deployment")
-    assert len(gateways) == engine["spec"]["replicas"]
-    urls = [environment(gateway["spec"]["template"]["spec"])["SERVAL_ENGINE_URL"] for gateway in gateways]
-    headless = named(manifests, "Service", engine["spec"]["serviceName"])
-    assert headless["spec"]["clusterIP"] == "None"
-    assert urls == [f"http://serval-engine-{i}.serval-engine:30000" for i in range(len(gateways))]
-
-
-@pytest.mark.parametrize("name", PRESETS)
 def test_selectors_find_pods_and_nothing_else(name: str, tools: OperatorTools) -> None:
     manifests = preset(tools, name)
     labels = {
@@ -216,7 +204,7 @@ def test_selectors_find_pods_and_nothing_else(name: str, tools: OperatorTools) -
     budgets = {
         m["metadata"]["name"]: m["spec"]["selector"] for m in of_kind(manifests, "PodDisruptionBudget")
     }
-    gateways = {pod for pod in labels if "-gateway-" in pod}
+    gateways = {pod for pod in labels if "-gateway" in pod}
     assert selected({"matchLabels": services["serval"]}, labels) == gateways
     assert selected({"matchLabels": services["serval-engine"]}, labels) == {"serval-engine"}
     assert selected(policies["serval-gateway"], labels) == gateways
@@ -265,20 +253,20 @@ def test_probes_wait_for_a_slow_load_and_generate_nothing(name: str, tools: Oper
 
 
 def test_readiness_survives_one_stall_of_the_engine(tools: OperatorTools) -> None:
-    """All gateways of an engine ask it: one answer later than `/readyz` waits must not empty the Service."""
-    probe = pod_specs(rendered(tools))["serval-gateway-0"]["containers"][0]["readinessProbe"]
+    """All gateways ask the same engines: one answer later than `/readyz` waits must not empty the Service."""
+    probe = pod_specs(rendered(tools))["serval-gateway"]["containers"][0]["readinessProbe"]
     stall_s = 2.0
     # A stall fails the probes that fall into it or into the wait for its answer.
     failed = 1 + (stall_s + probe["timeoutSeconds"]) // probe["periodSeconds"]
     assert failed < probe["failureThreshold"]
-    # The preStop pause of an engine's gateways is longer than it takes to notice a drain.
+    # An only engine that drains is noticed within the preStop pause.
     assert probe["failureThreshold"] * probe["periodSeconds"] <= 10
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_stop_leaves_time_to_drain(name: str, tools: OperatorTools) -> None:
     for pod_name, pod in pod_specs(preset(tools, name)).items():
-        if "-gateway-" in pod_name:
+        if "-gateway" in pod_name:
             pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
             grace = float(environment(pod)["SERVAL_SHUTDOWN_GRACE_S"])
             assert pod["terminationGracePeriodSeconds"] > pause + grace
@@ -385,7 +373,7 @@ def test_metrics_of_gateways_are_for_prometheus_only(tools: OperatorTools) -> No
     manifests = preset(tools, "values-2xh100.yaml", "--set", "networkPolicy.clients[0].podSelector.x=y")
     (port,) = named(manifests, "Service", "serval")["spec"]["ports"]
     assert port["targetPort"] == "http"
-    pod = pod_specs(manifests)["serval-gateway-0"]
+    pod = pod_specs(manifests)["serval-gateway"]
     ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
     assert ports["metrics"] == int(environment(pod)["SERVAL_METRICS_PORT"]) != ports["http"]
     clients, monitoring = named(manifests, "NetworkPolicy", "serval-gateway")["spec"]["ingress"]
@@ -431,26 +419,6 @@ def container_variables(deployment: dict[str, Any]) -> list[dict[str, Any]]:
     return variables
 
 
-@pytest.mark.parametrize(
-    ("settings", "gateways"),
-    [
-        ("replicas=1,gateway.replicas=2", 2),
-        ("replicas=3,gateway.replicas=1", 3),
-        ("replicas=2,gateway.autoscaling.enabled=true,gateway.autoscaling.maxReplicas=6", 12),
-    ],
-)
-def test_shares_of_all_gateways_stay_within_the_limit(
-    settings: str, gateways: int, tools: OperatorTools
-) -> None:
-    manifests = rendered(tools, "--set", f"limits.existingSecret=redis,{settings}")
-    shares = {
-        float(environment(d["spec"]["template"]["spec"])["SERVAL_LIMITS_SHARE"])
-        for d in of_kind(manifests, "Deployment")
-    }
-    (share,) = shares
-    assert 1 - 0.01 < share * gateways <= 1
-
-
 def test_gateways_reach_the_databases_and_nothing_else(tools: OperatorTools) -> None:
     def egress(*settings: str) -> list[dict[str, Any]]:
         arguments = [part for setting in settings for part in ("--set", setting)]
@@ -470,13 +438,6 @@ def test_gateways_reach_the_databases_and_nothing_else(tools: OperatorTools) -> 
     assert redis == {"ports": [{"port": 6380}]}
     assert egress("networkPolicy.gatewayEgress[0].ports[0].port=443")[2:] == [{"ports": [{"port": 443}]}]
     assert engine["ports"] == [{"port": 30000}]
-
-
-def test_autoscaled_gateways_have_no_fixed_replicas(tools: OperatorTools) -> None:
-    manifests = preset(tools, "values-8xh100.yaml")
-    assert all("replicas" not in deployment["spec"] for deployment in of_kind(manifests, "Deployment"))
-    targets = {hpa["spec"]["scaleTargetRef"]["name"] for hpa in of_kind(manifests, "HorizontalPodAutoscaler")}
-    assert targets == {deployment["metadata"]["name"] for deployment in of_kind(manifests, "Deployment")}
 
 
 def test_inline_keys_become_a_secret_and_restart_the_pods(tools: OperatorTools) -> None:
@@ -508,7 +469,7 @@ def test_external_secret_creates_the_mounted_secret(tools: OperatorTools) -> Non
     )
     manifests = rendered(tools, "--set", settings, keys=False)
     (external,) = of_kind(manifests, "ExternalSecret")
-    mounted = pod_specs(manifests)["serval-gateway-0"]["volumes"][0]["secret"]["secretName"]
+    mounted = pod_specs(manifests)["serval-gateway"]["volumes"][0]["secret"]["secretName"]
     assert external["spec"]["target"]["name"] == mounted
     assert external["spec"]["data"] == [{"secretKey": "keys", "remoteRef": {"key": "k"}}]
 
@@ -638,24 +599,6 @@ def test_rules_of_two_releases_are_told_apart(tools: OperatorTools) -> None:
                 assert 'namespace="other",release="serval"' in selector, name
 
 
-def test_scrapes_are_labelled_with_release_and_engine(tools: OperatorTools) -> None:
-    manifests = preset(tools, "values-8xh100.yaml")
-    engine_of: dict[str, dict[str, Any]] = {}
-    for monitor in of_kind(manifests, "ServiceMonitor"):
-        release, engine = monitor["spec"]["endpoints"][0]["relabelings"]
-        assert release == {"targetLabel": "release", "replacement": "serval"}
-        assert engine["targetLabel"] == "engine"
-        engine_of[monitor["metadata"]["name"]] = engine
-    # A gateway's pod has the number of its engine as a label, an engine's at the end of its name.
-    assert engine_of["serval-gateway"]["sourceLabels"] == ["__meta_kubernetes_pod_label_serval_engine"]
-    labels = [d["spec"]["template"]["metadata"]["labels"] for d in of_kind(manifests, "Deployment")]
-    assert [label["serval/engine"] for label in labels] == ["0", "1"]
-    assert engine_of["serval-engine"]["sourceLabels"] == ["__meta_kubernetes_pod_name"]
-    found = re.fullmatch(engine_of["serval-engine"]["regex"], "serval-engine-1")
-    assert found is not None
-    assert found[1] == "1"
-
-
 def test_presets_need_no_prometheus_operator(tools: OperatorTools) -> None:
     arguments = ("--values", CHART / "values-2xh100.yaml")
     without = {manifest["kind"] for manifest in rendered(tools, *arguments)}
@@ -668,7 +611,7 @@ def test_settings_of_the_schema_are_those_of_the_gateway(tools: OperatorTools) -
     """All but those that the chart sets itself, and secrets, which must not be in a manifest."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     allowed = set(schema["properties"]["gateway"]["properties"]["settings"]["propertyNames"]["enum"])
-    given = environment(pod_specs(rendered(tools))["serval-gateway-0"])
+    given = environment(pod_specs(rendered(tools))["serval-gateway"])
     own = {name.removeprefix("SERVAL_").lower() for name in given}
     secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
     assert "key_pepper" in secret
@@ -684,14 +627,14 @@ def test_gateway_takes_secrets_from_secrets(tools: OperatorTools) -> None:
         "--set", "gateway.serviceAccountName=sa,gateway.podLabels.team=a,engine.podLabels.team=b",
     )  # fmt: skip
     pods = pod_specs(manifests)
-    gateway, engine = pods["serval-gateway-0"], pods["serval-engine"]
+    gateway, engine = pods["serval-gateway"], pods["serval-engine"]
     pepper = {"name": "SERVAL_KEY_PEPPER", "valueFrom": {"secretKeyRef": {"name": "pepper", "key": "pepper"}}}
     assert pepper in gateway["containers"][0]["env"]
     assert gateway["containers"][0]["envFrom"] == [{"secretRef": {"name": "more"}}]
     assert engine["containers"][0]["envFrom"] == [{"configMapRef": {"name": "proxy"}}]
     assert engine["containers"][0]["resources"]["limits"]["rdma/ib"] == 1
     assert gateway["serviceAccountName"] == "sa"
-    labels = named(manifests, "Deployment", "serval-gateway-0")["spec"]["template"]["metadata"]["labels"]
+    labels = named(manifests, "Deployment", "serval-gateway")["spec"]["template"]["metadata"]["labels"]
     assert labels["team"] == "a"
 
 
@@ -723,16 +666,9 @@ def test_budgets_of_a_drain_are_values(tools: OperatorTools) -> None:
 
     # Both engines of the preset are on one machine, so its drain evicts both.
     two = preset(tools, "values-8xh100.yaml")
-    assert most(two) == {"serval-engine": 2, "serval-gateway-0": 1, "serval-gateway-1": 1}
+    assert most(two) == {"serval-engine": 2, "serval-gateway": 1}
     off = "engine.disruptionBudget.enabled=false,gateway.disruptionBudget.maxUnavailable=50%"
-    assert most(rendered(tools, "--set", off)) == {"serval-gateway-0": "50%"}
-
-
-def test_gateways_follow_a_claim_of_one_machine(tools: OperatorTools) -> None:
-    claim = "model.source=pvc,model.path=x,model.pvc.claimName=c"
-    for single in (True, False):
-        manifests = rendered(tools, "--set", f"{claim},model.pvc.singleNode={str(single).lower()}")
-        assert ("affinity" in pod_specs(manifests)["serval-gateway-0"]) is single
+    assert most(rendered(tools, "--set", off)) == {"serval-gateway": "50%"}
 
 
 def test_runbook_urls_have_the_base_of_the_operator(tools: OperatorTools) -> None:

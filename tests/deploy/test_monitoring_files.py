@@ -38,7 +38,8 @@ def dashboard_builder() -> ModuleType:
 
 def test_promtool_accepts_rules_and_config(tools: OperatorTools) -> None:
     tools.run("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULE_FILES)
-    tools.run("promtool", "check", "config", DEPLOY / "prometheus/prometheus.yml")
+    for name in ("prometheus.yml", "prometheus-two-engines.yml"):
+        tools.run("promtool", "check", "config", DEPLOY / "prometheus" / name)
 
 
 def test_amtool_accepts_the_routes(tools: OperatorTools) -> None:

@@ -124,3 +124,16 @@ def test_remove_frees_running_partial_and_waiting_requests() -> None:
     scheduler.remove(partial)
     scheduler.remove(waiting)
     assert (scheduler.used_tokens, scheduler.waiting_count, scheduler.step()) == (0, 0, None)
+
+
+def test_prompt_of_a_running_request_is_in_memory_once() -> None:
+    """SGLang's running requests hold blocks of the prefix cache; beside them an idle prompt keeps its own."""
+    scheduler = Scheduler(COSTS)
+    scheduler.add(Job("idle", prompt(440), tokens=1))
+    run(scheduler)
+    scheduler.add(Job("running", prompt(440, 1000), tokens=20))
+    run(scheduler)
+    again = Job("again", prompt(450), tokens=1)
+    scheduler.add(again)
+    run(scheduler)
+    assert again.cached == 440

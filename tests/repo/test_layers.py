@@ -55,6 +55,7 @@ LAYERS = {
         "metrics",
         "reference",
         "checkpoint",
+        "transformers",
         "layers",
         "weights",
         "drafts",

@@ -1,36 +1,33 @@
 {{- /* Pod of an engine, or of one machine of it. Parameters: root, and leader (true if it answers requests). */}}
 {{- define "serval.enginePod" -}}
 {{- $leader := .leader -}}
+{{- $root := .root -}}
 {{- with .root -}}
-automountServiceAccountToken: false
-{{- with .Values.engine.serviceAccountName }}
-serviceAccountName: {{ . }}
-{{- end }}
-enableServiceLinks: false
-# After SIGTERM the engine is not ready, so its gateways leave the Service; it ends after its last request.
+{{- include "serval.podFields" (dict "root" . "pod" .Values.engine) }}
+# After SIGTERM the engine is not ready, so gateways send it nothing more; it ends after its last request.
 terminationGracePeriodSeconds: {{ add .Values.engine.drainSeconds 30 }}
-securityContext:
-  {{- include "serval.podSecurity" . | nindent 2 }}
-{{- with .Values.image.pullSecrets }}
-imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- if .Values.engine.hostNetwork }}
+hostNetwork: true
+dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
 {{- with .Values.engine.runtimeClassName }}
 runtimeClassName: {{ . }}
 {{- end }}
-{{- with .Values.engine.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with .Values.engine.nodeSelector }}
-nodeSelector: {{ toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.engine.tolerations }}
-tolerations: {{ toYaml . | nindent 2 }}
-{{- end }}
 {{- with .Values.engine.affinity }}
 affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
-{{- if or .Values.model.download.enabled .Values.model.verify.enabled }}
+{{- with .Values.engine.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{ toYaml . | nindent 4 }}
+    {{- if not .labelSelector }}
+    labelSelector: {{ include "serval.enginePods" $root | nindent 6 }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- if or .Values.engine.initContainers .Values.model.download.enabled .Values.model.verify.enabled }}
 initContainers:
+  {{- with .Values.engine.initContainers }}{{ toYaml . | nindent 2 }}{{ end }}
   {{- if .Values.model.download.enabled }}
   - name: download
     image: {{ include "serval.image" (dict "root" . "which" "engine") }}
@@ -43,13 +40,12 @@ initContainers:
       - --local-dir={{ include "serval.modelFolder" . }}
     env:
       - {name: HOME, value: /var/cache/serval}
-      {{- with .Values.model.download.tokenSecret }}
-      - {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}}
-      {{- end }}
+      {{- include "serval.downloadVariables" . | nindent 6 }}
+    {{- with .Values.model.download.envFrom }}
+    envFrom: {{ toYaml . | nindent 6 }}
+    {{- end }}
     resources: {requests: {cpu: "1", memory: 2Gi}, limits: {memory: 8Gi}}
-    securityContext:
-      {{- include "serval.containerSecurity" . | nindent 6 }}
-      readOnlyRootFilesystem: true
+    securityContext: {{ include "serval.helperSecurity" . | nindent 6 }}
     volumeMounts:
       - {name: model, mountPath: /models}
       - {name: cache, mountPath: /var/cache/serval}
@@ -68,9 +64,7 @@ initContainers:
       - --manifest=/etc/serval/manifest/SHA256SUMS
       - {{ include "serval.modelFolder" . }}
     resources: {requests: {cpu: "2", memory: 1Gi}, limits: {memory: 4Gi}}
-    securityContext:
-      {{- include "serval.containerSecurity" . | nindent 6 }}
-      readOnlyRootFilesystem: true
+    securityContext: {{ include "serval.helperSecurity" . | nindent 6 }}
     volumeMounts:
       - {name: manifest, mountPath: /etc/serval/manifest, readOnly: true}
       - {name: tmp, mountPath: /tmp}
@@ -109,6 +103,8 @@ containers:
     env:
       # Compiled kernels are below it; the root file system may be read-only.
       - {name: HOME, value: /var/cache/serval}
+      # Python asks for the user's name, which a user id that the cluster chooses (OpenShift) has not.
+      - {name: USER, value: serval}
       {{- include "serval.engineKey" . | nindent 6 }}
       {{- with .Values.engine.env }}{{ toYaml . | nindent 6 }}{{ end }}
     {{- with .Values.engine.envFrom }}
@@ -163,14 +159,14 @@ containers:
         {{- if .Values.engine.gpus }}
         {{ .Values.engine.gpuResource }}: {{ .Values.engine.gpus }}
         {{- end }}
-    securityContext:
-      {{- include "serval.containerSecurity" . | nindent 6 }}
-      readOnlyRootFilesystem: {{ .Values.engine.readOnlyRootFilesystem }}
+    securityContext: {{ toYaml (merge (dict "readOnlyRootFilesystem" .Values.engine.readOnlyRootFilesystem) .Values.engine.securityContext) | nindent 6 }}
     volumeMounts:
       - {name: shm, mountPath: /dev/shm}
       - {name: cache, mountPath: /var/cache/serval}
       - {name: tmp, mountPath: /tmp}
       {{- include "serval.modelMount" . | nindent 6 }}
+      {{- with .Values.engine.volumeMounts }}{{ toYaml . | nindent 6 }}{{ end }}
+  {{- with .Values.engine.sidecars }}{{ toYaml . | nindent 2 }}{{ end }}
 volumes:
   # Shared memory of the ranks; the default of 64 MB is too small for more than one. Counts as memory.
   - name: shm
@@ -183,5 +179,6 @@ volumes:
     configMap: {name: {{ required "model.verify.enabled: set model.verify.manifestConfigMap" .Values.model.verify.manifestConfigMap }}}
   {{- end }}
   {{- include "serval.modelVolume" . | nindent 2 }}
+  {{- with .Values.engine.volumes }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}
 {{- end }}

@@ -6,6 +6,7 @@ from random import Random
 from typing import Final
 
 from serval.engine.placement import PlaceView, PrefixIndex, choose, home_of
+from serval_load.placement.admission import Kind
 from serval_load.placement.engine_model import SimLoad, SimRequest
 
 
@@ -68,10 +69,13 @@ def _number(gateway: Gateway, view: PlaceView) -> int:
     return gateway.views.index(view)
 
 
-POLICIES: Final[dict[str, Policy]] = {
-    "round robin": round_robin,
-    "fewest requests": fewest_requests,
-    "client address": client_address,
-    "conversation hash": conversation_hash,
-    "two homes": two_homes,
+# Choice of an engine, and admission before it.
+POLICIES: Final[dict[str, tuple[Policy, Kind]]] = {
+    "round robin": (round_robin, "at once"),
+    "fewest requests": (fewest_requests, "at once"),
+    "client address": (client_address, "at once"),
+    "conversation hash": (conversation_hash, "at once"),
+    "two homes": (two_homes, "at once"),
+    "two homes, fair queue": (two_homes, "fair"),
+    "two homes, conversations whole": (two_homes, "whole"),
 }

@@ -65,6 +65,13 @@ class Scheduler:
         return sum(job.length for job in self.running) + partial
 
     @property
+    def _tokens_beside_cache(self) -> int:
+        """Tokens of running requests that are not in the prefix cache; the blocks of their prompts are."""
+        block = self.costs.block_tokens
+        partial = 0 if self._partial is None else self._partial.computed
+        return sum(job.length - len(job.prompt) // block * block for job in self.running) + partial
+
+    @property
     def waiting_count(self) -> int:
         """Number of requests without a token yet."""
         return len(self.waiting) + (self._partial is not None)
@@ -99,7 +106,7 @@ class Scheduler:
             done = self._decode()
         if done is not None:
             self.clock += done.seconds
-            self._cache.evict(self.costs.kv_tokens - self.used_tokens)
+            self._cache.evict(self.costs.kv_tokens - self._tokens_beside_cache)
         return done
 
     def _prefill(self) -> Step | None:

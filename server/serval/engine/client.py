@@ -77,6 +77,8 @@ class _InternalState(Struct):
 class _ServerInfo(Struct):
     max_req_input_len: int
     incremental_streaming_output: bool
+    # KV cache of one rank, in tokens.
+    max_total_num_tokens: int = 0
     internal_states: list[_InternalState] = []
 
 
@@ -324,6 +326,7 @@ class SglangEngine:
             )
             or None,
             architectures=tuple(model.architectures or ()),
+            kv_tokens=server.max_total_num_tokens * max(1, len(server.internal_states)) or None,
         )
 
     async def tokens_of(self, text: str) -> list[int] | None:

@@ -171,6 +171,8 @@ class Fleet:
                     load = loads.get(place.rank or 0)
                     if load is not None:
                         place.heard(load)
+                        if self.observer is not None and engine.state == "ready":
+                            self.observer.place_waiting(place.name, place.view.waiting_s)
                 self.on_change()
         except ServalError as error:
             logger.warning("engine %s cannot be asked: %s", engine.found.name, error)
@@ -272,11 +274,17 @@ class Fleet:
         return await asyncio.to_thread(work) if len(request.input_ids) > _INLINE_TOKENS else work()
 
     def choose(
-        self, prompt: PlacedPrompt, *, without: Collection[FleetEngine] = (), only_idle: bool = False
+        self,
+        prompt: PlacedPrompt,
+        *,
+        without: Collection[FleetEngine] = (),
+        only_idle: bool = False,
+        prefer: str | None = None,
     ) -> tuple[Place, Choice]:
-        """Choose a place for the prompt. Raises `EngineUnavailableError` if there is none.
+        """Choose a place for the prompt: that named `prefer` if it is there.
 
-        `only_idle`: one that is idle, and of no less weight than the engines `without` which it is.
+        `only_idle`: one that is idle, and of no less weight than the engines `without` which it is. Raises
+        `EngineUnavailableError` if there is none.
         """
         least = max((engine.relative_weight for engine in without), default=0.0)
         places = {
@@ -289,7 +297,10 @@ class Fleet:
             raise EngineUnavailableError(
                 "No engine is ready at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
             )
-        choice = choose(prompt, list(places))
+        preferred = next((place for place in places.values() if place.name == prefer), None)
+        choice = choose(prompt, list(places) if preferred is None else [preferred.view])
+        if preferred is not None:
+            choice = replace(choice, reason="room")
         if self.observer is not None:
             self.observer.place_chosen(choice.reason)
         return places[choice.view], choice

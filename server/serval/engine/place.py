@@ -175,3 +175,7 @@ class PlaceObserver(Protocol):
     def place_prompt(self, place: str, *, cached: int, computed: int) -> None:
         """Note how many tokens of a prompt the place had in its cache."""
         ...
+
+    def place_waiting(self, place: str, seconds: float) -> None:
+        """Note the seconds of prefill that wait at a ready place."""
+        ...

@@ -36,8 +36,9 @@ FIRST_PREFILL_PER_S: Final = 20_000.0
 # Beginning of a prompt of unknown structure that tells conversations apart.
 _UNKNOWN_FIRST_TURN: Final = 1024
 
-Reason = Literal["only", "home", "held", "idle"]
-REASONS: Final[tuple[Reason, ...]] = ("only", "home", "held", "idle")
+# room: the working set of conversations had room there, and not where the prompt would have gone.
+Reason = Literal["only", "home", "held", "idle", "room"]
+REASONS: Final[tuple[Reason, ...]] = ("only", "home", "held", "idle", "room")
 
 
 class PlacedPrompt(Struct, frozen=True):
@@ -55,23 +56,57 @@ class PlacedPrompt(Struct, frozen=True):
     shared_key: bytes
 
 
+class PromptKeys(Struct, frozen=True):
+    """The part of a `PlacedPrompt` that tells conversations apart."""
+
+    shared: int
+    earlier: int
+    conversation: bytes
+    shared_key: bytes
+
+
+def keys_of(input_ids: Sequence[int], *, owner: str, parts: PromptParts | None) -> PromptKeys:
+    """Return the keys of a prompt. Prompts of different owners share none."""
+    parts = _known_parts(parts, len(input_ids))
+    ids = array("I", input_ids[: max(parts.first_turn, parts.shared)])
+    return _keys_of(memoryview(ids).cast("B"), ids.itemsize, salt=_salt_of(owner), parts=parts)
+
+
 def placed_prompt(input_ids: Sequence[int], *, owner: str, parts: PromptParts | None) -> PlacedPrompt:
     """Return the prompt as `choose` needs it. Prompts of different owners share neither home nor blocks."""
     ids = input_ids if isinstance(input_ids, array) else array("I", input_ids)
     # Without its own bytes a slice would be copied three times.
     data, size = memoryview(ids).cast("B"), ids.itemsize
-    if parts is None:
-        parts = PromptParts(shared=0, first_turn=min(len(ids), _UNKNOWN_FIRST_TURN), earlier=0)
-    salt = blake2b(owner.encode(), digest_size=16).digest()
+    salt = _salt_of(owner)
     blocks = []
     link = salt[:8]
     for start in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
         block = data[start * size : (start + BLOCK_TOKENS) * size]
         link = blake2b(block, digest_size=8, key=link).digest()
         blocks.append(int.from_bytes(link, "little"))
+    keys = _keys_of(data, size, salt=salt, parts=_known_parts(parts, len(ids)))
     return PlacedPrompt(
         tokens=len(ids),
         blocks=blocks,
+        shared=keys.shared,
+        earlier=keys.earlier,
+        conversation=keys.conversation,
+        shared_key=keys.shared_key,
+    )
+
+
+def _known_parts(parts: PromptParts | None, tokens: int) -> PromptParts:
+    if parts is not None:
+        return parts
+    return PromptParts(shared=0, first_turn=min(tokens, _UNKNOWN_FIRST_TURN), earlier=0)
+
+
+def _salt_of(owner: str) -> bytes:
+    return blake2b(owner.encode(), digest_size=16).digest()
+
+
+def _keys_of(data: memoryview, size: int, *, salt: bytes, parts: PromptParts) -> PromptKeys:
+    return PromptKeys(
         shared=parts.shared,
         earlier=parts.earlier,
         conversation=blake2b(data[: parts.first_turn * size], digest_size=16, key=salt).digest(),

@@ -87,6 +87,8 @@ class EngineInfo:
     # Requests it runs at once; None if it does not report that.
     max_running_requests: int | None = None
     architectures: tuple[str, ...] = ()
+    # Tokens that its KV cache holds, of all ranks; None if it does not report that.
+    kv_tokens: int | None = None
 
 
 class RankLoad(Struct, frozen=True):

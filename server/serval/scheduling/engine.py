@@ -1,18 +1,18 @@
 """An engine behind slots: requests beyond its capacity wait in a queue, or are refused."""
 
-import time
-from collections.abc import Awaitable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
+from serval.engine.placement import keys_of
 from serval.engine.protocol import DeltaSink, Engine, EngineInfo, GenerateRequest
+from serval.scheduling.conversations import ConversationGate, turn_of
 from serval.scheduling.load import EngineLoad
+from serval.scheduling.queue_time import timed_as_queue
 from serval.scheduling.slots import Slots, WaitingRoom
 from serval.settings import Settings
 from serval.telemetry.record import RequestRecord
-from serval.telemetry.stopwatch import ENGINE, QUEUE
 
-T = TypeVar("T")
-
+# Name of the only place in the working set, with one engine.
+THE_PLACE: Final = "engine"
 # Assumed length of an answer without a limit, when computing the shares of keys.
 _USUAL_ANSWER_TOKENS = 512
 
@@ -50,42 +50,51 @@ class Scheduler(Protocol):
 class ScheduledEngine:
     """An engine that receives at most as many requests at a time as it has slots."""
 
-    def __init__(self, engine: Engine, slots: Slots, load: EngineLoad) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        slots: Slots,
+        load: EngineLoad,
+        *,
+        gate: ConversationGate | None = None,
+        share_prefixes: bool = False,
+    ) -> None:
+        """`gate` admits conversations whole; with `share_prefixes` those of all keys share prefixes."""
         self._engine = engine
-        self.slots = slots
+        self._slots = slots
+        self._gate = gate
+        self._share_prefixes = share_prefixes
+        self.slots: WaitingRoom[Any] = slots if gate is None else gate
         self.load = load
 
     async def generate(self, request: GenerateRequest, sink: ScheduledSink, record: RequestRecord) -> None:
         """See `Scheduler`."""
-        slots = self.slots
         self.load.check(request.priority)
+        if self._gate is None:
+            await self._run(request, sink, record)
+            return
+        owner = "" if self._share_prefixes else request.tenant or ""
+        turn = turn_of(request, keys_of(request.input_ids, owner=owner, parts=request.parts))
+        async with self._gate.admitted(turn, THE_PLACE, request, record) as admitted:
+            await self._run(request, sink, record, waited_s=admitted.waited_s)
+
+    async def _run(
+        self, request: GenerateRequest, sink: ScheduledSink, record: RequestRecord, *, waited_s: float = 0.0
+    ) -> None:
+        slots = self._slots
         if not slots.try_acquire():
-            await self._wait(request, record)
+            tokens = longest_tokens(request)
+            turn = slots.acquire(request.tenant, request.priority, tokens, waited_s=waited_s)
+            await timed_as_queue(turn, request, record)
         sink.dispatched()
         try:
             await self._engine.generate(request, sink)
         finally:
             slots.release()
 
-    async def _wait(self, request: GenerateRequest, record: RequestRecord) -> None:
-        turn = self.slots.acquire(request.tenant, request.priority, longest_tokens(request))
-        await timed_as_queue(turn, request, record)
-
     async def is_ready(self) -> bool:
         """See `Engine.is_ready`."""
         return await self._engine.is_ready()
-
-
-async def timed_as_queue(turn: Awaitable[T], request: GenerateRequest, record: RequestRecord) -> T:
-    """Await the request's turn, whose time counts as waiting in the queue."""
-    # Other requests of a call may wait while its first one is with the engine.
-    if request.request_id != record.engine_request_id:
-        return await turn
-    record.clock.enter(QUEUE, time.perf_counter())
-    try:
-        return await turn
-    finally:
-        record.clock.enter(ENGINE, time.perf_counter())
 
 
 def slots_for(settings: Settings, info: EngineInfo) -> int:

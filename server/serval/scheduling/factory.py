@@ -1,12 +1,19 @@
 """Putting an engine, or several, behind this process's slots."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import inf
+from typing import Any
+
 from serval.engine.fleet import Fleet
 from serval.engine.protocol import EngineInfo, ManagedEngine
-from serval.scheduling.engine import ScheduledEngine, Scheduler, slots_for, slots_of_all
+from serval.scheduling.conversations import ConversationGate
+from serval.scheduling.engine import THE_PLACE, ScheduledEngine, Scheduler, slots_for, slots_of_all
 from serval.scheduling.fleet import ScheduledFleet
 from serval.scheduling.load import EngineLoad
 from serval.scheduling.place_slots import PlaceSlots
-from serval.scheduling.slots import Slots
+from serval.scheduling.slots import Slots, WaitingRoom
+from serval.scheduling.working_set import MayRelieve
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 
@@ -22,7 +29,7 @@ def schedule_engine(
         high_kv_use=settings.shed_kv_use,
         on_change=metrics.engine_saturation,
     )
-    queue_limit = max(settings.queue_limit // settings.workers, settings.max_batch)
+    queue_limit = _queue_limit(settings)
     if isinstance(engine, Fleet):
         engine.watch_places(metrics.places)
         places = PlaceSlots(
@@ -33,8 +40,55 @@ def schedule_engine(
             timeout_s=settings.queue_timeout_s,
             meter=metrics,
         )
-        return ScheduledFleet(engine, places, load)
+        limits_now = partial(_fleet_limits, engine, settings)
+        gate = _gate_for(settings, places, limits_now, metrics, may_relieve=partial(_may_relieve, engine))
+        return ScheduledFleet(engine, places, load, gate=gate)
     slots = Slots(
         slots_for(settings, info), queue_limit=queue_limit, timeout_s=settings.queue_timeout_s, meter=metrics
     )
-    return ScheduledEngine(engine, slots, load)
+    limits = {THE_PLACE: _share_of(settings, info.kv_tokens)}
+    gate = _gate_for(settings, slots, lambda: limits, metrics)
+    return ScheduledEngine(engine, slots, load, gate=gate, share_prefixes=settings.share_prefix_cache)
+
+
+def _gate_for(
+    settings: Settings,
+    slots: WaitingRoom[Any],
+    limits: Callable[[], Mapping[str, float]],
+    metrics: Metrics,
+    *,
+    may_relieve: MayRelieve = lambda place, wanted: True,
+) -> ConversationGate | None:
+    """Return the gate that admits conversations whole before `slots`; None if the settings ask for none."""
+    if not settings.working_set:
+        return None
+    return ConversationGate(
+        slots,
+        limits,
+        queue_limit=_queue_limit(settings),
+        timeout_s=settings.queue_timeout_s,
+        meter=metrics,
+        observer=metrics.conversations,
+        may_relieve=may_relieve,
+    )
+
+
+def _may_relieve(fleet: Fleet, name: str, wanted: str) -> bool:
+    """Return False for a place of less weight, such as a canary, which would have the most room."""
+    weights = {place.name: place.view.weight for place in fleet.ready_places()}
+    return weights.get(name, 0.0) >= weights.get(wanted, 0.0)
+
+
+def _fleet_limits(fleet: Fleet, settings: Settings) -> dict[str, float]:
+    return {
+        place.name: _share_of(settings, place.load.max_total_num_tokens) for place in fleet.ready_places()
+    }
+
+
+def _share_of(settings: Settings, kv_tokens: int | None) -> float:
+    """Return the tokens of a KV cache for this process's conversations; of an unknown one all that come."""
+    return settings.working_set * kv_tokens / settings.workers if kv_tokens else inf
+
+
+def _queue_limit(settings: Settings) -> int:
+    return max(settings.queue_limit // settings.workers, settings.max_batch)

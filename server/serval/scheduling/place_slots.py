@@ -25,6 +25,8 @@ class Wish:
     moving_s: float
     # Engines that it must not go to, because they did not answer it.
     without: Collection[FleetEngine] = ()
+    # Seconds that the request has waited elsewhere.
+    waited_s: float = 0.0
 
 
 class PlaceSlots(WaitingRoom[Place]):
@@ -79,7 +81,7 @@ class PlaceSlots(WaitingRoom[Place]):
 
     async def acquire(self, key: str | None, priority: Priority, tokens: int, wish: Wish) -> Place:
         """Wait for this request's turn, take a slot, and return its place. Raises as `Slots.acquire` does."""
-        ticket = Ticket(key, priority, max(tokens, 1), arrived=self._now())
+        ticket = Ticket(key, priority, max(tokens, 1), arrived=self._now() - wish.waited_s)
         self._wishes[ticket] = wish
         # A place may be free already, for requests that others in the queue do not want to go to.
         loop = asyncio.get_running_loop()
@@ -117,8 +119,9 @@ class PlaceSlots(WaitingRoom[Place]):
                 return False
             if wish.place is place:
                 return True
-            waited_enough = now - ticket.arrived >= wish.moving_s or not wish.place.is_ready
-            return waited_enough and self._may_relieve(place, wish.place)
+            # Time spent elsewhere was not spent waiting for this place.
+            waited_enough = now - ticket.arrived - wish.waited_s >= wish.moving_s
+            return (waited_enough or not wish.place.is_ready) and self._may_relieve(place, wish.place)
 
         ticket = self._queue.pop_accepted(now, accepts)
         if ticket is None:

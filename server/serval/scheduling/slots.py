@@ -96,7 +96,7 @@ class WaitingRoom(Generic[T]):
         if self._meter is not None:
             self._meter.queue_entered(ticket.priority)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s - (self._now() - ticket.arrived)):
                 return await granted
         except BaseException as error:
             self._leave(ticket, granted)
@@ -193,12 +193,14 @@ class Slots(WaitingRoom[None]):
             return True
         return False
 
-    async def acquire(self, key: str | None, priority: Priority, tokens: int) -> None:
-        """Wait for this request's turn, and take a slot.
+    async def acquire(
+        self, key: str | None, priority: Priority, tokens: int, *, waited_s: float = 0.0
+    ) -> None:
+        """Wait for this request's turn, and take a slot; it has waited for `waited_s` elsewhere.
 
         Raises `EngineOverloadedError` if too many wait, or when it has waited for too long.
         """
-        await self._wait(Ticket(key, priority, max(tokens, 1), arrived=self._now()))
+        await self._wait(Ticket(key, priority, max(tokens, 1), arrived=self._now() - waited_s))
 
     def release(self) -> None:
         """Give a slot back, and grant it to the next request."""

@@ -14,6 +14,7 @@ from serval.errors import (
     EngineStreamBrokenError,
     KeyDatabaseError,
 )
+from serval.telemetry.conversation_metrics import ConversationMetrics
 from serval.telemetry.place_metrics import PlaceMetrics
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
@@ -231,6 +232,7 @@ class Metrics:
         self._queue = _Queue(self._registry)
         self._loop = _EventLoop(self._registry)
         self.places = PlaceMetrics(self._registry)
+        self.conversations = ConversationMetrics(self._registry)
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine, or one of several, was ready at the time of the scrape.",

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # The layer above owns these words; the test of the metrics compares them.
 STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
-REASONS = ("only", "home", "held", "idle")
+REASONS = ("only", "home", "held", "idle", "room")
 _FIRST_TOKEN_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -59,6 +59,13 @@ class PlaceMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._waiting = Gauge(
+            "serval_place_waiting_seconds",
+            "Seconds that a place needs to compute the prompt tokens that wait there, of all gateways.",
+            ["place"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._prompt_tokens = Counter(
             "serval_place_prompt_tokens_total",
             "Prompt tokens of requests that a place began to answer: cached (found there) or computed.",
@@ -68,7 +75,8 @@ class PlaceMetrics:
         self._chosen = Counter(
             "serval_place_choices_total",
             "Choices of a place by reason: home (by hash), held (most of the prompt is there), idle (it would"
-            " have waited there), only (there is no other).",
+            " have waited there), only (there is no other), room (its conversation found room there and not"
+            " where it would have gone).",
             ["reason"],
             registry=registry,
         )
@@ -78,6 +86,8 @@ class PlaceMetrics:
 
     def place_state(self, place: str, state: str | None) -> None:
         """See `PlaceObserver`."""
+        if state != "ready":
+            self._waiting.labels(place).set(0)
         for name in STATES:
             self._state.labels(place, name).set(name == state)
 
@@ -111,3 +121,7 @@ class PlaceMetrics:
     def place_first_token(self, place: str, seconds: float) -> None:
         """See `PlaceObserver`."""
         self._first_token.labels(place).observe(seconds)
+
+    def place_waiting(self, place: str, seconds: float) -> None:
+        """See `PlaceObserver`."""
+        self._waiting.labels(place).set(seconds)

@@ -11,6 +11,7 @@ import pytest
 from serval.chat import load_chat
 from serval.engine.fleet import connect_fleet
 from serval.engine.model_check import PROBE
+from serval.engine.placement import FIRST_PREFILL_PER_S
 from serval.settings import Settings
 from serval_testkit.fleet import RunningFleet, chat, eventually, new_engine, running_fleet
 from serval_testkit.gateway import DEMO_CHECKPOINT, running_gateway
@@ -380,6 +381,26 @@ async def test_idle_engine_takes_what_would_wait_too_long(caplog: pytest.LogCapt
         await first.load_was_asked()
         assert await fleet.engine_of(text) is second
         assert 'serval_place_choices_total{reason="idle"} 1.0' in await fleet.metrics()
+
+
+async def test_metrics_have_the_seconds_of_prefill_that_wait_at_a_place() -> None:
+    async with running_fleet() as fleet:
+        first, second = fleet.engines
+        first.waiting_uncached = 200_000
+        await first.load_was_asked()
+        await fleet.ask()
+
+        async def waiting() -> dict[str, float]:
+            lines = (await fleet.metrics()).splitlines()
+            found = [line.split() for line in lines if line.startswith("serval_place_waiting_seconds{")]
+            return {name.split('"')[1]: float(value) for name, value in found}
+
+        seconds = await waiting()
+        assert seconds[first.url.removeprefix("http://")] == 200_000 / FIRST_PREFILL_PER_S
+        assert seconds[second.url.removeprefix("http://")] == 0
+        first.ready = False
+        await fleet.reaches(first, "draining")
+        assert set((await waiting()).values()) == {0}
 
 
 async def test_restarted_engine_is_known_to_hold_nothing() -> None:

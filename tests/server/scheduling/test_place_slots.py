@@ -99,6 +99,20 @@ async def test_request_takes_another_place_when_it_has_waited_longer_than_moving
     assert await waiter is second
 
 
+async def test_time_that_a_request_waited_elsewhere_does_not_make_it_move() -> None:
+    world = World()
+    assert world.slots.try_acquire(world.places[0])
+    wish = Wish(world.places[0], 5.0, waited_s=50.0)
+    waiter = asyncio.create_task(world.slots.acquire("a", "default", 10, wish))
+    await steps()
+    world.now = 4.9
+    world.slots.grant()
+    assert not waiter.done()
+    world.now = 5.0
+    world.slots.grant()
+    assert await waiter is world.places[1]
+
+
 async def test_request_that_loses_nothing_by_moving_waits_for_no_place() -> None:
     world = World()
     assert world.slots.try_acquire(world.places[0])

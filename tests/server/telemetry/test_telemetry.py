@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serval.api.http import cancel_and_wait
 from serval.engine import place, placement
+from serval.scheduling import working_set
 from serval.settings import Settings
-from serval.telemetry import place_metrics
+from serval.telemetry import conversation_metrics, place_metrics
 from serval.telemetry.logs import JsonFormatter, RequestEntry
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
@@ -179,6 +180,10 @@ async def test_metrics_labels_come_from_closed_sets() -> None:
 def test_metrics_of_places_know_all_states_and_reasons() -> None:
     assert place_metrics.STATES == place.STATES
     assert place_metrics.REASONS == placement.REASONS
+
+
+def test_metrics_of_conversations_know_all_reasons_to_leave() -> None:
+    assert conversation_metrics.LEAVE_REASONS == working_set.LEAVE_REASONS
 
 
 async def test_metrics_count_the_usage_of_a_disconnected_client(caplog: pytest.LogCaptureFixture) -> None:

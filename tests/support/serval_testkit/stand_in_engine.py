@@ -62,6 +62,8 @@ class StandInEngine:
         self.hangs = False
         # The limit that it reports; None: it reports none.
         self.max_running_requests: int | None = None
+        # Tokens of its KV cache; 0: it does not tell.
+        self.kv_tokens = 0
         self.waiting = 0
         self.kv_use = 0.0
         self.running_requests = 0
@@ -142,6 +144,7 @@ class StandInEngine:
             {
                 "device": "cpu",
                 "max_req_input_len": self.max_req_input_len,
+                "max_total_num_tokens": self.kv_tokens,
                 "incremental_streaming_output": self.incremental_streaming_output,
                 "internal_states": [{"effective_max_running_requests_per_dp": self.max_running_requests}],
             }
@@ -157,6 +160,7 @@ class StandInEngine:
             "num_waiting_reqs": self.waiting,
             "num_waiting_uncached_tokens": self.waiting_uncached,
             "token_usage": self.kv_use,
+            "max_total_num_tokens": self.kv_tokens,
         }
         return web.json_response({"loads": [{"dp_rank": rank, **load} for rank in range(self.ranks)]})
 
