@@ -57,6 +57,7 @@ class Answer:
     # Arrival of each event with text or a piece of a call.
     times_s: list[float] = field(default_factory=list)
     end_s: float = 0.0
+    # Content, without reasoning.
     text: str = ""
     # Name and arguments of each call.
     calls: list[list[str]] = field(default_factory=list)
@@ -127,12 +128,10 @@ def _apply_event(answer: Answer, payload: bytes, at_s: float) -> None:
 
 
 def _apply_delta(answer: Answer, delta: _Delta) -> bool:
-    text = delta.content or delta.reasoning_content
-    if text:
-        answer.text += text
+    answer.text += delta.content or ""
     for call in delta.tool_calls or []:
         while len(answer.calls) <= call.index:
             answer.calls.append(["", ""])
         answer.calls[call.index][0] += call.function.name or ""
         answer.calls[call.index][1] += call.function.arguments or ""
-    return bool(text or delta.tool_calls)
+    return bool(delta.content or delta.reasoning_content or delta.tool_calls)

@@ -4,13 +4,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serval_load.commands import abuse, compare, conversations, engine, fit, load, overhead, placement, soak
+from serval_load.commands import (
+    abuse,
+    compare,
+    conversations,
+    engine,
+    fit,
+    fleet,
+    load,
+    overhead,
+    placement,
+    soak,
+)
 
 _COMMANDS = {
     "engine": engine,
     "fit": fit,
     "load": load,
     "compare": compare,
+    "fleet": fleet,
     "overhead": overhead,
     "placement": placement,
     "conversations": conversations,

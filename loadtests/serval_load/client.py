@@ -4,8 +4,10 @@ Parsing an answer happens afterwards, in `serval_load.answers`, so that it costs
 """
 
 import asyncio
+import ssl
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -17,19 +19,25 @@ class Peer:
     host: str
     port: int
     key: str = ""
+    tls: bool = False
+    # Path in front of that of each request, such as /openai.
+    base: str = ""
 
     @staticmethod
     def of(url: str, key: str = "") -> "Peer":
-        """Peer of a base URL such as http://127.0.0.1:8000."""
+        """Peer of a base URL such as http://127.0.0.1:8000 or https://example.com/api; /v1 may follow."""
         parts = urlsplit(url)
-        return Peer(parts.hostname or "127.0.0.1", parts.port or 80, key)
+        tls = parts.scheme == "https"
+        port = parts.port or (443 if tls else 80)
+        base = parts.path.rstrip("/").removesuffix("/v1")
+        return Peer(parts.hostname or "127.0.0.1", port, key, tls, base)
 
 
 def prepared(peer: Peer, body: bytes, *, path: str = "/v1/chat/completions", method: str = "POST") -> bytes:
     """Request bytes with all headers, which ask the server to close the connection after the answer."""
     authorization = f"Authorization: Bearer {peer.key}\r\n" if peer.key else ""
     head = (
-        f"{method} {path} HTTP/1.1\r\nHost: {peer.host}:{peer.port}\r\n{authorization}"
+        f"{method} {peer.base}{path} HTTP/1.1\r\nHost: {peer.host}:{peer.port}\r\n{authorization}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
@@ -51,6 +59,12 @@ class Raw:
     def data(self) -> bytes:
         """All bytes, headers included."""
         return b"".join(piece for _, piece in self.pieces)
+
+
+@lru_cache(maxsize=1)
+def _tls_context() -> ssl.SSLContext:
+    """Read the system's certificates once, because that takes longer than a request."""
+    return ssl.create_default_context()
 
 
 class _Exchange(asyncio.Protocol):
@@ -82,7 +96,9 @@ async def exchange(peer: Peer, request: bytes, *, vanish_after_s: float | None =
     loop = asyncio.get_running_loop()
     started = time.monotonic()
     try:
-        transport, protocol = await loop.create_connection(lambda: _Exchange(request), peer.host, peer.port)
+        transport, protocol = await loop.create_connection(
+            lambda: _Exchange(request), peer.host, peer.port, ssl=_tls_context() if peer.tls else None
+        )
     except OSError as error:
         return Raw(sent_at=started, closed_at=time.monotonic(), failure=f"{type(error).__name__}: {error}")
     try:

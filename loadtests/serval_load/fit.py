@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from serval_load.stand_in.costs import Costs
 from serval_load.stand_in.scheduler import Job, Scheduler
@@ -23,7 +24,7 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return max(mean_y - slope * mean_x, 0.0), slope
 
 
-def fit(trace: Trace, **sizes: int) -> Costs:
+def fit(trace: Trace, **sizes: Any) -> Costs:
     """Fit the costs of steps to the trace; `sizes` are the fields of `Costs` that no trace shows."""
     decode_base, decode_request = _line([(one.batch, one.seconds) for one in trace.decodes])
     prefill_base, prefill_token = _line([(one.tokens, one.seconds) for one in trace.prefills])

@@ -157,12 +157,15 @@ async def running_gateway(
     environment: Mapping[str, str],
     cores: str | None = None,
     python: Path | None = None,
+    before: Sequence[str] = (),
 ) -> AsyncIterator[tuple[Program, str]]:
     """Run `serval gateway OPTIONS` on a free port with the demo model's tokenizer.
 
-    Yields the program and its URL. `python` is the interpreter of another environment.
+    Yields the program and its URL. `python` is the interpreter of another environment; `before` is a command
+    that runs the one after it.
     """
     command = [
+        *before,
         str(python or sys.executable),
         "-m",
         "serval",

@@ -183,8 +183,9 @@ class SettingFields(BaseSettings):
         default=1.0,
         gt=0,
         le=1,
-        description="Share of each limit that this gateway allows by itself while the shared count is"
-        " unreachable.",
+        description="One divided by the number of gateways: the share of each limit that this one allows by"
+        " itself while the shared count is unreachable, and of several engines' free slots that it takes at"
+        " a time.",
     )
     limits_grace_s: float = Field(
         default=60.0,

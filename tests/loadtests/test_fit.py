@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from serval_load.client import Peer
+from serval_load.commands.fit import read_sizes
 from serval_load.fit import errors, fit, read_trace, replay, table
 from serval_load.programs import QUICK, running_stand_in
 from serval_load.report.sections import replace_section
@@ -47,6 +48,8 @@ async def test_record_measures_all_lengths_and_batches() -> None:
             repeats=2,
             log=print,
         )
+        sizes = await read_sizes(Peer.of(url))
+    assert sizes == {"kv_tokens": 65_536}
     assert [one.tokens for one in trace.prefills] == [16, 64]
     assert [one.batch for one in trace.decodes] == [1, 3]
     assert all(one.seconds > 0 for one in (*trace.prefills, *trace.decodes))

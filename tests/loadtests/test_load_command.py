@@ -82,3 +82,35 @@ async def test_load_with_several_rates_draws_a_curve_and_writes_a_table(tmp_path
         ["| 0.2", "2 (0)"],
         ["| 0.5", "5 (0)"],
     ]
+
+
+async def test_load_names_the_line_of_a_bad_trace_of_agents(stack: LoadStack, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    trace.write_text('{"conversations": [\n [{"messages": [{"content": "x"}]}]]}')
+    with pytest.raises(SystemExit, match=r"^load agentx: error: .*trace.json:2: .*give each message a role$"):
+        await load(stack, "agentx", f"--trace={trace}")
+
+
+async def test_load_draws_sessions_without_a_server(tmp_path: Path) -> None:
+    saved = tmp_path / "sessions.json"
+    arguments = ["load", "agentx", "--no-requests", f"--save-trace={saved}", "--conversations=2"]
+    assert await asyncio.to_thread(main, [*arguments, "--subagents=0", "--most-turns=2", "--scale=0.1"]) == 0
+    assert len(json.loads(saved.read_text())["conversations"]) == 2
+
+
+async def test_load_runs_agents_and_replays_the_sessions_it_saved(stack: LoadStack, tmp_path: Path) -> None:
+    saved, out = tmp_path / "sessions.json", tmp_path / "agents"
+    quick = ["--pause-scale=0.001", "--most-turns=3"]
+    drawn = ["--scale=0.01", "--context=4000", "--subagents=1", "--conversations=2", f"--save-trace={saved}"]
+    assert await load(stack, "agentx", "--concurrency", "1", "2", *quick, *drawn) == 0
+    assert await load(stack, "agentx", "--concurrency=2", *quick, f"--trace={saved}", f"--out={out}") == 0
+    told = json.loads(out.with_suffix(".json").read_text())
+    (summary,) = told["summaries"]
+    turns = sum(len(one) for one in json.loads(saved.read_text())["conversations"])
+    assert (summary["agents"], summary["requests"], summary["failed"]) == (2, turns, 0)
+    # The second turn of a session finds the first in the cache, and all sessions share tools.
+    assert summary["cached_share"] > 0.3
+    assert {one["kind"] for one in told["requests"]} == {"agent", "subagent"}
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    assert "tokens/s a user" in out.with_suffix(".html").read_text()
+    await stack.all_free()

@@ -54,6 +54,11 @@ def test_hot_key_does_not_overload_one_engine() -> None:
     assert simulate(replace(AGENTS, keys=2, skew=0), "two homes").busiest <= 1.3
 
 
+def test_hot_key_of_single_questions_does_not_overload_one_engine() -> None:
+    hot = replace(QUESTIONS, keys=40, skew=1.65, speeds=Speeds(), questions_per_s=32)  # half of all: one key
+    assert simulate(hot, "two homes").busiest <= 1.3
+
+
 def test_no_choice_of_a_place_helps_when_conversations_exceed_the_caches(crowd: dict[str, Result]) -> None:
     for name in ("conversation hash", "two homes", "two homes, fair queue"):
         assert crowd[name].found <= 0.4 * crowd[name].best

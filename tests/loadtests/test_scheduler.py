@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from serval_load.stand_in.costs import ROUND
 from serval_load.stand_in.prefix_cache import PrefixCache
 from serval_load.stand_in.scheduler import Job, Scheduler
@@ -52,20 +54,33 @@ def test_prefix_is_reused_in_whole_blocks() -> None:
     assert scheduler.clock - before == COSTS.prefill_s(15)
 
 
-def test_prefix_cache_never_matches_the_last_token() -> None:
-    cache = PrefixCache(block_tokens=10)
-    cache.insert(prompt(20))
-    assert cache.match(prompt(20)) == 10
-    assert cache.match(prompt(21)) == 20
+@pytest.mark.parametrize(("length", "cached"), [(20, 10), (21, 20)])
+def test_last_token_of_a_prompt_is_never_cached(length: int, cached: int) -> None:
+    scheduler = Scheduler(replace(COSTS, block_tokens=10))
+    first, again = Job("a", prompt(length), tokens=1), Job("b", prompt(length), tokens=1)
+    for job in (first, again):
+        assert scheduler.add(job)
+        run(scheduler)
+    assert again.cached == cached
+
+
+def test_prefixes_are_shared_within_a_salt_only() -> None:
+    scheduler = Scheduler(replace(COSTS, block_tokens=10))
+    jobs = [Job(salt, prompt(35), tokens=1, salt=salt) for salt in ("one", "other", "one")]
+    for job in jobs:
+        assert scheduler.add(job)
+        run(scheduler)
+    assert [job.cached for job in jobs] == [0, 0, 30]
 
 
 def test_prefix_cache_evicts_the_oldest_prefix_first() -> None:
     cache = PrefixCache(block_tokens=10)
-    cache.insert(prompt(20))
-    cache.insert(prompt(20, 500))
+    old, new = cache.chain(prompt(30)), cache.chain(prompt(30, 500))
+    cache.insert(old[:2])
+    cache.insert(new[:2])
     cache.evict(20)
-    assert cache.match(prompt(30)) == 0
-    assert cache.match(prompt(30, 500)) == 20
+    assert cache.match(old) == 0
+    assert cache.match(new) == 20
 
 
 def test_requests_beyond_the_largest_batch_wait() -> None:

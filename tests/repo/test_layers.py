@@ -16,6 +16,7 @@ FOLDERS = {
 LAYERS = {
     "serval": (
         "errors",
+        "workload_files",
         "setting_names",
         "settings_file",
         "setting_fields",

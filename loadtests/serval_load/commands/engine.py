@@ -38,6 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLE
     add = parser.add_argument
     add("--port", type=int, default=30000, help="port on 127.0.0.1; 0 picks a free one (default 30000)")
+    add("--host", default="127.0.0.1", help="address of the loopback interface (default 127.0.0.1)")
+    add(
+        "--drain-every-s",
+        type=float,
+        default=0.0,
+        help="after SIGTERM, end when its requests have, and look so often (default 0: end at once)",
+    )
     add("--bare", action="store_true", help="prepared frames instead of the model of batching and memory")
     add(
         "--pace",
@@ -66,9 +73,11 @@ def run(args: argparse.Namespace) -> int:
         context_length=args.context_length,
         max_total_num_tokens=costs.kv_tokens,
         max_running_requests=costs.max_running,
+        # A stand-in that measures a gateway must not be what limits it.
+        tells_max_running=not args.bare,
     )
     engine: StandIn = ModelledEngine(info, costs)
     if args.bare:
         engine = BareEngine(info, pace_s=args.pace)
-    uvloop.run(serve(engine, port=args.port))
-    return 0
+    serving = serve(engine, info, host=args.host, port=args.port, drain_every_s=args.drain_every_s)
+    return 0 if uvloop.run(serving) or not args.drain_every_s else 1

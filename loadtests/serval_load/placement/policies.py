@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from serval.engine.placement import PlaceView, PrefixIndex, choose, home_of
+from serval.engine.placement import InFlight, PlaceView, PrefixIndex, choose, home_of
 from serval_load.placement.admission import Kind
 from serval_load.placement.engine_model import SimLoad, SimRequest
 
@@ -17,6 +17,7 @@ class Gateway:
     views: Sequence[PlaceView]
     random: Random
     in_flight: list[int] = field(init=False)
+    prompts: InFlight = field(default_factory=InFlight)
     turn: int = 0
 
     def __post_init__(self) -> None:
@@ -62,7 +63,8 @@ def conversation_hash(gateway: Gateway, request: SimRequest) -> int:
 
 def two_homes(gateway: Gateway, request: SimRequest) -> int:
     """Return the engine that the gateway would choose."""
-    return _number(gateway, choose(request.prompt, gateway.views).view)
+    homes = gateway.prompts.homes(request.prompt, len(gateway.views))
+    return _number(gateway, choose(request.prompt, gateway.views, shared_homes=homes).view)
 
 
 def _number(gateway: Gateway, view: PlaceView) -> int:

@@ -224,6 +224,7 @@ class _Run:
 
         def on_end(_: SimRequest) -> None:
             gateway.in_flight[number] -= 1
+            gateway.prompts.ended(request.prompt)
             self._ended.append(request)
             lease.end()
             then()
@@ -232,6 +233,7 @@ class _Run:
         view.own_waiting += uncached
         view.index.add(request.prompt.blocks)
         gateway.in_flight[number] += 1
+        gateway.prompts.started(request.prompt)
         self._engines[number].add(request)
 
     def _poll(self) -> None:

@@ -1,7 +1,7 @@
 """Report of a run: a Markdown table, an SVG, and an HTML page with both."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from serval_load.report.chart import Series, document, panel
 from serval_load.report.summary import PERCENTS, Objective, Summary
@@ -91,20 +91,31 @@ def page(
     summaries: Sequence[Summary], requests: Sequence[Request], *, title: str, objective: Objective
 ) -> str:
     """Self-contained HTML page."""
-    rows = [line.strip("|").split("|") for line in table(summaries).splitlines() if "---" not in line]
+    note = (
+        f"A good request: first token within {objective.first_s:g} s, at most {objective.gap_s:g} s between"
+        " tokens on average."
+    )
+    drawn = picture(summaries, requests)
+    return html_page(
+        table(summaries), drawn, title=title, note=note, errors=[one.errors for one in summaries]
+    )
+
+
+def html_page(
+    markdown: str, drawn: str, *, title: str, note: str, errors: Sequence[Mapping[str, int]]
+) -> str:
+    """HTML page of a Markdown table, an SVG picture, and the errors of each run."""
+    rows = [line.strip("|").split("|") for line in markdown.splitlines() if "---" not in line]
     cells = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell.strip())}</td>" for cell in row) + "</tr>" for row in rows
     )
-    errors = "".join(
-        f"<li>{count} × {html.escape(reason)}</li>"
-        for one in summaries
-        for reason, count in one.errors.items()
+    listed = "".join(
+        f"<li>{count} × {html.escape(reason)}</li>" for one in errors for reason, count in one.items()
     )
     return (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title>"
         "<style>body{font-family:sans-serif;max-width:60em;margin:2em auto}"
         "td{padding:.2em .6em;border-bottom:1px solid #ddd;text-align:right}</style>"
         f"<h1>{html.escape(title)}</h1><table>{cells}</table>"
-        f"<p>A good request: first token within {objective.first_s:g} s, at most {objective.gap_s:g} s"
-        f" between tokens on average.</p>{picture(summaries, requests)}<ul>{errors}</ul>"
+        f"<p>{html.escape(note)}</p>{drawn}<ul>{listed}</ul>"
     )

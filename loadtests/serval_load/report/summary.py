@@ -57,11 +57,7 @@ def summarise(requests: Sequence[Request], *, offered_per_s: float, objective: O
         raise ValueError("no request was made: raise --rate or --seconds")
     seconds = max(request.at + request.end_s for request in requests)
     complete = [request for request in requests if request.complete]
-    errors: dict[str, int] = {}
-    for request in requests:
-        if not request.complete and not request.vanished:
-            reason = f"{request.status} {request.error[:80]}"
-            errors[reason] = errors.get(reason, 0) + 1
+    errors = count_errors(requests)
     prompt = sum(request.prompt_tokens for request in complete)
     return Summary(
         offered_per_s=offered_per_s,
@@ -70,9 +66,9 @@ def summarise(requests: Sequence[Request], *, offered_per_s: float, objective: O
         complete=len(complete),
         failed=sum(errors.values()),
         vanished=sum(request.vanished for request in requests),
-        first_s=_percentiles([one.first_s for one in complete if one.first_s is not None]),
-        gap_s=_percentiles([gap for one in complete for gap in one.gaps_s]),
-        end_s=_percentiles([one.end_s for one in complete]),
+        first_s=percentiles([one.first_s for one in complete if one.first_s is not None]),
+        gap_s=percentiles([gap for one in complete for gap in one.gaps_s]),
+        end_s=percentiles([one.end_s for one in complete]),
         requests_per_s=len(complete) / seconds,
         output_tokens_per_s=sum(one.completion_tokens for one in complete) / seconds,
         goodput_per_s=sum(objective.met(one) for one in requests) / seconds,
@@ -81,5 +77,16 @@ def summarise(requests: Sequence[Request], *, offered_per_s: float, objective: O
     )
 
 
-def _percentiles(values: Sequence[float]) -> tuple[float, ...]:
+def count_errors(requests: Sequence[Request]) -> dict[str, int]:
+    """Number of failed requests by status and reason; clients that left on purpose are none."""
+    errors: dict[str, int] = {}
+    for request in requests:
+        if not request.complete and not request.vanished:
+            reason = f"{request.status} {request.error[:80]}"
+            errors[reason] = errors.get(reason, 0) + 1
+    return errors
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, ...]:
+    """Percentiles of `PERCENTS`."""
     return tuple(percentile(values, percent) for percent in PERCENTS)

@@ -110,6 +110,11 @@ class BareEngine:
             load=lambda: Load(running=len(self._streams), waiting=0, used_tokens=0),
         )
 
+    @property
+    def busy(self) -> bool:
+        """See `StandIn`."""
+        return bool(self._streams)
+
     async def run(self) -> None:
         """Serve the paced streams until cancelled."""
         loop = asyncio.get_running_loop()

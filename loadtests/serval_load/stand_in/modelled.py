@@ -3,9 +3,11 @@
 A request orders a fault with a stop string, the one field that every gateway passes on unchanged:
 `stand-in:cut=5` closes the connection after five tokens, `stall` sends nothing more, `garbage` sends invalid
 JSON, `error` an error event, `oom` ends the answer for lack of memory, `refuse` answers 503.
+`client=NAME` orders nothing: how and when the request ended is listed under this name at `/stand_in/clients`.
 """
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,8 @@ from serval_load.stand_in.scheduler import Job, Scheduler
 
 OUT_OF_MEMORY = "Out of memory. The request needs more tokens than the KV cache holds."
 QUEUE_FULL = "The request queue is full."
+# SGLang's delay before it aborts a stream whose client has gone (`create_abort_task`).
+STREAM_GONE_S = 2.0
 _FAULTS = ("cut", "stall", "garbage", "error", "oom", "refuse")
 
 
@@ -40,6 +44,7 @@ class _Request:
     # Fault to inject, and the number of tokens before it.
     fault: str = ""
     fault_after: int = 0
+    client: str | None = None
     # Generated tokens that have not been sent.
     unsent: int = 0
     stalled: bool = False
@@ -84,6 +89,11 @@ class ModelledEngine:
             ),
         )
 
+    @property
+    def busy(self) -> bool:
+        """See `StandIn`."""
+        return bool(self._requests)
+
     async def run(self) -> None:
         """Run scheduler steps until cancelled."""
         loop = asyncio.get_running_loop()
@@ -107,10 +117,17 @@ class ModelledEngine:
 
     def _start(self, exchange: Exchange, parsed: ParsedRequest) -> None:
         room = self._info.context_length - len(parsed.prompt)
-        job = Job(rid=parsed.rid, prompt=parsed.prompt, tokens=min(parsed.max_tokens or room, room))
+        job = Job(
+            rid=parsed.rid,
+            prompt=parsed.prompt,
+            tokens=min(parsed.max_tokens or room, room),
+            salt=parsed.salt,
+        )
         request = _Request(exchange, parsed, job)
         for order in parsed.orders:
             fault, _, after = order.partition("=")
+            if fault == "client":
+                request.client = after
             if fault in _FAULTS:
                 request.fault, request.fault_after = fault, int(after or 1)
         self._info.counts["started"] += 1
@@ -206,18 +223,20 @@ class ModelledEngine:
         if (request := self._requests.get(rid)) is not None:
             self._end(request, "aborted")
             request.exchange.finish(_aborted(request))
+        else:
+            self._info.unknown_aborts.append(rid)
 
     def _gone(self, request: _Request) -> None:
-        if request.parsed.stream:
-            self._end(request, "gone")
-        else:
-            asyncio.get_running_loop().call_later(WHOLE_ANSWER_POLL_S, self._end, request, "gone")
+        delay_s = STREAM_GONE_S if request.parsed.stream else WHOLE_ANSWER_POLL_S
+        asyncio.get_running_loop().call_later(delay_s, self._end, request, "gone")
 
     def _end(self, request: _Request, how: str) -> None:
         if self._requests.pop(request.job.rid, None) is not None:
             self._scheduler.remove(request.job)
             self._stalled -= request.stalled
             self._info.counts[how] += 1
+            if request.client is not None:
+                self._info.clients[request.client] = request.job.rid, how, time.monotonic()
 
 
 def _aborted(request: _Request, *, message: str = "Aborted", status: int | None = None) -> bytes:

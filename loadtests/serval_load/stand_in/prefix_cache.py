@@ -16,21 +16,22 @@ class PrefixCache:
         """Number of cached tokens."""
         return len(self._blocks) * self._block_tokens
 
-    def _chain(self, tokens: Sequence[int]) -> list[int]:
-        chain, so_far = [], 0
+    def chain(self, tokens: Sequence[int], *, salt: str = "") -> list[int]:
+        """Hashes of the whole blocks of `tokens`. Chains of different salts have none in common."""
+        chain, so_far = [], hash(salt)
         size = self._block_tokens
         for start in range(0, len(tokens) - size + 1, size):
             so_far = hash((so_far, tuple(tokens[start : start + size])))
             chain.append(so_far)
         return chain
 
-    def match(self, tokens: Sequence[int], *, use: bool = True) -> int:
-        """Number of leading tokens that are cached. The last token is always computed and never counted.
+    def match(self, chain: Sequence[int], *, use: bool = True) -> int:
+        """Number of leading tokens that are cached.
 
         `use`: they count as used now, for eviction.
         """
         count = 0
-        for block in self._chain(tokens[:-1]):
+        for block in chain:
             if block not in self._blocks:
                 break
             if use:
@@ -38,10 +39,10 @@ class PrefixCache:
             count += self._block_tokens
         return count
 
-    def insert(self, tokens: Sequence[int]) -> None:
-        """Add the whole blocks of `tokens`."""
+    def insert(self, chain: Sequence[int]) -> None:
+        """Add the blocks of a chain."""
         # The end of a chain is useless without its start, so the start must be the more recent.
-        for block in reversed(self._chain(tokens)):
+        for block in reversed(chain):
             self._blocks[block] = None
             self._blocks.move_to_end(block)
 

@@ -31,6 +31,7 @@ class _Native(msgspec.Struct):
     text: str = ""
     sampling_params: _Sampling = msgspec.field(default_factory=_Sampling)
     stream: bool = False
+    cache_salt: str | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -73,6 +74,7 @@ class ParsedRequest:
     call: Call | None = None
     # OpenAI's `stream_options.include_usage`.
     usage: bool = False
+    salt: str = ""
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
@@ -117,6 +119,7 @@ def read_native(body: bytes, *, rid: str) -> ParsedRequest:
         stream_interval=sampling.stream_interval or 1,
         orders=_stops(sampling.stop),
         call=_required_call(sampling.structural_tag),
+        salt=given.cache_salt or "",
     )
 
 

@@ -22,6 +22,14 @@ class EngineInfo:
     context_length: int
     max_total_num_tokens: int
     max_running_requests: int
+    # Ready for new requests; false while it drains.
+    ready: bool = True
+    # SGLang's report of the most requests that run at once.
+    tells_max_running: bool = False
+    # Ends of requests that named their client (`modelled.py`): id, outcome and `time.monotonic()`, by client.
+    clients: dict[str, tuple[str, str, float]] = field(default_factory=dict)
+    # Ids in aborts of requests that were not running here.
+    unknown_aborts: list[str] = field(default_factory=list)
     # Requests by outcome: started, finished, aborted, gone (client closed), failed (ordered or out of
     # memory).
     counts: Counts = field(default_factory=Counter)
@@ -58,7 +66,7 @@ class Routes:
         self._number = 0
         self._fixed = {path: response(json.dumps(body).encode()) for path, body in _described(info).items()}
         empty = response(b"")
-        self._fixed |= dict.fromkeys(("/ready", "/health", "/health_generate", "/flush_cache"), empty)
+        self._fixed |= dict.fromkeys(("/health", "/health_generate", "/flush_cache"), empty)
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -73,6 +81,10 @@ class Routes:
                 exchange.finish(response(b""))
             elif path in {"/v1/loads", "/get_load"}:
                 exchange.finish(response(json.dumps(self._loads()).encode()))
+            elif path == "/ready":
+                exchange.finish(response(b"", status=200 if self._info.ready else 503))
+            elif path == "/stand_in/clients":
+                exchange.finish(response(json.dumps(self._clients()).encode()))
             elif path == "/metrics":
                 exchange.finish(response(self._metrics(), content_type=b"text/plain; version=0.0.4"))
             elif path in self._fixed:
@@ -105,6 +117,9 @@ class Routes:
         # `stand_in` is beside SGLang's own keys: requests so far by outcome.
         return {"version": "0.5.23", "loads": [one], "stand_in": dict(self._info.counts)}
 
+    def _clients(self) -> dict[str, object]:
+        return {"ended": self._info.clients, "unknown_aborts": self._info.unknown_aborts}
+
     def _metrics(self) -> bytes:
         load, counts = self._load(), self._info.counts
         values = {
@@ -123,6 +138,7 @@ def _described(info: EngineInfo) -> dict[str, dict[str, object]]:
         "model_path": info.model_path, "served_model_name": MODEL, "tokenizer_path": info.model_path,
         "is_generation": True, "weight_version": "default",
     }  # fmt: skip
+    running = {"effective_max_running_requests_per_dp": info.max_running_requests}
     server = {
         "stand_in": "this is Serval's engine stand-in, not SGLang: it computes nothing",
         "model_path": info.model_path,
@@ -131,7 +147,7 @@ def _described(info: EngineInfo) -> dict[str, dict[str, object]]:
         "incremental_streaming_output": True,
         "max_total_num_tokens": info.max_total_num_tokens,
         "version": "0.5.23",
-        "internal_states": [],
+        "internal_states": [running] if info.tells_max_running else [],
     }
     card = {
         "id": MODEL, "object": "model", "created": 1767225600, "owned_by": "stand-in", "root": MODEL,

@@ -20,6 +20,10 @@ class Job:
     rid: str
     prompt: Sequence[int]
     tokens: int
+    # Prefixes are shared between requests of the same salt only.
+    salt: str = ""
+    # Hashes of the prompt's blocks, once it is queued.
+    chain: Sequence[int] = ()
     # Tokens generated so far, prompt tokens computed, and prompt tokens found in the prefix cache at first.
     generated: int = 0
     computed: int = 0
@@ -80,20 +84,25 @@ class Scheduler:
     def waiting_uncached_tokens(self) -> int:
         """Prompt tokens of requests without a token yet that have to be computed."""
         partial = 0 if self._partial is None else self._partial.length - self._partial.computed
-        return partial + sum(job.length - self._cache.match(job.prompt, use=False) for job in self.waiting)
+        return partial + sum(job.length - self._match(job, use=False) for job in self.waiting)
 
     def add(self, job: Job) -> bool:
         """Queue a request; return False if the queue is full."""
         if len(self.waiting) >= self.costs.max_waiting:
             return False
+        job.chain = self._cache.chain(job.prompt, salt=job.salt)
         self.waiting.append(job)
         return True
+
+    def _match(self, job: Job, *, use: bool = True) -> int:
+        # The last token is always computed.
+        return self._cache.match(job.chain[: (len(job.prompt) - 1) // self.costs.block_tokens], use=use)
 
     def remove(self, job: Job) -> None:
         """Remove a request, waiting or running. Its prompt stays in the prefix cache once computed."""
         if job in self.running:
             self.running.remove(job)
-            self._cache.insert(job.prompt)
+            self._cache.insert(job.chain)
         elif job is self._partial:
             self._partial = None
         elif job in self.waiting:
@@ -135,7 +144,7 @@ class Scheduler:
                 break
             self._partial = None
             self.running.append(job)
-            self._cache.insert(job.prompt)
+            self._cache.insert(job.chain)
             started.append(job)
         if not taken:
             return None
@@ -147,7 +156,7 @@ class Scheduler:
         return Step(seconds, advanced=tuple(started))
 
     def _admit(self, job: Job) -> None:
-        job.computed = self._cache.match(job.prompt)
+        job.computed = self._match(job)
         if not job.generated:
             job.cached = job.computed
 

@@ -10,7 +10,7 @@ from serval_load.answers import Answer, read_stream
 from serval_load.client import Peer, exchange, prepared
 from serval_load.workloads.sessions import CONVERSATIONS, LastAnswer
 
-_PROGRESS_EVERY_S = 5.0
+_REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Request:
 
 
 @dataclass
-class _Progress:
+class Progress:
+    """Counts of sessions that began, and of requests."""
+
     begun: int = 0
     running: int = 0
     done: int = 0
@@ -58,9 +60,9 @@ async def drive(
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
-    progress = _Progress()
+    progress = Progress()
     found: list[Request] = []
-    reporter = asyncio.create_task(_report(progress, len(sessions), log))
+    reporter = asyncio.create_task(report(progress, len(sessions), log))
     try:
         async with asyncio.TaskGroup() as group:
             for number, (at, kind) in enumerate(sessions):
@@ -82,7 +84,7 @@ async def _session(  # noqa: PLR0917  # called once
     model: str,
     source: random.Random,
     vanish: float,
-    progress: _Progress,
+    progress: Progress,
     found: list[Request],
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -99,13 +101,14 @@ async def _session(  # noqa: PLR0917  # called once
         progress.done += 1
         left = leaves_s is not None and not answer.complete
         progress.failed += not answer.complete and not left
-        found.append(_kept(answer, kind, number, turn, at, vanished=left))
+        found.append(kept(answer, kind, number, turn, at, vanished=left))
         previous.calls = answer.calls
         if not answer.complete:
             return
 
 
-def _kept(answer: Answer, kind: str, session: int, turn: int, at: float, *, vanished: bool) -> Request:
+def kept(answer: Answer, kind: str, session: int, turn: int, at: float, *, vanished: bool = False) -> Request:
+    """Return the outcome of a request without its text."""
     return Request(
         kind=kind,
         session=session,
@@ -125,9 +128,10 @@ def _kept(answer: Answer, kind: str, session: int, turn: int, at: float, *, vani
     )
 
 
-async def _report(progress: _Progress, total: int, log: Callable[[str], None]) -> None:
+async def report(progress: Progress, total: int, log: Callable[[str], None]) -> None:
+    """Log the counts every few seconds until cancelled."""
     while True:
-        await asyncio.sleep(_PROGRESS_EVERY_S)
+        await asyncio.sleep(_REPORT_EVERY_S)
         log(
             f"{progress.begun} of {total} sessions begun, {progress.running} requests running,"
             f" {progress.done} done, {progress.failed} failed"

@@ -4,6 +4,9 @@ Arithmetic only: nothing is loaded and no GPU is needed. Exit code 0: it fits, a
 one request of the whole context at least. 1: it does not fit. Sizes follow how Serval's adapter splits the
 model over tensor-parallel ranks. What SGLang needs besides is an assumption, shown with the result and set by
 the flags under "assumptions".
+
+With --trace, predict first tokens and throughput for a workload file instead, for every tensor-parallel size
+and prefill chunk that fits, and name the best. Exit code 0: one can be chosen. 1: none. 2: the file is wrong.
 """
 
 import argparse
@@ -17,6 +20,7 @@ from typing import Any, NoReturn, get_args
 from serval_sglang.checkpoint.files import CONFIG_FILE, CheckpointError
 from serval_sglang.checkpoint.quantization import Quantization, read_quantization
 from serval_sglang.cli.arguments import positive_int
+from serval_sglang.cli.plan_trace import add_trace_arguments, run_trace
 from serval_sglang.cli.run import run_command
 from serval_sglang.cli.text import table
 from serval_sglang.config import LongcatConfig
@@ -32,6 +36,8 @@ examples:
   serval plan --gpu-memory-gib 140.4 --gpus 2                    bf16 on two H200
   serval plan --gpu-memory-gib 140.4 --dtype fp8                 FP8 on one H200
   serval plan --gpu-memory-gib 79.6 --dtype fp8 --tables host    FP8 on one H100, n-gram tables in host memory
+  serval plan --gpu-memory-gib 140.4 --gpus 8 --dtype fp8 --trace sessions.json --concurrency 64
+                                                                 first tokens and throughput for a workload
 """
 
 _GIB = 1 << 30
@@ -64,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, *, wrong_use: Callable[[str], NoReturn]) -> int:
+    if args.gpu_memory_gib is None and not (args.trace and args.rates):
+        wrong_use("the following arguments are required: --gpu-memory-gib")
+    if args.trace is not None:
+        return run_trace(args, lambda: _deployment(args), wrong_use=wrong_use)
     deployment = _deployment(args)
     try:
         plan = plan_deployment(deployment)
@@ -241,10 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--gpu-memory-gib",
         type=size,
-        required=True,
         metavar="GIB",
         help="memory of one GPU in GiB, nvidia-smi's MiB divided by 1024: A100 80.0, H100 79.6, H200 140.4, "
-        "B200 179.1",
+        "B200 179.1; required but with --rates",
     )
     add("--gpus", type=count, default=1, metavar="N", help="number of GPUs (default 1)")
     add("--tp", type=count, metavar="N", help="tensor-parallel size (default: all GPUs)")
@@ -273,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
         help="check that host tables fit in so much memory",
     )
     add("--json", action="store_true", help="print JSON")
+    add_trace_arguments(parser)
     _add_assumptions(parser)
     return parser
 

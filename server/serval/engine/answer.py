@@ -13,15 +13,21 @@ OnFirst = Callable[[GenerationDelta | None], None]
 class AnswerReader:
     """Turns the body of one answer into deltas for `sink`."""
 
-    __slots__ = ("_on_first", "_sink", "engine_done", "events")
+    __slots__ = ("_on_first", "_sink", "engine_done", "events", "sent")
 
     def __init__(self, events: EventReader, sink: DeltaSink, on_first: OnFirst) -> None:
         # None once it has been called.
         self._on_first: OnFirst | None = on_first
         self.events = events
+        # The engine may have received the request.
+        self.sent = False
         # The engine has ended the request: there is nothing left to abort.
         self.engine_done = False
         self._sink = sink
+
+    def on_sent(self) -> None:
+        """Note that the request was written."""
+        self.sent = True
 
     def on_data(self, data: bytes) -> bool:
         """See `OnData`. Raises the error that the engine reports, and whatever the sink raises."""

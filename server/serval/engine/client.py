@@ -60,6 +60,9 @@ _MAX_ERROR_BYTES = 1 << 20
 # Tokens; longer than the context of any model.
 _LONGEST_CONTEXT = 1 << 24
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+# Seconds between aborts of a request that may not have arrived yet. SGLang itself ends a stream whose client
+# has gone after two seconds.
+_OVERTAKEN_S = (0.25, 0.75)
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 
@@ -193,10 +196,14 @@ class SglangEngine:
     ) -> None:
         """Do what `generate` does, but send the request once; `fresh`: over a new connection.
 
-        `on_first` is called when the answer begins. Raises `NotAnsweredError` if it does not begin.
+        `on_first` is called when the answer begins, which is after its headers: SGLang sends these while the
+        request waits. Raises `NotAnsweredError` if it does not begin.
         """
+        begun = False
 
         def note_first(delta: GenerationDelta | None) -> None:
+            nonlocal begun
+            begun = True
             self._note_first(delta)
             on_first(delta)
 
@@ -210,6 +217,11 @@ class SglangEngine:
             if error.reused:
                 raise NotAnsweredError(_unreachable(), sent=True, stale=True) from error
             raise NotAnsweredError(self._not_reached(error), sent=error.sent) from error
+        except EngineStreamBrokenError as error:
+            if begun:
+                raise
+            self.breaker.record_failure()
+            raise NotAnsweredError(error, sent=True) from error
         finally:
             if is_trial:
                 self.breaker.abandon_trial()
@@ -221,7 +233,9 @@ class SglangEngine:
         reader = AnswerReader(self._events_of(request), sink, on_first)
         answer = None
         try:
-            answer = await self._connections.post(self._body(request), reader.on_data, fresh=fresh)
+            answer = await self._connections.post(
+                self._body(request), reader.on_data, fresh=fresh, on_sent=reader.on_sent
+            )
             self._note_status(answer.status)
             if answer.status != OK:
                 reader.engine_done = True
@@ -245,8 +259,8 @@ class SglangEngine:
             if answer is not None:
                 self._connections.release(answer)
             # The consumer is gone or the answer broke off, so the rest would be generated for nobody.
-            if not reader.engine_done:
-                self._abort_soon(request.request_id)
+            if reader.sent and not reader.engine_done:
+                self._abort_soon(request.request_id, begun=answer is not None)
 
     def _note_first(self, _: GenerationDelta | None) -> None:
         self.breaker.record_success()
@@ -287,13 +301,21 @@ class SglangEngine:
     def _log_unreachable(self, error: Exception) -> None:
         logger.warning("engine not reachable at %s: %s: %s", self._url, type(error).__name__, error)
 
-    def _abort_soon(self, request_id: str) -> None:
+    def _abort_soon(self, request_id: str, *, begun: bool) -> None:
         # In a separate task, as the caller is usually being cancelled.
-        task = asyncio.create_task(self._abort(request_id))
+        task = asyncio.create_task(self._abort(request_id, begun=begun))
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
 
-    async def _abort(self, request_id: str) -> None:
+    async def _abort(self, request_id: str, *, begun: bool) -> None:
+        """Abort a request; `begun`: the engine had begun to answer it."""
+        await self._send_abort(request_id)
+        # The abort has a connection of its own, and may have overtaken the request.
+        for pause_s in () if begun else _OVERTAKEN_S:
+            await asyncio.sleep(pause_s)
+            await self._send_abort(request_id)
+
+    async def _send_abort(self, request_id: str) -> None:
         try:
             async with self._session.post(
                 f"{self._url}/abort_request", json={"rid": request_id}, timeout=_CONTROL_TIMEOUT

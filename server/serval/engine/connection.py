@@ -338,10 +338,12 @@ class ConnectionPool:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
 
-    async def post(self, body: bytes, on_data: OnData, *, fresh: bool = False) -> Connection:
+    async def post(
+        self, body: bytes, on_data: OnData, *, fresh: bool = False, on_sent: Callable[[], None] = lambda: None
+    ) -> Connection:
         """Send `body`, and return a connection whose answer has begun, to be passed to `release`.
 
-        `fresh`: do not reuse a connection.
+        `fresh`: do not reuse a connection. `on_sent` is called when `body` has been written.
 
         `on_data` and the exceptions are those of `Connection.answered`.
         """
@@ -352,6 +354,7 @@ class ConnectionPool:
             connection = idle or await self._connect()
             self._busy.add(connection)
             connection.begin(b"%b%d\r\n\r\n%b" % (self._peer.request_head, len(body), body))
+            on_sent()
             await connection.answered(on_data)
         except BaseException as error:
             if idle is not None and isinstance(error, NotReachedError):

@@ -21,7 +21,7 @@ from serval.engine.discovery import Discovery, FoundEngine
 from serval.engine.model_check import ModelIdentity, difference, identity_of, most_common
 from serval.engine.place import FleetEngine, Outcome, Place, PlaceObserver, State, places_of, weigh
 from serval.engine.place_call import PlaceCall
-from serval.engine.placement import Choice, PlacedPrompt, choose, placed_prompt
+from serval.engine.placement import Choice, InFlight, PlacedPrompt, choose, placed_prompt
 from serval.engine.protocol import (
     DeltaSink,
     EngineInfo,
@@ -59,6 +59,7 @@ class Fleet:
         self._identity: ModelIdentity | None = None
         # Set at the start; engines that take less are not used.
         self._info: EngineInfo | None = None
+        self._in_flight = InFlight()
         self._all_failing = False
         self._overrides: Mapping[str, Override] = {}
         self._note_breaker: Callable[[bool], None] = lambda _: None
@@ -298,7 +299,11 @@ class Fleet:
                 "No engine is ready at the moment. Try again shortly.", retry_after_s=RETRY_AFTER_S
             )
         preferred = next((place for place in places.values() if place.name == prefer), None)
-        choice = choose(prompt, list(places) if preferred is None else [preferred.view])
+        choice = choose(
+            prompt,
+            list(places) if preferred is None else [preferred.view],
+            shared_homes=self._in_flight.homes(prompt, len(places)),
+        )
         if preferred is not None:
             choice = replace(choice, reason="room")
         if self.observer is not None:
@@ -317,6 +322,7 @@ class Fleet:
         if place.rank is not None:
             request = replace(request, rank=place.rank)
         engine.running += 1
+        self._in_flight.started(prompt)
         outcome: Outcome = "cancelled"
         try:
             await engine.client.generate_once(request, sink, on_first=call.on_first, fresh=fresh)
@@ -338,6 +344,7 @@ class Fleet:
             raise
         finally:
             engine.running -= 1
+            self._in_flight.ended(prompt)
             if engine.leaving:
                 engine.wake.set()
             call.end(outcome)

@@ -4,6 +4,7 @@
   its conversation does. Rendezvous hashing (Thaler and Ravishankar, 1998) finds both, so every process
   computes the same home and none has to tell another.
 - *Learn*: an index of each place has the blocks of the prompts that this process sent there.
+- *Spread*: what very many requests share has more homes, as many as keep the busiest place near the mean.
 - *Stay*: a prompt goes where most of it is. It leaves only for a place that is idle, and only if that saves
   seconds of prefill. In an overload no place is idle, and moving would add to the work.
 - *Weights*: a place is the home of conversations in proportion to its weight. No prompt leaves for a place
@@ -13,11 +14,11 @@ Nothing here reads a clock or does I/O; the simulation of `serval_load` imports 
 """
 
 from array import array
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from math import log
+from math import ceil, log
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -31,6 +32,10 @@ IDLE_KV_USE: Final = 0.6
 # Seconds of prefill that leaving has to save. With three gateways, a gain of one second finds 3 % less in the
 # caches: the other two do not learn of the move.
 GAIN_S: Final = 2.0
+# Part by which the busiest place may exceed the mean because of one shared part, and the requests in flight
+# for which another home of it is worth computing it there.
+UNEVENNESS: Final = 0.15
+HOME_REQUESTS: Final = 2
 # Tokens a second, assumed until the place has reported some work.
 FIRST_PREFILL_PER_S: Final = 20_000.0
 # Beginning of a prompt of unknown structure that tells conversations apart.
@@ -54,6 +59,11 @@ class PlacedPrompt(Struct, frozen=True):
     # Hashes of owner and prompt up to the end of the first user message, and of owner and shared part.
     conversation: bytes
     shared_key: bytes
+
+    @property
+    def is_mostly_shared(self) -> bool:
+        """True if the prompt belongs where its shared part does."""
+        return self.tokens <= 2 * self.shared
 
 
 class PromptKeys(Struct, frozen=True):
@@ -193,6 +203,40 @@ class PlaceView:
         return -self.weight / log(drawn), digest
 
 
+class InFlight:
+    """Requests of this process that are with the places, and how many of them share a part."""
+
+    def __init__(self) -> None:
+        self._requests = 0
+        self._sharing: Counter[bytes] = Counter()
+
+    def started(self, prompt: PlacedPrompt) -> None:
+        """Note a request that is sent."""
+        self._requests += 1
+        if prompt.is_mostly_shared:
+            self._sharing[prompt.shared_key] += 1
+
+    def ended(self, prompt: PlacedPrompt) -> None:
+        """Note the end of a request that was sent."""
+        self._requests -= 1
+        if prompt.is_mostly_shared:
+            self._sharing[prompt.shared_key] -= 1
+            if not self._sharing[prompt.shared_key]:
+                del self._sharing[prompt.shared_key]
+
+    def homes(self, prompt: PlacedPrompt, places: int) -> int:
+        """Return the number of homes that the prompt's shared part needs.
+
+        If a share `s` of all requests has it, and the others are spread evenly over n places, each of its k
+        homes gets `s / k + (1 - s) / n` of all, which is at most 1.15 / n for `k >= s n / (0.15 + s)`.
+        """
+        sharing = self._sharing.get(prompt.shared_key, 0)
+        if sharing < HOME_REQUESTS:
+            return 1
+        share = sharing / self._requests
+        return min(ceil(share * places / (UNEVENNESS + share)), 1 + sharing // HOME_REQUESTS)
+
+
 class Choice(Struct, frozen=True):
     """A place for a prompt, and the tokens of the prompt that it should hold."""
 
@@ -205,17 +249,25 @@ class Choice(Struct, frozen=True):
 
 def home_of(key: bytes, views: Sequence[PlaceView]) -> PlaceView:
     """Return the home of `key` among the places, by rendezvous hashing with their weights."""
+    return max(views, key=_order_for(key, views))
+
+
+def _order_for(key: bytes, views: Sequence[PlaceView]) -> Callable[[PlaceView], bytes | tuple[float, bytes]]:
     first = views[0].weight
     if all(view.weight == first for view in views):
         # The usual case, in half of the time.
-        return max(views, key=lambda view: view.digest(key))
-    return max(views, key=lambda view: view.rank(key))
+        return lambda view: view.digest(key)
+    return lambda view: view.rank(key)
 
 
-def choose(prompt: PlacedPrompt, views: Sequence[PlaceView]) -> Choice:
-    """Choose one of `views`, of which there is at least one, by the rule of the module."""
-    held = _held(prompt, views)
-    home = home_of(_home_key(prompt, prompt.tokens), views)
+def choose(prompt: PlacedPrompt, views: Sequence[PlaceView], *, shared_homes: int = 1) -> Choice:
+    """Choose one of `views`, of which there is at least one, by the rule of the module.
+
+    `shared_homes` is the number of homes that the prompt's shared part has (`InFlight.homes`).
+    """
+    sharers = sorted(views, key=_order_for(prompt.shared_key, views), reverse=True)[:shared_homes]
+    held = _held(prompt, views, sharers)
+    home = _home(prompt, prompt.tokens, views, sharers)
     keeper = max(views, key=lambda view: (held[view], view is home))
     reason: Reason = "held"
     if held[keeper] <= 2 * prompt.shared:
@@ -238,17 +290,21 @@ def choose(prompt: PlacedPrompt, views: Sequence[PlaceView]) -> Choice:
     return Choice(chosen, held[chosen], reason, moving_s)
 
 
-def _home_key(prompt: PlacedPrompt, tokens: int) -> bytes:
-    """Return the key of the home of the conversation when its prompt had `tokens` tokens."""
-    return prompt.conversation if tokens > 2 * prompt.shared else prompt.shared_key
+def _home(
+    prompt: PlacedPrompt, tokens: int, views: Sequence[PlaceView], sharers: Sequence[PlaceView]
+) -> PlaceView:
+    """Return the home of the conversation when its prompt had `tokens` tokens."""
+    return home_of(prompt.conversation, views if tokens > 2 * prompt.shared else sharers)
 
 
-def _held(prompt: PlacedPrompt, views: Sequence[PlaceView]) -> dict[PlaceView, int]:
+def _held(
+    prompt: PlacedPrompt, views: Sequence[PlaceView], sharers: Sequence[PlaceView]
+) -> dict[PlaceView, int]:
     """Return the tokens of the prompt that each place should hold; the last one is always computed."""
     held = {view: view.index.match(prompt.blocks) * BLOCK_TOKENS for view in views}
     if max(held.values()) + BLOCK_TOKENS <= prompt.earlier:
         # Another process sent the turn before, most likely to where this one would have sent it.
-        held[home_of(_home_key(prompt, prompt.earlier), views)] = prompt.earlier
-    shared_home = home_of(prompt.shared_key, views)
-    held[shared_home] = max(held[shared_home], prompt.shared)
+        held[_home(prompt, prompt.earlier, views, sharers)] = prompt.earlier
+    for view in sharers:
+        held[view] = max(held[view], prompt.shared)
     return {view: min(tokens, prompt.tokens - 1) for view, tokens in held.items()}

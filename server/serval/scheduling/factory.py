@@ -35,7 +35,7 @@ def schedule_engine(
         places = PlaceSlots(
             engine.ready_places,
             capacity=lambda place: slots_of_all(settings, place.max_running),
-            sharers=settings.workers,
+            sharers=round(settings.workers / settings.limits_share),
             queue_limit=queue_limit,
             timeout_s=settings.queue_timeout_s,
             meter=metrics,

@@ -3,7 +3,8 @@
 A free slot goes to the first request in fair order that wants this place, or that has waited for its own
 place longer than moving would cost it (delay scheduling, Zaharia et al., EuroSys 2010).
 
-Other gateways use the same engines: a place has the slots that its load, as last reported, leaves free.
+Other gateways use the same engines: a place has the slots that its load, as last reported, leaves free. If
+several filled them at once, it has more requests than slots; each of them then gives back its part of these.
 """
 
 import asyncio
@@ -45,8 +46,8 @@ class PlaceSlots(WaitingRoom[Place]):
     ) -> None:
         """`places` are those that are ready, each with a `capacity` of requests of all gateways together.
 
-        The part that is free is divided among `sharers` processes, which learn of each other with the next
-        report only. The others are those of `WaitingRoom`.
+        `sharers` is the number of processes that share them, as far as it is known: they learn of each other
+        with the next report only. The others are those of `WaitingRoom`.
         """
         super().__init__(
             queue_limit=queue_limit, timeout_s=timeout_s, meter=meter, wanted="the engines", now=now
@@ -63,13 +64,15 @@ class PlaceSlots(WaitingRoom[Place]):
         return self._in_use
 
     def free(self, place: Place) -> int:
-        """Return how many more requests of this process may go there."""
+        """Return how many more requests of this process may go there; negative if it has too many there."""
         # The engine may not have counted yet what had just been sent to it.
         there = max(place.load.num_running_reqs + place.load.num_waiting_reqs, place.in_flight_then)
-        rest = max(0, self._capacity(place) - there)
-        # One at least, or a busy gateway could keep the place from another for ever.
-        allowed = max(1, place.in_flight_then + -(-rest // self._sharers))
-        return allowed - place.in_flight
+        capacity, own, sharers = self._capacity(place), place.in_flight_then, self._sharers
+        rest = capacity - there
+        allowed = own * capacity // there if rest < 0 else own + -(-rest // sharers)
+        # A busy gateway must not keep the place from another for ever.
+        least = max(1, capacity // sharers) if sharers > 1 else 1
+        return max(least, allowed) - place.in_flight
 
     def try_acquire(self, place: Place) -> bool:
         """Take a slot of the place if one is free and no request waits. Raises `ShuttingDownError`."""

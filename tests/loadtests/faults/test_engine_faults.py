@@ -108,7 +108,10 @@ async def test_small_kv_cache_delays_answers_and_loses_none() -> None:
 
 
 async def test_full_engine_queue_refuses_further_requests_with_503() -> None:
-    async with load_stack(engine_options=(*QUICK, "--max-running=2", "--max-waiting=2")) as stack:
+    # More slots than the engine has room for, or the gateway's own queue would hold the rest.
+    settings = {"SERVAL_ENGINE_SLOTS": "100"}
+    options = (*QUICK, "--max-running=2", "--max-waiting=2")
+    async with load_stack(engine_options=options, settings=settings) as stack:
         # Let two run first: within a single burst none might run yet when the queue is full.
         running = [asyncio.create_task(stack.ask(tokens=2000)) for _ in range(2)]
         await stack.generating(2)

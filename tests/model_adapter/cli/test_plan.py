@@ -153,7 +153,14 @@ def test_plan_agrees_with_examples_that_start_the_full_model(capsys: pytest.Capt
         assert code == 0, (options, plan["shortcomings"])
 
 
-def test_plan_commands_on_pages_and_in_the_help_fit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_commands_on_pages_and_in_the_help_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    turn = {"messages": [{"role": "user", "content": "hello"}], "prompt_tokens": 5000}
+    Path("sessions.json").write_text(json.dumps({"conversations": [[turn, turn]]}))
+    names = ("decode_base_s", "decode_request_s", "prefill_base_s", "prefill_token_s")
+    Path("rates.json").write_text(json.dumps({"costs": {**dict.fromkeys(names, 1e-5), "kv_tokens": 9000}}))
     with pytest.raises(SystemExit):
         main(["--help"])
     texts = [path.read_text() for path in tracked_files("*.md") if path.name != "CHANGELOG.md"]

@@ -121,6 +121,34 @@ async def test_generate_never_takes_a_second_answer_for_that_of_the_next_request
         assert peer.connections == (3 if late else 2)
 
 
+async def test_request_that_was_not_answered_is_aborted_again_in_case_the_abort_overtook_it() -> None:
+    async def script(peer: Peer, rid: str, write: Write) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    arrived = asyncio.Event()
+    async with engine_saying(script) as (engine, peer):
+        asking = asyncio.create_task(ask(engine, "r-1"))
+        await arrived.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        await engine.finish_aborts()
+        assert peer.aborted == ["r-1"] * 3
+
+
+async def test_request_that_was_never_sent_is_not_aborted() -> None:
+    async def script(peer: Peer, rid: str, write: Write) -> None:
+        raise AssertionError("nothing is sent")
+
+    async with engine_saying(script) as (engine, peer):
+        asking = asyncio.create_task(ask(engine, "r-1"))
+        await asyncio.sleep(0)  # it begins to connect
+        asking.cancel()
+        await asyncio.wait([asking])
+        await engine.finish_aborts()
+        assert (peer.asked, peer.aborted) == ([], [])
+
+
 async def test_generate_does_not_reuse_a_connection_on_which_an_answer_changed_its_id() -> None:
     async def script(peer: Peer, rid: str, write: Write) -> None:
         if len(peer.asked) > 1:

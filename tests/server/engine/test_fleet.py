@@ -85,6 +85,17 @@ async def test_request_is_sent_at_most_twice() -> None:
         assert sum(len(engine.requests) for engine in engines) == 2
 
 
+async def test_request_whose_answer_ends_after_its_headers_goes_to_another_engine() -> None:
+    """SGLang sends the headers while the request waits."""
+    async with running_fleet(breaker_failures=100) as fleet:
+        first, second = fleet.engines
+        text = await fleet.text_of(first)
+        before = len(second.requests)
+        first.will_say(fault="cut")
+        assert await fleet.ask(text) == 200
+        assert len(second.requests) == before + 1
+
+
 async def test_answered_request_is_not_sent_again() -> None:
     async with running_fleet() as fleet:
         first, second = fleet.engines

@@ -15,6 +15,7 @@ from serval.engine.placement import (
     GAIN_S,
     IDLE_KV_USE,
     IDLE_S,
+    InFlight,
     PlacedPrompt,
     PlaceView,
     PrefixIndex,
@@ -121,6 +122,40 @@ def test_short_prompts_live_where_their_system_prompt_does() -> None:
         for question in range(40)
     }
     assert len(chosen) == 1
+
+
+def question(number: int) -> PlacedPrompt:
+    """A short question behind a system prompt."""
+    parts = PromptParts(shared=1024, first_turn=1500, earlier=0)
+    return prompt_of([*range(1024), *[number] * 500], parts=parts)
+
+
+def test_shared_part_with_several_homes_spreads_conversations_over_them() -> None:
+    places = views(4)
+    chosen = Counter(choose(question(number), places, shared_homes=3).view.identity for number in range(300))
+    assert len(chosen) == 3
+    assert max(chosen.values()) < 130
+    assert choose(question(0), places).view.identity in chosen
+    assert all(choose(question(0), places, shared_homes=homes).held == 1024 for homes in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("sharing", "others", "homes"),
+    [(0, 10, 1), (1, 0, 1), (2, 2, 2), (16, 16, 4), (64, 0, 4), (8, 72, 2), (2, 98, 1)],
+)
+def test_shared_part_has_as_many_homes_as_its_requests_in_flight_need(
+    sharing: int, others: int, homes: int
+) -> None:
+    in_flight = InFlight()
+    long = prompt_of(range(LONG))
+    for number in range(sharing):
+        in_flight.started(question(number))
+    for _ in range(others):
+        in_flight.started(long)
+    assert in_flight.homes(question(1000), 4) == homes
+    for number in range(sharing):
+        in_flight.ended(question(number))
+    assert in_flight.homes(question(1000), 4) == 1
 
 
 def test_long_prompts_live_where_their_conversation_does() -> None:

@@ -160,14 +160,40 @@ async def test_other_gateways_requests_leave_fewer_slots() -> None:
         assert world.slots.try_acquire(place)
     place.heard(RankLoad(num_running_reqs=5, num_waiting_reqs=1))  # two of ours, four of others
     assert world.slots.free(place) == 2
-    place.heard(RankLoad(num_running_reqs=20))
+    place.heard(RankLoad(num_running_reqs=8))
     assert world.slots.free(place) == 0
     world.slots.release(place)
     assert world.slots.free(place) == 1  # those we had stay ours
-    place.heard(RankLoad(num_running_reqs=20))
     world.slots.release(place)
     place.heard(RankLoad(num_running_reqs=20))
     assert world.slots.free(place) == 1  # one is always ours
+
+
+async def test_gateways_that_filled_a_place_at_once_give_back_their_part_of_what_is_too_much() -> None:
+    """As after a moment without requests, when each was told that all slots are free."""
+    gateways = [World(1, capacity=18) for _ in range(3)]
+    for gateway in gateways:
+        while gateway.slots.try_acquire(gateway.places[0]):
+            pass
+    sent = [gateway.places[0].in_flight for gateway in gateways]
+    assert sent == [18, 18, 18]
+    for _ in range(2):
+        for gateway in gateways:
+            gateway.places[0].heard(RankLoad(num_running_reqs=16, num_waiting_reqs=sum(sent) - 16))
+        for gateway in gateways:
+            for _ in range(12):
+                gateway.slots.release(gateway.places[0])
+            while gateway.slots.try_acquire(gateway.places[0]):
+                pass
+        sent = [gateway.places[0].in_flight for gateway in gateways]
+        assert sent == [6, 6, 6]
+
+
+async def test_gateway_that_knows_of_the_others_always_has_its_part() -> None:
+    world = World(1, capacity=18, sharers=3)
+    (place,) = world.places
+    place.heard(RankLoad(num_running_reqs=16, num_waiting_reqs=2))
+    assert world.slots.free(place) == 6
 
 
 async def test_requests_that_the_engine_has_not_counted_take_slots() -> None:

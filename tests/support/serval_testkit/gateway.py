@@ -1,6 +1,7 @@
 """The gateway in front of a StandInEngine, on real ports of the loopback interface."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +27,7 @@ from serval_testkit.stand_in_engine import StandInEngine
 
 DEMO_CHECKPOINT = Path(__file__).parents[3] / "model_adapter/serval_sglang/demo/checkpoint"
 API_KEY = "sk-test-5f1c2d"  # a canary that must never appear in output
+_ON_FLEET = "TEST_ON_FLEET"
 MODEL = "longcat-demo"
 # Created once: reading all certificate authorities takes a quarter of a gateway's start in tests.
 _TLS = ssl.create_default_context()
@@ -68,6 +70,11 @@ class RunningGateway:
             return response
 
 
+def as_fleet(url: str) -> str:
+    """Return two names of one engine, which a gateway takes for two engines."""
+    return f"{url},{url.replace('127.0.0.1', 'localhost')}"
+
+
 async def fleet_info(fleet: Fleet, settings: Settings) -> EngineInfo:
     """Wait until an engine of the fleet is ready; return what it promises."""
     info = await wait_for_engine(fleet, settings, stop=asyncio.Event(), progress=lambda _: None)
@@ -79,11 +86,14 @@ async def fleet_info(fleet: Fleet, settings: Settings) -> EngineInfo:
 async def running_gateway(
     *, engine_url: str | None = None, engine: StandInEngine | None = None, **settings: Any
 ) -> AsyncIterator[RunningGateway]:
-    """Serve a gateway for the demo checkpoint; `engine_url` replaces the stand-in's address."""
+    """Serve a gateway for the demo checkpoint; `engine_url` replaces the stand-in's address.
+
+    With the variable TEST_ON_FLEET the stand-in is two engines of a fleet, under two of its names.
+    """
     engine = engine or StandInEngine(model_path=str(DEMO_CHECKPOINT))
     async with engine.running():
         values: dict[str, Any] = {
-            "engine_url": engine_url or engine.url,
+            "engine_url": engine_url or (as_fleet(engine.url) if _ON_FLEET in os.environ else engine.url),
             "api_key": API_KEY,
             "served_model_name": MODEL,
             **settings,

@@ -1,0 +1,1 @@
+"""Experiments with several gateways in front of several engines, as whole programs."""
