@@ -11,7 +11,7 @@ _HEAD = ("NAME", "ID", "STATE", "CREATED", "EXPIRES", "SCOPES", "MODELS", "LIMIT
 
 def key_table(records: Iterable[KeyRecord], *, now: float) -> str:
     """A line for each key below a header, in columns; times are in UTC. `now` is Unix time in seconds."""
-    return _aligned([_HEAD, *(_row(record, now) for record in records)])
+    return aligned([_HEAD, *(_row(record, now) for record in records)])
 
 
 def limits_text(record: KeyRecord) -> str:
@@ -51,7 +51,8 @@ def _time(when: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as lines of columns as wide as their widest cells."""
     widths = [max(_width(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
