@@ -20,6 +20,7 @@ from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.cuda_toolkit import CompilersMissing, compiler_environment
 from serval_sglang.gpu_flags import gpu_flags, host_tables_environment
 from serval_sglang.kernel_cache import add_prebuilt_kernels, sglang_cache
+from serval_sglang.machine_part import cpus_of, gpus_of
 from serval_sglang.options import (
     RUNNING_REQUESTS_WITH_DRAFTS,
     EngineOptions,
@@ -118,11 +119,18 @@ def engine_environment(
         moe_overlap_tokens=options.moe_overlap_tokens,
         grammar_drafts=None if options.grammar_drafts else False,
     )
+    part = options.machine_part
     if options.device == "cpu":
+        cpus = cpus if part is None else cpus_of(part, cpus)
         ranks = options.tp * replicas(options.sglang_flags)
         environment |= cpu.cpu_environment(inherited, ranks=ranks, cpus=cpus)
     else:
         environment = moe_variables(options) | environment | compiler_environment(inherited)
+        if part is not None:
+            visible = inherited.get("CUDA_VISIBLE_DEVICES")
+            environment["CUDA_VISIBLE_DEVICES"] = gpus_of(
+                part, options.tp * replicas(options.sglang_flags), visible
+            )
         if model_settings(environment).ngram_tables == "host":
             environment |= host_tables_environment(inherited)
     return environment

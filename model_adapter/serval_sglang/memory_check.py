@@ -26,6 +26,9 @@ _UNPLANNED_FLAGS = (
     "--quantization",
 )
 _GIB = 1 << 30
+# An engine on a CPU without weights, almost all of it libraries: one of two of the demo model, by the sum of
+# PSS in /proc/PID/smaps_rollup of its processes.
+_LEAST_CPU_ENGINE_BYTES = 9 * _GIB // 8
 
 
 def missing_memory(found: Inspection, options: EngineOptions, *, tables_on_host: bool) -> list[str]:
@@ -39,7 +42,7 @@ def missing_memory(found: Inspection, options: EngineOptions, *, tables_on_host:
         weights = replicas(options.sglang_flags) * _stored_bytes(
             found, options, tables_on_host=tables_on_host
         )
-        return _larger_than(weights, machine, "this machine has")
+        return _larger_than(weights, machine, "this machine has") or _too_many(options, weights, machine)
     try:
         gpu = gpu_memory_bytes()
     except UnknownMemoryError:
@@ -81,6 +84,18 @@ def _larger_than(weights: int, memory: int, place: str) -> list[str]:
     return [
         f"the weights take {weights / _GIB:.1f} GiB, and {place} {memory / _GIB:.1f}; "
         "`serval plan` says what they would fit on"
+    ]
+
+
+def _too_many(options: EngineOptions, weights: int, memory: int) -> list[str]:
+    """Engines beside each other share the memory of a machine's CPUs."""
+    engines = 1 if options.machine_part is None else options.machine_part.of
+    needed = engines * (weights + _LEAST_CPU_ENGINE_BYTES)
+    if engines == 1 or needed <= memory:
+        return []
+    return [
+        f"{engines} engines take at least {needed / _GIB:.1f} GiB, and this machine has {memory / _GIB:.1f};"
+        " start fewer of them"
     ]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from serval_sglang.machine_part import MachinePart, machine_part
 from serval_sglang.settings import TablePlace, Untested
 
 Device = Literal["cpu", "cuda"]
@@ -92,6 +93,7 @@ class EngineOptions:
     mtp_fixed: bool = False
     grammar_drafts: bool = True
     allow_untested: Untested | None = None
+    machine_part: MachinePart | None = None
     host: str = "127.0.0.1"
     port: int = 30000
     sglang_flags: Sequence[str] = ()
@@ -177,11 +179,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default=_DEFAULTS.host, help="address to listen on (default %(default)s)")
     add("--port", type=tcp_port, default=_DEFAULTS.port, help="port to listen on (default %(default)s)")
+    add(
+        "--machine-part",
+        type=machine_part,
+        metavar="I/N",
+        help="of N engines on this machine, be the one that uses part I of its GPUs or CPUs (from 0)",
+    )
     add_sglang_flags(parser)
 
 
-def engine_options(args: argparse.Namespace, *, host: str, port: int) -> EngineOptions:
+def engine_options(
+    args: argparse.Namespace, *, host: str, port: int, part: str | None = None
+) -> EngineOptions:
     """Return the options from parsed flags, for an engine at ``host`` and ``port``.
+
+    ``part`` is the engine's part of the machine, as in ``--machine-part``, where that is not among the flags.
 
     Raises:
         ModelFolderError: ``--model`` is not a folder with a config.json.
@@ -196,6 +208,8 @@ def engine_options(args: argparse.Namespace, *, host: str, port: int) -> EngineO
     given = {name: value for name, value in vars(args).items() if name in names}
     given |= {"model": model, "served_model_name": args.served_model_name or default_name}
     given |= {"host": host, "port": port}
+    if part is not None:
+        given["machine_part"] = machine_part(part)
     return EngineOptions(**given)
 
 

@@ -90,8 +90,10 @@ def _missing_gpus(options: EngineOptions) -> list[str]:
     if gpus == 0:
         return ["CUDA shows no GPU here; see nvidia-smi and CUDA_VISIBLE_DEVICES, or give --device cpu"]
     copies = replicas(options.sglang_flags)
-    needed = options.tp * copies
+    engines = 1 if options.machine_part is None else options.machine_part.of
+    needed = engines * options.tp * copies
     if needed > gpus:
         flags = f"--tp {options.tp}" + (f" with --dp-size {copies}" if copies > 1 else "")
-        return [f"{flags} needs {needed} GPUs, and CUDA shows {gpus} here"]
+        who = flags if engines == 1 else f"{engines} engines with {flags}"
+        return [f"{who} need{'s' if engines == 1 else ''} {needed} GPUs, and CUDA shows {gpus} here"]
     return []

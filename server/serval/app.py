@@ -39,6 +39,7 @@ from serval.chat.own_turns import OwnTurns
 from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
 from serval.chat.sealed_turn import TurnSealer
+from serval.engine.fleet import Fleet
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import SettingsError
 from serval.grammar.dialects.longcat import LONGCAT
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from serval.api.kept_responses import KeptResponses
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
+    from serval.engine.overrides import OverrideWatch
     from serval.usage.recorder import UsageRecorder
 
 
@@ -105,6 +107,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     live, directory, tokens = prepared.live, prepared.directory, prepared.tokens
     metrics = Metrics(settings.metrics_directory)
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
+    engine_orders = _engine_orders(settings, backend.engine, directory)
     authenticator = inference_authenticator(settings, live.keys, directory, tokens)
     running = RunningRequests(authenticator.still_accepts, check_every_s=settings.key_poll_s)
     context = ApiContext(
@@ -147,7 +150,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     app = create_api(
         endpoints,
         max_body_bytes=settings.max_body_bytes,
-        lifespan=_lifespan(context, prepared, usage),
+        lifespan=_lifespan(context, prepared, engine_orders, usage),
     )
     app.state.context = context
     app.state.hot = hot
@@ -163,19 +166,26 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     )
     apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases, metrics)
     apply(live)
-    admin = _admin_app(prepared, metrics, app)
+    admin = _admin_app(prepared, engine_orders, metrics, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
     published = with_cors(api, settings.cors_origins)
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
 
 
-def _lifespan(context: ApiContext, prepared: Prepared, usage: "UsageRecorder | None") -> Lifespan:
+def _lifespan(
+    context: ApiContext,
+    prepared: Prepared,
+    engine_orders: "OverrideWatch | None",
+    usage: "UsageRecorder | None",
+) -> Lifespan:
     """Return the work beside the requests, from before the first until after the last."""
     issuer_keys = None if prepared.tokens is None else prepared.tokens.keys
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with _watching(context.engine.load, prepared.directory, issuer_keys, context.running):
+        async with _watching(
+            context.engine.load, prepared.directory, engine_orders, issuer_keys, context.running
+        ):
             with watching_loop(context.metrics.loop_was_late):
                 async with context.gate.lifespan(), nullcontext() if usage is None else usage.lifespan():
                     yield
@@ -198,6 +208,18 @@ def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "Ke
         keep_s=settings.responses_keep_s,
         max_bytes=settings.responses_max_bytes,
     )
+
+
+def _engine_orders(
+    settings: Settings, engine: ManagedEngine, directory: "KeyDirectory | None"
+) -> "OverrideWatch | None":
+    if directory is None or not isinstance(engine, Fleet):
+        return None
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.engine.overrides import OverrideWatch
+    from serval.store.engine_overrides import OverrideTable
+
+    return OverrideWatch(OverrideTable(directory.store.engine), engine, poll_s=settings.key_poll_s)
 
 
 def _turn_sealer(settings: Settings, backend: Backend) -> TurnSealer | None:
@@ -259,7 +281,9 @@ def _metrics_page(context: ApiContext, authenticator: Authenticator) -> ASGIApp:
     )
 
 
-def _admin_app(prepared: Prepared, metrics: Metrics, api: FastAPI) -> ASGIApp | None:
+def _admin_app(
+    prepared: Prepared, engine_orders: "OverrideWatch | None", metrics: Metrics, api: FastAPI
+) -> ASGIApp | None:
     if prepared.directory is None or prepared.administrators is None:
         return None
     # SQLAlchemy is loaded only where there is a database.
@@ -267,6 +291,7 @@ def _admin_app(prepared: Prepared, metrics: Metrics, api: FastAPI) -> ASGIApp | 
 
     return create_admin_app(
         prepared.directory,
+        engine_orders=engine_orders,
         authenticator=prepared.administrators,
         metrics=metrics,
         inference_document=api.openapi,

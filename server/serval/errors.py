@@ -90,7 +90,14 @@ class InputLineError(ServalError):
 
 
 class StackError(ServalError):
-    """The engine or the gateway could not start, or ended while it was needed."""
+    """The engine or the gateway could not start, or ended while it was needed.
+
+    `process` is the name of the one that ended, if one did.
+    """
+
+    def __init__(self, message: str, *, process: str | None = None) -> None:
+        super().__init__(message)
+        self.process = process
 
 
 class ApiError(ServalError):

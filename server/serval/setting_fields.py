@@ -210,7 +210,8 @@ class SettingFields(BaseSettings):
         default="http://127.0.0.1:30000",
         description="Base URL of the SGLang engine, or of several, separated by commas: URLs, ranges"
         " (http://engine-{0..7}:30000), names in DNS (dns+http://engines:30000), pairs for prefill and decode"
-        " (pd+http://p:30000|http://d:30000?bootstrap_port=8998).",
+        " (pd+http://p:30000|http://d:30000?bootstrap_port=8998), each with options such as"
+        " ;weight=5%;version=2026-12.",
     )
     engines_file: Path | None = Field(
         default=None, description="File with such URLs instead, read again on changes; `#` starts a comment."

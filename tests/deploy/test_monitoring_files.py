@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import re
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -193,3 +193,25 @@ def test_heat_maps_have_the_unit_of_their_axis() -> None:
     for panel in maps:
         assert panel["options"]["yAxis"]["unit"] == "s"
         assert panel["fieldConfig"]["defaults"]["unit"] == "reqps"
+
+
+def test_page_of_engines_compares_versions(tools: OperatorTools, tmp_path: Path) -> None:
+    """All requests of the old version are answered at once; those of the new one wait longest, and fail."""
+    page = (DEPLOY.parent / "server" / "ENGINES.md").read_text()
+    failures, first_token = page.split("```text\nsum by (version)")[1].split("```")[0].strip().split("\n\n")
+    series: dict[str, str] = {}
+    for gateway, (place, version) in product("ab", (("engine-0", "old"), ("engine-7", "new"))):
+        where = f'instance="{gateway}",place="{place}"'
+        outcome, bound, within = ("finished", "0", 6) if version == "old" else ("failed", "2", 0)
+        series |= {
+            f'serval_place_info{{{where},version="{version}"}}': "1x30",
+            f'serval_place_info{{{where},version="before"}}': "0x30",
+            f'serval_place_requests_total{{{where},outcome="{outcome}"}}': "0+6x30",
+            f'serval_place_first_token_seconds_bucket{{{where},le="{bound}"}}': f"0+{within}x30",
+            f'serval_place_first_token_seconds_bucket{{{where},le="+Inf"}}': "0+6x30",
+        }
+    tests = [
+        PromtoolTest("failures", series, f"sum by (version){failures}", "20m", {'{version="new"}': 1}),
+        PromtoolTest("first token", series, first_token, "20m", {'{version="old"}': 0, '{version="new"}': 2}),
+    ]
+    run_promtool_tests(tools, tmp_path, tests, rule_files=[], step="1m")

@@ -13,6 +13,7 @@ import pytest
 
 from serval_sglang.cpu_compat.environment import STANDIN_PACKAGES, cpu_environment
 from serval_sglang.launch import engine_environment, main, parse_options, sglang_arguments
+from serval_sglang.machine_part import MachinePart
 from serval_sglang.options import DEMO_MODEL, EngineOptions, candidate_steps, flag_value
 from serval_sglang.settings import ModelSettings, model_settings
 from serval_sglang.supervision import supervise
@@ -393,3 +394,12 @@ def _is_running(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_engine_environment_keeps_to_its_part_of_the_machine(model: Path, toolkit: dict[str, str]) -> None:
+    gpu = EngineOptions(model=model, device="cuda", tp=2, machine_part=MachinePart(1, 2))
+    assert engine_environment(gpu, toolkit, range(4))["CUDA_VISIBLE_DEVICES"] == "2,3"
+    inherited = {**toolkit, "CUDA_VISIBLE_DEVICES": "9,8,7,6"}
+    assert engine_environment(gpu, inherited, range(4))["CUDA_VISIBLE_DEVICES"] == "7,6"
+    cpu = EngineOptions(model=model, device="cpu", machine_part=MachinePart(1, 2))
+    assert engine_environment(cpu, {}, range(4))["OMP_NUM_THREADS"] == "2"

@@ -12,6 +12,7 @@ from serval_sglang.checkpoint.parts import Part
 from serval_sglang.checkpoint.quantization import Quantization
 from serval_sglang.gpu_memory import UnknownMemoryError
 from serval_sglang.known_configs import LITE
+from serval_sglang.machine_part import MachinePart
 from serval_sglang.memory_check import missing_memory
 from serval_sglang.options import DEMO_MODEL, EngineOptions
 
@@ -124,3 +125,15 @@ def test_missing_memory_counts_the_mtp_layer_only_with_drafts(
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": without, "SC_PAGE_SIZE": 1}.__getitem__)
     options = EngineOptions(model=DEMO_MODEL, device="cpu", mtp_steps=mtp_steps)
     assert (missing_memory(demo, options, tables_on_host=False) == []) is fits
+
+
+@pytest.mark.parametrize(("engines", "fits"), [(1, True), (3, True), (4, False)])
+def test_missing_memory_counts_all_engines_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, engines: int, fits: bool
+) -> None:
+    """Each takes the weights, 137 GB, and its libraries."""
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 430 * 10**6, "SC_PAGE_SIZE": 1000}.__getitem__)
+    options = EngineOptions(model=Path("m"), device="cpu", machine_part=MachinePart(0, engines))
+    says = missing_memory(checkpoint(), options, tables_on_host=False)
+    assert (says == []) is fits
+    assert fits or "4 engines take at least 514.9 GiB, and this machine has 400.5; start fewer" in says[0]

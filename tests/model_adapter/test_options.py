@@ -140,3 +140,10 @@ def test_other_flags_are_passed_on_to_sglang(flags: list[str]) -> None:
 )
 def test_flag_value_takes_the_last(flags: list[str], value: str | None) -> None:
     assert flag_value(flags, "--a", "--other") == value
+
+
+def test_machine_part_is_carried_to_the_launcher(model: Path) -> None:
+    options = parsed([f"--model={model}", "--machine-part", "1/2"])
+    assert parsed(command_line(options)) == options
+    args = argparse.Namespace(model=model, served_model_name=None)
+    assert engine_options(args, host="h", port=1, part="1/2").machine_part == options.machine_part

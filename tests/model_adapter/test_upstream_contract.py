@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from torch import nn
 
-from serval.engine.client import generate_body
 from serval.engine.pair_url import pair_of
 from serval.engine.protocol import Bootstrap, GenerateRequest
+from serval.engine.request_body import generate_body
 from serval_sglang.plugin.registration import SUPPORTED_SGLANG
 from serval_testkit.upstream_source import find_source
 

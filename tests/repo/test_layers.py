@@ -49,6 +49,7 @@ LAYERS = {
     ),
     "serval_sglang": (
         "settings",
+        "machine_part",
         "options",
         "config",
         "known_configs",

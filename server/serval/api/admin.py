@@ -1,4 +1,4 @@
-"""Admin API, on a port of its own: create, list, change, rotate and revoke keys."""
+"""Admin API, on a port of its own: create, list, change, rotate and revoke keys; engines are beside it."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
+from serval.api.admin_engines import router as engines_router
 from serval.api.admin_types import CreateKey, Key, KeyList, NewKey, RotateKey, UpdateKey
 from serval.api.admin_usage import router as usage_router
 from serval.api.application import Application, document_router
@@ -23,6 +24,7 @@ from serval.auth.authenticator import Authenticator
 from serval.auth.directory import KeyDirectory
 from serval.caller.identity import SCOPES
 from serval.caller.limits import KeyLimits
+from serval.engine.overrides import OverrideWatch
 from serval.errors import (
     DeadKeyError,
     InvalidRequestError,
@@ -180,23 +182,27 @@ async def _in_database(work: Callable[[], T]) -> T:
 def create_admin_app(
     directory: KeyDirectory,
     *,
+    engine_orders: OverrideWatch | None = None,
     authenticator: Authenticator,
     metrics: Metrics,
     inference_document: Callable[[], dict[str, Any]],
 ) -> ASGIApp:
     """Create the admin API's application; its keys need the scope `admin`.
 
-    `/docs` shows the `inference_document` too.
+    `engine_orders` is None in front of one engine. `/docs` shows the `inference_document` too.
     """
     app = Application(
         ADMIN_API,
         title="Serval admin API",
-        description="Keys of the inference API, in the database that all gateways share.",
+        description="Keys of the inference API, in the database that all gateways share, and their engines.",
         max_body_bytes=_MAX_BODY_BYTES,
     )
     app.state.directory = directory
+    app.state.engine_orders = engine_orders
     app.state.usage = UsageTable(directory.store.engine)
     document = document_router(ADMIN_OPENAPI.path, responses=success())
-    for included in (router, usage_router, liveness, document, docs_router(inference_document)):
+    for included in (
+        router, engines_router, usage_router, liveness, document, docs_router(inference_document),
+    ):  # fmt: skip
         app.include_router(included)
     return RequestEdge(app, hot={}, endpoints=ADMIN_API, authenticator=authenticator, metrics=metrics)

@@ -95,3 +95,41 @@ class KeyList(Answer):
 
     object: Literal["list"]
     data: list[Key]
+
+
+class DrainEngine(_Body):
+    """With `force`, the last ready engine is drained too, and all requests are refused."""
+
+    force: bool = False
+
+
+class WeighEngine(_Body):
+    """A share of all conversations such as "5%", a number beside the 1 of an ordinary engine, or "listed"."""
+
+    weight: Annotated[float, Field(ge=0, le=100)] | Annotated[str, Field(max_length=40)]
+
+
+class EngineEntry(Answer):
+    """One engine. `weight` is in force; `listed_weight` is that of the list of engines.
+
+    `share` is its part of the conversations that begin now; `running` and `waiting` are the requests that it
+    last reported, of all gateways.
+    """
+
+    name: str
+    url: str
+    version: str | None
+    state: str
+    drained: bool
+    weight: str
+    listed_weight: str
+    share: float
+    running: int
+    waiting: int
+
+
+class EngineList(Answer):
+    """All engines that are named."""
+
+    object: Literal["list"]
+    data: list[EngineEntry]

@@ -151,6 +151,13 @@ ADMIN_KEY: Final = Endpoint("/admin/keys/{key_id}", ("DELETE", "PATCH"), ADMIN, 
 ADMIN_KEY_ROTATE: Final = Endpoint(
     "/admin/keys/{key_id}/rotate", ("POST",), ADMIN, label="/admin/keys/{key_id}"
 )
+ADMIN_ENGINES: Final = _get("/admin/engines", ADMIN)
+# Names of engines hold the slashes of their URLs' paths.
+_ENGINE: Final = "/admin/engines/{name:path}"
+_ENGINE_LABEL: Final = "/admin/engines/{name}"
+ADMIN_ENGINE_DRAIN: Final = Endpoint(f"{_ENGINE}/drain", ("POST",), ADMIN, label=_ENGINE_LABEL)
+ADMIN_ENGINE_UNDRAIN: Final = Endpoint(f"{_ENGINE}/undrain", ("POST",), ADMIN, label=_ENGINE_LABEL)
+ADMIN_ENGINE_WEIGHT: Final = Endpoint(f"{_ENGINE}/weight", ("POST",), ADMIN, label=_ENGINE_LABEL)
 ADMIN_USAGE: Final = _get("/admin/usage", ADMIN)
 # Public: a browser sends no key when it opens a page, and neither page nor document holds data.
 ADMIN_DOCS: Final = _get("/docs", None)
@@ -162,6 +169,10 @@ ADMIN_API: Final = EndpointTable(
         ADMIN_KEYS,
         ADMIN_KEY,
         ADMIN_KEY_ROTATE,
+        ADMIN_ENGINES,
+        ADMIN_ENGINE_DRAIN,
+        ADMIN_ENGINE_UNDRAIN,
+        ADMIN_ENGINE_WEIGHT,
         ADMIN_USAGE,
         ADMIN_DOCS,
         ADMIN_DOCS_ASSET,

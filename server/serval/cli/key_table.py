@@ -52,7 +52,7 @@ def _time(when: int) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The rows in columns, one a line."""
+    """The rows as lines of columns as wide as their widest cells."""
     widths = [max(_width(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

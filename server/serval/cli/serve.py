@@ -1,6 +1,6 @@
-"""`serval serve`: engine and gateway together, shown in stages on a terminal, else by their logs.
+"""`serval serve`: engines and gateway together, shown in stages on a terminal, else by their logs.
 
-Without a terminal one line on standard output announces that both are ready.
+Without a terminal one line on standard output announces that all are ready.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import random
 import shlex
 import socket
 import sys
+from collections.abc import Sequence
 
 import aiohttp
 
@@ -31,6 +32,7 @@ from serval.process.stack import StackSpec, run_stack
 from serval.settings import API_KEY_VARIABLE, Settings, child_environment
 
 _GATEWAY_STOP_MARGIN_S = 5.0
+_MOST_REPLICAS = 64
 
 EXAMPLE = """\
 examples:
@@ -38,6 +40,8 @@ examples:
   serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 \\
       -- --chunked-prefill-size 4096 --context-length 131072
                                                  two GPUs of 80 GB; `serval plan` computes what fits
+  serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --replicas 4
+                                                 four engines on eight GPUs behind one gateway
 
 Flags after -- go to SGLang as they are.
 
@@ -51,6 +55,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_gateway_arguments(parser)
     parser.add_argument(
+        "--replicas",
+        type=_replicas,
+        default=1,
+        metavar="N",
+        help="engines behind the gateway, each with its part of this machine's GPUs or CPUs (default 1)",
+    )
+    parser.add_argument(
         "--verbose", action="store_true", help="print the logs of engine and gateway, also on a terminal"
     )
     parser.add_argument("--check", action="store_true", help="find mistakes, start nothing, and exit")
@@ -58,16 +69,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run both until a signal (returns 0) or until one of them fails (raises `StackError`).
+    """Run them until a signal (returns 0) or until one of them fails (raises `StackError`).
 
     Mistakes that would end the start raise `StackError` before anything is started.
     """
     warn_of_unknown_variables("serve")
-    engine = engine_options(args, host="127.0.0.1", port=_engine_port())
+    engines = _engines(args)
+    engine = engines[0]
     settings, made_key = ensure_key(
         gateway_settings(
             args,
-            engine_url=f"http://127.0.0.1:{engine.port}",
+            engine_url=",".join(map(_url_of, engines)),
             model=engine.model,
             served_model_name=engine.served_model_name,
         )
@@ -78,33 +90,39 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         print("serval serve: no mistakes found", file=sys.stderr)
         return 0
-    stack = _stack(engine, settings)
+    stack = _stack(engines, settings)
     if args.verbose or not sys.stdout.isatty():
-        asyncio.run(run_stack(stack, on_ready=lambda: _print_ready_line(engine, settings, made_key)))
+        asyncio.run(run_stack(stack, on_ready=lambda: _print_ready_line(engines, settings, made_key)))
         print("serval serve: stopped", file=sys.stderr, flush=True)
         return 0
-    return _run_on_terminal(stack, engine, settings, made_key)
+    return _run_on_terminal(stack, engines, settings, made_key)
 
 
-async def _print_ready_line(engine: EngineOptions, settings: Settings, made_key: str | None) -> None:
-    device = await _engine_device(settings)
+async def _print_ready_line(
+    engines: Sequence[EngineOptions], settings: Settings, made_key: str | None
+) -> None:
+    device = await _engine_device(engines[0], settings)
+    number = f"engines={len(engines)} " if len(engines) > 1 else ""
     print(
-        f"serval ready: url={settings.public_url}/v1 model={engine.served_model_name} "
-        f"device={device} key={_shown_key(settings, made_key)}",
+        f"serval ready: url={settings.public_url}/v1 model={engines[0].served_model_name} "
+        f"device={device} {number}key={_shown_key(settings, made_key)}",
         flush=True,
     )
 
 
 def _run_on_terminal(
-    stack: StackSpec, engine: EngineOptions, settings: Settings, made_key: str | None
+    stack: StackSpec, engines: Sequence[EngineOptions], settings: Settings, made_key: str | None
 ) -> int:
     # Imported here: only a terminal needs it.
     from serval.terminal.screen import opened_screen
 
+    engine = engines[0]
+
     async def announce() -> None:
-        device = await _engine_device(settings)
+        device = await _engine_device(engine, settings)
+        where = device if len(engines) == 1 else f"{len(engines)} engines ({device})"
         screen.ready(
-            title=f"{engine.served_model_name} is ready on {device}",
+            title=f"{engine.served_model_name} is ready on {where}",
             rows=[
                 ("URL", f"{settings.public_url}/v1"),
                 ("key", _shown_key(settings, made_key)),
@@ -113,7 +131,7 @@ def _run_on_terminal(
             example=_curl(settings, engine.served_model_name, key=made_key or f"${API_KEY_VARIABLE}"),
         )
 
-    with opened_screen(settings.port) as screen:
+    with opened_screen(settings.port, [process.name for process in stack.engines]) as screen:
         return asyncio.run(
             run_stack(stack, on_ready=announce, on_line=screen.on_line, on_stop=screen.stopping)
         )
@@ -142,14 +160,22 @@ def _checks(engine: EngineOptions, settings: Settings) -> list[ProcessSpec]:
             argv=python_command("serval", "gateway", "--check"),
             environment=child_environment(settings),
         ),
+        # The first one checks the machine for all: they differ in their parts of it alone.
         ProcessSpec(name="engine", argv=engine_check_command(engine), environment=child_environment()),
     ]
 
 
-def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
+def _stack(engines: Sequence[EngineOptions], settings: Settings) -> StackSpec:
     return StackSpec(
-        engine=ProcessSpec(name="engine", argv=engine_command(engine), environment=child_environment()),
-        engine_ready_url=f"{settings.engine_url}/ready",
+        engines=[
+            ProcessSpec(
+                name="engine" if len(engines) == 1 else f"engine {number}",
+                argv=engine_command(engine),
+                environment=child_environment(),
+            )
+            for number, engine in enumerate(engines)
+        ],
+        engine_ready_urls=[f"{_url_of(engine)}/ready" for engine in engines],
         engine_start_timeout_s=settings.engine_timeout_s,
         gateway=ProcessSpec(
             name="gateway",
@@ -161,16 +187,40 @@ def _stack(engine: EngineOptions, settings: Settings) -> StackSpec:
     )
 
 
-async def _engine_device(settings: Settings) -> str:
+async def _engine_device(engine: EngineOptions, settings: Settings) -> str:
     """The device that the engine reports."""
     key = settings.engine_api_key
     headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
     async with (
         aiohttp.ClientSession(headers=headers) as session,
-        session.get(f"{settings.engine_url}/server_info") as response,
+        session.get(f"{_url_of(engine)}/server_info") as response,
     ):
         info = await response.json()
     return str(info["device"])
+
+
+def _replicas(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST_REPLICAS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_REPLICAS}")
+    return int(text)
+
+
+def _engines(args: argparse.Namespace) -> list[EngineOptions]:
+    """The options of each engine: with several, its part of the machine too."""
+    ports: list[int] = []
+    while len(ports) < args.replicas:
+        port = _engine_port()
+        if port not in ports:
+            ports.append(port)
+    parts = [None] if args.replicas == 1 else [f"{index}/{args.replicas}" for index in range(args.replicas)]
+    return [
+        engine_options(args, host="127.0.0.1", port=port, part=part)
+        for port, part in zip(ports, parts, strict=True)
+    ]
+
+
+def _url_of(engine: EngineOptions) -> str:
+    return f"http://127.0.0.1:{engine.port}"
 
 
 def _engine_port() -> int:

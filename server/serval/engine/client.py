@@ -5,19 +5,14 @@ is one path to test. For whole answers `stream_interval` keeps the number of eve
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import msgspec
-from msgspec.structs import replace
 
 from serval.engine.answer import AnswerReader, NotAnsweredError, OnFirst
 from serval.engine.breaker import CircuitBreaker
@@ -42,6 +37,7 @@ from serval.engine.protocol import (
 from serval.engine.readiness import PATIENCE_S, Readiness, StopReason
 from serval.engine.refusal import engine_error, error_message
 from serval.engine.reports import Loads, ModelInfo, ModelList, Role, ServerInfo, Tokens, check_role
+from serval.engine.request_body import cache_salt, generate_body, renamed
 from serval.engine.sse import EventReader
 from serval.errors import (
     ApiError,
@@ -66,49 +62,6 @@ _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 # has gone after two seconds.
 _OVERTAKEN_S = (0.25, 0.75)
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-
-
-def generate_body(request: GenerateRequest, *, salt: str | None = None) -> bytes:
-    """Return the body of `/generate`. Cached prefixes are shared by requests with the same `salt` only."""
-    body: dict[str, Any] = {
-        "rid": request.request_id,
-        "input_ids": list(request.input_ids),
-        "sampling_params": request.sampling,
-        "stream": True,
-    }
-    if salt is not None:
-        body["cache_salt"] = salt
-    if request.rank is not None:
-        body["routed_dp_rank"] = request.rank
-    if request.bootstrap is not None:
-        body["bootstrap_host"] = request.bootstrap.host
-        body["bootstrap_port"] = request.bootstrap.port
-        body["bootstrap_room"] = request.bootstrap.room
-    if request.prefill_rank is not None:
-        body["disagg_prefill_dp_rank"] = request.prefill_rank
-    if request.top_logprobs is not None:
-        body |= {
-            "return_logprob": True,
-            "top_logprobs_num": request.top_logprobs,
-            "return_text_in_logprobs": True,
-        }
-        if request.prompt_logprobs:
-            body["logprob_start_len"] = 0
-    if request.traceparent is not None:
-        body["external_trace_header"] = {"traceparent": request.traceparent}
-    return msgspec.json.encode(body)
-
-
-@lru_cache(maxsize=4096)
-def cache_salt(key: bytes, tenant: str) -> str:
-    """Return the salt of `tenant`'s cached prefixes. Every gateway with the same `key` computes the same."""
-    return hmac.digest(key, tenant.encode(), hashlib.sha256).hex()
-
-
-def renamed(request: GenerateRequest) -> GenerateRequest:
-    """Return the request with another id of the same form and length."""
-    prefix, _, random = request.request_id.rpartition("-")
-    return replace(request, request_id=f"{prefix}-{secrets.token_hex(len(random) // 2)}")
 
 
 def _unreachable() -> EngineUnavailableError:
@@ -364,6 +317,15 @@ class SglangEngine:
     def is_failing(self) -> bool:
         """True while the circuit breaker is open."""
         return self.breaker.is_open
+
+    @property
+    def is_silent(self) -> bool:
+        """See `Member`."""
+        return self.readiness.is_silent
+
+    def note_lost(self) -> None:
+        """See `Member`."""
+        self.readiness.answered(None)
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`."""

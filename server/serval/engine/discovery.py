@@ -5,6 +5,7 @@
     dns+http://engines:30000                         every address of the name, asked for again and again
     pd+http://p-{0..3}:30000|http://d-{0..3}:30000   pairs (`pair_url`), whose ranges run in step
 
+Each may have options, such as `;weight=5%` (see `notation`).
 The file has the same forms, separated by commas or white space; `#` starts a comment.
 """
 
@@ -19,9 +20,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from serval.engine.connection import peer_of
+from serval.engine.notation import ListedOptions, split_options
 from serval.engine.pair_url import MARK, is_pair, pair_of
+from serval.engine.weights import check_shares
 from serval.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ class FoundEngine(Struct, frozen=True):
 
     name: str
     url: str
+    options: ListedOptions = ListedOptions()
 
 
 # Returns the addresses of a host. Raises `OSError`.
@@ -45,23 +50,29 @@ Lookup = Callable[[str], Awaitable[Sequence[str]]]
 
 
 def is_single(text: str) -> bool:
-    """Return True if the setting names one engine by its URL."""
-    return not any(mark in text for mark in (",", "{", "|", _DNS, MARK)) and len(text.split()) == 1
+    """Return True if the setting names one engine by its URL, and nothing else about it."""
+    return not any(mark in text for mark in (",", "{", "|", ";", _DNS, MARK)) and len(text.split()) == 1
 
 
 def expand(text: str) -> list[str]:
-    """Return the URLs of the setting, with ranges written out. Raises `SettingsError`."""
-    urls: list[str] = []
+    """Return the items of the setting, with ranges written out. Raises `SettingsError`."""
+    items: list[str] = []
     for item in re.split(r"[,\s]+", text):
-        if is_pair(item) or "|" in item:
-            urls += _expand_in_step(item)
-        elif item:
-            urls += _expand_ranges(item)
-        if len(urls) > MOST_ENGINES:
+        if item:
+            url, mark, options = item.partition(";")
+            several = is_pair(url) or "|" in url
+            urls = _expand_in_step(url) if several else _expand_ranges(url)
+            items += [f"{expanded}{mark}{options}" for expanded in urls]
+        if len(items) > MOST_ENGINES:
             raise SettingsError(
                 f"more than {MOST_ENGINES} engines are named; check the ranges of {text[:80]!r}"
             )
-    for url in urls:
+    named = dict(map(split_options, items))
+    try:
+        check_shares([options.weight for options in named.values()])
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    for url in named:
         if is_pair(url):
             continue
         if url.startswith(f"{_DNS}https"):
@@ -69,7 +80,7 @@ def expand(text: str) -> list[str]:
                 f"{url!r} would be asked by address, which no certificate names; list the engines"
             )
         peer_of(url.removeprefix(_DNS), api_key=None, connect_timeout_s=1, stall_timeout_s=1)
-    return urls
+    return items
 
 
 def _expand_ranges(item: str) -> Iterable[str]:
@@ -122,8 +133,8 @@ class Discovery:
         self._lookup = lookup
         self._now = now
         self._text = urls if file is None else _read(file)
-        self._urls = expand(self._text)
-        if file is None and not self._urls:
+        self._items = expand(self._text)
+        if file is None and not self._items:
             raise SettingsError("no engine is named; set SERVAL_ENGINE_URL or --engine-url")
         # By name in DNS: when it was asked for, and the numbers of its addresses.
         self._asked: dict[str, float] = {}
@@ -136,23 +147,23 @@ class Discovery:
         if self._file is not None:
             await self._read_again(self._file)
         found: dict[str, FoundEngine] = {}
-        for url in self._urls:
+        for url, options in map(split_options, self._items):
             for engine in await self._resolved(url) if url.startswith(_DNS) else [_named(url)]:
                 if engine.url in found:
                     self._say(f"the engine {engine.url} is named twice; once is enough")
-                found.setdefault(engine.url, engine)
+                found.setdefault(engine.url, replace(engine, options=options))
         return list(found.values())
 
     async def _read_again(self, file: Path) -> None:
         try:
             text = await asyncio.to_thread(_read, file)
-            urls = self._urls if text == self._text else expand(text)
+            items = self._items if text == self._text else expand(text)
         except SettingsError as error:
             self._say(f"the engines stay as they were: {error}")
             return
         if text != self._text:
-            logger.info("engines read again from %s: %d", file, len(urls))
-            self._text, self._urls = text, urls
+            logger.info("engines read again from %s: %d", file, len(items))
+            self._text, self._items = text, items
             self._said.clear()
 
     async def _resolved(self, url: str) -> list[FoundEngine]:

@@ -8,7 +8,7 @@ model differs from the others' are named in the log and not used.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -20,16 +20,17 @@ from serval.engine.client import RETRY_AFTER_S
 from serval.engine.discovery import Discovery, FoundEngine
 from serval.engine.model_check import ModelIdentity, difference, identity_of, most_common
 from serval.engine.pair import connect_member
-from serval.engine.place import FleetEngine, Outcome, Place, PlaceObserver, State, places_of
+from serval.engine.place import FleetEngine, Outcome, Place, PlaceObserver, State, places_of, weigh
+from serval.engine.place_call import PlaceCall
 from serval.engine.placement import Choice, InFlight, PlacedPrompt, choose, placed_prompt
 from serval.engine.protocol import (
     DeltaSink,
     EngineInfo,
     EngineLoadReport,
     GenerateRequest,
-    GenerationDelta,
 )
 from serval.engine.readiness import StopReason
+from serval.engine.weights import Override
 from serval.errors import (
     EngineOverloadedError,
     EngineUnavailableError,
@@ -63,6 +64,7 @@ class Fleet:
         self._info: EngineInfo | None = None
         self._in_flight = InFlight()
         self._all_failing = False
+        self._overrides: Mapping[str, Override] = {}
         self._note_breaker: Callable[[bool], None] = lambda _: None
         self._note_stop: Callable[[StopReason], None] = lambda _: None
         # Called when a place or its load has changed.
@@ -84,7 +86,8 @@ class Fleet:
                     if url not in self._tasks:
                         self._tasks[url] = asyncio.create_task(self._watch_engine(engine))
                     elif url in self._engines:
-                        self._take_back(self._engines[url])
+                        self._take_over(self._engines[url], engine)
+                self._weigh()
                 self._note_first_look("")
                 await asyncio.sleep(POLL_S)
         finally:
@@ -100,8 +103,14 @@ class Fleet:
             engine.wake.set()
             self.on_change()
 
-    def _take_back(self, engine: FleetEngine) -> None:
-        """Use an engine that is named again before its requests have ended, as after a slip in the file."""
+    def _take_over(self, engine: FleetEngine, found: FoundEngine) -> None:
+        """Take over what the list says about an engine now.
+
+        It is used again if it had not been named for a while, as after a slip in the file.
+        """
+        if engine.found != found:
+            engine.found = found
+            self._tell_states(engine)
         if engine.leaving:
             engine.leaving = False
             logger.info("engine %s is named again", engine.found.name)
@@ -116,6 +125,7 @@ class Fleet:
                 engine = self._engines[found.url] = FleetEngine(found, client)
                 client.watch_breaker(partial(self._breaker_changed, engine))
                 client.watch_stops(partial(self._stopped, engine))
+                self._weigh()
                 self._tell_states(engine)
                 while not engine.leaving or engine.running:
                     if not engine.leaving:
@@ -151,7 +161,7 @@ class Fleet:
         if status != 200:
             self._not_ready(engine, status)
             return
-        if engine.client.readiness.is_silent:
+        if engine.client.is_silent:
             # A stall so far: its caches are as they were, and asking for its load would wait as well.
             return
         try:
@@ -248,6 +258,7 @@ class Fleet:
         if self.observer is not None:
             for name in before - self._names(engine):
                 self.observer.place_state(name, None)
+        self._weigh()
 
     def _names(self, engine: FleetEngine) -> set[str]:
         return {place.name for place in engine.places} or {engine.found.name}
@@ -255,7 +266,20 @@ class Fleet:
     def _tell_states(self, engine: FleetEngine) -> None:
         if self.observer is not None:
             for name in self._names(engine):
-                self.observer.place_state(name, None if engine.leaving else engine.state)
+                self.observer.place_state(name, None if engine.leaving else engine.told_state)
+                self.observer.place_described(
+                    name, version=engine.found.options.version, weight=engine.relative_weight
+                )
+
+    def override(self, overrides: Mapping[str, Override]) -> None:
+        """Put an administrator's orders in force, by the URLs of engines; others have none."""
+        self._overrides = overrides
+        self._weigh()
+
+    def _weigh(self) -> None:
+        for engine in weigh(self._engines.values(), self._overrides):
+            self._tell_states(engine)
+            self.on_change()
 
     # ---- requests
 
@@ -279,12 +303,15 @@ class Fleet:
     ) -> tuple[Place, Choice]:
         """Choose a place for the prompt: that named `prefer` if it is there.
 
-        Raises `EngineUnavailableError` if there is none.
+        `only_idle`: one that is idle, and of no less weight than the engines `without` which it is. Raises
+        `EngineUnavailableError` if there is none.
         """
+        least = max((engine.relative_weight for engine in without), default=0.0)
         places = {
             place.view: place
             for place in self.ready_places()
-            if place.engine not in without and (place.view.is_idle or not only_idle)
+            if place.engine not in without
+            and (not only_idle or (place.view.is_idle and place.view.weight >= least))
         }
         if not places:
             raise EngineUnavailableError(
@@ -309,7 +336,7 @@ class Fleet:
 
         Raises an `ApiError`, and `NotAnsweredError` if another place may be tried.
         """
-        call = _Call(place, prompt, self.observer)
+        call = PlaceCall(place, prompt, self.observer)
         engine = place.engine
         if place.rank is not None:
             request = replace(request, rank=place.rank)
@@ -345,7 +372,7 @@ class Fleet:
         """Take the engine out until it reports ready again."""
         if engine.state == "ready":
             logger.warning("engine %s is out: it did not answer a request", engine.found.name)
-            engine.client.readiness.answered(None)
+            engine.client.note_lost()
             self._not_ready(engine, None)
 
     async def generate(self, request: GenerateRequest, sink: DeltaSink) -> None:
@@ -367,8 +394,8 @@ class Fleet:
     async def info(self) -> EngineInfo:
         """See `ManagedEngine.info`: what every ready engine can do. It stays as it was the first time."""
         if self._info is None:
-            infos = [engine.info for engine in self._engines.values() if engine.state == "ready"]
-            known = [info for info in infos if info is not None]
+            ready = [engine for engine in self._engines.values() if engine.state == "ready"]
+            known = [engine.info for engine in ready if engine.info is not None]
             if not known:
                 raise EngineUnavailableError("No engine is ready.", retry_after_s=RETRY_AFTER_S)
             self._info = min(known, key=lambda info: info.max_prompt_tokens)
@@ -383,7 +410,11 @@ class Fleet:
 
     def states(self) -> dict[str, State]:
         """Return the state of each engine, by its name."""
-        return {engine.found.name: engine.state for engine in self._engines.values() if not engine.leaving}
+        return {engine.found.name: engine.told_state for engine in self.engines()}
+
+    def engines(self) -> list[FleetEngine]:
+        """Return the engines that are named."""
+        return [engine for engine in self._engines.values() if not engine.leaving]
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `ManagedEngine.watch_breaker`: open while no engine is ready and one fails."""
@@ -403,34 +434,6 @@ class Fleet:
         """See `ManagedEngine.interrupt`."""
         for engine in self._engines.values():
             engine.client.interrupt()
-
-
-class _Call:
-    """Adds what one request tells about its place."""
-
-    def __init__(self, place: Place, prompt: PlacedPrompt, observer: PlaceObserver | None) -> None:
-        self.answered = False
-        self._place = place
-        self._observer = observer
-        self._tokens = prompt.tokens
-        self._uncached = place.view.uncached(prompt)
-        place.view.own_waiting += self._uncached
-        place.view.index.add(prompt.blocks)
-        if observer is not None:
-            observer.place_request_started(place.name)
-
-    def on_first(self, delta: GenerationDelta | None) -> None:
-        self.answered = True
-        self._place.view.own_waiting -= self._uncached
-        if self._observer is not None and delta is not None:
-            cached = min(delta.cached_tokens, self._tokens)
-            self._observer.place_prompt(self._place.name, cached=cached, computed=self._tokens - cached)
-
-    def end(self, outcome: Outcome) -> None:
-        if not self.answered:
-            self._place.view.own_waiting -= self._uncached
-        if self._observer is not None:
-            self._observer.place_request_ended(self._place.name, outcome)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from serval.engine.answer import OnFirst
 from serval.engine.protocol import DeltaSink, EngineInfo, GenerateRequest, RankLoad
+from serval.engine.readiness import StopReason
 
 
 class Member(Protocol):
@@ -13,6 +14,11 @@ class Member(Protocol):
     @property
     def is_failing(self) -> bool:
         """True while a circuit breaker is open."""
+        ...
+
+    @property
+    def is_silent(self) -> bool:
+        """True if the last question got no answer in time, so that `ready_status` returns an earlier one."""
         ...
 
     async def generate_once(
@@ -35,6 +41,14 @@ class Member(Protocol):
 
     async def ready_status(self) -> int | None:
         """Return the status of `/ready`; None if it cannot be reached."""
+        ...
+
+    def note_lost(self) -> None:
+        """Note that a request did not reach it."""
+        ...
+
+    def watch_stops(self, note: Callable[[StopReason], None]) -> None:
+        """See `ManagedEngine.watch_stops`."""
         ...
 
     def watch_breaker(self, note: Callable[[bool], None]) -> None:

@@ -29,6 +29,7 @@ from serval.engine.protocol import (
     GenerationDelta,
     RankLoad,
 )
+from serval.engine.readiness import StopReason
 from serval.errors import (
     EngineStreamBrokenError,
     EngineUnavailableError,
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 # The prefill engine may learn a little later than the decode engine that all has been fetched.
 _ENDING_S: Final = 5.0
+_READY: Final = 200
 
 
 class EnginePair:
@@ -58,6 +60,11 @@ class EnginePair:
     def is_failing(self) -> bool:
         """See `Member`: either half fails."""
         return self._prefill.is_failing or self._decode.is_failing
+
+    @property
+    def is_silent(self) -> bool:
+        """See `Member`: either half is."""
+        return self._prefill.is_silent or self._decode.is_silent
 
     async def generate_once(
         self, request: GenerateRequest, sink: DeltaSink, *, on_first: OnFirst, fresh: bool
@@ -156,6 +163,16 @@ class EnginePair:
         known = [status for status in statuses if status is not None]
         return max(known) if len(known) == len(statuses) else None
 
+    def note_lost(self) -> None:
+        """See `Member`: which half it was is not known; the next question tells."""
+        self._prefill.note_lost()
+        self._decode.note_lost()
+
+    def watch_stops(self, note: Callable[[StopReason], None]) -> None:
+        """See `Member`: once for both halves, when the first of them stops."""
+        for engine, other in ((self._prefill, self._decode), (self._decode, self._prefill)):
+            engine.watch_stops(partial(_note_first_stop, other, note))
+
     def watch_breaker(self, note: Callable[[bool], None]) -> None:
         """See `Member`: open while that of either half is."""
         for half, engine in (("prefill", self._prefill), ("decode", self._decode)):
@@ -173,6 +190,11 @@ class EnginePair:
         """See `Member`."""
         self._prefill.interrupt()
         self._decode.interrupt()
+
+
+def _note_first_stop(other: SglangEngine, note: Callable[[StopReason], None], reason: StopReason) -> None:
+    if other.readiness.status == _READY:
+        note(reason)
 
 
 def joined_loads(prefill: Sequence[RankLoad], decode: Sequence[RankLoad]) -> list[RankLoad]:

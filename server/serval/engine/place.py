@@ -1,6 +1,8 @@
 """Engines of a fleet, and the places in them: one for each data-parallel rank."""
 
 import asyncio
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -10,6 +12,9 @@ from serval.engine.model_check import ModelIdentity
 from serval.engine.placement import PlaceView, PrefixIndex, Reason
 from serval.engine.protocol import EngineInfo, RankLoad
 from serval.engine.readiness import StopReason
+from serval.engine.weights import NO_OVERRIDE, Override, Weight, relative_weights
+
+logger = logging.getLogger(__name__)
 
 # unknown: not reached; loading: it answers but is not ready; draining: it was ready, its requests may end;
 # failing: its circuit breaker is open; mismatch: it serves another model.
@@ -34,6 +39,9 @@ class FleetEngine:
     state: State = "unknown"
     # It is no longer named by discovery.
     leaving: bool = False
+    # Orders of an administrator, and the weight in force beside the 1 of an ordinary engine.
+    override: Override = NO_OVERRIDE
+    relative_weight: float = 1.0
     # Known once it has been ready, until it is not.
     identity: ModelIdentity | None = None
     info: EngineInfo | None = None
@@ -46,7 +54,17 @@ class FleetEngine:
     @property
     def is_ready(self) -> bool:
         """True if new requests may go there."""
-        return self.state == "ready" and not self.leaving
+        return self.told_state == "ready" and not self.leaving
+
+    @property
+    def told_state(self) -> State:
+        """The state, in which an administrator's drain counts too."""
+        return "draining" if self.state == "ready" and self.override.drained else self.state
+
+    @property
+    def weight(self) -> Weight:
+        """The weight that an administrator or else the list of engines gives it."""
+        return self.override.weight or self.found.options.weight
 
 
 @dataclass(eq=False)
@@ -99,11 +117,33 @@ def places_of(engine: FleetEngine, loads: list[RankLoad]) -> list[Place]:
             engine=engine,
             rank=load.dp_rank if several else None,
             # Homes go by the URL: names of addresses found by DNS may differ between processes.
-            view=PlaceView(f"{engine.found.url}{suffix}", index),
+            view=PlaceView(f"{engine.found.url}{suffix}", index, weight=engine.relative_weight),
         )
         place.heard(load)
         places.append(place)
     return places
+
+
+def weigh(engines: Collection[FleetEngine], overrides: Mapping[str, Override]) -> list[FleetEngine]:
+    """Put overrides, by URL, and weights in force; return the engines for which something has changed.
+
+    Shares of all conversations are those among the engines that are named, have been ready and are not
+    drained, so that they do not change while one of them is away.
+    """
+    before = {id(engine): (engine.override, engine.relative_weight) for engine in engines}
+    for engine in engines:
+        ordered = overrides.get(engine.found.url, NO_OVERRIDE)
+        if engine.override != ordered:
+            engine.override = ordered
+            fields = {"weight": str(engine.weight), "drained": ordered.drained}
+            logger.info("engine %s has new orders", engine.found.name, extra={"fields": fields})
+    named = [engine for engine in engines if not (engine.leaving or engine.override.drained)]
+    weights = relative_weights([(engine.weight, len(engine.places)) for engine in named])
+    for engine, weight in zip(named, weights, strict=True):
+        engine.relative_weight = weight
+        for place in engine.places:
+            place.view.weight = weight
+    return [engine for engine in engines if (engine.override, engine.relative_weight) != before[id(engine)]]
 
 
 class PlaceObserver(Protocol):
@@ -117,6 +157,10 @@ class PlaceObserver(Protocol):
         """Note that a place that was ready no longer is."""
         ...
 
+    def place_described(self, place: str, *, version: str, weight: float) -> None:
+        """Note the version of the place's engine, "" if it has none, and its weight."""
+        ...
+
     def place_chosen(self, reason: Reason) -> None:
         """Note why a request goes where it goes."""
         ...
@@ -127,6 +171,10 @@ class PlaceObserver(Protocol):
 
     def place_request_ended(self, place: str, outcome: Outcome) -> None:
         """Note that a request there has ended."""
+        ...
+
+    def place_first_token(self, place: str, seconds: float) -> None:
+        """Note how long the place took to begin an answer."""
         ...
 
     def place_prompt(self, place: str, *, cached: int, computed: int) -> None:

@@ -7,16 +7,18 @@
 - *Spread*: what very many requests share has more homes, as many as keep the busiest place near the mean.
 - *Stay*: a prompt goes where most of it is. It leaves only for a place that is idle, and only if that saves
   seconds of prefill. In an overload no place is idle, and moving would add to the work.
+- *Weights*: a place is the home of conversations in proportion to its weight. No prompt leaves for a place
+  of less weight, unless that is its home: a canary, which has little to do, would be idle for all of them.
 
 Nothing here reads a clock or does I/O; the simulation of `serval_load` imports this module.
 """
 
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from math import ceil
+from math import ceil, log
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -162,6 +164,8 @@ class PlaceView:
     # Share of the KV cache that running requests hold.
     kv_use: float = 0.0
     prefill_per_s: float = FIRST_PREFILL_PER_S
+    # Conversations that it is the home of, beside the 1 of an ordinary place.
+    weight: float = 1.0
     _hash: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -182,9 +186,21 @@ class PlaceView:
         held = self.index.match(prompt.blocks) * BLOCK_TOKENS
         return prompt.tokens - min(held, prompt.tokens - 1)
 
-    def rank(self, key: bytes) -> bytes:
-        """Rank of this place for `key`; the highest is the home."""
+    def digest(self, key: bytes) -> bytes:
+        """Draw of this place for `key`: among places of equal weights, the highest is the home."""
         return blake2b(self._hash, digest_size=8, key=key).digest()
+
+    def rank(self, key: bytes) -> tuple[float, bytes]:
+        """Rank of this place for `key`: among places of any weights, the highest is the home.
+
+        The draw as a number u between 0 and 1 gives -weight / ln(u): each place is the highest in proportion
+        to its weight, and a changed weight moves only keys to or from that place (Schindelhauer and
+        Schomaker, "Weighted distributed hash tables", SPAA 2005). Equal weights keep the order of the draws.
+        """
+        digest = self.digest(key)
+        # With 52 bits, plus a half, neither 0 nor 1 is reached.
+        drawn = ((int.from_bytes(digest, "big") >> 12) + 0.5) / (1 << 52)
+        return -self.weight / log(drawn), digest
 
 
 class InFlight:
@@ -232,8 +248,16 @@ class Choice(Struct, frozen=True):
 
 
 def home_of(key: bytes, views: Sequence[PlaceView]) -> PlaceView:
-    """Return the home of `key` among the places, by rendezvous hashing."""
-    return max(views, key=lambda view: view.rank(key))
+    """Return the home of `key` among the places, by rendezvous hashing with their weights."""
+    return max(views, key=_order_for(key, views))
+
+
+def _order_for(key: bytes, views: Sequence[PlaceView]) -> Callable[[PlaceView], bytes | tuple[float, bytes]]:
+    first = views[0].weight
+    if all(view.weight == first for view in views):
+        # The usual case, in half of the time.
+        return lambda view: view.digest(key)
+    return lambda view: view.rank(key)
 
 
 def choose(prompt: PlacedPrompt, views: Sequence[PlaceView], *, shared_homes: int = 1) -> Choice:
@@ -241,7 +265,7 @@ def choose(prompt: PlacedPrompt, views: Sequence[PlaceView], *, shared_homes: in
 
     `shared_homes` is the number of homes that the prompt's shared part has (`InFlight.homes`).
     """
-    sharers = sorted(views, key=lambda view: view.rank(prompt.shared_key), reverse=True)[:shared_homes]
+    sharers = sorted(views, key=_order_for(prompt.shared_key, views), reverse=True)[:shared_homes]
     held = _held(prompt, views, sharers)
     home = _home(prompt, prompt.tokens, views, sharers)
     keeper = max(views, key=lambda view: (held[view], view is home))
@@ -254,7 +278,7 @@ def choose(prompt: PlacedPrompt, views: Sequence[PlaceView], *, shared_homes: in
         return view.waiting_s + (prompt.tokens - held[view]) / view.prefill_per_s
 
     chosen = keeper
-    idle = [view for view in views if view.is_idle]
+    idle = [view for view in views if view.is_idle and (view.weight >= keeper.weight or view is home)]
     if idle:
         best = min(idle, key=seconds)
         if seconds(best) + GAIN_S < seconds(keeper):

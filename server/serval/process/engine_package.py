@@ -40,7 +40,9 @@ class _OptionsModule(Protocol):
 
     def add_model_arguments(self, parser: argparse.ArgumentParser) -> None: ...
     def add_sglang_flags(self, parser: argparse.ArgumentParser) -> None: ...
-    def engine_options(self, args: argparse.Namespace, *, host: str, port: int) -> EngineOptions: ...
+    def engine_options(
+        self, args: argparse.Namespace, *, host: str, port: int, part: str | None
+    ) -> EngineOptions: ...
     def command_line(self, options: EngineOptions) -> list[str]: ...
 
 
@@ -54,14 +56,16 @@ def add_sglang_flags(parser: argparse.ArgumentParser) -> None:
     _options_module().add_sglang_flags(parser)
 
 
-def engine_options(args: argparse.Namespace, *, host: str, port: int) -> EngineOptions:
-    """The engine's options from parsed flags.
+def engine_options(
+    args: argparse.Namespace, *, host: str, port: int, part: str | None = None
+) -> EngineOptions:
+    """The engine's options from parsed flags; `part` such as 0/2 is its part of a machine with several.
 
     Raises `EngineMissingError`, or `ServalError` if `--model` is not a checkpoint folder.
     """
     require_engine()
     try:
-        return _options_module().engine_options(args, host=host, port=port)
+        return _options_module().engine_options(args, host=host, port=port, part=part)
     except ValueError as error:
         # The module's ModelFolderError, whose class is not imported here.
         raise ServalError(str(error)) from None

@@ -1,8 +1,8 @@
-"""Engine and gateway as one server: started together, watched, stopped one after the other."""
+"""Engines and gateway as one server: started together, watched, stopped one after the other."""
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -18,10 +18,10 @@ _ENGINE_GRACE_S = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class StackSpec:
-    """The engine, the gateway, and the URLs that answer once each is ready. Times are in seconds."""
+    """The engines, the gateway, and the URLs that answer once each is ready. Times are in seconds."""
 
-    engine: ProcessSpec
-    engine_ready_url: str
+    engines: Sequence[ProcessSpec]
+    engine_ready_urls: Sequence[str]
     engine_start_timeout_s: float
     gateway: ProcessSpec
     gateway_ready_url: str
@@ -36,41 +36,45 @@ async def run_stack(
     on_line: LineSink = print_line,
     on_stop: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run engine and gateway until a signal (returns 0) or until one of them ends (raises `StackError`).
+    """Run engines and gateway until a signal (returns 0) or until one of them ends (raises `StackError`).
 
-    `on_ready` is awaited once, when both answer; `on_line` receives the lines that they write; `on_stop` is
+    `on_ready` is awaited once, when all answer; `on_line` receives the lines that they write; `on_stop` is
     called before they are stopped. SIGINT and SIGTERM stop the gateway first, so that it drains
-    while the engine still answers, then the engine. SIGHUP is forwarded to the gateway.
+    while the engines still answer, then these. SIGHUP is forwarded to the gateway.
     """
-    children: list[tuple[ChildProcess, float]] = []
+    engines: list[ChildProcess] = []
+    gateways: list[ChildProcess] = []
     ready_to_reread = False
 
     def hangup() -> None:
         # A starting gateway may have no handler yet and would end; it reads its settings anyway.
         if ready_to_reread:
-            children[-1][0].signal(signal.SIGHUP)
+            gateways[0].signal(signal.SIGHUP)
 
     stop_requested = stop_on_signals(on_hangup=hangup)
     try:
-        # The gateway waits for the engine by itself, and has done its imports by then.
-        for process, grace_s in ((spec.engine, _ENGINE_GRACE_S), (spec.gateway, spec.gateway_grace_s)):
-            children.append((await start(process, on_line=on_line), grace_s))
-        started = [child for child, _ in children]
-        for child, ready_url, timeout_s in (
-            (started[0], spec.engine_ready_url, spec.engine_start_timeout_s),
-            (started[1], spec.gateway_ready_url, spec.gateway_start_timeout_s),
-        ):
-            ready = _wait_until_ready(child, ready_url, timeout_s=timeout_s)
+        for process in spec.engines:
+            engines.append(await start(process, on_line=on_line))
+        # The gateway waits for an engine by itself, and has done its imports by then.
+        gateways.append(await start(spec.gateway, on_line=on_line))
+        started = [*engines, *gateways]
+        began = asyncio.get_running_loop().time()
+        for child, ready_url in zip(engines, spec.engine_ready_urls, strict=True):
+            ready = _wait_until_ready(child, ready_url, timeout_s=spec.engine_start_timeout_s, since=began)
             if not await _finish_unless_stopped(ready, started, stop_requested):
                 return 0
+        ready = _wait_until_ready(gateways[0], spec.gateway_ready_url, timeout_s=spec.gateway_start_timeout_s)
+        if not await _finish_unless_stopped(ready, started, stop_requested):
+            return 0
         ready_to_reread = True
         await on_ready()
         await _finish_unless_stopped(stop_requested.wait(), started, stop_requested)
         return 0
     finally:
         on_stop()
-        for child, grace_s in reversed(children):
-            await child.stop(grace_s=grace_s)
+        for gateway in gateways:
+            await gateway.stop(grace_s=spec.gateway_grace_s)
+        await asyncio.gather(*(engine.stop(grace_s=_ENGINE_GRACE_S) for engine in engines))
 
 
 async def _finish_unless_stopped(
@@ -87,7 +91,7 @@ async def _finish_unless_stopped(
             return False
         for end, child in ends.items():
             if end.done():
-                raise StackError(describe_end(child))
+                raise StackError(describe_end(child), process=child.spec.name)
         task.result()
         return True
     finally:
@@ -96,9 +100,11 @@ async def _finish_unless_stopped(
         await asyncio.gather(*pending, return_exceptions=True)
 
 
-async def _wait_until_ready(child: ChildProcess, url: str, *, timeout_s: float) -> None:
-    """Poll `url` until it answers 200. Raises `StackError` after `timeout_s` seconds."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
+async def _wait_until_ready(
+    child: ChildProcess, url: str, *, timeout_s: float, since: float | None = None
+) -> None:
+    """Poll `url` until it answers 200. Raises `StackError` `timeout_s` after `since`, or after now."""
+    deadline = (asyncio.get_running_loop().time() if since is None else since) + timeout_s
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S)) as session:
         while asyncio.get_running_loop().time() < deadline:
             try:
@@ -109,8 +115,9 @@ async def _wait_until_ready(child: ChildProcess, url: str, *, timeout_s: float) 
                 pass  # Not listening yet; the caller watches the process itself.
             await asyncio.sleep(_POLL_INTERVAL_S)
     raise StackError(
-        f"the {child.spec.name} was not ready after {timeout_s:.0f} s ({url} did not answer 200). "
-        "Its output is above; a large model on slow storage may need a longer --engine-timeout."
+        f"{_called(child)} was not ready after {timeout_s:.0f} s ({url} did not answer 200). "
+        "Its output is above; a large model on slow storage may need a longer --engine-timeout.",
+        process=child.spec.name,
     )
 
 
@@ -122,4 +129,9 @@ def describe_end(child: ChildProcess) -> str:
     lines = [line for line in child.tail if line.strip()]
     errors = [line for line in lines if "error:" in line.lower()]
     reason = (errors or lines or ["it printed nothing"])[-1]
-    return f"the {child.spec.name} {end}: {reason}"
+    return f"{_called(child)} {end}: {reason}"
+
+
+def _called(child: ChildProcess) -> str:
+    name = child.spec.name
+    return name if name[-1].isdigit() else f"the {name}"

@@ -18,7 +18,7 @@ from serval.scheduling.fair_queue import Ticket
 from serval.scheduling.queue_time import timed_as_queue
 from serval.scheduling.seats import Seat, Turn
 from serval.scheduling.slots import QueueMeter, WaitingRoom
-from serval.scheduling.working_set import SetObserver, Waiting, WorkingSet, take_next
+from serval.scheduling.working_set import MayRelieve, SetObserver, Waiting, WorkingSet, take_next
 from serval.telemetry.record import RequestRecord
 
 # How often the queue is looked at: agents become silent, requests late, and places others.
@@ -57,11 +57,12 @@ class ConversationGate(WaitingRoom[Seat]):
         timeout_s: float,
         meter: QueueMeter | None = None,
         observer: GateObserver | None = None,
+        may_relieve: MayRelieve = lambda place, wanted: True,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`behind` are the slots; `limits` returns the tokens that conversations may use at each place.
 
-        The others are those of `WaitingRoom`.
+        The others are those of `WorkingSet` and `WaitingRoom`.
         """
         super().__init__(
             queue_limit=queue_limit,
@@ -71,7 +72,7 @@ class ConversationGate(WaitingRoom[Seat]):
             retry_after_s=lambda: ceil(self.set.estimate_s(len(self._queue))),
             now=now,
         )
-        self.set = WorkingSet(bound_s=timeout_s, observer=observer)
+        self.set = WorkingSet(bound_s=timeout_s, observer=observer, may_relieve=may_relieve)
         self._behind = behind
         self._limits = limits
         self._observer = observer

@@ -13,6 +13,7 @@ from serval.scheduling.fleet import ScheduledFleet
 from serval.scheduling.load import EngineLoad
 from serval.scheduling.place_slots import PlaceSlots
 from serval.scheduling.slots import Slots, WaitingRoom
+from serval.scheduling.working_set import MayRelieve
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 
@@ -40,7 +41,8 @@ def schedule_engine(
             timeout_s=settings.queue_timeout_s,
             meter=metrics,
         )
-        gate = _gate_for(settings, places, partial(_fleet_limits, engine, settings), metrics)
+        limits_now = partial(_fleet_limits, engine, settings)
+        gate = _gate_for(settings, places, limits_now, metrics, may_relieve=partial(_may_relieve, engine))
         return ScheduledFleet(engine, places, load, gate=gate)
     slots = Slots(
         slots_for(settings, info), queue_limit=queue_limit, timeout_s=settings.queue_timeout_s, meter=metrics
@@ -55,6 +57,8 @@ def _gate_for(
     slots: WaitingRoom[Any],
     limits: Callable[[], Mapping[str, float]],
     metrics: Metrics,
+    *,
+    may_relieve: MayRelieve = lambda place, wanted: True,
 ) -> ConversationGate | None:
     """Return the gate that admits conversations whole before `slots`; None if the settings ask for none."""
     if not settings.working_set:
@@ -66,7 +70,14 @@ def _gate_for(
         timeout_s=settings.queue_timeout_s,
         meter=metrics,
         observer=metrics.conversations,
+        may_relieve=may_relieve,
     )
+
+
+def _may_relieve(fleet: Fleet, name: str, wanted: str) -> bool:
+    """Return False for a place of less weight, such as a canary, which would have the most room."""
+    weights = {place.name: place.view.weight for place in fleet.ready_places()}
+    return weights.get(name, 0.0) >= weights.get(wanted, 0.0)
 
 
 def _fleet_limits(fleet: Fleet, settings: Settings) -> dict[str, float]:

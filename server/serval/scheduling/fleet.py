@@ -3,11 +3,11 @@
 from typing import Any, Final
 
 from serval.engine.answer import NotAnsweredError
-from serval.engine.client import renamed
 from serval.engine.fleet import Fleet
 from serval.engine.place import FleetEngine, Place
 from serval.engine.placement import Choice, PlacedPrompt
 from serval.engine.protocol import GenerateRequest
+from serval.engine.request_body import renamed
 from serval.errors import EngineUnavailableError
 from serval.scheduling.conversations import Admitted, ConversationGate, turn_of
 from serval.scheduling.engine import ScheduledSink, longest_tokens
@@ -69,6 +69,7 @@ class ScheduledFleet:
             place = await self._slot(request, record, chosen, tried=tried, waited_s=waited_s)
             if admitted is not None and self._gate is not None:
                 self._gate.set.moved(admitted.seat, place.name)
+            record.place, record.engine_version = place.name, place.engine.found.options.version or None
             try:
                 if not sends:
                     sink.dispatched()

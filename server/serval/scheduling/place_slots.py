@@ -120,9 +120,11 @@ class PlaceSlots(WaitingRoom[Place]):
             wish = self._wishes[ticket]
             if place.engine in wish.without:
                 return False
+            if wish.place is place:
+                return True
             # Time spent elsewhere was not spent waiting for this place.
             waited_enough = now - ticket.arrived - wish.waited_s >= wish.moving_s
-            return wish.place is place or waited_enough or not wish.place.is_ready
+            return (waited_enough or not wish.place.is_ready) and self._may_relieve(place, wish.place)
 
         ticket = self._queue.pop_accepted(now, accepts)
         if ticket is None:
@@ -133,6 +135,11 @@ class PlaceSlots(WaitingRoom[Place]):
             self._take(place)
             granted.set_result(place)
         return True
+
+    def _may_relieve(self, place: Place, wanted: Place) -> bool:
+        """Return False for a place of less weight, a canary for example, while there is another one."""
+        least = wanted.view.weight
+        return place.view.weight >= least or all(ready.view.weight < least for ready in self._places())
 
     def _take(self, place: Place) -> None:
         place.in_flight += 1

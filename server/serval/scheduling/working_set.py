@@ -19,7 +19,7 @@ use this module. All that is remembered is bounded.
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, Literal, Protocol
@@ -51,6 +51,10 @@ class Waiting:
     wanted: str
 
 
+# Returns True if the first of two places may have conversations that the second one has no room for.
+MayRelieve = Callable[[str, str], bool]
+
+
 class SetObserver(Protocol):
     """Observer of the working set."""
 
@@ -66,8 +70,15 @@ class SetObserver(Protocol):
 class WorkingSet:
     """See the module. `enter` and `ended` are called for each request, `withdrawn` for one that gave up."""
 
-    def __init__(self, *, bound_s: float, observer: SetObserver | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        bound_s: float,
+        observer: SetObserver | None = None,
+        may_relieve: MayRelieve = lambda place, wanted: True,
+    ) -> None:
         """`bound_s` is the longest that a request waits; the caller sees to that."""
+        self._may_relieve = may_relieve
         self._patience_s = PATIENCE * bound_s
         self._protected_s = PROTECTED * bound_s
         self._observer = observer
@@ -283,7 +294,11 @@ class WorkingSet:
         first = self._places.get(wanted)
         if first is not None:
             yield first
-        others = [place for place in self._places.values() if place is not first]
+        others = [
+            place
+            for place in self._places.values()
+            if place is not first and (first is None or self._may_relieve(place.name, wanted))
+        ]
         yield from sorted(others, key=lambda place: place.free, reverse=True)
 
     def _make_room(self, place: PlaceRoom, turn: Turn, habits: Habits, now: float, *, late: bool) -> bool:

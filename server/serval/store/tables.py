@@ -31,6 +31,15 @@ daily_tokens = Table(
     Column("tokens", BigInteger, nullable=False),
 )
 
+# Orders of administrators about engines.
+engine_overrides = Table(
+    "engine_overrides",
+    metadata,
+    Column("url", Text, primary_key=True),
+    Column("weight", Text),  # such as 5% or 0.5; null: the one in the list of engines
+    Column("drained", Integer, nullable=False),  # 1: it gets no requests
+)
+
 # One row. `version` increases with every change of a key, so that readers notice changes cheaply.
 key_store = Table(
     "key_store",

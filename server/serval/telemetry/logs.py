@@ -176,11 +176,13 @@ class RequestEntry(logging.LogRecord):
             cached_tokens=record.cached_tokens,
             finish_reason=record.finish_reason,
             error_code=record.error_code,
+            place=record.place,
+            engine_version=record.engine_version,
         )
 
 
 # A Struct: one is written for each request, and it costs half as much as a dictionary.
-class _RequestLine(Struct):
+class _RequestLine(Struct, omit_defaults=True):
     """Fields in the order in which they are written."""
 
     time: str
@@ -206,6 +208,9 @@ class _RequestLine(Struct):
     cached_tokens: int
     finish_reason: str | None
     error_code: str | None
+    # Only with several engines.
+    place: str | None = None
+    engine_version: str | None = None
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -4,12 +4,13 @@ Labels are names of discovery, of which there are only as many as engines. State
 those of `serval.engine.place` and `serval.engine.placement`.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # The layer above owns these words; the test of the metrics compares them.
 STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
 REASONS = ("only", "home", "held", "idle", "room")
 STOP_REASONS = ("told", "lost")
+_FIRST_TOKEN_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class PlaceMetrics:
@@ -28,6 +29,27 @@ class PlaceMetrics:
             "serval_place_stops_total",
             "Times that a ready place no longer was: told (it said so first) or lost (it was not there).",
             ["place", "reason"],
+            registry=registry,
+        )
+        self._info = Gauge(
+            "serval_place_info",
+            "1 for the version that the list of engines gives a place's engine; empty: none.",
+            ["place", "version"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self._weight = Gauge(
+            "serval_place_weight",
+            "Conversations that a place is the home of, beside the 1 of an ordinary one.",
+            ["place"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self._first_token = Histogram(
+            "serval_place_first_token_seconds",
+            "Time from sending a request to a place until its first token, without the gateway's queue.",
+            ["place"],
+            buckets=_FIRST_TOKEN_S,
             registry=registry,
         )
         self._requests = Counter(
@@ -67,6 +89,7 @@ class PlaceMetrics:
         )
         # Children by label: looking them up in the metric costs more than counting.
         self._by_reason = {reason: self._chosen.labels(reason) for reason in REASONS}
+        self._versions: dict[str, str] = {}
 
     def place_state(self, place: str, state: str | None) -> None:
         """See `PlaceObserver`."""
@@ -81,6 +104,15 @@ class PlaceMetrics:
     def place_stopped(self, place: str, reason: str) -> None:
         """See `PlaceObserver`."""
         self._stops.labels(place, reason).inc()
+
+    def place_described(self, place: str, *, version: str, weight: float) -> None:
+        """See `PlaceObserver`."""
+        self._weight.labels(place).set(weight)
+        before = self._versions.get(place, version)
+        if before != version:
+            self._info.labels(place, before).set(0)
+        self._versions[place] = version
+        self._info.labels(place, version).set(1)
 
     def place_chosen(self, reason: str) -> None:
         """See `PlaceObserver`."""
@@ -99,6 +131,10 @@ class PlaceMetrics:
         """See `PlaceObserver`."""
         self._prompt_tokens.labels(place, "cached").inc(cached)
         self._prompt_tokens.labels(place, "computed").inc(computed)
+
+    def place_first_token(self, place: str, seconds: float) -> None:
+        """See `PlaceObserver`."""
+        self._first_token.labels(place).observe(seconds)
 
     def place_waiting(self, place: str, seconds: float) -> None:
         """See `PlaceObserver`."""

@@ -33,6 +33,9 @@ class RequestRecord(Struct, kw_only=True):
     # W3C Trace Context of this request's span, if it is traced.
     traceparent: str | None = None
     engine_request_id: str | None = None
+    # With several engines: the place that was sent the request last, and the version of its engine.
+    place: str | None = None
+    engine_version: str | None = None
     key_id: str | None = None
     # Account of an accepted caller.
     subject: str | None = None

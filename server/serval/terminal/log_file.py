@@ -11,9 +11,12 @@ _MAX_BYTES: Final = 16 << 20
 _KEPT_FILES: Final = 1
 
 
-def engine_log_path(port: int) -> Path:
-    """Return the log of the engine behind the gateway at `port`, in the user's folder for state."""
-    return state_folder() / f"engine-{port}.log"
+def engine_log_path(port: int, number: int | None = None) -> Path:
+    """Return the log of the engine behind the gateway at `port`, in the user's folder for state.
+
+    Several engines have a `number` each.
+    """
+    return state_folder() / f"engine-{port}{'' if number is None else f'-{number}'}.log"
 
 
 class LogFile:

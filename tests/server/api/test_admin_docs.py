@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from serval_testkit.gateway import MODEL, RunningGateway, running_gateway
+from serval_testkit.fleet import new_engine, running_fleet
+from serval_testkit.gateway import MODEL, RunningGateway
 
 ADMIN_KEY = "admin-canary-5ce8"
 STATIC = Path(__file__).parents[3] / "server" / "serval" / "api" / "static"
@@ -16,10 +17,10 @@ STATIC = Path(__file__).parents[3] / "server" / "serval" / "api" / "static"
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    async with running_gateway(
-        key_database=str(tmp_path / "keys.db"), admin_port=0, admin_key=ADMIN_KEY
-    ) as running:
-        yield running
+    settings = {"key_database": str(tmp_path / "keys.db"), "admin_port": 0, "admin_key": ADMIN_KEY}
+    # A fleet, so that there are engines to manage.
+    async with running_fleet(new_engine(), as_range=True, **settings) as fleet:
+        yield fleet.gateway
 
 
 async def call(gateway: RunningGateway, method: str, path: str, **options: Any) -> Any:
@@ -34,6 +35,8 @@ async def test_answers_and_errors_match_the_document(gateway: RunningGateway) ->
     limits = {"limits": {"tokens_per_day": 5, "tokens_per_minute": "unlimited"}}
     made = await (await call(gateway, "POST", "/admin/keys", json={"name": "a", **limits})).json()
     one = f"/admin/keys/{made['id']}"
+    (named,) = (await (await call(gateway, "GET", "/admin/engines")).json())["data"]
+    engine = f"/admin/engines/{named['name']}"
     whole = {"name": "b", "scopes": ["inference", "bulk"], "models": [MODEL], "expires_in_s": 60}
     asked: list[tuple[str, str, str, Any, int]] = [
         ("POST", "/admin/keys", "/admin/keys", whole, 201),
@@ -43,6 +46,12 @@ async def test_answers_and_errors_match_the_document(gateway: RunningGateway) ->
         ("DELETE", one, "/admin/keys/{key_id}", None, 200),
         ("DELETE", "/admin/keys/none", "/admin/keys/{key_id}", None, 404),
         ("POST", "/admin/keys", "/admin/keys", {}, 400),
+        ("GET", "/admin/engines", "/admin/engines", None, 200),
+        ("POST", engine + "/weight", "/admin/engines/{name}/weight", {"weight": "5%"}, 200),
+        ("POST", engine + "/drain", "/admin/engines/{name}/drain", {"force": False}, 400),
+        ("POST", engine + "/drain", "/admin/engines/{name}/drain", {"force": True}, 200),
+        ("POST", engine + "/undrain", "/admin/engines/{name}/undrain", {}, 200),
+        ("POST", "/admin/engines/absent/undrain", "/admin/engines/{name}/undrain", {}, 404),
         ("GET", "/admin/usage", "/admin/usage", None, 200),
         ("GET", "/healthz", "/healthz", None, 200),
         ("GET", "/openapi.json", "/openapi.json", None, 200),

@@ -94,7 +94,7 @@ def test_servers_ignore_code_in_the_working_directory(
     monkeypatch.setenv("SERVAL_API_KEY", "sk-serval-0123456789abcdef0123456789abcdef")
 
     async def run_stack(spec: StackSpec, **_: Any) -> int:
-        started.extend([spec.engine.argv, spec.gateway.argv])
+        started.extend([spec.engines[0].argv, spec.gateway.argv])
         return 0
 
     monkeypatch.setattr("serval.cli.serve.require_no_mistakes", lambda _: None)
@@ -116,7 +116,7 @@ def test_serve_gives_the_engine_a_port_below_those_of_connections(
     ports: set[int] = set()
 
     async def run_stack(spec: StackSpec, **_: Any) -> int:
-        ports.add(int(spec.engine.argv[spec.engine.argv.index("--port") + 1]))
+        ports.add(int(spec.engines[0].argv[spec.engines[0].argv.index("--port") + 1]))
         return 0
 
     monkeypatch.setattr("serval.cli.serve.require_no_mistakes", lambda _: None)

@@ -234,6 +234,12 @@ class Machine:
             "leaves nothing for requests; `serval plan --gpu-memory-gib 80.0 --gpus 2` lists",
         ),
         (Machine(80, 3), "--device cuda --tp 3", "tp 3 and ep 1 do not suit this model"),
+        (
+            Machine(80, 3),
+            "--device cuda --tp 2 --replicas 2",
+            "2 engines with --tp 2 need 4 GPUs, and CUDA shows 3 here",
+        ),
+        (Machine(80, 2), "--replicas 0", "'0' is not a number from 1 to 64"),
         (Machine(80, 2), "--tp 2 --ep 3", "--ep must divide --tp, got --tp 2 --ep 3"),
         (Machine(80, 2), "-- --port 9", "--port is not passed on to SGLang: give it before the --"),
     ],

@@ -12,33 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serval_testkit.gateway import DEMO_CHECKPOINT
 from serval_testkit.gateway_process import wait_until
-from serval_testkit.launcher import replace_launcher
+from serval_testkit.launcher import with_stand_in
 from serval_testkit.processes import Program, descendants, free_port, is_running, running
 
 ROOT = Path(__file__).resolve().parents[3]
-ENGINE = """
-import argparse, asyncio, sys
-from serval_testkit.stand_in_engine import StandInEngine
-
-async def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model"), parser.add_argument("--port", type=int)
-    args, _ = parser.parse_known_args()
-    async with StandInEngine(model_path=args.model).running(args.port):
-        await asyncio.Event().wait()
-
-if "--check" not in sys.argv:
-    print("engine started", flush=True)
-    asyncio.run(main())
-"""
 CHAT = {"model": "checkpoint", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-def with_stand_in(folder: Path) -> dict[str, str]:
-    """An environment in which the engine's launcher starts a stand-in."""
-    replace_launcher(folder, ENGINE)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVAL_")}
-    return environment | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests/support'}"}
 
 
 def workers_of(program: Program) -> set[int]:

@@ -57,6 +57,7 @@ async def found(discovery: Discovery) -> dict[str, str]:
                 "pd+http://p-1:1|http://d:2?bootstrap_port=8998",
             ],
         ),
+        ("http://{7..8}:1;weight=0.5", ["http://7:1;weight=0.5", "http://8:1;weight=0.5"]),
     ],
 )
 def test_expand_writes_lists_and_ranges_out(text: str, urls: list[str]) -> None:
@@ -78,6 +79,8 @@ def test_expand_writes_lists_and_ranges_out(text: str, urls: list[str]) -> None:
         "pd+http://p-{0..1}:1|http://d-{0..2}:1",
         "pd+http://p-{0..}:1|http://d:1",
         "pd+http://p-{0..9999}:1|http://d:1",
+        "http://a:1;weight=-1",
+        "http://a:1;weight=50%,http://b:1;weight=50%",
     ],
 )
 def test_expand_refuses_mistakes(text: str) -> None:
@@ -152,3 +155,23 @@ async def test_file_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_file_that_is_missing_at_the_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         Discovery("", tmp_path / "engines")
+
+
+async def test_options_are_those_of_every_engine_of_an_item(tmp_path: Path) -> None:
+    file = tmp_path / "engines"
+    file.write_text("http://e-{0..1}:1;version=old http://new:1;version=new;weight=5%")
+    options = {engine.name: engine.options for engine in await Discovery("", file).look()}
+    assert {name: one.version for name, one in options.items()} == {
+        "e-0:1": "old",
+        "e-1:1": "old",
+        "new:1": "new",
+    }
+    assert str(options["new:1"].weight) == "5%"
+    names = Names("10.0.0.1", "10.0.0.2")
+    discovery = Discovery("dns+http://engines:1;weight=2", lookup=names.lookup, now=lambda: names.now)
+    assert [str(engine.options.weight) for engine in await discovery.look()] == ["2", "2"]
+
+
+def test_engine_with_options_is_not_a_single_url() -> None:
+    assert is_single("http://a:1")
+    assert not is_single("http://a:1;version=new")

@@ -519,3 +519,50 @@ async def test_salts_and_prompts_are_those_of_one_engine() -> None:
         (of_one,) = gateway.engine.requests
         of_fleet.pop("rid"), of_one.pop("rid")
         assert of_fleet == of_one
+
+
+async def test_busy_engine_is_not_relieved_by_a_canary() -> None:
+    async with running_fleet(options=("", ";weight=0.05")) as fleet:
+        first, canary = fleet.engines
+        text = await fleet.text_of(first)
+        first.will_say(fault="http_error", status=503)
+        before = len(canary.requests)
+        assert await fleet.ask(text) == 503
+        assert len(canary.requests) == before
+
+
+async def test_conversations_of_a_canary_that_fails_are_answered_by_another_engine() -> None:
+    async with running_fleet(options=("", ";weight=60%"), breaker_failures=100) as fleet:
+        first, canary = fleet.engines
+        text = await fleet.text_of(canary)
+        canary.hangs_up = True
+        before = len(first.requests)
+        assert await fleet.ask(text) == 200
+        assert len(first.requests) == before + 1
+        canary.ready = False
+        await fleet.reaches(canary, "draining")
+        assert await fleet.engine_of(text) is first
+
+
+async def test_weight_and_version_are_read_again_from_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "engines"
+    engines = [new_engine(), new_engine()]
+    async with AsyncExitStack() as stack:
+        for engine in engines:
+            await stack.enter_async_context(engine.running())
+        first, second = (engine.url for engine in engines)
+        file.write_text(f"{first};version=old {second};version=old")
+        gateway = await stack.enter_async_context(running_gateway(engines_file=file))
+        fleet = RunningFleet(gateway, engines)
+        for engine in engines:
+            await fleet.reaches(engine, "ready")
+        file.write_text(f"{first};version=old {second};version=new;weight=0")
+        name = second.removeprefix("http://")
+        async with asyncio.timeout(60):
+            while f'serval_place_info{{place="{name}",version="new"}} 1.0' not in await fleet.metrics():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        metrics = await fleet.metrics()
+        assert f'serval_place_info{{place="{name}",version="old"}} 0.0' in metrics
+        assert f'serval_place_weight{{place="{name}"}} 0.0' in metrics
+        assert {await fleet.engine_of(f"Question {number}") for number in range(8)} == {engines[0]}
+        assert f'serval_place_first_token_seconds_count{{place="{name}"}}' not in await fleet.metrics()

@@ -247,3 +247,81 @@ def test_index_forgets_the_end_of_a_prompt_before_its_start() -> None:
     index.add(old)
     index.add(new)
     assert index.match(old) == 2
+
+
+def canary_beside(number: int, weight: float) -> list[PlaceView]:
+    """Return a canary, and ordinary places."""
+    places = views(number + 1)
+    places[0].weight = weight
+    return places
+
+
+KEYS = [number.to_bytes(16, "little") for number in range(8000)]
+
+
+def four_deviations(share: float) -> float:
+    """Return four standard deviations of a binomial share of the keys: 0.97 points for 5 %."""
+    return float(4 * (share * (1 - share) / len(KEYS)) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("number", "weight"), [(1, 0.05 / 0.95), (4, 4 * 0.05 / 0.95), (7, 0.05), (2, 1.0), (3, 9.0)]
+)
+def test_home_of_gives_a_place_its_share_of_conversations(number: int, weight: float) -> None:
+    places = canary_beside(number, weight)
+    share = weight / (number + weight)
+    found = sum(home_of(key, places) is places[0] for key in KEYS) / len(KEYS)
+    assert abs(found - share) <= four_deviations(share)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.2, 0.5), (0.5, 0.2), (1.0, 0.0), (0.2, 1.0)])
+def test_changed_weight_moves_only_the_difference_of_the_shares(before: float, after: float) -> None:
+    places = canary_beside(4, before)
+    canary = places[0]
+    homes = [home_of(key, places) for key in KEYS]
+    canary.weight = after
+    moved = [
+        (old, new) for old, key in zip(homes, KEYS, strict=True) if (new := home_of(key, places)) is not old
+    ]
+    assert {new is canary for _, new in moved} == {after > before}
+    assert all((old is canary) is (after < before) for old, _ in moved)
+    share = abs(after / (4 + after) - before / (4 + before))
+    assert abs(len(moved) / len(KEYS) - share) <= four_deviations(share)
+
+
+def test_equal_weights_leave_homes_where_they_are() -> None:
+    places, heavier = views(5), views(5)
+    for view in heavier:
+        view.weight = 7.0
+    for key in KEYS[:2000]:
+        assert home_of(key, places) is max(places, key=lambda view: view.rank(key))
+        assert home_of(key, heavier).identity == home_of(key, places).identity
+
+
+def test_place_without_weight_is_no_home_and_keeps_what_it_holds() -> None:
+    places = canary_beside(2, 0.0)
+    assert all(home_of(key, places) is not places[0] for key in KEYS)
+    prompt = prompt_of(range(LONG))
+    places[0].index.add(prompt.blocks)
+    assert choose(prompt, places).view is places[0]
+
+
+def test_prompts_leave_for_an_idle_canary_only_if_it_is_their_home() -> None:
+    places = canary_beside(4, 4 * 0.05 / 0.95)
+    canary, *others = places
+    for view in others:
+        waiting(view, 1000)
+    prompts = [prompt_of(range(first, first + 2048)) for first in range(4000)]
+    there = [prompt for prompt in prompts if choose(prompt, places).view is canary]
+    assert there == [prompt for prompt in prompts if home_of(prompt.conversation, places) is canary]
+    assert len(there) / len(prompts) == pytest.approx(0.05, abs=0.014)
+    # A conversation that was held elsewhere before the weight was raised may go home.
+    others[0].index.add(there[0].blocks)
+    assert choose(there[0], places).reason == "idle"
+
+
+def test_prompts_of_a_busy_canary_leave_for_an_idle_place() -> None:
+    prompt, places = prompt_of(range(10_000)), canary_beside(1, 0.05)
+    places[0].index.add(prompt.blocks)
+    waiting(places[0], 1000)
+    assert choose(prompt, places).view is places[1]

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from serval.errors import StackError
@@ -46,12 +47,19 @@ def stand_in(name: str, code: str, *arguments: str) -> ProcessSpec:
 
 
 def stack(
-    log: Path, *, engine_code: str = STAND_IN_SERVER, engine_start_timeout_s: float = 30.0
+    log: Path,
+    *,
+    engine_code: str = STAND_IN_SERVER,
+    engine_start_timeout_s: float = 30.0,
+    engines: tuple[str, ...] = ("engine",),
 ) -> StackSpec:
-    engine_port, gateway_port = free_port(), free_port()
+    ports, gateway_port = [free_port() for _ in engines], free_port()
     return StackSpec(
-        engine=stand_in("engine", engine_code, str(engine_port), str(log), "engine"),
-        engine_ready_url=f"http://127.0.0.1:{engine_port}/health",
+        engines=[
+            stand_in(name, engine_code, str(port), str(log), name)
+            for name, port in zip(engines, ports, strict=True)
+        ],
+        engine_ready_urls=[f"http://127.0.0.1:{port}/health" for port in ports],
         engine_start_timeout_s=engine_start_timeout_s,
         gateway=stand_in("gateway", STAND_IN_SERVER, str(gateway_port), str(log), "gateway"),
         gateway_ready_url=f"http://127.0.0.1:{gateway_port}/readyz",
@@ -64,6 +72,14 @@ def signal_self(number: int) -> Callable[[], Awaitable[None]]:
         os.kill(os.getpid(), number)
 
     return on_ready
+
+
+async def ask_to_die(url: str) -> None:
+    host, port = url.split("/")[2].split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /die HTTP/1.0\r\n\r\n")
+    await writer.drain()
+    writer.close()
 
 
 async def do_nothing() -> None:
@@ -143,11 +159,7 @@ async def test_run_stack_engine_death_ends_the_server_with_its_reason(tmp_path: 
     spec = stack(log)
 
     async def make_the_engine_die() -> None:
-        host, port = spec.engine_ready_url.split("/")[2].split(":")
-        _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"GET /die HTTP/1.0\r\n\r\n")
-        await writer.drain()
-        writer.close()
+        await ask_to_die(spec.engine_ready_urls[0])
 
     with pytest.raises(StackError, match=r"engine exited with code 7: Error: asked to die"):
         await run_stack(spec, on_ready=make_the_engine_die)
@@ -159,3 +171,44 @@ async def test_run_stack_signal_during_start_stops_at_once(tmp_path: Path) -> No
     spec = stack(tmp_path / "log", engine_code="import time; time.sleep(600)")
     asyncio.get_running_loop().call_later(0.5, os.kill, os.getpid(), signal.SIGTERM)
     assert await run_stack(spec, on_ready=do_nothing) == 0
+
+
+async def test_run_stack_with_several_engines_waits_for_all_and_stops_all(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    wait_for_gateway = """
+import pathlib, sys, time, urllib.request
+url = pathlib.Path(sys.argv[2] + ".gateway").read_text()
+while sys.argv[3] == "engine 1":
+    try:
+        urllib.request.urlopen(url)
+        time.sleep(0.5)
+        break
+    except OSError:
+        time.sleep(0.05)
+"""
+    names = ("engine 0", "engine 1", "engine 2")
+    spec = stack(log, engine_code=wait_for_gateway + STAND_IN_SERVER, engines=names)
+    log.with_name("log.gateway").write_text(spec.gateway_ready_url)
+
+    async def check_and_stop() -> None:
+        async with aiohttp.ClientSession() as http:
+            for url in spec.engine_ready_urls:
+                async with http.get(url) as response:
+                    assert response.status == 200
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert await run_stack(spec, on_ready=check_and_stop) == 0
+    first, *others = [line for line in log.read_text().splitlines() if line.endswith("stopped")]
+    assert first == "gateway stopped"
+    assert sorted(others) == [f"engine {number} stopped" for number in range(3)]
+    await assert_grandchildren_gone(log)
+
+
+async def test_run_stack_names_the_engine_that_failed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    spec = stack(log, engines=("engine 0", "engine 1"))
+    with pytest.raises(StackError, match=r"^engine 1 exited with code 7: Error: asked to die") as failed:
+        await run_stack(spec, on_ready=lambda: ask_to_die(spec.engine_ready_urls[1]))
+    assert failed.value.process == "engine 1"
+    assert "engine 0 stopped" in log.read_text()
+    await assert_grandchildren_gone(log)

@@ -276,3 +276,26 @@ def test_no_slot_is_lost_or_granted_twice(plan: list[Step]) -> None:
         await steps()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_canary_takes_no_request_of_another_place_unless_it_is_alone(alone: bool) -> None:
+    world = World(places=3)
+    canary, wanted, other = world.places
+    canary.view.weight = 0.05
+    for place in (wanted, other):
+        assert world.slots.try_acquire(place)
+    await world.want("one", 1, moving_s=0.0)
+    await steps()
+    assert world.order == []
+    # It is ejected, and the request may go elsewhere.
+    wanted.engine.state = "unknown"
+    if alone:
+        other.engine.state = "unknown"
+    world.slots.grant()
+    await steps()
+    assert world.order == (["one"] if alone else [])
+    if not alone:
+        world.slots.release(other)
+        await steps()
+        assert await world.tasks[0] is other

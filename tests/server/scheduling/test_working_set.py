@@ -518,3 +518,13 @@ def test_room_is_accounted_for_whatever_happens(steps: list[tuple[Any, ...]]) ->
     world.set.resize({})
     assert len(world.set) == 0
     assert set(world.observer.left) <= set(LEAVE_REASONS)
+
+
+def test_conversation_that_does_not_fit_goes_only_where_it_may() -> None:
+    world = World(2)
+    assert [world.ask(turn(name, 400)) for name in "abc"] == ["p0", "p0", "p1"]
+    strict = World(2)
+    strict.set = WorkingSet(bound_s=BOUND_S, may_relieve=lambda place, wanted: place != "p1")
+    strict.set.resize({"p0": 1000.0, "p1": 1000.0})
+    assert [strict.ask(turn(name, 400)) for name in "abc"] == ["p0", "p0", None]
+    assert strict.ask(turn("d", 400), "p1") == "p1"

@@ -26,7 +26,7 @@ def drawn() -> io.StringIO:
 def screen(tmp_path: Path, drawn: io.StringIO) -> Screen:
     seconds = iter(range(1000))
     console = Console(file=drawn, width=60, highlight=False)
-    screen = Screen(console, LogFile(tmp_path / "engine.log"), clock=lambda: float(next(seconds)))
+    screen = Screen(console, {"engine": LogFile(tmp_path / "engine.log")}, clock=lambda: float(next(seconds)))
     screen.start()
     return screen
 
@@ -103,6 +103,7 @@ def test_engine_log_path_follows_the_users_folder_for_state(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert engine_log_path(8000) == tmp_path / "serval" / "engine-8000.log"
+    assert engine_log_path(8000, 1) == tmp_path / "serval" / "engine-8000-1.log"
 
 
 def test_opened_screen_names_a_folder_that_cannot_be_written(
@@ -114,3 +115,42 @@ def test_opened_screen_names_a_folder_that_cannot_be_written(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(SettingsError, match="XDG_STATE_HOME"), opened_screen(8000):
         pass
+
+
+@pytest.fixture
+def two_engines(tmp_path: Path, drawn: io.StringIO) -> Screen:
+    logs = {f"engine {number}": LogFile(tmp_path / f"engine-{number}.log") for number in range(2)}
+    screen = Screen(Console(file=drawn, width=200, highlight=False), logs, clock=lambda: 1.0)
+    screen.start()
+    return screen
+
+
+def test_screen_shows_the_stages_and_logs_of_each_engine(
+    two_engines: Screen, drawn: io.StringIO, tmp_path: Path
+) -> None:
+    for line in SGLANG_LINES[:2]:
+        two_engines.on_line("engine 1", line)
+    two_engines.on_line("engine 0", SGLANG_LINES[0])
+    two_engines.ready(title="ready", rows=[("URL", "u")], example="curl")
+    stages = [line for line in drawn.getvalue().splitlines() if line.startswith("✓")]
+    assert stages == [
+        "✓ engine 1: importing the engine 0.0 s",
+        "✓ engine 1: starting the engine's processes 0.0 s",
+        "✓ engine 0: importing the engine 0.0 s",
+        "✓ engine 0: starting the engine's processes 0.0 s",
+        "✓ engine 1: loading weights 0.0 s",
+        "✓ ready 0.0 s",
+    ]
+    assert (tmp_path / "engine-0.log").read_text().splitlines() == [SGLANG_LINES[0]]
+
+
+@pytest.mark.parametrize(("process", "shown"), [("engine 1", {1}), ("gateway", {0, 1}), (None, {0, 1})])
+def test_screen_shows_the_last_lines_of_the_engine_that_failed(
+    two_engines: Screen, drawn: io.StringIO, process: str | None, shown: set[int]
+) -> None:
+    for number in range(2):
+        two_engines.on_line(f"engine {number}", f"line of {number}")
+    two_engines.close(failed=True, process=process)
+    for number in range(2):
+        assert (f"engine {number} | line of {number}" in drawn.getvalue()) is (number in shown)
+        assert (f"The whole log of engine {number} is in" in drawn.getvalue()) is (number in shown)

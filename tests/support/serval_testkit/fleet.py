@@ -1,9 +1,10 @@
 """A gateway in front of several stand-in engines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from serval_testkit.gateway import DEMO_CHECKPOINT, MODEL, RunningGateway, running_gateway
@@ -82,17 +83,19 @@ class RunningFleet:
 
 @asynccontextmanager
 async def running_fleet(
-    *engines: StandInEngine, as_range: bool = False, **settings: Any
+    *engines: StandInEngine, as_range: bool = False, options: Sequence[str] = (), **settings: Any
 ) -> AsyncIterator[RunningFleet]:
     """Serve a gateway in front of the engines, all of which this starts; by default two.
 
-    `as_range`: the URL of a single engine is written as a range, which makes it a fleet.
+    `as_range`: the URL of a single engine is written as a range, which makes it a fleet. `options` are those
+    of the engines in the list.
     """
     members = list(engines) or [new_engine(), new_engine()]
     async with AsyncExitStack() as stack:
         for engine in members:
             await stack.enter_async_context(engine.running())
-        urls = ",".join(engine.url for engine in members)
+        listed = zip_longest((engine.url for engine in members), options, fillvalue="")
+        urls = ",".join(map("".join, listed))
         settings["engine_url"] = urls.replace("127.0.0.1", "127.0.0.{1..1}") if as_range else urls
         gateway = await stack.enter_async_context(running_gateway(**settings))
         yield RunningFleet(gateway, members)
