@@ -8,8 +8,7 @@ model differs from the others' are named in the log and not used.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -47,7 +46,7 @@ _INLINE_TOKENS: Final = 8192
 
 
 class Fleet:
-    """The engines that `discovery` finds. Use `connect_fleet` to create one."""
+    """The engines that `discovery` finds. Use `connect.connect_fleet` to create one."""
 
     def __init__(self, settings: Settings, discovery: Discovery, tokens: Sequence[int] | None) -> None:
         """`tokens` are those of `model_check.PROBE` by the gateway's own tokenizer."""
@@ -434,18 +433,3 @@ class Fleet:
         """See `ManagedEngine.interrupt`."""
         for engine in self._engines.values():
             engine.client.interrupt()
-
-
-@asynccontextmanager
-async def connect_fleet(settings: Settings, tokens: Sequence[int] | None = None) -> AsyncIterator[Fleet]:
-    """Look for the engines of the settings until left. Raises `SettingsError` if these cannot be used.
-
-    `tokens` are those of `model_check.PROBE` by the gateway's own tokenizer.
-    """
-    fleet = Fleet(settings, Discovery(settings.engine_url, settings.engines_file), tokens)
-    watching = asyncio.create_task(fleet.watch())
-    try:
-        yield fleet
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)

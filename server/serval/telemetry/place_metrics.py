@@ -4,6 +4,8 @@ Labels are names of discovery, of which there are only as many as engines. State
 those of `serval.engine.place` and `serval.engine.placement`.
 """
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # The layer above owns these words; the test of the metrics compares them.
@@ -17,13 +19,12 @@ class PlaceMetrics:
     """Observer of a fleet's places."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._state = Gauge(
+        newest = partial(Gauge, registry=registry, multiprocess_mode="livemostrecent")
+        self._state = newest(
             "serval_place_state",
             "1 for the state that an engine (or one of its ranks) is in, with several engines: unknown,"
             " loading, ready, draining, failing, mismatch (it serves another model).",
             ["place", "state"],
-            registry=registry,
-            multiprocess_mode="livemostrecent",
         )
         self._stops = Counter(
             "serval_place_stops_total",
@@ -31,19 +32,15 @@ class PlaceMetrics:
             ["place", "reason"],
             registry=registry,
         )
-        self._info = Gauge(
+        self._info = newest(
             "serval_place_info",
             "1 for the version that the list of engines gives a place's engine; empty: none.",
             ["place", "version"],
-            registry=registry,
-            multiprocess_mode="livemostrecent",
         )
-        self._weight = Gauge(
+        self._weight = newest(
             "serval_place_weight",
             "Conversations that a place is the home of, beside the 1 of an ordinary one.",
             ["place"],
-            registry=registry,
-            multiprocess_mode="livemostrecent",
         )
         self._first_token = Histogram(
             "serval_place_first_token_seconds",

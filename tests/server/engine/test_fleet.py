@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from serval.chat import load_chat
-from serval.engine.fleet import connect_fleet
+from serval.engine.connect import connect_fleet
 from serval.engine.model_check import PROBE
 from serval.engine.placement import FIRST_PREFILL_PER_S
 from serval.settings import Settings
