@@ -4,27 +4,25 @@ Labels are names of discovery, of which there are only as many as engines. State
 those of `serval.engine.place` and `serval.engine.placement`.
 """
 
-from functools import partial
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # The layer above owns these words; the test of the metrics compares them.
 STATES = ("unknown", "loading", "ready", "draining", "failing", "mismatch")
 REASONS = ("only", "home", "held", "idle", "room")
 STOP_REASONS = ("told", "lost")
-_FIRST_TOKEN_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class PlaceMetrics:
     """Observer of a fleet's places."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        newest = partial(Gauge, registry=registry, multiprocess_mode="livemostrecent")
-        self._state = newest(
+        self._state = Gauge(
             "serval_place_state",
             "1 for the state that an engine (or one of its ranks) is in, with several engines: unknown,"
             " loading, ready, draining, failing, mismatch (it serves another model).",
             ["place", "state"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         self._stops = Counter(
             "serval_place_stops_total",
@@ -32,23 +30,21 @@ class PlaceMetrics:
             ["place", "reason"],
             registry=registry,
         )
-        self._info = newest(
+        self._info = Gauge(
             "serval_place_info",
             "1 for the version that the list of engines gives a place's engine; empty: none.",
             ["place", "version"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
-        self._weight = newest(
+        self._weight = Gauge(
             "serval_place_weight",
             "Conversations that a place is the home of, beside the 1 of an ordinary one.",
             ["place"],
-        )
-        self._first_token = Histogram(
-            "serval_place_first_token_seconds",
-            "Time from sending a request to a place until its first token, without the gateway's queue.",
-            ["place"],
-            buckets=_FIRST_TOKEN_S,
             registry=registry,
+            multiprocess_mode="livemostrecent",
         )
+        self._first_token = _first_token_histogram(registry)
         self._requests = Counter(
             "serval_place_requests_total",
             "Requests sent to a place, by outcome: finished, failed, unanswered (another may have been"
@@ -136,3 +132,13 @@ class PlaceMetrics:
     def place_waiting(self, place: str, seconds: float) -> None:
         """See `PlaceObserver`."""
         self._waiting.labels(place).set(seconds)
+
+
+def _first_token_histogram(registry: CollectorRegistry) -> Histogram:
+    return Histogram(
+        "serval_place_first_token_seconds",
+        "Time from sending a request to a place until its first token, without the gateway's queue.",
+        ["place"],
+        buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+        registry=registry,
+    )
