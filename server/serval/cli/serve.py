@@ -40,7 +40,8 @@ examples:
   serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 \\
       -- --chunked-prefill-size 4096 --context-length 131072
                                                  two GPUs of 80 GB; `serval plan` computes what fits
-  serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --replicas 4
+  serval serve --model /models/LongCat-Flash-Lite --tp 2 --ep 2 --replicas 4 \\
+      -- --chunked-prefill-size 4096 --context-length 131072
                                                  four engines on eight GPUs behind one gateway
 
 Flags after -- go to SGLang as they are.
