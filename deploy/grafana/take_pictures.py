@@ -4,7 +4,7 @@ python deploy/grafana/take_pictures.py FOLDER [MINUTES]
 
 A gateway, Prometheus with the repository's rules, and agents and chats for MINUTES (5); then the dashboards
 are drawn, one engine is killed, and as many minutes later `serval-overview-engine-dead.svg` is drawn.
-With SERVAL_PICTURES_URL and SERVAL_PICTURES_ENGINE, the addresses (host:port) of a gateway and a real engine
+With PICTURES_URL and PICTURES_ENGINE, the addresses (host:port) of a gateway and a real engine
 that run already, it draws only *Serval: engine* and *n-gram tables* instead, under a light load of chats.
 """
 
@@ -129,11 +129,11 @@ async def main(arguments: Sequence[str]) -> None:
     if len(arguments) not in (2, 3):
         sys.exit(__doc__)
     folder, minutes = Path(arguments[1]), float(arguments[2]) if len(arguments) == 3 else 5.0
-    engine = os.environ.get("SERVAL_PICTURES_ENGINE")
+    engine = os.environ.get("PICTURES_ENGINE")
     if engine is None:
         await stand_ins(folder, minutes)
     else:
-        await real_engine(folder, minutes, os.environ["SERVAL_PICTURES_URL"], engine)
+        await real_engine(folder, minutes, os.environ["PICTURES_URL"], engine)
 
 
 if __name__ == "__main__":
