@@ -45,6 +45,7 @@ def test_agents_wait_no_longer_than_at_fixed_homes(agents: dict[str, Result]) ->
 
 def test_questions_share_system_prompts_where_a_hash_cannot() -> None:
     chosen, fixed = simulate(QUESTIONS, "two homes"), simulate(QUESTIONS, "conversation hash")
+    assert chosen.found >= simulate(QUESTIONS, "keys dealt out").found - 0.05
     assert chosen.found >= 0.65
     assert fixed.found <= 0.3
     assert chosen.first_token_p99_s <= 0.2 * fixed.first_token_p99_s

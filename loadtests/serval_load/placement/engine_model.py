@@ -5,6 +5,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Final
 
 from serval.engine.placement import BLOCK_TOKENS, PlacedPrompt
 
@@ -39,6 +40,10 @@ class Clock:
         while self._events and self._events[0][0] <= until_s:
             self.now, _, event = heapq.heappop(self._events)
             event()
+
+
+# Clients of a key, whose numbers follow each other.
+CLIENTS_A_KEY: Final = 3
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from typing import Final
 
 from serval.engine.placement import InFlight, PlaceView, PrefixIndex, choose, home_of
 from serval_load.placement.admission import Kind
-from serval_load.placement.engine_model import SimLoad, SimRequest
+from serval_load.placement.engine_model import CLIENTS_A_KEY, SimLoad, SimRequest
 
 
 @dataclass(eq=False)
@@ -61,6 +61,14 @@ def conversation_hash(gateway: Gateway, request: SimRequest) -> int:
     return _number(gateway, home_of(request.prompt.conversation, gateway.views))
 
 
+def keys_dealt_out(gateway: Gateway, request: SimRequest) -> int:
+    """Return the engine of the key; each engine has as many keys, as if all were known in advance.
+
+    Where keys are alike and share nothing, no placement computes less.
+    """
+    return request.client // CLIENTS_A_KEY % len(gateway.views)
+
+
 def two_homes(gateway: Gateway, request: SimRequest) -> int:
     """Return the engine that the gateway would choose."""
     homes = gateway.prompts.homes(request.prompt, len(gateway.views))
@@ -77,6 +85,7 @@ POLICIES: Final[dict[str, tuple[Policy, Kind]]] = {
     "fewest requests": (fewest_requests, "at once"),
     "client address": (client_address, "at once"),
     "conversation hash": (conversation_hash, "at once"),
+    "keys dealt out": (keys_dealt_out, "at once"),
     "two homes": (two_homes, "at once"),
     "two homes, fair queue": (two_homes, "fair"),
     "two homes, conversations whole": (two_homes, "whole"),

@@ -11,7 +11,7 @@ from serval.engine.placement import BLOCK_TOKENS, PlacedPrompt
 from serval.scheduling.seats import Turn
 from serval.scheduling.working_set import WorkingSet
 from serval_load.placement.admission import SLOTS, Admission, AtOnce, ByConversation, FairSlots, Kind, Lease
-from serval_load.placement.engine_model import Clock, SimEngine, SimRequest, Speeds
+from serval_load.placement.engine_model import CLIENTS_A_KEY, Clock, SimEngine, SimRequest, Speeds
 from serval_load.placement.policies import POLICIES, Gateway, new_gateway
 from serval_load.statistics import percentile
 
@@ -155,7 +155,7 @@ class _Run:
         then: Callable[[], None] | None = None,
     ) -> None:
         """Ask for each length of the conversation `blocks` when the answer before has come."""
-        client = key * 3 + self._random.randrange(3)
+        client = key * CLIENTS_A_KEY + self._random.randrange(CLIENTS_A_KEY)
         number = next(self._conversations)
         conversation = number.to_bytes(8, "little")
         # Its own, so that every policy meets the same conversations.
