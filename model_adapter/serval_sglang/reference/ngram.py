@@ -24,15 +24,19 @@ def ngram_ids(input_ids: Tensor, config: LongcatConfig) -> Tensor:
     Each row of `input_ids` int64 [B, T] is a sequence from its first token on. `config` gives V, m, N, K and
     the end-of-sequence token.
     """
+    return window_ids(look_back(input_ids.long(), config), config)
+
+
+def window_ids(window: Tensor, config: LongcatConfig) -> Tensor:
+    """Return the rows for windows as `look_back` makes them: int64 [B, T, N] to [B, T, tables]."""
     # V^d mod M_i < 2^24 and x < 2^17 for Lite: the products need 64 bits, and pow() must be Python's.
     tables = [config.ngram_table_rows(i) for i in range(config.ngram_table_count)]
-    moduli = torch.tensor(tables, dtype=torch.int64, device=input_ids.device)  # [tables]
+    moduli = torch.tensor(tables, dtype=torch.int64, device=window.device)  # [tables]
     powers = torch.zeros(len(tables), config.emb_neighbor_num, dtype=torch.int64)  # [tables, N]
     for i, modulus in enumerate(tables):
         order = 2 + i // config.emb_split_num
         powers[i, :order] = torch.tensor([pow(config.vocab_size, d, modulus) for d in range(order)])
-    window = look_back(input_ids.long(), config)  # [B, T, N]
-    return (window[:, :, None, :] * powers.to(input_ids.device)).sum(-1) % moduli
+    return (window[:, :, None, :] * powers.to(window.device)).sum(-1) % moduli
 
 
 def look_back(input_ids: Tensor, config: LongcatConfig) -> Tensor:

@@ -11,6 +11,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from serval_sglang.config import LongcatConfig
+from serval_sglang.reference.ngram import window_ids
 
 
 def earlier_tokens(cache: Cache, tokens: Tensor, *, layer: int, width: int) -> Tensor:
@@ -50,45 +51,34 @@ class NgramEmbeddings(nn.Module):
 
     def __init__(self, config: LongcatConfig) -> None:
         super().__init__()
-        self.eos = config.eos_token_id
-        self.width = config.emb_neighbor_num
+        self.config = config
         tables = range(config.ngram_table_count)
-        rows = [config.ngram_table_rows(table) for table in tables]
-        self.embedders = nn.ModuleList(nn.Embedding(each, config.ngram_table_width) for each in rows)
+        self.embedders = nn.ModuleList(
+            nn.Embedding(config.ngram_table_rows(table), config.ngram_table_width) for table in tables
+        )
         self.post_projs = nn.ModuleList(
             nn.Linear(config.ngram_table_width, config.hidden_size, bias=False) for _ in tables
         )
-        self.moduli = rows
-        # Powers of the vocabulary for the tokens that each table looks at.
-        self.powers = [
-            [pow(config.vocab_size, d, rows[table]) for d in range(2 + table // config.emb_split_num)]
-            for table in tables
-        ]
 
     def forward(self, window: Tensor, reach: Tensor | None, word_rows: Tensor) -> Tensor:
         """Map windows int64 [B, T, width] and the words' rows [B, T, H] to the model's input [B, T, H].
 
         `reach`: int64 [B, T], number of earlier tokens of the same sequence; None if all are.
         """
-        window = self._without_other_sequences(window, reach)
+        ids = window_ids(self._without_other_sequences(window, reach), self.config)
         total = word_rows
-        for table, project, modulus, powers in zip(
-            self.embedders, self.post_projs, self.moduli, self.powers, strict=True
-        ):
-            # Each product is below 2^24 * 2^17 for Lite.
-            terms = window[..., : len(powers)] * torch.tensor(powers, device=window.device)
-            ids = terms.sum(-1) % modulus
+        for table, project, of_table in zip(self.embedders, self.post_projs, ids.unbind(-1), strict=True):
             # Tables may be on another device than the rest: rows travel, tables do not.
-            rows = project(_on_device_of(project, table(_on_device_of(table, ids))))
+            rows = project(_on_device_of(project, table(_on_device_of(table, of_table))))
             total = total + rows.to(total)
-        return total / (1 + len(self.moduli))
+        return total / (1 + self.config.ngram_table_count)
 
     def _without_other_sequences(self, window: Tensor, reach: Tensor | None) -> Tensor:
         """Put 0 for tokens beyond an end-of-sequence token, which is excluded too, or beyond `reach`."""
         earlier = window[..., 1:]
-        inside = (earlier != self.eos).cumprod(-1)
+        inside = (earlier != self.config.eos_token_id).cumprod(-1)
         if reach is not None:
-            distance = torch.arange(1, self.width, device=window.device)
+            distance = torch.arange(1, window.shape[-1], device=window.device)
             inside = inside * (distance <= reach[..., None].to(window.device))
         return torch.cat((window[..., :1], earlier * inside), dim=-1)
 
