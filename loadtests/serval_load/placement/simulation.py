@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from serval.engine.placement import BLOCK_TOKENS, PlacedPrompt
-from serval.scheduling.seats import Turn
+from serval.scheduling.seats import PlaceLimit, Turn
 from serval.scheduling.working_set import WorkingSet
 from serval_load.placement.admission import SLOTS, Admission, AtOnce, ByConversation, FairSlots, Kind, Lease
 from serval_load.placement.engine_model import CLIENTS_A_KEY, Clock, SimEngine, SimRequest, Speeds
@@ -119,7 +119,7 @@ class _Run:
             return FairSlots(self.clock, SLOTS * world.engines // world.gateways)
         working_set = WorkingSet(bound_s=world.bound_s)
         room = world.working_set * world.speeds.kv_tokens / world.gateways
-        working_set.resize({f"engine-{number}": room for number in range(world.engines)})
+        working_set.resize({f"engine-{number}": PlaceLimit(room) for number in range(world.engines)})
         return ByConversation(self.clock, working_set, world.bound_s)
 
     def _new_blocks(self, tokens: int) -> list[int]:

@@ -16,9 +16,9 @@ from serval.engine.placement import PlacedPrompt, PromptKeys
 from serval.engine.protocol import GenerateRequest
 from serval.scheduling.fair_queue import Ticket
 from serval.scheduling.queue_time import timed_as_queue
-from serval.scheduling.seats import Seat, Turn
+from serval.scheduling.seats import PlaceLimit, Seat, Turn
 from serval.scheduling.slots import QueueMeter, WaitingRoom
-from serval.scheduling.working_set import MayRelieve, SetObserver, Waiting, WorkingSet, take_next
+from serval.scheduling.working_set import SetObserver, Waiting, WorkingSet, take_next
 from serval.telemetry.record import RequestRecord
 
 # How often the queue is looked at: agents become silent, requests late, and places others.
@@ -51,16 +51,15 @@ class ConversationGate(WaitingRoom[Seat]):
     def __init__(
         self,
         behind: WaitingRoom[Any],
-        limits: Callable[[], Mapping[str, float]],
+        limits: Callable[[], Mapping[str, PlaceLimit]],
         *,
         queue_limit: int,
         timeout_s: float,
         meter: QueueMeter | None = None,
         observer: GateObserver | None = None,
-        may_relieve: MayRelieve = lambda place, wanted: True,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`behind` are the slots; `limits` returns the tokens that conversations may use at each place.
+        """`behind` are the slots; `limits` returns the limit of each place.
 
         The others are those of `WorkingSet` and `WaitingRoom`.
         """
@@ -72,7 +71,7 @@ class ConversationGate(WaitingRoom[Seat]):
             retry_after_s=lambda: ceil(self.set.estimate_s(len(self._queue))),
             now=now,
         )
-        self.set = WorkingSet(bound_s=timeout_s, observer=observer, may_relieve=may_relieve)
+        self.set = WorkingSet(bound_s=timeout_s, observer=observer)
         self._behind = behind
         self._limits = limits
         self._observer = observer

@@ -12,8 +12,8 @@ from serval.scheduling.engine import THE_PLACE, ScheduledEngine, Scheduler, slot
 from serval.scheduling.fleet import ScheduledFleet
 from serval.scheduling.load import EngineLoad
 from serval.scheduling.place_slots import PlaceSlots
+from serval.scheduling.seats import PlaceLimit
 from serval.scheduling.slots import Slots, WaitingRoom
-from serval.scheduling.working_set import MayRelieve
 from serval.settings import Settings
 from serval.telemetry.metrics import Metrics
 
@@ -42,12 +42,12 @@ def schedule_engine(
             meter=metrics,
         )
         limits_now = partial(_fleet_limits, engine, settings)
-        gate = _gate_for(settings, places, limits_now, metrics, may_relieve=partial(_may_relieve, engine))
+        gate = _gate_for(settings, places, limits_now, metrics)
         return ScheduledFleet(engine, places, load, gate=gate)
     slots = Slots(
         slots_for(settings, info), queue_limit=queue_limit, timeout_s=settings.queue_timeout_s, meter=metrics
     )
-    limits = {THE_PLACE: _share_of(settings, info.kv_tokens)}
+    limits = {THE_PLACE: PlaceLimit(_share_of(settings, info.kv_tokens))}
     gate = _gate_for(settings, slots, lambda: limits, metrics)
     return ScheduledEngine(engine, slots, load, gate=gate, share_prefixes=settings.share_prefix_cache)
 
@@ -55,10 +55,8 @@ def schedule_engine(
 def _gate_for(
     settings: Settings,
     slots: WaitingRoom[Any],
-    limits: Callable[[], Mapping[str, float]],
+    limits: Callable[[], Mapping[str, PlaceLimit]],
     metrics: Metrics,
-    *,
-    may_relieve: MayRelieve = lambda place, wanted: True,
 ) -> ConversationGate | None:
     """Return the gate that admits conversations whole before `slots`; None if the settings ask for none."""
     if not settings.working_set:
@@ -70,19 +68,13 @@ def _gate_for(
         timeout_s=settings.queue_timeout_s,
         meter=metrics,
         observer=metrics.conversations,
-        may_relieve=may_relieve,
     )
 
 
-def _may_relieve(fleet: Fleet, name: str, wanted: str) -> bool:
-    """Return False for a place of less weight, such as a canary, which would have the most room."""
-    weights = {place.name: place.view.weight for place in fleet.ready_places()}
-    return weights.get(name, 0.0) >= weights.get(wanted, 0.0)
-
-
-def _fleet_limits(fleet: Fleet, settings: Settings) -> dict[str, float]:
+def _fleet_limits(fleet: Fleet, settings: Settings) -> dict[str, PlaceLimit]:
     return {
-        place.name: _share_of(settings, place.load.max_total_num_tokens) for place in fleet.ready_places()
+        place.name: PlaceLimit(_share_of(settings, place.load.max_total_num_tokens), place.view.weight)
+        for place in fleet.ready_places()
     }
 
 

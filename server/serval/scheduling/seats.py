@@ -5,7 +5,7 @@ Nothing here reads a clock. Lengths are in tokens.
 
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -138,12 +138,20 @@ class Seat:
         return self.turns <= 1 and not self.habits.expects_return
 
 
+class PlaceLimit(NamedTuple):
+    """Tokens that conversations may use at a place, and its weight as a home of conversations."""
+
+    tokens: float
+    weight: float = 1.0
+
+
 @dataclass(eq=False)
 class PlaceRoom:
     """Room of a place for conversations, and those that have some."""
 
     name: str
     limit: float
+    weight: float
     used: float = 0.0
     # Number of conversations with each shared part, which has its room once, and its tokens.
     shared: dict[bytes, tuple[int, int]] = field(default_factory=dict)

@@ -19,13 +19,13 @@ use this module. All that is remembered is bounded.
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, Literal, Protocol
 
 from serval.scheduling.fair_queue import FairQueue, Ticket
-from serval.scheduling.seats import Habits, Owners, PlaceRoom, Seat, Turn
+from serval.scheduling.seats import Habits, Owners, PlaceLimit, PlaceRoom, Seat, Turn
 
 # Silent; displaced by a request that waited, or by one that grew; forgotten; its place is gone.
 LeaveReason = Literal["silent", "displaced", "outgrown", "forgotten", "gone"]
@@ -51,10 +51,6 @@ class Waiting:
     wanted: str
 
 
-# Returns True if the first of two places may have conversations that the second one has no room for.
-MayRelieve = Callable[[str, str], bool]
-
-
 class SetObserver(Protocol):
     """Observer of the working set."""
 
@@ -70,15 +66,8 @@ class SetObserver(Protocol):
 class WorkingSet:
     """See the module. `enter` and `ended` are called for each request, `withdrawn` for one that gave up."""
 
-    def __init__(
-        self,
-        *,
-        bound_s: float,
-        observer: SetObserver | None = None,
-        may_relieve: MayRelieve = lambda place, wanted: True,
-    ) -> None:
+    def __init__(self, *, bound_s: float, observer: SetObserver | None = None) -> None:
         """`bound_s` is the longest that a request waits; the caller sees to that."""
-        self._may_relieve = may_relieve
         self._patience_s = PATIENCE * bound_s
         self._protected_s = PROTECTED * bound_s
         self._observer = observer
@@ -113,15 +102,16 @@ class WorkingSet:
         """Rooms of the places, by name."""
         return self._places
 
-    def resize(self, limits: Mapping[str, float]) -> None:
-        """Set the places, and the tokens that conversations may use there. Those of other places leave."""
+    def resize(self, limits: Mapping[str, PlaceLimit]) -> None:
+        """Set the places and their limits. Conversations of other places leave."""
         for name in [name for name in self._places if name not in limits]:
             for seat in list(self._places[name].seats):
                 self._leave(seat, "gone")
             del self._places[name]
             self._reserved.pop(name, None)
-        for name, limit in limits.items():
-            self._places.setdefault(name, PlaceRoom(name, limit)).limit = limit
+        for name, (tokens, weight) in limits.items():
+            place = self._places.setdefault(name, PlaceRoom(name, tokens, weight))
+            place.limit, place.weight = tokens, weight
 
     def is_in(self, turn: Turn) -> bool:
         """Return True if the turn's conversation is in the set."""
@@ -291,13 +281,17 @@ class WorkingSet:
         return None
 
     def _in_order(self, wanted: str) -> Iterator[PlaceRoom]:
+        """Return the wanted place and then the others, but none of less weight than the wanted one.
+
+        A canary, which has the most room, would else get more than its share.
+        """
         first = self._places.get(wanted)
         if first is not None:
             yield first
         others = [
             place
             for place in self._places.values()
-            if place is not first and (first is None or self._may_relieve(place.name, wanted))
+            if place is not first and (first is None or place.weight >= first.weight)
         ]
         yield from sorted(others, key=lambda place: place.free, reverse=True)
 

@@ -12,7 +12,7 @@ from serval.engine.placement import keys_of, placed_prompt
 from serval.engine.protocol import GenerateRequest
 from serval.errors import EngineOverloadedError, ShuttingDownError
 from serval.scheduling.conversations import ConversationGate, turn_of
-from serval.scheduling.seats import Turn
+from serval.scheduling.seats import PlaceLimit, Turn
 from serval.scheduling.slots import Slots
 from serval.scheduling.think_time import FIRST_LIMIT_S
 from serval.telemetry.record import RequestRecord
@@ -50,7 +50,7 @@ class World:
 
     def __init__(self, *, limit: int = 100, timeout_s: float = BOUND_S) -> None:
         self.now = 0.0
-        self.limits = {"p": 1000.0}
+        self.limits = {"p": PlaceLimit(1000.0)}
         self.observer = Observer()
         self.slots = Slots(10, queue_limit=10, timeout_s=timeout_s)
         self.gate = ConversationGate(
@@ -240,7 +240,7 @@ async def test_stop_refuses_those_that_wait_when_the_grace_is_over() -> None:
 
 async def test_conversations_of_an_engine_that_is_gone_are_admitted_elsewhere() -> None:
     async with full() as (world, _):
-        world.limits = {"q": 1000.0}
+        world.limits = {"q": PlaceLimit(1000.0)}
         await world.look()
         assert "c" in world.running
         assert world.observer.left == ["gone", "gone"]

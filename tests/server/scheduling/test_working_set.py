@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from serval.caller.priority import Priority
 from serval.scheduling import seats, working_set
 from serval.scheduling.fair_queue import FairQueue, Ticket
-from serval.scheduling.seats import Seat, Turn
+from serval.scheduling.seats import PlaceLimit, Seat, Turn
 from serval.scheduling.think_time import FIRST_LIMIT_S
 from serval.scheduling.working_set import (
     LEAVE_REASONS,
@@ -50,7 +50,7 @@ class World:
         self.now = 0.0
         self.observer = Observer()
         self.set = WorkingSet(bound_s=BOUND_S, observer=self.observer)
-        self.set.resize({f"p{number}": limit for number in range(places)})
+        self.set.resize({f"p{number}": PlaceLimit(limit) for number in range(places)})
 
     def enter(self, one: Turn, wanted: str = "p0", *, waited_s: float = 0.0) -> Seat | None:
         return self.set.enter(one, wanted, self.now, waited_s=waited_s)
@@ -328,7 +328,7 @@ def test_new_conversation_of_an_agent_needs_room_to_grow() -> None:
     for tokens in (50, 400, 450):
         world.ask(turn("a", tokens))
     world.set.resize({})
-    world.set.resize({"p0": 1000})
+    world.set.resize({"p0": PlaceLimit(1000)})
     assert [world.ask(turn(name, 50, continues=False)) for name in "bcdefghij"].count("p0") < 6
 
 
@@ -339,7 +339,7 @@ def test_conversations_of_a_place_that_is_gone_are_admitted_anew() -> None:
     world = World(2)
     assert world.ask(turn("a", 500), "p1") == "p1"
     running = world.enter(turn("b", 500), "p1")
-    world.set.resize({"p0": 1000})
+    world.set.resize({"p0": PlaceLimit(1000)})
     assert world.ask(turn("a", 510), "p0") == "p0"
     assert running is not None
     world.set.ended(running, 1.0)
@@ -473,7 +473,7 @@ def test_estimate_follows_the_rate_at_which_waiting_requests_are_admitted() -> N
         world.now += 8.0
         assert world.enter(turn(f"b{number}", 400), waited_s=8.0) is not None
         world.set.resize({})
-        world.set.resize({"p0": 1000})
+        world.set.resize({"p0": PlaceLimit(1000)})
     assert world.set.estimate_s(0) == pytest.approx(8.0, rel=0.05)
     assert world.set.estimate_s(4) == pytest.approx(40.0, rel=0.05)
 
@@ -524,7 +524,6 @@ def test_conversation_that_does_not_fit_goes_only_where_it_may() -> None:
     world = World(2)
     assert [world.ask(turn(name, 400)) for name in "abc"] == ["p0", "p0", "p1"]
     strict = World(2)
-    strict.set = WorkingSet(bound_s=BOUND_S, may_relieve=lambda place, wanted: place != "p1")
-    strict.set.resize({"p0": 1000.0, "p1": 1000.0})
+    strict.set.resize({"p0": PlaceLimit(1000.0), "p1": PlaceLimit(1000.0, weight=0.5)})
     assert [strict.ask(turn(name, 400)) for name in "abc"] == ["p0", "p0", None]
     assert strict.ask(turn("d", 400), "p1") == "p1"
