@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections.abc import Collection
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,15 +14,13 @@ from serval.api.dependencies import Caller, Context, count_request
 from serval.api.endpoints import USAGE
 from serval.api.responses import LIMIT_HEADERS, WITH_KEY, Responses, errors, success
 from serval.errors import InvalidRequestError, KeyDatabaseError, NotFoundError
-from serval.usage.report import Group, LongReportError, as_csv, usage_report
+from serval.usage.report import Group, LongReportError, as_csv, unix_time, usage_report, usual_start
 from serval.wire.answers import Answer, UnixTime
 from serval.wire.components import reference_to
 
 if TYPE_CHECKING:
     from serval.store.usage import UsageTable
 
-_DAY_S: Final = 86_400
-_DAYS: Final = 30
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -104,8 +102,8 @@ async def report_response(
     from sqlalchemy.exc import SQLAlchemyError
 
     now = time.time()
-    end = now if asked.end is None else _unix(asked.end)
-    start = (now // _DAY_S - _DAYS) * _DAY_S if asked.start is None else _unix(asked.start)
+    end = now if asked.end is None else unix_time(asked.end)
+    start = usual_start(now) if asked.start is None else unix_time(asked.start)
     if start >= end:
         raise InvalidRequestError("The report's end must be after its start.", param="start")
     if subject is not None and "\0" in subject:
@@ -123,7 +121,3 @@ async def report_response(
         return Response(as_csv(report), media_type="text/csv")
     answer = UsageList(object="list", data=[UsageRow.model_validate(row) for row in report])
     return Response(answer.model_dump_json(), media_type="application/json")
-
-
-def _unix(when: datetime) -> float:
-    return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()

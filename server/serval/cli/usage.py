@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 from serval.cli.keys import duration_s
 from serval.errors import SettingsError
@@ -18,7 +18,9 @@ from serval.usage.report import (
     Report,
     as_csv,
     cell,
+    unix_time,
     usage_report,
+    usual_start,
 )
 
 _EXAMPLE = """
@@ -28,7 +30,6 @@ examples:
   serval usage --since 2026-11-01 --until 2026-12-01 --by key,model --csv
   serval usage --key 3f9a0c51d2e4 --by hour --since 24h
 """
-_DAY_S = 86_400
 # Words for the columns of the table.
 _HEADS = {
     "start": "TIME", "key": "KEY", "name": "NAME", "model": "MODEL", "requests": "REQUESTS",
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         report = usage_report(
             UsageTable(store.engine),
             args.by,
-            start=(now // _DAY_S - 30) * _DAY_S if args.since is None else args.since,
+            start=usual_start(now) if args.since is None else args.since,
             end=now if args.until is None else args.until,
             subject=args.key,
         )
@@ -118,4 +119,4 @@ def _time(text: str) -> float:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is neither a time such as 7d or 12h nor a date such as 2026-11-01"
             ) from None
-    return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()
+    return unix_time(when)

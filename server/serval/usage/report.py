@@ -4,6 +4,7 @@ import csv
 import io
 import time
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ COLUMNS: Final = ("start", "key", "name", "model", *COUNTS)
 # Most rows of a report: one is whole, or is not made.
 MOST_ROWS: Final = 10_000
 HOUR_S: Final = 3600
+_DAY_S: Final = 86_400
+# Of a report whose start is not given.
+_DAYS: Final = 30
 
 Report = Sequence[Mapping[str, Any]]
 
@@ -26,6 +30,16 @@ class LongReportError(Exception):
 
     def __init__(self) -> None:
         super().__init__(f"The report has more than {MOST_ROWS} rows; ask for less time or fewer groups.")
+
+
+def usual_start(now: float) -> float:
+    """Return the start of a report up to `now` that gives none, Unix times: a day of UTC."""
+    return (now // _DAY_S - _DAYS) * _DAY_S
+
+
+def unix_time(when: datetime) -> float:
+    """Return a time of a report as Unix time; one without an offset is UTC."""
+    return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()
 
 
 def usage_report(
