@@ -27,7 +27,7 @@ from serval_sglang.options import (
     ModelFolderError,
     configure,
     engine_options,
-    replicas,
+    ranks,
 )
 from serval_sglang.preflight import find_mistakes
 from serval_sglang.settings import (
@@ -122,15 +122,12 @@ def engine_environment(
     part = options.machine_part
     if options.device == "cpu":
         cpus = cpus if part is None else cpus_of(part, cpus)
-        ranks = options.tp * replicas(options.sglang_flags)
-        environment |= cpu.cpu_environment(inherited, ranks=ranks, cpus=cpus)
+        environment |= cpu.cpu_environment(inherited, ranks=ranks(options), cpus=cpus)
     else:
         environment = moe_variables(options) | environment | compiler_environment(inherited)
         if part is not None:
             visible = inherited.get("CUDA_VISIBLE_DEVICES")
-            environment["CUDA_VISIBLE_DEVICES"] = gpus_of(
-                part, options.tp * replicas(options.sglang_flags), visible
-            )
+            environment["CUDA_VISIBLE_DEVICES"] = gpus_of(part, ranks(options), visible)
         if model_settings(environment).ngram_tables == "host":
             environment |= host_tables_environment(inherited)
     return environment

@@ -272,6 +272,11 @@ def replicas(flags: Sequence[str]) -> int:
     return int(given)
 
 
+def ranks(options: EngineOptions) -> int:
+    """Return the number of ranks, of all replicas together. Raises `ValueError` as `replicas` does."""
+    return options.tp * replicas(options.sglang_flags)
+
+
 def positive_int(text: str) -> int:
     """Parse an integer of at least 1, as an argparse type."""
     value = int(text)

@@ -8,7 +8,7 @@ from serval_sglang.checkpoint.inspection import TOKENIZER_FILES, Inspection, ins
 from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.memory_check import missing_memory
-from serval_sglang.options import EngineOptions, flag_value, replicas, uses_host_cache
+from serval_sglang.options import EngineOptions, flag_value, ranks, replicas, uses_host_cache
 
 _HOST_CACHE_ON_CPU = "--enable-hierarchical-cache: SGLang starts no HiCache on a CPU"
 _HOST_CACHE_UNTESTED = (
@@ -91,7 +91,7 @@ def _missing_gpus(options: EngineOptions) -> list[str]:
         return ["CUDA shows no GPU here; see nvidia-smi and CUDA_VISIBLE_DEVICES, or give --device cpu"]
     copies = replicas(options.sglang_flags)
     engines = 1 if options.machine_part is None else options.machine_part.of
-    needed = engines * options.tp * copies
+    needed = engines * ranks(options)
     if needed > gpus:
         flags = f"--tp {options.tp}" + (f" with --dp-size {copies}" if copies > 1 else "")
         who = flags if engines == 1 else f"{engines} engines with {flags}"
