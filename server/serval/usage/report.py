@@ -19,7 +19,7 @@ COLUMNS: Final = ("start", "key", "name", "model", *COUNTS)
 MOST_ROWS: Final = 10_000
 HOUR_S: Final = 3600
 _DAY_S: Final = 86_400
-# Of a report whose start is not given.
+# Length of a report whose start is not given.
 _DAYS: Final = 30
 
 Report = Sequence[Mapping[str, Any]]
