@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from itertools import islice
 
@@ -62,15 +63,24 @@ def served_prompts() -> list[list[int]]:
     raise AssertionError("the conversations are too short for a long context")
 
 
+def log_with(engine: Engine, line: str) -> str:
+    """Return the engine's log once it has this line: the engine answers before it writes that it is ready."""
+    deadline = time.monotonic() + 60
+    while line not in (log := engine.log()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return log
+
+
 def test_engine_samples_before_it_is_ready(engine: Engine) -> None:
-    log = engine.log()
+    ready = "The server is fired up and ready to roll!"
+    log = log_with(engine, ready)
     assert re.findall(r"Sampling with (.*) is ready", log) == [
         "top_p and top_k",
         "min_p",
         "penalties",
         "a grammar",
     ]
-    assert log.rindex("Sampling with") < log.index("The server is fired up and ready to roll!")
+    assert log.rindex("Sampling with") < log.index(ready)
 
 
 def test_engine_leaves_its_own_requests_out_of_metrics(engine: Engine) -> None:
