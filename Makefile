@@ -1,6 +1,6 @@
 # `make serve` and `make test` are all a newcomer needs; each does its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-services gpu-check lint format types setup print-venv audit lock lock-examples lock-clients lock-agents lock-comparison clean
+.PHONY: help serve test test-fast test-services gpu-check lint format types setup print-venv audit lock lock-examples lock-clients lock-agents lock-eval lock-comparison clean
 
 SETUP := deploy/setup/setup.sh
 PYTHON := .venv/bin/python
@@ -74,6 +74,11 @@ lock-agents: setup ## Resolve the locks of tests/agents/clients anew from requir
 		--output-file tests/agents/clients/requirements.lock --no-emit-index-url --no-annotate --generate-hashes \
 		--custom-compile-command "make lock-agents"
 	@cd tests/agents/clients && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+
+lock-eval: setup ## Resolve the harnesses' locks of `serval eval` anew.
+	@cd server/serval/evaluation/locks && for name in lm-eval bfcl; do $(CURDIR)/$(PYTHON) -m uv pip compile $$name.in \
+		--override $$name.left-out --quiet --upgrade --universal --python-version 3.11 --output-file $$name.lock \
+		--no-emit-index-url --no-annotate --generate-hashes --custom-compile-command "make lock-eval"; done
 
 lock-comparison: setup ## Resolve the environments of loadtests/comparison anew.
 	@for name in litellm router; do .venv/bin/python -m uv pip compile loadtests/comparison/$$name.in --quiet --upgrade \

@@ -8,6 +8,7 @@ and with 2 on a usage error. With ``--check`` it only finds mistakes that would 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from serval_sglang.checkpoint.manifest import MANIFEST_FILE
 from serval_sglang.cpu_compat import environment as cpu
 from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.cuda_toolkit import CompilersMissing, compiler_environment
@@ -70,12 +72,24 @@ def sglang_arguments(options: EngineOptions) -> list[str]:
     ]
     if options.served_model_name is not None:
         flags.append(f"--served-model-name={options.served_model_name}")
+    flags.extend(weight_version(options.model))
     flags.extend(draft_flags(options))
     if options.device == "cpu":
         flags.extend(cpu.FLAGS)
     else:
         flags.extend(gpu_flags(options.model, options.sglang_flags))
     return [*flags, *options.sglang_flags]
+
+
+def weight_version(model: Path) -> list[str]:
+    """Return SGLang's flag for the name of the weights: the SHA-256 of the manifest beside them, if any.
+
+    It names the checkpoint, and proves nothing: `serval checkpoint verify-hash` compares the files.
+    """
+    manifest = model / MANIFEST_FILE
+    if not manifest.is_file():
+        return []
+    return [f"--weight-version=sha256:{hashlib.sha256(manifest.read_bytes()).hexdigest()}"]
 
 
 def draft_flags(options: EngineOptions) -> list[str]:

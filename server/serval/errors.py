@@ -16,6 +16,7 @@ ServalError
  ├─ CommandError                     a command of a conversation cannot be done (`serval.talk.commands`)
  ├─ DiscoveryError                   a server could not be asked for its model (`serval.agents.discovery`)
  ├─ ConfigFileError                  an agent's file is not written (`serval.agents.writing`)
+ ├─ EvaluationError                  a suite cannot be run or scored (`serval.evaluation.error`)
  ├─ ServerRefusedError               a server cannot be reached, or refused (`serval.talk.conversation`)
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong

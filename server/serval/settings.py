@@ -111,6 +111,12 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "serval"
 
 
+def cache_folder() -> Path:
+    """Return the folder of installed packages, which `make` uses, too: `SERVAL_CACHE_DIR`, or XDG's cache."""
+    chosen = os.environ.get("SERVAL_CACHE_DIR")
+    return Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serval")
+
+
 def child_environment(settings: Settings | None = None) -> dict[str, str]:
     """This process's environment for a child; with `settings`, the child loads exactly these.
 

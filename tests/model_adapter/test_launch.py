@@ -90,6 +90,15 @@ def test_engine_environment_lets_the_controller_skip_the_layer(
     assert environment.get("SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND") == found
 
 
+def test_sglang_arguments_name_the_weights_by_the_manifest_beside_them(model: Path) -> None:
+    options = parse_options([f"--model={model}", "--device=cuda"])
+    assert not [flag for flag in sglang_arguments(options) if flag.startswith("--weight-version")]
+    (model / "SHA256SUMS").write_bytes(b"abc")
+    # The example of FIPS 180-2 for "abc".
+    name = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert flag_value(sglang_arguments(options), "--weight-version") == name
+
+
 def test_sglang_arguments_without_drafts_name_none(model: Path) -> None:
     arguments = sglang_arguments(parse_options([f"--model={model}", "--device=cuda"]))
     assert not [flag for flag in arguments if "speculative" in flag or "max-running" in flag]

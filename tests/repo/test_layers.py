@@ -44,6 +44,7 @@ LAYERS = {
         "talk",
         "agents",
         "clients",
+        "evaluation",
         "cli",
         "__main__",
     ),

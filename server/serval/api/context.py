@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The served model, by its name and others. Lengths are in tokens; `created` is Unix time."""
+    """The served model, by its name and others. Lengths are in tokens; `created` is Unix time.
+
+    `checkpoint` is the engine's name of its weights; None without one.
+    """
 
     name: str
     created: int
     context_length: int
     max_prompt_tokens: int
+    checkpoint: str | None = None
     aliases: ModelAliases = field(default_factory=ModelAliases)
 
 

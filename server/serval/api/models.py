@@ -22,7 +22,9 @@ class ModelObject(Answer):
     `max_model_len`, `context_length` and `context_window` are one number under the names of vLLM, OpenRouter
     and Groq: the tokens of prompt and answer together. `max_input_tokens` is the longest prompt. Answers
     have no limit but the context, so `max_tokens` (Anthropic) and `max_completion_tokens` (OpenRouter, Groq)
-    are null. `aliases` are further names and patterns that stand for the model.
+    are null. `aliases` are further names and patterns that stand for the model. `checkpoint` names the
+    weights: `sha256:` and the SHA-256 of the manifest that `serval checkpoint hash` wrote beside them, or the
+    engine's `--weight-version`; null without either.
     """
 
     id: str
@@ -35,6 +37,7 @@ class ModelObject(Answer):
     context_length: int
     context_window: int
     max_completion_tokens: None
+    checkpoint: str | None
     # Anthropic's form.
     type: Literal["model"]
     display_name: str
@@ -106,6 +109,7 @@ def _model_object(name: str, model: ServedModel) -> ModelObject:
         context_length=model.context_length,
         context_window=model.context_length,
         max_completion_tokens=None,
+        checkpoint=model.checkpoint,
         type="model",
         display_name=name,
         created_at=datetime.fromtimestamp(model.created, UTC),

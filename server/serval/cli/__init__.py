@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("serval.cli.chat", "talk to a server; render conversations as the model sees them"),
     "agent": ("serval.cli.agent", "configure a coding agent, such as Codex or Claude Code, for a server"),
     "clients": ("serval.cli.clients", "replay recorded requests of agents and libraries against a server"),
+    "eval": ("serval.cli.eval", "run evaluation suites, beside the paper's figures"),
     "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect, verify and pin checkpoints"),
     "plan": ("serval_sglang.cli.plan", "say whether a model fits on given GPUs"),
 }

@@ -283,6 +283,7 @@ class SglangEngine:
             )
             or None,
             architectures=tuple(model.architectures or ()),
+            checkpoint=None if model.weight_version == "default" else model.weight_version,
             kv_tokens=server.max_total_num_tokens * max(1, len(server.internal_states)) or None,
         )
 

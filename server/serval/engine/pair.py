@@ -146,6 +146,7 @@ class EnginePair:
             # Prompts are found again in the prefill engine's cache.
             kv_tokens=prefill.kv_tokens,
             architectures=decode.architectures,
+            checkpoint=decode.checkpoint,
         )
 
     async def tokens_of(self, text: str) -> list[int] | None:

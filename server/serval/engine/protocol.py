@@ -101,6 +101,8 @@ class EngineInfo:
     architectures: tuple[str, ...] = ()
     # Tokens that its KV cache holds, of all ranks; None if it does not report that.
     kv_tokens: int | None = None
+    # Name of the weights that the engine was started with; None without one.
+    checkpoint: str | None = None
 
 
 class RankLoad(Struct, frozen=True):

@@ -24,6 +24,8 @@ class ModelInfo(Struct):
     model_path: str
     architectures: list[str] | None = None
     disaggregation_mode: str | None = None
+    # SGLang's word for no name is `default`.
+    weight_version: str | None = None
 
 
 class InternalState(Struct):

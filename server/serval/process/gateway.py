@@ -159,6 +159,7 @@ def load_backend(
         created=int((folder / "tokenizer.json").stat().st_mtime),
         context_length=info.context_length,
         max_prompt_tokens=info.max_prompt_tokens,
+        checkpoint=info.checkpoint,
     )
     return Backend(engine, info, chat, model)
 

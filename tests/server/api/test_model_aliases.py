@@ -8,8 +8,9 @@ from anthropic import AsyncAnthropic
 from serval.api.model_aliases import MAX_NAME_CHARACTERS, ModelAliases
 from serval.caller.limits import Limits
 from serval.live_settings import LiveSettings
-from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
+from serval_testkit.gateway import API_KEY, DEMO_CHECKPOINT, MODEL, RunningGateway, running_gateway
 from serval_testkit.request_log import request_lines
+from serval_testkit.stand_in_engine import StandInEngine
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 OTHER_APIS: dict[str, dict[str, Any]] = {
@@ -91,6 +92,15 @@ async def test_models_have_the_fields_of_both_forms(gateway: RunningGateway) -> 
     assert answer["max_input_tokens"] < answer["context_length"]
     assert {answer[name] for name in ("context_window", "max_model_len")} == {answer["context_length"]}
     assert (answer["max_tokens"], answer["max_completion_tokens"]) == (None, None)
+    assert answer["checkpoint"] is None
+
+
+async def test_models_name_the_checkpoint_that_the_engine_names() -> None:
+    engine = StandInEngine(model_path=str(DEMO_CHECKPOINT))
+    engine.weight_version = f"sha256:{'0' * 64}"
+    async with running_gateway(engine=engine, served_model_name=MODEL) as gateway:
+        answer = await (await gateway.get(f"/v1/models/{MODEL}")).json()
+    assert answer["checkpoint"] == f"sha256:{'0' * 64}"
 
 
 async def test_aliases_change_while_the_gateway_runs(gateway: RunningGateway) -> None:

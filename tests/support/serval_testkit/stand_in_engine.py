@@ -74,6 +74,8 @@ class StandInEngine:
         self.loads_asked = 0
         # Closes the connection of each request without an answer.
         self.hangs_up = False
+        # SGLang's default: the weights have no name.
+        self.weight_version = "default"
         self.architectures = ["LongcatFlashNgramForCausalLM"]
         # Added to each id that `/tokenize` tells, as if the tokenizer were another one.
         self.token_offset = 0
@@ -149,6 +151,7 @@ class StandInEngine:
                 "served_model_name": self.model_path,
                 "architectures": self.architectures,
                 "disaggregation_mode": self.role,
+                "weight_version": self.weight_version,
             }
         )
 

@@ -1,0 +1,68 @@
+"""`run.json` of a run's folder: everything that its score depends on."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from serval.evaluation.error import EvaluationError
+
+_FILE: Final = "run.json"
+# A server may come back at another address and as another build; the score is of the same model.
+_MAY_CHANGE: Final = frozenset({"url", "server_version", "serval_version", "concurrency", "started"})
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of a run and of the server. Empty: the server does not tell. `started` is an ISO time.
+
+    `checkpoint` is the SHA-256 of the checkpoint's manifest. The seed of a trial is `seed` plus its number,
+    from 0. `harness_lock` is the SHA-256 of the lock of its environment. `max_tokens` None: answers end where
+    the context does.
+    """
+
+    suite: str
+    url: str
+    model: str
+    context_tokens: int
+    server_version: str
+    checkpoint: str
+    temperature: float
+    top_p: float
+    max_tokens: int | None
+    seed: int
+    trials: int
+    tasks: tuple[str, ...]
+    limit: int | None
+    data: str | None
+    harness: str
+    harness_version: str
+    harness_lock: str
+    concurrency: int
+    serval_version: str
+    started: str
+
+
+def keep(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest of a new run; of an older one, return its own after a comparison.
+
+    Raises `EvaluationError` if the folder holds a run with other settings, or its manifest is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _FILE
+    if not path.exists():
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        return manifest
+    try:
+        older = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise EvaluationError(f"{path} is damaged: {error}") from error
+    differences = [
+        f"{name} is {getattr(manifest, name)!r}, and was {getattr(older, name)!r}"
+        for name in manifest.__struct_fields__
+        if name not in _MAY_CHANGE and getattr(manifest, name) != getattr(older, name)
+    ]
+    if differences:
+        raise EvaluationError(
+            f"{folder} holds a run with other settings: {'; '.join(differences)}. Use another --out"
+        )
+    return older
