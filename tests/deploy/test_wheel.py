@@ -92,6 +92,14 @@ def test_wheel_tells_its_version(environment: Path) -> None:
     assert serval(environment, "--version").stdout == f"serval {importlib.metadata.version('serval-llm')}\n"
 
 
+def test_wheel_has_the_suites_and_the_locks_of_their_harnesses(environment: Path) -> None:
+    assert "gsm8k-sample" in serval(environment, "eval", "--list").stdout
+    evaluation = site_packages(environment) / "serval/evaluation"
+    assert {path.name for path in evaluation.glob("locks/*.lock")} == {"bfcl.lock", "lm-eval.lock"}
+    assert {path.name for path in evaluation.glob("programs/*.py")} == {"bfcl_run.py", "lm_eval_run.py"}
+    assert (evaluation / "samples/openai/gsm8k/main/test.jsonl").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "missing"),
     [(("serve",), "pip install 'serval-llm[engine]'"), (("chat",), "pip install 'serval-llm[chat]'")],

@@ -1,5 +1,6 @@
 """`run.json` of a run's folder: everything that its score depends on."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -8,8 +9,8 @@ import msgspec
 from serval.evaluation.error import EvaluationError
 
 _FILE: Final = "run.json"
-# A server may come back at another address and as another build; the score is of the same model.
-_MAY_CHANGE: Final = frozenset({"url", "server_version", "serval_version", "concurrency", "started"})
+# A server may come back at another address; none of these changes an answer.
+_MAY_CHANGE: Final = frozenset({"url", "serval_version", "concurrency", "started"})
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,15 +44,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def keep(folder: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest of a new run; of an older one, return its own after a comparison.
+    """Write the manifest into its run's folder, and return it with the start of a run that goes on.
 
     Raises `EvaluationError` if the folder holds a run with other settings, or its manifest is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FILE
-    if not path.exists():
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-        return manifest
+    if path.exists():
+        manifest = _going_on(path, manifest)
+    unfinished = path.with_name(f".{_FILE}.unfinished")
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    os.replace(unfinished, path)
+    return manifest
+
+
+def _going_on(path: Path, manifest: Manifest) -> Manifest:
     try:
         older = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except msgspec.DecodeError as error:
@@ -63,6 +70,6 @@ def keep(folder: Path, manifest: Manifest) -> Manifest:
     ]
     if differences:
         raise EvaluationError(
-            f"{folder} holds a run with other settings: {'; '.join(differences)}. Use another --out"
+            f"{path.parent} holds a run with other settings: {'; '.join(differences)}. Use another --out"
         )
-    return older
+    return msgspec.structs.replace(manifest, started=older.started)

@@ -19,8 +19,8 @@ def report(suite: Suite, manifest: Manifest, result: Result, folder: Path) -> st
         ("server", manifest.server_version or "version not told"),
         ("sampling", _sampling(manifest)),
         ("harness", f"{suite.harness} {manifest.harness_version}, {', '.join(suite.tasks)}"),
-        ("ours", "; ".join((*suite.choices, "all sampling above"))),
-        ("left open by the paper", ", ".join(_open(suite))),
+        ("our choices", "; ".join((*suite.choices, "sampling"))),
+        *([("left open by the paper", ", ".join(_open(suite)))] if suite.paper is not None else []),
         ("requests", f"{result.requests}: {result.refused} refused, {result.cut} cut at the longest answer"),
         ("files", str(folder)),
     ]
@@ -35,9 +35,9 @@ def _percent(score: Score) -> str:
 
 
 def _paper(suite: Suite) -> str:
-    figure = "no figure" if suite.paper is None else f"{suite.paper:.2f} %"
-    setting = suite.paper_setting or "no number of trials stated"
-    return figure if suite.paper is None and not suite.paper_setting else f"{figure} ({setting})"
+    if suite.paper is None:
+        return "no figure"
+    return f"{suite.paper:.2f} % ({suite.paper_setting or 'number of trials not stated'})"
 
 
 def _open(suite: Suite) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -65,7 +65,7 @@ async def run_trial(
             job = msgspec.structs.replace(job, base_url=url, out=str(out))
             job_file = folder / "job.json"
             job_file.write_bytes(msgspec.json.encode(job))
-            await _run([*command, str(job_file)], out, recorder, lambda: say(_progress(recording, before)))
+            await _run([*command, str(job_file)], job, recorder, lambda: say(_progress(recording, before)))
     finally:
         recording.close()
     outcomes = read_outcomes(out / OUTCOMES_FILE)
@@ -73,25 +73,24 @@ async def run_trial(
     return outcomes
 
 
-async def _run(command: list[str], out: Path, recorder: Recorder, report: Callable[[], None]) -> None:
+async def _run(command: list[str], job: Job, recorder: Recorder, report: Callable[[], None]) -> None:
     """Run the harness to its end, or to the recorder's failure, and leave no process of it behind."""
-    log = out / "log.txt"
+    log = Path(job.out) / "log.txt"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command,
-            cwd=out,
-            env=_environment(out),
+            cwd=job.out,
+            env=_environment(job),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
     ended = asyncio.create_task(process.wait())
+    either: set[asyncio.Future[Any]] = {ended, recorder.failure}
     try:
         while not ended.done() and not recorder.failure.done():
-            await asyncio.wait(
-                {ended, recorder.failure}, timeout=_REPORT_S, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(either, timeout=_REPORT_S, return_when=asyncio.FIRST_COMPLETED)
             report()
     finally:
         await _stop(process, ended)
@@ -112,14 +111,20 @@ async def _stop(process: asyncio.subprocess.Process, ended: "asyncio.Task[int]")
         await asyncio.wait({ended}, timeout=_STOP_S)
 
 
-def _environment(out: Path) -> dict[str, str]:
-    """Return this process's environment without its keys, and with a folder for the data sets it prepares."""
+def _environment(job: Job) -> dict[str, str]:
+    """Return this process's environment without its keys, and with the variables that harnesses read."""
     kept = {
         name: value
         for name, value in child_environment().items()
         if not name.startswith(("SERVAL_", "OPENAI_", "PYTHON"))
     }
-    return kept | {"HF_DATASETS_CACHE": str(out / "datasets"), "TOKENIZERS_PARALLELISM": "false"}
+    return kept | {
+        "OPENAI_BASE_URL": job.base_url,
+        "OPENAI_API_KEY": "kept-by-the-recorder",
+        "BFCL_PROJECT_ROOT": job.out,
+        "HF_DATASETS_CACHE": f"{job.out}/datasets",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 def _progress(recording: Recording, before: int) -> str:

@@ -7,7 +7,6 @@ vendors. Another table with this model alone is put in its place before anything
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,12 +20,6 @@ def main() -> None:
     """Ask all problems of the job's categories, score them, and write the outcomes."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     out = Path(job["out"])
-    # Read by the harness at import; it writes below this folder.
-    os.environ |= {
-        "BFCL_PROJECT_ROOT": str(out),
-        "OPENAI_BASE_URL": job["base_url"],
-        "OPENAI_API_KEY": "kept-by-the-recorder",
-    }
     _put_model_table(job["model"])
 
     from bfcl_eval._llm_response_generation import main as generate
