@@ -17,6 +17,7 @@ ServalError
  ├─ DiscoveryError                   a server could not be asked for its model (`serval.agents.discovery`)
  ├─ ConfigFileError                  an agent's file is not written (`serval.agents.writing`)
  ├─ EvaluationError                  a suite cannot be run or scored (`serval.evaluation.error`)
+ │   └─ HarnessError                 the harness's own program failed
  ├─ ServerRefusedError               a server cannot be reached, or refused (`serval.talk.conversation`)
  └─ ApiError                         has an HTTP status and an OpenAI error object
      ├─ InvalidRequestError          400  the request itself is wrong

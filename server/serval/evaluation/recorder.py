@@ -42,6 +42,15 @@ class Sampling:
         return kept | limit | {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed}
 
 
+@dataclass(frozen=True)
+class _NoAnswer:
+    """A request that got no answer; `passes`: it may get one `wait_s` later."""
+
+    problem: str
+    passes: bool
+    wait_s: float = 0.0
+
+
 class Recorder:
     """Answers a harness's requests from the recording or by the server at `root_url`.
 
@@ -89,39 +98,40 @@ class Recorder:
         return web.json_response(exchange.answer, status=exchange.status)
 
     async def _ask(self, path: str, request: dict[str, Any]) -> Exchange | None:
-        """Ask the server and record its answer; None once the trial has failed."""
-        give_up, pause = time.monotonic() + self._patience_s, 0.5
+        """Ask the server until it answers, and record the answer; None once the trial has failed."""
+        give_up, pause_s = time.monotonic() + self._patience_s, 0.5
         while not self.failure.done():
-            began, started = time.time(), time.monotonic()
-            problem, wait_s = "", pause
-            try:
-                async with self._session.post(f"{self._root_url}{path}", json=request) as response:
-                    status, body = response.status, await response.text()
-                    wait_s = max(pause, _seconds(response.headers.get("retry-after")))
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                problem = f"{type(error).__name__}: {error}"
+            found = await self._attempt(path, request)
+            if isinstance(found, Exchange):
+                self._recording.add(found)
+                return found
+            pause_s = max(pause_s, found.wait_s)
+            if not found.passes or time.monotonic() + pause_s > give_up:
+                self._fail(f"{self._root_url}{path} did not answer: {found.problem}")
             else:
-                if status in _LASTING:
-                    seconds = round(time.monotonic() - started, 4)
-                    exchange = Exchange(
-                        path=path,
-                        request=request,
-                        status=status,
-                        answer=json.loads(body),
-                        began=began,
-                        seconds=seconds,
-                    )
-                    self._recording.add(exchange)
-                    return exchange
-                problem = f"status {status}: {body[:500]}"
-                if status not in _PASSING:
-                    give_up = 0.0
-            if time.monotonic() + wait_s > give_up:
-                self._fail(f"{self._root_url}{path} did not answer: {problem}")
-                break
-            await asyncio.sleep(wait_s)
-            pause = min(_LONGEST_WAIT_S, 2 * pause)
+                await asyncio.sleep(pause_s)
+                pause_s = min(_LONGEST_WAIT_S, 2 * pause_s)
         return None
+
+    async def _attempt(self, path: str, request: dict[str, Any]) -> "Exchange | _NoAnswer":
+        began, started = time.time(), time.monotonic()
+        try:
+            async with self._session.post(f"{self._root_url}{path}", json=request) as response:
+                status, body = response.status, await response.text()
+                wait_s = _seconds(response.headers.get("retry-after"))
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return _NoAnswer(f"{type(error).__name__}: {error}", passes=True)
+        problem = f"status {status}: {body[:500]}"
+        if status not in _LASTING:
+            return _NoAnswer(problem, passes=status in _PASSING, wait_s=wait_s)
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            return _NoAnswer(f"no JSON, {problem}", passes=False)
+        seconds = round(time.monotonic() - started, 4)
+        return Exchange(
+            path=path, request=request, status=status, answer=answer, began=began, seconds=seconds
+        )
 
     def _fail(self, problem: str) -> None:
         if not self.failure.done():

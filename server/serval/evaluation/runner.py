@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from serval.evaluation.environment import prepare
-from serval.evaluation.error import EvaluationError
+from serval.evaluation.error import EvaluationError, HarnessError
 from serval.evaluation.job import PROGRAMS, Job
 from serval.evaluation.manifest import Manifest, keep
 from serval.evaluation.outcomes import Outcome
@@ -71,9 +71,10 @@ async def run_suite(
                     trial, command, job, server=server, sampling=sampling, say=partial(_say_at, say, place)
                 )
             )
+        except HarnessError as error:
+            raise EvaluationError(f"{place}: {error}{_hub_hint(suite, settings)}") from error
         except EvaluationError as error:
-            hint = _hub_hint(suite) if settings.data is None and suite.data_sets else ""
-            raise EvaluationError(f"{place}: {error}{hint}") from error
+            raise EvaluationError(f"{place}: {error}") from error
         with closing(Recording(trial / REQUESTS_FILE)) as recording:
             exchanges += recording.exchanges
     result = result_of(trials, exchanges)
@@ -85,7 +86,9 @@ def _say_at(say: Callable[[str], None], place: str, text: str) -> None:
     say(f"{place}: {text}")
 
 
-def _hub_hint(suite: Suite) -> str:
+def _hub_hint(suite: Suite, settings: Manifest) -> str:
+    if settings.data is not None or not suite.data_sets:
+        return ""
     return f". Without --data it reads {', '.join(suite.data_sets)} from the hub"
 
 

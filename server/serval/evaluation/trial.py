@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serval.evaluation.error import EvaluationError
+from serval.evaluation.error import EvaluationError, HarnessError
 from serval.evaluation.job import Job
 from serval.evaluation.outcomes import OUTCOMES_FILE, Outcome, read_outcomes
 from serval.evaluation.recorder import Recorder, Sampling
@@ -98,7 +98,7 @@ async def _run(command: list[str], job: Job, recorder: Recorder, report: Callabl
         raise EvaluationError(f"{recorder.failure.result()}. Run the same command again to go on")
     if process.returncode != 0:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise EvaluationError(f"the harness ended with {process.returncode} ({log}): {''.join(last)}")
+        raise HarnessError(f"the harness ended with {process.returncode} ({log}): {''.join(last)}")
 
 
 async def _stop(process: asyncio.subprocess.Process, ended: "asyncio.Task[int]") -> None:

@@ -108,6 +108,16 @@ async def test_recorder_fails_at_once_if_the_key_is_refused(tmp_path: Path) -> N
     assert (tmp_path / "r").read_text() == ""
 
 
+async def test_recorder_fails_if_an_answer_is_not_json(tmp_path: Path) -> None:
+    async with (
+        AskedServer().running() as server,
+        recorder_of(server.root_url, tmp_path / "r") as (recorder, url),
+    ):
+        server.body = "<html>"
+        assert (await ask(url, model="m"))[0] == 502
+        assert "no JSON, status 200: <html>" in recorder.failure.result()
+
+
 async def test_recorder_fails_if_the_server_stays_away(tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     async with recorder_of(nobody, tmp_path / "r", patience_s=0) as (recorder, url):

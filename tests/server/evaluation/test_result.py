@@ -27,6 +27,7 @@ def test_result_of_one_trial_has_wilsons_interval() -> None:
     assert (result.score.problems, result.score.mean) == (5, 0.6)
     assert (result.score.low, result.score.high) == wilson(3, 5)
     assert {task: score.mean for task, score in result.tasks.items()} == {"a": 0.75, "b": 0.0}
+    assert result.interval == "Wilson"
     assert (result.requests, result.refused, result.cut) == (3, 1, 1)
 
 
@@ -35,6 +36,7 @@ def test_result_of_trials_counts_problems_not_answers() -> None:
     result = result_of(trials, [])
     assert (result.score.problems, result.score.mean, result.trials) == (2, 0.625, 4)
     assert (result.score.low, result.score.high) == clustered([1.0, 0.25])
+    assert result.interval == "standard error over problems"
 
 
 @pytest.mark.parametrize(

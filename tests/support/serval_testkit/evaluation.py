@@ -41,6 +41,8 @@ class AskedServer:
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.statuses: list[int] = []
+        # Sent in place of each answer.
+        self.body: str | None = None
         # Requests with a number above it wait for `go_on`.
         self.holds_above = 1_000_000
         self.holding = asyncio.Event()
@@ -68,6 +70,8 @@ class AskedServer:
         if number > self.holds_above:
             self.holding.set()
             await self.go_on.wait()
+        if self.body is not None:
+            return web.Response(text=self.body)
         status = self.statuses.pop(0) if self.statuses else 200
         choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": str(number)}}
         return web.json_response({"choices": [choice]}, status=status)
