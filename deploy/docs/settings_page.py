@@ -47,7 +47,7 @@ OTHERS = """
 
 | variable | read by | meaning; default |
 | --- | --- | --- |
-| `SERVAL_CACHE_DIR` | `make`, `serval eval` | folder of installed packages, for all checkouts; `~/.cache/serval` |
+| `SERVAL_CACHE_DIR` | `make`, `serval eval` | folder of installed packages; `~/.cache/serval` |
 | `SERVAL_ALLOW_UNTESTED` | `serval engine` | `hicache` says yes to `--enable-hierarchical-cache`; none |
 | `SERVAL_PREBUILT_KERNELS` | `serval engine` | kernels to put into `~/.cache/sglang`; the image sets it |
 | `SERVAL_BASE_URL` | server/examples | address of the API; `http://127.0.0.1:8000/v1` |
