@@ -44,7 +44,7 @@ class Served:
         return {**told["loads"][0], **told["stand_in"]}
 
     async def idle(self) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 load = await self.load()
                 if not load["num_running_reqs"] and not load["num_waiting_reqs"]:
