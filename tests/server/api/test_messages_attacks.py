@@ -92,9 +92,9 @@ async def test_messages_over_the_limits_of_the_key_are_a_429() -> None:
         assert first.status == 200
         assert first.headers["x-ratelimit-limit-tokens"] == "60"
         gateway.engine.will_say(fault="silent")
-        asking = asyncio.ensure_future(gateway.post({**ASKED, "max_tokens": 30}, path=PATHS[0]))
+        asking = asyncio.ensure_future(gateway.post({**ASKED, "max_tokens": 45}, path=PATHS[0]))
         await asyncio.wait_for(gateway.engine.generating.wait(), 60)
-        refused = await gateway.post({**ASKED, "max_tokens": 30}, path=PATHS[0])
+        refused = await gateway.post({**ASKED, "max_tokens": 45}, path=PATHS[0])
         assert refused.status == 429
         assert (await refused.json())["error"]["type"] == "rate_limit_error"
         assert int(refused.headers["retry-after"]) > 0

@@ -119,9 +119,9 @@ async def test_responses_over_the_limits_of_the_key_are_a_429() -> None:
         assert first.status == 200
         assert first.headers["x-ratelimit-limit-tokens"] == "60"
         gateway.engine.will_say(fault="silent")
-        asking = asyncio.ensure_future(gateway.post({**ASKED, "max_output_tokens": 30}, path=PATH))
+        asking = asyncio.ensure_future(gateway.post({**ASKED, "max_output_tokens": 45}, path=PATH))
         await asyncio.wait_for(gateway.engine.generating.wait(), 60)
-        refused = await gateway.post({**ASKED, "max_output_tokens": 30}, path=PATH)
+        refused = await gateway.post({**ASKED, "max_output_tokens": 45}, path=PATH)
         assert refused.status == 429
         assert (await refused.json())["error"]["code"] == "rate_limit_exceeded"
         asking.cancel()
