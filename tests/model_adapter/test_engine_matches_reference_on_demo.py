@@ -180,4 +180,4 @@ def test_engine_serves_a_merged_adapter(
     got = difference(answers, load_reference(merged))
     report(got, dtype)
     assert BOUNDS[dtype].allows(got), got
-    assert difference(answers, reference).maximum > 0.1
+    assert difference(answers, reference).maximum > 1
