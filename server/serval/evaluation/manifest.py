@@ -48,7 +48,6 @@ def keep(folder: Path, manifest: Manifest) -> Manifest:
 
     Raises `EvaluationError` if the folder holds a run with other settings, or its manifest is damaged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FILE
     if path.exists():
         manifest = _going_on(path, manifest)

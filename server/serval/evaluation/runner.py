@@ -1,8 +1,9 @@
 """Running a suite: its environment, its trials in order, its result."""
 
+import fcntl
 import os
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -45,7 +46,17 @@ async def run_suite(
     suite: Suite, settings: Manifest, server: Server, *, folder: Path, cache: Path, say: Callable[[str], None]
 ) -> str:
     """Run what is missing of a suite below `folder`, and return the report. Raises `EvaluationError`."""
-    settings = keep(folder, settings)
+    with _locked(folder):
+        settings = keep(folder, settings)
+        trials, exchanges = await _run_trials(suite, settings, server, folder=folder, cache=cache, say=say)
+        result = result_of(trials, exchanges)
+        _write(folder / "result.json", result)
+    return report(suite, settings, result, folder)
+
+
+async def _run_trials(
+    suite: Suite, settings: Manifest, server: Server, *, folder: Path, cache: Path, say: Callable[[str], None]
+) -> tuple[list[Sequence[Outcome]], list[Exchange]]:
     python = prepare(suite.harness, cache, say=say)
     job = Job(
         base_url="",
@@ -77,9 +88,19 @@ async def run_suite(
             raise EvaluationError(f"{place}: {error}") from error
         with closing(Recording(trial / REQUESTS_FILE)) as recording:
             exchanges += recording.exchanges
-    result = result_of(trials, exchanges)
-    _write(folder / "result.json", result)
-    return report(suite, settings, result, folder)
+    return trials, exchanges
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; its lock ends with it. Raises `EvaluationError` if another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EvaluationError(f"another command is running in {folder}") from None
+        yield
 
 
 def _say_at(say: Callable[[str], None], place: str, text: str) -> None:

@@ -11,11 +11,11 @@ from serval_testkit.evaluation import MANIFEST
 
 
 def test_keep_goes_on_with_the_same_run(tmp_path: Path) -> None:
-    assert keep(tmp_path / "run", MANIFEST) == MANIFEST
+    assert keep(tmp_path, MANIFEST) == MANIFEST
     moved = msgspec.structs.replace(MANIFEST, url="http://other/v1", started="later", concurrency=1)
     expected = msgspec.structs.replace(moved, started=MANIFEST.started)
-    assert keep(tmp_path / "run", moved) == expected
-    assert keep(tmp_path / "run", MANIFEST) == MANIFEST
+    assert keep(tmp_path, moved) == expected
+    assert keep(tmp_path, MANIFEST) == MANIFEST
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.5}, {"checkpoint": "sha256:2"}, {"tasks": ("b",)}])
