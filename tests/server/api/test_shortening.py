@@ -125,6 +125,18 @@ def test_nothing_is_cleared_where_less_would_be_than_asked_for() -> None:
     assert tokens >= 500
 
 
+def test_promise_to_clear_at_least_is_in_tokens_not_in_bytes() -> None:
+    def sparse(shown: Sequence[Message], limit: int) -> RenderedPrompt:
+        ids = render(shown, 1 << 20).input_ids[::8]
+        if len(ids) > limit:
+            raise TokenLimitError
+        return RenderedPrompt([], ids, None)
+
+    # The steps of 100 tokens, or 400 bytes, save 12 tokens each here, and all of 7 uses less than 100.
+    edit = ClearToolUses(trigger_tokens=100, clear_at_least=100)
+    assert with_cleared_uses(session(10), sparse, 100_000, edit=edit).cleared_uses == 0
+
+
 def test_trigger_by_uses_clears_a_quarter_of_them_at_once() -> None:
     assert [edited(uses, trigger_tokens=None, trigger_uses=8, keep=2)[0] for uses in range(7, 14)] == [
         0, 0, 2, 2, 4, 4, 6,
