@@ -13,12 +13,14 @@ from typing import Any
 
 from openai import OpenAI
 
-# Tokens that the conversation keeps free for the answer, and the longest result, in bytes.
+# Tokens that the conversation keeps free for the answer; the longest result, and room that is of use.
 ANSWER_TOKENS = 1_000
 MOST_RESULT_BYTES = 6_000
-LEAST_RESULT_BYTES = 200
-# The text of results may have more tokens a byte than the conversation had so far.
+LEAST_ROOM_BYTES = 1_000
+# The text of results may have more tokens a byte than the conversation had so far, and a short conversation
+# says little of it. English has 0.25 tokens a byte, code 0.3.
 MARGIN = 1.5
+LEAST_RATE = 0.4
 ANSWER_NOW = "There is no more room for results. Answer now from what you have read, without calling tools."
 
 # Returns the server's answer to a conversation.
@@ -39,7 +41,7 @@ class Tool:
 
 @dataclass
 class Spent:
-    """What the requests of one question took, in tokens; `longest` is the longest prompt with its answer."""
+    """Tokens that the requests of one question took; `longest` is the longest prompt with its answer."""
 
     requests: int = 0
     prompt: int = 0
@@ -111,14 +113,14 @@ def answered(
         if asked_to_answer:
             raise NoAnswerError(f"the model goes on calling at the end of its budget of {budget:,} tokens")
         messages.append(message.model_dump(exclude_none=True))
-        room = room_for_results(messages, completion.usage, budget=budget) // len(message.tool_calls)
+        room = room_for_results(messages, completion.usage, budget=budget)
+        most = min(room // len(message.tool_calls), MOST_RESULT_BYTES)
         for call in message.tool_calls:
-            result = shortened(
-                result_of(by_name, call), max(min(room, MOST_RESULT_BYTES), LEAST_RESULT_BYTES)
-            )
+            result = shortened(result_of(by_name, call), most)
+            room -= len(result.encode())
             report(f"{call.function.name} {call.function.arguments} -> {len(result.encode())} bytes")
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-        if room <= MOST_RESULT_BYTES:
+        if room < LEAST_ROOM_BYTES:
             messages.append({"role": "user", "content": ANSWER_NOW})
             asked_to_answer = True
     raise NoAnswerError(f"no answer after {most_requests} requests")
@@ -128,8 +130,7 @@ def room_for_results(messages: Sequence[Mapping[str, Any]], usage: Any, *, budge
     """Return the bytes that results may have, by the tokens a byte that the conversation had so far."""
     tokens = usage.prompt_tokens + usage.completion_tokens
     sent_bytes = sum(len(json.dumps(message, ensure_ascii=False).encode()) for message in messages)
-    # A short conversation is mostly declarations, which are not counted here.
-    tokens_per_byte = min(MARGIN * tokens / max(sent_bytes, 1), 1.0)
+    tokens_per_byte = min(max(MARGIN * tokens / sent_bytes, LEAST_RATE), 1.0)
     return max(int((budget - tokens - ANSWER_TOKENS) / tokens_per_byte), 0)
 
 

@@ -8,6 +8,7 @@ agent knows of the file from the beginning, and asks no server. Page: model_adap
 
 import argparse
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"cannot read the log: {error}")
     if args.summary:
-        print(summary)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        print(
+            f"{summary}\n{used.ru_utime:.0f} s of CPU time, at most {used.ru_maxrss / 1024:.0f} MiB of memory"
+        )
         return
     base_url = os.environ.get("SERVAL_BASE_URL", "http://127.0.0.1:8000/v1")
     api_key = os.environ.get("SERVAL_API_KEY")

@@ -50,7 +50,7 @@ class FrequentCounts:
 
 @dataclass
 class Summary:
-    """What one pass over a file found; minutes beyond `MOST_MINUTES` different ones are not counted."""
+    """Result of one pass over a file; minutes beyond `MOST_MINUTES` different ones are not counted."""
 
     lines: int = 0
     size_bytes: int = 0

@@ -4,7 +4,7 @@
 
 The repository is the source of the installed package httpx2. The server counts all tokens, and says how many
 it found in its cache. The calls are scripted, because the demo model cannot make them: search for the
-question's words, read the two best parts, grep for what the best one defines, answer.
+question's words, read the three best parts, grep for what the best one defines, answer.
 """
 
 import json
@@ -60,7 +60,7 @@ def calls_of(question: str, messages: Sequence[Mapping[str, Any]]) -> Iterator[t
     """Yield the calls, made from the results that `messages` have received until then."""
     yield "search", {"query": question}
     places = PLACE.findall(messages[-1]["content"])
-    for path, begin, end, _ in places[:2]:
+    for path, begin, end, _ in places[:3]:
         yield "read", {"path": path, "begin": int(begin), "end": int(end)}
     name = next((name for *_, name in places if name), None)
     if name:
@@ -88,14 +88,14 @@ def measured(root: Path, client: OpenAI, report: Callable[[str], None]) -> None:
     tools = tools_of(root, index)
     model = client.models.list().data[0].id
     ask = asking(client, model, tools, answer_tokens=1)
-    of_agent, of_whole, right = [], [], 0
+    of_agent, of_whole, found, read = [], [], 0, 0
     for question, path in QUESTIONS.items():
         messages: list[dict[str, Any]] = [*beginning(index), {"role": "user", "content": question}]
         _, spent = answered(scripted(ask, calls_of(question, messages)), messages, tools, budget=24_000)
         of_agent.append(spent)
-        read = [json.loads(call["function"]["arguments"]).get("path", "") for message in messages
-                for call in message.get("tool_calls", ())]  # fmt: skip
-        right += any(each.endswith(path) for each in read)
+        hits = [hit for hit, *_ in PLACE.findall(messages[3]["content"])]
+        found += any(hit.endswith(path) for hit in hits)
+        read += any(hit.endswith(path) for hit in hits[:3])
     ask = asking(client, model, [], answer_tokens=1)
     before = stuffed(root)
     for question in QUESTIONS:
@@ -103,7 +103,7 @@ def measured(root: Path, client: OpenAI, report: Callable[[str], None]) -> None:
         of_whole.append(spent)
     size = sum(path.stat().st_size for path in root.rglob("*.py"))
     report(f"{PACKAGE}: {len(index.files)} files, {size:,} bytes; model {model}")
-    report(f"the file that answers was read for {right} of {len(QUESTIONS)} questions\n")
+    report(f"the file that answers: found for {found} of {len(QUESTIONS)} questions, read for {read}\n")
     report("| | requests | tokens sent | in the cache | computed | longest prompt |")
     report("| --- | ---: | ---: | ---: | ---: | ---: |")
     for what, spents in (("agent", of_agent), ("everything in the prompt", of_whole)):

@@ -107,40 +107,46 @@ def chunks_of(path: str, text: str) -> list[Chunk]:
     """Cut a file into chunks of at most `MOST_LINES` lines, in order and without gaps."""
     lines = text.splitlines()
     language = LANGUAGES.get(Path(path).suffix)
-    boundaries: list[int] = []
+    depths: dict[int, int] = {}
     names: dict[int, str] = {}
     if language is not None:
         tree = Parser(Language(language())).parse(text.encode())
-        _add_boundaries(tree.root_node, boundaries, names)
+        _add_boundaries(tree.root_node, 0, depths, names)
     chunks = []
     begin = 0
     while begin < len(lines):
-        end = _end_of(begin, boundaries, len(lines))
+        end = _end_of(begin, depths, len(lines))
         inside = tuple(name for line, name in names.items() if begin <= line < end)
         chunks.append(Chunk(path, begin + 1, end, inside, "\n".join(lines[begin:end])))
         begin = end
     return [chunk for chunk in chunks if chunk.text.strip()]
 
 
-def _add_boundaries(node: Node, boundaries: list[int], names: dict[int, str]) -> None:
-    """Add the lines (from 0) at which children begin, into long ones, and the names of definitions."""
+def _add_boundaries(node: Node, depth: int, depths: dict[int, int], names: dict[int, str]) -> None:
+    """Add the lines (from 0) at which children begin with their depth, and the names of definitions."""
     for child in node.named_children:
         line = child.start_point[0]
-        name = child.child_by_field_name("name")
-        definition = child.type.endswith(DEFINITIONS)
-        if definition and name is not None and name.text is not None:
+        depths.setdefault(line, depth)
+        # A decorator or an export stands around the definition.
+        inner = child.child_by_field_name("definition") or child.child_by_field_name("declaration") or child
+        name = inner.child_by_field_name("name")
+        if inner.type.endswith(DEFINITIONS) and name is not None and name.text is not None:
             names.setdefault(line, name.text.decode(errors="replace"))
-        boundaries.append(line)
-        if definition or child.end_point[0] - line >= MOST_LINES:
-            _add_boundaries(child, boundaries, names)
+        long = child.end_point[0] - line >= MOST_LINES
+        body = inner.child_by_field_name("body")
+        if body is not None and (long or "class" in inner.type or "impl" in inner.type):
+            _add_boundaries(body, depth + 1, depths, names)
+        elif long:
+            _add_boundaries(child, depth + 1, depths, names)
 
 
-def _end_of(begin: int, boundaries: Sequence[int], lines: int) -> int:
-    """Return the last boundary that `MOST_LINES` reach, or that line itself if there is none."""
+def _end_of(begin: int, depths: dict[int, int], lines: int) -> int:
+    """Return the line to end a chunk before: the last one between definitions that are not inside others."""
     limit = begin + MOST_LINES
     if lines <= limit:
         return lines
-    return max((line for line in boundaries if begin < line <= limit), default=limit)
+    near = [line for line in depths if begin + MOST_LINES // 3 < line <= limit]
+    return min(near, key=lambda line: (depths[line], -line), default=limit)
 
 
 def words_of(text: str) -> list[str]:

@@ -60,7 +60,7 @@ def grep(root: Path, pattern: str) -> str:
 
     Raises `ValueError` for a pattern that is none or takes too long.
     """
-    command = ["grep", "-rnIE", "--exclude-dir=.*", "--exclude-dir=__pycache__", "-m", str(MOST_MATCHES)]
+    command = ["grep", "-rnIE", "--exclude-dir=.?*", "--exclude-dir=__pycache__", "-m", str(MOST_MATCHES)]
     try:
         done = subprocess.run(
             [*command, "-e", pattern, "."],

@@ -38,9 +38,9 @@ class Work:
     beginning: int = 1_000
     question: int = 200
     answer: int = 300
-    calls: int = 4
+    calls: int = 5
     call: int = 50
-    result: int = 1_500
+    result: int = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
