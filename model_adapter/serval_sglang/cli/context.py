@@ -168,7 +168,7 @@ def as_text(
         f"a question: {work.question:,} tokens, answer {work.answer:,}; retrieved: {work.calls} calls of "
         f"{work.call:,} tokens with {work.result:,} each, behind {work.beginning:,}\n"
     )
-    cells = [_HEADER]
+    cells: list[tuple[str, ...]] = [_HEADER]
     for machine, prompts in rows:
         cells += [_cells(machine, prompt, first=prompt is prompts[0]) for prompt in prompts]
     yield table(cells, left=frozenset({0, len(_HEADER) - 1}))
