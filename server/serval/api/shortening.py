@@ -53,8 +53,8 @@ def truncated(
 ) -> RenderedPrompt:
     """Render the conversation without its oldest turns and calls, as few steps of them as need to go.
 
-    The prompt leaves room for `answer_tokens`, but a quarter of `limit` at most. Raises `TokenLimitError` if
-    not even what the model has to answer fits.
+    The prompt leaves room for `answer_tokens`, but a quarter of `limit` at most, and less if what the model
+    has to answer takes it. Raises `TokenLimitError` if not even that fits.
     """
     room = limit - min(answer_tokens or _ANSWER_TOKENS, limit // 4)
     whole = _within(render, messages, room)
@@ -69,7 +69,7 @@ def truncated(
 
     found = bisect_left(places, True, key=fits)
     if found == len(places):
-        raise TokenLimitError
+        return render(kept_from(messages, places[-1]) if places else messages, limit)
     prompt = prompts[places[found]]
     assert prompt is not None
     return prompt
@@ -113,7 +113,7 @@ def with_cleared_uses(
         return len(one.prompt.input_ids) <= _untriggered(edit, limit)
 
     counts = _counts(messages, allowed, edit)
-    if original > limit:
+    if original > limit and (not counts or clearing(counts[-1]) is None):
         # Not in whole steps, because a refusal would be worse.
         counts.append(len(allowed))
     found = bisect_left(counts, True, key=enough)

@@ -24,7 +24,9 @@ def test_context_prints_the_table_of_its_page(capsys: pytest.CaptureFixture[str]
 
 
 def test_context_says_that_seconds_are_predicted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, *ONE_H200, "--lengths", "4096")[1].startswith("seconds: predicted from data sheets, not measured;")
+    assert printed(capsys, *ONE_H200, "--lengths", "4096")[1].startswith(
+        "seconds: predicted from data sheets, not measured;"
+    )
 
 
 def test_context_takes_measured_costs_and_names_their_file(

@@ -73,6 +73,14 @@ def test_conversation_whose_last_turn_does_not_fit_is_refused() -> None:
         truncated([*session(5), {"role": "user", "content": "x" * 9_000}], render, 2_000, answer_tokens=1)
 
 
+@pytest.mark.parametrize("before", [0, 5])
+def test_last_question_may_take_the_room_of_the_answer(before: int) -> None:
+    question = {"role": "user", "content": "x" * 7_000}
+    messages = [*session(before), question] if before else [question]
+    prompt = truncated(messages, render, 2_000, answer_tokens=None)
+    assert len(prompt.input_ids) == 7_000 / 4 + 1
+
+
 def test_long_results_are_dropped_one_by_one_where_steps_do_not_suffice() -> None:
     # The last result alone takes nearly all room, so no cut at a whole step suffices.
     last = [*use(90)[:1], {"role": "tool", "tool_call_id": "c90", "content": "x" * 6_000}]
@@ -156,6 +164,14 @@ def test_end_of_the_context_triggers_the_edit_too() -> None:
     assert length <= 2_000
     with pytest.raises(TokenLimitError):
         edited(40, limit=300)
+
+
+def test_conversation_beyond_the_context_is_cleared_in_whole_steps_where_they_suffice() -> None:
+    # Whole steps bring it below the context, though not below the trigger: the rest of a step stays.
+    edit = ClearToolUses(trigger_tokens=1_000, keep=0)
+    prompts = [with_cleared_uses(session(uses), render, 2_500, edit=edit) for uses in range(30, 40)]
+    assert any(prompt.cleared_uses < uses for uses, prompt in enumerate(prompts, 30))
+    assert len({prompt.cleared_uses for prompt in prompts}) < 8
 
 
 def test_search_renders_few_times() -> None:
