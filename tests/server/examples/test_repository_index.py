@@ -29,7 +29,7 @@ CLASS = "class Limiter:\n" + "".join(
 
 
 @pytest.fixture(scope="module")
-def indexed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def indexed(tmp_path_factory: pytest.TempPathFactory, examples_python: Path) -> Any:
     root = tmp_path_factory.mktemp("repository").resolve()
     (root / "limits.py").write_text(CLASS)
     (root / "web").mkdir()
@@ -38,13 +38,9 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (root / ".env").write_text("secret = 1\n")
     (root / "data.bin").write_bytes(b"\0\1socket")
     (root / "empty.py").write_text("")
-    environment = subprocess.run(
-        [ROOT / "deploy/setup/setup.sh", "--examples"], capture_output=True, text=True, check=True
-    )
-    python = Path(environment.stdout.strip()) / "bin" / "python"
     queries = ["open socket", "rule_4", "limiter", "nothing of this"]
     done = subprocess.run(
-        [python, "-c", PROGRAM, ROOT / "server/examples", root, *queries],
+        [examples_python, "-c", PROGRAM, ROOT / "server/examples", root, *queries],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
