@@ -13,7 +13,8 @@ from pathlib import Path
 from openai import OpenAI
 import repository_figures
 repository_figures.QUESTIONS = {"Where is a limit counted?": "limits.py", "Which opens a socket?": "net.py"}
-repository_figures.measured(Path(sys.argv[2]).resolve(), OpenAI(base_url=sys.argv[3], api_key=sys.argv[4]), print)
+client = OpenAI(base_url=sys.argv[3], api_key=sys.argv[4])
+repository_figures.measured(Path(sys.argv[2]).resolve(), client, print)
 """
 
 
