@@ -13,6 +13,7 @@ from serval_sglang import preflight
 from serval_sglang.launch import main
 from serval_sglang.options import DEMO_MODEL, Device, EngineOptions, Untested
 from serval_sglang.preflight import find_mistakes
+from serval_sglang.siblings import ARCHITECTURES
 
 
 def change_config(folder: Path, **values: Any) -> None:
@@ -91,6 +92,15 @@ def test_find_mistakes_names_what_is_wrong(options: EngineOptions, folder: Path,
     damage, expected = BROKEN[case]
     damage(folder)
     assert expected in "; ".join(mistakes(options))
+
+
+@pytest.mark.parametrize(("device", "is_refused"), [("cuda", True), ("cpu", False)])
+def test_find_mistakes_refuses_on_a_gpu_what_only_a_cpu_serves(
+    options: EngineOptions, device: Device, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {name: replace(each, refused_on_gpu="not yet") for name, each in ARCHITECTURES.items()}
+    monkeypatch.setattr(preflight, "ARCHITECTURES", refused)
+    assert ("not yet" in mistakes(replace(options, device=device))) == is_refused
 
 
 def test_find_mistakes_misses_the_mtp_layer_only_if_drafts_are_asked_for(
