@@ -67,8 +67,8 @@ def test_page_has_a_row_of_every_sibling() -> None:
 
 
 def test_flash_has_published_size() -> None:
-    """Of the technical report (arXiv:2509.01322): 560 B parameters, 18.6 to 31.3 B of them active, 27 B on
-    average. That average counts the output head, and eight of twelve choices are real experts."""
+    """Figures of the technical report (arXiv:2509.01322): 560 B parameters, of which 27 B are active on
+    average, the output head included, if eight of twelve choices are real experts."""
     config = LongcatConfig.from_dict(FLASH_FILE)
     assert config == FLASH
     assert not config.has_ngrams
