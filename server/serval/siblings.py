@@ -27,21 +27,19 @@ class Sibling(Struct, frozen=True):
     """A model, by its name on Hugging Face's hub; those of its quantised copies begin with it.
 
     - `dialect`: format of its tool calls
-    - `switch`: variable by which its template switches thinking; None if its template has none, or was not
-      read (`template_read` is false)
+    - `switch`: variable by which its template switches thinking; None if that is not known
     """
 
     name: str
     dialect: Dialect
     switch: str | None = None
-    template_read: bool = True
 
 
 SIBLINGS: Final = (
     # Its model card calls it a model that does not think: the switch only shows old reasoning again.
     Sibling("LongCat-Flash-Lite", LONGCAT, switch="enable_thinking"),
-    Sibling("LongCat-Flash-Chat", LONGCAT_JSON, template_read=False),
-    Sibling("LongCat-Flash-Thinking", LONGCAT_JSON, template_read=False),
+    Sibling("LongCat-Flash-Chat", LONGCAT_JSON),
+    Sibling("LongCat-Flash-Thinking", LONGCAT_JSON),
     Sibling("LongCat-Flash-Thinking-2601", LONGCAT, switch="enable_thinking"),
 )
 
