@@ -230,10 +230,11 @@ async def test_usage_counts_the_tokens_of_reasoning(model: str, stream: bool, de
     [
         ("<longcat_think>Hm</longcat_think>Hello", None, "stop", ["<longcat_think>", *token_pieces("Hm")]),
         ("They greet", True, "length", token_pieces("They greet")),
+        ("\n\n", True, "length", token_pieces("\n\n")),
         ("</longcat_think>Hello", True, "stop", []),
         ("Hello", None, "stop", []),
     ],
-    ids=["opened by the model", "cut", "empty", "none"],
+    ids=["opened by the model", "cut", "blank", "empty", "none"],
 )
 async def test_usage_counts_reasoning_that_the_model_opens_cuts_or_leaves_out(
     model: str, text: str, thinking: bool | None, finish: str, counted: list[str]
