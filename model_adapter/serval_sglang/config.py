@@ -1,7 +1,8 @@
-"""The model configuration: Meituan's config.json of LongCat-Flash-Lite as a typed, checked value.
+"""The model configuration: Meituan's config.json of a model of the family as a typed, checked value.
 
 Fields have the names of the file; everything derived from them is a property. A copy re-saved by transformers
-(`model_type`, `num_hidden_layers`, `rope_parameters`) yields the same value.
+(`model_type`, `num_hidden_layers`, `rope_parameters`) yields the same value. A model without an n-gram
+embedding is one with n-grams of one token: no tables, and a mean over the word's row alone.
 """
 
 import json
@@ -11,9 +12,14 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-ARCHITECTURE = "LongcatFlashNgramForCausalLM"
+# Names in config.json: of LongCat-Flash-Lite, and of LongCat-Flash-Chat and -Thinking.
+NGRAM_ARCHITECTURE = "LongcatFlashNgramForCausalLM"
+FLASH_ARCHITECTURE = "LongcatFlashForCausalLM"
 
-# Value of each switch in the released Lite checkpoints, the only value that this package supports.
+# Fields of a model without an n-gram embedding, whose file has none of them.
+WITHOUT_NGRAMS: Mapping[str, Any] = {"ngram_vocab_size_ratio": 1, "emb_neighbor_num": 1, "emb_split_num": 1}
+
+# Value of each switch in the released checkpoints, the only value that this package supports.
 _SUPPORTED_VALUES: Mapping[str, object] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -53,7 +59,7 @@ class YarnScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongcatConfig:
-    """LongCat-Flash-Lite's config.json. Dimensions have no defaults: a file must state them all."""
+    """A config.json of the family. Dimensions have no defaults: a file must state them all."""
 
     vocab_size: int
     hidden_size: int
@@ -85,11 +91,7 @@ class LongcatConfig:
 
     def __post_init__(self) -> None:
         _check_field_types(self)
-        if self.emb_neighbor_num < 2:
-            raise ConfigError(
-                f"emb_neighbor_num must be at least 2 (bigrams), got {self.emb_neighbor_num!r}."
-            )
-        if self.hidden_size % self.ngram_table_count:
+        if self.has_ngrams and self.hidden_size % self.ngram_table_count:
             raise ConfigError(
                 "hidden_size must be divisible by the number of n-gram tables, (emb_neighbor_num - 1) * "
                 f"emb_split_num = {self.ngram_table_count}, got {self.hidden_size!r}."
@@ -103,6 +105,16 @@ class LongcatConfig:
             )
 
     @property
+    def has_ngrams(self) -> bool:
+        """True with an n-gram embedding, False with a plain word embedding."""
+        return self.emb_neighbor_num > 1
+
+    @property
+    def architecture(self) -> str:
+        """The name of the architecture in Meituan's file."""
+        return NGRAM_ARCHITECTURE if self.has_ngrams else FLASH_ARCHITECTURE
+
+    @property
     def ngram_base(self) -> int:
         """m in the moduli m + 2i + 1 of the tables."""
         return int(self.ngram_vocab_size_ratio * self.vocab_size)
@@ -114,7 +126,8 @@ class LongcatConfig:
 
     @property
     def ngram_table_width(self) -> int:
-        return self.hidden_size // self.ngram_table_count
+        """Width of a row of each table; 0 without tables."""
+        return self.hidden_size // self.ngram_table_count if self.has_ngrams else 0
 
     def ngram_table_rows(self, table: int) -> int:
         """Return the number of rows of n-gram table `table`, which is also the modulus of its ids."""
@@ -163,6 +176,7 @@ class LongcatConfig:
     def from_dict(cls, source: Mapping[str, Any]) -> Self:
         """Read Meituan's layout or a copy re-saved by transformers; other keys are ignored.
 
+        Only the architecture of LongCat-Flash may leave the fields of the n-gram embedding out.
         Raises `ConfigError` if a required field is absent, a value is out of range, two spellings of a field
         contradict each other, or a switch has a value that this package does not support.
         """
@@ -170,6 +184,13 @@ class LongcatConfig:
             if source.get(key, supported) not in (supported, None):
                 raise ConfigError(f"{key} must be {supported!r} or absent, got {source[key]!r}.")
         values = {f.name: source[f.name] for f in fields(cls) if source.get(f.name) is not None}
+        if source.get("architectures") == [FLASH_ARCHITECTURE] and not WITHOUT_NGRAMS.keys() & values.keys():
+            values.update(WITHOUT_NGRAMS)
+        elif values.get("emb_neighbor_num") == 1:
+            raise ConfigError(
+                "emb_neighbor_num must be at least 2 (bigrams), got 1; a model without n-grams has "
+                f"the architecture {FLASH_ARCHITECTURE} and none of {', '.join(WITHOUT_NGRAMS)}."
+            )
         values.update(_rope_fields(source))
         if "num_layers" not in values and source.get("num_hidden_layers") is not None:
             values["num_layers"] = _halve(source["num_hidden_layers"])
@@ -196,7 +217,9 @@ class LongcatConfig:
         """Return Meituan's layout, without `model_type` and `auto_map`, which would ask for remote code."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["rope_scaling"] = None if self.rope_scaling is None else self.rope_scaling.to_dict()
-        return {"architectures": [ARCHITECTURE], **_SUPPORTED_VALUES, **values}
+        if not self.has_ngrams:
+            values = {name: value for name, value in values.items() if name not in WITHOUT_NGRAMS}
+        return {"architectures": [self.architecture], **_SUPPORTED_VALUES, **values}
 
 
 def _check_field_types(config: YarnScaling | LongcatConfig) -> None:
