@@ -35,6 +35,7 @@ LAYERS = {
         "limits",
         "usage",
         "auth",
+        "batches",
         "live_settings",
         "doctor",
         "api",

@@ -8,7 +8,7 @@ to the batch's sums.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
@@ -39,11 +39,11 @@ class LineStart(NamedTuple):
 class Line(NamedTuple):
     """A leased line. `caller` is the owner's identity as JSON."""
 
-    batch_id: str
     number: int
     offset: int
     length: int
     attempts: int
+    batch_id: str
     subject: str
     caller: str
     endpoint: str
@@ -85,26 +85,28 @@ class LineTable:
         self._engine = engine
         self._now = now
 
-    def lease(self, worker: str, most: int, *, lease_s: int, without: Collection[str] = ()) -> Sequence[Line]:
-        """Lease at most `most` lines, of subjects but `without`; subjects have equal shares.
+    def lease(
+        self, worker: str, most: int, *, lease_s: int, at_most: Mapping[str, int] | None = None
+    ) -> Sequence[Line]:
+        """Lease at most `most` lines; subjects have equal shares, and those in `at_most` no more than that.
 
-        Those of a subject come from its oldest batch that has some.
+        Lines of a subject come from its oldest batch that has some.
         """
+        bounds = at_most or {}
+        full = [subject for subject, bound in bounds.items() if bound <= 0]
         now = int(self._now())
         found: list[Line] = []
         with self._engine.connect() as connection:
-            open_batches = _open_batches(connection, now, without)
+            open_batches = _open_batches(connection, now, full)
         for index, mine in enumerate(open_batches):
             share = -(-(most - len(found)) // (len(open_batches) - index))
+            share = min(share, bounds.get(mine[0].subject, share))
             for batch in mine:
                 if share <= 0:
                     break
                 rows = self._lease_of(batch.id, worker, share, now=now, lease_s=lease_s)
                 share -= len(rows)
-                found += [
-                    Line(batch.id, *row, batch.subject, batch.caller, batch.endpoint, batch.input_file_id)
-                    for row in rows
-                ]
+                found += [Line(*row, *batch) for row in rows]
         return found
 
     def _lease_of(self, batch_id: str, worker: str, most: int, *, now: int, lease_s: int) -> list[Any]:

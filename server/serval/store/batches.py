@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import (
     Engine,
@@ -26,15 +26,21 @@ from sqlalchemy import (
     update,
 )
 
+from serval.store.batch_errors import FullError
 from serval.store.batch_lines import LEASED, UNEXECUTED, WAITING, LineStart
 from serval.store.database import transaction
-from serval.store.files import OPEN_STATUSES, FullError, StoredFile, add_file
+from serval.store.files import OPEN_STATUSES, StoredFile, add_file
 from serval.store.page import page
 from serval.store.tables import batch_lines, batches
 
 _ID: Final = re.compile(r"batch_[0-9a-f]{32}")
 _ENDED: Final = ("completed", "failed", "expired", "cancelled")
 _LINES_AT_ONCE: Final = 1000
+
+
+Status = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Batch:
     caller: str
     endpoint: str
     input_file_id: str
-    status: str
+    status: Status
     created_at: int
     expires_at: int
     output_keep_s: int

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Engine, Row, delete, exists, func, insert, select
 
+from serval.store.batch_errors import FileInUseError, FullError
 from serval.store.database import transaction
 from serval.store.page import page
 from serval.store.tables import batches, files
@@ -32,14 +33,6 @@ class StoredFile:
     bytes: int
     created_at: int
     expires_at: int
-
-
-class FileInUseError(Exception):
-    """A batch that has not ended needs the file."""
-
-
-class FullError(Exception):
-    """The key's files have too many bytes, or there are too many of its batches."""
 
 
 def new_file_id() -> str:

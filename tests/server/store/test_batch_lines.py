@@ -123,11 +123,12 @@ def test_subjects_have_equal_shares_and_the_busy_one_comes_last(tables: Tables) 
     tables.batch(50)
     tables.batch(50)
     late = tables.batch(50, subject="b")
-    assert {line.subject for line in tables.lease("one", 4, without=["b"])} == {"a"}
+    assert {line.subject for line in tables.lease("one", 4, at_most={"b": 0})} == {"a"}
+    assert len(tables.lease("two", 4, at_most={"a": 0, "b": 1})) == 1
     leased = tables.lease("one", 5)
     assert sum(line.batch_id == late for line in leased) == 3
-    assert {line.subject for line in tables.lease("one", 100, without=["a"])} == {"b"}
-    assert {line.subject for line in tables.lease("one", 100, without=["a", "b"])} == set()
+    assert {line.subject for line in tables.lease("one", 100, at_most={"a": 0})} == {"b"}
+    assert {line.subject for line in tables.lease("one", 100, at_most={"a": 0, "b": 0})} == set()
 
 
 def test_no_line_of_a_batch_that_is_cancelled_or_expired_is_leased(tables: Tables) -> None:

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from serval.store.batch_errors import FullError
 from serval.store.batch_lines import LineStart
 from serval.store.batches import Batch, BatchTable
 from serval.store.database import open_database
-from serval.store.files import FullError, new_file_id
+from serval.store.files import new_file_id
 
 
 class Clock:

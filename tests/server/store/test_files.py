@@ -2,9 +2,10 @@
 
 import pytest
 
+from serval.store.batch_errors import FileInUseError, FullError
 from serval.store.batches import BatchTable
 from serval.store.database import open_database
-from serval.store.files import FileInUseError, FileTable, FullError, StoredFile, new_file_id
+from serval.store.files import FileTable, StoredFile, new_file_id
 
 
 class Clock:

@@ -1,0 +1,37 @@
+"""Running batches beside the requests of this process.
+
+SQLAlchemy is loaded with this module, so only gateways that run batches import it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from starlette.types import ASGIApp
+
+from serval.api.batch_checks import body_check
+from serval.api.context import ApiContext
+from serval.api.in_process import answer_in_process
+from serval.batches.service import Batches, running_batches
+
+
+@asynccontextmanager
+async def batches_running(context: ApiContext, batches: Batches, edge: ASGIApp) -> AsyncIterator[None]:
+    """Run batches while entered; their lines are requests to `edge`, the application as clients see it."""
+
+    def allowed(running: int) -> int:
+        slots = context.engine.slots
+        others = slots.in_use + slots.waiting - running
+        return 1 if others > 0 else context.settings.batch_concurrency
+
+    async with running_batches(
+        batches,
+        context.settings,
+        answer=partial(answer_in_process, edge),
+        checks=partial(body_check, context),
+        model=context.model.name,
+        allowed=allowed,
+        count=context.metrics.batches.line_run,
+        show=context.metrics.batches.show_batches,
+    ):
+        yield
