@@ -93,8 +93,13 @@ class SettingFields(BaseSettings):
         default=16,
         ge=1,
         le=1024,
-        description="Lines of batches that one worker runs at a time while nobody else asks for anything;"
-        " otherwise it runs one at a time.",
+        description="Lines of batches that one worker runs at a time while it has no other requests.",
+    )
+    batch_concurrency_busy: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="The same while it has other requests, and until a second after them.",
     )
     batch_max_lines: int = Field(default=50_000, ge=1, le=10**6, description="Most lines of a batch.")
     batch_max_file_bytes: int = Field(

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from serval.api.batch_checks import body_check
 from serval.api.context import ApiContext
 from serval.api.in_process import answer_in_process
+from serval.batches.room import Room
 from serval.batches.service import Batches, running_batches
 
 
@@ -19,14 +20,16 @@ from serval.batches.service import Batches, running_batches
 async def batches_running(context: ApiContext, batches: Batches, edge: ASGIApp) -> AsyncIterator[None]:
     """Run batches while entered; their lines are requests to `edge`, the application as clients see it."""
 
+    settings = context.settings
+    room = Room(most=settings.batch_concurrency, busy=settings.batch_concurrency_busy)
+
     def allowed(running: int) -> int:
         slots = context.engine.slots
-        others = slots.in_use + slots.waiting - running
-        return 1 if others > 0 else context.settings.batch_concurrency
+        return room.allowed(slots.in_use + slots.waiting - running)
 
     async with running_batches(
         batches,
-        context.settings,
+        settings,
         answer=partial(answer_in_process, edge),
         checks=partial(body_check, context),
         model=context.model.name,
