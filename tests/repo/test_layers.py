@@ -20,6 +20,7 @@ LAYERS = {
         "setting_names",
         "settings_file",
         "setting_fields",
+        "batch_setting_fields",
         "settings",
         "schema",
         "tools",

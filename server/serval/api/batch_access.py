@@ -1,4 +1,4 @@
-"""What the routes of files and of batches have in common: the parts that they need, and their errors."""
+"""Parts and errors that the routes of files and of batches have in common."""
 
 import asyncio
 import logging

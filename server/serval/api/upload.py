@@ -13,7 +13,7 @@ from serval.errors import BodyTooLargeError, InvalidRequestError
 from serval.wire.decode import missing_parameter
 
 _FILE: Final = "file"
-# Of all fields but the file, and of the form's framing.
+# Limit of all fields but the file, and of the form's framing.
 _MOST_FIELD_BYTES: Final = 1 << 16
 # So many bytes are written at a time.
 _WRITE_BYTES: Final = 1 << 20

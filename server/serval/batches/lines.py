@@ -23,9 +23,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 U = TypeVar("U")
 
-LEASE_S: Final = 30
-POLL_S: Final = 0.5
-_RENEW_EVERY_S: Final = LEASE_S / 3
+# A lease survives two failed renewals.
+_RENEWALS_PER_LEASE: Final = 3
 _DATABASE_PAUSE_S: Final = 1.0
 # Share of the room that has to be free before more are leased.
 _LEAST_LEASED: Final = 0.25
@@ -48,7 +47,8 @@ class LineRunner:
         allowed: Callable[[int], int],
         most: int,
         count: Callable[[str], None],
-        poll_s: float = POLL_S,
+        lease_s: int,
+        poll_s: float,
     ) -> None:
         """`allowed` tells how many lines may run now, `most` at most; it gets the number that run.
 
@@ -61,6 +61,7 @@ class LineRunner:
         self._allowed = allowed
         self._most = most
         self._count = count
+        self._lease_s = lease_s
         self._poll_s = poll_s
         # Leased lines by their key, until their result is recorded or they are given back.
         self._held: dict[tuple[str, int], Line] = {}
@@ -101,7 +102,11 @@ class LineRunner:
             if wait_s <= 0 and free >= max(1, _LEAST_LEASED * room):
                 leased = await self._from_database(
                     partial(
-                        self._table.lease, self._worker, free, lease_s=LEASE_S, at_most=self._paces.room()
+                        self._table.lease,
+                        self._worker,
+                        free,
+                        lease_s=self._lease_s,
+                        at_most=self._paces.room(),
                     ),
                     otherwise=None,
                 )
@@ -193,10 +198,10 @@ class LineRunner:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(_RENEW_EVERY_S)
+            await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
             held = list(self._held)
             await self._from_database(
-                partial(self._table.renew, self._worker, held, lease_s=LEASE_S), otherwise=None
+                partial(self._table.renew, self._worker, held, lease_s=self._lease_s), otherwise=None
             )
 
     async def _from_database(self, work: Callable[[], T], *, otherwise: U) -> T | U:

@@ -59,6 +59,7 @@ async def running_batches(
             allowed=allowed,
             most=settings.batch_concurrency,
             count=count,
+            lease_s=settings.batch_lease_s,
             poll_s=settings.batch_poll_s,
         ),
         TaskRunner(
@@ -72,6 +73,7 @@ async def running_batches(
             max_lines=settings.batch_max_lines,
             keep_s=settings.batch_keep_s,
             show=show,
+            lease_s=settings.batch_lease_s,
             poll_s=settings.batch_poll_s,
         ),
     )

@@ -21,9 +21,8 @@ from serval.store.files import FileTable, StoredFile, new_file_id
 
 logger = logging.getLogger(__name__)
 
-LEASE_S: Final = 30
-POLL_S: Final = 0.5
-_RENEW_EVERY_S: Final = LEASE_S / 3
+# A lease survives two failed renewals.
+_RENEWALS_PER_LEASE: Final = 3
 _CLEAN_EVERY_S: Final = 60.0
 _STRAY_S: Final = 86_400.0
 # Lines are checked in a thread, in pieces of so many bytes, with a pause as long as each took: Python runs
@@ -52,7 +51,8 @@ class TaskRunner:
         max_lines: int,
         keep_s: int,
         show: Callable[[Mapping[str, int]], None],
-        poll_s: float = POLL_S,
+        lease_s: int,
+        poll_s: float,
     ) -> None:
         """Batches that have ended are forgotten after `keep_s`.
 
@@ -68,6 +68,7 @@ class TaskRunner:
         self._max_lines = max_lines
         self._keep_s = keep_s
         self._show = show
+        self._lease_s = lease_s
         self._poll_s = poll_s
         self._cleaned_at = -_CLEAN_EVERY_S
 
@@ -104,7 +105,7 @@ class TaskRunner:
             self._cleaned_at = time.monotonic()
             await asyncio.to_thread(self._clean)
         begun = await asyncio.to_thread(self._batches.finalize_ended)
-        batch = await asyncio.to_thread(self._batches.take_task, self._worker, lease_s=LEASE_S)
+        batch = await asyncio.to_thread(self._batches.take_task, self._worker, lease_s=self._lease_s)
         if batch is not None and batch.status == "validating":
             await self._validate(batch)
         elif batch is not None:
@@ -178,9 +179,9 @@ class TaskRunner:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(_RENEW_EVERY_S)
+            await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
             with suppress(SQLAlchemyError):
-                await asyncio.to_thread(self._batches.renew_tasks, self._worker, lease_s=LEASE_S)
+                await asyncio.to_thread(self._batches.renew_tasks, self._worker, lease_s=self._lease_s)
 
 
 def _check_piece(check: InputCheck, lines: Any) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from serval_testkit.gateway import MODEL, RunningGateway, running_gateway
 from serval_testkit.stand_in_engine import Answer
 
 CHAT = "/v1/chat/completions"
-POLL_S = 0.02
+POLL_S = 0.05
 
 
 @asynccontextmanager
@@ -34,11 +34,10 @@ async def batch_gateway(folder: Path, **settings: Any) -> AsyncIterator[RunningG
         yield gateway
 
 
-def key_of(folder: Path, **limits: int) -> str:
+def key_of(folder: Path) -> str:
     """A new key of the database."""
-    with_limits = {} if not limits else {"limits": limits}
     store = open_store(Settings(key_database=str(folder / "keys.db")))
-    _, key = store.create(name="a", scopes=["inference"], **with_limits)
+    _, key = store.create(name="a", scopes=["inference"])
     return key
 
 
@@ -176,7 +175,7 @@ async def test_error_of_a_line_is_in_the_error_file_and_others_go_on(tmp_path: P
 async def test_files_and_batches_of_another_key_are_not_there(tmp_path: Path) -> None:
     async with batch_gateway(tmp_path) as gateway:
         stranger = gateway.openai.with_options(api_key=key_of(tmp_path))
-        await asyncio.sleep(0.4)
+        await _until_accepted(stranger)
         batch = await until(gateway.openai, await start(gateway.openai, jsonl(line("a"))), "completed")
         assert batch.output_file_id is not None
         for forbidden in (
@@ -218,15 +217,19 @@ async def test_lines_wait_for_an_engine_and_for_limits(tmp_path: Path) -> None:
     """An engine that is away and a key's limit refuse requests; a batch goes on when they no longer do."""
     async with batch_gateway(tmp_path, requests_per_minute=600, concurrent_requests=1) as gateway:
         gateway.engine.hangs_up = True
-        batch = await start(gateway.openai, jsonl(*(line(f"line-{number}") for number in range(8))))
+        batch = await start(gateway.openai, jsonl(*(line(f"line-{number}") for number in range(4))))
         await asyncio.wait_for(gateway.engine.generating.wait(), 100)
         gateway.engine.hangs_up = False
         batch = await until(gateway.openai, batch, "completed")
         assert batch.request_counts is not None
-        assert (batch.request_counts.completed, batch.request_counts.failed) == (8, 0)
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (4, 0)
 
 
-async def test_line_on_which_the_engine_fails_each_time_fails(tmp_path: Path) -> None:
+async def test_line_on_which_the_engine_fails_each_time_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serval.batches.verdict.MOST_ATTEMPTS", 2)
+
     def script(body: dict[str, Any]) -> Answer:
         return Answer(fault="error_event") if body["sampling_params"]["max_new_tokens"] == 7 else Answer()
 
@@ -260,8 +263,8 @@ async def test_lines_of_a_revoked_key_fail(tmp_path: Path) -> None:
     async with batch_gateway(tmp_path, batch_concurrency=1) as gateway:
         store = open_store(Settings(key_database=str(tmp_path / "keys.db")))
         record, key = store.create(name="a", scopes=["inference"])
-        await asyncio.sleep(0.4)
         client = gateway.openai.with_options(api_key=key)
+        await _until_accepted(client)
         hold = asyncio.Event()
         gateway.engine.answers.append(Answer(hold=hold))
         batch = await start(client, jsonl(line("a"), line("b")))
@@ -274,6 +277,14 @@ async def test_lines_of_a_revoked_key_fail(tmp_path: Path) -> None:
         # The line that ran may have been finished.
         assert found.failed >= 1
         assert len(gateway.engine.requests) == 1
+
+
+async def _until_accepted(client: AsyncOpenAI) -> None:
+    async with asyncio.timeout(100):
+        while True:
+            with suppress(AuthenticationError):
+                await client.models.list()
+                return
 
 
 async def _until_refused(client: AsyncOpenAI) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from serval.batches.folder import ContentFolder, open_folder
-from serval.batches.lines import LEASE_S, LineRunner
+from serval.batches.lines import LineRunner
 from serval.batches.tasks import TaskRunner
 from serval.batches.verdict import Answer
 from serval.caller.identity import Identity
@@ -22,6 +22,7 @@ from serval.store.files import FileTable, new_file_id
 
 URL = "/v1/completions"
 POLL_S = 0.01
+LEASE_S = 30
 CALLER = Identity(frozenset({"inference"}), key_id="a")
 
 
@@ -96,6 +97,7 @@ class Process:
             allowed=lambda _: most,
             most=most,
             count=self.outcomes.append,
+            lease_s=LEASE_S,
             poll_s=POLL_S,
         )
         self._tasks = TaskRunner(
@@ -109,6 +111,7 @@ class Process:
             max_lines=1000,
             keep_s=10**6,
             show=lambda counts: None,
+            lease_s=LEASE_S,
             poll_s=POLL_S,
         )
         self._running: Sequence[asyncio.Task[None]] = ()

@@ -1,10 +1,10 @@
 """Leases and results of lines of batches, in SQLite and PostgreSQL."""
 
 import pytest
+from sqlalchemy import Engine
 
 from serval.store.batch_lines import Line, LineResult, LineStart, LineTable
 from serval.store.batches import Batch, BatchTable
-from serval.store.database import open_database
 from serval.store.files import FileTable, StoredFile, new_file_id
 
 LEASE_S = 30
@@ -21,9 +21,8 @@ class Clock:
 class Tables:
     """All tables on one database and one clock."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.clock = Clock()
-        engine = open_database(location)
         self.lines = LineTable(engine, now=self.clock)
         self.batches = BatchTable(engine, now=self.clock)
         self.files = FileTable(engine, now=self.clock)
@@ -54,8 +53,8 @@ class Tables:
 
 
 @pytest.fixture
-def tables(key_database: str) -> Tables:
-    return Tables(key_database)
+def tables(batch_database: Engine) -> Tables:
+    return Tables(batch_database)
 
 
 def numbers(lines: list[Line]) -> list[int]:

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from serval.store.batch_errors import FullError
 from serval.store.batch_lines import LineStart
 from serval.store.batches import Batch, BatchTable
-from serval.store.database import open_database
 from serval.store.files import new_file_id
 
 
@@ -24,8 +24,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def table(key_database: str, clock: Clock) -> BatchTable:
-    return BatchTable(open_database(key_database), now=clock)
+def table(batch_database: Engine, clock: Clock) -> BatchTable:
+    return BatchTable(batch_database, now=clock)
 
 
 def create(table: BatchTable, subject: str = "a", **changes: Any) -> Batch:

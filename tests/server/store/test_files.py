@@ -1,10 +1,10 @@
 """Rows of files: owners, lists, use, expiry and size, in SQLite and PostgreSQL."""
 
 import pytest
+from sqlalchemy import Engine
 
 from serval.store.batch_errors import FileInUseError, FullError
 from serval.store.batches import BatchTable
-from serval.store.database import open_database
 from serval.store.files import FileTable, StoredFile, new_file_id
 
 
@@ -21,13 +21,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def table(key_database: str, clock: Clock) -> FileTable:
-    return FileTable(open_database(key_database), now=clock)
+def table(batch_database: Engine, clock: Clock) -> FileTable:
+    return FileTable(batch_database, now=clock)
 
 
 @pytest.fixture
-def batches(key_database: str, table: FileTable, clock: Clock) -> BatchTable:
-    return BatchTable(open_database(key_database), now=clock)
+def batches(batch_database: Engine, table: FileTable, clock: Clock) -> BatchTable:
+    return BatchTable(batch_database, now=clock)
 
 
 def add(table: FileTable, subject: str = "a", *, size: int = 10, max_bytes: int = 100) -> StoredFile:
