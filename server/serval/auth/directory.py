@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from serval.caller.identity import Identity
+from serval.caller.identity import TEAM, Identity, Team
+from serval.caller.limits import Limits, in_force
 from serval.errors import AuthenticationError, AuthUnavailableError
 from serval.store.key_store import KeyRecord, KeyStore, public_id
+from serval.store.teams import TeamRecord, TeamStore
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class KeyDirectory:
     ) -> None:
         """Read the keys. Raises SQLAlchemy's errors if they cannot be read."""
         self.store = store
+        self.teams = TeamStore(store.engine)
         self._poll_s = poll_s
         self._max_stale_s = max_stale_s
         self._now = now
@@ -63,7 +66,8 @@ class KeyDirectory:
         read_at = self._monotonic()
         if self.store.version() != self._version:
             self._version, keys = self.store.load()
-            self._snapshot = _Snapshot({key.id: (key, _identity(key)) for key in keys})
+            teams = {team.id: _team(team) for team in self.teams.load()}
+            self._snapshot = _Snapshot({key.id: (key, _identity(key, teams)) for key in keys})
         self._fresh_at = read_at
 
     async def watch(self) -> None:
@@ -113,5 +117,18 @@ class KeyDirectory:
         return known
 
 
-def _identity(key: KeyRecord) -> Identity:
-    return Identity(scopes=key.scopes, key_id=key.id, models=key.models, limits=key.limits)
+def _identity(key: KeyRecord, teams: Mapping[str, Team | None]) -> Identity:
+    return Identity(
+        scopes=key.scopes,
+        key_id=key.id,
+        models=key.models,
+        limits=key.limits,
+        budgets=key.budgets,
+        # A team is missing only if all its keys are dead.
+        team=None if key.team is None else teams.get(key.team),
+    )
+
+
+def _team(team: TeamRecord) -> Team | None:
+    limits = in_force(team.limits, Limits(), team.budgets)
+    return None if limits.unlimited else Team(f"{TEAM}{team.id}", team.name, limits)

@@ -32,10 +32,12 @@ examples:
 """
 # Words for the columns of the table.
 _HEADS = {
-    "start": "TIME", "key": "KEY", "name": "NAME", "model": "MODEL", "requests": "REQUESTS",
-    "prompt_tokens": "PROMPT", "cached_tokens": "CACHED", "completion_tokens": "COMPLETION",
-    "tool_calls": "CALLS", "errors": "ERRORS",
+    "start": "TIME", "team": "TEAM", "team_name": "TEAM NAME", "key": "KEY", "name": "NAME", "model": "MODEL",
+    "requests": "REQUESTS", "prompt_tokens": "PROMPT", "cached_tokens": "CACHED",
+    "completion_tokens": "COMPLETION", "tool_calls": "CALLS", "errors": "ERRORS", "cost": "COST",
 }  # fmt: skip
+# Columns that come with others.
+_NAMED = {"name": "key", "team_name": "team"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +92,7 @@ def _table(report: Report, by: tuple[Group, ...]) -> str:
     shown = [
         name
         for name in COLUMNS
-        if name in COUNTS or name in by or (name == "name" and "key" in by) or _is_time(name, by)
+        if name in COUNTS or name in by or _NAMED.get(name) in by or _is_time(name, by)
     ]
     rows = [[printable(cell(name, row[name])) for name in shown] for row in report]
     return aligned([[_HEADS[name] for name in shown], *rows])

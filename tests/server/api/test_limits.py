@@ -496,7 +496,7 @@ async def test_keys_have_their_own_limits_and_changes_reach_a_running_gateway(sq
         for free in (other, API_KEY):
             response = await ask(gateway, free)
             assert (response.status, await left(response, "requests")) == (200, 4)
-        await asyncio.to_thread(store.update_limits, one.id, {"requests_per_minute": 0})
+        await asyncio.to_thread(store.update, one.id, limits={"requests_per_minute": 0})
         async with asyncio.timeout(60):
             while (response := await ask(gateway, key)).status == 429:
                 pass
