@@ -28,6 +28,8 @@ class _Snapshot:
     """Records and identities of all keys by public id, and of verified keys by hash."""
 
     keys: Mapping[str, tuple[KeyRecord, Identity]]
+    # Names of teams by the subject of their accounts.
+    teams: Mapping[str, str]
     # By a hash under a secret of this process; it is much cheaper than the stored digest, an HMAC by OpenSSL.
     # Part of the snapshot, so that verified keys are forgotten whenever keys change.
     remembered: dict[bytes, tuple[KeyRecord, Identity]] = field(default_factory=dict)
@@ -58,7 +60,7 @@ class KeyDirectory:
         self._monotonic = monotonic
         self._version = -1
         self._secret = secrets.token_bytes(32)
-        self._snapshot = _Snapshot({})
+        self._snapshot = _Snapshot({}, {})
         self.refresh()
 
     def refresh(self) -> None:
@@ -66,8 +68,12 @@ class KeyDirectory:
         read_at = self._monotonic()
         if self.store.version() != self._version:
             self._version, keys = self.store.load()
-            teams = {team.id: _team(team) for team in self.teams.load()}
-            self._snapshot = _Snapshot({key.id: (key, _identity(key, teams)) for key in keys})
+            teams = self.teams.load()
+            limited = {team.id: _team(team) for team in teams}
+            self._snapshot = _Snapshot(
+                {key.id: (key, _identity(key, limited)) for key in keys},
+                {f"{TEAM}{team.id}": team.name for team in teams},
+            )
         self._fresh_at = read_at
 
     async def watch(self) -> None:
@@ -104,6 +110,11 @@ class KeyDirectory:
         """True if there is a key with this id that is neither revoked nor expired, as far as known."""
         known = self._snapshot.keys.get(key_id)
         return known is not None and known[0].is_live(self._now())
+
+    def name_of(self, subject: str) -> str | None:
+        """The name of a key or a team, by the subject of its account; None if it is unknown."""
+        known = self._snapshot.keys.get(subject)
+        return self._snapshot.teams.get(subject) if known is None else known[0].name
 
     def _verify(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
         known = snapshot.keys.get(public_id(key) or "")

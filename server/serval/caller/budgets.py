@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
 import msgspec
@@ -18,7 +19,6 @@ Period = Literal["day", "week", "month"]
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 PERIODS: Final[tuple[Period, ...]] = get_args(Period)
 
-DAY_S: Final = 86_400
 # Parts of the currency that costs are counted in: a token may cost a billionth of it.
 COST_UNIT: Final = 10**9
 # Keep counts exact in Redis, whose scripts have doubles only (2^53 is 9 * 10^15).
@@ -132,6 +132,7 @@ def cost_text(cost: int) -> str:
     return f"{'-' if cost < 0 else ''}{whole}.{f'{part:09d}'.rstrip('0').ljust(2, '0')}"
 
 
+@lru_cache(maxsize=64)
 def period_days(period: Period, day: int) -> range:
     """The days, counted from 1970, of the period that `day` is in."""
     if period == "day":

@@ -54,9 +54,9 @@ class LimiterClient:
                 raise LedgerUnreachableError from None
             raise
 
-    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """See `Limiter`."""
-        self._send(Settle(request.id, requests, tokens))
+        self._send(Settle(request.id, requests, tokens, cost))
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""

@@ -26,6 +26,7 @@ class Settle(Struct, frozen=True, array_like=True, tag="settle"):
     id: str
     requests: int
     tokens: int
+    cost: int = 0
 
 
 class Renew(Struct, frozen=True, array_like=True, tag="renew"):

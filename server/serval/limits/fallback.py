@@ -1,7 +1,7 @@
 """Limits while the shared ledger cannot be reached.
 
 The gateway counts requests, tokens per minute and concurrency by itself, against the configured share of each
-limit, so it keeps serving and never exceeds them by much. A daily budget cannot be counted locally: for a
+limit, so it keeps serving and never exceeds them by much. A budget cannot be counted locally: for a
 grace period its requests are admitted and not counted, after that they are refused.
 """
 
@@ -59,13 +59,13 @@ class FallbackLimiter:
             self._away_since = None
         return decision
 
-    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """See `Limiter`."""
         if request.id in self._local_ids:
             self._local_ids.discard(request.id)
             self._local.settle(request.id, requests=requests, tokens=tokens, now=self._now())
         else:
-            self._shared.settle(request, requests=requests, tokens=tokens)
+            self._shared.settle(request, requests=requests, tokens=tokens, cost=cost)
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
@@ -87,9 +87,9 @@ class FallbackLimiter:
         if self._away_since is None:
             logger.warning("the ledger of limits cannot be reached; this process counts by itself")
             self._away_since = self._monotonic()
-        if request.limits.tokens_per_day is not None and self._monotonic() - self._away_since > self._grace_s:
+        if request.limits.counted and self._monotonic() - self._away_since > self._grace_s:
             raise LimitsUnavailableError(
-                "What this API key has used today cannot be looked up at the moment. Try again shortly.",
+                "The use of this API key's budget cannot be looked up at the moment. Try again shortly.",
                 retry_after_s=_RETRY_AFTER_S,
             )
         limits = Limits(

@@ -20,7 +20,7 @@ class Limiter(Protocol):
         Raises `LimitsUnavailableError`, or `LedgerUnreachableError` if there is no fallback.
         """
 
-    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """End a reservation with what was used; zeros refund everything. Only the first end counts."""
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:

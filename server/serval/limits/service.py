@@ -127,4 +127,6 @@ class _WorkerConnection(asyncio.Protocol):
             self._ledger.renew(message.ids, now)
             return
         self._open.discard(message.id)
-        self._ledger.settle(message.id, requests=message.requests, tokens=message.tokens, now=now)
+        self._ledger.settle(
+            message.id, requests=message.requests, tokens=message.tokens, cost=message.cost, now=now
+        )

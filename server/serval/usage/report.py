@@ -71,7 +71,9 @@ def usage_report(
         hour = found.get("hour", found.get("day"))
         found["start"] = None if hour is None else hour * HOUR_S
         # PostgreSQL's sums are decimals.
-        shown = {name: int(found[name]) if name in COUNTS else found.get(name) for name in COLUMNS}
+        shown: dict[str, Any] = {
+            name: int(found[name]) if name in COUNTS else found.get(name) for name in COLUMNS
+        }
         report.append({**shown, "cost": cost_text(shown["cost"])})
     return report
 
