@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import Struct
@@ -54,6 +54,19 @@ class Budget(Struct, frozen=True, array_like=True, order=True):
         hard = "unlimited" if self.hard is None else amount_text(self.unit, self.hard)
         soft = "" if self.soft is None else f" (soft {amount_text(self.unit, self.soft)})"
         return f"{self.unit}/{self.period}={hard}{soft}"
+
+
+class Used(NamedTuple):
+    """Tokens and their cost; `held` is the part of both that reservations hold which were not settled."""
+
+    tokens: int = 0
+    cost: int = 0
+    held_tokens: int = 0
+    held_cost: int = 0
+
+    def plus(self, other: "Used") -> "Used":
+        """The sum of both."""
+        return Used(*(one + another for one, another in zip(self, other, strict=True)))
 
 
 Budgets = tuple[Budget, ...]

@@ -35,6 +35,15 @@ class Renew(Struct, frozen=True, array_like=True, tag="renew"):
     ids: Sequence[str]
 
 
+class Charge(Struct, frozen=True, array_like=True, tag="charge"):
+    """Use of budgets that was admitted while the service could not be reached."""
+
+    subject: str
+    day: int
+    tokens: int
+    cost: int
+
+
 class ReserveReply(Struct, frozen=True, array_like=True, tag="reserve_reply"):
     """The reply to the `Reserve` of the same number."""
 
@@ -42,7 +51,7 @@ class ReserveReply(Struct, frozen=True, array_like=True, tag="reserve_reply"):
     decision: Decision
 
 
-WorkerMessage = Reserve | Settle | Renew
+WorkerMessage = Reserve | Settle | Renew | Charge
 
 _encoder = msgspec.msgpack.Encoder()
 worker_message_decoder: Final = msgspec.msgpack.Decoder(WorkerMessage)

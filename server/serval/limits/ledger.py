@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from serval.caller.budgets import Budget, Budgets, Unit, period_days
+from serval.caller.budgets import Budget, Budgets, Unit, Used, period_days
 from serval.limits.bucket import Bucket
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.messages import Decision, Dimension, ReservationRequest
@@ -50,6 +50,10 @@ class _Amounts(NamedTuple):
 
     def of(self, unit: Unit) -> int:
         return self.tokens if unit == "tokens" else self.cost
+
+    def settled(self, tokens: int, cost: int) -> Used:
+        """The change when these are settled: real use takes their place, and nothing is held."""
+        return Used(tokens - self.tokens, cost - self.cost, -self.tokens, -self.cost)
 
 
 @dataclass(slots=True)
@@ -111,7 +115,7 @@ class Ledger:
         if limits.tokens_per_day is not None:
             left = limits.tokens_per_day - self._daily.used(request.subject, now.day)
             of_day = max(0, left), now.next_day_ms
-        return Decision(refused, wait_ms, *of_requests, *of_tokens, *of_day, budget, soft)
+        return Decision(refused, wait_ms, *of_requests, *of_tokens, *of_day, budget=budget, soft=soft)
 
     def settle(self, reservation_id: str, *, requests: int, tokens: int, cost: int = 0, now: Moment) -> None:
         """End a reservation with what was used; zeros refund everything."""
@@ -129,9 +133,11 @@ class Ledger:
             account.tokens.drain(now.ms)
             account.tokens.correct(reserved.tokens, tokens, reservation.token_mark)
         if request.limits.counted:
-            self._daily.record(
-                request.subject, reservation.day, tokens - reserved.tokens, cost - reserved.cost
-            )
+            self._daily.record(request.subject, reservation.day, reserved.settled(tokens, cost))
+
+    def charge(self, subject: str, day: int, *, tokens: int, cost: int) -> None:
+        """Count use of budgets that was not reserved here."""
+        self._daily.record(subject, day, Used(tokens, cost))
 
     def abandon(self, reservation_id: str) -> None:
         """End a reservation whose use will stay unknown: free its slots, keep its debit."""
@@ -223,7 +229,7 @@ class Ledger:
     def _debit(self, account: _Account, request: ReservationRequest, amounts: _Amounts, now: Moment) -> None:
         limits = request.limits
         if limits.counted:
-            self._daily.record(request.subject, now.day, *amounts)
+            self._daily.record(request.subject, now.day, Used(*amounts, *amounts))
         reservation = _Reservation(
             account,
             request,

@@ -28,3 +28,10 @@ class Limiter(Protocol):
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Background work; entered before the first request and left after the last."""
+
+
+class SharedLimiter(Limiter, Protocol):
+    """A limiter whose ledger is in another process, which may be away."""
+
+    def charge(self, request: ReservationRequest, day: int, *, tokens: int, cost: int) -> None:
+        """Count use of budgets on `day` that was admitted, and has ended, while the ledger was away."""

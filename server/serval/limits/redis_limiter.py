@@ -57,9 +57,10 @@ class _Script(NamedTuple):
 _RESERVE: Final = _Script.named("reserve")
 _END: Final = _Script.named("end")
 _RENEW: Final = _Script.named("renew")
+_CHARGE: Final = _Script.named("charge")
 
 
-_KEYS: Final = ("buckets", "open", "reservations", "days", "running", "costs")
+_KEYS: Final = ("buckets", "open", "reservations", "days", "running", "books")
 
 
 class _Call(NamedTuple):
@@ -165,13 +166,19 @@ class RedisLimiter:
             # The answer will be dropped; Redis must not keep what it may have reserved.
             self.settle(request, requests=0, tokens=0)
             raise
-        return Decision(refused or None, *numbers, tuple(soft))
+        return Decision(refused or None, *numbers, soft=tuple(soft))
 
     def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """See `Limiter`."""
         if len(self._endings) < _MAX_UNSENT:
             arguments = [request.id, requests, tokens, self._lease_ms, *self._moment(), cost]
             self._endings.append(_Call(_END, request.subject, arguments))
+            self._work.set()
+
+    def charge(self, request: ReservationRequest, day: int, *, tokens: int, cost: int) -> None:
+        """See `SharedLimiter`. Sent again until Redis has it."""
+        if len(self._endings) < _MAX_UNSENT:
+            self._endings.append(_Call(_CHARGE, request.subject, [request.id, day, tokens, cost]))
             self._work.set()
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
@@ -261,7 +268,7 @@ class RedisLimiter:
         unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
             # A restarted Redis, or one whose scripts were flushed.
-            for script in (_RESERVE, _END, _RENEW):
+            for script in (_RESERVE, _END, _RENEW, _CHARGE):
                 await self._redis.script_load(script.text)
             again = await self._run_once([calls[index] for index in unknown])
             for index, answer in zip(unknown, again, strict=True):

@@ -44,7 +44,11 @@ daily_tokens = Table(
     ),  # a key's id, `operator-` and the index of a key, or `team:` and an id
     Column("day", Integer, primary_key=True),  # UTC day, counted from 1970
     Column("tokens", BigInteger, nullable=False),
-    Column("cost", BigInteger, nullable=False, server_default="0"),  # see `COST_UNIT`
+    # Cost: see `COST_UNIT`. Held: of reservations that were not settled.
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in ("cost", "held_tokens", "held_cost")
+    ),
 )
 
 # Soft limits that were reported, so that each is reported once in a period.

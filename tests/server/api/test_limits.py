@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from serval.api.http import cancel_and_wait
-from serval.caller.budgets import Budget
+from serval.caller.budgets import Budget, Used
 from serval.caller.limits import KeyLimits
 from serval.chat.render import ChatRenderer
 from serval.chat.tokenizer import ControlSafeTokenizer
@@ -514,7 +514,7 @@ async def test_budget_of_a_team_in_costs_is_shared_by_its_keys(sqlite: str, tmp_
         for (subject, _), each in DailyTokens(store.engine).load(0, 10**6).items()
         if subject[:5] == "team:"
     ]
-    assert used == (5 * 5, 5 * 23)
+    assert used == Used(5 * 5, 5 * 23)
 
 
 async def test_request_that_its_team_refuses_leaves_nothing_of_its_key_reserved(sqlite: str) -> None:

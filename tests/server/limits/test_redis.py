@@ -12,7 +12,7 @@ import pytest
 from redis.crc import key_slot
 
 from serval.api.http import cancel_and_wait
-from serval.caller.budgets import Budget
+from serval.caller.budgets import Budget, Used
 from serval.caller.identity import Identity
 from serval.caller.limits import KeyLimits, Limits
 from serval.errors import LimitsUnavailableError, SettingsError
@@ -98,9 +98,10 @@ async def until_unreachable(limiter: Limiter, limits: Limits) -> None:
 class Twins:
     """A ledger and a Redis that receive the same calls at the same times."""
 
-    def __init__(self, limiter: RedisLimiter, ledger: Ledger) -> None:
+    def __init__(self, limiter: RedisLimiter, daily: DailyUse) -> None:
         self.limiter = limiter
-        self.ledger = ledger
+        self.daily = daily
+        self.ledger = Ledger(daily, lease_ms=LEASE_MS)
         self.ms = 5000
         self.day = 0
 
@@ -127,6 +128,13 @@ class Twins:
     async def sent(self) -> None:
         """Wait until Redis has processed everything sent so far: it answers in order."""
         await self.limiter.reserve(request(Limits(), subject="nobody"))
+
+
+def used_in_redis(server: RedisServer, subject: str, day: int) -> Used:
+    tag = f"serval:{{k:{subject}}}"
+    books = [f"{name}:{day}" for name in ("cost", "held", "held_cost")]
+    found = [server.admin().hget(f"{tag}:days", str(day)), *server.admin().hmget(f"{tag}:books", books)]
+    return Used(*(int(each or 0) for each in found))
 
 
 async def take_random_step(twins: Twins, requests: list[ReservationRequest], choose: random.Random) -> str:
@@ -188,7 +196,7 @@ async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: in
     seen = set()
     async with AsyncExitStack() as stack:
         (limiter,) = await stack.enter_async_context(gateways_of(server, now=lambda: twins.now))
-        twins = Twins(limiter, Ledger(DailyUse(), lease_ms=LEASE_MS))
+        twins = Twins(limiter, DailyUse())
         if seed % 2:
             # As after years of use: the drained total wraps around soon.
             near = 2**52 - 1_000_000
@@ -199,6 +207,8 @@ async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: in
             seen.add(await take_random_step(twins, requests, choose))
         if seed % 2:
             assert int(server.admin().hget("serval:{k:a}:buckets", "tokens.gone") or near) < near
+        for (subject, day), used in twins.daily._used.items():
+            assert used_in_redis(server, subject, day) == used
     refusals = {"requests", "tokens", "concurrency", "budget", "budget_reserved"}
     assert seen >= refusals | {"admitted", "end", "renew", "time", "day"}
 
@@ -284,7 +294,8 @@ async def test_redis_keeps_only_the_days_that_a_budget_counts(server: RedisServe
             old = request(Limits(tokens_per_day=10), 7, cost=1)
             assert (await gateway.reserve(old)).refused is None
     assert sorted(server.admin().hkeys("serval:{k:a}:days")) == ["20003", "20040"]
-    assert sorted(server.admin().hkeys("serval:{k:a}:costs")) == ["20003", "20040"]
+    books = [f"{name}:{day}" for name in ("cost", "held", "held_cost") for day in (20003, 20040)]
+    assert sorted(server.admin().hkeys("serval:{k:a}:books")) == books
 
 
 async def test_redis_limiter_cancelled_reserve_leaves_nothing_reserved(server: RedisServer) -> None:
@@ -388,6 +399,33 @@ class Clock:
 
     def __call__(self) -> float:
         return self.s
+
+
+async def test_fallback_counts_use_that_was_admitted_while_redis_was_away(server: RedisServer) -> None:
+    clock = Clock()
+    budget = Limits(budgets=(Budget("tokens", "week", 100), Budget("cost", "month", 1000)))
+    async with gateways_of(server) as (gateway,):
+        limiter = FallbackLimiter(
+            gateway,
+            Ledger(DailyUse(), lease_ms=LEASE_MS),
+            share=1,
+            grace_s=60,
+            now=clock.moment,
+            monotonic=clock,
+        )
+        server.kill()
+        await until_unreachable(gateway, Limits())
+        for used in (60, 30, 0):
+            one = request(budget, 70, cost=700)
+            assert (await limiter.reserve(one)).refused is None
+            limiter.settle(one, requests=1, tokens=used, cost=10 * used)
+            # A charge that is sent again counts once.
+            gateway.charge(one, 20_000, tokens=used, cost=10 * used)
+        server.start()
+        await until_reachable(gateway, Limits())
+        assert (await limiter.reserve(request(budget, 11))).refused == "budget"
+        assert (await limiter.reserve(request(budget, 10, cost=101))).budget == 1
+        assert used_in_redis(server, "a", 20_000) == Used(90, 900)
 
 
 async def test_fallback_without_redis_allows_its_share_and_budgets_for_the_grace_period(

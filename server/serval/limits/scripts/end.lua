@@ -33,6 +33,8 @@ if request_mark ~= '-' or token_mark ~= '-' then
 end
 -- An expired day must not come back as a credit.
 if day ~= '-' and redis.call('HEXISTS', DAYS, day) == 1 then
-  add_to_day(tonumber(day), used_tokens - tokens_reserved, used_cost - cost)
+  add_to_day(
+    tonumber(day), used_tokens - tokens_reserved, used_cost - cost, -tokens_reserved, -cost
+  )
 end
 return 1

@@ -4,8 +4,9 @@
 -- rounded to a whole number only if it is one, so ceil and floor are exact.
 
 local BUCKETS, OPEN, RESERVATIONS, DAYS, RUNNING = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
--- Cost of the tokens of each day in DAYS.
-local COSTS = KEYS[6]
+-- Beside the tokens of each day in DAYS: their cost, and the tokens and the cost that reservations hold which
+-- were not settled. Fields are `cost:DAY`, `held:DAY` and `held_cost:DAY`.
+local BOOKS = KEYS[6]
 
 local UNIT = 60000
 local DAY_MS = 86400000
@@ -140,13 +141,15 @@ local function member(id, number)
   return id .. ':' .. number
 end
 
-local function add_to_day(day, tokens, cost)
+local function add_to_day(day, tokens, cost, held, held_cost)
   redis.call('HINCRBY', DAYS, whole(day), whole(tokens))
   redis.call('PEXPIRE', DAYS, whole(DAYS_KEPT_MS))
-  if cost ~= 0 then
-    redis.call('HINCRBY', COSTS, whole(day), whole(cost))
-    redis.call('PEXPIRE', COSTS, whole(DAYS_KEPT_MS))
+  for name, amount in pairs({cost = cost, held = held, held_cost = held_cost}) do
+    if amount ~= 0 then
+      redis.call('HINCRBY', BOOKS, name .. ':' .. whole(day), whole(amount))
+    end
   end
+  redis.call('PEXPIRE', BOOKS, whole(DAYS_KEPT_MS))
 end
 
 -- Day of the month, from 1, of a day counted from 1970: the inverse of `days_from_civil` of

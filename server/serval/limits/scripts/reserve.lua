@@ -41,10 +41,10 @@ end
 local function used(budget)
   local days = {}
   for each = budget.first, budget.stop - 1 do
-    table.insert(days, whole(each))
+    table.insert(days, (budget.of_tokens and '' or 'cost:') .. whole(each))
   end
   local total = 0
-  for _, of_day in ipairs(redis.call('HMGET', budget.of_tokens and DAYS or COSTS, unpack(days))) do
+  for _, of_day in ipairs(redis.call('HMGET', budget.of_tokens and DAYS or BOOKS, unpack(days))) do
     total = total + (tonumber(of_day) or 0)
   end
   return total
@@ -127,11 +127,11 @@ if refused == '' then
       for _, other in ipairs(redis.call('HKEYS', DAYS)) do
         if math.abs(tonumber(other) - day) > DAYS_KEPT then
           redis.call('HDEL', DAYS, other)
-          redis.call('HDEL', COSTS, other)
+          redis.call('HDEL', BOOKS, 'cost:' .. other, 'held:' .. other, 'held_cost:' .. other)
         end
       end
     end
-    add_to_day(day, amount, cost)
+    add_to_day(day, amount, cost, amount, cost)
   end
   if per_minute then
     request_mark = whole(debit(requests, count))

@@ -7,6 +7,10 @@ revision = "0006"
 down_revision = "0005"
 
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "tokens_per_day")
+_COUNTS = (
+    ("usage", "cost"),
+    ("daily_tokens", "cost"), ("daily_tokens", "held_tokens"), ("daily_tokens", "held_cost"),
+)  # fmt: skip
 
 
 def upgrade() -> None:
@@ -29,14 +33,14 @@ def upgrade() -> None:
     for name in ("team", "budgets"):
         op.add_column("api_keys", sa.Column(name, sa.Text))
     op.add_column("usage", sa.Column("team", sa.Text))
-    for table in ("usage", "daily_tokens"):
-        op.add_column(table, sa.Column("cost", sa.BigInteger, nullable=False, server_default="0"))
+    for table, name in _COUNTS:
+        op.add_column(table, sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("usage", "daily_tokens"):
-        op.drop_column(table, "cost")
+    for table, name in _COUNTS:
+        op.drop_column(table, name)
     op.drop_column("usage", "team")
     for name in ("team", "budgets"):
         op.drop_column("api_keys", name)
