@@ -107,15 +107,17 @@ class Ledger:
         if refused is None:
             self._debit(account, request, amounts, now)
         of_requests = of_tokens = (0, 0)
-        of_day: tuple[int, int] | tuple[None, None] = (None, None)
+        day_remaining: int | None = None
+        day_reset_ms: int | None = None
         if limits.requests_per_minute is not None:
             of_requests = account.requests.remaining(), account.requests.reset_ms()
         if limits.tokens_per_minute is not None:
             of_tokens = account.tokens.remaining(), account.tokens.reset_ms()
         if limits.tokens_per_day is not None:
             left = limits.tokens_per_day - self._daily.used(request.subject, now.day)
-            of_day = max(0, left), now.next_day_ms
-        return Decision(refused, wait_ms, *of_requests, *of_tokens, *of_day, budget=budget, soft=soft)
+            day_remaining, day_reset_ms = max(0, left), now.next_day_ms
+        of_all = (*of_requests, *of_tokens, day_remaining, day_reset_ms)
+        return Decision(refused, wait_ms, *of_all, budget, soft)
 
     def settle(self, reservation_id: str, *, requests: int, tokens: int, cost: int = 0, now: Moment) -> None:
         """End a reservation with what was used; zeros refund everything."""

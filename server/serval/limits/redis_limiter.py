@@ -166,7 +166,8 @@ class RedisLimiter:
             # The answer will be dropped; Redis must not keep what it may have reserved.
             self.settle(request, requests=0, tokens=0)
             raise
-        return Decision(refused or None, *numbers, soft=tuple(soft))
+        numbers.append(tuple(soft))
+        return Decision(refused or None, *numbers)
 
     def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """See `Limiter`."""
