@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="count limits in a Redis that is restarted (needs redis-server)",
     )
     add("--grace", type=float, default=0.0, metavar="SECONDS",
-        help="how long requests are admitted while Redis is away (default 0); a kill loses the count of such")  # fmt: skip
+        help="how long requests are admitted while Redis is away (default 0); a kill loses their count")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")
 
 
