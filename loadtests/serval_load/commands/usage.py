@@ -63,13 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--clients", type=int, default=16, help="clients, each with a key (default 16)")
     add("--every", type=float, default=20.0, metavar="SECONDS", help="between kills (default 20)")
     add("--seed", type=int, default=0, help="of the random choices (default 0)")
-    add(
-        "--redis",
-        action="store_true",
-        help="count limits in a Redis that is restarted (needs redis-server)",
-    )
+    add("--redis", action="store_true", help="count limits in a Redis that is restarted (needs redis-server)")
     add("--grace", type=float, default=0.0, metavar="SECONDS",
-        help="how long requests are admitted while Redis is away (default 0); a kill loses their count")  # fmt: skip
+        help="how long requests pass while Redis is away (default 0); a kill loses their count")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")
 
 
