@@ -2,8 +2,9 @@
 
 import asyncio
 import importlib.util
+import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,12 +30,12 @@ from serval.api.endpoints import (
     METRICS_PAGE,
     RESPONSES,
 )
-from serval.api.model_aliases import ModelAliases
 from serval.api.openai_responses import decode_responses
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.auth.running import RunningRequests
+from serval.caller.prices import FREE, price_of
 from serval.chat.own_turns import OwnTurns
 from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
@@ -59,8 +60,12 @@ if TYPE_CHECKING:
     from serval.api.kept_responses import KeptResponses
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
+    from serval.batches.service import Batches
     from serval.engine.overrides import OverrideWatch
+    from serval.limits.soft_limits import SoftLimits
     from serval.usage.recorder import UsageRecorder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ class Prepared:
     administrators: Authenticator | None
     gate: Gate
     tracing: Tracing | None
+    # None without a folder for their files.
+    batches: "Batches | None" = None
 
 
 def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> Applications:
@@ -132,25 +139,20 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         sealer=_turn_sealer(settings, backend),
         prompts=PromptHistory(settings.cache_debug_bytes),
         own_turns=OwnTurns(settings.own_turns_bytes),
+        batches=prepared.batches,
     )
 
+    soft_limits = _soft_limits(settings, prepared, metrics)
     usage = open_usage(
         settings, context.usage, model=backend.model.name, dropped=context.metrics.usage_dropped
     )
 
-    # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
-    hot: dict[str, ASGIApp] = {
-        CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
-        COMPLETIONS.path: Completions(context),
-        MESSAGES.path: ConversationEndpoint(context, decode_messages),
-        COUNT_TOKENS.path: CountTokens(context),
-        RESPONSES.path: ConversationEndpoint(context, decode_responses),
-    }
+    hot = _hot_endpoints(context)
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
     app = create_api(
         endpoints,
         max_body_bytes=settings.max_body_bytes,
-        lifespan=_lifespan(context, prepared, engine_orders, usage),
+        lifespan=_lifespan(context, prepared, engine_orders, usage, soft_limits),
     )
     app.state.context = context
     app.state.hot = hot
@@ -164,7 +166,8 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         tracing=prepared.tracing,
         usage=usage,
     )
-    apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases, metrics)
+    app.state.edge = api
+    apply = partial(_put_in_force, authenticator, context.gate, context.model, metrics)
     apply(live)
     admin = _admin_app(prepared, engine_orders, metrics, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
@@ -172,28 +175,53 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
 
 
+def _hot_endpoints(context: ApiContext) -> dict[str, ASGIApp]:
+    # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
+    return {
+        CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
+        COMPLETIONS.path: Completions(context),
+        MESSAGES.path: ConversationEndpoint(context, decode_messages),
+        COUNT_TOKENS.path: CountTokens(context),
+        RESPONSES.path: ConversationEndpoint(context, decode_responses),
+    }
+
+
 def _lifespan(
     context: ApiContext,
     prepared: Prepared,
     engine_orders: "OverrideWatch | None",
     usage: "UsageRecorder | None",
+    soft_limits: "SoftLimits | None",
 ) -> Lifespan:
     """Return the work beside the requests, from before the first until after the last."""
     issuer_keys = None if prepared.tokens is None else prepared.tokens.keys
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _watching(
-            context.engine.load, prepared.directory, engine_orders, issuer_keys, context.running
+            context.engine.load, prepared.directory, engine_orders, issuer_keys, context.running, soft_limits
         ):
             with watching_loop(context.metrics.loop_was_late):
-                async with context.gate.lifespan(), nullcontext() if usage is None else usage.lifespan():
+                async with (
+                    context.gate.lifespan(),
+                    nullcontext() if usage is None else usage.lifespan(),
+                    _running_batches(context, app.state.edge),
+                ):
                     yield
             if prepared.tracing is not None:
                 await asyncio.to_thread(prepared.tracing.close)
         context.rendering.close()
 
     return lifespan
+
+
+def _running_batches(context: ApiContext, edge: ASGIApp) -> AbstractAsyncContextManager[None]:
+    if context.batches is None:
+        return nullcontext()
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.api.batch_service import batches_running
+
+    return batches_running(context, context.batches, edge)
 
 
 def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "KeptResponses | None":
@@ -244,12 +272,35 @@ def _turn_sealer(settings: Settings, backend: Backend) -> TurnSealer | None:
     )
 
 
+def _soft_limits(settings: Settings, prepared: Prepared, metrics: Metrics) -> "SoftLimits | None":
+    directory = prepared.directory
+    if directory is None:
+        return None
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.limits.soft_limits import SoftLimits
+    from serval.store.budget_notices import BudgetNotices
+
+    webhook = settings.budget_webhook
+    soft_limits = SoftLimits(
+        BudgetNotices(directory.store.engine),
+        webhook=None if webhook is None else webhook.get_secret_value(),
+        name_of=directory.name_of,
+        reported=metrics.soft_limit_reached,
+    )
+    prepared.gate.on_soft_limit = soft_limits.note
+    return soft_limits
+
+
 def _put_in_force(
-    authenticator: Authenticator, gate: Gate, aliases: ModelAliases, metrics: Metrics, live: LiveSettings
+    authenticator: Authenticator, gate: Gate, model: ServedModel, metrics: Metrics, live: LiveSettings
 ) -> None:
     authenticator.replace_keys(ApiKeys(live.keys))
     gate.replace_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
-    aliases.replace(live.model_aliases)
+    model.aliases.replace(live.model_aliases)
+    price = price_of(model.name, live.prices)
+    if price is None and live.prices:
+        logger.error("the file of prices has none of the model %r: its tokens cost nothing", model.name)
+    gate.price = price or FREE
     metrics.settings_read()
 
 
