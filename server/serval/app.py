@@ -167,6 +167,8 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases, metrics)
     apply(live)
     admin = _admin_app(prepared, engine_orders, metrics, app)
+    if admin is not None and settings.console:
+        admin = _with_console(admin, context, api, backend.engine, prepared)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
     published = with_cors(api, settings.cors_origins)
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
@@ -296,3 +298,22 @@ def _admin_app(
         metrics=metrics,
         inference_document=api.openapi,
     )
+
+
+def _with_console(
+    admin: ASGIApp, context: ApiContext, api: ASGIApp, engine: ManagedEngine, prepared: Prepared
+) -> ASGIApp:
+    assert prepared.directory is not None
+    assert prepared.administrators is not None
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.console.application import beside_console, create_console
+
+    console = create_console(
+        context,
+        api=api,
+        engine=engine,
+        directory=prepared.directory,
+        administrators=prepared.administrators,
+        tokens=prepared.tokens,
+    )
+    return beside_console(admin, console)

@@ -38,6 +38,7 @@ LAYERS = {
         "live_settings",
         "doctor",
         "api",
+        "console",
         "app",
         "process",
         "terminal",

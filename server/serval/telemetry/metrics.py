@@ -17,6 +17,7 @@ from serval.errors import (
 from serval.telemetry.build import build
 from serval.telemetry.conversation_metrics import ConversationMetrics
 from serval.telemetry.place_metrics import STOP_REASONS, PlaceMetrics
+from serval.telemetry.recent_errors import RecentErrors
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
 from serval.telemetry.stopwatch import GATEWAY
@@ -281,6 +282,7 @@ class Metrics:
         self._process = _Process(self._registry)
         self.places = PlaceMetrics(self._registry)
         self.conversations = ConversationMetrics(self._registry)
+        self.recent_errors = RecentErrors()
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine, or one of several, was ready at the time of the scrape.",
@@ -299,6 +301,7 @@ class Metrics:
         self._time(record)
         self._answers.add(record)
         self._refusals.add(record)
+        self.recent_errors.note(record)
 
     def _count(self, route: str, status: int) -> None:
         child = self._counted.get((route, status))
