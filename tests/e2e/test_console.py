@@ -3,6 +3,7 @@
 CONSOLE_PICTURES=server/pictures python -m pytest tests/e2e/test_console.py   makes the pictures of CONSOLE.md
 """
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -24,6 +25,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
 INJECTED = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 ANSWERED = "document.querySelectorAll('.answer[data-finished]').length === {}"
+NOTE_ARGUMENTS = """
+window.seen = new Set();
+new MutationObserver(() => seen.add(document.querySelector(".call .arguments")?.textContent))
+  .observe(document.querySelector("#transcript"), { childList: true, subtree: true });
+0
+"""
 PAGES = ("", "/usage", "/keys", "/playground")
 
 
@@ -59,6 +66,15 @@ async def made_key(console: SignedIn, name: str) -> str:
     return await console.browser.text("#new-key")
 
 
+async def requests_of(browser: Browser, name: str) -> str | None:
+    """Return the number of requests in the row of the key; None if the page is another or has no such row."""
+    found = await browser.value(
+        "[...document.querySelectorAll('#usage tbody tr')].find(row => row.innerText.startsWith"
+        f"({json.dumps(name)}))?.cells[1].innerText"
+    )
+    return None if found is None else str(found)
+
+
 async def ask(browser: Browser, text: str) -> None:
     await browser.fill("#message", text)
     await browser.click("#send")
@@ -71,10 +87,13 @@ async def test_key_is_made_used_seen_in_the_usage_and_revoked(console: SignedIn)
 
     await browser.open(f"{console.url}/console/playground")
     await browser.fill("#key", key)
+    await browser.value(NOTE_ARGUMENTS)
     await ask(browser, "What is the weather in Paris for the next 3 days?")
     await browser.until(ANSWERED.format(1))
     assert await browser.text(".call .name") == "Call of get_weather"
     assert json.loads(await browser.text(".call .arguments")) == {"city": "Paris", "days": 3}
+    # As they came, piece by piece.
+    assert await browser.value("seen.size") > 1
     await browser.click(".shown summary")
     shown = await browser.value(
         "[...document.querySelectorAll('.tokens span')].map(each => each.textContent)"
@@ -98,14 +117,10 @@ async def test_key_is_made_used_seen_in_the_usage_and_revoked(console: SignedIn)
     await browser.until("document.querySelector('#figures').innerText.includes('ready')")
     await console.picture("now")
     await browser.colours("dark")
-    await browser.open(f"{console.url}/console/usage?by=key&days=1")
-    while "alice" not in await browser.text("main"):
-        await browser.open(f"{console.url}/console/usage?by=key&days=1")
-    row = await browser.value(
-        "[...document.querySelectorAll('#usage tbody tr')].find(row => row.innerText.includes('alice'))"
-        ".innerText.split('\\t')"
-    )
-    assert row[1] == "2"
+    async with asyncio.timeout(120):
+        # Counted a second or two after an answer.
+        while await requests_of(browser, "alice") != "2":
+            await browser.open(f"{console.url}/console/usage?by=key&days=1")
     await console.picture("usage")
     await browser.colours("light")
 
@@ -172,14 +187,13 @@ async def test_console_works_by_keyboard(console: SignedIn, tmp_path: Path) -> N
 
 async def test_injected_texts_stay_texts(console: SignedIn, tmp_path: Path) -> None:
     browser = console.browser
-    answers = iter([says(INJECTED), says(calls(INJECTED.replace(" ", "_"), **{"city": INJECTED}))])
+    answers = iter([says(INJECTED), says(calls("get_weather", city=INJECTED))])
     engine = ScriptedEngine(lambda prompt: next(answers))
     async with running_console(tmp_path, engine=engine.engine) as (_, visitor):
         await browser.open(f"{visitor.url}/console/sign-in")
         await browser.fill("#key", ADMIN_KEY)
         await browser.submit("main button")
         await browser.until("location.pathname === '/console' && document.readyState === 'complete'")
-        name = INJECTED.replace(" ", "_")
         await made_key(SignedIn(browser, visitor.url, ""), INJECTED)
         assert INJECTED in await browser.text("main")
         await browser.open(f"{visitor.url}/console/playground")
@@ -187,14 +201,18 @@ async def test_injected_texts_stay_texts(console: SignedIn, tmp_path: Path) -> N
         await ask(browser, INJECTED)
         await browser.until(ANSWERED.format(1))
         assert await browser.text(".answer .content") == INJECTED
-        await browser.value(f"document.querySelector('#tools').value.includes({json.dumps(name)})")
         await ask(browser, INJECTED)
         await browser.until(ANSWERED.format(2))
+        assert json.loads(await browser.text(".call .arguments")) == {"city": INJECTED}
         await browser.value("document.querySelectorAll('.shown').forEach(each => each.open = true)")
-        assert INJECTED in await browser.text("#transcript")
+        assert INJECTED in await browser.text(".answer:last-child .tokens")
+        await browser.fill("#tools", json.dumps([{"type": "function", "function": {"name": INJECTED}}]))
+        await ask(browser, "Hi")
+        await browser.until("document.querySelector('#problem').textContent")
         assert await browser.value("document.querySelectorAll('main img, main script').length") == 0
-        await browser.open(f"{visitor.url}/console/usage?by=key&days=1")
-    assert browser.problems == []
+    # The refusal of the tool's name; no dialog, and nothing for the security policy to stop.
+    assert all("400" in problem for problem in browser.problems), browser.problems
+    browser.problems.clear()
 
 
 FORGED = """<body><form id="form" method="post" action="{url}/console/keys">
