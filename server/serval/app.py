@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -29,12 +30,12 @@ from serval.api.endpoints import (
     METRICS_PAGE,
     RESPONSES,
 )
-from serval.api.model_aliases import ModelAliases
 from serval.api.openai_responses import decode_responses
 from serval.auth.authenticator import Authenticator
 from serval.auth.factory import inference_authenticator
 from serval.auth.keys import ApiKeys
 from serval.auth.running import RunningRequests
+from serval.caller.prices import FREE, price_of
 from serval.chat.own_turns import OwnTurns
 from serval.chat.prompt_history import PromptHistory
 from serval.chat.render import ChatRenderer
@@ -60,7 +61,10 @@ if TYPE_CHECKING:
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
     from serval.engine.overrides import OverrideWatch
+    from serval.limits.soft_limits import SoftLimits
     from serval.usage.recorder import UsageRecorder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         own_turns=OwnTurns(settings.own_turns_bytes),
     )
 
+    soft_limits = _soft_limits(settings, prepared, metrics)
     usage = open_usage(
         settings, context.usage, model=backend.model.name, dropped=context.metrics.usage_dropped
     )
@@ -150,7 +155,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     app = create_api(
         endpoints,
         max_body_bytes=settings.max_body_bytes,
-        lifespan=_lifespan(context, prepared, engine_orders, usage),
+        lifespan=_lifespan(context, prepared, engine_orders, usage, soft_limits),
     )
     app.state.context = context
     app.state.hot = hot
@@ -164,7 +169,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         tracing=prepared.tracing,
         usage=usage,
     )
-    apply = partial(_put_in_force, authenticator, context.gate, context.model.aliases, metrics)
+    apply = partial(_put_in_force, authenticator, context.gate, context.model, metrics)
     apply(live)
     admin = _admin_app(prepared, engine_orders, metrics, app)
     if admin is not None and settings.console:
@@ -179,6 +184,7 @@ def _lifespan(
     prepared: Prepared,
     engine_orders: "OverrideWatch | None",
     usage: "UsageRecorder | None",
+    soft_limits: "SoftLimits | None",
 ) -> Lifespan:
     """Return the work beside the requests, from before the first until after the last."""
     issuer_keys = None if prepared.tokens is None else prepared.tokens.keys
@@ -186,7 +192,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with _watching(
-            context.engine.load, prepared.directory, engine_orders, issuer_keys, context.running
+            context.engine.load, prepared.directory, engine_orders, issuer_keys, context.running, soft_limits
         ):
             with watching_loop(context.metrics.loop_was_late):
                 async with context.gate.lifespan(), nullcontext() if usage is None else usage.lifespan():
@@ -246,12 +252,35 @@ def _turn_sealer(settings: Settings, backend: Backend) -> TurnSealer | None:
     )
 
 
+def _soft_limits(settings: Settings, prepared: Prepared, metrics: Metrics) -> "SoftLimits | None":
+    directory = prepared.directory
+    if directory is None:
+        return None
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.limits.soft_limits import SoftLimits
+    from serval.store.budget_notices import BudgetNotices
+
+    webhook = settings.budget_webhook
+    soft_limits = SoftLimits(
+        BudgetNotices(directory.store.engine),
+        webhook=None if webhook is None else webhook.get_secret_value(),
+        name_of=directory.name_of,
+        reported=metrics.soft_limit_reached,
+    )
+    prepared.gate.on_soft_limit = soft_limits.note
+    return soft_limits
+
+
 def _put_in_force(
-    authenticator: Authenticator, gate: Gate, aliases: ModelAliases, metrics: Metrics, live: LiveSettings
+    authenticator: Authenticator, gate: Gate, model: ServedModel, metrics: Metrics, live: LiveSettings
 ) -> None:
     authenticator.replace_keys(ApiKeys(live.keys))
     gate.replace_defaults(live.limits, reserved_completion_tokens=live.reserved_completion_tokens)
-    aliases.replace(live.model_aliases)
+    model.aliases.replace(live.model_aliases)
+    price = price_of(model.name, live.prices)
+    if price is None and live.prices:
+        logger.error("the file of prices has none of the model %r: its tokens cost nothing", model.name)
+    gate.price = price or FREE
     metrics.settings_read()
 
 

@@ -77,6 +77,14 @@ class DeadKeyError(ServalError):
     """The API key is revoked or has expired."""
 
 
+class UnknownTeamError(ServalError):
+    """No team has this id."""
+
+
+class TeamHasKeysError(ServalError):
+    """The team cannot be deleted: it has keys."""
+
+
 class EngineMissingError(ServalError):
     """The engine's packages are not installed beside the gateway."""
 

@@ -84,6 +84,16 @@ class SettingFields(BaseSettings):
         " loses none of what had ended; default: one that lasts until the gateway ends with --workers, or"
         " none.",
     )
+    prices_file: Path | None = Field(
+        default=None,
+        description="TOML file with the prices of tokens by model, for the cost of usage and for budgets in"
+        " costs; default: all is free. Read again on changes.",
+    )
+    budget_webhook: SecretStr | None = Field(
+        default=None,
+        description="URL to which a notice is posted when the soft limit of a budget is reached; default:"
+        " there is only a line in the log, and a metric.",
+    )
     seal_secret: SecretStr | None = Field(
         default=None,
         min_length=32,

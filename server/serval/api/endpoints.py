@@ -151,6 +151,10 @@ ADMIN_KEY: Final = Endpoint("/admin/keys/{key_id}", ("DELETE", "PATCH"), ADMIN, 
 ADMIN_KEY_ROTATE: Final = Endpoint(
     "/admin/keys/{key_id}/rotate", ("POST",), ADMIN, label="/admin/keys/{key_id}"
 )
+ADMIN_TEAMS: Final = Endpoint("/admin/teams", ("GET", "HEAD", "POST"), ADMIN, label="/admin/teams")
+ADMIN_TEAM: Final = Endpoint(
+    "/admin/teams/{team_id}", ("DELETE", "PATCH"), ADMIN, label="/admin/teams/{team_id}"
+)
 ADMIN_ENGINES: Final = _get("/admin/engines", ADMIN)
 # Names of engines hold the slashes of their URLs' paths.
 _ENGINE: Final = "/admin/engines/{name:path}"
@@ -169,6 +173,8 @@ ADMIN_API: Final = EndpointTable(
         ADMIN_KEYS,
         ADMIN_KEY,
         ADMIN_KEY_ROTATE,
+        ADMIN_TEAMS,
+        ADMIN_TEAM,
         ADMIN_ENGINES,
         ADMIN_ENGINE_DRAIN,
         ADMIN_ENGINE_UNDRAIN,

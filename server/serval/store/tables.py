@@ -21,14 +21,44 @@ api_keys = Table(
     Column("revoked_at", BigInteger),
     # Limits. Null: the gateway's default; 0: unlimited.
     *(Column(name, BigInteger) for name in LIMIT_NAMES),
+    Column("team", Text),  # id of its team
+    Column("budgets", Text),  # JSON of `serval.caller.budgets`; null: none
+)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    # Limits of all its keys together. Null or 0: unlimited.
+    *(Column(name, BigInteger) for name in LIMIT_NAMES),
+    Column("budgets", Text),  # as those of keys
 )
 
 daily_tokens = Table(
     "daily_tokens",
     metadata,
-    Column("subject", Text, primary_key=True),  # a key's id, or `operator-` and the index of a key
+    Column(
+        "subject", Text, primary_key=True
+    ),  # a key's id, `operator-` and the index of a key, or `team:` and an id
     Column("day", Integer, primary_key=True),  # UTC day, counted from 1970
     Column("tokens", BigInteger, nullable=False),
+    # Cost: see `COST_UNIT`. Held: of reservations that were not settled.
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in ("cost", "held_tokens", "held_cost")
+    ),
+)
+
+# Soft limits that were reported, so that each is reported once in a period.
+budget_notices = Table(
+    "budget_notices",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("unit", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("day", Integer, primary_key=True),  # the first of the period
 )
 
 # Orders of administrators about engines.
@@ -68,6 +98,7 @@ responses = Table(
 
 USAGE_COUNTS: Final = (
     "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "tool_calls", "errors",
+    "cost",
 )  # fmt: skip
 
 usage = Table(
@@ -77,6 +108,7 @@ usage = Table(
     Column("model", Text, primary_key=True),
     Column("hour", Integer, primary_key=True),  # UTC hour in which requests came in, counted from 1970
     *(Column(name, BigInteger, nullable=False) for name in USAGE_COUNTS),
+    Column("team", Text),  # the team of the key when its first request of the hour was written
     Index("usage_by_hour", "hour"),
 )
 

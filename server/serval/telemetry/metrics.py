@@ -7,6 +7,7 @@ from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serval.caller.budgets import PERIODS, UNITS, Budget
 from serval.caller.priority import PRIORITIES
 from serval.errors import (
     AuthUnavailableError,
@@ -272,6 +273,15 @@ class Metrics:
         )
         for kind in ("requests", "tokens"):
             self._usage_dropped.labels(kind)
+        self._soft_limits = Counter(
+            "serval_budget_soft_limits_total",
+            "Budgets of keys and teams whose soft limit was reached, each once in its day, week or month.",
+            ["unit", "period"],
+            registry=self._registry,
+        )
+        for unit in UNITS:
+            for period in PERIODS:
+                self._soft_limits.labels(unit, period)
         # Children by label: looking them up in the metric costs more than counting.
         self._counted: dict[tuple[str, int], Counter] = {}
         self._timed: dict[str, tuple[Histogram, Histogram]] = {}
@@ -352,6 +362,10 @@ class Metrics:
         """Count requests that are missing in the usage, and their tokens."""
         self._usage_dropped.labels("requests").inc(requests)
         self._usage_dropped.labels("tokens").inc(tokens)
+
+    def soft_limit_reached(self, budget: Budget) -> None:
+        """Count a budget whose soft limit was reached."""
+        self._soft_limits.labels(budget.unit, budget.period).inc()
 
     def engine_stopped(self, reason: str) -> None:
         """Count an engine that was ready and no longer is; `reason` is told or lost."""
