@@ -16,7 +16,7 @@ from serval.api.edge import RequestEdge
 from serval.api.http import record_of
 from serval.auth.authenticator import Authenticator
 from serval.auth.directory import KeyDirectory
-from serval.console import endpoints, keys, now, playground, sign_in, usage
+from serval.console import endpoints, keys, now, playground, sign_in, teams, usage
 from serval.console.assets import asset
 from serval.console.attempts import SignInAttempts
 from serval.console.guard import for_form, for_page
@@ -137,6 +137,8 @@ def _routes(console: Console) -> list[Route]:
         endpoints.FIGURES: now.figures_part,
         endpoints.KEYS: keys.keys_page,
         endpoints.KEY: keys.key_page,
+        endpoints.TEAMS: teams.teams_page,
+        endpoints.TEAM: teams.team_page,
         endpoints.USAGE: usage.usage_page,
         endpoints.USAGE_CSV: usage.usage_csv,
         endpoints.PLAYGROUND: playground.playground_page,
@@ -147,6 +149,9 @@ def _routes(console: Console) -> list[Route]:
         endpoints.KEY_LIMITS: keys.change_limits,
         endpoints.KEY_ROTATE: keys.rotate,
         endpoints.KEY_REVOKE: keys.revoke,
+        endpoints.TEAMS: teams.create,
+        endpoints.TEAM: teams.change,
+        endpoints.TEAM_DELETE: teams.delete,
     }
     # Those who are not signed in, and scripts, which check the session themselves.
     others = {

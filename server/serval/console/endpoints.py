@@ -24,6 +24,9 @@ KEY: Final = _page("/keys/{key_id}")
 KEY_LIMITS: Final = _page("/keys/{key_id}/limits", "POST", label="/console/keys/{key_id}")
 KEY_ROTATE: Final = _page("/keys/{key_id}/rotate", "POST", label="/console/keys/{key_id}")
 KEY_REVOKE: Final = _page("/keys/{key_id}/revoke", "POST", label="/console/keys/{key_id}")
+TEAMS: Final = _page("/teams", "GET", "HEAD", "POST")
+TEAM: Final = _page("/teams/{team_id}", "GET", "HEAD", "POST")
+TEAM_DELETE: Final = _page("/teams/{team_id}/delete", "POST", label="/console/teams/{team_id}")
 USAGE: Final = _page("/usage")
 USAGE_CSV: Final = _page("/usage.csv", label="/console/usage")
 PLAYGROUND: Final = _page("/playground")
@@ -48,6 +51,9 @@ CONSOLE: Final = EndpointTable(
         KEY_LIMITS,
         KEY_ROTATE,
         KEY_REVOKE,
+        TEAMS,
+        TEAM,
+        TEAM_DELETE,
         USAGE,
         USAGE_CSV,
         PLAYGROUND,

@@ -2,26 +2,26 @@
 
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from serval.api.admin import create_key, list_keys, revoke_key, rotate_key, update_key
+from serval.api.admin_teams import list_teams
 from serval.api.admin_types import CreateKey, Key, NewKey, RotateKey, UpdateKey
 from serval.caller.identity import INFERENCE, SCOPES
 from serval.caller.limits import LIMIT_NAMES
 from serval.console import endpoints
+from serval.console.budgets import budget_fields, budget_use, given_budgets
 from serval.console.forms import Form
 from serval.console.pages import page
 from serval.console.parts import Console
 from serval.console.sessions import Session
-from serval.errors import ApiError, InvalidRequestError, NotFoundError
+from serval.console.validated import count_of, given_limits, validated
+from serval.errors import ApiError, NotFoundError
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T", bound=BaseModel)
 
 _DAY_S: Final = 86_400
 _HOUR_S: Final = 3600
@@ -38,6 +38,7 @@ async def keys_page(
 ) -> Response:
     """Return the list, the form for a new key, and the key that was `made`, which is shown this once."""
     keys = (await list_keys(console.directory)).data
+    teams = (await list_teams(console.directory)).data
     live = [key for key in keys if _state(key) == "live"]
     return page(
         request,
@@ -48,8 +49,12 @@ async def keys_page(
         keys=live if "all" not in request.query_params else keys,
         hidden=0 if "all" in request.query_params else len(keys) - len(live),
         state=_state,
-        limits=_limits_text,
+        limits_text=_limits_text,
+        teams=teams,
+        team_names={team.id: team.name for team in teams},
         limit_names=LIMIT_NAMES,
+        limits={name: "" if given is None else given.text(name) for name in LIMIT_NAMES},
+        budgets=budget_fields([], given),
         scopes=SCOPES,
         chosen_scopes=[INFERENCE] if given is None else given.all("scopes"),
         given=given or Form({}),
@@ -61,13 +66,15 @@ async def keys_page(
 async def create(console: Console, request: Request, session: Session, form: Form) -> Response:
     """Create a key and show it."""
     try:
-        asked = _valid(
+        asked = validated(
             CreateKey,
             name=form.text("name"),
             scopes=form.all("scopes"),
             models=form.text("models").split() or None,
-            expires_in_s=_count(form, "days", times=_DAY_S),
-            limits=_limits(form),
+            expires_in_s=count_of(form, "days", times=_DAY_S),
+            limits=given_limits(form),
+            team=form.text("team") or None,
+            budgets=given_budgets(form),
         )
         made = await create_key(asked, console.directory)
     except ApiError as error:
@@ -91,15 +98,24 @@ async def key_page(
         state=_state(key),
         limits=key.limits.model_dump(),
         limit_names=LIMIT_NAMES,
+        teams=(await list_teams(console.directory)).data,
+        budgets=budget_fields(key.budgets),
+        use=await budget_use(console, {key.id: key.budgets}),
         error=None if error is None else error.message,
     )
 
 
 async def change_limits(console: Console, request: Request, session: Session, form: Form) -> Response:
-    """Change the limits of a key."""
+    """Change limits, team and budgets of a key."""
     key_id = request.path_params["key_id"]
     try:
-        await update_key(key_id, _valid(UpdateKey, limits=_limits(form)), console.directory)
+        asked = validated(
+            UpdateKey,
+            limits=given_limits(form),
+            team=form.text("team") or None,
+            budgets=given_budgets(form),
+        )
+        await update_key(key_id, asked, console.directory)
     except NotFoundError:
         raise
     except ApiError as error:
@@ -112,7 +128,7 @@ async def rotate(console: Console, request: Request, session: Session, form: For
     """Replace a key by a new one and show that."""
     key_id = request.path_params["key_id"]
     try:
-        asked = _valid(RotateKey, grace_s=_count(form, "hours", times=_HOUR_S) or 0)
+        asked = validated(RotateKey, grace_s=count_of(form, "hours", times=_HOUR_S) or 0)
         made = await rotate_key(key_id, console.directory, asked)
     except NotFoundError:
         raise
@@ -135,36 +151,6 @@ async def _found(console: Console, key_id: str) -> Key:
         if key.id == key_id:
             return key
     raise NotFoundError(f"There is no key {key_id[:64]!r}.", code="key_not_found")
-
-
-def _valid(kind: type[T], **fields: Any) -> T:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors(include_input=False, include_url=False)
-        ]
-        # A union yields one problem for each of its types.
-        raise InvalidRequestError("; ".join(dict.fromkeys(problems))) from None
-
-
-def _count(form: Form, name: str, *, times: int) -> int | None:
-    text = form.text(name)
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 6):
-        raise InvalidRequestError(f"{name}: {text[:40]!r} is not a whole number.")
-    return int(text) * times
-
-
-def _limits(form: Form) -> Mapping[str, int | str]:
-    """Return the limits of the form's fields; an empty one is the default."""
-    texts = {name: form.text(name) or "default" for name in LIMIT_NAMES}
-    return {
-        name: int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else text
-        for name, text in texts.items()
-    }
 
 
 def _state(key: Key) -> str:

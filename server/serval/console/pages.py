@@ -24,6 +24,7 @@ _MENU: Final = (
     ("Now", endpoints.NOW.path),
     ("Usage", endpoints.USAGE.path),
     ("Keys", endpoints.KEYS.path),
+    ("Teams", endpoints.TEAMS.path),
     ("Playground", endpoints.PLAYGROUND.path),
 )
 HEADERS: Final = {
@@ -42,7 +43,7 @@ HEADERS: Final = {
 }
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Return a count with thin spaces between thousands."""
     return f"{value:,.0f}".replace(",", "\u202f")
 
@@ -51,7 +52,7 @@ def _when(unix_time: float | None) -> str:
     return "" if unix_time is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(unix_time))
 
 
-_TEMPLATES.filters |= {"number": _number, "when": _when}
+_TEMPLATES.filters |= {"number": number, "when": _when}
 
 
 def part(template: str, **values: Any) -> HTMLResponse:

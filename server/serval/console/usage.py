@@ -1,22 +1,23 @@
-"""The page of usage: sums and a chart by key or model, and the same as CSV."""
+"""The page of usage: sums and a chart by key, team or model, and the same as CSV."""
 
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serval.caller.budgets import cost_of, cost_text
 from serval.console.charts import Chart, stacked_bars
-from serval.console.pages import page
+from serval.console.pages import number, page
 from serval.console.parts import Console
 from serval.console.sessions import Session
 from serval.errors import ApiError, InvalidRequestError, KeyDatabaseError
 from serval.usage.report import COUNTS, Group, LongReportError, Report, as_csv, usage_report
 
-By = Literal["key", "model"]
+By = Literal["key", "team", "model"]
 DAYS: Final = (1, 7, 30, 90)
 _DAY_S: Final = 86_400
 _HOUR_S: Final = 3600
@@ -47,6 +48,7 @@ async def usage_page(console: Console, request: Request, session: Session) -> Re
         chart=chart,
         counts=COUNTS,
         total={name: sum(row[name] for row in rows) for name in COUNTS},
+        shown=_shown,
         error=error,
     )
 
@@ -62,7 +64,7 @@ def _asked(request: Request) -> tuple[By, int]:
     by, days = request.query_params.get("by", "key"), request.query_params.get("days", "7")
     if by not in get_args(By) or days not in map(str, DAYS):
         raise InvalidRequestError("There is no such report.")
-    return ("model" if by == "model" else "key"), int(days)
+    return cast(By, by), int(days)
 
 
 async def _report(console: Console, groups: Sequence[Group], days: int) -> Report:
@@ -86,7 +88,8 @@ def _first_column(now: float, days: int) -> int:
 def _label(row: dict[str, Any], by: By) -> str:
     if by == "model":
         return str(row["model"])
-    return f"{row['name']} ({row['key']})" if row["name"] else str(row["key"])
+    name, subject = (row["name"], row["key"]) if by == "key" else (row["team_name"], row["team"])
+    return f"{name} ({subject})" if name else subject or "no team"
 
 
 def _sums(report: Report, by: By) -> list[dict[str, Any]]:
@@ -96,8 +99,13 @@ def _sums(report: Report, by: By) -> list[dict[str, Any]]:
         label = _label(row, by)
         into = sums.setdefault(label, {"label": label, **dict.fromkeys(COUNTS, 0)})
         for name in COUNTS:
-            into[name] += row[name]
+            into[name] += cost_of(row[name]) if name == "cost" else row[name]
     return sorted(sums.values(), key=lambda row: (-_tokens(row), row["label"]))
+
+
+def _shown(name: str, value: int) -> str:
+    """Return a cell of the table."""
+    return cost_text(value) if name == "cost" else number(value)
 
 
 def _chart(report: Report, by: By, step: Group, days: int) -> Chart:

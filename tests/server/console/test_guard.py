@@ -27,6 +27,10 @@ async def one_key(visitor: Visitor) -> str:
     return page.split("/console/keys/")[1].split('"')[0]
 
 
+def path_of(path: str, key_id: str, team_id: str = "0" * 12) -> str:
+    return path.replace("{key_id}", key_id).replace("{team_id}", team_id)
+
+
 FORGERIES: dict[str, Attempt] = {
     "another site": lambda visitor, path: visitor.send(path, FIELDS, origin="https://evil.example"),
     "a sandboxed page": lambda visitor, path: visitor.send(path, FIELDS, origin="null"),
@@ -44,7 +48,7 @@ async def test_forged_form_changes_nothing(visitor: Visitor) -> None:
     before = await keys_of(visitor)
     for forgery, attempt in FORGERIES.items():
         for path in FORMS:
-            answer = await attempt(visitor, path.replace("{key_id}", key_id))
+            answer = await attempt(visitor, path_of(path, key_id))
             assert answer.status == 403, (forgery, path)
     # Not even signed out.
     assert await keys_of(visitor) == before
@@ -52,9 +56,11 @@ async def test_forged_form_changes_nothing(visitor: Visitor) -> None:
 
 async def test_forms_that_are_not_forged_are_accepted(visitor: Visitor) -> None:
     key_id = await one_key(visitor)
+    await visitor.send("/console/teams", {"name": "team"})
+    team_id = (await visitor.get("/console/teams")).text.split("/console/teams/")[1].split('"')[0]
     # Signing out comes last.
     for path in sorted(FORMS, key=lambda path: "sign-out" in path):
-        answer = await visitor.send(path.replace("{key_id}", key_id), FIELDS)
+        answer = await visitor.send(path_of(path, key_id, team_id), FIELDS)
         assert answer.status in (200, 303), path
 
 
@@ -85,12 +91,12 @@ async def test_pages_and_forms_lead_to_the_sign_in(console: tuple[RunningGateway
     _, visitor = console
     pages = [each.path for each in CONSOLE.endpoints if "sign-in" not in each.path and "GET" in each.methods]
     for path in pages:
-        answer = await visitor.get(path.replace("{key_id}", "0" * 12))
+        answer = await visitor.get(path_of(path, "0" * 12))
         if "/static/" in path or path == "/console/enter":
             continue
         assert (answer.status, answer.headers["location"]) == (303, "/console/sign-in"), path
     for path in FORMS:
-        answer = await visitor.send(path.replace("{key_id}", "0" * 12), FIELDS)
+        answer = await visitor.send(path_of(path, "0" * 12), FIELDS)
         assert (answer.status, answer.headers["location"]) == (303, "/console/sign-in"), path
     for path in SCRIPTS:
         answer = await visitor.ask(path, CHAT_BODY)

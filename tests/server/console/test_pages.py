@@ -14,7 +14,7 @@ FOLDER = Path(serval.console.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").iterdir())
 PATHS = [
     *(
-        endpoint.path.replace("{name}", "now.js").replace("{key_id}", "0" * 12)
+        endpoint.path.replace("{name}", "now.js").replace("{key_id}", "0" * 12).replace("{team_id}", "0" * 12)
         for endpoint in CONSOLE.endpoints
     ),
     CHAT,
