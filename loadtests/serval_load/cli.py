@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from serval_load.commands import (
     abuse,
+    batches,
     compare,
     conversations,
     engine,
@@ -30,6 +31,7 @@ _COMMANDS = {
     "soak": soak,
     "abuse": abuse,
     "usage": usage,
+    "batches": batches,
 }
 
 

@@ -4,7 +4,7 @@ import asyncio
 import importlib.util
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from serval.api.kept_responses import KeptResponses
     from serval.auth.directory import KeyDirectory
     from serval.auth.tokens import TokenVerifier
+    from serval.batches.service import Batches
     from serval.engine.overrides import OverrideWatch
     from serval.limits.soft_limits import SoftLimits
     from serval.usage.recorder import UsageRecorder
@@ -104,6 +105,8 @@ class Prepared:
     administrators: Authenticator | None
     gate: Gate
     tracing: Tracing | None
+    # None without a folder for their files.
+    batches: "Batches | None" = None
 
 
 def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> Applications:
@@ -136,6 +139,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         sealer=_turn_sealer(settings, backend),
         prompts=PromptHistory(settings.cache_debug_bytes),
         own_turns=OwnTurns(settings.own_turns_bytes),
+        batches=prepared.batches,
     )
 
     soft_limits = _soft_limits(settings, prepared, metrics)
@@ -169,6 +173,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         tracing=prepared.tracing,
         usage=usage,
     )
+    app.state.edge = api
     apply = partial(_put_in_force, authenticator, context.gate, context.model, metrics)
     apply(live)
     admin = _admin_app(prepared, engine_orders, metrics, app)
@@ -190,18 +195,31 @@ def _lifespan(
     issuer_keys = None if prepared.tokens is None else prepared.tokens.keys
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _watching(
             context.engine.load, prepared.directory, engine_orders, issuer_keys, context.running, soft_limits
         ):
             with watching_loop(context.metrics.loop_was_late):
-                async with context.gate.lifespan(), nullcontext() if usage is None else usage.lifespan():
+                async with (
+                    context.gate.lifespan(),
+                    nullcontext() if usage is None else usage.lifespan(),
+                    _running_batches(context, app.state.edge),
+                ):
                     yield
             if prepared.tracing is not None:
                 await asyncio.to_thread(prepared.tracing.close)
         context.rendering.close()
 
     return lifespan
+
+
+def _running_batches(context: ApiContext, edge: ASGIApp) -> AbstractAsyncContextManager[None]:
+    if context.batches is None:
+        return nullcontext()
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.api.batch_service import batches_running
+
+    return batches_running(context, context.batches, edge)
 
 
 def _kept_responses(settings: Settings, directory: "KeyDirectory | None") -> "KeptResponses | None":

@@ -27,6 +27,7 @@ _SECTIONS: Final = {
     "Connections": "request_head_timeout_s",
     "Requests and answers": "max_body_bytes",
     "Logs and traces": "otlp_endpoint",
+    "Batches": "batch_folder",
 }
 
 # Variables with the prefix that are no settings of the gateway, by reader.

@@ -106,6 +106,16 @@ RESPONSE_INPUT: Final = Endpoint(
     INFERENCE,
     label="/v1/responses/{response_id}/input_items",
 )
+FILES: Final = Endpoint("/v1/files", ("GET", "HEAD", "POST"), INFERENCE, label="/v1/files")
+FILE: Final = Endpoint(
+    "/v1/files/{file_id}", ("DELETE", "GET", "HEAD"), INFERENCE, label="/v1/files/{file_id}"
+)
+FILE_CONTENT: Final = _get("/v1/files/{file_id}/content", INFERENCE)
+BATCHES: Final = Endpoint("/v1/batches", ("GET", "HEAD", "POST"), INFERENCE, label="/v1/batches")
+BATCH: Final = _get("/v1/batches/{batch_id}", INFERENCE)
+BATCH_CANCEL: Final = Endpoint(
+    "/v1/batches/{batch_id}/cancel", ("POST",), INFERENCE, label="/v1/batches/{batch_id}/cancel"
+)
 TOKENIZE: Final = Endpoint("/tokenize", ("POST",), INFERENCE, label="/tokenize")
 DETOKENIZE: Final = Endpoint("/detokenize", ("POST",), INFERENCE, label="/detokenize")
 MODELS: Final = _get("/v1/models", INFERENCE)
@@ -130,6 +140,12 @@ API_WITHOUT_METRICS: Final = EndpointTable(
         RESPONSES,
         RESPONSE,
         RESPONSE_INPUT,
+        FILES,
+        FILE,
+        FILE_CONTENT,
+        BATCHES,
+        BATCH,
+        BATCH_CANCEL,
         TOKENIZE,
         DETOKENIZE,
         MODELS,

@@ -116,6 +116,11 @@ class KeyDirectory:
         known = self._snapshot.keys.get(subject)
         return self._snapshot.teams.get(subject) if known is None else known[0].name
 
+    def identity_of(self, key_id: str) -> Identity | None:
+        """The identity of the key with this id, as far as known."""
+        known = self._snapshot.keys.get(key_id)
+        return None if known is None else known[1]
+
     def _verify(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
         known = snapshot.keys.get(public_id(key) or "")
         # Compared even without a record, so that the time does not reveal which ids exist.

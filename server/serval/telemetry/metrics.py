@@ -15,6 +15,7 @@ from serval.errors import (
     EngineStreamBrokenError,
     KeyDatabaseError,
 )
+from serval.telemetry.batch_metrics import BatchMetrics
 from serval.telemetry.build import build
 from serval.telemetry.conversation_metrics import ConversationMetrics
 from serval.telemetry.place_metrics import STOP_REASONS, PlaceMetrics
@@ -290,6 +291,7 @@ class Metrics:
         self._queue = _Queue(self._registry)
         self._loop = _EventLoop(self._registry)
         self._process = _Process(self._registry)
+        self.batches = BatchMetrics(self._registry)
         self.places = PlaceMetrics(self._registry)
         self.conversations = ConversationMetrics(self._registry)
         self.recent_errors = RecentErrors()
