@@ -31,7 +31,7 @@ new MutationObserver(() => seen.add(document.querySelector(".call .arguments")?.
   .observe(document.querySelector("#transcript"), { childList: true, subtree: true });
 0
 """
-PAGES = ("", "/usage", "/keys", "/teams", "/playground")
+PAGES = ("", "/usage", "/keys", "/teams", "/batches", "/playground")
 
 
 @dataclass

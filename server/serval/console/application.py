@@ -16,7 +16,7 @@ from serval.api.edge import RequestEdge
 from serval.api.http import record_of
 from serval.auth.authenticator import Authenticator
 from serval.auth.directory import KeyDirectory
-from serval.console import endpoints, keys, now, playground, sign_in, teams, usage
+from serval.console import batches, endpoints, keys, now, playground, sign_in, teams, usage
 from serval.console.assets import asset
 from serval.console.attempts import SignInAttempts
 from serval.console.guard import for_form, for_page
@@ -139,6 +139,7 @@ def _routes(console: Console) -> list[Route]:
         endpoints.KEY: keys.key_page,
         endpoints.TEAMS: teams.teams_page,
         endpoints.TEAM: teams.team_page,
+        endpoints.BATCHES: batches.batches_page,
         endpoints.USAGE: usage.usage_page,
         endpoints.USAGE_CSV: usage.usage_csv,
         endpoints.PLAYGROUND: playground.playground_page,
@@ -152,6 +153,7 @@ def _routes(console: Console) -> list[Route]:
         endpoints.TEAMS: teams.create,
         endpoints.TEAM: teams.change,
         endpoints.TEAM_DELETE: teams.delete,
+        endpoints.BATCH_CANCEL: batches.cancel,
     }
     # Those who are not signed in, and scripts, which check the session themselves.
     others = {

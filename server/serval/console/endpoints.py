@@ -27,6 +27,8 @@ KEY_REVOKE: Final = _page("/keys/{key_id}/revoke", "POST", label="/console/keys/
 TEAMS: Final = _page("/teams", "GET", "HEAD", "POST")
 TEAM: Final = _page("/teams/{team_id}", "GET", "HEAD", "POST")
 TEAM_DELETE: Final = _page("/teams/{team_id}/delete", "POST", label="/console/teams/{team_id}")
+BATCHES: Final = _page("/batches")
+BATCH_CANCEL: Final = _page("/batches/{batch_id}/cancel", "POST", label="/console/batches")
 USAGE: Final = _page("/usage")
 USAGE_CSV: Final = _page("/usage.csv", label="/console/usage")
 PLAYGROUND: Final = _page("/playground")
@@ -54,6 +56,8 @@ CONSOLE: Final = EndpointTable(
         TEAMS,
         TEAM,
         TEAM_DELETE,
+        BATCHES,
+        BATCH_CANCEL,
         USAGE,
         USAGE_CSV,
         PLAYGROUND,

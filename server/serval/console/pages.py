@@ -25,6 +25,7 @@ _MENU: Final = (
     ("Usage", endpoints.USAGE.path),
     ("Keys", endpoints.KEYS.path),
     ("Teams", endpoints.TEAMS.path),
+    ("Batches", endpoints.BATCHES.path),
     ("Playground", endpoints.PLAYGROUND.path),
 )
 HEADERS: Final = {

@@ -12,9 +12,10 @@ from serval_testkit.console import Visitor
 
 FOLDER = Path(serval.console.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").iterdir())
+ZEROS = "0" * 12
 PATHS = [
     *(
-        endpoint.path.replace("{name}", "now.js").replace("{key_id}", "0" * 12).replace("{team_id}", "0" * 12)
+        endpoint.path.format(name="now.js", key_id=ZEROS, team_id=ZEROS, batch_id=ZEROS)
         for endpoint in CONSOLE.endpoints
     ),
     CHAT,
