@@ -111,15 +111,15 @@ class KeyDirectory:
         known = self._snapshot.keys.get(key_id)
         return known is not None and known[0].is_live(self._now())
 
-    def name_of(self, subject: str) -> str | None:
-        """The name of a key or a team, by the subject of its account; None if it is unknown."""
-        known = self._snapshot.keys.get(subject)
-        return self._snapshot.teams.get(subject) if known is None else known[0].name
-
     def identity_of(self, key_id: str) -> Identity | None:
         """The identity of the key with this id, as far as known."""
         known = self._snapshot.keys.get(key_id)
         return None if known is None else known[1]
+
+    def name_of(self, subject: str) -> str | None:
+        """The name of a key or a team, by the subject of its account; None if it is unknown."""
+        known = self._snapshot.keys.get(subject)
+        return self._snapshot.teams.get(subject) if known is None else known[0].name
 
     def _verify(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
         known = snapshot.keys.get(public_id(key) or "")

@@ -26,6 +26,7 @@ U = TypeVar("U")
 # A lease survives two failed renewals.
 _RENEWALS_PER_LEASE: Final = 3
 _DATABASE_PAUSE_S: Final = 1.0
+_DEFECT_PAUSE_S: Final = 5.0
 # Share of the room that has to be free before more are leased.
 _LEAST_LEASED: Final = 0.25
 _identity_decoder: "msgspec.json.Decoder[Identity]" = msgspec.json.Decoder(Identity)
@@ -96,26 +97,28 @@ class LineRunner:
         while not self._stopping:
             self._changed.clear()
             wait_s = self._paused_until - time.monotonic()
-            room = min(self._allowed(len(self._held)), self._most)
-            free = room - len(self._held)
-            # Not one by one, as each time the database is asked.
-            if wait_s <= 0 and free >= max(1, _LEAST_LEASED * room):
-                leased = await self._from_database(
-                    partial(
-                        self._table.lease,
-                        self._worker,
-                        free,
-                        lease_s=self._lease_s,
-                        at_most=self._paces.room(),
-                    ),
-                    otherwise=None,
-                )
-                await self._start(leased or ())
-                if leased:
+            try:
+                if wait_s <= 0 and await self._lease_some():
                     continue
+            except Exception:
+                # A defect; without this the task would end, and no line would be run any more.
+                logger.exception("no lines of batches can be run")
+                wait_s = _DEFECT_PAUSE_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(wait_s, self._poll_s)):
                     await self._changed.wait()
+
+    async def _lease_some(self) -> bool:
+        """Lease and start lines, if there is room for more. Return False if none are started."""
+        room = min(self._allowed(len(self._held)), self._most)
+        free = room - len(self._held)
+        # Not one by one, as each time the database is asked.
+        if free < max(1, _LEAST_LEASED * room):
+            return False
+        lease = partial(self._table.lease, self._worker, free, lease_s=self._lease_s)
+        leased = await self._from_database(partial(lease, at_most=self._paces.room()), otherwise=None)
+        await self._start(leased or ())
+        return bool(leased)
 
     async def _start(self, lines: Sequence[Line]) -> None:
         by_file: dict[str, list[Line]] = {}
@@ -145,19 +148,25 @@ class LineRunner:
             answer = await self._answer(
                 _identity_decoder.decode(line.caller), line.endpoint, bytes(request.body)
             )
-        except BaseException:
+            retry = retry_of(answer, line.attempts)
+            result = result_of(line, request.custom_id, answer) if retry is None else None
+        except BaseException as error:
             self._paces.end(line.subject)
             self._give_back(line)
-            raise
+            if not isinstance(error, Exception):
+                raise
+            # A defect; the line is tried again until the batch expires.
+            logger.exception("line %d of batch %s cannot be run", line.number, line.batch_id)
+            self._paused_until = time.monotonic() + _DEFECT_PAUSE_S
+            return
         self._paces.end(line.subject)
-        retry = retry_of(answer, line.attempts)
-        if retry is None:
-            result = result_of(line, request.custom_id, answer)
+        if result is not None:
             self._paces.answered(line.subject, self._most)
             self._count("failed" if result.failed else "completed")
             self._results.append(result)
             self._unsettled.set()
             return
+        assert retry is not None
         self._count("retried")
         if retry.of == "caller":
             self._paces.refused(line.subject, retry.wait_s)

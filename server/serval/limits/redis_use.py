@@ -1,7 +1,7 @@
 """Reading of what all keys and teams have used, out of the Redis that keeps the limits."""
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
@@ -14,6 +14,9 @@ _BOOKS: Final = ("cost", "held", "held_cost")
 async def use_in_redis(redis: Redis) -> dict[tuple[str, int], Used]:
     """The use by subject and day. Raises redis's errors."""
     found = {}
+    # Texts, as the client decodes answers; its types do not say so.
+    name: Any
+    days: dict[Any, Any]
     async for name in redis.scan_iter(match="serval:{k:*}:days", count=1000):
         match = _DAYS.fullmatch(name)
         if match is None:

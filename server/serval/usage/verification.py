@@ -64,10 +64,10 @@ def usage_by_day(table: UsageTable, first: int, end: int) -> dict[tuple[str, int
     Raises SQLAlchemy's errors.
     """
     sums = {}
-    hours = {"first": first * _DAY_HOURS, "end": end * _DAY_HOURS, "most": _MOST_ROWS}
-    for row in table.sums(("key", "day"), **hours):
+    hours = first * _DAY_HOURS, end * _DAY_HOURS
+    for row in table.sums(("key", "day"), first=hours[0], end=hours[1], most=_MOST_ROWS):
         sums[row.key, row.day // _DAY_HOURS] = _amounts(row)
-    for row in table.sums(("team", "day"), **hours):
+    for row in table.sums(("team", "day"), first=hours[0], end=hours[1], most=_MOST_ROWS):
         if row.team is not None:
             sums[TEAM + row.team, row.day // _DAY_HOURS] = _amounts(row)
     return sums

@@ -261,3 +261,24 @@ async def test_process_that_is_shutting_down_takes_no_more_lines(place: Place) -
     assert process.answered == [0]
     assert [line.number for line in place.lines.lease("b", 9, lease_s=9)] == [1, 2, 3]
     assert place.find(batch_id).status == "in_progress"
+
+
+async def test_defect_in_a_line_keeps_neither_it_nor_the_runner(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serval.batches.lines._DEFECT_PAUSE_S", POLL_S)
+    process = Process(place, "a", most=1)
+    batch_id = place.batch(2)
+    defects = [1, 2]
+
+    def answer(number: int) -> Answer:
+        if defects:
+            defects.pop()
+            raise KeyError("a defect")
+        return Answer(200, "req", {}, b"{}")
+
+    process.answer = answer
+    process.start()
+    batch = await until(place, batch_id, "completed")
+    await process.end()
+    assert (batch.completed, process.answered) == (2, [0, 0, 0, 1])
