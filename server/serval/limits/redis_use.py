@@ -18,7 +18,7 @@ async def use_in_redis(redis: Redis) -> dict[tuple[str, int], Used]:
     name: Any
     days: dict[Any, Any]
     async for name in redis.scan_iter(match="serval:{k:*}:days", count=1000):
-        match = _DAYS.fullmatch(name)
+        match = _DAYS.fullmatch(str(name))
         if match is None:
             continue
         days = await redis.hgetall(name)
