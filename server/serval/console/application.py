@@ -26,7 +26,7 @@ from serval.console.samples import Samples
 from serval.console.sessions import DATABASE_KEY, Sessions
 from serval.console.signing import Signer
 from serval.engine.protocol import ManagedEngine
-from serval.errors import ApiError, NotFoundError, SettingsError, error_object
+from serval.errors import ApiError, NotFoundError, error_object
 from serval.settings import Settings
 from serval.store.usage import UsageTable
 
@@ -44,7 +44,7 @@ def create_console(
     administrators: Authenticator,
     tokens: "TokenVerifier | None",
 ) -> ASGIApp:
-    """Create the application. Raises `SettingsError`."""
+    """Create the application."""
     settings = context.settings
     signer = Signer(_secret(settings, directory))
     console = Console(
@@ -116,8 +116,9 @@ def _provider(
 ) -> "IdentityProvider | None":
     if settings.console_oidc_client_id is None:
         return None
-    if tokens is None or settings.oidc_issuer is None:
-        raise SettingsError("SERVAL_CONSOLE_OIDC_CLIENT_ID needs SERVAL_OIDC_ISSUER too")
+    # `open_tokens` has checked that they are set.
+    assert tokens is not None
+    assert settings.oidc_issuer is not None
     # PyJWT is loaded only where there is an identity provider.
     from serval.console.identity_provider import IdentityProvider
 

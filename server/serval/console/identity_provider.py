@@ -121,11 +121,14 @@ class IdentityProvider:
 
     def _started(self, request: Request) -> _Started:
         content = self._signer.read(_PURPOSE, request.cookies.get(COOKIE))
-        if content is not None:
-            started = msgspec.json.decode(content, type=_Started)
-            if started.until > time.time():
-                return started
-        raise AuthenticationError(_FAILED)
+        try:
+            started = msgspec.json.decode(content or b"", type=_Started)
+        except msgspec.DecodeError:
+            # Not signed, or by another release.
+            raise AuthenticationError(_FAILED) from None
+        if started.until <= time.time():
+            raise AuthenticationError(_FAILED)
+        return started
 
     async def _exchange(self, code: str, verifier: str, redirect_uri: str) -> str:
         """Return the ID token that the provider gives for the code."""

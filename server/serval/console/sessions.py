@@ -60,9 +60,11 @@ class Sessions:
     def read(self, request: Request) -> Session | None:
         """Return the session of the request's cookie, or None if there is no valid one."""
         content = self._signer.read(_SESSION, request.cookies.get(COOKIE))
-        if content is None:
+        try:
+            session = msgspec.json.decode(content or b"", type=Session)
+        except msgspec.DecodeError:
+            # Not signed, or by another release.
             return None
-        session = msgspec.json.decode(content, type=Session)
         if session.until <= self._now() or session.id in self._ended or not self._is_accepted(session.who):
             return None
         return session

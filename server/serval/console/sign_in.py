@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from serval.api.http import record_of
 from serval.caller.identity import ADMIN, Identity
 from serval.console import endpoints
 from serval.console.forms import Form, check_origin, is_https, origin_of, read_form
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 def sign_in_page(console: Console, request: Request, *, error: ApiError | None = None) -> Response:
     """Return the page with the form, and what was wrong with the last attempt."""
+    if error is not None:
+        # Counted and logged like a wrong key at the API.
+        record_of(request.scope).error_code = error.code
     response = page(
         request,
         "sign_in.html",
@@ -58,6 +62,9 @@ def enter(console: Console) -> Callable[[Request], Awaitable[Response]]:
     codes = [] if settings.console_code is None else [settings.console_code.get_secret_value()]
 
     async def endpoint(request: Request) -> Response:
+        if request.method != "GET":
+            # A preview of the link must not use it up.
+            return sign_in_page(console, request)
         try:
             count_attempt(console, request)
         except ApiError as error:

@@ -56,6 +56,11 @@ def test_session_is_read_until_it_ends() -> None:
     assert sessions(now=1060).read(request_with(cookie)) is None
 
 
+def test_session_of_another_release_is_refused() -> None:
+    cookie = f"{COOKIE}={Signer(SECRET).sign('session', b'{}')}"
+    assert sessions().read(request_with(cookie)) is None
+
+
 def test_session_of_another_secret_is_refused() -> None:
     cookie = cookie_of(sessions(b"y" * 32), sessions().begin("key:a"))
     assert sessions().read(request_with(cookie)) is None

@@ -11,6 +11,7 @@ from serval.settings import Settings
 from serval.store.factory import open_store
 from serval_testkit.console import ADMIN_KEY, Visitor, running_console, visiting
 from serval_testkit.gateway import API_KEY, RunningGateway
+from serval_testkit.request_log import request_lines
 
 CODE = "c" * 40
 
@@ -103,6 +104,8 @@ async def test_sessions_hold_at_every_gateway_of_a_database_and_admin_key(tmp_pa
 async def test_link_signs_in_once(tmp_path: Path) -> None:
     async with running_console(tmp_path, console_code=CODE) as (_, visitor):
         assert (await visitor.get(f"/console/enter?code={CODE[:-1]}x")).status == 401
+        # A preview of the link does not use it up.
+        assert (await visitor.request("HEAD", f"/console/enter?code={CODE}")).cookies == []
         answer = await visitor.get(f"/console/enter?code={CODE}")
         assert (answer.status, len(answer.cookies)) == (200, 1)
         assert (await visitor.get("/console")).status == 200
@@ -124,6 +127,8 @@ async def test_log_names_who_signed_in_and_no_key(
     caplog.set_level(logging.INFO, "serval")
     await visitor.sign_in("wrong-canary")
     await visitor.sign_in()
+    (wrong,) = [line for line in request_lines(caplog) if line["error_code"]]
+    assert (wrong["route"], wrong["error_code"]) == ("/console/sign-in", "invalid_api_key")
     text = caplog.text + repr([vars(record) for record in caplog.records])
     assert "'who': 'admin-key'" in text
     assert ADMIN_KEY not in text
