@@ -1,5 +1,6 @@
 """The playground's way to the inference API, and tokens as text."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,21 @@ async def test_chat_is_streamed_with_the_key_of_the_page(
     events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
     assert "".join(event["choices"][0]["delta"].get("content") or "" for event in events) == "Hello world"
     assert len(gateway.engine.requests) == 1
+
+
+async def test_stopped_answer_ends_in_the_engine(
+    console: tuple[RunningGateway, Visitor], visitor: Visitor
+) -> None:
+    gateway, _ = console
+    gateway.engine.will_say("partial", fault="stall")
+    headers = {"origin": visitor.url, "x-serval-console": visitor.token}
+    async with visitor.http.post(
+        visitor.url + PATHS[0], json={**CHAT, "stream": True}, headers=headers
+    ) as response:
+        # Sent as it comes, before the answer is over.
+        assert b"partial" in await response.content.readuntil(b"partial")
+        response.close()
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
 
 
 async def test_limits_and_scopes_of_the_key_hold(visitor: Visitor) -> None:

@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+
+from serval_testkit.processes import running
 
 _PROGRAMS: Final = ("chromium-headless-shell", "chromium", "chromium-browser")
 _PATIENCE_S: Final = 90.0
@@ -152,39 +155,28 @@ async def running_browser(*, width: int = 1100, height: int = 800) -> AsyncItera
             # Chromium's sandbox does not start for root, as CI is.
             *(["--no-sandbox"] if os.geteuid() == 0 else []),
         ]  # fmt: skip
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *options,
-            "about:blank",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            async with (
-                aiohttp.ClientSession() as http,
-                http.ws_connect(
-                    await _address_of_page(http, Path(folder) / "DevToolsActivePort"), max_msg_size=0
-                ) as socket,
-            ):
-                browser = Browser(socket)
-                receiving = asyncio.create_task(browser.receive())
-                for domain in ("Page", "Runtime", "Log", "Network"):
-                    await browser.call(f"{domain}.enable")
-                yield browser
-                receiving.cancel()
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
+        # With all its helpers, which would outlive Debian's wrapper and hold what they have inherited.
+        with running([program, *options, "about:blank"], cwd=Path(folder), environment=os.environ) as started:
+            line = await asyncio.to_thread(
+                started.wait_for_line, lambda line: "DevTools listening on" in line, timeout_s=_PATIENCE_S
+            )
+            async with aiohttp.ClientSession() as http:
+                address = await _address_of_page(http, urlsplit(line.split()[-1]).netloc)
+                async with http.ws_connect(address, max_msg_size=0) as socket:
+                    browser = Browser(socket)
+                    receiving = asyncio.create_task(browser.receive())
+                    for domain in ("Page", "Runtime", "Log", "Network"):
+                        await browser.call(f"{domain}.enable")
+                    yield browser
+                    receiving.cancel()
 
 
-async def _address_of_page(http: aiohttp.ClientSession, file: Path) -> str:
-    """Return the address of the first page, once the browser has written its port into the file."""
+async def _address_of_page(http: aiohttp.ClientSession, place: str) -> str:
+    """Return the address of the first page, once there is one."""
     async with asyncio.timeout(_PATIENCE_S):
         while True:
-            with suppress(FileNotFoundError, IndexError, ValueError, aiohttp.ClientError):
-                port = int((await asyncio.to_thread(file.read_text)).splitlines()[0])
-                async with http.get(f"http://127.0.0.1:{port}/json/list") as response:
-                    pages = [target for target in await response.json() if target["type"] == "page"]
-                    return str(pages[0]["webSocketDebuggerUrl"])
+            async with http.get(f"http://{place}/json/list") as response:
+                pages = [target for target in await response.json() if target["type"] == "page"]
+            if pages:
+                return str(pages[0]["webSocketDebuggerUrl"])
             await asyncio.sleep(_POLL_S)
