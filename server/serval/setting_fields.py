@@ -239,7 +239,7 @@ class SettingFields(BaseSettings):
     limits_grace_s: float = Field(
         default=60.0,
         ge=0,
-        description="How long keys with a daily budget are still served while the shared count is"
+        description="How long keys and teams with a budget are still served while the shared count is"
         " unreachable.",
     )
 

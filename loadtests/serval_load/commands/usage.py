@@ -63,11 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--clients", type=int, default=16, help="clients, each with a key (default 16)")
     add("--every", type=float, default=20.0, metavar="SECONDS", help="between kills (default 20)")
     add("--seed", type=int, default=0, help="of the random choices (default 0)")
-    add(
-        "--redis",
-        action="store_true",
-        help="count limits in a Redis that is restarted (needs redis-server)",
-    )
+    add("--redis", action="store_true", help="count limits in a Redis that is restarted (needs redis-server)")
+    add("--grace", type=float, default=0.0, metavar="SECONDS",
+        help="how long requests pass while Redis is away (default 0); a kill loses their count")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the figures there as well")
 
 
@@ -96,8 +94,9 @@ async def _experiment(args: argparse.Namespace) -> tuple[Difference, Books]:
         calm = asyncio.Event()
         if args.redis:
             environment["SERVAL_LIMITS_URL"] = f"unix://{folder}/redis.sock"
-            # Whatever Redis does, clients should get answers.
-            environment["SERVAL_LIMITS_GRACE_S"] = "3600"
+            environment["SERVAL_LIMITS_GRACE_S"] = str(args.grace)
+            # A busy machine must not look like a Redis that is away.
+            environment["SERVAL_LIMITS_TIMEOUT_S"] = "5"
             await stack.enter_async_context(_restarted_redis(folder, args.every, dice, calm))
         _, engine_url = await stack.enter_async_context(running_stand_in(*ROOMY))
         received = {record.id: Received() for record, _ in keys}

@@ -66,7 +66,12 @@ class Used(NamedTuple):
 
     def plus(self, other: "Used") -> "Used":
         """The sum of both."""
-        return Used(*(one + another for one, another in zip(self, other, strict=True)))
+        return Used(
+            self.tokens + other.tokens,
+            self.cost + other.cost,
+            self.held_tokens + other.held_tokens,
+            self.held_cost + other.held_cost,
+        )
 
 
 Budgets = tuple[Budget, ...]

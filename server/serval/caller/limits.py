@@ -82,9 +82,7 @@ class Limits(Struct, frozen=True, array_like=True):
     @property
     def counted(self) -> Budgets:
         """All budgets, with the tokens a day as one of them."""
-        if self.tokens_per_day is None:
-            return self.budgets
-        return (Budget("tokens", "day", self.tokens_per_day), *self.budgets)
+        return self.budgets if self.tokens_per_day is None else _with_day(self.tokens_per_day, self.budgets)
 
     @property
     def of_requests(self) -> "Limits":
@@ -104,6 +102,11 @@ class Limits(Struct, frozen=True, array_like=True):
 
 
 _NONE = Limits()
+
+
+@lru_cache(maxsize=4096)
+def _with_day(tokens: int, budgets: Budgets) -> Budgets:
+    return (Budget("tokens", "day", tokens), *budgets)
 
 
 def _smaller(one: int | None, other: int | None) -> int | None:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from serval.caller.budgets import LONGEST_PERIOD_DAYS, Unit, Used
+from serval.caller.budgets import LONGEST_PERIOD_DAYS, UNITS, Unit, Used
 
 DAY_S: Final = 86_400
 # Days before today that some budget may count: those of a month, or of a week before its first day.
@@ -32,8 +32,13 @@ class DailyUse:
 
     def used_in(self, subject: str, days: Iterable[int], unit: Unit) -> int:
         """Tokens, or their cost, used on these days, including those reserved."""
-        found = [self._used.get((subject, day), _NOTHING) for day in days]
-        return sum(each.tokens if unit == "tokens" else each.cost for each in found)
+        index = UNITS.index(unit)
+        total = 0
+        for day in days:
+            used = self._used.get((subject, day))
+            if used is not None:
+                total += used[index]
+        return total
 
     def record(self, subject: str, day: int, used: Used) -> None:
         """Count use; negative numbers refund it."""

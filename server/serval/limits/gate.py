@@ -61,7 +61,7 @@ class Reservation:
     def __init__(
         self, gate: "Gate", accounts: Sequence[Account], record: RequestRecord, *, requests: int
     ) -> None:
-        """`accounts` are those of the key and of its team; `requests`: how many the engine will run."""
+        """`accounts` are those of the key and its team, none without limits; `requests` are of the engine."""
         # For the response, however the request ends.
         self.headers: Mapping[str, str] = {}
         # Open reservations, of the requests and of the tokens.
@@ -220,6 +220,8 @@ class Gate:
         Raises `InvalidRequestError` if it can never fit the limits.
         """
         limits = in_force(identity.limits, self._defaults, identity.budgets)
+        if identity.team is None and limits.unlimited:
+            return Reservation(self, (), record, requests=requests)
         accounts = [Account(identity.subject, limits, _KEY)]
         if identity.team is not None:
             accounts.append(_of_team(identity.team))

@@ -15,14 +15,13 @@ async def use_in_redis(redis: Redis) -> dict[tuple[str, int], Used]:
     """The use by subject and day. Raises redis's errors."""
     found = {}
     # Texts, as the client decodes answers; its types do not say so.
-    name: Any
-    days: dict[Any, Any]
-    async for name in redis.scan_iter(match="serval:{k:*}:days", count=1000):
-        match = _DAYS.fullmatch(str(name))
+    names: Any = redis.scan_iter(match="serval:{k:*}:days", count=1000)
+    async for name in names:
+        match = _DAYS.fullmatch(name)
         if match is None:
             continue
-        days = await redis.hgetall(name)
-        books = await redis.hgetall(name.removesuffix("days") + "books")
+        days: Any = await redis.hgetall(name)
+        books: Any = await redis.hgetall(name.removesuffix("days") + "books")
         for day, tokens in days.items():
             amounts = [int(books.get(f"{book}:{day}", 0)) for book in _BOOKS]
             found[match[1], int(day)] = Used(int(tokens), *amounts)

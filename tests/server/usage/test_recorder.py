@@ -222,7 +222,7 @@ async def test_recorder_without_its_journal_goes_on_in_memory(
 
 
 async def test_recorder_forgets_old_usage(table: UsageTable) -> None:
-    table.add("w" * 32, 1, {Slot("a", "m", HOUR - 400 * 24 - 1): (1,) * 6}, hour=HOUR)
-    table.add("w" * 32, 2, {Slot("a", "m", HOUR - 400 * 24): (1,) * 6}, hour=HOUR)
+    table.add("w" * 32, 1, {Slot("a", "m", HOUR - 400 * 24 - 1): (1,) * 7}, hour=HOUR)
+    table.add("w" * 32, 2, {Slot("a", "m", HOUR - 400 * 24): (1,) * 7}, hour=HOUR)
     await recorder_of(table).forget_old()
     assert sums(table)[0] == 1
