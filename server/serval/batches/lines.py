@@ -92,6 +92,9 @@ class LineRunner:
         self._closing = True
         self._unsettled.set()
         await settling
+        ended = {(result.batch_id, result.number) for result in self._results}
+        self._returned += [(line, False) for key, line in self._held.items() if key not in ended]
+        await self._settle_these()
 
     async def _lease(self) -> None:
         while not self._stopping:
@@ -150,11 +153,9 @@ class LineRunner:
             )
             retry = retry_of(answer, line.attempts)
             result = result_of(line, request.custom_id, answer) if retry is None else None
-        except BaseException as error:
+        except Exception:
             self._paces.end(line.subject)
             self._give_back(line)
-            if not isinstance(error, Exception):
-                raise
             # A defect; the line is tried again until the batch expires.
             logger.exception("line %d of batch %s cannot be run", line.number, line.batch_id)
             self._paused_until = time.monotonic() + _DEFECT_PAUSE_S
@@ -181,21 +182,24 @@ class LineRunner:
         self._unsettled.set()
 
     async def _settle(self) -> None:
-        """Record results and give leases back as they come, until the runner stops and none are left."""
-        while not self._closing or self._held:
+        """Record results and give leases back as they come, until no line runs any more."""
+        while not self._closing:
             await self._unsettled.wait()
             self._unsettled.clear()
-            results, self._results = self._results, []
-            returned, self._returned = self._returned, []
-            while not await self._from_database(partial(self._settled, results, returned), otherwise=False):
-                if self._closing:
-                    # Others take the lines over when their leases expire.
-                    return
-            for line in [each for each, _ in returned]:
-                self._held.pop(line.key, None)
-            for result in results:
-                self._held.pop((result.batch_id, result.number), None)
-            self._changed.set()
+            await self._settle_these()
+
+    async def _settle_these(self) -> None:
+        results, self._results = self._results, []
+        returned, self._returned = self._returned, []
+        while not await self._from_database(partial(self._settled, results, returned), otherwise=False):
+            if self._closing:
+                # Others take the lines over when their leases expire.
+                return
+        for line in [each for each, _ in returned]:
+            self._held.pop(line.key, None)
+        for result in results:
+            self._held.pop((result.batch_id, result.number), None)
+        self._changed.set()
 
     def _settled(self, results: Sequence[LineResult], returned: Sequence[tuple[Line, bool]]) -> bool:
         if results:
