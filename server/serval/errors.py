@@ -298,7 +298,7 @@ class RateLimitError(ApiError):
 
 
 class InsufficientQuotaError(RateLimitError):
-    """The key's tokens of the day are used up; clients should not retry."""
+    """A budget of the key or of its team is used up; clients should not retry."""
 
     type = "insufficient_quota"
     default_code = "insufficient_quota"
