@@ -104,6 +104,7 @@ class _Refusals:
     """Requests that were refused or ended with an error, by reason."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.recent = RecentErrors()
         self._errors = Counter(
             "serval_errors_total",
             "Requests that ended with an error, by its code; internal_error: a defect of the gateway.",
@@ -132,9 +133,10 @@ class _Refusals:
             self._rejections.labels(reason)
 
     def add(self, record: RequestRecord) -> None:
-        """Count a request that has ended."""
+        """Count a request that has ended, and keep its error."""
         if record.error_code is not None:
             self._errors.labels(record.error_code).inc()
+            self.recent.note(record)
         if record.rejection is not None:
             self._rejections.labels(record.rejection).inc()
 
@@ -294,13 +296,17 @@ class Metrics:
         self.batches = BatchMetrics(self._registry)
         self.places = PlaceMetrics(self._registry)
         self.conversations = ConversationMetrics(self._registry)
-        self.recent_errors = RecentErrors()
         self._engine_up = Gauge(
             "serval_engine_up",
             "1 if the engine, or one of several, was ready at the time of the scrape.",
             registry=self._registry,
             multiprocess_mode="livemostrecent",
         )
+
+    @property
+    def recent_errors(self) -> RecentErrors:
+        """The last errors of this process."""
+        return self._refusals.recent
 
     def request_started(self) -> None:
         """Count a request as in flight."""
@@ -313,7 +319,6 @@ class Metrics:
         self._time(record)
         self._answers.add(record)
         self._refusals.add(record)
-        self.recent_errors.note(record)
 
     def _count(self, route: str, status: int) -> None:
         child = self._counted.get((route, status))
