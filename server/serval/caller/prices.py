@@ -20,7 +20,7 @@ from serval.caller.budgets import COST_UNIT
 from serval.errors import SettingsError
 
 _MILLION: Final = 10**6
-# Of a million tokens.
+# Highest price of a million tokens.
 _HIGHEST: Final = 10**6
 _ANY_MODEL: Final = "*"
 

@@ -17,7 +17,7 @@ _NOTHING: Final = Used()
 
 
 class DailyUse:
-    """What every key and team has used in the current day, week and month.
+    """Use of every key and team in the current day, week and month.
 
     A day's use is kept in case the clock is set back to it, so that no budget is granted twice.
     """

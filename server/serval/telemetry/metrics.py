@@ -100,6 +100,30 @@ class _Answers:
 ALERTED_ERRORS: Final = (EngineFailureError, EngineStreamBrokenError, AuthUnavailableError, KeyDatabaseError)
 
 
+class _Books:
+    """Usage that is lost, and budgets."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.dropped = Counter(
+            "serval_usage_dropped_total",
+            "Requests, and their tokens, that are missing in the usage of the key database: it was away for"
+            " too long.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("requests", "tokens"):
+            self.dropped.labels(kind)
+        self.soft_limits = Counter(
+            "serval_budget_soft_limits_total",
+            "Budgets of keys and teams whose soft limit was reached, each once in its day, week or month.",
+            ["unit", "period"],
+            registry=registry,
+        )
+        for unit in UNITS:
+            for period in PERIODS:
+                self.soft_limits.labels(unit, period)
+
+
 class _Refusals:
     """Requests that were refused or ended with an error, by reason."""
 
@@ -267,29 +291,12 @@ class Metrics:
             "Worker processes that ended without being told to and were replaced.",
             registry=self._registry,
         )
-        self._usage_dropped = Counter(
-            "serval_usage_dropped_total",
-            "Requests, and their tokens, that are missing in the usage of the key database: it was away for"
-            " too long.",
-            ["kind"],
-            registry=self._registry,
-        )
-        for kind in ("requests", "tokens"):
-            self._usage_dropped.labels(kind)
-        self._soft_limits = Counter(
-            "serval_budget_soft_limits_total",
-            "Budgets of keys and teams whose soft limit was reached, each once in its day, week or month.",
-            ["unit", "period"],
-            registry=self._registry,
-        )
-        for unit in UNITS:
-            for period in PERIODS:
-                self._soft_limits.labels(unit, period)
         # Children by label: looking them up in the metric costs more than counting.
         self._counted: dict[tuple[str, int], Counter] = {}
         self._timed: dict[str, tuple[Histogram, Histogram]] = {}
         self._answers = _Answers(self._registry)
         self._refusals = _Refusals(self._registry)
+        self._books = _Books(self._registry)
         self._queue = _Queue(self._registry)
         self._loop = _EventLoop(self._registry)
         self._process = _Process(self._registry)
@@ -367,12 +374,12 @@ class Metrics:
 
     def usage_dropped(self, requests: int, tokens: int) -> None:
         """Count requests that are missing in the usage, and their tokens."""
-        self._usage_dropped.labels("requests").inc(requests)
-        self._usage_dropped.labels("tokens").inc(tokens)
+        self._books.dropped.labels("requests").inc(requests)
+        self._books.dropped.labels("tokens").inc(tokens)
 
     def soft_limit_reached(self, budget: Budget) -> None:
         """Count a budget whose soft limit was reached."""
-        self._soft_limits.labels(budget.unit, budget.period).inc()
+        self._books.soft_limits.labels(budget.unit, budget.period).inc()
 
     def engine_stopped(self, reason: str) -> None:
         """Count an engine that was ready and no longer is; `reason` is told or lost."""
