@@ -146,14 +146,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         settings, context.usage, model=backend.model.name, dropped=context.metrics.usage_dropped
     )
 
-    # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
-    hot: dict[str, ASGIApp] = {
-        CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
-        COMPLETIONS.path: Completions(context),
-        MESSAGES.path: ConversationEndpoint(context, decode_messages),
-        COUNT_TOKENS.path: CountTokens(context),
-        RESPONSES.path: ConversationEndpoint(context, decode_responses),
-    }
+    hot = _hot_endpoints(context)
     endpoints = API if settings.metrics_port is None else API_WITHOUT_METRICS
     app = create_api(
         endpoints,
@@ -179,6 +172,17 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
     published = with_cors(api, settings.cors_origins)
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
+
+
+def _hot_endpoints(context: ApiContext) -> dict[str, ASGIApp]:
+    # Raw ASGI endpoints: FastAPI's route machinery would cost more than the endpoints themselves.
+    return {
+        CHAT_COMPLETIONS.path: ConversationEndpoint(context, decode_chat),
+        COMPLETIONS.path: Completions(context),
+        MESSAGES.path: ConversationEndpoint(context, decode_messages),
+        COUNT_TOKENS.path: CountTokens(context),
+        RESPONSES.path: ConversationEndpoint(context, decode_responses),
+    }
 
 
 def _lifespan(
