@@ -116,7 +116,6 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     behind_slots = schedule_engine(backend.engine, settings, backend.info, metrics)
     engine_orders = _engine_orders(settings, backend.engine, directory)
     authenticator = inference_authenticator(settings, live.keys, directory, tokens)
-    running = RunningRequests(authenticator.still_accepts, check_every_s=settings.key_poll_s)
     context = ApiContext(
         settings=settings,
         engine=behind_slots,
@@ -133,7 +132,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
             queue_limit=settings.render_queue_limit,
             timeout_s=settings.queue_timeout_s,
         ),
-        running=running,
+        running=RunningRequests(authenticator.still_accepts, check_every_s=settings.key_poll_s),
         kept_responses=_kept_responses(settings, directory),
         usage=usage_table(settings, None if directory is None else directory.store),
         sealer=_turn_sealer(settings, backend),
@@ -169,7 +168,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
     app.state.edge = api
     apply = partial(_put_in_force, authenticator, context.gate, context.model, metrics)
     apply(live)
-    admin = _admin_app(prepared, engine_orders, metrics, app)
+    admin = _admin_app(prepared, engine_orders, context, backend.engine, app)
     metrics_page = None if settings.metrics_port is None else _metrics_page(context, authenticator)
     published = with_cors(api, settings.cors_origins)
     return Applications(published, admin, metrics_page, backend.model, metrics, behind_slots.slots, apply)
@@ -333,17 +332,33 @@ def _metrics_page(context: ApiContext, authenticator: Authenticator) -> ASGIApp:
 
 
 def _admin_app(
-    prepared: Prepared, engine_orders: "OverrideWatch | None", metrics: Metrics, api: FastAPI
+    prepared: Prepared,
+    engine_orders: "OverrideWatch | None",
+    context: ApiContext,
+    engine: ManagedEngine,
+    api: FastAPI,
 ) -> ASGIApp | None:
     if prepared.directory is None or prepared.administrators is None:
         return None
     # SQLAlchemy is loaded only where there is a database.
     from serval.api.admin import create_admin_app
+    from serval.console.application import beside_console, create_console
 
-    return create_admin_app(
+    admin = create_admin_app(
         prepared.directory,
         engine_orders=engine_orders,
         authenticator=prepared.administrators,
-        metrics=metrics,
+        metrics=context.metrics,
         inference_document=api.openapi,
     )
+    if not context.settings.console:
+        return admin
+    console = create_console(
+        context,
+        api=api.state.edge,
+        engine=engine,
+        directory=prepared.directory,
+        administrators=prepared.administrators,
+        tokens=prepared.tokens,
+    )
+    return beside_console(admin, console)

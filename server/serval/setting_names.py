@@ -17,6 +17,7 @@ _SECTIONS: Final = {
     "Keys": "api_key",
     "Tokens of an identity provider": "oidc_issuer",
     "Admin API": "admin_key",
+    "Console": "console",
     "Metrics": "metrics_host",
     "Limits of keys": "requests_per_minute",
     "Counting limits in several processes": "limits_lease_s",

@@ -41,6 +41,7 @@ LAYERS = {
         "live_settings",
         "doctor",
         "api",
+        "console",
         "app",
         "process",
         "terminal",

@@ -96,6 +96,11 @@ class KeyStore:
         keyed.update(key.encode("utf-8", "surrogateescape"))
         return keyed.digest()
 
+    def derived_secret(self, purpose: str) -> bytes:
+        """A secret of 32 bytes for another purpose than keys, the same wherever the pepper is."""
+        # No key has this form, so it is no key's digest.
+        return self.digest(f"serval secret for {purpose}")
+
     def version(self) -> int:
         """The version of the keys, which increases with every change."""
         with self.engine.connect() as connection:

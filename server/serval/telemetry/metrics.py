@@ -19,6 +19,7 @@ from serval.telemetry.batch_metrics import BatchMetrics
 from serval.telemetry.build import build
 from serval.telemetry.conversation_metrics import ConversationMetrics
 from serval.telemetry.place_metrics import STOP_REASONS, PlaceMetrics
+from serval.telemetry.recent_errors import RecentErrors
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
 from serval.telemetry.stopwatch import GATEWAY
@@ -127,6 +128,7 @@ class _Refusals:
     """Requests that were refused or ended with an error, by reason."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.recent = RecentErrors()
         self._errors = Counter(
             "serval_errors_total",
             "Requests that ended with an error, by its code; internal_error: a defect of the gateway.",
@@ -155,9 +157,10 @@ class _Refusals:
             self._rejections.labels(reason)
 
     def add(self, record: RequestRecord) -> None:
-        """Count a request that has ended."""
+        """Count a request that has ended, and keep its error."""
         if record.error_code is not None:
             self._errors.labels(record.error_code).inc()
+            self.recent.note(record)
         if record.rejection is not None:
             self._rejections.labels(record.rejection).inc()
 
@@ -306,6 +309,11 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="livemostrecent",
         )
+
+    @property
+    def recent_errors(self) -> RecentErrors:
+        """The last errors of this process."""
+        return self._refusals.recent
 
     def request_started(self) -> None:
         """Count a request as in flight."""
