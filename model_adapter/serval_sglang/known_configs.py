@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from serval_sglang.config import LongcatConfig, YarnScaling
+from serval_sglang.config import LongcatConfig, SparseAttention, YarnScaling
 
 # meituan-longcat/LongCat-Flash-Lite.
 LITE = LongcatConfig(
@@ -26,6 +26,22 @@ LITE = LongcatConfig(
     max_position_embeddings=327680,
     rope_theta=5000000.0,
     rope_scaling=YarnScaling(factor=10.0, original_max_position_embeddings=32768),
+)
+
+# meituan-longcat/LongCat-Flash-Lite-Sparse: Lite's dimensions, sparse attention, three times its context.
+LITE_SPARSE = replace(
+    LITE,
+    max_position_embeddings=983040,
+    rope_theta=1000000.0,
+    rope_scaling=YarnScaling(factor=120, original_max_position_embeddings=8192),
+    sparse_attention=SparseAttention(
+        index_n_heads=16,
+        index_head_dim=128,
+        index_topk=2048,
+        index_init_tokens=16,
+        index_local_tokens=1024,
+    ),
+    full_word_embedding=True,
 )
 
 # The structure of Lite at sizes that expose wrong code: four-gram look-back and twelve tables; a vocabulary
@@ -64,4 +80,18 @@ TINY_FP8 = replace(
     qk_nope_head_dim=64,
     qk_rope_head_dim=64,
     v_head_dim=64,
+)
+
+# TINY with sparse attention that leaves out most of a prompt of a few hundred tokens. The indexer's heads are
+# wider than what is rotated of them.
+TINY_SPARSE = replace(
+    TINY,
+    sparse_attention=SparseAttention(
+        index_n_heads=3,
+        index_head_dim=24,
+        index_topk=48,
+        index_init_tokens=4,
+        index_local_tokens=16,
+    ),
+    full_word_embedding=True,
 )

@@ -24,14 +24,15 @@ from serval_sglang.checkpoint.layout import (
     Shape,
     mtp_tensor_shapes,
     tensor_shapes,
+    usual_name,
 )
 from serval_sglang.checkpoint.parts import Part, part_of
 from serval_sglang.checkpoint.quantization import Quantization, holds_values, layer_name, read_quantization
 from serval_sglang.checkpoint.safety import UnsafeFile, unsafe_files
-from serval_sglang.config import LongcatConfig
+from serval_sglang.config import ARCHITECTURE, SPARSE_ARCHITECTURE, LongcatConfig
 
-# Names in config.json that both stand for this model.
-_ARCHITECTURES = ("LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM")
+# Names in config.json that stand for this model and its sparse sibling.
+_ARCHITECTURES = (ARCHITECTURE, "LongcatFlashForCausalLM", SPARSE_ARCHITECTURE)
 # Without these the engine has no tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -230,7 +231,8 @@ def _layout(config: LongcatConfig, *, is_quantized: bool) -> _Layout:
 
 
 def _layer(tensor_name: str, *, in_layers: bool) -> str:
-    return layer_name(tensor_name) if in_layers else tensor_name
+    name = usual_name(tensor_name)
+    return layer_name(name) if in_layers else name
 
 
 def _missing(tensors: Mapping[str, TensorHeader], layout: _Layout, *, in_layers: bool) -> list[str]:
@@ -294,5 +296,5 @@ def _parameters(name: str, tensors: Mapping[str, TensorHeader], layout: _Layout 
     """Count the elements of the unpacked weight; 0 for scales and the like, and for repeated tensors."""
     if not holds_values(name) or ALIASES.get(name) in tensors:
         return 0
-    shape = None if layout is None else layout.known.get(layer_name(name))
+    shape = None if layout is None else layout.known.get(layer_name(usual_name(name)))
     return tensors[name].elements if shape is None else math.prod(shape)

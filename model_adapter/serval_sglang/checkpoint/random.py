@@ -33,7 +33,11 @@ def random_state_dict(config: LongcatConfig, *, seed: int, mtp: bool = False) ->
     shapes = tensor_shapes(config)
     if mtp:
         shapes |= mtp_tensor_shapes(config)
-    return {name: _random_tensor(name, shape, generator) for name, shape in shapes.items()}
+    weights = {name: _random_tensor(name, shape, generator) for name, shape in shapes.items()}
+    if config.full_word_embedding:
+        # Added as it is, it is to be about as large as the n-gram rows together.
+        weights["model.embed_tokens.weight"] /= math.sqrt(1 + config.ngram_table_count)
+    return weights
 
 
 # Standard deviation of a layer's output for a normalised input. The model itself scales up queries.

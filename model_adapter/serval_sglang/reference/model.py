@@ -35,14 +35,16 @@ class DecoderLayer(nn.Module):
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
         self.post_attention_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
-        self.self_attn = nn.ModuleList(LatentAttention(config) for _ in range(2))
+        self.self_attn = nn.ModuleList(LatentAttention(config, has_indexer=i == 0) for i in range(2))
         self.mlps = nn.ModuleList(SwiGLU(hidden, config.ffn_hidden_size) for _ in range(2))
         self.mlp = MixtureOfExperts(config)
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None
     ) -> tuple[Tensor, Routing]:
-        h = x + self.self_attn[0](self.input_layernorm[0](x), rope, visible)
+        attended = self.input_layernorm[0](x)
+        visible = self.self_attn[0].chosen(attended, rope, visible)
+        h = x + self.self_attn[0](attended, rope, visible)
         y = self.post_attention_layernorm[0](h)
         shortcut, routing = self.mlp(y)
         h = h + self.mlps[0](y)
