@@ -1,7 +1,8 @@
-"""The model configuration: Meituan's config.json of LongCat-Flash-Lite as a typed, checked value.
+"""The model configuration: Meituan's config.json of a model of the family as a typed, checked value.
 
 Fields have the names of the file; everything derived from them is a property. A copy re-saved by transformers
-(`model_type`, `num_hidden_layers`, `rope_parameters`) yields the same value.
+(`model_type`, `num_hidden_layers`, `rope_parameters`) yields the same value. A model without an n-gram
+embedding is one with n-grams of one token: no tables, and a mean over the word's row alone.
 """
 
 import json
@@ -11,11 +12,16 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-ARCHITECTURE = "LongcatFlashNgramForCausalLM"
-# LongCat-Flash-Lite-Sparse, and other models that the fields tell apart.
+# Names in config.json: of LongCat-Flash-Lite, of LongCat-Flash-Chat and -Thinking, and of
+# LongCat-Flash-Lite-Sparse, whose name other models share that the fields tell apart.
+NGRAM_ARCHITECTURE = "LongcatFlashNgramForCausalLM"
+FLASH_ARCHITECTURE = "LongcatFlashForCausalLM"
 SPARSE_ARCHITECTURE = "LongcatCausalLM"
 
-# Value of each switch in the released Lite checkpoints, the only value that this package supports.
+# Fields of a model without an n-gram embedding, whose file has none of them.
+WITHOUT_NGRAMS: Mapping[str, Any] = {"ngram_vocab_size_ratio": 1, "emb_neighbor_num": 1, "emb_split_num": 1}
+
+# Value of each switch in the released checkpoints, the only value that this package supports.
 _SUPPORTED_VALUES: Mapping[str, object] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -105,7 +111,7 @@ class SparseAttention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongcatConfig:
-    """LongCat-Flash-Lite's config.json. Dimensions have no defaults: a file must state them all.
+    """A config.json of the family. Dimensions have no defaults: a file must state them all.
 
     `full_word_embedding` is True if only the n-gram rows are divided by their number plus one, and the word
     row is added as it is. No published file states it; without it, it follows from `sparse_attention`.
@@ -143,11 +149,7 @@ class LongcatConfig:
 
     def __post_init__(self) -> None:
         _check_field_types(self)
-        if self.emb_neighbor_num < 2:
-            raise ConfigError(
-                f"emb_neighbor_num must be at least 2 (bigrams), got {self.emb_neighbor_num!r}."
-            )
-        if self.hidden_size % self.ngram_table_count:
+        if self.has_ngrams and self.hidden_size % self.ngram_table_count:
             raise ConfigError(
                 "hidden_size must be divisible by the number of n-gram tables, (emb_neighbor_num - 1) * "
                 f"emb_split_num = {self.ngram_table_count}, got {self.hidden_size!r}."
@@ -155,6 +157,8 @@ class LongcatConfig:
         if self.qk_rope_head_dim % 2:
             raise ConfigError(f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim!r}.")
         sparse = self.sparse_attention
+        if sparse is not None and not self.has_ngrams:
+            raise ConfigError("attention_method 'LSA' is supported only beside an n-gram embedding.")
         if sparse is not None and sparse.index_head_dim < self.qk_rope_head_dim:
             raise ConfigError(
                 f"index_head_dim must be at least qk_rope_head_dim = {self.qk_rope_head_dim}, "
@@ -165,6 +169,18 @@ class LongcatConfig:
                 f"moe_topk must be at most n_routed_experts + zero_expert_num = {self.num_experts_total}, "
                 f"got {self.moe_topk!r}."
             )
+
+    @property
+    def has_ngrams(self) -> bool:
+        """True with an n-gram embedding, False with a plain word embedding."""
+        return self.emb_neighbor_num > 1
+
+    @property
+    def architecture(self) -> str:
+        """The name of the architecture in Meituan's file."""
+        if self.sparse_attention is not None:
+            return SPARSE_ARCHITECTURE
+        return NGRAM_ARCHITECTURE if self.has_ngrams else FLASH_ARCHITECTURE
 
     @property
     def ngram_base(self) -> int:
@@ -178,7 +194,8 @@ class LongcatConfig:
 
     @property
     def ngram_table_width(self) -> int:
-        return self.hidden_size // self.ngram_table_count
+        """Width of a row of each table; 0 without tables."""
+        return self.hidden_size // self.ngram_table_count if self.has_ngrams else 0
 
     def ngram_table_rows(self, table: int) -> int:
         """Return the number of rows of n-gram table `table`, which is also the modulus of its ids."""
@@ -232,6 +249,7 @@ class LongcatConfig:
     def from_dict(cls, source: Mapping[str, Any]) -> Self:
         """Read Meituan's layout or a copy re-saved by transformers; other keys are ignored.
 
+        Only the architecture of LongCat-Flash may leave the fields of the n-gram embedding out.
         Raises `ConfigError` if a required field is absent, a value is out of range, two spellings of a field
         contradict each other, or a switch has a value that this package does not support.
         """
@@ -240,6 +258,13 @@ class LongcatConfig:
                 raise ConfigError(f"{key} must be {supported!r} or absent, got {source[key]!r}.")
         source = {**source, **_usual_spellings(source)}
         values = {f.name: source[f.name] for f in fields(cls) if source.get(f.name) is not None}
+        if source.get("architectures") == [FLASH_ARCHITECTURE] and not WITHOUT_NGRAMS.keys() & values.keys():
+            values.update(WITHOUT_NGRAMS)
+        elif values.get("emb_neighbor_num") == 1:
+            raise ConfigError(
+                "emb_neighbor_num must be at least 2 (bigrams), got 1; a model without n-grams has "
+                f"the architecture {FLASH_ARCHITECTURE} and none of {', '.join(WITHOUT_NGRAMS)}."
+            )
         values.update(_rope_fields(source))
         values["sparse_attention"] = sparse = _parse_sparse_attention(source)
         values.setdefault("full_word_embedding", sparse is not None)
@@ -269,13 +294,15 @@ class LongcatConfig:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["rope_scaling"] = None if self.rope_scaling is None else self.rope_scaling.to_dict()
         del values["sparse_attention"]
-        if self.sparse_attention is None:
-            if not self.full_word_embedding:
-                del values["full_word_embedding"]
-            return {"architectures": [ARCHITECTURE], **_SUPPORTED_VALUES, **values}
-        values = {_OTHER_SPELLINGS.get(name, name): value for name, value in values.items()}
-        sparse = self.sparse_attention.to_dict()
-        return {"architectures": [SPARSE_ARCHITECTURE], **_SUPPORTED_VALUES, **values, **sparse}
+        sparse = {}
+        if self.sparse_attention is not None:
+            values = {_OTHER_SPELLINGS.get(name, name): value for name, value in values.items()}
+            sparse = self.sparse_attention.to_dict()
+        elif not self.full_word_embedding:
+            del values["full_word_embedding"]
+        if not self.has_ngrams:
+            values = {name: value for name, value in values.items() if name not in WITHOUT_NGRAMS}
+        return {"architectures": [self.architecture], **_SUPPORTED_VALUES, **values, **sparse}
 
 
 def _check_field_types(config: YarnScaling | SparseAttention | LongcatConfig) -> None:

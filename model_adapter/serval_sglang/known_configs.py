@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from serval_sglang.config import LongcatConfig, SparseAttention, YarnScaling
+from serval_sglang.config import WITHOUT_NGRAMS, LongcatConfig, SparseAttention, YarnScaling
 
 # meituan-longcat/LongCat-Flash-Lite.
 LITE = LongcatConfig(
@@ -44,6 +44,27 @@ LITE_SPARSE = replace(
     full_word_embedding=True,
 )
 
+# meituan-longcat/LongCat-Flash-Chat and, as far as known, -Thinking: no n-gram embedding, no YaRN.
+FLASH = LongcatConfig(
+    vocab_size=131072,
+    hidden_size=6144,
+    ffn_hidden_size=12288,
+    expert_ffn_hidden_size=2048,
+    num_layers=28,
+    num_attention_heads=64,
+    q_lora_rank=1536,
+    kv_lora_rank=512,
+    qk_nope_head_dim=128,
+    qk_rope_head_dim=64,
+    v_head_dim=128,
+    n_routed_experts=512,
+    zero_expert_num=256,
+    moe_topk=12,
+    max_position_embeddings=131072,
+    rope_theta=10000000.0,
+    **WITHOUT_NGRAMS,
+)
+
 # The structure of Lite at sizes that expose wrong code: four-gram look-back and twelve tables; a vocabulary
 # that is not a power of two, so that V^d mod M differs from a shift; a hidden size that is not a multiple of
 # 256; value heads wider than the position-free part of key heads; YaRN from position 256 on.
@@ -81,6 +102,9 @@ TINY_FP8 = replace(
     qk_rope_head_dim=64,
     v_head_dim=64,
 )
+
+# The structure of Flash: the same without n-grams and without YaRN.
+TINY_FLASH = replace(TINY, rope_scaling=None, **WITHOUT_NGRAMS)
 
 # TINY with sparse attention that leaves out most of a prompt of a few hundred tokens. The indexer's heads are
 # wider than what is rotated of them.

@@ -9,6 +9,7 @@ from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
 from serval_sglang.memory_check import missing_memory
 from serval_sglang.options import EngineOptions, flag_value, ranks, replicas, uses_host_cache
+from serval_sglang.siblings import ARCHITECTURES
 
 _HOST_CACHE_ON_CPU = "--enable-hierarchical-cache: SGLang starts no HiCache on a CPU"
 _HOST_CACHE_UNTESTED = (
@@ -52,6 +53,7 @@ def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> 
     if mistakes:
         return [*mistakes, _DOWNLOAD]
     return [
+        *_refused_on_gpu(found, options),
         *_missing_tokenizer(options),
         *_missing_drafts(found, options),
         *_missing_gpus(options),
@@ -69,6 +71,13 @@ def _wrong_weights(found: Inspection) -> list[str]:
             more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
             wrong.append(f"{', '.join(names[:_NAMES_SHOWN])}{more}: {what}")
     return wrong
+
+
+def _refused_on_gpu(found: Inspection, options: EngineOptions) -> list[str]:
+    if options.device == "cpu" or found.config is None:
+        return []
+    reason = ARCHITECTURES[found.config.architecture].refused_on_gpu
+    return [] if reason is None else [reason]
 
 
 def _missing_tokenizer(options: EngineOptions) -> list[str]:

@@ -53,6 +53,7 @@ LAYERS = {
         "options",
         "config",
         "known_configs",
+        "siblings",
         "tuned_moe",
         "metrics",
         "reference",

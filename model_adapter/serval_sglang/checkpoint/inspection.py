@@ -29,10 +29,9 @@ from serval_sglang.checkpoint.layout import (
 from serval_sglang.checkpoint.parts import Part, part_of
 from serval_sglang.checkpoint.quantization import Quantization, holds_values, layer_name, read_quantization
 from serval_sglang.checkpoint.safety import UnsafeFile, unsafe_files
-from serval_sglang.config import ARCHITECTURE, SPARSE_ARCHITECTURE, LongcatConfig
+from serval_sglang.config import LongcatConfig
+from serval_sglang.siblings import ARCHITECTURES
 
-# Names in config.json that stand for this model and its sparse sibling.
-_ARCHITECTURES = (ARCHITECTURE, "LongcatFlashForCausalLM", SPARSE_ARCHITECTURE)
 # Without these the engine has no tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -120,7 +119,9 @@ def inspect_checkpoint(directory: Path) -> Inspection:
     architecture = _architecture(raw)
     is_foreign = _is_foreign(architecture)
     if is_foreign:
-        problems.append(f"{CONFIG_FILE} is that of a {architecture}; Serval serves {_ARCHITECTURES[0]}")
+        problems.append(
+            f"{CONFIG_FILE} is that of a {architecture}; Serval serves {' and '.join(ARCHITECTURES)}"
+        )
     config = None if is_foreign else _parse_config(raw, problems)
     quantization = read_quantization(raw)
     unread = unread_weight_files(directory, files)
@@ -169,7 +170,7 @@ def _architecture(raw: Mapping[str, Any]) -> str | None:
 
 
 def _is_foreign(architecture: str | None) -> bool:
-    return architecture is not None and architecture not in _ARCHITECTURES
+    return architecture is not None and architecture not in ARCHITECTURES
 
 
 def _lacking(files: Collection[str]) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""LongCat-Flash-Lite for SGLang: upstream's attention and dense MLPs with our embedding, MoE and loading.
+"""LongCat-Flash, with n-grams or without, for SGLang: upstream's attention and dense MLPs with our embedding,
+MoE and loading.
 
 The class keeps upstream's name, which SGLang's configuration code looks for in a dozen places. The plugin
 replaces the embedding and the MoE in upstream's module before this class builds them.
@@ -57,15 +58,16 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         # SGLang supports packed layers only on GPUs and on CPUs with AMX: elsewhere all are unpacked.
         unpacks_all = packing is not None and is_cpu()
         super().__init__(config, None if unpacks_all else quant_config, prefix)
+        self.dimensions = LongcatConfig.from_dict(config.serval_config)
         self._packing, self._unpacks = packing, is_layer if unpacks_all else is_attention
         self._require_own_layers()
         require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
-        self.model.embed_tokens.allocate_tables(tables)
+        if self.dimensions.has_ngrams:
+            self.model.embed_tokens.allocate_tables(tables)
         report_build()
         report_experts([layer.mlp for layer in self.model.layers])
         self._overlap_experts(settings.moe_overlap_tokens)
         self._has_coded_tables = tables.code_dtype is not None
-        self.dimensions = LongcatConfig.from_dict(config.serval_config)
         self._is_loaded = False
         # Upstream scales the latent norms in place after every load, so a second load would scale them twice.
         # Here the tensors are scaled as they arrive, and upstream's own step is switched off.
@@ -109,7 +111,8 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             isinstance(layer, LongcatFlashDecoderLayer) and isinstance(layer.mlp, LongcatFlashMoE)
             for layer in self.model.layers
         )
-        if not own_layers or not isinstance(self.model.embed_tokens, NgramEmbedding):
+        own_embedding = isinstance(self.model.embed_tokens, NgramEmbedding)
+        if not own_layers or own_embedding != self.dimensions.has_ngrams:
             raise RuntimeError(
                 "SGLang built its own layers or n-gram embedding instead of Serval's: the plugin's "
                 "replacements are not in effect. Start with `python -m serval_sglang.launch`; see the hooks' "

@@ -10,7 +10,7 @@ from typing import Any
 
 from sglang.srt.configs.longcat_flash import LongcatFlashConfig as UpstreamConfig
 
-from serval_sglang.config import LongcatConfig
+from serval_sglang.config import LongcatConfig, YarnScaling
 
 # Re-saved copies spell these differently; the checked configuration already covers them.
 _RESAVED = ("model_type", "num_hidden_layers", "rope_parameters", "auto_map")
@@ -29,9 +29,17 @@ class LongcatFlashConfig(UpstreamConfig):  # type: ignore[misc]  # sglang is unt
 
         Raises `ConfigError` if a field is absent or has a value that this package does not support.
         """
-        checked = LongcatConfig.from_dict(config_dict).to_dict()
+        config = LongcatConfig.from_dict(config_dict)
+        checked = config.to_dict()
         source = {key: value for key, value in config_dict.items() if key not in _RESAVED}
         # float32 logits from the bfloat16 head: rounding to bfloat16 costs up to 0.06 at a logit of 16. A
         # copy, because SGLang's attention writes to rope_scaling.
         own = {"serval_config": deepcopy(checked), "enable_lm_head_output_fp32": True}
+        checked["rope_scaling"] = (config.rope_scaling or _plain_rope(config)).to_dict()
         return super().from_dict({**source, **checked, **own}, **kwargs)
+
+
+def _plain_rope(config: LongcatConfig) -> YarnScaling:
+    """Return YaRN that changes nothing. Without scaling SGLang's LongCat layers fail on any device
+    (transformers 5 keeps None as `rope_parameters`, in which they look for a key), its rope on a CPU too."""
+    return YarnScaling(factor=1.0, original_max_position_embeddings=config.max_position_embeddings)
