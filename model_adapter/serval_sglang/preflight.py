@@ -7,6 +7,7 @@ from serval_sglang.checkpoint.files import CheckpointError
 from serval_sglang.checkpoint.inspection import TOKENIZER_FILES, Inspection, inspect_checkpoint
 from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
+from serval_sglang.drafts.refusals import DRAFTS_WITH_SPARSE_ATTENTION
 from serval_sglang.memory_check import missing_memory
 from serval_sglang.options import EngineOptions, flag_value, ranks, replicas, uses_host_cache
 from serval_sglang.siblings import ARCHITECTURES
@@ -88,7 +89,11 @@ def _missing_tokenizer(options: EngineOptions) -> list[str]:
 
 
 def _missing_drafts(found: Inspection, options: EngineOptions) -> list[str]:
-    return [NO_MTP_LAYER] if options.mtp_steps and found.mtp == "none" else []
+    if not options.mtp_steps:
+        return []
+    if found.config is not None and found.config.sparse_attention is not None:
+        return [DRAFTS_WITH_SPARSE_ATTENTION]
+    return [NO_MTP_LAYER] if found.mtp == "none" else []
 
 
 def _missing_gpus(options: EngineOptions) -> list[str]:

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any, Literal
 
 from serval_sglang.config import LongcatConfig
+from serval_sglang.drafts.refusals import DRAFTS_WITH_SPARSE_ATTENTION
 from serval_sglang.options import RUNNING_REQUESTS_WITH_DRAFTS
 from serval_sglang.plan.reserve import (
     BatchLimits,
@@ -17,8 +18,8 @@ from serval_sglang.plan.shard_sizes import PlanError, TablePlacement, WeightDtyp
 
 KvDtype = Literal["bf16", "fp8"]
 
-# 4K, 32K and 256K: a chat, a long document, and the context that the model card advertises.
-CONCURRENCY_LENGTHS = (4_096, 32_768, 262_144)
+# A chat, a long document, and the contexts that the model cards of Lite and of Lite-Sparse advertise.
+CONCURRENCY_LENGTHS = (4_096, 32_768, 262_144, 983_040)
 
 # Values of an indexer's key that share a scale.
 _INDEX_KEY_BLOCK = 128
@@ -127,6 +128,10 @@ def plan_deployment(deployment: Deployment) -> Plan:
     given = deployment
     if given.gpus % given.tp:
         raise PlanError(f"gpus must be a multiple of tp, got {given.gpus} gpus and tp {given.tp}.")
+    if given.mtp_steps and given.config.sparse_attention is not None:
+        raise PlanError(DRAFTS_WITH_SPARSE_ATTENTION)
+    if given.tables == "8bit" and given.config.sparse_attention is not None:
+        raise PlanError("tables must be 'device' or 'host': no 8-bit tables are written for this model.")
     if given.tables != "device" and not given.config.has_ngrams:
         raise PlanError(f"this model has no n-gram tables, so tables must be 'device', got {given.tables!r}.")
     sizes = shard_sizes(
