@@ -111,7 +111,7 @@ TINY_FLASH = replace(TINY, rope_scaling=None, **WITHOUT_NGRAMS)
 TINY_SPARSE = replace(
     TINY,
     sparse_attention=SparseAttention(
-        index_n_heads=3,
+        index_n_heads=8,
         index_head_dim=24,
         index_topk=48,
         index_init_tokens=4,

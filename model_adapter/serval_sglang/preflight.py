@@ -47,6 +47,9 @@ def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> 
         return [str(error)]
     if found.is_foreign:
         return [*found.problems, "--model has to name the folder of another checkpoint"]
+    refused = _refused_on_gpu(found, options)
+    if refused:
+        return refused
     if flag_value(options.sglang_flags, "--load-format") not in _INSPECTED_FORMATS:
         return []
     # Tensors that an unreadable file should hold are missing too, which would only be said twice.
@@ -54,7 +57,6 @@ def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> 
     if mistakes:
         return [*mistakes, _DOWNLOAD]
     return [
-        *_refused_on_gpu(found, options),
         *_missing_tokenizer(options),
         *_missing_drafts(found, options),
         *_missing_gpus(options),
