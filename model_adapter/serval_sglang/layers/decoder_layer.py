@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang is untyped
     """The modules and boundaries that upstream builds, run in a different order."""
 
+    is_sparse = False
+
     def __init__(self, *arguments: Any, **keyword_arguments: Any) -> None:
         super().__init__(*arguments, **keyword_arguments)
         self.overlap_experts(None, up_to_tokens=0)
-        self.is_sparse = False
 
     def add_indexer(self, indexer: SparseIndexer) -> None:
         """Have both attentions attend only to the tokens that `indexer` chooses."""

@@ -67,9 +67,9 @@ def difference(
 ) -> Difference:
     """Compare every reported log-probability, of output and prompt positions, with the reference's.
 
-    `leave_out_ties` is for engines in float32, see `ROUTER_TIE` and `INDEX_TIE`; in bfloat16 rounding decides many more
-    choices than those. The engine's preferred token counts as a disagreement if its log-probability in the
-    reference is below the best one's by more than `tolerance`.
+    `leave_out_ties` is for engines in float32, see `ROUTER_TIE` and `INDEX_TIE`; in bfloat16 rounding decides
+    many more choices than those. The engine's preferred token counts as a disagreement if its
+    log-probability in the reference is below the best one's by more than `tolerance`.
     """
     rows: list[_Row] = []
     ties = 0
