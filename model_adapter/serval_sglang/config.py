@@ -114,7 +114,8 @@ class LongcatConfig:
     """A config.json of the family. Dimensions have no defaults: a file must state them all.
 
     `full_word_embedding` is True if only the n-gram rows are divided by their number plus one, and the word
-    row is added as it is. No published file states it; without it, it follows from `sparse_attention`.
+    row is added as it is. Published files do not state it, and public readers of Lite-Sparse differ
+    (SIBLINGS.md); without it, it is True beside `sparse_attention`.
     """
 
     vocab_size: int

@@ -57,6 +57,7 @@ def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> 
     if mistakes:
         return [*mistakes, _DOWNLOAD]
     return [
+        *_misplaced_tables(found, tables_on_host=tables_on_host),
         *_missing_tokenizer(options),
         *_missing_drafts(found, options),
         *_missing_gpus(options),
@@ -81,6 +82,12 @@ def _refused_on_gpu(found: Inspection, options: EngineOptions) -> list[str]:
         return []
     reason = ARCHITECTURES[found.config.architecture].refused_on_gpu
     return [] if reason is None else [reason]
+
+
+def _misplaced_tables(found: Inspection, *, tables_on_host: bool) -> list[str]:
+    if not tables_on_host or found.config is None or found.config.has_ngrams:
+        return []
+    return ["--ngram-tables host: this model has no n-gram tables; leave it out"]
 
 
 def _missing_tokenizer(options: EngineOptions) -> list[str]:

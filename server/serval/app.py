@@ -42,7 +42,6 @@ from serval.chat.sealed_turn import TurnSealer
 from serval.engine.fleet import Fleet
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.errors import SettingsError
-from serval.grammar.dialects.longcat import LONGCAT
 from serval.limits.gate import Gate
 from serval.live_settings import LiveSettings
 from serval.scheduling.body_budget import BodyBudget
@@ -50,6 +49,7 @@ from serval.scheduling.factory import schedule_engine
 from serval.scheduling.render_queue import RenderQueue
 from serval.scheduling.slots import WaitingRoom
 from serval.settings import Settings
+from serval.siblings import dialect_of
 from serval.telemetry.loop_lag import watching_loop
 from serval.telemetry.metrics import Metrics
 from serval.telemetry.tracing import Tracing
@@ -115,7 +115,7 @@ def create_apps(settings: Settings, backend: Backend, prepared: Prepared) -> App
         engine=behind_slots,
         chat=backend.chat,
         model=backend.model,
-        dialect=LONGCAT,
+        dialect=dialect_of(backend.chat.template_source),
         metrics=metrics,
         gate=prepared.gate,
         # A key may always have one body of the largest size.

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from serval_sglang import preflight
-from serval_sglang.checkpoint.tiny import write_tiny_checkpoint
+from serval_sglang.checkpoint import write_tiny_checkpoint
+from serval_sglang.config import WITHOUT_NGRAMS
 from serval_sglang.launch import main
 from serval_sglang.options import DEMO_MODEL, Device, EngineOptions, Untested
 from serval_sglang.preflight import find_mistakes
+from serval_sglang.siblings import ARCHITECTURES
 
 
 def change_config(folder: Path, **values: Any) -> None:
@@ -93,6 +95,24 @@ def test_find_mistakes_names_what_is_wrong(options: EngineOptions, folder: Path,
     damage, expected = BROKEN[case]
     damage(folder)
     assert expected in "; ".join(mistakes(options))
+
+
+@pytest.mark.parametrize(("device", "is_refused"), [("cuda", True), ("cpu", False)])
+def test_find_mistakes_refuses_on_a_gpu_what_only_a_cpu_serves(
+    options: EngineOptions, device: Device, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {name: replace(each, refused_on_gpu="not yet") for name, each in ARCHITECTURES.items()}
+    monkeypatch.setattr(preflight, "ARCHITECTURES", refused)
+    assert ("not yet" in mistakes(replace(options, device=device))) == is_refused
+
+
+def test_find_mistakes_refuses_a_place_for_tables_that_the_model_has_not(tmp_path: Path) -> None:
+    changes = {"rope_scaling": None, "num_layers": 1, **WITHOUT_NGRAMS}
+    write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, **changes)
+    options = EngineOptions(model=tmp_path, device="cpu")
+    assert find_mistakes(options, tables_on_host=False) == []
+    (mistake,) = find_mistakes(options, tables_on_host=True)
+    assert mistake.startswith("--ngram-tables host: this model has no n-gram tables")
 
 
 @pytest.fixture(scope="module")

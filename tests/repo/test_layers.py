@@ -24,6 +24,7 @@ LAYERS = {
         "schema",
         "tools",
         "grammar",
+        "siblings",
         "chat",
         "http",
         "caller",

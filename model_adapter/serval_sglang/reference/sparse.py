@@ -17,7 +17,7 @@ Sources: DeepSeek-V3.2 (arXiv:2512.02556), section 2.1, for the scores; LongCat 
 (arXiv:2608.01662, of which only the abstract was available here) for tokens that are always chosen
 ("streaming-aware indexing") and for the shared choice ("cross-layer indexing"); SGLang 0.5.23's
 dsa_indexer.py, mlx-lm's longcat2.py and mlx-vlm's longcat_flash_sparse for details. They agree but for what
-model_adapter/SPARSE.md lists; here, as in SGLang, the norm of keys has an eps of 1e-6 and
+model_adapter/SIBLINGS.md lists; here, as in SGLang, the norm of keys has an eps of 1e-6 and
 `indexer_rope_interleave` is False where config.json omits it.
 """
 
