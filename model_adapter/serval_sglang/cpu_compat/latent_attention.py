@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Attribute of the backend, set before the attentions of a layer that choose tokens: for each sequence of the
-# batch, bool [its queries, its tokens], True for the tokens a query attends to, or None for all up to it.
-CHOSEN_TOKENS = "serval_chosen_tokens"
+from serval_sglang.layers.chosen_tokens import CHOSEN_TOKENS
 
 
 def decode(  # noqa: PLR0917 - called by position

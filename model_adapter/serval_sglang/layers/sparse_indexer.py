@@ -21,7 +21,7 @@ from sglang.srt.model_executor.forward_context import get_attn_backend
 from torch import Tensor, nn
 
 from serval_sglang.config import LongcatConfig, SparseAttention
-from serval_sglang.cpu_compat.latent_attention import CHOSEN_TOKENS
+from serval_sglang.layers.chosen_tokens import CHOSEN_TOKENS, chosen_tokens
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -78,28 +78,10 @@ class SparseIndexer(nn.Module):
         self.keys[forward_batch.out_cache_loc] = key[:, 0]
         weights = self.weights_proj(x).float()
         chosen: list[Tensor | None] = []
-        for rows, places in _sequences(forward_batch, backend.req_to_token_pool.req_to_token):
-            similarity = torch.einsum("qhd,sd->qhs", query[rows].float(), self.keys[places].float()).relu()
+        for rows, tokens in _sequences(forward_batch, backend.req_to_token_pool.req_to_token):
+            similarity = torch.einsum("qhd,sd->qhs", query[rows].float(), self.keys[tokens].float()).relu()
             chosen.append(chosen_tokens(torch.einsum("qhs,qh->qs", similarity, weights[rows]), self.sparse))
         setattr(backend, CHOSEN_TOKENS, chosen)
-
-
-def chosen_tokens(scores: Tensor, sparse: SparseAttention) -> Tensor | None:
-    """Return bool [queries, tokens], True where a query attends to a token of its sequence.
-
-    `scores` is [queries, tokens]; the queries are the last tokens. None if they attend to all up to
-    themselves.
-    """
-    queries, tokens = scores.shape
-    if tokens <= sparse.index_topk:
-        return None
-    token = torch.arange(tokens)
-    query = torch.arange(tokens - queries, tokens)[:, None]
-    always = (token < sparse.index_init_tokens) | (token > query - sparse.index_local_tokens)
-    later = token > query
-    ranked = scores.masked_fill(always, torch.inf).masked_fill(later, -torch.inf)
-    best = ranked.sort(dim=-1, descending=True, stable=True).indices[:, : sparse.index_topk]
-    return torch.zeros_like(later).scatter_(1, best, True) & ~later
 
 
 def reason_against_sparse(server_args: Any) -> str | None:

@@ -55,7 +55,8 @@ class Indexer(nn.Module):
         key = self._rotated(self.k_norm(self.wk(x)), rope)  # [B, T, d]
         similarity = (query @ key[:, None].mT).relu()  # [B, heads, T, T]
         weights = self.weights_proj(x).mT[..., None]  # [B, heads, T, 1]
-        return (similarity * weights).sum(dim=1)
+        scores: Tensor = (similarity * weights).sum(dim=1)
+        return scores
 
     def _rotated(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """Rotate the first dimensions of `x`, as many as attention rotates of its keys."""

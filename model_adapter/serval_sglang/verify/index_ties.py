@@ -9,6 +9,7 @@ from torch import Tensor
 
 from serval_sglang.config import SparseAttention
 from serval_sglang.reference import ReferenceModel
+from serval_sglang.reference.sparse import Indexer
 
 # float32 changes an indexer's score by less than this, relative to the query's largest score.
 INDEX_TIE = 2e-6
@@ -24,10 +25,9 @@ def recorded_scores(reference: ReferenceModel) -> Iterator[list[Tensor]]:
         scores.append(output[0])
 
     with ExitStack() as hooks:
-        for layer in reference.model.layers:
-            indexer = layer.self_attn[0].indexer
-            if indexer is not None:
-                hooks.callback(indexer.register_forward_hook(record).remove)
+        for module in reference.modules():
+            if isinstance(module, Indexer):
+                hooks.callback(module.register_forward_hook(record).remove)
         yield scores
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from serval_sglang.cpu_compat import latent_attention
+from serval_sglang.layers.chosen_tokens import CHOSEN_TOKENS
 
 KEY, VALUE, SLOTS, TOKENS = 12, 8, 6, 64
 
@@ -62,7 +63,7 @@ def test_chosen_tokens_replace_all_earlier_ones_of_their_sequence_only() -> None
     slots = torch.tensor([0, 2])
     chosen = torch.zeros(3, 9, dtype=torch.bool)
     chosen[0, [0, 6]] = chosen[1, [1, 4, 7]] = chosen[2, [8]] = True
-    backend = SimpleNamespace(**{latent_attention.CHOSEN_TOKENS: [chosen, None]})
+    backend = SimpleNamespace(**{CHOSEN_TOKENS: [chosen, None]})
 
     def run(attend: Any, given: Any, *lengths: list[int]) -> torch.Tensor:
         output = torch.zeros(5, 2, VALUE)
@@ -77,7 +78,7 @@ def test_chosen_tokens_replace_all_earlier_ones_of_their_sequence_only() -> None
     for row, tokens in enumerate(([0, 6], [1, 4, 7], [8])):
         weights = (query[row] * 0.3 @ keys[places[0, tokens], 0].T).softmax(-1)
         torch.testing.assert_close(sparse[row], weights @ values[places[0, tokens], 0])
-    step = SimpleNamespace(**{latent_attention.CHOSEN_TOKENS: [chosen[1:2], None]})
+    step = SimpleNamespace(**{CHOSEN_TOKENS: [chosen[1:2], None]})
     decoded = run(latent_attention.decode, step, [9, 4])
     weights = (query[0] * 0.3 @ keys[places[0, [1, 4, 7]], 0].T).softmax(-1)
     torch.testing.assert_close(decoded[0], weights @ values[places[0, [1, 4, 7]], 0])

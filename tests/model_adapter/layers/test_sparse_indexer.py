@@ -12,11 +12,10 @@ sparse_indexer = pytest.importorskip("serval_sglang.layers.sparse_indexer", reas
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context  # noqa: E402
 
 from serval_sglang.config import LongcatConfig, SparseAttention  # noqa: E402
-from serval_sglang.cpu_compat.latent_attention import CHOSEN_TOKENS  # noqa: E402
 from serval_sglang.known_configs import TINY_SPARSE  # noqa: E402
+from serval_sglang.layers.chosen_tokens import CHOSEN_TOKENS  # noqa: E402
 from serval_sglang.reference.attention import LatentAttention  # noqa: E402
 from serval_sglang.reference.rope import rotate, rotate_halves, rotation  # noqa: E402
-from serval_sglang.reference.sparse import chosen_keys  # noqa: E402
 
 assert TINY_SPARSE.sparse_attention is not None
 SPARSE = TINY_SPARSE.sparse_attention
@@ -25,26 +24,6 @@ PLACES = 256
 
 def config_with(**changes: Any) -> LongcatConfig:
     return replace(TINY_SPARSE, sparse_attention=replace(SPARSE, **changes))
-
-
-def causal(length: int) -> Tensor:
-    return torch.ones(1, length, length, dtype=torch.bool).tril()
-
-
-@pytest.mark.parametrize("queries", [1, 7, 60])
-def test_chosen_tokens_are_those_of_the_reference_even_if_scores_are_equal(queries: int) -> None:
-    generator = torch.Generator().manual_seed(queries)
-    # Few different values, so that most are equal to others.
-    scores = torch.randint(-3, 4, (1, 60, 60), generator=generator).float()
-    sparse = replace(SPARSE, index_topk=25)
-    expected = chosen_keys(scores, causal(60), sparse)[0, 60 - queries :]
-    chosen = sparse_indexer.chosen_tokens(scores[0, 60 - queries :], sparse)
-    assert torch.equal(chosen, expected)
-    assert chosen.sum(-1).tolist() == [min(25, query + 1) for query in range(60 - queries, 60)]
-
-
-def test_chosen_tokens_are_all_of_a_short_sequence() -> None:
-    assert sparse_indexer.chosen_tokens(torch.zeros(3, SPARSE.index_topk), SPARSE) is None
 
 
 def rope_of_the_reference(config: LongcatConfig) -> Any:
@@ -118,7 +97,7 @@ def test_choices_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, int
         chosen = attention.chosen(rows[None], rope, None)
         assert chosen is not None
         expected.append(chosen[0, 0])
-    # Of the first request a chunk alone; then its next chunk beside all but one token of the second.
+    # A chunk of the first request alone, then its next chunk beside all but one token of the second.
     assert engine.choose(inputs[:1], [range(40)]) == [None]
     second, other = engine.choose(inputs, [range(40, 89), range(69)])
     assert torch.equal(second, expected[0][40:89, :89])
