@@ -5,7 +5,8 @@ python deploy/grafana/take_pictures.py FOLDER [MINUTES]
 A gateway, Prometheus with the repository's rules, and agents and chats for MINUTES (5); then the dashboards
 are drawn, one engine is killed, and as many minutes later `serval-overview-engine-dead.svg` is drawn.
 With PICTURES_URL and PICTURES_ENGINE, the addresses (host:port) of a gateway and a real engine
-that run already, it draws only *Serval: engine* and *n-gram tables* instead, under a light load of chats.
+that run already, and the gateway's key in SERVAL_API_KEY, it draws only *Serval: engine* and
+*n-gram tables* instead, under a light load of chats.
 """
 
 import asyncio

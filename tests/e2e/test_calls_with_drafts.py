@@ -196,7 +196,7 @@ def test_client_that_leaves_inside_a_run_of_drafts_frees_everything(
 ) -> None:
     server = server_with_drafts
     request: dict[str, Any] = {
-        "model": httpx.get(f"{server.base_url}/models", headers=headers(server)).json()["data"][0]["id"],
+        "model": model_of(server),
         "messages": [{"role": "user", "content": "What is Serval?"}],
         "stream": True,
         # No end of turn and no </longcat_arg_value>, so that it goes on to the end of the context.
@@ -216,12 +216,17 @@ def test_client_that_leaves_inside_a_run_of_drafts_frees_everything(
         for _ in range(4):
             next(lines)
     eventually(lambda: metric(server, "sglang:num_aborted_requests_total") > before)
-    assert metric(server, "serval_engine_accepted_tokens_total") > right
-    eventually(lambda: metric(server, "serval_requests_in_flight", of_gateway=True) == in_flight)
+    eventually(lambda: metric(server, "serval_engine_accepted_tokens_total") > right)
+    eventually(lambda: metric(server, "serval_requests_in_flight", of_gateway=True) <= in_flight)
     # SGLang writes these with the next batch, so ask for one.
     forced(server, "one tool, numbers")
     eventually(lambda: metric(server, "sglang:num_running_reqs") == 0)
     eventually(lambda: metric(server, "sglang:kv_used_tokens") == 0)
+
+
+def model_of(server: Any) -> str:
+    models = httpx.get(f"{server.base_url}/models", headers=headers(server), timeout=60).json()
+    return str(models["data"][0]["id"])
 
 
 def headers(server: Any) -> dict[str, str]:

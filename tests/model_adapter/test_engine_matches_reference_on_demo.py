@@ -5,10 +5,15 @@ import re
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
+import serval_sglang.transformers  # noqa: F401  # registers
 from serval_sglang.checkpoint.io import load_config, load_reference
 from serval_sglang.demo import checkpoint_directory
 from serval_sglang.demo.corpus import conversations
@@ -61,6 +66,24 @@ def served_prompts() -> list[list[int]]:
         if len(several) > 300:
             return [*prompts, several[-600:]]
     raise AssertionError("the conversations are too short for a long context")
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory, served_prompts: list[list[int]]) -> Path:
+    """The demo model with an adapter of PEFT, trained for a few steps and merged, as a checkpoint."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(checkpoint_directory(), dtype=torch.float32)
+    lora = LoraConfig(r=4, target_modules=["q_b_proj", "o_proj", "post_projs.0"], task_type="CAUSAL_LM")
+    model = get_peft_model(base, lora)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    tokens = torch.tensor([served_prompts[0]]).flip(1)
+    for _ in range(3):
+        model(tokens, labels=tokens).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("merged")
+    model.merge_and_unload().save_pretrained(folder)
+    return folder
 
 
 def log_with(engine: Engine, line: str) -> str:
@@ -145,3 +168,16 @@ def test_engine_agrees_on_text_cut_anywhere(
     got = difference(answers, reference)
     report(got, dtype)
     assert BOUNDS[dtype].allows(got), got
+
+
+def test_engine_serves_a_merged_adapter(
+    engine: Engine, merged: Path, served_prompts: list[list[int]], reference: ReferenceModel, dtype: DType
+) -> None:
+    """The last test of the module: it loads other weights into the engine."""
+    answer = engine.post("/update_weights_from_disk", {"model_path": str(merged)})
+    assert answer["success"], answer
+    answers = [generate(engine, prompt, max_new_tokens=8) for prompt in served_prompts[:6]]
+    got = difference(answers, load_reference(merged))
+    report(got, dtype)
+    assert BOUNDS[dtype].allows(got), got
+    assert difference(answers, reference).maximum > 1

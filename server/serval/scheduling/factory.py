@@ -1,11 +1,11 @@
 """Putting an engine, or several, behind this process's slots."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any
 
 from serval.engine.fleet import Fleet
+from serval.engine.place import Place
 from serval.engine.protocol import EngineInfo, ManagedEngine
 from serval.scheduling.conversations import ConversationGate
 from serval.scheduling.engine import THE_PLACE, ScheduledEngine, Scheduler, slots_for, slots_of_all
@@ -41,8 +41,7 @@ def schedule_engine(
             timeout_s=settings.queue_timeout_s,
             meter=metrics,
         )
-        limits_now = partial(_fleet_limits, engine, settings)
-        gate = _gate_for(settings, places, limits_now, metrics)
+        gate = _gate_for(settings, places, lambda: limits_of(engine.ready_places(), settings), metrics)
         return ScheduledFleet(engine, places, load, gate=gate)
     slots = Slots(
         slots_for(settings, info), queue_limit=queue_limit, timeout_s=settings.queue_timeout_s, meter=metrics
@@ -71,10 +70,11 @@ def _gate_for(
     )
 
 
-def _fleet_limits(fleet: Fleet, settings: Settings) -> dict[str, PlaceLimit]:
+def limits_of(places: Iterable[Place], settings: Settings) -> dict[str, PlaceLimit]:
+    """Return the room that this process's conversations have in each place, and the places' weights."""
     return {
         place.name: PlaceLimit(_share_of(settings, place.load.max_total_num_tokens), place.view.weight)
-        for place in fleet.ready_places()
+        for place in places
     }
 
 

@@ -90,7 +90,7 @@ async def test_killed_engine_fails_its_streams_and_a_new_one_takes_over(recovery
         # Restart on the same address, as a supervisor or Kubernetes does; the gateway runs on.
         async with running_stand_in(*QUICK, f"--port={stack.engine_peer.port}"):
             with recovery("engine killed, another listens: served"):
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while not (await stack.ask()).complete:  # noqa: ASYNC110  # the requests are the test
                         await asyncio.sleep(0.1)
             await stack.all_free()

@@ -152,7 +152,7 @@ async def test_frozen_parent_leaves_each_worker_its_share_and_a_killed_one_stops
         await stack.all_free()
 
         workers = process_tree(stack.gateway.pid)[1:]
-        streams = [asyncio.create_task(stack.ask(tokens=400)) for _ in range(SLOTS)]
+        streams = [asyncio.create_task(stack.ask(tokens=800)) for _ in range(SLOTS)]
         await stack.generating(SLOTS)
         stack.gateway.process.kill()
         assert all(answer.complete for answer in await asyncio.gather(*streams))

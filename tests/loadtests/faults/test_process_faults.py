@@ -21,7 +21,7 @@ _FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), Non
 
 async def test_stop_under_load_finishes_running_requests_and_refuses_new_ones() -> None:
     async with load_stack() as stack:
-        streams = [asyncio.create_task(stack.ask(tokens=400)) for _ in range(16)]
+        streams = [asyncio.create_task(stack.ask(tokens=800)) for _ in range(16)]
         await stack.generating(16)
         stack.gateway.process.send_signal(signal.SIGTERM)
         assert all(answer.complete for answer in await asyncio.gather(*streams))
@@ -126,7 +126,7 @@ async def test_clock_jump_ends_no_stream(tmp_path: Path, step: str) -> None:
     async with load_stack(settings={**clock, "SERVAL_ENGINE_STALL_TIMEOUT_S": "5"}) as stack:
         before = await stack.ask_whole()
         assert abs(before[1]["created"] - time.time()) < 60
-        streams = [asyncio.create_task(stack.ask(tokens=300)) for _ in range(8)]
+        streams = [asyncio.create_task(stack.ask(tokens=800)) for _ in range(8)]
         await stack.generating(8)
         offset.write_text(step)
         assert all(answer.complete for answer in await asyncio.gather(*streams))

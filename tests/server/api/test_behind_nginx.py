@@ -52,7 +52,10 @@ async def through_nginx(*, buffers_requests: bool, **settings: Any) -> AsyncIter
     async with (
         running_gateway(max_body_bytes=LIMIT, **settings) as gateway,
         nginx_before(gateway.url, buffers_requests=buffers_requests) as socket,
-        aiohttp.ClientSession("http://gateway", connector=aiohttp.UnixConnector(str(socket))) as client,
+        # After an early answer nginx closes a connection that it has promised to keep. aiohttp might send the
+        # next request on it before it sees the end.
+        aiohttp.UnixConnector(str(socket), force_close=True) as connector,
+        aiohttp.ClientSession("http://gateway", connector=connector) as client,
     ):
         yield client
 

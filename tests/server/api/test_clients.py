@@ -33,7 +33,7 @@ async def test_clients_get_everything_an_agent_needs(program: str) -> None:
         assert process.returncode == 0, errors.decode()
         assert_complete(json.loads(output))
         # The client that disconnected during its answer has freed the engine.
-        await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+        await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
         schema_held = [
             request for request in gateway.engine.requests if "structural_tag" in request["sampling_params"]
         ]

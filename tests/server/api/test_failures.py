@@ -119,7 +119,7 @@ async def test_answer_to_another_request_is_a_502(
     text = await response.text()
     assert json.loads(text)["error"]["code"] == "engine_protocol_error"
     assert "another's" not in text
-    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
     assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
     await assert_still_serving(gateway)
 
@@ -140,7 +140,7 @@ async def test_engine_that_writes_beyond_max_tokens_is_stopped(gateway: RunningG
     text = await response.text()
     assert "engine_protocol_error" in text
     assert "[DONE]" not in text
-    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
     await assert_still_serving(gateway)
 
 
@@ -189,7 +189,7 @@ async def test_silent_engine_is_a_504_and_gets_an_abort(fault: Any) -> None:
         gateway.engine.will_say("partial", fault=fault)
         response = await gateway.post({"model": MODEL, "messages": HI})
         assert response.status == 504
-        await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+        await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
         assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
         await assert_still_serving(gateway)
 
@@ -206,14 +206,14 @@ async def test_disconnect_aborts_the_request_in_the_engine(
                 f"{gateway.url}/v1/chat/completions", json={"model": MODEL, "messages": HI, "stream": stream}
             )
         )
-        await asyncio.wait_for(gateway.engine.generating.wait(), 10)
+        await asyncio.wait_for(gateway.engine.generating.wait(), 60)
         if stream:
             response = await request
             await response.content.readany()
             response.close()
         else:
             request.cancel()
-    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
     assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
     await assert_still_serving(gateway)
 
@@ -223,7 +223,7 @@ async def test_failed_choice_aborts_the_others(gateway: RunningGateway) -> None:
     gateway.engine.will_say("b", fault="error_event")
     response = await gateway.post({"model": MODEL, "messages": HI, "n": 2})
     assert response.status == 500
-    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
     stalled = gateway.engine.requests[0]["rid"]
     assert stalled in gateway.engine.aborted
     await assert_still_serving(gateway)

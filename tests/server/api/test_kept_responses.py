@@ -278,7 +278,7 @@ async def test_images_that_are_kept_count_until_the_answer_ends(tmp_path: Path) 
     async with running_gateway(key_database=str(tmp_path / "keys.db"), **settings) as gateway:
         gateway.engine.will_say("a", fault="silent")
         waiting = asyncio.ensure_future(ask(gateway, input=[image(390_000)]))
-        await asyncio.wait_for(gateway.engine.generating.wait(), 10)
+        await asyncio.wait_for(gateway.engine.generating.wait(), 60)
         status, answer = await ask(gateway, input=[image(390_000)])
         assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
         waiting.cancel()

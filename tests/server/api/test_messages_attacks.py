@@ -92,9 +92,9 @@ async def test_messages_over_the_limits_of_the_key_are_a_429() -> None:
         assert first.status == 200
         assert first.headers["x-ratelimit-limit-tokens"] == "60"
         gateway.engine.will_say(fault="silent")
-        asking = asyncio.ensure_future(gateway.post({**ASKED, "max_tokens": 30}, path=PATHS[0]))
-        await asyncio.wait_for(gateway.engine.generating.wait(), 10)
-        refused = await gateway.post({**ASKED, "max_tokens": 30}, path=PATHS[0])
+        asking = asyncio.ensure_future(gateway.post({**ASKED, "max_tokens": 45}, path=PATHS[0]))
+        await asyncio.wait_for(gateway.engine.generating.wait(), 60)
+        refused = await gateway.post({**ASKED, "max_tokens": 45}, path=PATHS[0])
         assert refused.status == 429
         assert (await refused.json())["error"]["type"] == "rate_limit_error"
         assert int(refused.headers["retry-after"]) > 0
@@ -106,14 +106,14 @@ async def test_messages_client_that_leaves_frees_the_engine(gateway: RunningGate
     gateway.engine.will_say("partial", fault="stall")
     async with aiohttp.ClientSession(headers={"x-api-key": API_KEY}) as leaving:
         asking = asyncio.ensure_future(leaving.post(gateway.url + PATHS[0], json={**ASKED, "stream": stream}))
-        await asyncio.wait_for(gateway.engine.generating.wait(), 10)
+        await asyncio.wait_for(gateway.engine.generating.wait(), 60)
         if stream:
             response = await asking
             await response.content.readany()
             response.close()
         else:
             asking.cancel()
-    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+    await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
     assert gateway.engine.aborted == [gateway.engine.requests[0]["rid"]]
 
 

@@ -119,9 +119,9 @@ async def test_responses_over_the_limits_of_the_key_are_a_429() -> None:
         assert first.status == 200
         assert first.headers["x-ratelimit-limit-tokens"] == "60"
         gateway.engine.will_say(fault="silent")
-        asking = asyncio.ensure_future(gateway.post({**ASKED, "max_output_tokens": 30}, path=PATH))
-        await asyncio.wait_for(gateway.engine.generating.wait(), 10)
-        refused = await gateway.post({**ASKED, "max_output_tokens": 30}, path=PATH)
+        asking = asyncio.ensure_future(gateway.post({**ASKED, "max_output_tokens": 45}, path=PATH))
+        await asyncio.wait_for(gateway.engine.generating.wait(), 60)
+        refused = await gateway.post({**ASKED, "max_output_tokens": 45}, path=PATH)
         assert refused.status == 429
         assert (await refused.json())["error"]["code"] == "rate_limit_exceeded"
         asking.cancel()
@@ -136,14 +136,14 @@ async def test_responses_client_that_leaves_frees_the_engine_and_leaves_nothing(
         headers = {"authorization": f"Bearer {API_KEY}"}
         async with aiohttp.ClientSession(headers=headers) as leaving:
             asking = asyncio.ensure_future(leaving.post(gateway.url + PATH, json={**ASKED, "stream": stream}))
-            await asyncio.wait_for(gateway.engine.generating.wait(), 10)
+            await asyncio.wait_for(gateway.engine.generating.wait(), 60)
             if stream:
                 response = await asking
                 await response.content.readany()
                 response.close()
             else:
                 asking.cancel()
-        await asyncio.wait_for(gateway.engine.abort_seen.wait(), 10)
+        await asyncio.wait_for(gateway.engine.abort_seen.wait(), 60)
         (sent,) = gateway.engine.requests
         assert gateway.engine.aborted == [sent["rid"]]
         assert (await gateway.get(f"{PATH}/{sent['rid']}")).status == 404

@@ -114,7 +114,7 @@ async def test_generate_never_takes_a_second_answer_for_that_of_the_next_request
                 await ask(engine, "r-2")
             assert (caught.value.status, caught.value.code) == (502, "engine_protocol_error")
             # The engine may be at work on it.
-            await asyncio.wait_for(peer.abort_seen.wait(), 10)
+            await asyncio.wait_for(peer.abort_seen.wait(), 60)
             assert peer.aborted == ["r-2"]
         assert await ask(engine, "r-3") == "own"
         # One connection was for the abort.
@@ -165,7 +165,7 @@ async def test_generate_does_not_reuse_a_connection_on_which_an_answer_changed_i
         with pytest.raises(ApiError) as caught:
             await ask(engine, "r-1", slow=True)
         assert caught.value.code == "engine_protocol_error"
-        await asyncio.wait_for(peer.abort_seen.wait(), 10)
+        await asyncio.wait_for(peer.abort_seen.wait(), 60)
         assert await ask(engine, "r-2") == "own"
         assert peer.connections == 3
 

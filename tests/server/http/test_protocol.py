@@ -321,7 +321,7 @@ async def test_protocol_answers_408_for_an_unfinished_body_and_disconnects() -> 
     async with served(app, request_body_timeout_s=0.2) as port:
         answer = await exchange(port, POST + b"Content-Length: 5\r\n\r\n{")
         assert_refused(answer, 408, "request_timeout")
-        await asyncio.wait_for(app.left.wait(), 10)
+        await asyncio.wait_for(app.left.wait(), 60)
         assert app.seen == []
         await assert_serving(port)
 
@@ -375,9 +375,9 @@ async def test_disconnect_cancels_work_for_the_client(path: bytes) -> None:
     async with served(app) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET.replace(b"/ ", path + b" ") + b"\r\n")
-        await asyncio.wait_for(app.asked.wait(), 10)
+        await asyncio.wait_for(app.asked.wait(), 60)
         writer.transport.abort()
-        await asyncio.wait_for(app.left.wait(), 10)
+        await asyncio.wait_for(app.left.wait(), 60)
         await assert_serving(port)
 
 
@@ -386,9 +386,9 @@ async def test_disconnect_cancels_work_behind_which_requests_wait() -> None:
     async with served(app) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET.replace(b"/ ", b"/wait ") + b"\r\n" + GET + b"\r\n")
-        await asyncio.wait_for(app.asked.wait(), 10)
+        await asyncio.wait_for(app.asked.wait(), 60)
         writer.transport.abort()
-        await asyncio.wait_for(app.left.wait(), 10)
+        await asyncio.wait_for(app.left.wait(), 60)
         assert len(app.seen) == 1
 
 
@@ -485,7 +485,7 @@ async def test_client_that_does_not_read_is_cut_off() -> None:
     async with served(app, stalled_client_s=0.5) as port:
         with socket.create_connection(("127.0.0.1", port)) as reader:
             reader.sendall(GET.replace(b"/ ", b"/large ") + b"\r\n")
-            await asyncio.wait_for(app.asked.wait(), 10)
+            await asyncio.wait_for(app.asked.wait(), 60)
             await assert_serving(port)
             await asyncio.wait_for(app.left.wait(), 30)
         await assert_serving(port)

@@ -186,14 +186,14 @@ async def test_render_queue_refuses_what_has_waited_too_long(work: Work) -> None
 
 async def test_render_queue_lets_the_loop_in_more_often_only_while_it_works() -> None:
     usual = sys.getswitchinterval()
-    queue = RenderQueue(1, inline_bytes=10, queue_limit=4, timeout_s=5)
+    queue = RenderQueue(1, inline_bytes=10, queue_limit=4, timeout_s=60)
 
     def work() -> float:
         time.sleep(0.05)  # the loop may set it after the thread has begun
         return sys.getswitchinterval()
 
     assert await queue.run("key", 100, work) < usual
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while sys.getswitchinterval() != usual:  # noqa: ASYNC110  # a setting of the process has no event
             await asyncio.sleep(0.01)
     queue.close()

@@ -14,7 +14,7 @@ from serval_load.programs import QUICK, Program, running_gateway, running_stand_
 from serval_load.soak import held_now
 
 KEY = "sk-load-2b71"
-_SETTLE_TIMEOUT_S = 30.0
+_SETTLE_TIMEOUT_S = 60.0
 
 
 @dataclass
