@@ -27,14 +27,12 @@ class Sibling(Struct, frozen=True):
     """A model, by its name on Hugging Face's hub; those of its quantised copies begin with it.
 
     - `dialect`: format of its tool calls
-    - `switch`: variable by which its template switches thinking; None if its template has none, or was not
-      read (`template_read` is false)
+    - `switch`: variable by which its template switches thinking; None if that is not known
     """
 
     name: str
     dialect: Dialect
     switch: str | None = None
-    template_read: bool = True
 
 
 SIBLINGS: Final = (
@@ -42,8 +40,8 @@ SIBLINGS: Final = (
     Sibling("LongCat-Flash-Lite", LONGCAT, switch="enable_thinking"),
     # Its template thinks by default; null for the switch is plain mode.
     Sibling("LongCat-Flash-Lite-Sparse", LONGCAT, switch="enable_thinking"),
-    Sibling("LongCat-Flash-Chat", LONGCAT_JSON, template_read=False),
-    Sibling("LongCat-Flash-Thinking", LONGCAT_JSON, template_read=False),
+    Sibling("LongCat-Flash-Chat", LONGCAT_JSON),
+    Sibling("LongCat-Flash-Thinking", LONGCAT_JSON),
     Sibling("LongCat-Flash-Thinking-2601", LONGCAT, switch="enable_thinking"),
 )
 

@@ -222,7 +222,7 @@ def _ladders(given: Deployment, limits: BatchLimits, largest_tp: int) -> list[li
         [{"weight_dtype": "fp8"}] if given.weight_dtype == "bf16" else [],
         [{"kv_dtype": "fp8"}] if given.kv_dtype == "bf16" else [],
         # Back to the GPU, too: host memory may be what is short.
-        [{"tables": tables} for tables in _PLACEMENTS if given.config.has_ngrams and tables != given.tables],
+        [{"tables": tables} for tables in _PLACEMENTS if tables != given.tables],
         [_split_over(tp, given) for tp in sizes if tp <= largest_tp],
         [
             {"limits": replace(limits, chunked_prefill_size=chunk)}

@@ -198,3 +198,50 @@ async def test_calls_are_held_to_the_format_of_the_template(tmp_path: Path) -> N
     assert (accepts(grammar, json_call), accepts(grammar, CALL)) == (True, False)
     (called,) = answer["choices"][0]["message"]["tool_calls"]
     assert (called["function"]["name"], called["function"]["arguments"]) == ("f", "{}")
+
+
+def token_pieces(text: str) -> list[str]:
+    """Cut a text where the tokenizer does."""
+    _, tokenizer = load_tokenizer(DEMO_CHECKPOINT)
+    return [text[a:b] for a, b in tokenizer.encode(text, add_special_tokens=False).offsets]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("deltas", ["one", "one for each token"])
+async def test_usage_counts_the_tokens_of_reasoning(model: str, stream: bool, deltas: str) -> None:
+    """All tokens before the closing marker, wherever deltas end; the engine does not count them."""
+    pieces = token_pieces("They greet me.\n</longcat_think>\nHello!")
+    async with running_gateway(engine=StandInEngine(model_path=model)) as gateway:
+        if deltas == "one":
+            gateway.engine.will_say("".join(pieces), meta={"completion_tokens": len(pieces)})
+        else:
+            gateway.engine.will_say(*pieces)
+        body: dict[str, Any] = {"model": MODEL, "messages": HI, "enable_thinking": True}
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        text = await (await gateway.post(body)).text()
+    usage = json.loads(text.split("data: ")[-2] if stream else text)["usage"]
+    assert usage["completion_tokens"] == len(pieces)
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == pieces.index("</longcat_think>")
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "finish", "counted"),
+    [
+        ("<longcat_think>Hm</longcat_think>Hello", None, "stop", ["<longcat_think>", *token_pieces("Hm")]),
+        ("They greet", True, "length", token_pieces("They greet")),
+        ("\n\n", True, "length", token_pieces("\n\n")),
+        ("</longcat_think>Hello", True, "stop", []),
+        ("Hello", None, "stop", []),
+    ],
+    ids=["opened by the model", "cut", "blank", "empty", "none"],
+)
+async def test_usage_counts_reasoning_that_the_model_opens_cuts_or_leaves_out(
+    model: str, text: str, thinking: bool | None, finish: str, counted: list[str]
+) -> None:
+    async with running_gateway(engine=StandInEngine(model_path=model)) as gateway:
+        gateway.engine.will_say(*token_pieces(text), finish={"type": finish})
+        body = {"model": MODEL, "messages": HI, "enable_thinking": thinking}
+        answer = await (await gateway.post(body)).json()
+    details = answer["usage"]["completion_tokens_details"]
+    assert details["reasoning_tokens"] == len(counted)
