@@ -364,6 +364,9 @@ def _usual_spellings(source: Mapping[str, Any]) -> dict[str, Any]:
 def _parse_sparse_attention(source: Mapping[str, Any]) -> SparseAttention | None:
     method = source.get("attention_method")
     if method in (None, "MLA"):
+        if source.get("index_topk") is not None:
+            # Other engines take that for sparse attention; as plain attention it would be another model.
+            raise ConfigError(f"index_topk is given, so attention_method must be {_SPARSE_METHOD!r}.")
         return None
     if method != _SPARSE_METHOD:
         raise ConfigError(f"attention_method must be 'MLA', {_SPARSE_METHOD!r} or absent, got {method!r}.")

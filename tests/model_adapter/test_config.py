@@ -147,6 +147,7 @@ def test_config_writes_the_published_layout_of_sparse(config: LongcatConfig) -> 
     ("changes", "message"),
     [
         ({"attention_method": "NSA"}, r"attention_method must be 'MLA', 'LSA' or absent, got 'NSA'"),
+        ({"attention_method": "MLA"}, r"index_topk is given, so attention_method must be 'LSA'"),
         ({"cli_factor": 4}, r"cli_factor must be 2 for LSA, got 4"),
         ({"index_k_norm_type": None}, r"index_k_norm_type must be 'rms' for LSA, got None"),
         ({"index_topk": None}, r"attention_method 'LSA' needs index_topk"),

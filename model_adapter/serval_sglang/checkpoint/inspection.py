@@ -120,7 +120,7 @@ def inspect_checkpoint(directory: Path) -> Inspection:
     is_foreign = _is_foreign(architecture)
     if is_foreign:
         problems.append(
-            f"{CONFIG_FILE} is that of a {architecture}; Serval serves {' and '.join(ARCHITECTURES)}"
+            f"{CONFIG_FILE} is that of a {architecture}; Serval serves {', '.join(ARCHITECTURES)}"
         )
     config = None if is_foreign else _parse_config(raw, problems)
     quantization = read_quantization(raw)
