@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from serval_load.settings import environment_with
+
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "model_adapter/serval_sglang/demo/checkpoint"
 # Import path of this checkout's gateway, for an interpreter without it.
@@ -123,7 +125,7 @@ async def running_program(
     with tempfile.NamedTemporaryFile(prefix=f"serval-load-{name}-", suffix=".log") as log:
         process = subprocess.Popen(  # noqa: ASYNC220  # starts at once
             pinned,
-            env={**os.environ, **(environment or {})},
+            env=environment_with(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -317,6 +317,8 @@ SCENARIOS = [
 ]  # fmt: skip
 
 
+# Half a minute of CPU time.
+@pytest.mark.timeout(900)
 def test_rules_page_for_trouble_and_not_for_planned_work(tools: OperatorTools, tmp_path: Path) -> None:
     firing = 'count by (alertname) (ALERTS{alertstate="firing",alertname!="ServalWatchdog"}) > bool 0'
     tests = [

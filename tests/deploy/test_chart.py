@@ -663,7 +663,7 @@ def test_names_leave_room_for_what_kubernetes_appends(
     """A StatefulSet's pods have a label of its name, a dash and ten characters; labels have up to 63."""
     given = ("serval", *arguments) if arguments[0] == "--set" else arguments
     text = tools.run("helm", "template", *given, CHART, *KEYS).stdout
-    for manifest in yaml.safe_load_all(text):
+    for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader):
         assert len(manifest["metadata"]["name"]) <= 63
         if manifest["kind"] == "StatefulSet":
             assert len(manifest["metadata"]["name"]) + 11 <= 63

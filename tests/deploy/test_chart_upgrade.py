@@ -63,7 +63,8 @@ def test_reused_values_open_no_port(tools: OperatorTools, tmp_path: Path) -> Non
         done = upgraded(tools, tmp_path / commit, values, *DATABASES)
         if done.returncode == 0:
             rendered += 1
-            found = ports([manifest for manifest in yaml.safe_load_all(done.stdout) if manifest])
+            manifests = yaml.load_all(done.stdout, Loader=yaml.CSafeLoader)
+            found = ports([manifest for manifest in manifests if manifest])
             assert found
             assert None not in found, commit
         else:

@@ -1,6 +1,7 @@
 """Agents in server/examples, run unmodified."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,13 +59,35 @@ def test_openai_agent_calls_two_tools(server: Any) -> None:
     assert lines[-1].startswith("answer: ")
 
 
-def test_pydantic_ai_agent_calls_a_tool_and_answers(server: Any) -> None:
+@pytest.fixture(scope="module")
+def python() -> Path:
+    """The Python of the examples' own environment."""
     environment = subprocess.run(
         [ROOT / "deploy/setup/setup.sh", "--examples"], capture_output=True, text=True, check=False
     )
     assert environment.returncode == 0, environment.stderr
-    python = Path(environment.stdout.strip()) / "bin" / "python"
+    return Path(environment.stdout.strip()) / "bin" / "python"
+
+
+def test_pydantic_ai_agent_calls_a_tool_and_answers(server: Any, python: Path) -> None:
     call, *_, answer = printed(python, "pydantic_ai_agent.py", server)
     assert call == 'get_weather {"city": "Paris", "days": 3}'
     assert answer.startswith("answer: ")
     assert "sunny" in answer
+
+
+def test_repository_agent_runs_within_its_budget(server: Any, python: Path) -> None:
+    # The demo model knows no such tools: it is the loop that is tested, not the answer.
+    options = (str(EXAMPLES), "What is Serval?", "--budget", "6000")
+    *_, answer, spent = printed(python, "repository_agent.py", server, *options)
+    assert answer.startswith("answer: ")
+    assert re.fullmatch(r"\d+ requests, [\d,]+ tokens sent, [\d,]+ of them in the cache", spent)
+
+
+def test_log_agent_runs_within_its_budget(server: Any, tmp_path: Path) -> None:
+    log = tmp_path / "small.log"
+    made = [sys.executable, EXAMPLES / "sample_log.py", "1", log]
+    assert subprocess.run(made, check=False).returncode == 0
+    lines = printed(sys.executable, "log_agent.py", server, str(log), "What is Serval?", "--budget", "6000")
+    assert lines[-2].startswith("answer: ")
+    assert "tokens sent" in lines[-1]

@@ -75,11 +75,13 @@ def test_imports_point_in_one_direction(package: str) -> None:
 
 @pytest.mark.parametrize("path", all_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_environment_is_read_in_settings_only(path: Path) -> None:
-    if path.name == "settings.py":
+    text = path.read_text()
+    # Few modules need to be parsed for this.
+    if path.name == "settings.py" or not re.search("environ|getenv", text):
         return
     reads = [
         node.lineno
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Attribute)
         and node.attr in {"environ", "environb", "getenv"}
         and isinstance(node.value, ast.Name)
@@ -91,7 +93,10 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
 @pytest.mark.parametrize("path", all_modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_modules_and_functions_are_small(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= MAX_MODULE_LINES
+    length = len(text.splitlines())
+    assert length <= MAX_MODULE_LINES
+    if length <= MAX_FUNCTION_LINES:
+        return
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
             lines = node.end_lineno - node.lineno + 1

@@ -116,6 +116,7 @@ class ConversationEndpoint:
             grammar=grammar,
             deferred_tools=turn.deferred_tools,
             beginning=turn.beginning,
+            shorten=turn.shorten,
         )
         if debug is not None:
             debug.compare(self._context.chat.tokenizer.decode(prompt.input_ids))

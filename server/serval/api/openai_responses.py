@@ -14,6 +14,7 @@ from serval.api.models import check_model
 from serval.api.prompt import declaration_of
 from serval.api.responses_form import ResponsesForm
 from serval.api.sealing import asks_for_seal, continued, owner_of, seal
+from serval.api.shortening import Shorten, truncated
 from serval.api.turn import InTurn, Keep, Turn
 from serval.caller.priority import HEADER, priority_of, tier_of
 from serval.errors import ContextLengthError, InvalidRequestError
@@ -29,6 +30,7 @@ from serval.wire.responses.decode import (
     known_tier,
 )
 from serval.wire.responses.items import PlacedItem, decode_items
+from serval.wire.responses.request import ResponsesRequest
 from serval.wire.responses.response import repeated_fields, status_of
 
 if TYPE_CHECKING:
@@ -94,10 +96,17 @@ def decode_responses(context: ApiContext, scope: Scope, body: bytes) -> Turn:
         fields=FIELDS,
         complete=complete,
         beginning=None if before_answer is None else before_answer.ids,
+        shorten=_shorten(request),
         seal=seal_answer,
         keep=keep,
         stored_bytes=stored_bytes,
     )
+
+
+def _shorten(request: ResponsesRequest) -> Shorten | None:
+    if request.truncation != "auto":
+        return None
+    return partial(truncated, answer_tokens=request.max_output_tokens)
 
 
 def _add_messages(context: ApiContext, decoded: DecodedResponses, before: Sequence[PlacedItem] = ()) -> None:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from serval.api.context import ApiContext
 from serval.api.preparation import beyond_context
+from serval.api.shortening import Shorten
 from serval.chat.long_text import TokenLimitError
 from serval.chat.prompt_parts import PromptParts
 from serval.chat.render import ChatRenderer, RenderedPrompt
@@ -43,12 +44,13 @@ def prompt_of(
     grammar: str | None,
     deferred_tools: Sequence[Tool] = (),
     beginning: "array[int] | None" = None,
+    shorten: Shorten | None = None,
 ) -> Prompt:
     """Return the prompt of the request, whose messages are then empty.
 
     `caller`: whose turns may be rendered with the model's own tokens. `grammar` is the request's own;
     `deferred_tools` may be called too, but are not declared at the beginning. `beginning`: see
-    `ChatRenderer.render`.
+    `ChatRenderer.render`; `shorten`: see `rendered_conversation`.
     Raises `ContextLengthError`, and `InvalidRequestError` as `grammar_of` does.
     """
     declared = declared_tools(request)
@@ -64,6 +66,7 @@ def prompt_of(
         deferred=deferred,
         limit=context.model.max_prompt_tokens,
         beginning=beginning,
+        shorten=shorten,
     )
     # The engine may take minutes for the answer, and waiting requests would hold many conversations.
     request.messages.clear()
@@ -114,23 +117,30 @@ def rendered_conversation(
     limit: int,
     deferred: Sequence[Mapping[str, Any]] = (),
     beginning: "array[int] | None" = None,
+    shorten: Shorten | None = None,
 ) -> RenderedPrompt:
     """Return the prompt of the conversation, which declares `tools` but not the `deferred` ones.
 
+    `shorten` makes it of as many messages as fit, unless it has a `beginning`, whose tokens stay whole.
     Raises `ContextLengthError` if it has more than `limit` tokens.
     """
-    messages: list[dict[str, Any]] = msgspec.to_builtins(request.messages)
-    own_turns = context.own_turns.find(caller, messages, [*tools, *deferred])
-    try:
+
+    def render(messages: Sequence[Mapping[str, Any]], most: int) -> RenderedPrompt:
         return context.chat.render(
             messages,
             tools=tools,
             options=template_options(request, context.chat.template_variables),
             continued=bool(request.continue_final_message),
-            own_turns=own_turns,
+            own_turns=context.own_turns.find(caller, messages, [*tools, *deferred]),
             beginning=beginning,
-            limit=limit,
+            limit=most,
         )
+
+    messages: list[dict[str, Any]] = msgspec.to_builtins(request.messages)
+    try:
+        if shorten is not None and beginning is None:
+            return shorten(messages, render, limit)
+        return render(messages, limit)
     except TokenLimitError:
         raise beyond_context(context.model, tokens=limit, param="messages") from None
 

@@ -78,7 +78,8 @@ def continued(context: ApiContext, decoded: DecodedResponses, subject: str) -> C
         return None
     head = _head(context, decoded)
     carried = sum(len(_sealed_text(items[place])) for place in places)
-    used = _replaced(sealer, items, places, head, subject) if places else None
+    truncates = decoded.request.truncation == "auto"
+    used = _replaced(sealer, items, places, head, subject, truncates=truncates) if places else None
     if used is None:
         return Continued(None, head, items_digest(head, (placed.item for placed in items)), carried)
     turn, after = used
@@ -125,10 +126,17 @@ async def seal(
 
 
 def _replaced(
-    sealer: TurnSealer, items: list[PlacedItem], places: Sequence[int], head: bytes, subject: str
+    sealer: TurnSealer,
+    items: list[PlacedItem],
+    places: Sequence[int],
+    head: bytes,
+    subject: str,
+    *,
+    truncates: bool,
 ) -> tuple[SealedTurn, list[PlacedItem]] | None:
     """Put items of the same calls in place of what the newest fitting sealed turn stands for.
 
+    If the request `truncates`, items that are there stay, because tokens cannot be cut at turns.
     Return the turn, and the items behind it.
     """
     first = _opened(sealer, items[0], subject) if places[0] == 0 else None
@@ -136,7 +144,7 @@ def _replaced(
         raise _unusable(items[0], "instructions, tools and options must be those it was made with")
     last = places[-1]
     used, place = first, 0
-    if last > 0:
+    if last > 0 and not truncates:
         turn = _opened(sealer, items[last], subject, may_expire=True)
         before = head if first is None else first.digest
         said = (placed.item for placed in items[0 if first is None else 1 : last])
@@ -179,7 +187,9 @@ def _head(context: ApiContext, decoded: DecodedResponses) -> bytes:
     chat = decoded.chat
     options = template_options(chat, context.chat.template_variables)
     tools = None if chat.tool_choice == "none" else chat.tools
-    return digest_of([decoded.request.instructions or "", tools or [], options])
+    parts = [decoded.request.instructions or "", tools or [], options]
+    # A seal may hold a truncated conversation, which stands for the whole one only where that is asked for.
+    return digest_of([*parts, "auto"] if decoded.request.truncation == "auto" else parts)
 
 
 def _unusable(placed: PlacedItem, reason: str, code: str = _MISMATCH) -> InvalidRequestError:

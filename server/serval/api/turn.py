@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from serval.api.choice import ChoiceAssembler
+from serval.api.shortening import Shorten
 from serval.caller.priority import Priority
 from serval.engine.protocol import GenerationDelta
 from serval.errors import ApiError
@@ -74,6 +75,8 @@ class Turn(Struct, frozen=True):
     complete: Complete | None = None
     # Tokens of the conversation up to the end of the first turn of the model in the request's messages.
     beginning: "array[int] | None" = None
+    # Renders a conversation that is too long from a part of it.
+    shorten: Shorten | None = None
     # Called before the client learns of the answer's end, and before `keep`.
     seal: Seal | None = None
     # Called before the client learns of the answer's end. It holds so many bytes until then.

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "clients": ("serval.cli.clients", "replay recorded requests of agents and libraries against a server"),
     "checkpoint": ("serval_sglang.cli.checkpoint", "make, inspect, verify and pin checkpoints"),
     "plan": ("serval_sglang.cli.plan", "say whether a model fits on given GPUs"),
+    "context": ("serval_sglang.cli.context", "say what long prompts cost, and when retrieval is cheaper"),
 }
 # Commands of the engine's package get their arguments unchanged, --help included.
 ENGINE_COMMANDS = {

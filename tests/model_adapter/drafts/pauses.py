@@ -3,8 +3,9 @@
     PYTHONPATH=tests/support python tests/model_adapter/drafts/pauses.py DIR
 
 Between runs of 16 passes with three drafts lie pauses, passes without any. In a pause the layer runs in each
-pass, in the last `LEAD` ones as shipped, or in none. The text is the same in each case. The demo model is
-asked its documented questions and calls, another model random prompts.
+pass, in the last `LEAD` ones as shipped, or in none. The text is the same in each case, and the pauses lie
+at the same places of it, at first; `PHASES` times at others. The demo model is asked its documented questions
+and calls, another model random prompts.
 """
 
 import argparse
@@ -20,10 +21,10 @@ from serval_sglang.options import DEMO_MODEL
 from serval_sglang.verify.engine import Engine, running_engine
 from serval_testkit.engine_plugins import with_plugins, write_plugin
 
-STEPS, DRAFTING_PASSES, PAUSES = 3, 16, (16, 64)
+STEPS, DRAFTING_PASSES, PAUSES, PHASES = 3, 16, (16, 64), 4
 REQUESTS, NEW_TOKENS = 8, 300
 
-# The file has the passes of a pause, and in how many of the last ones the layer runs.
+# The file has the passes of a pause, in how many of the last ones the layer runs, and where the first begins.
 SCHEDULED = f"""
 import os
 from pathlib import Path
@@ -32,13 +33,17 @@ from serval_sglang.drafts.adaptive_steps import MeasuredSteps
 
 
 def register():
-    passes = [0]
+    passes, known = [0], [""]
 
     def before_drafts():
-        pause, lead = map(int, Path(os.environ["SERVAL_TEST_PAUSE"]).read_text().split())
+        schedule = Path(os.environ["SERVAL_TEST_PAUSE"]).read_text()
+        pause, lead, first = map(int, schedule.split())
+        if schedule != known[0]:
+            known[0], passes[0] = schedule, first
         return pause - passes[0] % (pause + {DRAFTING_PASSES}), lead
 
     def steps(self, batch_size):
+        before_drafts()
         passes[0] += 1
         return 0 if before_drafts()[0] > 0 else {STEPS}
 
@@ -50,8 +55,8 @@ def register():
 """
 
 
-def right_drafts(engine: Engine, asked: Sequence[Prompt]) -> float:
-    """Have all prompts continued at once; return the mean number of right drafts in a pass with drafts."""
+def drafts(engine: Engine, asked: Sequence[Prompt]) -> tuple[float, float]:
+    """Have all prompts continued at once; return the drafts and those that were right."""
     names = ("serval_engine_drafted_tokens_total", "serval_engine_accepted_tokens_total")
     before = [engine.metric_total(name) for name in names]
     sampling = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
@@ -59,7 +64,7 @@ def right_drafts(engine: Engine, asked: Sequence[Prompt]) -> float:
     drafted, right = (
         engine.metric_total(name) - earlier for name, earlier in zip(names, before, strict=True)
     )
-    return right / (drafted / STEPS)
+    return drafted, right
 
 
 def main() -> None:
@@ -72,16 +77,24 @@ def main() -> None:
         folder = Path(name)
         write_plugin(folder, "scheduled_pauses", SCHEDULED)
         schedule = folder / "pause"
-        schedule.write_text("0 0")
+        schedule.write_text("0 0 0")
         environment = {**with_plugins(folder), "SERVAL_TEST_PAUSE": str(schedule)}
         with running_engine(
             model, dtype="float32", mtp_steps=STEPS, mtp_fixed=False, environment=environment
         ) as engine:
             for pause in PAUSES:
                 for layer, lead in (("each", pause), (f"the last {LEAD}", LEAD), ("no", 0)):
-                    schedule.write_text(f"{pause} {lead}")
-                    found = right_drafts(engine, asked[:REQUESTS])
-                    print(f"pause of {pause} passes, layer in {layer}: {found:.2f} right drafts", flush=True)
+                    drafted = right = 0.0
+                    for phase in range(PHASES):
+                        schedule.write_text(f"{pause} {lead} {phase * (pause + DRAFTING_PASSES) // PHASES}")
+                        more = drafts(engine, asked[:REQUESTS])
+                        drafted, right = drafted + more[0], right + more[1]
+                    passes = drafted / STEPS
+                    print(
+                        f"pause of {pause} passes, layer in {layer}: {right / passes:.3f} right drafts a pass"
+                        f" ({passes:.0f} passes of requests)",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

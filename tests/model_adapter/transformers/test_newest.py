@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[3]
 NEWEST = "5.24.0"
 
 
+# Installs packages, and runs dozens of tests.
+@pytest.mark.timeout(900)
 def test_model_is_the_same_with_the_newest_transformers() -> None:
     made = subprocess.run(
         [ROOT / "deploy/setup/setup.sh", "--transformers"], capture_output=True, text=True, check=False
@@ -20,7 +22,7 @@ def test_model_is_the_same_with_the_newest_transformers() -> None:
     if made.returncode:
         pytest.skip(f"deploy/setup/setup.sh --transformers needs the package index: {made.stderr[-300:]}")
     (packages,) = Path(made.stdout.strip()).glob("lib/python3.*/site-packages")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=200"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=300"]
     done = subprocess.run(
         [*command, Path(__file__).parent, f"--ignore={__file__}"],
         cwd=ROOT,

@@ -369,3 +369,61 @@ async def test_messages_error_of_a_schema_names_its_place_in_the_request(gateway
     response = await gateway.post(asking(output_config=impossible), path=PATH)
     assert response.status == 400
     assert "output_config.format/schema" in (await response.json())["error"]["message"]
+
+
+def read_twenty_files() -> list[dict[str, Any]]:
+    """A conversation of 20 calls with results of about 100 tokens each."""
+    messages: list[dict[str, Any]] = [*HI]
+    for number in range(20):
+        name = {"type": "tool_use", "id": f"toolu_{number}", "name": "read", "input": {"file": number}}
+        text = "".join(f"line {number} {line}\n" for line in range(25))
+        result = {"type": "tool_result", "tool_use_id": f"toolu_{number}", "content": text}
+        messages += [{"role": "assistant", "content": [name]}, {"role": "user", "content": [result]}]
+    return messages
+
+
+def clearing(tokens: int) -> dict[str, Any]:
+    edit = {"type": "clear_tool_uses_20250919", "trigger": {"type": "input_tokens", "value": tokens}}
+    return {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}, edit]}
+
+
+async def test_messages_context_editing_clears_old_results_and_says_so(gateway: RunningGateway) -> None:
+    messages = read_twenty_files()
+    whole = await (await gateway.post(asking(messages=messages), path=PATH)).json()
+    assert "context_management" not in whole
+    trigger = whole["usage"]["input_tokens"] * 3 // 4
+    asked = asking(messages=messages, context_management=clearing(trigger))
+    edited = await (await gateway.post(asked, path=PATH)).json()
+    assert edited["usage"]["input_tokens"] <= trigger
+    (applied,) = edited["context_management"]["applied_edits"]
+    assert applied["type"] == "clear_tool_uses_20250919"
+    assert 5 <= applied["cleared_tool_uses"] <= 17
+    saved = whole["usage"]["input_tokens"] - edited["usage"]["input_tokens"]
+    assert applied["cleared_input_tokens"] == saved
+    events = await events_of(gateway, **{name: asked[name] for name in ("messages", "context_management")})
+    assert events[-2]["type"] == "message_delta"
+    assert events[-2]["context_management"] == edited["context_management"]
+    counted = await gateway.post(
+        {name: asked[name] for name in ("model", "messages", "context_management")},
+        path=f"{PATH}/count_tokens",
+    )
+    assert await counted.json() == {
+        "input_tokens": edited["usage"]["input_tokens"],
+        "context_management": {"original_input_tokens": whole["usage"]["input_tokens"]},
+    }
+    sent = [request["input_ids"] for request in gateway.engine.requests]
+    assert sent[1] == sent[2] != sent[0]
+
+
+async def test_messages_context_editing_below_its_trigger_changes_nothing(gateway: RunningGateway) -> None:
+    for more in ({}, {"context_management": clearing(7_000)}, {"context_management": {"edits": []}}):
+        body = await (await gateway.post(asking(messages=read_twenty_files(), **more), path=PATH)).json()
+        assert body.get("context_management") == ({"applied_edits": []} if more else None)
+    assert len({tuple(request["input_ids"]) for request in gateway.engine.requests}) == 1
+
+
+async def test_messages_bad_context_edit_is_a_400_with_its_place(gateway: RunningGateway) -> None:
+    edits = clearing(1)["edits"] + [{"type": "clear_tool_uses_20250919"}]
+    response = await gateway.post(asking(context_management={"edits": edits}), path=PATH)
+    assert response.status == 400
+    assert "context_management.edits[2]" in (await response.json())["error"]["message"]

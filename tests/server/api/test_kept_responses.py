@@ -26,6 +26,9 @@ WHOLE_HISTORY: list[dict[str, Any]] = [
     {"type": "function_call", "call_id": "CALL", "name": "f", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "CALL", "output": "done"},
 ]
+# Three of them do not fit into the context of 8,000 tokens.
+LONG = "word " * 1_500
+LONG_TOKENS = 3_000
 
 
 async def ask(gateway: RunningGateway, key: str = API_KEY, **fields: Any) -> tuple[int, dict[str, Any]]:
@@ -299,3 +302,18 @@ async def test_conversation_of_too_many_values_is_refused(tmp_path: Path) -> Non
         status, answer = await ask(gateway, input="Go", previous_response_id=answer["id"])
         assert (status, answer["error"]["code"]) == (400, "too_many_values")
         assert answer["error"]["param"] == "previous_response_id"
+
+
+async def test_kept_conversation_that_does_not_fit_is_truncated_if_asked_for(tmp_path: Path) -> None:
+    async with running_gateway(key_database=str(tmp_path / "keys.db")) as gateway:
+        last = None
+        for _ in range(2):
+            status, answer = await ask(gateway, input=LONG, previous_response_id=last)
+            assert status == 200
+            last = answer["id"]
+        asked = {"input": LONG, "previous_response_id": last}
+        status, refused = await ask(gateway, **asked)
+        assert (status, refused["error"]["code"]) == (400, "context_length_exceeded")
+        status, answer = await ask(gateway, **asked, truncation="auto")
+        assert (status, answer["truncation"]) == (200, "auto")
+        assert LONG_TOKENS < len(prompt(gateway)) < 8_000

@@ -1,6 +1,7 @@
 """The Responses API: events and whole answers, also through the openai client."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -318,6 +319,42 @@ async def test_responses_unknown_values_without_effect_are_accepted(gateway: Run
         background=False,
         conversation=None,
     )
+
+
+def long_session(steps: int) -> list[dict[str, Any]]:
+    """A question, and so many calls with results of about 300 tokens each."""
+    items: list[dict[str, Any]] = [{"role": "user", "content": "Find the fault."}]
+    for number in range(steps):
+        call = {"call_id": f"c{number}", "name": "read", "arguments": "{}"}
+        output = "".join(f"line {number} {line}\n" for line in range(75))
+        items += [{"type": "function_call", **call}]
+        items += [{"type": "function_call_output", "call_id": f"c{number}", "output": output}]
+    return items
+
+
+async def test_responses_truncation_drops_whole_calls_and_keeps_its_prefix(gateway: RunningGateway) -> None:
+    options = {"instructions": "Be brief.", "truncation": "auto"}
+    for steps in range(40, 50):
+        answer = await whole(gateway, input=long_session(steps), **options)
+        assert answer["truncation"] == "auto"
+        assert answer["usage"]["input_tokens"] < gateway.engine.max_req_input_len
+    prompts = [request["input_ids"] for request in gateway.engine.requests]
+    changes = sum(new[: len(old)] != old for old, new in pairwise(prompts))
+    assert changes <= 3
+    await whole(gateway, input=long_session(0), **options)
+    # The beginning is the instructions and the question, without the token with which an answer begins.
+    beginning = gateway.engine.requests[-1]["input_ids"][:-1]
+    assert all(prompt[: len(beginning)] == beginning for prompt in prompts)
+
+
+@pytest.mark.parametrize("truncation", ["disabled", None])
+async def test_responses_without_truncation_refuse_what_does_not_fit(
+    gateway: RunningGateway, truncation: str | None
+) -> None:
+    body = {"model": MODEL, "input": long_session(40), "truncation": truncation}
+    response = await gateway.post(body, path=PATH)
+    assert response.status == 400
+    assert (await response.json())["error"]["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(

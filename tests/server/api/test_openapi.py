@@ -1,6 +1,7 @@
 """Responses of the running gateway match the OpenAPI document."""
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -78,6 +79,11 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@cache
+def described_api() -> dict[str, Any]:
+    return create_api().openapi()
+
+
 def validate(instance: Any, schema: dict[str, Any], document: dict[str, Any]) -> None:
     Draft202012Validator({**schema, "components": document["components"]}).validate(instance)
 
@@ -103,7 +109,7 @@ async def asked(gateway: RunningGateway, name: str, **more: Any) -> Any:
 
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_whole_answer_matches_its_schema(gateway: RunningGateway, name: str) -> None:
-    document = create_api().openapi()
+    document = described_api()
     response = await asked(gateway, name)
     described = answer_of(document, ANSWERS[name][0], "post", 200)
     validate(await response.json(), described["content"]["application/json"]["schema"], document)
@@ -112,7 +118,7 @@ async def test_whole_answer_matches_its_schema(gateway: RunningGateway, name: st
 
 @pytest.mark.parametrize("name", [name for name in ANSWERS if ANSWERS[name][0] in STREAMED])
 async def test_streamed_events_match_their_schema(gateway: RunningGateway, name: str) -> None:
-    document = create_api().openapi()
+    document = described_api()
     path = ANSWERS[name][0]
     options = {} if path == MESSAGES else {"stream_options": {"include_usage": True}}
     response = await asked(gateway, name, stream=True, **options)
@@ -128,14 +134,14 @@ async def test_streamed_events_match_their_schema(gateway: RunningGateway, name:
     "path", ["/v1/models", f"/v1/models/{MODEL}", "/openapi.json", "/healthz", "/readyz"]
 )
 async def test_get_answer_matches_its_schema(gateway: RunningGateway, path: str) -> None:
-    document = create_api().openapi()
+    document = described_api()
     response = await gateway.get(path)
     described = answer_of(document, path.replace(MODEL, "{model_id}"), "get", response.status)
     validate(await response.json(), described["content"]["application/json"]["schema"], document)
 
 
 async def test_errors_match_their_schema_and_have_their_headers(gateway: RunningGateway) -> None:
-    document = create_api().openapi()
+    document = described_api()
     gateway.engine.ready = False
     for path, method, response in (
         (CHAT, "post", await gateway.post(b"{")),
@@ -151,7 +157,7 @@ async def test_errors_match_their_schema_and_have_their_headers(gateway: Running
 
 
 async def test_errors_of_messages_match_their_schema_and_have_their_headers(gateway: RunningGateway) -> None:
-    document = create_api().openapi()
+    document = described_api()
     gateway.engine.will_say(fault="http_error", status=503)
     asked_for = {"model": MODEL, "messages": HI, "max_tokens": 1}
     for response in (
@@ -172,7 +178,7 @@ def test_every_error_status_is_described() -> None:
 
     described = {
         int(status)
-        for methods in create_api().openapi()["paths"].values()
+        for methods in described_api()["paths"].values()
         for operation in methods.values()
         for status in operation["responses"]
     }

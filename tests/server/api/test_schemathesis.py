@@ -48,7 +48,7 @@ async def test_schemathesis_finds_nothing_unless_the_document_is_wrong(tmp_path:
         gateway += ["gateway", "--engine-url", engine.url, "--port", str(port)]
         with running(gateway, cwd=ROOT, environment={**environment, "SERVAL_API_KEY": KEY}) as served:
             await asyncio.to_thread(
-                served.wait_for_line, lambda line: "serving checkpoint on" in line, timeout_s=60
+                served.wait_for_line, lambda line: "serving checkpoint on" in line, timeout_s=180
             )
             right, wrong = await asyncio.gather(
                 findings(tmp_path / "right", url, f"{url}/openapi.json"),

@@ -225,6 +225,21 @@ async def test_sealed_turn_without_history_needs_the_same_declarations(replicas:
     assert len(gateway.engine.requests) == 1
 
 
+async def test_truncated_history_is_cut_though_a_sealed_turn_stands_behind_it(replicas: Replicas) -> None:
+    gateway, _ = replicas
+    given = [user("word " * 2_500)]
+    output = await answer(gateway, given, TEXT, truncation="auto")
+    new = [user("word " * 2_500)]
+    assert (await error(gateway, [*given, *as_sent_back(output), *new]))[1] == "context_length_exceeded"
+    await answer(gateway, [*given, *as_sent_back(output), *new], TEXT, truncation="auto")
+    await answer(gateway, new, TEXT, truncation="auto")
+    assert prompt(gateway, -2) == prompt(gateway, -1)
+    # It may hold a truncated conversation, so it goes only with the option that it was made with.
+    await answer(gateway, [output[-1], user("Go on")], TEXT, truncation="auto")
+    place = (400, "encrypted_content_mismatch", "input[0].encrypted_content")
+    assert await error(gateway, [output[-1], user("Go on")]) == place
+
+
 async def test_result_of_a_sealed_call_is_needed_and_fits_its_id(replicas: Replicas) -> None:
     gateway, _ = replicas
     output = await answer(gateway, [user("Hello")], CALLS)

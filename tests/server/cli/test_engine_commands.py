@@ -26,6 +26,7 @@ def serval(*arguments: str, directory: Path | None = None) -> subprocess.Complet
         (("checkpoint", "--help"), "usage: serval checkpoint [-h] COMMAND ..."),
         (("checkpoint", "tiny", "--help"), "--emb-neighbor-num"),
         (("plan", "-h"), "--gpu-memory-gib"),
+        (("context", "-h"), "usage: serval context [-h] [--gpu-memory-gib GIB]"),
         (("engine", "--help"), "usage: serval engine [-h] [--check] [--model DIR]"),
     ],
 )

@@ -328,15 +328,15 @@ async def test_protocol_answers_408_for_an_unfinished_body_and_disconnects() -> 
 
 async def test_deadlines_end_with_their_request() -> None:
     app = App()
-    async with served(app, request_head_timeout_s=1, request_body_timeout_s=1) as port:
+    async with served(app, request_head_timeout_s=2, request_body_timeout_s=2) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(3):
             for piece in (POST, b"Content-Length: 2\r\n\r\n", b"{}"):
                 writer.write(piece)
                 # Each part is well within its deadline, but not all together.
-                await asyncio.sleep(0.15)
+                await asyncio.sleep(0.3)
             assert (await reader.readuntil(b"\r\n\r\n{}")).startswith(OK)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.4)
         writer.write(GET + b"Connection: close\r\n\r\n")
         assert (await reader.read()).startswith(OK)
         writer.close()

@@ -26,7 +26,8 @@ def rendered_text(tools: OperatorTools, *arguments: str | Path) -> str:
 def rendered(tools: OperatorTools, *arguments: str | Path, keys: bool = True) -> list[Manifest]:
     """Return the rendered manifests; an API key is set unless `keys` is False."""
     text = rendered_text(tools, *(KEYS if keys else ()), *arguments)
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    # libyaml's loader takes an eighth of the time.
+    return [manifest for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader) if manifest]
 
 
 def preset(tools: OperatorTools, name: str, *arguments: str) -> list[Manifest]:

@@ -34,12 +34,14 @@ _EXPRESSIONS = {
 SERVER_FOLDERS = ("tests/server",)
 PROGRAM_FOLDERS = ("tests/agents", "tests/deploy", "tests/loadtests")
 ENGINE_FOLDERS = ("tests/e2e", "tests/model_adapter")
-# Collecting all other tests would take a lane a minute. Not given if the caller names paths.
+# Collecting all other tests would take a lane a minute. Not given if the caller names paths; else the lane of
+# all other tests ignores the folders whose tests are all another lane's.
 _FOLDERS = {
     "of the server": SERVER_FOLDERS,
     "of programs": PROGRAM_FOLDERS,
     "on the engine": ENGINE_FOLDERS,
 }
+_OTHERS_FOLDERS = (*SERVER_FOLDERS, *PROGRAM_FOLDERS)
 _COUNTED = {
     "passed": "passed",
     "failed": "failed",
@@ -113,6 +115,7 @@ def _start(name: str, arguments: Sequence[str], folder: Path, stack: ExitStack) 
     options = ["-m", _EXPRESSIONS[name], "-o", f"cache_dir=.pytest_cache/{log.name}"]
     if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
         options += filter(os.path.isdir, _FOLDERS.get(name, ()))
+        options += [f"--ignore={folder}" for folder in _OTHERS_FOLDERS if name not in _FOLDERS]
     if sys.stdout.isatty():
         options.append("--color=yes")
     with log.open("wb") as output:

@@ -33,7 +33,7 @@ def run_and_show(
     """Run a command in the repository's root; on a failure the assertion shows its output."""
     done = subprocess.run(  # type: ignore[call-overload]
         [str(part) for part in argv],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, **options,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, **options,
     )  # fmt: skip
     assert not check or done.returncode == 0, (
         f"{argv} ended with {done.returncode}\n{done.stdout}{done.stderr}"

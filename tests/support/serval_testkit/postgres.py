@@ -63,7 +63,8 @@ def running_postgres() -> Iterator[str]:
                 _wait_until_ready(server, folder)
                 yield f"postgresql://{_USER}@/{{database}}?host={folder}"
             finally:
-                server.send_signal(signal.SIGINT)  # disconnects clients and stops
+                # At once: writing out dozens of databases that are then deleted took most of a minute.
+                server.send_signal(signal.SIGQUIT)
                 server.wait(_STOP_TIMEOUT_S)
 
 
@@ -85,3 +86,15 @@ def make_database(server_url: str, name: str) -> str:
     with psycopg.connect(server_url.format(database="postgres"), autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
     return server_url.format(database=name)
+
+
+def empty_database(url: str) -> None:
+    """Make a database as `make_database` makes it, which has hundreds of files of its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+        connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")

@@ -51,5 +51,5 @@ def run_promtool_tests(
             for test in tests
         ],
     }
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper))
     tools.run("promtool", "test", "rules", path)

@@ -163,7 +163,9 @@ class StandInKubernetes:
 
 
 def _decoded(body: bytes) -> Manifest:
-    found: Manifest = read_secret(body) if is_protobuf(body) else yaml.safe_load(body)
+    if is_protobuf(body):
+        return read_secret(body)
+    found: Manifest = yaml.load(body, Loader=yaml.CSafeLoader)
     return found
 
 

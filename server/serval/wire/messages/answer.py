@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -72,10 +73,18 @@ def message_object(message_id: str, model: str, usage: Usage) -> dict[str, Any]:
 
 
 def message_body(
-    message_id: str, *, model: str, choice: AnsweredChoice, usage: Usage, max_tokens: int
+    message_id: str,
+    *,
+    model: str,
+    choice: AnsweredChoice,
+    usage: Usage,
+    max_tokens: int,
+    context_management: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Encode a whole answer."""
+    """Encode a whole answer; `context_management` says which edits were applied, if any were asked for."""
     message = message_object(message_id, model, usage) | {"content": _content(choice)}
+    if context_management is not None:
+        message["context_management"] = context_management
     return _encode(message | stop_of(choice, usage, max_tokens=max_tokens))
 
 

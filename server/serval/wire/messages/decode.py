@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from serval.chat.tool_clearing import ClearToolUses
 from serval.errors import InvalidRequestError
 from serval.wire.body_size import check_body_size
 from serval.wire.chat_request import (
@@ -17,6 +18,7 @@ from serval.wire.chat_request import (
 )
 from serval.wire.decode import decode_json, invalid_value, missing_parameter
 from serval.wire.foreign_fields import check_messages_fields
+from serval.wire.messages.context_edits import clear_tool_uses
 from serval.wire.messages.conversation import chat_messages, system_messages
 from serval.wire.messages.request import CountTokensRequest, MessagesRequest
 from serval.wire.messages.tools import Tools, chat_tool_choice, chat_tools
@@ -59,10 +61,15 @@ _strict_count: "msgspec.json.Decoder[CountTokensRequest]" = msgspec.json.Decoder
 
 
 class DecodedMessages(Struct, frozen=True):
-    """A checked request, and the tools that its prompt does not declare at the beginning."""
+    """A checked request, the tools that its prompt does not declare at the beginning, and its edit.
+
+    `edited`: it asks for edits of the conversation, with or without effect.
+    """
 
     request: ChatRequest
     deferred_tools: Sequence[Tool]
+    clear_tool_uses: ClearToolUses | None
+    edited: bool
 
 
 def decode_messages_request(body: bytes, reading: Reading) -> DecodedMessages:
@@ -122,7 +129,12 @@ def _decoded(given: CountTokensRequest, reading: Reading) -> DecodedMessages:
     if messages[-1].role == "assistant":
         _check_prefill(request, tools, f"messages[{len(given.messages) - 1}]")
         request.continue_final_message = True
-    return DecodedMessages(request, tools.deferred)
+    return DecodedMessages(
+        request,
+        tools.deferred,
+        clear_tool_uses(given.context_management),
+        given.context_management is not None,
+    )
 
 
 def _response_format(given: CountTokensRequest) -> ResponseFormat | None:

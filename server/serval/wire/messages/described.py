@@ -48,6 +48,26 @@ StopReasonAnswer = Literal[
 ]
 
 
+class AppliedEdit(Answer):
+    """An edit of the conversation, and what it removed from the prompt."""
+
+    type: Literal["clear_tool_uses_20250919"]
+    cleared_tool_uses: Count
+    cleared_input_tokens: Count
+
+
+class AppliedEdits(Answer):
+    """Edits that were applied; only in answers to requests with `context_management`."""
+
+    applied_edits: list[AppliedEdit]
+
+
+class OriginalCount(Answer):
+    """Number of tokens before edits."""
+
+    original_input_tokens: Count
+
+
 class MessagesAnswer(Answer):
     """Whole answer; as the beginning of a stream it has no content and no reason."""
 
@@ -59,6 +79,7 @@ class MessagesAnswer(Answer):
     stop_reason: StopReasonAnswer | None
     stop_sequence: str | None
     usage: MessagesUsage
+    context_management: AppliedEdits | None = None
 
 
 class MessagesErrorDetail(Answer):
@@ -128,6 +149,7 @@ class MessageEnd(Answer):
     type: Literal["message_delta"]
     delta: StopDelta
     usage: MessagesUsage
+    context_management: AppliedEdits | None = None
 
 
 class PlainEvent(Answer):
@@ -151,3 +173,4 @@ class CountTokensAnswer(Answer):
     """Number of tokens of the prompt."""
 
     input_tokens: Count
+    context_management: OriginalCount | None = None

@@ -76,6 +76,12 @@ class OutputConfig(Struct, omit_defaults=True):
     format: OutputFormat | None = None
 
 
+class ContextManagement(Struct):
+    """Edits of the conversation before the model reads it (`serval.wire.messages.context_edits`)."""
+
+    edits: list[dict[str, Any]] | None = None
+
+
 class CountTokensRequest(Struct):
     """The part of a request that the model reads; the other fields have no effect on the count."""
 
@@ -88,9 +94,9 @@ class CountTokensRequest(Struct):
     # The earlier name of `output_config.format`.
     output_format: OutputFormat | None = None
     thinking: Thinking | None = None
+    context_management: ContextManagement | None = None
     # Accepted without effect on the answer.
     cache_control: Any = None
-    context_management: Any = None
     mcp_servers: Any = None
 
 

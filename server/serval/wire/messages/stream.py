@@ -3,6 +3,7 @@
 Blocks have indexes from 0, and one is closed before the next is opened.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -53,13 +54,22 @@ class EventEncoder:
         """Encode a piece of the arguments of the call that was started last."""
         return self._delta(text)
 
-    def end(self, choice: AnsweredChoice, usage: Usage, *, max_tokens: int) -> bytes:
-        """Encode the end of the answer."""
-        end = {
+    def end(
+        self,
+        choice: AnsweredChoice,
+        usage: Usage,
+        *,
+        max_tokens: int,
+        context_management: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """Encode the end of the answer. See `message_body`."""
+        end: dict[str, Any] = {
             "type": "message_delta",
             "delta": stop_of(choice, usage, max_tokens=max_tokens),
             "usage": usage_object(usage),
         }
+        if context_management is not None:
+            end["context_management"] = context_management
         return self._closed() + _event(b"message_delta", end) + _STOP
 
     def _delta(self, text: str) -> bytes:

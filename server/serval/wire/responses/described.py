@@ -174,7 +174,7 @@ class ResponseObject(Answer):
     tools: list[dict[str, Any]]
     top_logprobs: Count
     top_p: float | None
-    truncation: Literal["disabled"]
+    truncation: Literal["auto", "disabled"]
     user: str | None
     store: bool
     usage: ResponseUsage | None

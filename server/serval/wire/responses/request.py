@@ -92,6 +92,8 @@ class ResponsesRequest(Struct):
     seed: Annotated[int, INT64] | None = None
     service_tier: str | None = None
     metadata: Annotated[dict[str, Annotated[str, Meta(max_length=512)]], _METADATA] | None = None
+    # "auto" drops the oldest turns and calls of an input that does not fit; other values have no effect.
+    truncation: str | None = None
     # Not served: other values than null and false are refused.
     background: bool | None = None
     conversation: Any = None
@@ -99,7 +101,6 @@ class ResponsesRequest(Struct):
     # Accepted without effect on the answer.
     reasoning: ReasoningOptions | None = None
     max_tool_calls: int | None = None
-    truncation: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     safety_identifier: str | None = None

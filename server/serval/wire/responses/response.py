@@ -100,7 +100,7 @@ def repeated_fields(request: ResponsesRequest, *, service_tier: str) -> dict[str
         "tools": _repeated_tools(request.tools or ()),
         "top_logprobs": request.top_logprobs or 0,
         "top_p": request.top_p,
-        "truncation": "disabled",
+        "truncation": "auto" if request.truncation == "auto" else "disabled",
         "user": request.user,
     }
 
