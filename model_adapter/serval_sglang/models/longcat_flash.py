@@ -67,6 +67,8 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
         if self.dimensions.has_ngrams:
             self.model.embed_tokens.allocate_tables(tables)
+            if self.dimensions.full_word_embedding:
+                self.model.embed_tokens.word_scale = 1.0
         report_build()
         report_experts([layer.mlp for layer in self.model.layers])
         self._overlap_experts(settings.moe_overlap_tokens)
@@ -93,7 +95,6 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             raise ValueError(f"{reason}. Leave it out.")
         for layer in self.model.layers:
             layer.add_indexer(SparseIndexer(self.dimensions, sparse, rope_scaling=config.rope_scaling))
-        self.model.embed_tokens.word_scale = self.dimensions.word_embedding_scale
 
     def _overlap_experts(self, tokens: int) -> None:
         if tokens == 0 or not is_cuda():
