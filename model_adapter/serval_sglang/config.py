@@ -205,11 +205,6 @@ class LongcatConfig:
         return self.ngram_base + 2 * table + 1
 
     @property
-    def word_embedding_scale(self) -> float:
-        """Factor on the word's row in the model's input. On n-gram rows it is always 1 / (1 + tables)."""
-        return 1.0 if self.full_word_embedding else 1.0 / (1 + self.ngram_table_count)
-
-    @property
     def num_experts_total(self) -> int:
         """Width of the router: routed experts, followed by identity experts."""
         return self.n_routed_experts + self.zero_expert_num

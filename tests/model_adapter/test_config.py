@@ -117,7 +117,7 @@ def test_sparse_equals_released_config() -> None:
     assert config == LITE_SPARSE
     assert config.sparse_attention is not None
     assert config.sparse_attention.indexer_rope_interleave is False
-    assert config.word_embedding_scale == 1.0
+    assert config.full_word_embedding
     assert config.ngram_table_count == 12
     mscale = 0.1 * math.log(120) + 1
     assert config.softmax_scale == pytest.approx(mscale**2 / math.sqrt(192))
@@ -163,11 +163,11 @@ def test_config_refuses_wrong_values_of_sparse(changes: dict[str, Any], message:
         LongcatConfig.from_dict({**SPARSE, **changes})
 
 
-@pytest.mark.parametrize(("source", "scale"), [(SPARSE, 1 / 13), (LITE, 1.0)])
-def test_config_states_the_scale_of_the_word_embedding(source: dict[str, Any], scale: float) -> None:
-    stated = {**source, "full_word_embedding": scale == 1.0}
-    config = LongcatConfig.from_dict(stated)
-    assert config.word_embedding_scale == pytest.approx(scale)
+@pytest.mark.parametrize(("source", "unstated"), [(SPARSE, True), (LITE, False)])
+def test_config_states_the_scale_of_the_word_embedding(source: dict[str, Any], unstated: bool) -> None:
+    assert LongcatConfig.from_dict(source).full_word_embedding is unstated
+    config = LongcatConfig.from_dict({**source, "full_word_embedding": not unstated})
+    assert config.full_word_embedding is not unstated
     assert LongcatConfig.from_dict(config.to_dict()) == config
 
 
