@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from serval_sglang.config import WITHOUT_NGRAMS, LongcatConfig, YarnScaling
+from serval_sglang.config import WITHOUT_NGRAMS, LongcatConfig, SparseAttention, YarnScaling
 
 # meituan-longcat/LongCat-Flash-Lite.
 LITE = LongcatConfig(
@@ -26,6 +26,22 @@ LITE = LongcatConfig(
     max_position_embeddings=327680,
     rope_theta=5000000.0,
     rope_scaling=YarnScaling(factor=10.0, original_max_position_embeddings=32768),
+)
+
+# meituan-longcat/LongCat-Flash-Lite-Sparse: Lite's dimensions, sparse attention, three times its context.
+LITE_SPARSE = replace(
+    LITE,
+    max_position_embeddings=983040,
+    rope_theta=1000000.0,
+    rope_scaling=YarnScaling(factor=120, original_max_position_embeddings=8192),
+    sparse_attention=SparseAttention(
+        index_n_heads=16,
+        index_head_dim=128,
+        index_topk=2048,
+        index_init_tokens=16,
+        index_local_tokens=1024,
+    ),
+    full_word_embedding=True,
 )
 
 # meituan-longcat/LongCat-Flash-Chat and, as far as known, -Thinking: no n-gram embedding, no YaRN.
@@ -89,3 +105,17 @@ TINY_FP8 = replace(
 
 # The structure of Flash: the same without n-grams and without YaRN.
 TINY_FLASH = replace(TINY, rope_scaling=None, **WITHOUT_NGRAMS)
+
+# TINY with sparse attention that leaves out most of a prompt of a few hundred tokens. The indexer's heads are
+# wider than what is rotated of them.
+TINY_SPARSE = replace(
+    TINY,
+    sparse_attention=SparseAttention(
+        index_n_heads=8,
+        index_head_dim=24,
+        index_topk=48,
+        index_init_tokens=4,
+        index_local_tokens=16,
+    ),
+    full_word_embedding=True,
+)

@@ -7,6 +7,7 @@ from serval_sglang.checkpoint.files import CheckpointError
 from serval_sglang.checkpoint.inspection import TOKENIZER_FILES, Inspection, inspect_checkpoint
 from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
+from serval_sglang.drafts.refusals import DRAFTS_WITH_SPARSE_ATTENTION
 from serval_sglang.memory_check import missing_memory
 from serval_sglang.options import EngineOptions, flag_value, ranks, replicas, uses_host_cache
 from serval_sglang.siblings import ARCHITECTURES
@@ -46,6 +47,9 @@ def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> 
         return [str(error)]
     if found.is_foreign:
         return [*found.problems, "--model has to name the folder of another checkpoint"]
+    refused = _refused_on_gpu(found, options)
+    if refused:
+        return refused
     if flag_value(options.sglang_flags, "--load-format") not in _INSPECTED_FORMATS:
         return []
     # Tensors that an unreadable file should hold are missing too, which would only be said twice.
@@ -53,7 +57,6 @@ def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> 
     if mistakes:
         return [*mistakes, _DOWNLOAD]
     return [
-        *_refused_on_gpu(found, options),
         *_misplaced_tables(found, tables_on_host=tables_on_host),
         *_missing_tokenizer(options),
         *_missing_drafts(found, options),
@@ -95,7 +98,11 @@ def _missing_tokenizer(options: EngineOptions) -> list[str]:
 
 
 def _missing_drafts(found: Inspection, options: EngineOptions) -> list[str]:
-    return [NO_MTP_LAYER] if options.mtp_steps and found.mtp == "none" else []
+    if not options.mtp_steps:
+        return []
+    if found.config is not None and found.config.sparse_attention is not None:
+        return [DRAFTS_WITH_SPARSE_ATTENTION]
+    return [NO_MTP_LAYER] if found.mtp == "none" else []
 
 
 def _missing_gpus(options: EngineOptions) -> list[str]:

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from serval_sglang.config import FLASH_ARCHITECTURE, NGRAM_ARCHITECTURE, LongcatConfig
-from serval_sglang.known_configs import FLASH, LITE, TINY, TINY_FLASH
+from serval_sglang.config import FLASH_ARCHITECTURE, NGRAM_ARCHITECTURE, SPARSE_ARCHITECTURE, LongcatConfig
+from serval_sglang.known_configs import FLASH, LITE, LITE_SPARSE, TINY, TINY_FLASH, TINY_SPARSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,14 @@ class Sibling:
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     NGRAM_ARCHITECTURE: Architecture(tiny=TINY),
     FLASH_ARCHITECTURE: Architecture(tiny=TINY_FLASH),
+    SPARSE_ARCHITECTURE: Architecture(
+        tiny=TINY_SPARSE,
+        refused_on_gpu=(
+            "no engine on a GPU serves LongCat-Flash-Lite-Sparse yet, because its sparse attention has not "
+            "been measured there: SGLang's kernels keep the indexer's keys in FP8 and would choose other "
+            "tokens than the model was compared with; --device cpu computes it exactly"
+        ),
+    ),
 }
 
 # Sources: config.json of copies of Lite; transformers' LongcatFlashConfig, whose defaults are Flash-Chat's;
@@ -71,6 +79,13 @@ SIBLINGS: Final = (
         config=LITE,
         weights="fp8",
         context_tokens=262_144,
+    ),
+    Sibling(
+        name="lite-sparse",
+        repository="meituan-longcat/LongCat-Flash-Lite-Sparse",
+        config=LITE_SPARSE,
+        weights="bf16",
+        context_tokens=983_040,
     ),
     Sibling(
         name="flash-chat",

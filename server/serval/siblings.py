@@ -38,6 +38,8 @@ class Sibling(Struct, frozen=True):
 SIBLINGS: Final = (
     # Its model card calls it a model that does not think: the switch only shows old reasoning again.
     Sibling("LongCat-Flash-Lite", LONGCAT, switch="enable_thinking"),
+    # Its template thinks by default; null for the switch is plain mode.
+    Sibling("LongCat-Flash-Lite-Sparse", LONGCAT, switch="enable_thinking"),
     Sibling("LongCat-Flash-Chat", LONGCAT_JSON),
     Sibling("LongCat-Flash-Thinking", LONGCAT_JSON),
     Sibling("LongCat-Flash-Thinking-2601", LONGCAT, switch="enable_thinking"),

@@ -115,6 +115,27 @@ def test_find_mistakes_refuses_a_place_for_tables_that_the_model_has_not(tmp_pat
     assert mistake.startswith("--ngram-tables host: this model has no n-gram tables")
 
 
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
+    folder = tmp_path_factory.mktemp("sparse")
+    write_tiny_checkpoint(folder, seed=0, dtype=torch.float32, sparse=True, mtp=True, num_layers=1)
+    return EngineOptions(model=folder, device="cpu")
+
+
+@pytest.mark.parametrize("flags", [[], ["--load-format=dummy"]])
+def test_find_mistakes_refuses_sparse_attention_on_a_gpu_only(
+    sparse: EngineOptions, flags: list[str]
+) -> None:
+    assert mistakes(replace(sparse, sglang_flags=flags)) == []
+    (mistake,) = mistakes(replace(sparse, device="cuda", sglang_flags=flags))
+    assert mistake.startswith("no engine on a GPU serves LongCat-Flash-Lite-Sparse yet")
+
+
+def test_find_mistakes_refuses_drafts_with_sparse_attention(sparse: EngineOptions) -> None:
+    (mistake,) = mistakes(replace(sparse, mtp_steps=1))
+    assert mistake.startswith("--mtp-steps is not supported with sparse attention")
+
+
 def test_find_mistakes_misses_the_mtp_layer_only_if_drafts_are_asked_for(
     options: EngineOptions, folder: Path
 ) -> None:

@@ -26,6 +26,7 @@ def test_dialect_of_a_template_is_that_of_its_calls(template: str, dialect: obje
     [
         ("LongCat-Flash-Lite", "LongCat-Flash-Lite"),
         ("/models/longcat-flash-lite-fp8/", "LongCat-Flash-Lite"),
+        ("meituan-longcat/LongCat-Flash-Lite-Sparse", "LongCat-Flash-Lite-Sparse"),
         ("meituan-longcat/LongCat-Flash-Chat", "LongCat-Flash-Chat"),
         ("LongCat-Flash-Thinking", "LongCat-Flash-Thinking"),
         ("LongCat-Flash-Thinking-2601-FP8", "LongCat-Flash-Thinking-2601"),

@@ -24,6 +24,7 @@ from serval_sglang.checkpoint.layout import (
     Shape,
     mtp_tensor_shapes,
     tensor_shapes,
+    usual_name,
 )
 from serval_sglang.checkpoint.parts import Part, part_of
 from serval_sglang.checkpoint.quantization import Quantization, holds_values, layer_name, read_quantization
@@ -119,7 +120,7 @@ def inspect_checkpoint(directory: Path) -> Inspection:
     is_foreign = _is_foreign(architecture)
     if is_foreign:
         problems.append(
-            f"{CONFIG_FILE} is that of a {architecture}; Serval serves {' and '.join(ARCHITECTURES)}"
+            f"{CONFIG_FILE} is that of a {architecture}; Serval serves {', '.join(ARCHITECTURES)}"
         )
     config = None if is_foreign else _parse_config(raw, problems)
     quantization = read_quantization(raw)
@@ -231,7 +232,8 @@ def _layout(config: LongcatConfig, *, is_quantized: bool) -> _Layout:
 
 
 def _layer(tensor_name: str, *, in_layers: bool) -> str:
-    return layer_name(tensor_name) if in_layers else tensor_name
+    name = usual_name(tensor_name)
+    return layer_name(name) if in_layers else name
 
 
 def _missing(tensors: Mapping[str, TensorHeader], layout: _Layout, *, in_layers: bool) -> list[str]:
@@ -295,5 +297,5 @@ def _parameters(name: str, tensors: Mapping[str, TensorHeader], layout: _Layout 
     """Count the elements of the unpacked weight; 0 for scales and the like, and for repeated tensors."""
     if not holds_values(name) or ALIASES.get(name) in tensors:
         return 0
-    shape = None if layout is None else layout.known.get(layer_name(name))
+    shape = None if layout is None else layout.known.get(layer_name(usual_name(name)))
     return tensors[name].elements if shape is None else math.prod(shape)

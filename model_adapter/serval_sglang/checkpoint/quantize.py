@@ -68,6 +68,10 @@ def quantize_tables(
     config = load_config(source)
     if not config.has_ngrams:
         raise CheckpointError(f"{source}: this model has no n-gram tables.")
+    if config.sparse_attention is not None:
+        raise CheckpointError(
+            f"{source}: eight-bit tables have not been compared with this model, which no GPU serves yet."
+        )
     headers = _headers(source)
     tables = _tables(config, headers, source)
     plans = {file: _plan(tensors, tables, dtype) for file, (tensors, _) in headers.items()}

@@ -29,7 +29,7 @@ from serval_sglang.plan import Deployment, Plan, PlanError, alternatives, plan_d
 from serval_sglang.plan.fit import LARGEST_TP_OF_MACHINES, LARGEST_TP_TRIED, KvDtype
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits
 from serval_sglang.plan.shard_sizes import TablePlacement, WeightDtype
-from serval_sglang.siblings import BY_NAME
+from serval_sglang.siblings import ARCHITECTURES, BY_NAME
 
 _EXAMPLES = """\
 examples:
@@ -91,6 +91,7 @@ def as_json(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     given = plan.deployment
     return {
         "fits": plan.fits,
+        "refused_on_gpu": _refusal(plan),
         "shortcomings": plan.shortcomings,
         "would_fit_with": [_as_flags(change) for change in changes],
         "engines": given.engines,
@@ -162,6 +163,12 @@ def as_text(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 f"one machine of {LARGEST_TP_TRIED} such GPUs is too small; an engine on several (SGLang's "
                 "--nnodes) has not been tried with Serval"
             )
+    if (reason := _refusal(plan)) is not None:
+        yield f"\nnot served yet: {reason}"
+
+
+def _refusal(plan: Plan) -> str | None:
+    return ARCHITECTURES[plan.deployment.config.architecture].refused_on_gpu
 
 
 def _reserve_note(plan: Plan) -> str:

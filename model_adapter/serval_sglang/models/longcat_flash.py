@@ -21,9 +21,11 @@ from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
 from serval_sglang.layers.ngram_tables import TableStorage, code_dtype
+from serval_sglang.layers.sparse_indexer import SparseIndexer, reason_against_sparse
 from serval_sglang.metrics.build import report_build
 from serval_sglang.metrics.experts import report_experts
 from serval_sglang.settings import model_settings
+from serval_sglang.siblings import ARCHITECTURES
 from serval_sglang.weights.ledger import TensorLedger
 from serval_sglang.weights.unpacking import (
     ATTENTION,
@@ -59,11 +61,14 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         unpacks_all = packing is not None and is_cpu()
         super().__init__(config, None if unpacks_all else quant_config, prefix)
         self.dimensions = LongcatConfig.from_dict(config.serval_config)
+        self._add_indexers(config)
         self._packing, self._unpacks = packing, is_layer if unpacks_all else is_attention
         self._require_own_layers()
         require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
         if self.dimensions.has_ngrams:
             self.model.embed_tokens.allocate_tables(tables)
+            if self.dimensions.full_word_embedding:
+                self.model.embed_tokens.word_scale = 1.0
         report_build()
         report_experts([layer.mlp for layer in self.model.layers])
         self._overlap_experts(settings.moe_overlap_tokens)
@@ -77,6 +82,19 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             for attention in layer.self_attn:
                 attention.q_a_layernorm.variance_epsilon = LATENT_NORM_EPS
                 attention.kv_a_layernorm.variance_epsilon = LATENT_NORM_EPS
+
+    def _add_indexers(self, config: Any) -> None:
+        sparse = self.dimensions.sparse_attention
+        if sparse is None:
+            return
+        refused = ARCHITECTURES[self.dimensions.architecture].refused_on_gpu
+        if not is_cpu() and refused is not None:
+            raise ValueError(f"{refused}.")
+        reason = reason_against_sparse(get_server_args())
+        if reason is not None:
+            raise ValueError(f"{reason}. Leave it out.")
+        for layer in self.model.layers:
+            layer.add_indexer(SparseIndexer(self.dimensions, sparse, rope_scaling=config.rope_scaling))
 
     def _overlap_experts(self, tokens: int) -> None:
         if tokens == 0 or not is_cuda():

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any, Literal
 
 from serval_sglang.config import LongcatConfig
+from serval_sglang.drafts.refusals import DRAFTS_WITH_SPARSE_ATTENTION
 from serval_sglang.options import RUNNING_REQUESTS_WITH_DRAFTS
 from serval_sglang.plan.reserve import (
     BatchLimits,
@@ -17,9 +18,12 @@ from serval_sglang.plan.shard_sizes import PlanError, TablePlacement, WeightDtyp
 
 KvDtype = Literal["bf16", "fp8"]
 
-# 4K, 32K and 256K: a chat, a long document, and the context that the model card advertises.
-CONCURRENCY_LENGTHS = (4_096, 32_768, 262_144)
+# A chat, a long document, and the contexts that the model cards of Lite and of Lite-Sparse advertise.
+CONCURRENCY_LENGTHS = (4_096, 32_768, 262_144, 983_040)
 
+# Values of an indexer's key that share a scale.
+_INDEX_KEY_BLOCK = 128
+_FLOAT32_BYTES = 4
 _KV_BYTES: Mapping[KvDtype, int] = {"bf16": 2, "fp8": 1}
 # GPUs of one machine, and of several, which are tried only if one does not suffice.
 LARGEST_TP_TRIED = 8
@@ -124,6 +128,10 @@ def plan_deployment(deployment: Deployment) -> Plan:
     given = deployment
     if given.gpus % given.tp:
         raise PlanError(f"gpus must be a multiple of tp, got {given.gpus} gpus and tp {given.tp}.")
+    if given.mtp_steps and given.config.sparse_attention is not None:
+        raise PlanError(DRAFTS_WITH_SPARSE_ATTENTION)
+    if given.tables == "8bit" and given.config.sparse_attention is not None:
+        raise PlanError("tables must be 'device' or 'host': no 8-bit tables are written for this model.")
     if given.tables != "device" and not given.config.has_ngrams:
         raise PlanError(f"this model has no n-gram tables, so tables must be 'device', got {given.tables!r}.")
     sizes = shard_sizes(
@@ -168,8 +176,19 @@ def plan_deployment(deployment: Deployment) -> Plan:
 
 def kv_bytes_per_token(config: LongcatConfig, dtype: KvDtype, *, mtp: bool = False) -> int:
     """Count the bytes of latent and rotary key in both attentions of each layer, and in that of the
-    multi-token-prediction layer. Each rank holds them all."""
-    return (2 * config.num_layers + mtp) * (config.kv_lora_rank + config.qk_rope_head_dim) * _KV_BYTES[dtype]
+    multi-token-prediction layer, and those of sparse attention's indexer. Each rank holds them all."""
+    latents = (2 * config.num_layers + mtp) * (config.kv_lora_rank + config.qk_rope_head_dim)
+    return latents * _KV_BYTES[dtype] + config.num_layers * index_key_bytes(config)
+
+
+def index_key_bytes(config: LongcatConfig) -> int:
+    """Count the bytes of a token's key in the indexer of one layer, of any `--kv-dtype`: FP8 with a float32
+    scale for each 128 values (sglang/srt/mem_cache/memory_pool.py, `DSATokenToKVPool`, which has no keys in
+    attentions that take the choice of another). 0 without sparse attention."""
+    if config.sparse_attention is None:
+        return 0
+    size = config.sparse_attention.index_head_dim
+    return size + -(-size // _INDEX_KEY_BLOCK) * _FLOAT32_BYTES
 
 
 def alternatives(plan: Plan) -> list[dict[str, Any]]:

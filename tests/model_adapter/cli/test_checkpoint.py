@@ -164,7 +164,7 @@ def test_inspect_names_a_foreign_architecture_and_nothing_else(tmp_path: Path, r
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = run("inspect", tmp_path, "--json")
     assert found.code == 1
-    says = f"config.json is that of a LlamaForCausalLM; Serval serves {' and '.join(ARCHITECTURES)}"
+    says = f"config.json is that of a LlamaForCausalLM; Serval serves {', '.join(ARCHITECTURES)}"
     assert found.json["problems"] == [says]
     assert found.json["complete"] is False
     shown = run("inspect", tmp_path)

@@ -39,6 +39,16 @@ def test_plan_json_for_fp8_on_one_h200(capsys: pytest.CaptureFixture[str]) -> No
     assert used == gpu["memory_bytes"]
 
 
+def test_plan_says_that_no_gpu_serves_sparse_attention_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--gpu-memory-gib", "140.4", "--gpus", "2", "--model", "lite-sparse"]
+    code, plan = as_json(capsys, *flags)
+    assert (code, plan["fits"], plan["assumptions"]["context_tokens"]) == (0, True, 983_040)
+    assert plan["refused_on_gpu"].startswith("no engine on a GPU serves LongCat-Flash-Lite-Sparse yet")
+    assert main(flags) == 0
+    assert "not served yet: no engine on a GPU" in capsys.readouterr().out
+    assert as_json(capsys, "--gpu-memory-gib", "140.4", "--dtype", "fp8")[1]["refused_on_gpu"] is None
+
+
 def test_plan_counts_drafts(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--gpu-memory-gib", "140.4", "--dtype", "fp8"]
     assert main([*flags, "--mtp-steps", "3"]) == 0
