@@ -2,14 +2,16 @@
 
     python loadtests/limit_cost.py
 
-Prints microseconds for a request with all four limits, for one with none, and for one that is refused.
+Prints microseconds for a request with all four limits, for one with budgets of its key and of a team, for one
+with none, and for one that is refused.
 """
 
 import asyncio
 import time
 
-from serval.caller.identity import Identity
-from serval.caller.limits import KeyLimits
+from serval.caller.budgets import Budget
+from serval.caller.identity import Identity, Team
+from serval.caller.limits import KeyLimits, Limits
 from serval.errors import RateLimitError
 from serval.limits.factory import open_gate
 from serval.limits.gate import Gate
@@ -25,13 +27,15 @@ async def main() -> None:
     """Print one line for each kind of request; the fastest of several repeats counts."""
     gate = open_gate(Settings(), None)
     record = RequestRecord(request_id="r", method="POST", route="/v1/chat/completions")
+    budgets = (Budget("tokens", "week", PLENTY), Budget("cost", "month", PLENTY))
+    team = Team("team:a", "a", Limits(budgets=budgets))
     kinds = {
-        "all four limits": KeyLimits(PLENTY, PLENTY, PLENTY, PLENTY),
-        "no limits": KeyLimits(),
-        "refused": KeyLimits(requests_per_minute=1),
+        "all four limits": Identity(frozenset(), "a", limits=KeyLimits(PLENTY, PLENTY, PLENTY, PLENTY)),
+        "two budgets of the key, two of its team": Identity(frozenset(), "b", budgets=budgets, team=team),
+        "no limits": Identity(frozenset(), "c"),
+        "refused": Identity(frozenset(), "d", limits=KeyLimits(requests_per_minute=1)),
     }
-    for name, limits in kinds.items():
-        identity = Identity(scopes=frozenset(), key_id=name, limits=limits)
+    for name, identity in kinds.items():
         best = min([await _round_us(gate, identity, record) for _ in range(REPEATS)])
         print(f"{name}: {best:.1f} us a request")
 

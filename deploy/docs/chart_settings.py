@@ -22,6 +22,7 @@ OF_THE_CHART = frozenset(
         "shutdown_grace_s",
         "key_database",
         "limits_share",
+        "usage_journal",
     }
 )
 

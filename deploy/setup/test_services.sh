@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the services of the tests if they are missing and packages may be installed (root on a Debian): PostgreSQL,
-# Redis, a settable clock (libfaketime), nginx, Node and a JDK for other clients; with --rehearsal also a Docker Engine and
-# tools that make images without an image registry. Also the coding agents, which need no root. Never fails: tests of
-# missing services are skipped and say so.
+# Redis, a settable clock (libfaketime), nginx, Node and a JDK for other clients, a browser; with --rehearsal also a
+# Docker Engine and tools that make images without an image registry. Also the coding agents, which need no root. Never
+# fails: tests of missing services are skipped and say so.
 set -uo pipefail
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -45,6 +45,10 @@ missing=()
 install "${missing[@]}"
 missing=()
 { command -v java && command -v javac; } >/dev/null 2>&1 || missing+=(default-jdk-headless)
+install "${missing[@]}"
+missing=()
+{ command -v chromium-headless-shell || command -v chromium; } >/dev/null 2>&1 ||
+    missing+=(chromium-headless-shell fonts-dejavu-core)
 install "${missing[@]}"
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -18,6 +18,7 @@ _COMMANDS = (
     "soak",
     "abuse",
     "usage",
+    "batches",
 )
 
 

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from serval.caller.identity import TEAM
+from serval.usage.verification import Comparison
 from serval_load.answers import read_stream
 from serval_load.client import Peer, exchange, prepared
 from serval_load.programs import process_tree, running_gateway
@@ -36,6 +38,39 @@ class Received:
     # The longest answers that those requests may have had; their prompts are all of one length.
     cut_completion_tokens: int = 0
     refused: int = 0
+
+
+@dataclass(frozen=True)
+class Books:
+    """The verification of `serval usage verify` after the experiment, and the engine's own count."""
+
+    # Sums by key or team, day and unit.
+    sums: int
+    agree: int
+    # Differences, in tokens, within what unsettled reservations hold; and all others, without sign.
+    held: int
+    differ: int
+    # Tokens that reservations hold which kills ended, counted under the key.
+    held_by_kills: int
+    usage_tokens: int
+    # Tokens of requests that the engine finished, and of those whose gateway was killed before.
+    engine_finished_tokens: int
+    engine_cut_tokens: int
+
+
+def books(comparisons: Sequence[Comparison], usage_tokens: int, engine: Mapping[str, int]) -> Books:
+    """Sum up the verification; `engine` has the stand-in's tokens by kind and outcome."""
+    tokens = [each for each in comparisons if each.unit == "tokens"]
+    return Books(
+        sums=len(comparisons),
+        agree=sum(each.verdict == "agrees" for each in comparisons),
+        held=sum(each.difference for each in tokens if each.verdict == "held"),
+        differ=sum(abs(each.difference) for each in tokens if each.verdict == "differs"),
+        held_by_kills=sum(each.held for each in tokens if not each.subject.startswith(TEAM)),
+        usage_tokens=usage_tokens,
+        engine_finished_tokens=sum(count for name, count in engine.items() if name.endswith("finished")),
+        engine_cut_tokens=sum(count for name, count in engine.items() if not name.endswith("finished")),
+    )
 
 
 @dataclass(frozen=True)

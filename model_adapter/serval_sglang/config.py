@@ -1,7 +1,8 @@
-"""The model configuration: Meituan's config.json of LongCat-Flash-Lite as a typed, checked value.
+"""The model configuration: Meituan's config.json of a model of the family as a typed, checked value.
 
 Fields have the names of the file; everything derived from them is a property. A copy re-saved by transformers
-(`model_type`, `num_hidden_layers`, `rope_parameters`) yields the same value.
+(`model_type`, `num_hidden_layers`, `rope_parameters`) yields the same value. A model without an n-gram
+embedding is one with n-grams of one token: no tables, and a mean over the word's row alone.
 """
 
 import json
@@ -11,9 +12,16 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-ARCHITECTURE = "LongcatFlashNgramForCausalLM"
+# Names in config.json: of LongCat-Flash-Lite, of LongCat-Flash-Chat and -Thinking, and of
+# LongCat-Flash-Lite-Sparse, whose name other models share that the fields tell apart.
+NGRAM_ARCHITECTURE = "LongcatFlashNgramForCausalLM"
+FLASH_ARCHITECTURE = "LongcatFlashForCausalLM"
+SPARSE_ARCHITECTURE = "LongcatCausalLM"
 
-# Value of each switch in the released Lite checkpoints, the only value that this package supports.
+# Fields of a model without an n-gram embedding, whose file has none of them.
+WITHOUT_NGRAMS: Mapping[str, Any] = {"ngram_vocab_size_ratio": 1, "emb_neighbor_num": 1, "emb_split_num": 1}
+
+# Value of each switch in the released checkpoints, the only value that this package supports.
 _SUPPORTED_VALUES: Mapping[str, object] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -24,8 +32,26 @@ _SUPPORTED_VALUES: Mapping[str, object] = {
     "zero_expert_type": "identity",
 }
 
+# Value of `attention_method` with which the other fields of LongCat Sparse Attention count.
+_SPARSE_METHOD = "LSA"
+# The only values of its fields that this package supports.
+_SUPPORTED_SPARSE_VALUES: Mapping[str, object] = {"index_k_norm_type": "rms", "cli_factor": 2}
+# Fields that later models of the family spell in another way.
+_OTHER_SPELLINGS: Mapping[str, str] = {
+    "ngram_vocab_size_ratio": "oe_vocab_size_ratio",
+    "emb_neighbor_num": "oe_neighbor_num",
+    "emb_split_num": "oe_split_num",
+}
+
 _ALLOWED_TYPES: Mapping[type, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,)}
-_MAY_BE_ZERO = ("zero_expert_num", "bos_token_id", "eos_token_id", "mscale", "mscale_all_dim")
+_MAY_BE_ZERO = (
+    "zero_expert_num",
+    "bos_token_id",
+    "eos_token_id",
+    "mscale",
+    "mscale_all_dim",
+    "index_init_tokens",
+)
 
 
 class ConfigError(ValueError):
@@ -52,8 +78,45 @@ class YarnScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SparseAttention:
+    """LongCat Sparse Attention (LSA, arXiv:2608.01662): each query attends to at most `index_topk` tokens.
+
+    - `index_n_heads`, `index_head_dim`: query heads of the indexer and their size, which is that of its key
+    - `index_topk`: tokens chosen for a query, of which the first `index_init_tokens` of the sequence and the
+      last `index_local_tokens` before and including the query always are
+    - `indexer_rope_interleave`: True if the indexer rotates neighbouring dimensions as one pair, as attention
+      does; False if it pairs dimension j with j + half
+    """
+
+    index_n_heads: int
+    index_head_dim: int
+    index_topk: int
+    index_init_tokens: int
+    index_local_tokens: int
+    indexer_rope_interleave: bool = False
+
+    def __post_init__(self) -> None:
+        _check_field_types(self)
+        always = self.index_init_tokens + self.index_local_tokens
+        if always > self.index_topk:
+            raise ConfigError(
+                f"index_topk must be at least index_init_tokens + index_local_tokens = {always}, "
+                f"got {self.index_topk!r}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"attention_method": _SPARSE_METHOD, **_SUPPORTED_SPARSE_VALUES, **values}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LongcatConfig:
-    """LongCat-Flash-Lite's config.json. Dimensions have no defaults: a file must state them all."""
+    """A config.json of the family. Dimensions have no defaults: a file must state them all.
+
+    `full_word_embedding` is True if only the n-gram rows are divided by their number plus one, and the word
+    row is added as it is. Published files do not state it, and public readers of Lite-Sparse differ
+    (SIBLINGS.md); without it, it is True beside `sparse_attention`.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -75,6 +138,8 @@ class LongcatConfig:
     max_position_embeddings: int
     rope_theta: float
     rope_scaling: YarnScaling | None = None
+    sparse_attention: SparseAttention | None = None
+    full_word_embedding: bool = False
     mla_scale_q_lora: bool = True
     mla_scale_kv_lora: bool = True
     routed_scaling_factor: float = 6.0
@@ -85,22 +150,38 @@ class LongcatConfig:
 
     def __post_init__(self) -> None:
         _check_field_types(self)
-        if self.emb_neighbor_num < 2:
-            raise ConfigError(
-                f"emb_neighbor_num must be at least 2 (bigrams), got {self.emb_neighbor_num!r}."
-            )
-        if self.hidden_size % self.ngram_table_count:
+        if self.has_ngrams and self.hidden_size % self.ngram_table_count:
             raise ConfigError(
                 "hidden_size must be divisible by the number of n-gram tables, (emb_neighbor_num - 1) * "
                 f"emb_split_num = {self.ngram_table_count}, got {self.hidden_size!r}."
             )
         if self.qk_rope_head_dim % 2:
             raise ConfigError(f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim!r}.")
+        sparse = self.sparse_attention
+        if sparse is not None and not self.has_ngrams:
+            raise ConfigError("attention_method 'LSA' is supported only beside an n-gram embedding.")
+        if sparse is not None and sparse.index_head_dim < self.qk_rope_head_dim:
+            raise ConfigError(
+                f"index_head_dim must be at least qk_rope_head_dim = {self.qk_rope_head_dim}, "
+                f"got {sparse.index_head_dim!r}."
+            )
         if self.moe_topk > self.num_experts_total:
             raise ConfigError(
                 f"moe_topk must be at most n_routed_experts + zero_expert_num = {self.num_experts_total}, "
                 f"got {self.moe_topk!r}."
             )
+
+    @property
+    def has_ngrams(self) -> bool:
+        """True with an n-gram embedding, False with a plain word embedding."""
+        return self.emb_neighbor_num > 1
+
+    @property
+    def architecture(self) -> str:
+        """The name of the architecture in Meituan's file."""
+        if self.sparse_attention is not None:
+            return SPARSE_ARCHITECTURE
+        return NGRAM_ARCHITECTURE if self.has_ngrams else FLASH_ARCHITECTURE
 
     @property
     def ngram_base(self) -> int:
@@ -114,7 +195,8 @@ class LongcatConfig:
 
     @property
     def ngram_table_width(self) -> int:
-        return self.hidden_size // self.ngram_table_count
+        """Width of a row of each table; 0 without tables."""
+        return self.hidden_size // self.ngram_table_count if self.has_ngrams else 0
 
     def ngram_table_rows(self, table: int) -> int:
         """Return the number of rows of n-gram table `table`, which is also the modulus of its ids."""
@@ -163,14 +245,25 @@ class LongcatConfig:
     def from_dict(cls, source: Mapping[str, Any]) -> Self:
         """Read Meituan's layout or a copy re-saved by transformers; other keys are ignored.
 
+        Only the architecture of LongCat-Flash may leave the fields of the n-gram embedding out.
         Raises `ConfigError` if a required field is absent, a value is out of range, two spellings of a field
         contradict each other, or a switch has a value that this package does not support.
         """
         for key, supported in _SUPPORTED_VALUES.items():
             if source.get(key, supported) not in (supported, None):
                 raise ConfigError(f"{key} must be {supported!r} or absent, got {source[key]!r}.")
+        source = {**source, **_usual_spellings(source)}
         values = {f.name: source[f.name] for f in fields(cls) if source.get(f.name) is not None}
+        if source.get("architectures") == [FLASH_ARCHITECTURE] and not WITHOUT_NGRAMS.keys() & values.keys():
+            values.update(WITHOUT_NGRAMS)
+        elif values.get("emb_neighbor_num") == 1:
+            raise ConfigError(
+                "emb_neighbor_num must be at least 2 (bigrams), got 1; a model without n-grams has "
+                f"the architecture {FLASH_ARCHITECTURE} and none of {', '.join(WITHOUT_NGRAMS)}."
+            )
         values.update(_rope_fields(source))
+        values["sparse_attention"] = sparse = _parse_sparse_attention(source)
+        values.setdefault("full_word_embedding", sparse is not None)
         if "num_layers" not in values and source.get("num_hidden_layers") is not None:
             values["num_layers"] = _halve(source["num_hidden_layers"])
         eos = values.get("eos_token_id")
@@ -196,10 +289,19 @@ class LongcatConfig:
         """Return Meituan's layout, without `model_type` and `auto_map`, which would ask for remote code."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["rope_scaling"] = None if self.rope_scaling is None else self.rope_scaling.to_dict()
-        return {"architectures": [ARCHITECTURE], **_SUPPORTED_VALUES, **values}
+        del values["sparse_attention"]
+        sparse = {}
+        if self.sparse_attention is not None:
+            values = {_OTHER_SPELLINGS.get(name, name): value for name, value in values.items()}
+            sparse = self.sparse_attention.to_dict()
+        elif not self.full_word_embedding:
+            del values["full_word_embedding"]
+        if not self.has_ngrams:
+            values = {name: value for name, value in values.items() if name not in WITHOUT_NGRAMS}
+        return {"architectures": [self.architecture], **_SUPPORTED_VALUES, **values, **sparse}
 
 
-def _check_field_types(config: YarnScaling | LongcatConfig) -> None:
+def _check_field_types(config: YarnScaling | SparseAttention | LongcatConfig) -> None:
     """Raise `ConfigError` for a number that is not positive (some may be 0) or not of its type."""
     for field in fields(config):
         value, expected = getattr(config, field.name), field.type
@@ -239,12 +341,47 @@ def _rope_fields(source: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _usual_spellings(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that `source` spells in another way, under their usual names."""
+    found = {}
+    for usual, other in _OTHER_SPELLINGS.items():
+        if source.get(other) is None:
+            continue
+        if source.get(usual) not in (source[other], None):
+            raise ConfigError(
+                f"{usual} and {other} are the same field, got {source[usual]!r} and {source[other]!r}. "
+                "Keep one."
+            )
+        found[usual] = source[other]
+    return found
+
+
+def _parse_sparse_attention(source: Mapping[str, Any]) -> SparseAttention | None:
+    method = source.get("attention_method")
+    if method in (None, "MLA"):
+        if source.get("index_topk") is not None:
+            # Other engines take that for sparse attention; as plain attention it would be another model.
+            raise ConfigError(f"index_topk is given, so attention_method must be {_SPARSE_METHOD!r}.")
+        return None
+    if method != _SPARSE_METHOD:
+        raise ConfigError(f"attention_method must be 'MLA', {_SPARSE_METHOD!r} or absent, got {method!r}.")
+    for key, supported in _SUPPORTED_SPARSE_VALUES.items():
+        if source.get(key) != supported:
+            raise ConfigError(f"{key} must be {supported!r} for {_SPARSE_METHOD}, got {source.get(key)!r}.")
+    values = {f.name: source[f.name] for f in fields(SparseAttention) if source.get(f.name) is not None}
+    absent = [f.name for f in fields(SparseAttention) if f.default is MISSING and f.name not in values]
+    if absent:
+        raise ConfigError(f"attention_method {_SPARSE_METHOD!r} needs {', '.join(absent)}.")
+    return SparseAttention(**values)
+
+
 def _parse_rope_scaling(rope: Mapping[str, Any]) -> YarnScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
-    if kind != "yarn":
-        raise ConfigError(f"the rope type must be 'default' or 'yarn', got {kind!r}.")
+    # SGLang computes the same for both names.
+    if kind not in ("yarn", "deepseek_yarn"):
+        raise ConfigError(f"the rope type must be 'default', 'yarn' or 'deepseek_yarn', got {kind!r}.")
     values = {f.name: rope[f.name] for f in fields(YarnScaling) if rope.get(f.name) is not None}
     absent = [f.name for f in fields(YarnScaling) if f.default is MISSING and f.name not in values]
     if absent:

@@ -7,8 +7,10 @@ from serval_sglang.checkpoint.files import CheckpointError
 from serval_sglang.checkpoint.inspection import TOKENIZER_FILES, Inspection, inspect_checkpoint
 from serval_sglang.checkpoint.layout import NO_MTP_LAYER
 from serval_sglang.cuda_driver import visible_gpus
+from serval_sglang.drafts.refusals import DRAFTS_WITH_SPARSE_ATTENTION
 from serval_sglang.memory_check import missing_memory
 from serval_sglang.options import EngineOptions, flag_value, ranks, replicas, uses_host_cache
+from serval_sglang.siblings import ARCHITECTURES
 
 _HOST_CACHE_ON_CPU = "--enable-hierarchical-cache: SGLang starts no HiCache on a CPU"
 _HOST_CACHE_UNTESTED = (
@@ -45,6 +47,9 @@ def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> 
         return [str(error)]
     if found.is_foreign:
         return [*found.problems, "--model has to name the folder of another checkpoint"]
+    refused = _refused_on_gpu(found, options)
+    if refused:
+        return refused
     if flag_value(options.sglang_flags, "--load-format") not in _INSPECTED_FORMATS:
         return []
     # Tensors that an unreadable file should hold are missing too, which would only be said twice.
@@ -52,6 +57,7 @@ def _mistakes_in_checkpoint(options: EngineOptions, *, tables_on_host: bool) -> 
     if mistakes:
         return [*mistakes, _DOWNLOAD]
     return [
+        *_misplaced_tables(found, tables_on_host=tables_on_host),
         *_missing_tokenizer(options),
         *_missing_drafts(found, options),
         *_missing_gpus(options),
@@ -71,6 +77,19 @@ def _wrong_weights(found: Inspection) -> list[str]:
     return wrong
 
 
+def _refused_on_gpu(found: Inspection, options: EngineOptions) -> list[str]:
+    if options.device == "cpu" or found.config is None:
+        return []
+    reason = ARCHITECTURES[found.config.architecture].refused_on_gpu
+    return [] if reason is None else [reason]
+
+
+def _misplaced_tables(found: Inspection, *, tables_on_host: bool) -> list[str]:
+    if not tables_on_host or found.config is None or found.config.has_ngrams:
+        return []
+    return ["--ngram-tables host: this model has no n-gram tables; leave it out"]
+
+
 def _missing_tokenizer(options: EngineOptions) -> list[str]:
     missing = [name for name in TOKENIZER_FILES if not (options.model / name).is_file()]
     if not missing:
@@ -79,7 +98,11 @@ def _missing_tokenizer(options: EngineOptions) -> list[str]:
 
 
 def _missing_drafts(found: Inspection, options: EngineOptions) -> list[str]:
-    return [NO_MTP_LAYER] if options.mtp_steps and found.mtp == "none" else []
+    if not options.mtp_steps:
+        return []
+    if found.config is not None and found.config.sparse_attention is not None:
+        return [DRAFTS_WITH_SPARSE_ATTENTION]
+    return [NO_MTP_LAYER] if found.mtp == "none" else []
 
 
 def _missing_gpus(options: EngineOptions) -> list[str]:

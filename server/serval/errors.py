@@ -79,6 +79,14 @@ class DeadKeyError(ServalError):
     """The API key is revoked or has expired."""
 
 
+class UnknownTeamError(ServalError):
+    """No team has this id."""
+
+
+class TeamHasKeysError(ServalError):
+    """The team cannot be deleted: it has keys."""
+
+
 class EngineMissingError(ServalError):
     """The engine's packages are not installed beside the gateway."""
 
@@ -292,7 +300,7 @@ class RateLimitError(ApiError):
 
 
 class InsufficientQuotaError(RateLimitError):
-    """The key's tokens of the day are used up; clients should not retry."""
+    """A budget of the key or of its team is used up; clients should not retry."""
 
     type = "insufficient_quota"
     default_code = "insufficient_quota"

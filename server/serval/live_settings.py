@@ -1,4 +1,4 @@
-"""Settings that may change while a gateway runs: the operator's own keys, default limits, model aliases."""
+"""Settings that may change while a gateway runs: the operator's own keys, default limits, aliases, prices."""
 
 import base64
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ from msgspec import Struct
 
 from serval.auth.keys import configured_keys
 from serval.caller.limits import Limits, default_limits
+from serval.caller.prices import Prices, read_prices
 from serval.limits.factory import check_daily_budget
 from serval.settings import REREAD, Settings, load_settings
 
 
 class LiveSettings(Struct, frozen=True):
-    """The contents of the key file and the settings file, read again whenever these change.
+    """The contents of the key file, the settings file and the prices, read again whenever these change.
 
     A key's use is counted under its index in `keys`, so a withdrawn key leaves "" behind and the others keep
     their index.
@@ -23,6 +24,7 @@ class LiveSettings(Struct, frozen=True):
     limits: Limits
     reserved_completion_tokens: int
     model_aliases: tuple[str, ...]
+    prices: Prices = ()
 
     def __repr__(self) -> str:
         # Keys appear in no log, not even in a traceback.
@@ -30,7 +32,7 @@ class LiveSettings(Struct, frozen=True):
 
 
 def read_live_settings(settings: Settings, *, before: LiveSettings | None = None) -> LiveSettings:
-    """Read the key file and, if `before` is given, reread the settings file. Raises `SettingsError`."""
+    """Read keys and prices and, if `before` is given, reread the settings file. Raises `SettingsError`."""
     if before is not None and settings.settings_file is not None:
         fresh = load_settings(settings_file=settings.settings_file)
         settings = settings.model_copy(update={name: getattr(fresh, name) for name in REREAD})
@@ -41,6 +43,7 @@ def read_live_settings(settings: Settings, *, before: LiveSettings | None = None
         limits=default_limits(settings),
         reserved_completion_tokens=settings.reserved_completion_tokens,
         model_aliases=tuple(settings.model_aliases.split()),
+        prices=() if settings.prices_file is None else read_prices(settings.prices_file),
     )
 
 

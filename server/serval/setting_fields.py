@@ -84,6 +84,16 @@ class SettingFields(BaseSettings):
         " loses none of what had ended; default: one that lasts until the gateway ends with --workers, or"
         " none.",
     )
+    prices_file: Path | None = Field(
+        default=None,
+        description="TOML file with the prices of tokens by model, for the cost of usage and for budgets in"
+        " costs; default: all is free. Read again on changes.",
+    )
+    budget_webhook: SecretStr | None = Field(
+        default=None,
+        description="URL to which a notice is posted when the soft limit of a budget is reached; default:"
+        " there is only a line in the log, and a metric.",
+    )
     seal_secret: SecretStr | None = Field(
         default=None,
         min_length=32,
@@ -140,6 +150,33 @@ class SettingFields(BaseSettings):
     admin_host: str = Field(default="127.0.0.1", description="Address the admin API listens on.")
     admin_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port of the admin API; default: there is no admin API."
+    )
+
+    console: bool = Field(
+        default=True,
+        description="Serve the console, pages for a browser, at /console of the admin API's port.",
+    )
+    console_session_s: int = Field(
+        default=8 * 3600, ge=60, le=30 * 86_400, description="How long a sign-in to the console lasts."
+    )
+    console_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#\s]+/?$",
+        description="Address of the console for browsers, https://host, if a proxy does not pass its host on;"
+        " default: the host that the browser names.",
+    )
+    console_oidc_client_id: str | None = Field(
+        default=None,
+        description="Client id of the console at SERVAL_OIDC_ISSUER, at which people with the scope admin"
+        " then sign in; default: they sign in with keys alone.",
+    )
+    console_oidc_client_secret: SecretStr | None = Field(
+        default=None, description="Its client secret, if the provider gave one."
+    )
+    console_code: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Code of the link that signs in to the console once; set by `serval serve --console`.",
     )
 
     metrics_host: str = Field(default="127.0.0.1", description="Address of the metrics' own port.")
@@ -202,7 +239,7 @@ class SettingFields(BaseSettings):
     limits_grace_s: float = Field(
         default=60.0,
         ge=0,
-        description="How long keys with a daily budget are still served while the shared count is"
+        description="How long keys and teams with a budget are still served while the shared count is"
         " unreachable.",
     )
 

@@ -17,6 +17,7 @@ _SECTIONS: Final = {
     "Keys": "api_key",
     "Tokens of an identity provider": "oidc_issuer",
     "Admin API": "admin_key",
+    "Console": "console",
     "Metrics": "metrics_host",
     "Limits of keys": "requests_per_minute",
     "Counting limits in several processes": "limits_lease_s",
@@ -26,6 +27,7 @@ _SECTIONS: Final = {
     "Connections": "request_head_timeout_s",
     "Requests and answers": "max_body_bytes",
     "Logs and traces": "otlp_endpoint",
+    "Batches": "batch_folder",
 }
 
 # Variables with the prefix that are no settings of the gateway, by reader.

@@ -11,8 +11,8 @@ from typing import Any, Final
 from pydantic import SecretStr, ValidationError
 
 from serval import setting_names
+from serval.batch_setting_fields import BatchSettingFields
 from serval.errors import SettingsError
-from serval.setting_fields import SettingFields
 from serval.setting_names import variable_of
 from serval.settings_file import read_settings_file
 
@@ -30,7 +30,7 @@ REREAD: Final = (
 )
 
 
-class Settings(SettingFields):
+class Settings(BatchSettingFields):
     """All settings."""
 
 

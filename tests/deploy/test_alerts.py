@@ -487,6 +487,20 @@ CASES = [
     ),
     Case("ServalLimitsUnavailable", "by limits", rejections("tokens", "0+9x30", "0+60x30"), "20m", False),
     Case(
+        "ServalUsageDropped",
+        "some requests",
+        {f'serval_usage_dropped_total{{{GATEWAY},kind="requests"}}': "0x5 7x20"},
+        "8m",
+        True,
+    ),
+    Case(
+        "ServalUsageDropped",
+        "no requests",
+        {f'serval_usage_dropped_total{{{GATEWAY},kind="requests"}}': "7x30"},
+        "20m",
+        False,
+    ),
+    Case(
         "ServalBreakerOpen",
         "for 3 minutes",
         {f"serval_engine_breaker_open{{{GATEWAY}}}": "0 1x10"},

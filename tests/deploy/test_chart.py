@@ -625,7 +625,30 @@ def test_settings_of_the_schema_are_those_of_the_gateway(tools: OperatorTools) -
     own = {name.removeprefix("SERVAL_").lower() for name in given}
     secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
     assert "key_pepper" in secret
-    assert allowed == set(Settings.model_fields) - own - secret - {"key_database", "limits_share"}
+    assert allowed == set(Settings.model_fields) - own - secret - {
+        "key_database",
+        "limits_share",
+        "usage_journal",
+    }
+
+
+@pytest.mark.parametrize(
+    ("claim", "volume"),
+    [
+        ("", {"emptyDir": {"sizeLimit": "256Mi"}}),
+        ("books", {"persistentVolumeClaim": {"claimName": "books"}}),
+    ],
+)
+def test_gateway_with_a_key_database_has_a_usage_journal(
+    tools: OperatorTools, claim: str, volume: dict[str, Any]
+) -> None:
+    settings = f"keyDatabase.existingSecret=db,gateway.usageJournal.claimName={claim}"
+    pod = pod_specs(rendered(tools, "--set", settings))["serval-gateway"]
+    folder = environment(pod)["SERVAL_USAGE_JOURNAL"]
+    (container,) = pod["containers"]
+    assert {"name": "usage", "mountPath": folder} in container["volumeMounts"]
+    assert {"name": "usage", **volume} in pod["volumes"]
+    assert "SERVAL_USAGE_JOURNAL" not in environment(pod_specs(rendered(tools))["serval-gateway"])
 
 
 def test_gateway_takes_secrets_from_secrets(tools: OperatorTools) -> None:

@@ -69,7 +69,8 @@ def engine_key() -> str:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with running_server(tmp_path_factory.mktemp("keys")) as live:
+    folder = tmp_path_factory.mktemp("keys")
+    with running_server(folder, "--console", {"XDG_STATE_HOME": str(folder)}) as live:
         yield live
 
 

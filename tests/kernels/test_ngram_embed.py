@@ -54,3 +54,11 @@ def test_ngram_embed_shards_add_up(shards: int) -> None:
         )
     ]
     torch.testing.assert_close(torch.stack(parts).sum(0), whole)
+
+
+@pytest.mark.parametrize("compute", [ngram_embed, ngram_embed_reference])
+def test_ngram_embed_scales_word_rows_alone(compute: Callable[..., torch.Tensor]) -> None:
+    ids, tables, projections, words = inputs(torch.float32, 9)
+    mean = compute(ids, tables, projections.flatten(0, 1), words)
+    whole = compute(ids, tables, projections.flatten(0, 1), words, word_scale=1.0)
+    torch.testing.assert_close(whole - mean, words * (1 - 1 / (1 + TABLES)))

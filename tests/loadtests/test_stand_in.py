@@ -23,6 +23,7 @@ from serval.errors import (
 from serval.grammar.answer_grammar import answer_grammar
 from serval.grammar.dialects.longcat import LONGCAT
 from serval.settings import Settings
+from serval.usage.verification import Tokens, engine_tokens
 from serval_load.client import Peer, exchange, get, prepared
 from serval_load.programs import running_stand_in
 from serval_load.stand_in.bare import BareEngine
@@ -203,6 +204,10 @@ async def test_metrics_have_sglang_names() -> None:
         await all_of(stand_in.client, generate_request(2))
         text = (await get(Peer.of(stand_in.url), "/metrics")).decode()
         assert 'sglang:num_requests_total{model_name="stand-in"} 1\n' in text
+        # Tokens of requests that have ended, as `serval usage verify` reads them.
+        tokens = json.loads(await get(Peer.of(stand_in.url), "/stand_in/tokens"))
+        assert engine_tokens(text) == Tokens(tokens["prompt finished"], tokens["generation finished"])
+        assert tokens["generation finished"] == 2
 
 
 async def test_invalid_body_and_unknown_path_are_refused() -> None:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from serval_load.usage_kills import Received, difference
+from serval.usage.verification import Comparison
+from serval_load.usage_kills import Received, books, difference
 
 WHOLE = Received(requests=10, prompt_tokens=100, completion_tokens=50)
 
@@ -32,3 +33,18 @@ def test_difference_of_one_key_is_not_hidden_by_another() -> None:
     assert (found.missing_requests, found.missing_tokens) == (1, 15)
     assert (found.unexplained_requests, found.unexplained_tokens) == (1, 15)
     assert not found.is_within_bound
+
+
+def test_books_sum_up_what_differs_and_what_kills_hold() -> None:
+    found = books(
+        [
+            Comparison("a", 1, "tokens", 100, 100, 30),
+            Comparison("a", 1, "cost", 100, 90, 0),
+            Comparison("b", 1, "tokens", 100, 80, 20),
+            Comparison("team:t", 1, "tokens", 200, 205, 50),
+        ],
+        200,
+        {"prompt finished": 150, "generation finished": 60, "prompt gone": 7},
+    )
+    assert (found.sums, found.agree, found.held, found.differ, found.held_by_kills) == (4, 1, 20, 5, 50)
+    assert (found.engine_finished_tokens, found.engine_cut_tokens) == (210, 7)

@@ -11,6 +11,7 @@ from serval_sglang.checkpoint import tensor_shapes, tiny_config
 from serval_sglang.checkpoint.layout import mtp_tensor_shapes
 from serval_sglang.config import ConfigError, LongcatConfig, YarnScaling
 from serval_sglang.known_configs import LITE as KNOWN_LITE
+from serval_sglang.known_configs import LITE_SPARSE, TINY_SPARSE
 
 YARN = {
     "factor": 10,
@@ -56,6 +57,37 @@ LITE: dict[str, Any] = {
 }
 
 
+# meituan-longcat/LongCat-Flash-Lite-Sparse, which states no model_type and names the same fields in part
+# otherwise.
+SPARSE: dict[str, Any] = {
+    **{name: value for name, value in LITE.items() if name not in ("auto_map", "torch_dtype")},
+    "architectures": ["LongcatCausalLM"],
+    "max_position_embeddings": 983040,
+    "rope_theta": 1000000.0,
+    "rope_scaling": {
+        **YARN,
+        "rope_type": "deepseek_yarn",
+        "factor": 120,
+        "original_max_position_embeddings": 8192,
+    },
+    "attention_method": "LSA",
+    "use_mla": 1,
+    "oe_vocab_size_ratio": 78,
+    "oe_neighbor_num": 4,
+    "oe_split_num": 4,
+    "mtp_num_layers": 1,
+    "index_n_heads": 16,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "index_k_norm_type": "rms",
+    "cli_factor": 2,
+    "index_local_tokens": 1024,
+    "index_init_tokens": 16,
+}
+for usual in ("ngram_vocab_size_ratio", "emb_neighbor_num", "emb_split_num"):
+    del SPARSE[usual]
+
+
 def without(*names: str) -> dict[str, Any]:
     return {name: value for name, value in LITE.items() if name not in names}
 
@@ -78,6 +110,65 @@ def test_lite_has_published_size() -> None:
 
 def test_lite_equals_released_config() -> None:
     assert LongcatConfig.from_dict(LITE) == KNOWN_LITE
+
+
+def test_sparse_equals_released_config() -> None:
+    config = LongcatConfig.from_dict(SPARSE)
+    assert config == LITE_SPARSE
+    assert config.sparse_attention is not None
+    assert config.sparse_attention.indexer_rope_interleave is False
+    assert config.full_word_embedding
+    assert config.ngram_table_count == 12
+    mscale = 0.1 * math.log(120) + 1
+    assert config.softmax_scale == pytest.approx(mscale**2 / math.sqrt(192))
+
+
+def test_sparse_has_published_size() -> None:
+    main, mtp = (
+        sum(math.prod(shape) for shape in shapes.values())
+        for shapes in (tensor_shapes(LITE_SPARSE), mtp_tensor_shapes(LITE_SPARSE))
+    )
+    # The paper says 69 B: Lite's, with an indexer in each layer.
+    assert main + mtp == pytest.approx(69.1e9, rel=1e-3)
+    assert main - sum(map(math.prod, tensor_shapes(KNOWN_LITE).values())) == 14 * (
+        16 * 128 * 1536 + 128 * 3072 + 128 + 16 * 3072
+    )
+
+
+@pytest.mark.parametrize("config", [LITE_SPARSE, TINY_SPARSE])
+def test_config_writes_the_published_layout_of_sparse(config: LongcatConfig) -> None:
+    written = config.to_dict()
+    assert written["architectures"] == ["LongcatCausalLM"]
+    assert SPARSE.keys() - written.keys() == {"use_mla", "mtp_num_layers"}
+    assert LongcatConfig.from_dict(json.loads(json.dumps(written))) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_method": "NSA"}, r"attention_method must be 'MLA', 'LSA' or absent, got 'NSA'"),
+        ({"attention_method": "MLA"}, r"index_topk is given, so attention_method must be 'LSA'"),
+        ({"cli_factor": 4}, r"cli_factor must be 2 for LSA, got 4"),
+        ({"index_k_norm_type": None}, r"index_k_norm_type must be 'rms' for LSA, got None"),
+        ({"index_topk": None}, r"attention_method 'LSA' needs index_topk"),
+        ({"index_topk": 1039}, r"index_topk must be at least .* = 1040, got 1039"),
+        ({"index_head_dim": 62}, r"index_head_dim must be at least qk_rope_head_dim = 64, got 62"),
+        ({"index_n_heads": 0}, r"index_n_heads must be positive, got 0"),
+        ({"emb_split_num": 3}, r"emb_split_num and oe_split_num are the same field, got 3 and 4"),
+        ({"full_word_embedding": "yes"}, r"full_word_embedding must be of type bool, got 'yes'"),
+    ],
+)
+def test_config_refuses_wrong_values_of_sparse(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LongcatConfig.from_dict({**SPARSE, **changes})
+
+
+@pytest.mark.parametrize(("source", "unstated"), [(SPARSE, True), (LITE, False)])
+def test_config_states_the_scale_of_the_word_embedding(source: dict[str, Any], unstated: bool) -> None:
+    assert LongcatConfig.from_dict(source).full_word_embedding is unstated
+    config = LongcatConfig.from_dict({**source, "full_word_embedding": not unstated})
+    assert config.full_word_embedding is not unstated
+    assert LongcatConfig.from_dict(config.to_dict()) == config
 
 
 def test_config_derives_values_of_lite() -> None:
@@ -181,7 +272,7 @@ def test_config_names_all_absent_dimensions_at_once() -> None:
         ({"norm_topk_prob": True}, r"norm_topk_prob must be False or absent, got True"),
         ({"zero_expert_type": "copy"}, r"zero_expert_type must be 'identity' or absent, got 'copy'"),
         ({"tie_word_embeddings": True}, r"tie_word_embeddings must be False"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, r"'default' or 'yarn', got 'linear'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, r"'yarn' or 'deepseek_yarn', got 'linear'"),
         ({"rope_scaling": {"type": "yarn", "factor": 2}}, r"lacks original_max_position_embeddings"),
         (
             {"rope_scaling": {"type": "yarn", **YARN, "factor": "10"}},

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from serval_sglang import preflight
+from serval_sglang.checkpoint import write_tiny_checkpoint
+from serval_sglang.config import WITHOUT_NGRAMS
 from serval_sglang.launch import main
 from serval_sglang.options import DEMO_MODEL, Device, EngineOptions, Untested
 from serval_sglang.preflight import find_mistakes
+from serval_sglang.siblings import ARCHITECTURES
 
 
 def change_config(folder: Path, **values: Any) -> None:
@@ -91,6 +95,45 @@ def test_find_mistakes_names_what_is_wrong(options: EngineOptions, folder: Path,
     damage, expected = BROKEN[case]
     damage(folder)
     assert expected in "; ".join(mistakes(options))
+
+
+@pytest.mark.parametrize(("device", "is_refused"), [("cuda", True), ("cpu", False)])
+def test_find_mistakes_refuses_on_a_gpu_what_only_a_cpu_serves(
+    options: EngineOptions, device: Device, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {name: replace(each, refused_on_gpu="not yet") for name, each in ARCHITECTURES.items()}
+    monkeypatch.setattr(preflight, "ARCHITECTURES", refused)
+    assert ("not yet" in mistakes(replace(options, device=device))) == is_refused
+
+
+def test_find_mistakes_refuses_a_place_for_tables_that_the_model_has_not(tmp_path: Path) -> None:
+    changes = {"rope_scaling": None, "num_layers": 1, **WITHOUT_NGRAMS}
+    write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.bfloat16, **changes)
+    options = EngineOptions(model=tmp_path, device="cpu")
+    assert find_mistakes(options, tables_on_host=False) == []
+    (mistake,) = find_mistakes(options, tables_on_host=True)
+    assert mistake.startswith("--ngram-tables host: this model has no n-gram tables")
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
+    folder = tmp_path_factory.mktemp("sparse")
+    write_tiny_checkpoint(folder, seed=0, dtype=torch.float32, sparse=True, mtp=True, num_layers=1)
+    return EngineOptions(model=folder, device="cpu")
+
+
+@pytest.mark.parametrize("flags", [[], ["--load-format=dummy"]])
+def test_find_mistakes_refuses_sparse_attention_on_a_gpu_only(
+    sparse: EngineOptions, flags: list[str]
+) -> None:
+    assert mistakes(replace(sparse, sglang_flags=flags)) == []
+    (mistake,) = mistakes(replace(sparse, device="cuda", sglang_flags=flags))
+    assert mistake.startswith("no engine on a GPU serves LongCat-Flash-Lite-Sparse yet")
+
+
+def test_find_mistakes_refuses_drafts_with_sparse_attention(sparse: EngineOptions) -> None:
+    (mistake,) = mistakes(replace(sparse, mtp_steps=1))
+    assert mistake.startswith("--mtp-steps is not supported with sparse attention")
 
 
 def test_find_mistakes_misses_the_mtp_layer_only_if_drafts_are_asked_for(

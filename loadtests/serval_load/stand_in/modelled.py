@@ -235,6 +235,8 @@ class ModelledEngine:
             self._scheduler.remove(request.job)
             self._stalled -= request.stalled
             self._info.counts[how] += 1
+            self._info.tokens[f"prompt {how}"] += len(request.job.prompt)
+            self._info.tokens[f"generation {how}"] += request.job.generated
             if request.client is not None:
                 self._info.clients[request.client] = request.job.rid, how, time.monotonic()
 

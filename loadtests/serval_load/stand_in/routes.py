@@ -33,6 +33,9 @@ class EngineInfo:
     # Requests by outcome: started, finished, aborted, gone (client closed), failed (ordered or out of
     # memory).
     counts: Counts = field(default_factory=Counter)
+    # Tokens of requests that have ended (`modelled.py`): `prompt` and `generation` by outcome, such as
+    # `prompt finished`.
+    tokens: Counts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class Routes:
                 exchange.finish(response(b"", status=200 if self._info.ready else 503))
             elif path == "/stand_in/clients":
                 exchange.finish(response(json.dumps(self._clients()).encode()))
+            elif path == "/stand_in/tokens":
+                exchange.finish(response(json.dumps(self._info.tokens).encode()))
             elif path == "/metrics":
                 exchange.finish(response(self._metrics(), content_type=b"text/plain; version=0.0.4"))
             elif path in self._fixed:
@@ -128,6 +133,8 @@ class Routes:
             "token_usage": load.used_tokens / max(self._info.max_total_num_tokens, 1),
             "num_requests_total": counts["started"],
             "num_aborted_requests_total": counts["aborted"] + counts["gone"],
+            "prompt_tokens_total": self._ended_tokens("prompt"),
+            "generation_tokens_total": self._ended_tokens("generation"),
         }
         labels = f'model_name="{MODEL}"'
         lines = [f"sglang:{name}{{{labels}}} {value}\n" for name, value in values.items()]
@@ -135,6 +142,9 @@ class Routes:
             f'sglang:realtime_tokens_total{{{labels},mode="prefill_compute"}} {load.prefilled_tokens}\n'
         )
         return "".join([*lines, computed]).encode()
+
+    def _ended_tokens(self, kind: str) -> int:
+        return sum(count for name, count in self._info.tokens.items() if name.startswith(kind))
 
 
 def _described(info: EngineInfo) -> dict[str, dict[str, object]]:

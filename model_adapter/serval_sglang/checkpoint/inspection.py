@@ -24,14 +24,14 @@ from serval_sglang.checkpoint.layout import (
     Shape,
     mtp_tensor_shapes,
     tensor_shapes,
+    usual_name,
 )
 from serval_sglang.checkpoint.parts import Part, part_of
 from serval_sglang.checkpoint.quantization import Quantization, holds_values, layer_name, read_quantization
 from serval_sglang.checkpoint.safety import UnsafeFile, unsafe_files
 from serval_sglang.config import LongcatConfig
+from serval_sglang.siblings import ARCHITECTURES
 
-# Names in config.json that both stand for this model.
-_ARCHITECTURES = ("LongcatFlashNgramForCausalLM", "LongcatFlashForCausalLM")
 # Without these the engine has no tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -119,7 +119,9 @@ def inspect_checkpoint(directory: Path) -> Inspection:
     architecture = _architecture(raw)
     is_foreign = _is_foreign(architecture)
     if is_foreign:
-        problems.append(f"{CONFIG_FILE} is that of a {architecture}; Serval serves {_ARCHITECTURES[0]}")
+        problems.append(
+            f"{CONFIG_FILE} is that of a {architecture}; Serval serves {', '.join(ARCHITECTURES)}"
+        )
     config = None if is_foreign else _parse_config(raw, problems)
     quantization = read_quantization(raw)
     unread = unread_weight_files(directory, files)
@@ -168,7 +170,7 @@ def _architecture(raw: Mapping[str, Any]) -> str | None:
 
 
 def _is_foreign(architecture: str | None) -> bool:
-    return architecture is not None and architecture not in _ARCHITECTURES
+    return architecture is not None and architecture not in ARCHITECTURES
 
 
 def _lacking(files: Collection[str]) -> Iterator[str]:
@@ -230,7 +232,8 @@ def _layout(config: LongcatConfig, *, is_quantized: bool) -> _Layout:
 
 
 def _layer(tensor_name: str, *, in_layers: bool) -> str:
-    return layer_name(tensor_name) if in_layers else tensor_name
+    name = usual_name(tensor_name)
+    return layer_name(name) if in_layers else name
 
 
 def _missing(tensors: Mapping[str, TensorHeader], layout: _Layout, *, in_layers: bool) -> list[str]:
@@ -294,5 +297,5 @@ def _parameters(name: str, tensors: Mapping[str, TensorHeader], layout: _Layout 
     """Count the elements of the unpacked weight; 0 for scales and the like, and for repeated tensors."""
     if not holds_values(name) or ALIASES.get(name) in tensors:
         return 0
-    shape = None if layout is None else layout.known.get(layer_name(name))
+    shape = None if layout is None else layout.known.get(layer_name(usual_name(name)))
     return tensors[name].elements if shape is None else math.prod(shape)

@@ -38,8 +38,10 @@ from serval_sglang.checkpoint.layout import (
     ROUTER_SUFFIXES,
     Shape,
     mtp_tensor_shapes,
+    published_name,
     table_name,
     tensor_shapes,
+    usual_name,
 )
 from serval_sglang.checkpoint.packed import (
     PackedLayerError,
@@ -100,9 +102,9 @@ def save_checkpoint(
     weight_map = {}
     for number, names in enumerate(shards, start=1):
         file = WEIGHTS_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: _stored(name, stored[name], dtype) for name in names}
+        tensors = {published_name(name, config): _stored(name, stored[name], dtype) for name in names}
         save_file(tensors, directory / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(names, file))
+        weight_map.update(dict.fromkeys(tensors, file))
     if len(shards) > 1:
         total = sum(_stored_bytes(name, tensor, dtype) for name, tensor in stored.items())
         write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -126,7 +128,7 @@ def load_state_dict(directory: Path | str) -> dict[str, Tensor]:
     config = load_config(directory)
     tensors: dict[str, Tensor] = {}
     for name, tensor in _stored_tensors(directory, mtp=False):
-        canonical = ALIASES.get(name, name)
+        canonical = ALIASES.get(name, usual_name(name))
         if canonical in tensors and not torch.equal(tensors[canonical], tensor):
             raise CheckpointError(f"{directory}: {name} and {canonical} must be the same tensor, but differ.")
         tensors[canonical] = tensor

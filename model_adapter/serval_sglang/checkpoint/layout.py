@@ -1,5 +1,6 @@
 """Names and shapes of the tensors in a LongCat-Flash-Lite checkpoint."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -11,6 +12,12 @@ Shape = tuple[int, ...]
 ALIASES: Mapping[str, str] = {
     "model.ngram_embeddings.word_embeddings.weight": "model.embed_tokens.weight",
 }
+
+# LongCat-Flash-Lite-Sparse and LongCat-2.0 spell the tensors of the n-gram embedding in this way.
+_OTHER_NGRAM_NAME = re.compile(r"model\.oe_embed_(tokens|proj)(\d+)\.weight")
+_USUAL_NGRAM_NAME = re.compile(r"model\.ngram_embeddings\.(embedders|post_projs)\.(\d+)\.weight")
+_USUAL_MODULES = {"tokens": "embedders", "proj": "post_projs"}
+_OTHER_MODULES = {usual: other for other, usual in _USUAL_MODULES.items()}
 
 # Stored in float32 in checkpoints of any dtype, because rounding the router moves tokens between experts.
 ROUTER_SUFFIXES = ("mlp.router.classifier.weight", "mlp.router.e_score_correction_bias")
@@ -30,6 +37,22 @@ TABLE_DTYPE_KEY = "serval_ngram_table_dtype"
 def table_name(table: int, *, part: Literal["weight", "weight_scale"] = "weight") -> str:
     """Return the name of an n-gram table's tensor, or of an eight-bit table's scales (float32 [rows])."""
     return f"model.ngram_embeddings.embedders.{table}.{part}"
+
+
+def usual_name(stored_name: str) -> str:
+    """Return the name in `tensor_shapes` of a tensor that is stored under the other spelling, or its own."""
+    match = _OTHER_NGRAM_NAME.fullmatch(stored_name)
+    if match is None:
+        return stored_name
+    return f"model.ngram_embeddings.{_USUAL_MODULES[match[1]]}.{match[2]}.weight"
+
+
+def published_name(name: str, config: LongcatConfig) -> str:
+    """Return the name under which Meituan's checkpoints of this model store a tensor of `tensor_shapes`."""
+    match = _USUAL_NGRAM_NAME.fullmatch(name)
+    if match is None or config.sparse_attention is None:
+        return name
+    return f"model.oe_embed_{_OTHER_MODULES[match[1]]}{match[2]}.weight"
 
 
 def tensor_shapes(config: LongcatConfig) -> dict[str, Shape]:
@@ -59,6 +82,9 @@ def _layer_tensors(config: LongcatConfig, prefix: str) -> Iterator[tuple[str, Sh
     for block in range(2):
         yield f"{prefix}.input_layernorm.{block}.weight", (hidden,)
         yield from _attention_tensors(config, f"{prefix}.self_attn.{block}")
+        # The second attention of a layer takes the tokens that the first has chosen.
+        if block == 0:
+            yield from _indexer_tensors(config, f"{prefix}.self_attn.0.indexer")
         yield f"{prefix}.post_attention_layernorm.{block}.weight", (hidden,)
         yield from _swiglu_tensors(hidden, config.ffn_hidden_size, f"{prefix}.mlps.{block}")
     yield f"{prefix}.mlp.router.classifier.weight", (config.num_experts_total, hidden)
@@ -77,6 +103,17 @@ def _attention_tensors(config: LongcatConfig, prefix: str) -> Iterator[tuple[str
     yield f"{prefix}.kv_a_layernorm.weight", (kv_rank,)
     yield f"{prefix}.kv_b_proj.weight", (heads * (config.qk_nope_head_dim + config.v_head_dim), kv_rank)
     yield f"{prefix}.o_proj.weight", (hidden, heads * config.v_head_dim)
+
+
+def _indexer_tensors(config: LongcatConfig, prefix: str) -> Iterator[tuple[str, Shape]]:
+    sparse = config.sparse_attention
+    if sparse is None:
+        return
+    heads, size = sparse.index_n_heads, sparse.index_head_dim
+    yield f"{prefix}.wq_b.weight", (heads * size, config.q_lora_rank)
+    yield f"{prefix}.wk.weight", (size, config.hidden_size)
+    yield f"{prefix}.k_norm.weight", (size,)
+    yield f"{prefix}.weights_proj.weight", (heads, config.hidden_size)
 
 
 def _swiglu_tensors(hidden: int, intermediate: int, prefix: str) -> Iterator[tuple[str, Shape]]:

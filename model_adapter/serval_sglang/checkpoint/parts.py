@@ -3,7 +3,7 @@
 import re
 from enum import StrEnum
 
-from serval_sglang.checkpoint.layout import ALIASES
+from serval_sglang.checkpoint.layout import ALIASES, usual_name
 
 
 class Part(StrEnum):
@@ -13,6 +13,7 @@ class Part(StrEnum):
     NGRAM_PROJECTIONS = "n-gram projections"
     WORD_EMBEDDING = "word embedding"
     ATTENTION = "attention"
+    INDEXER = "indexer"
     DENSE_MLPS = "dense MLPs"
     EXPERTS = "experts"
     ROUTER = "router"
@@ -29,6 +30,7 @@ _PATTERNS = (
     (Part.NGRAM_TABLES, re.compile(r"model\.ngram_embeddings\.embedders\.")),
     (Part.NGRAM_PROJECTIONS, re.compile(r"model\.ngram_embeddings\.post_projs\.")),
     (Part.HEAD, re.compile(r"lm_head\.")),
+    (Part.INDEXER, re.compile(r"model\.layers\.\d+\.self_attn\.0\.indexer\.")),
     (Part.NORMS, re.compile(r"model\.norm\.|model\.layers\.\d+\.(\w+\.\d+\.)*\w*layernorm\.")),
     (Part.ATTENTION, re.compile(r"model\.layers\.\d+\.self_attn\.")),
     (Part.DENSE_MLPS, re.compile(r"model\.layers\.\d+\.mlps\.")),
@@ -39,4 +41,5 @@ _PATTERNS = (
 
 def part_of(tensor_name: str) -> Part:
     """Return the part to which a tensor of this name belongs, in any dtype or quantised form."""
-    return next((part for part, pattern in _PATTERNS if pattern.match(tensor_name)), Part.UNKNOWN)
+    name = usual_name(tensor_name)
+    return next((part for part, pattern in _PATTERNS if pattern.match(name)), Part.UNKNOWN)

@@ -61,11 +61,17 @@ def quantize_tables(
 
     `progress` is called with a line for each file and each table. Returns the error of each table, in order.
 
-    Raises `CheckpointError` if `source` cannot be read, lacks a table, or holds one of another shape, with
-    infinity or NaN, or already in eight bits, and if `target` holds weights or has no room. Raises `OSError`
-    if `target` cannot be written, and `ConfigError` if config.json is wrong.
+    Raises `CheckpointError` if `source` cannot be read, has no n-gram embedding, lacks a table, or holds one
+    of another shape, with infinity or NaN, or already in eight bits, and if `target` holds weights or has no
+    room. Raises `OSError` if `target` cannot be written, and `ConfigError` if config.json is wrong.
     """
     config = load_config(source)
+    if not config.has_ngrams:
+        raise CheckpointError(f"{source}: this model has no n-gram tables.")
+    if config.sparse_attention is not None:
+        raise CheckpointError(
+            f"{source}: eight-bit tables have not been compared with this model, which no GPU serves yet."
+        )
     headers = _headers(source)
     tables = _tables(config, headers, source)
     plans = {file: _plan(tensors, tables, dtype) for file, (tensors, _) in headers.items()}

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from serval_sglang.checkpoint.layout import Shape, mtp_tensor_shapes, tensor_shapes
-from serval_sglang.config import LongcatConfig
-from serval_sglang.known_configs import TINY, TINY_FP8
+from serval_sglang.config import ConfigError, LongcatConfig
+from serval_sglang.known_configs import TINY, TINY_FP8, TINY_SPARSE
 
 
-def tiny_config(*, fp8: bool = False, **overrides: Any) -> LongcatConfig:
-    """Return `TINY` or `TINY_FP8` with some fields changed. Raises `ConfigError` for an invalid model."""
-    return replace(TINY_FP8 if fp8 else TINY, **overrides)
+def tiny_config(*, fp8: bool = False, sparse: bool = False, **overrides: Any) -> LongcatConfig:
+    """Return `TINY`, `TINY_FP8` or `TINY_SPARSE` with some fields changed.
+
+    Raises `ConfigError` for an invalid model, and if it is to be both sparse and for FP8.
+    """
+    if fp8 and sparse:
+        raise ConfigError("a tiny model has the sizes for FP8 or sparse attention, not both.")
+    return replace(TINY_SPARSE if sparse else TINY_FP8 if fp8 else TINY, **overrides)
 
 
 def random_state_dict(config: LongcatConfig, *, seed: int, mtp: bool = False) -> dict[str, Tensor]:
@@ -33,7 +38,11 @@ def random_state_dict(config: LongcatConfig, *, seed: int, mtp: bool = False) ->
     shapes = tensor_shapes(config)
     if mtp:
         shapes |= mtp_tensor_shapes(config)
-    return {name: _random_tensor(name, shape, generator) for name, shape in shapes.items()}
+    weights = {name: _random_tensor(name, shape, generator) for name, shape in shapes.items()}
+    if config.full_word_embedding:
+        # Added as it is, it is to be about as large as the n-gram rows together.
+        weights["model.embed_tokens.weight"] /= math.sqrt(1 + config.ngram_table_count)
+    return weights
 
 
 # Standard deviation of a layer's output for a normalised input. The model itself scales up queries.

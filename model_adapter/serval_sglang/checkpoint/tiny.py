@@ -45,6 +45,7 @@ def write_tiny_checkpoint(
     seed: int,
     dtype: torch.dtype,
     fp8: bool = False,
+    sparse: bool = False,
     packed: Layout | None = None,
     mtp: bool = False,
     right_drafts: bool = False,
@@ -52,14 +53,14 @@ def write_tiny_checkpoint(
 ) -> LongcatConfig:
     """Write config.json, weights, tokenizer and chat template; return the config.
 
-    The config is `tiny_config(fp8=fp8, **overrides)`, the template the demo model's.
+    The config is `tiny_config(fp8=fp8, sparse=sparse, **overrides)`, the template the demo model's.
 
     `dtype`, `fp8` and `packed` are as for `save_checkpoint`; `mtp` adds a random MTP layer, which FP8 and
     packing leave as it is; with `right_drafts` the layer is added and often right. Raises `ConfigError` if an
     override makes the model invalid or the vocabulary too small for the tokenizer, and `CheckpointError` if
     the directory already holds weights.
     """
-    config = tiny_config(fp8=fp8, **overrides)
+    config = tiny_config(fp8=fp8, sparse=sparse, **overrides)
     tokenizer = _byte_level_tokenizer(config.vocab_size)
     weights = random_state_dict(config, seed=seed, mtp=mtp or right_drafts)
     if right_drafts:

@@ -1,4 +1,4 @@
-"""Say whether LongCat-Flash-Lite fits the given GPUs: bytes of each part on each GPU, and room for requests.
+"""Say whether a model fits the given GPUs: bytes of each part on each GPU, and room for requests.
 
 Arithmetic only: nothing is loaded and no GPU is needed. Exit code 0: it fits, and the KV cache has room for
 one request of the whole context at least. 1: it does not fit. Sizes follow how Serval's adapter splits the
@@ -24,18 +24,20 @@ from serval_sglang.cli.plan_trace import add_trace_arguments, run_trace
 from serval_sglang.cli.run import run_command
 from serval_sglang.cli.text import table
 from serval_sglang.config import LongcatConfig
-from serval_sglang.known_configs import LITE
 from serval_sglang.options import add_mtp_steps
 from serval_sglang.plan import Deployment, Plan, PlanError, alternatives, plan_deployment
-from serval_sglang.plan.fit import LARGEST_TP_TRIED, KvDtype
+from serval_sglang.plan.fit import LARGEST_TP_OF_MACHINES, LARGEST_TP_TRIED, KvDtype
 from serval_sglang.plan.reserve import BatchLimits, default_batch_limits
 from serval_sglang.plan.shard_sizes import TablePlacement, WeightDtype
+from serval_sglang.siblings import ARCHITECTURES, BY_NAME
 
 _EXAMPLES = """\
 examples:
   serval plan --gpu-memory-gib 140.4 --gpus 2                    bf16 on two H200
   serval plan --gpu-memory-gib 140.4 --dtype fp8                 FP8 on one H200
   serval plan --gpu-memory-gib 79.6 --dtype fp8 --tables host    FP8 on one H100, n-gram tables in host memory
+  serval plan --gpu-memory-gib 140.4 --gpus 8 --model flash-chat --dtype fp8
+                                                                 LongCat-Flash-Chat, FP8 on eight H200
   serval plan --gpu-memory-gib 140.4 --gpus 8 --dtype fp8 --trace sessions.json --concurrency 64
                                                                  first tokens and throughput for a workload
 """
@@ -89,6 +91,7 @@ def as_json(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     given = plan.deployment
     return {
         "fits": plan.fits,
+        "refused_on_gpu": _refusal(plan),
         "shortcomings": plan.shortcomings,
         "would_fit_with": [_as_flags(change) for change in changes],
         "engines": given.engines,
@@ -123,7 +126,8 @@ def as_json(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def as_text(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield lines for a terminal."""
     given, limits = plan.deployment, plan.limits
-    yield f"{given.weight_dtype} weights, {given.kv_dtype} KV cache, n-gram tables {_PLACES[given.tables]}"
+    tables = f", n-gram tables {_PLACES[given.tables]}" if given.config.has_ngrams else ""
+    yield f"{given.weight_dtype} weights, {given.kv_dtype} KV cache{tables}"
     if given.mtp_steps:
         yield f"drafts: {given.mtp_steps} tokens at a time (serval engine --mtp-steps {given.mtp_steps})"
     yield f"engines: {given.engines}, each with tp {given.tp} and ep {given.ep}"
@@ -151,9 +155,20 @@ def as_text(plan: Plan, changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"and in {len(changes) - _ALTERNATIVES_SHOWN} more ways, which --json lists"
         if not changes:
             yield (
-                f"no engine of up to {LARGEST_TP_TRIED} such GPUs fits, whatever --dtype, --kv-dtype, "
+                f"no engine of up to {LARGEST_TP_OF_MACHINES} such GPUs fits, whatever --dtype, --kv-dtype, "
                 "--tables, --chunked-prefill-size and --context"
             )
+        elif all(change.get("tp", given.tp) > LARGEST_TP_TRIED for change in changes):
+            yield (
+                f"one machine of {LARGEST_TP_TRIED} such GPUs is too small; an engine on several (SGLang's "
+                "--nnodes) has not been tried with Serval"
+            )
+    if (reason := _refusal(plan)) is not None:
+        yield f"\nnot served yet: {reason}"
+
+
+def _refusal(plan: Plan) -> str | None:
+    return ARCHITECTURES[plan.deployment.config.architecture].refused_on_gpu
 
 
 def _reserve_note(plan: Plan) -> str:
@@ -216,14 +231,16 @@ def _deployment(args: argparse.Namespace) -> Deployment:
     )
 
 
-def _model(directory: Path | None) -> tuple[LongcatConfig, WeightDtype]:
-    """Return the configuration and the dtype in which its weights are stored."""
-    if directory is None:
-        return LITE, "bf16"
-    path = directory / CONFIG_FILE
+def _model(given: Path) -> tuple[LongcatConfig, WeightDtype]:
+    """Return the configuration and the dtype in which its weights are stored, of a folder or by name."""
+    path = given / CONFIG_FILE
+    known = BY_NAME.get(str(given))
+    if known is not None and not given.exists():
+        return known.config, known.weights
     if not path.is_file():
         raise CheckpointError(
-            f"--model {str(directory)!r} is not a checkpoint folder: it holds no {CONFIG_FILE}"
+            f"--model {str(given)!r} is not a checkpoint folder: it holds no {CONFIG_FILE}; known by name "
+            f"are {', '.join(BY_NAME)}"
         )
     config = LongcatConfig.from_json_file(path)
     quantization = read_quantization(json.loads(path.read_text(encoding="utf-8")))
@@ -263,8 +280,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--model",
         type=Path,
-        metavar="DIR",
-        help="folder with the config.json of another model of this family (default: LongCat-Flash-Lite)",
+        default=Path("lite"),
+        metavar="MODEL",
+        help=f"{', '.join(BY_NAME)}, or a folder with a config.json of this family (default lite)",
     )
     add("--dtype", choices=get_args(WeightDtype), help="of linear layers (default: as in --model, else bf16)")
     add("--kv-dtype", choices=get_args(KvDtype), default="bf16", help="of the KV cache (default bf16)")

@@ -82,6 +82,8 @@ def run_trace(
         tried = iter([measured_candidate(read_costs(args.rates), engines=args.gpus)])
     else:
         given = deployment()
+        if given.config.sparse_attention is not None:
+            wrong_use("--trace estimates attention to all tokens, and this model's is sparse: give --rates")
         try:
             gpu = gpu_of(given.gpu_memory_bytes / _GIB)
         except PlanError as error:

@@ -4,10 +4,13 @@ SGLang's `torch_native` backend copies them for each head, and attends from all 
 prefill. Here a sequence takes two products of matrices.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from serval_sglang.layers.chosen_tokens import CHOSEN_TOKENS
 
 
 def decode(  # noqa: PLR0917 - called by position
@@ -32,8 +35,12 @@ def decode(  # noqa: PLR0917 - called by position
         req_to_token: [slots, tokens]; places in the caches by slot of a request.
         req_pool_indices: [B], slots; `seq_lens` [B], tokens that each sequence has in the caches.
     """
+    chosen = _chosen(backend, len(seq_lens))
     for row, (slot, length) in enumerate(zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)):
         places = req_to_token[slot, :length]
+        tokens = chosen[row]
+        if tokens is not None:
+            places = places[tokens[0]]
         weights = _scores(query[row], k_cache[places, 0], scaling).softmax(dim=-1)
         output[row] = weights @ v_cache[places, 0].float()
     return output
@@ -57,18 +64,24 @@ def extend(  # noqa: PLR0917 - called by position
 ) -> Tensor:
     """As `decode`, from the last `extend_seq_lens` tokens of each sequence; each attends up to itself."""
     start = 0
+    chosen = _chosen(backend, len(seq_lens))
     sequences = (req_pool_indices.tolist(), seq_lens.tolist(), extend_prefix_lens.tolist())
-    for (slot, length, prefix), count in zip(
-        zip(*sequences, strict=True), extend_seq_lens.tolist(), strict=True
+    for (slot, length, prefix), count, tokens in zip(
+        zip(*sequences, strict=True), extend_seq_lens.tolist(), chosen, strict=True
     ):
         rows = slice(start, start + count)
         places = req_to_token[slot, :length]
         scores = _scores(query[rows], k_cache[places, 0], scaling)
-        later = torch.ones(count, length, dtype=torch.bool).triu(prefix + 1)
-        weights = scores.masked_fill_(later[:, None], -torch.inf).softmax(dim=-1)
+        unseen = torch.ones(count, length, dtype=torch.bool).triu(prefix + 1) if tokens is None else ~tokens
+        weights = scores.masked_fill_(unseen[:, None], -torch.inf).softmax(dim=-1)
         output[rows] = weights @ v_cache[places, 0].float()
         start += count
     return output
+
+
+def _chosen(backend: Any, sequences: int) -> Sequence[Tensor | None]:
+    chosen: Sequence[Tensor | None] | None = getattr(backend, CHOSEN_TOKENS, None)
+    return [None] * sequences if chosen is None else chosen
 
 
 def _scores(query: Tensor, keys: Tensor, scaling: float) -> Tensor:

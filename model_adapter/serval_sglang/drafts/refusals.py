@@ -2,6 +2,13 @@
 
 from typing import Any
 
+# Public definitions leave the attention of its layer open: to all tokens, to those of an own indexer, or to
+# those that the last layer has chosen.
+DRAFTS_WITH_SPARSE_ATTENTION = (
+    "--mtp-steps is not supported with sparse attention: no public source says which tokens the drafting "
+    "layer attends to"
+)
+
 # SGLang's names for drafts by a model's own layer.
 _ALGORITHMS = ("EAGLE", "NEXTN")
 

@@ -25,13 +25,22 @@ from serval_sglang.layers.side_stream import run_beside
 if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
+    from serval_sglang.layers.sparse_indexer import SparseIndexer
+
 
 class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang is untyped
     """The modules and boundaries that upstream builds, run in a different order."""
 
+    is_sparse = False
+
     def __init__(self, *arguments: Any, **keyword_arguments: Any) -> None:
         super().__init__(*arguments, **keyword_arguments)
         self.overlap_experts(None, up_to_tokens=0)
+
+    def add_indexer(self, indexer: SparseIndexer) -> None:
+        """Have both attentions attend only to the tokens that `indexer` chooses."""
+        self.self_attn[0].indexer = indexer
+        self.is_sparse = True
 
     @cached_property
     def one_sum(self) -> bool:
@@ -98,6 +107,9 @@ class LongcatFlashDecoderLayer(UpstreamLayer):  # type: ignore[misc]  # sglang i
     ) -> tuple[Tensor, Tensor | None]:
         if hidden_states.shape[0] == 0:
             return hidden_states, topk
+        if self.is_sparse and index == 0:
+            attention = self.self_attn[0]
+            attention.indexer.choose(attention, hidden_states, batch["positions"], batch["forward_batch"])
         output = self.self_attn[index](hidden_states=hidden_states, prev_topk_indices=topk, **batch)
         return output if isinstance(output, tuple) else (output, topk)
 

@@ -96,6 +96,8 @@ class NgramEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.eos_token_id = eos_token_id
+        # Factor on the word's row; None is that of a mean. The model sets it.
+        self.word_scale: float | None = None
         self.look_back = over_embedding_n - 1
         # On the CPU first, because loading reads them there, without a wait for the device.
         with torch.device("cpu"):
@@ -192,7 +194,12 @@ class NgramEmbedding(nn.Module):
         # in place.
         word_rows = self.word_embeder._embed_local_shard(input_ids)
         hidden = ngram_embed(
-            row_ids, self.ngram_tables.stored(), self.ngram_projection, word_rows, in_place=True
+            row_ids,
+            self.ngram_tables.stored(),
+            self.ngram_projection,
+            word_rows,
+            word_scale=self.word_scale,
+            in_place=True,
         )
         if self.tp_size > 1 and hidden.shape[0] > 0:
             hidden = self.tp_group.all_reduce(hidden)

@@ -24,25 +24,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestHistoryManager(NgramEmbeddingManager):  # type: ignore[misc]  # sglang is untyped
-    """Replaces NgramEmbeddingManager; `enabled=False` and `table=None` switch it off everywhere else.
+class BatchCounter(NgramEmbeddingManager):  # type: ignore[misc]  # sglang is untyped
+    """Replaces NgramEmbeddingManager for a model without an n-gram embedding, and counts batches.
 
-    The tokens travel as `engram_history`, a field that SGLang already carries from the scheduler's batch to
-    the forward batch, on the right stream, for its own "engram" layers.
+    `enabled=False` and `table=None` switch it off everywhere else.
     """
 
-    embedding: NgramEmbedding
     # True on one of the ranks that compute the same batches.
     counts_batches: bool = False
 
     def prepare_for_forward(
         self, batch: ScheduleBatch | None, *, chunked_req: Req | None
     ) -> ScheduleBatch | None:
-        """Attach the history to a batch; the scheduler calls this for every batch before launching it."""
+        """Count a batch; the scheduler calls this for every batch before launching it."""
+        if batch is not None and self.counts_batches:
+            count_batch(batch.forward_mode.name.lower())
+        return batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHistoryManager(BatchCounter):
+    """The same for a model with an n-gram embedding, whose chunks it gives the tokens before them.
+
+    The tokens travel as `engram_history`, a field that SGLang already carries from the scheduler's batch to
+    the forward batch, on the right stream, for its own "engram" layers.
+    """
+
+    embedding: NgramEmbedding
+
+    def prepare_for_forward(
+        self, batch: ScheduleBatch | None, *, chunked_req: Req | None
+    ) -> ScheduleBatch | None:
+        """Count a batch, and attach the history to it."""
+        BatchCounter.prepare_for_forward(self, batch, chunked_req=chunked_req)
         if batch is None:
             return None
-        if self.counts_batches:
-            count_batch(batch.forward_mode.name.lower())
         # A running batch is the former prefill batch and would otherwise keep that batch's tokens.
         batch.engram_history = None
         if batch.forward_mode.is_extend_without_speculative():
@@ -95,10 +111,14 @@ def history_row(tokens: Sequence[int], place: int, *, look_back: int) -> list[in
 
 
 def manager_for_model(original: Any, cls: type, /, **arguments: Any) -> NgramEmbeddingManager:
-    """Wrap NgramEmbeddingManager.from_model: return our manager if the model has our embedding."""
-    embeddings = [m for m in arguments["model"].modules() if isinstance(m, NgramEmbedding)]
+    """Wrap NgramEmbeddingManager.from_model: return our manager for a LongCat model, SGLang's for others."""
+    model = arguments["model"]
+    embeddings = [m for m in model.modules() if isinstance(m, NgramEmbedding)]
     if not embeddings:
-        return original(cls, **arguments)
+        # Only SGLang's model of the family has this attribute; its draft model has not.
+        if getattr(model, "use_ngram_embedding", None) is not False:
+            return original(cls, **arguments)
+        return BatchCounter(enabled=False, table=None, n=1, counts_batches=get_parallel().attn_tp_rank == 0)
     (embedding,) = embeddings
     # One row per request slot; row 0 is the padding row of the pool.
     embedding.allocate_ring(

@@ -1,4 +1,5 @@
-"""LongCat-Flash-Lite for SGLang: upstream's attention and dense MLPs with our embedding, MoE and loading.
+"""LongCat-Flash, with n-grams or without, for SGLang: upstream's attention and dense MLPs with our embedding,
+MoE and loading.
 
 The class keeps upstream's name, which SGLang's configuration code looks for in a dozen places. The plugin
 replaces the embedding and the MoE in upstream's module before this class builds them.
@@ -20,9 +21,11 @@ from serval_sglang.layers.decoder_layer import LongcatFlashDecoderLayer
 from serval_sglang.layers.moe import LongcatFlashMoE
 from serval_sglang.layers.ngram_embedding import NgramEmbedding
 from serval_sglang.layers.ngram_tables import TableStorage, code_dtype
+from serval_sglang.layers.sparse_indexer import SparseIndexer, reason_against_sparse
 from serval_sglang.metrics.build import report_build
 from serval_sglang.metrics.experts import report_experts
 from serval_sglang.settings import model_settings
+from serval_sglang.siblings import ARCHITECTURES
 from serval_sglang.weights.ledger import TensorLedger
 from serval_sglang.weights.unpacking import (
     ATTENTION,
@@ -57,15 +60,19 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
         # SGLang supports packed layers only on GPUs and on CPUs with AMX: elsewhere all are unpacked.
         unpacks_all = packing is not None and is_cpu()
         super().__init__(config, None if unpacks_all else quant_config, prefix)
+        self.dimensions = LongcatConfig.from_dict(config.serval_config)
+        self._add_indexers(config)
         self._packing, self._unpacks = packing, is_layer if unpacks_all else is_attention
         self._require_own_layers()
         require_loadable_attention(self.model.layers[0].self_attn[0].kv_b_proj, quant_config)
-        self.model.embed_tokens.allocate_tables(tables)
+        if self.dimensions.has_ngrams:
+            self.model.embed_tokens.allocate_tables(tables)
+            if self.dimensions.full_word_embedding:
+                self.model.embed_tokens.word_scale = 1.0
         report_build()
         report_experts([layer.mlp for layer in self.model.layers])
         self._overlap_experts(settings.moe_overlap_tokens)
         self._has_coded_tables = tables.code_dtype is not None
-        self.dimensions = LongcatConfig.from_dict(config.serval_config)
         self._is_loaded = False
         # Upstream scales the latent norms in place after every load, so a second load would scale them twice.
         # Here the tensors are scaled as they arrive, and upstream's own step is switched off.
@@ -75,6 +82,19 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             for attention in layer.self_attn:
                 attention.q_a_layernorm.variance_epsilon = LATENT_NORM_EPS
                 attention.kv_a_layernorm.variance_epsilon = LATENT_NORM_EPS
+
+    def _add_indexers(self, config: Any) -> None:
+        sparse = self.dimensions.sparse_attention
+        if sparse is None:
+            return
+        refused = ARCHITECTURES[self.dimensions.architecture].refused_on_gpu
+        if not is_cpu() and refused is not None:
+            raise ValueError(f"{refused}.")
+        reason = reason_against_sparse(get_server_args())
+        if reason is not None:
+            raise ValueError(f"{reason}. Leave it out.")
+        for layer in self.model.layers:
+            layer.add_indexer(SparseIndexer(self.dimensions, sparse, rope_scaling=config.rope_scaling))
 
     def _overlap_experts(self, tokens: int) -> None:
         if tokens == 0 or not is_cuda():
@@ -109,7 +129,8 @@ class LongcatFlashForCausalLM(upstream.LongcatFlashForCausalLM):  # type: ignore
             isinstance(layer, LongcatFlashDecoderLayer) and isinstance(layer.mlp, LongcatFlashMoE)
             for layer in self.model.layers
         )
-        if not own_layers or not isinstance(self.model.embed_tokens, NgramEmbedding):
+        own_embedding = isinstance(self.model.embed_tokens, NgramEmbedding)
+        if not own_layers or own_embedding != self.dimensions.has_ngrams:
             raise RuntimeError(
                 "SGLang built its own layers or n-gram embedding instead of Serval's: the plugin's "
                 "replacements are not in effect. Start with `python -m serval_sglang.launch`; see the hooks' "

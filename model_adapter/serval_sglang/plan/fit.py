@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any, Literal
 
 from serval_sglang.config import LongcatConfig
+from serval_sglang.drafts.refusals import DRAFTS_WITH_SPARSE_ATTENTION
 from serval_sglang.options import RUNNING_REQUESTS_WITH_DRAFTS
 from serval_sglang.plan.reserve import (
     BatchLimits,
@@ -17,11 +18,16 @@ from serval_sglang.plan.shard_sizes import PlanError, TablePlacement, WeightDtyp
 
 KvDtype = Literal["bf16", "fp8"]
 
-# 4K, 32K and 256K: a chat, a long document, and the context that the model card advertises.
-CONCURRENCY_LENGTHS = (4_096, 32_768, 262_144)
+# A chat, a long document, and the contexts that the model cards of Lite and of Lite-Sparse advertise.
+CONCURRENCY_LENGTHS = (4_096, 32_768, 262_144, 983_040)
 
+# Values of an indexer's key that share a scale.
+_INDEX_KEY_BLOCK = 128
+_FLOAT32_BYTES = 4
 _KV_BYTES: Mapping[KvDtype, int] = {"bf16": 2, "fp8": 1}
+# GPUs of one machine, and of several, which are tried only if one does not suffice.
 LARGEST_TP_TRIED = 8
+LARGEST_TP_OF_MACHINES = 32
 _PLACEMENTS: tuple[TablePlacement, ...] = ("device", "8bit", "host")
 _SHORTER_CONTEXTS = (131_072, 32_768)
 
@@ -122,6 +128,12 @@ def plan_deployment(deployment: Deployment) -> Plan:
     given = deployment
     if given.gpus % given.tp:
         raise PlanError(f"gpus must be a multiple of tp, got {given.gpus} gpus and tp {given.tp}.")
+    if given.mtp_steps and given.config.sparse_attention is not None:
+        raise PlanError(DRAFTS_WITH_SPARSE_ATTENTION)
+    if given.tables == "8bit" and given.config.sparse_attention is not None:
+        raise PlanError("tables must be 'device' or 'host': no 8-bit tables are written for this model.")
+    if given.tables != "device" and not given.config.has_ngrams:
+        raise PlanError(f"this model has no n-gram tables, so tables must be 'device', got {given.tables!r}.")
     sizes = shard_sizes(
         given.config,
         tp=given.tp,
@@ -164,8 +176,19 @@ def plan_deployment(deployment: Deployment) -> Plan:
 
 def kv_bytes_per_token(config: LongcatConfig, dtype: KvDtype, *, mtp: bool = False) -> int:
     """Count the bytes of latent and rotary key in both attentions of each layer, and in that of the
-    multi-token-prediction layer. Each rank holds them all."""
-    return (2 * config.num_layers + mtp) * (config.kv_lora_rank + config.qk_rope_head_dim) * _KV_BYTES[dtype]
+    multi-token-prediction layer, and those of sparse attention's indexer. Each rank holds them all."""
+    latents = (2 * config.num_layers + mtp) * (config.kv_lora_rank + config.qk_rope_head_dim)
+    return latents * _KV_BYTES[dtype] + config.num_layers * index_key_bytes(config)
+
+
+def index_key_bytes(config: LongcatConfig) -> int:
+    """Count the bytes of a token's key in the indexer of one layer, of any `--kv-dtype`: FP8 with a float32
+    scale for each 128 values (sglang/srt/mem_cache/memory_pool.py, `DSATokenToKVPool`, which has no keys in
+    attentions that take the choice of another). 0 without sparse attention."""
+    if config.sparse_attention is None:
+        return 0
+    size = config.sparse_attention.index_head_dim
+    return size + -(-size // _INDEX_KEY_BLOCK) * _FLOAT32_BYTES
 
 
 def alternatives(plan: Plan) -> list[dict[str, Any]]:
@@ -173,30 +196,34 @@ def alternatives(plan: Plan) -> list[dict[str, Any]]:
 
     Each maps fields of `Deployment` to new values, and none goes further than necessary: if half of the
     context would do, a quarter is not listed. The list is empty if nothing tried here helps. Expert
-    parallelism is left as it is: it does not change the bytes of a rank.
+    parallelism is left as it is: it does not change the bytes of a rank. Engines on several machines are
+    listed only if nothing fits one machine.
     """
-    given = plan.deployment
-    ladders = _ladders(given, plan.limits)
+    return _changes(plan, LARGEST_TP_TRIED) or _changes(plan, LARGEST_TP_OF_MACHINES)
+
+
+def _changes(plan: Plan, largest_tp: int) -> list[dict[str, Any]]:
+    ladders = _ladders(plan.deployment, plan.limits, largest_tp)
     fitting: list[tuple[int, ...]] = []
     # Less drastic steps come first, so a candidate is compared with all that could make it unnecessary.
     for steps in sorted(product(*(range(len(ladder)) for ladder in ladders)), key=sum):
         needless = any(all(a <= b for a, b in zip(other, steps, strict=True)) for other in fitting)
-        if not needless and _fits(replace(given, **_merged(ladders, steps))):
+        if not needless and _fits(replace(plan.deployment, **_merged(ladders, steps))):
             fitting.append(steps)
     found = (_merged(ladders, steps) for steps in fitting)
     return sorted(found, key=lambda change: ("gpus" in change, len(change)))
 
 
-def _ladders(given: Deployment, limits: BatchLimits) -> list[list[dict[str, Any]]]:
+def _ladders(given: Deployment, limits: BatchLimits, largest_tp: int) -> list[list[dict[str, Any]]]:
     """Return kinds of change, each a list of more and more drastic steps, starting with none."""
-    sizes = [given.tp << doublings for doublings in range(1, 4)]
+    sizes = [given.tp << doublings for doublings in range(1, largest_tp.bit_length())]
     chunks = [] if given.reserve_bytes is not None else [4096, 2048]
     ladders: list[list[dict[str, Any]]] = [
         [{"weight_dtype": "fp8"}] if given.weight_dtype == "bf16" else [],
         [{"kv_dtype": "fp8"}] if given.kv_dtype == "bf16" else [],
         # Back to the GPU, too: host memory may be what is short.
         [{"tables": tables} for tables in _PLACEMENTS if tables != given.tables],
-        [_split_over(tp, given) for tp in sizes if tp <= LARGEST_TP_TRIED],
+        [_split_over(tp, given) for tp in sizes if tp <= largest_tp],
         [
             {"limits": replace(limits, chunked_prefill_size=chunk)}
             for chunk in chunks
@@ -248,7 +275,8 @@ def _request_table_bytes(slots: int, given: Deployment) -> int:
     width = given.mtp_steps + 1
     spare_columns = 4 + (width if given.mtp_steps else 0)
     # serval_kernels.ngram_context.ring_columns, which would import torch.
-    ring = 1 << (given.config.emb_neighbor_num + width - 2).bit_length()
+    columns = 1 << (given.config.emb_neighbor_num + width - 2).bit_length()
+    ring = columns if given.config.has_ngrams else 0
     return (slots + 1) * (given.context_tokens + spare_columns + ring) * 4
 
 

@@ -32,7 +32,8 @@ _VOCABULARY_PADDING = 64
 _SPARE_POSITIONS = 256
 _POSITION_PADDING = 128
 
-# Dimension along which a linear layer is split. Every rank holds latent projections (q_a, kv_a) whole.
+# Dimension along which a linear layer is split. Every rank holds latent projections (q_a, kv_a) and the
+# indexer of sparse attention whole.
 _SPLIT_DIMENSION = {
     "q_b_proj": 0,
     "kv_b_proj": 0,

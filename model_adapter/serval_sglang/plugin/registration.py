@@ -12,6 +12,8 @@ ARCHITECTURE = "LongcatFlashForCausalLM"
 DRAFT_ARCHITECTURE = "LongcatFlashForCausalLMNextN"
 _MODELS_PACKAGE = "serval_sglang.models"
 _MANAGER = "sglang.srt.model_executor.model_runner_components.ngram_embedding_manager.NgramEmbeddingManager"
+# Role in a proof and class, for models with n-grams and without.
+_MANAGERS = {True: ("ngram_manager", "RequestHistoryManager"), False: ("batch_counter", "BatchCounter")}
 _HOOKS = (
     "sglang.srt.models.longcat_flash.LongcatFlashMoE",
     "sglang.srt.models.longcat_flash.LongcatFlashDecoderLayer",
@@ -62,9 +64,10 @@ def require_registered() -> None:
 def proof_of_effect(scheduler: Any) -> dict[str, str]:
     """Return a scheduler's report on the models it has loaded, for `require_proof`."""
     model_runner = scheduler.tp_worker.model_runner
+    has_ngrams = getattr(model_runner.model, "use_ngram_embedding", True)
     proof = {
         "model": _name(type(model_runner.model)),
-        "ngram_manager": _name(type(model_runner.ngram_embedding_manager)),
+        _MANAGERS[has_ngrams][0]: _name(type(model_runner.ngram_embedding_manager)),
     }
     if scheduler.draft_worker is not None:
         proof["draft_model"] = _name(type(scheduler.draft_worker.draft_worker.draft_runner.model))
@@ -72,18 +75,20 @@ def proof_of_effect(scheduler: Any) -> dict[str, str]:
 
 
 def require_proof(proof: dict[str, str] | None) -> None:
-    """Raise `PluginNotInEffect` unless `proof` names our model, our n-gram state and, if it names a draft
-    model, ours."""
+    """Raise `PluginNotInEffect` unless `proof` names our model, our n-gram state (or, of a model without
+    n-grams, our count of batches) and, if it names a draft model, ours."""
+    has_ngrams = proof is None or _MANAGERS[False][0] not in proof
+    role, manager = _MANAGERS[has_ngrams]
     expected = {
         "model": f"{_MODELS_PACKAGE}.longcat_flash.{ARCHITECTURE}",
-        "ngram_manager": "serval_sglang.layers.ngram_history.RequestHistoryManager",
+        role: f"serval_sglang.layers.ngram_history.{manager}",
     }
     if proof is not None and "draft_model" in proof:
         expected["draft_model"] = f"{_MODELS_PACKAGE}.longcat_flash_nextn.{DRAFT_ARCHITECTURE}"
     if proof != expected:
         raise PluginNotInEffect(
             f"a scheduler has loaded {proof!r}, and {expected!r} is needed: the plugin is not in effect "
-            "there. Does --model name a LongCat-Flash-Lite checkpoint? See SGLang's messages above."
+            "there. Does --model name a LongCat-Flash checkpoint? See SGLang's messages above."
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from serval_sglang.config import LongcatConfig
 from serval_sglang.reference.layers import Linear, RMSNorm
 from serval_sglang.reference.rope import rotate
+from serval_sglang.reference.sparse import Indexer, chosen_keys
 
 LATENT_NORM_EPS = 1e-6
 
@@ -19,7 +20,8 @@ LATENT_NORM_EPS = 1e-6
 class LatentAttention(nn.Module):
     """Causal MLA in its expanded form: keys and values are computed per head from the shared latent."""
 
-    def __init__(self, config: LongcatConfig) -> None:
+    def __init__(self, config: LongcatConfig, *, has_indexer: bool = False) -> None:
+        """Make an attention, with an indexer if it has one and `config` describes sparse attention."""
         super().__init__()
         self.config = config
         heads = config.num_attention_heads
@@ -30,6 +32,18 @@ class LatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(config.kv_lora_rank, LATENT_NORM_EPS)
         self.kv_b_proj = Linear(config.kv_lora_rank, heads * (config.qk_nope_head_dim + config.v_head_dim))
         self.o_proj = Linear(heads * config.v_head_dim, config.hidden_size)
+        sparse = config.sparse_attention if has_indexer else None
+        self.indexer = None if sparse is None else Indexer(config, sparse)
+
+    def chosen(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor | None:
+        """Return the keys that the indexer leaves of `visible`, in its form; arguments as for `forward`."""
+        if self.indexer is None:
+            return visible
+        if visible is None:
+            visible = torch.ones(1, 1, x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+        scores = self.indexer(x, self.q_a_layernorm(self.q_a_proj(x)), rope)
+        visible = visible[:, 0].expand_as(scores)
+        return chosen_keys(scores, visible, self.indexer.sparse)[:, None]
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
         """Map `x` [B, T, H] to [B, T, H].

@@ -4,7 +4,7 @@ Modules are named as in Meituan's checkpoints. Sources of the layer: transformer
 class LongcatFlashDecoderLayer; LongCat-Flash technical report (arXiv:2509.01322), section 2.2.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class DecoderLayer(nn.Module):
     """Two attention + dense MLP blocks; the MoE reads the first MLP's input and is added after the second.
 
     h1 = x + A0(ln0 x);  y = pln0(h1);  s = MoE(y);  h2 = h1 + D0(y);  h3 = h2 + A1(ln1 h2);
-    out = h3 + D1(pln1 h3) + s
+    out = h3 + D1(pln1 h3) + s. With sparse attention, A0 and A1 attend to the keys that A0's indexer chooses.
     """
 
     def __init__(self, config: LongcatConfig) -> None:
@@ -35,14 +35,17 @@ class DecoderLayer(nn.Module):
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
         self.post_attention_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
-        self.self_attn = nn.ModuleList(LatentAttention(config) for _ in range(2))
+        self.self_attn = nn.ModuleList(LatentAttention(config, has_indexer=i == 0) for i in range(2))
         self.mlps = nn.ModuleList(SwiGLU(hidden, config.ffn_hidden_size) for _ in range(2))
         self.mlp = MixtureOfExperts(config)
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None
     ) -> tuple[Tensor, Routing]:
-        h = x + self.self_attn[0](self.input_layernorm[0](x), rope, visible)
+        first = cast(LatentAttention, self.self_attn[0])
+        attended = self.input_layernorm[0](x)
+        visible = first.chosen(attended, rope, visible)
+        h = x + first(attended, rope, visible)
         y = self.post_attention_layernorm[0](h)
         shortcut, routing = self.mlp(y)
         h = h + self.mlps[0](y)

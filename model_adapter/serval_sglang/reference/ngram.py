@@ -7,7 +7,8 @@ i = (n-2)·K + k and M_i = m + 2i + 1::
     x(t)    = ( E[x_t] + Σ_i P_i · T_i[id_i(t)] ) / (1 + number of tables)
 
 where x_{t-d} counts as 0 before the sequence, and if any of x_{t-1}..x_{t-d} is an end-of-sequence token: the
-look-back ends at such a token and excludes it. The current token may be one without effect.
+look-back ends at such a token and excludes it. The current token may be one without effect. With
+`full_word_embedding` only the sum is divided, and E[x_t] is added as it is.
 """
 
 import torch
@@ -69,7 +70,9 @@ class NgramEmbeddings(nn.Module):
     def forward(self, input_ids: Tensor, word_rows: Tensor) -> Tensor:
         """Map `input_ids` [B, T] and their word embeddings [B, T, H] to the model's input [B, T, H]."""
         ids = ngram_ids(input_ids, self.config)
-        total = word_rows
+        adds_word = self.config.full_word_embedding
+        total = torch.zeros_like(word_rows) if adds_word else word_rows
         for i, (table, project) in enumerate(zip(self.embedders, self.post_projs, strict=True)):
             total = total + project(table(ids[..., i]).to(word_rows.dtype))
-        return total / (1 + self.config.ngram_table_count)
+        mean = total / (1 + self.config.ngram_table_count)
+        return word_rows + mean if adds_word else mean

@@ -1,4 +1,4 @@
-"""Rotary position embedding with YaRN, on interleaved pairs.
+"""Rotary position embedding with YaRN, on interleaved pairs; sparse attention's indexer pairs halves.
 
 Sources: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071) in the form of DeepSeek-V3 and of transformers'
 `_compute_yarn_parameters`, whose correction range is rounded outwards to whole dimensions.
@@ -45,3 +45,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (x_2j, x_2j+1) of the last dimension by angle j; pairs stay in place."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
+
+
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (x_j, x_j+half) of the last dimension by angle j; pairs stay in place."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

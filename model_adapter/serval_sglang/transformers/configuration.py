@@ -49,4 +49,6 @@ class LongcatFlashNgramConfig(LongcatFlashConfig):  # type: ignore[misc]  # tran
         config = LongcatConfig.from_dict(self.to_dict())
         if not (config.mla_scale_q_lora and config.mla_scale_kv_lora):
             raise ConfigError("mla_scale_q_lora and mla_scale_kv_lora must be true for Transformers.")
+        if config.sparse_attention is not None or config.full_word_embedding:
+            raise ConfigError("attention_method 'LSA' and full_word_embedding are for Serval's engine only.")
         return config

@@ -17,7 +17,7 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 
-from serval_sglang.config import ARCHITECTURE
+from serval_sglang.config import NGRAM_ARCHITECTURE
 from serval_sglang.transformers.configuration import MODEL_TYPE, LongcatFlashNgramConfig
 from serval_sglang.transformers.modeling import LongcatFlashNgramForCausalLM, LongcatFlashNgramModel
 
@@ -50,7 +50,7 @@ def _naming_the_model_type(read: Callable[..., Any]) -> Any:
     @functools.wraps(read)
     def get_config_dict(cls: type, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         found, unused = read(cls, *args, **kwargs)
-        if ARCHITECTURE in (found.get("architectures") or ()):
+        if NGRAM_ARCHITECTURE in (found.get("architectures") or ()):
             found = {key: value for key, value in found.items() if key != "auto_map"}
             found["model_type"] = MODEL_TYPE
         return found, unused

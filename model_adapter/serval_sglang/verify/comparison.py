@@ -10,6 +10,7 @@ from torch import Tensor
 
 from serval_sglang.reference import ReferenceModel, Routing
 from serval_sglang.verify.engine import Generation
+from serval_sglang.verify.index_ties import index_ties, recorded_scores
 
 # float32 changes a router's score by a relative 1e-7 or so per layer. If two experts are closer than this,
 # relative to their scores, either choice is right, and later results differ.
@@ -33,7 +34,7 @@ class Difference:
       engine's
     - `kl`: mean over `positions` of KL(reference ‖ engine) in nats. All tokens that the engine did not report
       count as a single one, so this is a lower bound of the true KL
-    - `ties`: positions excluded because a router's choice was a tie there or before
+    - `ties`: positions excluded because a router's or an indexer's choice was a tie there or before
     - `first_disagreement`: None if the preferred tokens are the same everywhere
     """
 
@@ -66,9 +67,9 @@ def difference(
 ) -> Difference:
     """Compare every reported log-probability, of output and prompt positions, with the reference's.
 
-    `leave_out_ties` is for engines in float32, see `ROUTER_TIE`; in bfloat16 rounding decides many more
-    choices than those. The engine's preferred token counts as a disagreement if its log-probability in the
-    reference is below the best one's by more than `tolerance`.
+    `leave_out_ties` is for engines in float32, see `ROUTER_TIE` and `INDEX_TIE`; in bfloat16 rounding decides
+    many more choices than those. The engine's preferred token counts as a disagreement if its
+    log-probability in the reference is below the best one's by more than `tolerance`.
     """
     rows: list[_Row] = []
     ties = 0
@@ -112,12 +113,16 @@ def _expectation(generation: Generation, reference: ReferenceModel) -> tuple[Ten
     """Return log-probabilities [T, V], where row t predicts token t + 1, and the number of rows before the
     first tie."""
     sequence = torch.tensor([[*generation.prompt, *generation.output_ids]])
-    with torch.no_grad():
+    with torch.no_grad(), recorded_scores(reference) as scores:
         output = reference.run(sequence)
     ties = torch.zeros(sequence.shape[1], dtype=torch.bool)
     for layer, routing in enumerate(output.routing):
         bias = reference.get_buffer(f"model.layers.{layer}.mlp.router.e_score_correction_bias")
         ties |= _is_tie(routing, bias, reference.config.moe_topk)
+    sparse = reference.config.sparse_attention
+    if sparse is not None:
+        for layer_scores in scores:
+            ties |= index_ties(layer_scores, sparse)
     tied_rows = ties.nonzero().flatten().tolist()
     return output.logits[0].float().log_softmax(-1), tied_rows[0] if tied_rows else sequence.shape[1]
 

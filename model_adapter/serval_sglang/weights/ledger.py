@@ -13,6 +13,7 @@ from serval_sglang.checkpoint.layout import (
     mtp_tensor_shapes,
     table_name,
     tensor_shapes,
+    usual_name,
 )
 from serval_sglang.checkpoint.quantization import holds_values, layer_name
 from serval_sglang.config import LongcatConfig
@@ -62,7 +63,7 @@ class TensorLedger:
         with zeros.
         """
         for stored_name, tensor in weights:
-            name = ALIASES.get(stored_name, stored_name)
+            name = ALIASES.get(stored_name, usual_name(stored_name))
             stem = self._stem(name)
             if stem in self._known:
                 if holds_values(name) or name in self._table_scales:

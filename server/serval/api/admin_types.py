@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serval.caller.budgets import MAX_TOKENS, Budget, Period, Unit, amount_of
 from serval.caller.identity import INFERENCE, SCOPES
 from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, limit_of
 from serval.wire.answers import Answer, UnixTime
@@ -40,10 +41,36 @@ class LimitChanges(_Body):
         return {name: limit_of(getattr(self, name)) for name in LIMIT_NAMES if name in self.model_fields_set}
 
 
-class UpdateKey(_Body):
-    """Changes to a key."""
+TeamId = Annotated[str, Field(max_length=100)]
+Amount = (
+    Annotated[int, Field(ge=1, le=MAX_TOKENS)] | Annotated[str, Field(pattern=r"^[0-9]{1,7}(\.[0-9]{1,9})?$")]
+)
 
-    limits: LimitChanges
+
+class GivenBudget(_Body):
+    """Budget of a day, week (from Monday) or month of UTC.
+
+    Requests beyond `hard` are refused, and use beyond `soft` is reported; null: no such limit. Tokens are
+    whole numbers, a cost is a decimal in a string such as "250.00", in the currency of the prices.
+    """
+
+    unit: Unit
+    period: Period
+    hard: Amount | None = None
+    soft: Amount | None = None
+
+    def budget(self) -> Budget:
+        """Return the budget as it is counted. Raises `ValueError`."""
+        hard, soft = (None if each is None else amount_of(self.unit, each) for each in (self.hard, self.soft))
+        return Budget(self.unit, self.period, hard, soft)
+
+
+class UpdateKey(_Body):
+    """Changes to a key. `budgets` replace all that it has; with `team` null it belongs to none."""
+
+    limits: LimitChanges = Field(default_factory=LimitChanges)
+    team: Annotated[TeamId | None, Field(min_length=1)] = None
+    budgets: Annotated[list[GivenBudget], Field(max_length=6)] = Field(default_factory=list)
 
 
 class CreateKey(_Body):
@@ -54,6 +81,24 @@ class CreateKey(_Body):
     models: list[Word] | None = None
     expires_in_s: Seconds | None = None
     limits: LimitChanges = Field(default_factory=LimitChanges)
+    team: Annotated[TeamId | None, Field(min_length=1)] = None
+    budgets: Annotated[list[GivenBudget], Field(max_length=6)] = Field(default_factory=list)
+
+
+class CreateTeam(_Body):
+    """Team to create. Its limits are those of all its keys together; `default` is `unlimited` here."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    limits: LimitChanges = Field(default_factory=LimitChanges)
+    budgets: Annotated[list[GivenBudget], Field(max_length=6)] = Field(default_factory=list)
+
+
+class UpdateTeam(_Body):
+    """Changes to a team. What is omitted stays; `budgets` replace all that it has."""
+
+    name: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    limits: LimitChanges = Field(default_factory=LimitChanges)
+    budgets: Annotated[list[GivenBudget] | None, Field(max_length=6)] = None
 
 
 class RotateKey(_Body):
@@ -71,6 +116,32 @@ class Limits(Answer):
     tokens_per_day: Limit
 
 
+class ShownBudget(Answer):
+    """A budget; null: no such limit. A cost is a decimal in a string."""
+
+    unit: Unit
+    period: Period
+    hard: int | str | None
+    soft: int | str | None
+
+
+class Team(Answer):
+    """A team of keys."""
+
+    id: str
+    name: str
+    created_at: UnixTime
+    limits: Limits
+    budgets: list[ShownBudget]
+
+
+class TeamList(Answer):
+    """All teams, in order of creation."""
+
+    object: Literal["list"]
+    data: list[Team]
+
+
 class Key(Answer):
     """A key, without its secret. Times are Unix time in seconds; `models` null means all models."""
 
@@ -82,6 +153,9 @@ class Key(Answer):
     expires_at: UnixTime | None
     revoked_at: UnixTime | None
     limits: Limits
+    # Id of its team.
+    team: str | None
+    budgets: list[ShownBudget]
 
 
 class NewKey(Key):

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from serval.api.cache_debug import CacheDebug, cache_debug
@@ -20,6 +21,7 @@ from serval.api.generation import Generation, OnDelta, always_ready, check_conte
 from serval.api.http import identity_of, record_of
 from serval.api.preparation import in_turn, prepared
 from serval.api.prompt import Prompt, prompt_of
+from serval.api.reasoning_count import ReasoningCount
 from serval.api.sampling import check_end, own_grammar, sampling_params
 from serval.api.sending import send_body, send_events
 from serval.api.turn import AnswerStream, Turn
@@ -31,6 +33,7 @@ from serval.limits.gate import Reservation
 from serval.scheduling.body_budget import FREE_BYTES
 from serval.telemetry.record import RequestRecord
 from serval.wire.chat_request import ChatRequest
+from serval.wire.chat_response import Usage
 from serval.wire.kept_bytes import kept_bytes
 
 # Decodes the body of a request, and checks it. Runs in a thread for long ones. Raises `ApiError`.
@@ -68,6 +71,7 @@ class ConversationEndpoint:
         self._decode = decode
         controls = {token.content for token in context.chat.tokenizer.control_tokens}
         self._markers_are_tokens = controls.issuperset(context.dialect.reply.markers(calls=True))
+        self._think_close = context.chat.tokenizer.control_id(context.dialect.reply.think_close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises an `ApiError` if nothing was sent yet, or `ClientGoneError`."""
@@ -184,6 +188,7 @@ class ConversationEndpoint:
                     logprobs=bool(request.logprobs),
                     call_id_prefix=turn.call_id_prefix,
                     kept_markers=self._kept_markers(turn, prompt),
+                    reasoning=ReasoningCount(is_open=prompt.thinking, close=self._think_close),
                 )
                 for choice in choices
             ],
@@ -229,7 +234,7 @@ async def _whole(job: _Job, record: RequestRecord) -> bytes:
     await _generate(job, record, on_delta)
     await _keep(job)
     choices = [assembler.answer() for assembler in job.assemblers]
-    return job.turn.form.body(job.id, job.created, choices, job.generation.usage())
+    return job.turn.form.body(job.id, job.created, choices, _usage(job))
 
 
 async def _write_events(job: _Job, stream: AnswerStream, record: RequestRecord, to: EventStream) -> None:
@@ -239,7 +244,7 @@ async def _write_events(job: _Job, stream: AnswerStream, record: RequestRecord, 
 
     await _generate(job, record, on_delta, to.ready)
     await _keep(job)
-    to.write(stream.end(job.generation.usage()))
+    to.write(stream.end(_usage(job)))
 
 
 async def _generate(
@@ -253,6 +258,12 @@ async def _generate(
             job.debug.finish()
 
 
+def _usage(job: _Job) -> Usage:
+    usage = job.generation.usage()
+    counted = sum(assembler.reasoning_tokens for assembler in job.assemblers)
+    return usage if counted <= usage.reasoning_tokens else replace(usage, reasoning_tokens=counted)
+
+
 async def _keep(job: _Job) -> None:
     for assembler in job.assemblers:
         own = assembler.own_turn()
@@ -262,7 +273,7 @@ async def _keep(job: _Job) -> None:
         await job.turn.seal(job.id, job.prompt_ids, job.assemblers[0])
     if job.turn.keep is not None:
         choices = [assembler.answer() for assembler in job.assemblers]
-        await job.turn.keep(job.id, choices, job.generation.usage())
+        await job.turn.keep(job.id, choices, _usage(job))
 
 
 def completion_limit(request: ChatRequest) -> int | None:

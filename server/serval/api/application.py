@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 import serval
-from serval.api import health, inference, models, response_routes, tokenize, usage, welcome
+from serval.api import batches, files, health, inference, models, response_routes, tokenize, usage, welcome
 from serval.api.dependencies import api_key
 from serval.api.endpoints import API, METRICS, METRICS_PAGE, OPENAPI, EndpointTable
 from serval.api.exception_handlers import exception_handlers
@@ -127,6 +127,8 @@ def create_api(
     for router in (
         inference.router,
         response_routes.router,
+        files.router,
+        batches.router,
         tokenize.router,
         models.router,
         usage.router,

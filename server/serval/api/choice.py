@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from serval.api.logprobs import NamedTokens, chat_logprobs
+from serval.api.reasoning_count import ReasoningCount
 from serval.chat.answer_text import MarkerPlaces, WholeCharacters
 from serval.chat.own_turns import OwnCall, OwnTurn
 from serval.chat.token_bytes import TokenBytes
@@ -36,15 +37,18 @@ class ChoiceAssembler:
         logprobs: bool,
         call_id_prefix: str = "call_",
         kept_markers: Collection[str] | None = None,
+        reasoning: ReasoningCount | None = None,
     ) -> None:
         """`markers`: control tokens, whose text in ordinary tokens is only text. None: text decides.
 
         `kept_markers`: the only control tokens that `own_turn` and `turn_ids` may hold. None: there are none.
+        `reasoning` counts its tokens.
         """
         self.index = index
         self.finish_reason: FinishReason | None = None
         self._stop_string: str | None = None
         self._call_id_prefix = call_id_prefix
+        self._count = reasoning
         self._parser = parser
         self._parallel_tool_calls = parallel_tool_calls
         self._content: list[str] = []
@@ -75,6 +79,8 @@ class ChoiceAssembler:
             self._stop_string = delta.stop_string
             reason = delta.finish if delta.stop_string is None else "stop_string"
             events = [*events, *self._parser.finish(reason)]
+        if self._count is not None:
+            self._count.add(delta, events)
         events = [event for event in events if self._accept(event)]
         if self._names is not None:
             self._logprobs += chat_logprobs(self._names.of(delta))
@@ -83,6 +89,11 @@ class ChoiceAssembler:
         elif delta.finish is not None:
             self.finish_reason = "tool_calls" if self._calls and not self._is_cut() else "stop"
         return events
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of the reasoning so far."""
+        return 0 if self._count is None else self._count.tokens
 
     @property
     def has_calls(self) -> bool:

@@ -53,7 +53,7 @@ _EVENTS_OF_SCORED_PROMPT = 4
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class Decoded:
     """A checked request and its class."""
 
     request: CompletionRequest
@@ -80,7 +80,8 @@ class Completions:
         context, settings, record = self._context, self._context.settings, record_of(scope)
         identity = identity_of(scope)
         with context.bodies.body(identity.subject) as held:
-            decoded = await prepared(context, scope, receive, held, partial(self._decode, scope))
+            decode = partial(decode_completion, context, scope)
+            decoded = await prepared(context, scope, receive, held, decode)
             request, priority = decoded.request, decoded.priority
             requests = len(prompts_of(request)) * (request.n or 1)
             async with context.gate.reservation(identity, record, requests=requests) as reservation:
@@ -111,21 +112,6 @@ class Completions:
         # The engine may take minutes for the answers, and waiting requests would hold many texts.
         request.prompt = ""
         return prompts
-
-    def _decode(self, scope: Scope, body: bytes) -> _Decoded:
-        context, settings, record = self._context, self._context.settings, record_of(scope)
-        request = decode_completion_request(
-            body,
-            max_choices=settings.max_choices,
-            max_batch=settings.max_batch,
-            strict=settings.strict_fields,
-        )
-        identity = identity_of(scope)
-        check_model(request.model, context.model, identity)
-        priority = priority_of(identity, header(scope, HEADER))
-        record.model = context.model.name
-        record.stream = bool(request.stream)
-        return _Decoded(request, priority)
 
     def _job(
         self,
@@ -226,6 +212,23 @@ class Completions:
         if include_usage:
             to.write(encoder.usage(job.generation.usage()))
         to.write(DONE)
+
+
+def decode_completion(context: ApiContext, scope: Scope, body: bytes) -> Decoded:
+    """Decode and check the body of a request. Raises `ApiError`."""
+    settings, record = context.settings, record_of(scope)
+    request = decode_completion_request(
+        body,
+        max_choices=settings.max_choices,
+        max_batch=settings.max_batch,
+        strict=settings.strict_fields,
+    )
+    identity = identity_of(scope)
+    check_model(request.model, context.model, identity)
+    priority = priority_of(identity, header(scope, HEADER))
+    record.model = context.model.name
+    record.stream = bool(request.stream)
+    return Decoded(request, priority)
 
 
 def token_limit(request: CompletionRequest) -> int:

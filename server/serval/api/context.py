@@ -19,6 +19,7 @@ from serval.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from serval.api.kept_responses import KeptResponses
+    from serval.batches.service import Batches
     from serval.store.usage import UsageTable
 
 
@@ -57,5 +58,7 @@ class ApiContext:
     kept_responses: "KeptResponses | None" = None
     # None without a key database, and where the settings keep no usage.
     usage: "UsageTable | None" = None
+    # None without a folder for their files.
+    batches: "Batches | None" = None
     # None without a secret.
     sealer: TurnSealer | None = None

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serval.api.endpoints import Endpoint, EndpointTable
-from serval.api.http import ClientGoneError, attach_identity, attach_record, header, send_error
+from serval.api.http import (
+    ClientGoneError,
+    accepted_of,
+    attach_identity,
+    attach_record,
+    header,
+    send_error,
+)
 from serval.auth.authenticator import Authenticator
 from serval.auth.keys import bearer_key
+from serval.caller.identity import Identity
 from serval.errors import ApiError, AuthenticationError, InternalError
 from serval.telemetry.logs import log_request
 from serval.telemetry.metrics import Metrics
@@ -95,7 +103,7 @@ class RequestEdge:
         self._metrics.request_started()
         try:
             if endpoint.scope is not None:
-                identity = await self._authenticator.identify(authorization_of(scope))
+                identity = await self._identify(scope)
                 record.key_id, record.subject = identity.key_id, identity.subject
                 identity.require_scope(endpoint.scope)
                 attach_identity(scope, identity)
@@ -124,6 +132,12 @@ class RequestEdge:
                 usage.count(record)
             self._metrics.request_over(record)
             log_request(record)
+
+    async def _identify(self, scope: Scope) -> Identity:
+        accepted = accepted_of(scope)
+        if accepted is not None:
+            return self._authenticator.again(accepted)
+        return await self._authenticator.identify(authorization_of(scope))
 
 
 def authorization_of(scope: Scope) -> str | None:

@@ -106,6 +106,16 @@ RESPONSE_INPUT: Final = Endpoint(
     INFERENCE,
     label="/v1/responses/{response_id}/input_items",
 )
+FILES: Final = Endpoint("/v1/files", ("GET", "HEAD", "POST"), INFERENCE, label="/v1/files")
+FILE: Final = Endpoint(
+    "/v1/files/{file_id}", ("DELETE", "GET", "HEAD"), INFERENCE, label="/v1/files/{file_id}"
+)
+FILE_CONTENT: Final = _get("/v1/files/{file_id}/content", INFERENCE)
+BATCHES: Final = Endpoint("/v1/batches", ("GET", "HEAD", "POST"), INFERENCE, label="/v1/batches")
+BATCH: Final = _get("/v1/batches/{batch_id}", INFERENCE)
+BATCH_CANCEL: Final = Endpoint(
+    "/v1/batches/{batch_id}/cancel", ("POST",), INFERENCE, label="/v1/batches/{batch_id}/cancel"
+)
 TOKENIZE: Final = Endpoint("/tokenize", ("POST",), INFERENCE, label="/tokenize")
 DETOKENIZE: Final = Endpoint("/detokenize", ("POST",), INFERENCE, label="/detokenize")
 MODELS: Final = _get("/v1/models", INFERENCE)
@@ -130,6 +140,12 @@ API_WITHOUT_METRICS: Final = EndpointTable(
         RESPONSES,
         RESPONSE,
         RESPONSE_INPUT,
+        FILES,
+        FILE,
+        FILE_CONTENT,
+        BATCHES,
+        BATCH,
+        BATCH_CANCEL,
         TOKENIZE,
         DETOKENIZE,
         MODELS,
@@ -151,6 +167,10 @@ ADMIN_KEY: Final = Endpoint("/admin/keys/{key_id}", ("DELETE", "PATCH"), ADMIN, 
 ADMIN_KEY_ROTATE: Final = Endpoint(
     "/admin/keys/{key_id}/rotate", ("POST",), ADMIN, label="/admin/keys/{key_id}"
 )
+ADMIN_TEAMS: Final = Endpoint("/admin/teams", ("GET", "HEAD", "POST"), ADMIN, label="/admin/teams")
+ADMIN_TEAM: Final = Endpoint(
+    "/admin/teams/{team_id}", ("DELETE", "PATCH"), ADMIN, label="/admin/teams/{team_id}"
+)
 ADMIN_ENGINES: Final = _get("/admin/engines", ADMIN)
 # Names of engines hold the slashes of their URLs' paths.
 _ENGINE: Final = "/admin/engines/{name:path}"
@@ -169,6 +189,8 @@ ADMIN_API: Final = EndpointTable(
         ADMIN_KEYS,
         ADMIN_KEY,
         ADMIN_KEY_ROTATE,
+        ADMIN_TEAMS,
+        ADMIN_TEAM,
         ADMIN_ENGINES,
         ADMIN_ENGINE_DRAIN,
         ADMIN_ENGINE_UNDRAIN,

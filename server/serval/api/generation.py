@@ -105,8 +105,11 @@ class Generation:
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
             record.cached_tokens = usage.cached_tokens
+            record.cost = self._reservation.cost(usage)
             self._reservation.settle(
-                requests=max(1, len(self._sent)), tokens=usage.prompt_tokens + usage.completion_tokens
+                requests=max(1, len(self._sent)),
+                tokens=usage.prompt_tokens + usage.completion_tokens,
+                cost=record.cost,
             )
 
     async def _run_one(self, request: GenerateRequest, sink: "_RequestSink", record: RequestRecord) -> None:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 _RECORD = "serval.record"
 _IDENTITY = "serval.identity"
+_ACCEPTED = "serval.accepted"
 
 
 class ClientGoneError(Exception):
@@ -53,6 +54,17 @@ def attach_identity(scope: Scope, identity: Identity) -> None:
 def identity_of(scope: Scope) -> Identity:
     """Return the caller's identity. Only for requests that need a key."""
     identity: Identity = scope[_IDENTITY]
+    return identity
+
+
+def attach_accepted(scope: Scope, identity: Identity) -> None:
+    """Attach a caller who was accepted before to a request of this process's own; see `in_process`."""
+    scope[_ACCEPTED] = identity
+
+
+def accepted_of(scope: Scope) -> Identity | None:
+    """Return the caller whom `attach_accepted` has attached. No request that comes over HTTP has one."""
+    identity: Identity | None = scope.get(_ACCEPTED)
     return identity
 
 

@@ -89,8 +89,9 @@ def _opens_reasoning(input_ids: Sequence[int], context: ApiContext) -> bool:
     opening = tokenizer.control_id(reply.think_open)
     if opening not in end:
         return False
-    # To switch thinking off, templates may write reasoning that is empty.
-    return tokenizer.control_id(reply.think_close) not in end[end.index(opening) :]
+    # To switch thinking off, templates may write reasoning that is empty. A turn before may have had some.
+    behind = end[::-1][: end[::-1].index(opening)]
+    return tokenizer.control_id(reply.think_close) not in behind
 
 
 def declared_tools(request: ChatRequest) -> list[dict[str, Any]]:

@@ -29,10 +29,13 @@ class UsageRow(Answer):
 
     `start` is that of the hour or day in which requests came in. `key` is the key's public id, `oidc:` and
     the name of a caller with a token, or `operator-` and the index of one of the operator's keys. `requests`
-    are calls of the API, `errors` those of them that ended with an error.
+    are calls of the API, `errors` those of them that ended with an error. `cost` is a decimal, in the
+    currency of the prices.
     """
 
     start: UnixTime | None
+    team: str | None
+    team_name: str | None
     key: str | None
     name: str | None
     model: str | None
@@ -42,6 +45,7 @@ class UsageRow(Answer):
     completion_tokens: Count
     tool_calls: Count
     errors: Count
+    cost: str
 
 
 class UsageList(Answer):

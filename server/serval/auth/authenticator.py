@@ -59,6 +59,19 @@ class Authenticator:
             )
         return self._directory.identify(key)
 
+    def again(self, identity: Identity) -> Identity:
+        """The present identity of a caller who was accepted before. Raises `AuthenticationError`.
+
+        That of a caller with a token is as it was.
+        """
+        if not self.still_accepts(identity):
+            raise AuthenticationError("The API key of this request has expired or was revoked meanwhile.")
+        if identity.key_id is None:
+            return self._operator_identities[identity.operator_index]
+        if self._directory is None or identity.key_id.startswith(OIDC_CALLER):
+            return identity
+        return self._directory.identity_of(identity.key_id) or identity
+
     def still_accepts(self, identity: Identity) -> bool:
         """True if a caller who was accepted before would be accepted now.
 

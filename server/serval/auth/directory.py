@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from serval.caller.identity import Identity
+from serval.caller.identity import TEAM, Identity, Team
+from serval.caller.limits import Limits, in_force
 from serval.errors import AuthenticationError, AuthUnavailableError
 from serval.store.key_store import KeyRecord, KeyStore, public_id
+from serval.store.teams import TeamRecord, TeamStore
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class _Snapshot:
     """Records and identities of all keys by public id, and of verified keys by hash."""
 
     keys: Mapping[str, tuple[KeyRecord, Identity]]
+    # Names of teams by the subject of their accounts.
+    teams: Mapping[str, str]
     # By a hash under a secret of this process; it is much cheaper than the stored digest, an HMAC by OpenSSL.
     # Part of the snapshot, so that verified keys are forgotten whenever keys change.
     remembered: dict[bytes, tuple[KeyRecord, Identity]] = field(default_factory=dict)
@@ -49,13 +53,14 @@ class KeyDirectory:
     ) -> None:
         """Read the keys. Raises SQLAlchemy's errors if they cannot be read."""
         self.store = store
+        self.teams = TeamStore(store.engine)
         self._poll_s = poll_s
         self._max_stale_s = max_stale_s
         self._now = now
         self._monotonic = monotonic
         self._version = -1
         self._secret = secrets.token_bytes(32)
-        self._snapshot = _Snapshot({})
+        self._snapshot = _Snapshot({}, {})
         self.refresh()
 
     def refresh(self) -> None:
@@ -63,7 +68,12 @@ class KeyDirectory:
         read_at = self._monotonic()
         if self.store.version() != self._version:
             self._version, keys = self.store.load()
-            self._snapshot = _Snapshot({key.id: (key, _identity(key)) for key in keys})
+            teams = self.teams.load()
+            limited = {team.id: _team(team) for team in teams}
+            self._snapshot = _Snapshot(
+                {key.id: (key, _identity(key, limited)) for key in keys},
+                {f"{TEAM}{team.id}": team.name for team in teams},
+            )
         self._fresh_at = read_at
 
     async def watch(self) -> None:
@@ -101,6 +111,16 @@ class KeyDirectory:
         known = self._snapshot.keys.get(key_id)
         return known is not None and known[0].is_live(self._now())
 
+    def identity_of(self, key_id: str) -> Identity | None:
+        """The identity of the key with this id, as far as known."""
+        known = self._snapshot.keys.get(key_id)
+        return None if known is None else known[1]
+
+    def name_of(self, subject: str) -> str | None:
+        """The name of a key or a team, by the subject of its account; None if it is unknown."""
+        known = self._snapshot.keys.get(subject)
+        return self._snapshot.teams.get(subject) if known is None else known[0].name
+
     def _verify(self, key: str, snapshot: _Snapshot) -> tuple[KeyRecord, Identity]:
         known = snapshot.keys.get(public_id(key) or "")
         # Compared even without a record, so that the time does not reveal which ids exist.
@@ -113,5 +133,18 @@ class KeyDirectory:
         return known
 
 
-def _identity(key: KeyRecord) -> Identity:
-    return Identity(scopes=key.scopes, key_id=key.id, models=key.models, limits=key.limits)
+def _identity(key: KeyRecord, teams: Mapping[str, Team | None]) -> Identity:
+    return Identity(
+        scopes=key.scopes,
+        key_id=key.id,
+        models=key.models,
+        limits=key.limits,
+        budgets=key.budgets,
+        # A team is missing only if all its keys are dead.
+        team=None if key.team is None else teams.get(key.team),
+    )
+
+
+def _team(team: TeamRecord) -> Team | None:
+    limits = in_force(team.limits, Limits(), team.budgets)
+    return None if limits.unlimited else Team(f"{TEAM}{team.id}", team.name, limits)

@@ -36,6 +36,8 @@ def open_directory(settings: Settings) -> "KeyDirectory | None":
 def open_tokens(settings: Settings) -> "TokenVerifier | None":
     """The verifier of an identity provider's tokens; None if none is set. Raises `SettingsError`."""
     if settings.oidc_issuer is None:
+        if settings.console_oidc_client_id is not None:
+            raise SettingsError("SERVAL_CONSOLE_OIDC_CLIENT_ID needs SERVAL_OIDC_ISSUER too")
         return None
     if settings.oidc_audience is None or settings.oidc_jwks is None:
         raise SettingsError("SERVAL_OIDC_ISSUER needs SERVAL_OIDC_AUDIENCE and SERVAL_OIDC_JWKS too")

@@ -64,34 +64,44 @@ class TokenVerifier:
         known = self._remembered.get(digest)
         if known is not None and time.time() < known[1] and known[2] == self.keys.generation:
             return known[0]
+        claims = await self.verified_claims(token, audience=self._rules.audience)
+        identity = self._identity(claims)
+        self._remember(digest, identity, float(claims["exp"]) + self._rules.leeway_s)
+        return identity
+
+    async def verified_claims(self, token: str, *, audience: str) -> dict[str, Any]:
+        """The claims of a token for this audience. Raises `AuthenticationError` or `AuthUnavailableError`."""
+        rules = self._rules
         try:
             header = jwt.get_unverified_header(token)
             # The header only selects from the issuer's list: keys and key URLs in the token itself (jwk, jku,
             # x5u) are ignored.
             key = await self.keys.find(header.get("kid"))
-            claims = self._verified(token, key.key, key.algorithms)
-            expires_at = float(claims["exp"])
-        # An expiry of 10^400 is an integer beyond any float.
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key.key,
+                algorithms=sorted(key.algorithms & rules.algorithms),
+                audience=audience,
+                issuer=rules.issuer,
+                leeway=rules.leeway_s,
+                options={"require": ["exp", "iss", "aud", rules.caller_claim]},
+            )
+            # An expiry of 10^400 is an integer beyond any float.
+            float(claims["exp"])
         except (jwt.PyJWTError, UnicodeError, OverflowError) as error:
             messages = (text for kind, text in _PROBLEMS if isinstance(error, kind))
             raise AuthenticationError(next(messages, "The token cannot be read. Get a new one.")) from None
-        identity = self._identity(claims)
-        self._remember(digest, identity, expires_at + self._rules.leeway_s)
-        return identity
-
-    def _verified(self, token: str, key: Any, algorithms: frozenset[str]) -> dict[str, Any]:
-        rules = self._rules
-        return jwt.decode(
-            token,
-            key,
-            algorithms=sorted(algorithms & rules.algorithms),
-            audience=rules.audience,
-            issuer=rules.issuer,
-            leeway=rules.leeway_s,
-            options={"require": ["exp", "iss", "aud", rules.caller_claim]},
-        )
+        return claims
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
+        caller, given = self.caller_and_scopes(claims)
+        claim = self._rules.models_claim
+        models = None if claim is None else frozenset(_words(claims.get(claim)))
+        # The admin API accepts keys only.
+        return Identity(scopes=given - {ADMIN}, key_id=OIDC_CALLER + caller, models=models)
+
+    def caller_and_scopes(self, claims: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
+        """The caller's name and all scopes that verified claims give. Raises `AuthenticationError`."""
         rules = self._rules
         caller = claims[rules.caller_claim]
         if not isinstance(caller, str) or not _CALLER.fullmatch(caller):
@@ -102,10 +112,7 @@ class TokenVerifier:
         given = {
             name.removeprefix(rules.scope_prefix) for name in names if name.startswith(rules.scope_prefix)
         }
-        models = None if rules.models_claim is None else frozenset(_words(claims.get(rules.models_claim)))
-        # The admin API accepts keys only.
-        scopes = given & frozenset(SCOPES) - {ADMIN}
-        return Identity(scopes=frozenset(scopes), key_id=OIDC_CALLER + caller, models=models)
+        return caller, frozenset(given) & frozenset(SCOPES)
 
     def _remember(self, digest: bytes, identity: Identity, until: float) -> None:
         self._remembered[digest] = (identity, until, self.keys.generation)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from serval.caller.limits import DEFAULT_LIMITS, KeyLimits
+from serval.caller.budgets import Budgets
+from serval.caller.limits import DEFAULT_LIMITS, KeyLimits, Limits
 from serval.errors import ModelNotAllowedError, PermissionDeniedError
 
 INFERENCE: Final = "inference"
@@ -12,10 +13,21 @@ GRAMMAR: Final = "grammar"
 ADMIN: Final = "admin"
 # Prefix of the name of a caller with a token, so that it is never taken for an id of the key database.
 OIDC_CALLER: Final = "oidc:"
+# Prefix of the name of a team's account.
+TEAM: Final = "team:"
 # Requests of these keys are scheduled before others, or after them.
 INTERACTIVE: Final = "interactive"
 BULK: Final = "bulk"
 SCOPES: Final = (INFERENCE, GRAMMAR, ADMIN, INTERACTIVE, BULK)
+
+
+@dataclass(frozen=True)
+class Team:
+    """The team of a key: the account that the use of all its keys is counted under, and its limits."""
+
+    subject: str
+    name: str
+    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,9 @@ class Identity:
     # None: all models.
     models: frozenset[str] | None = None
     limits: KeyLimits = DEFAULT_LIMITS
+    budgets: Budgets = ()
+    # None also for a team without limits.
+    team: Team | None = None
     # Index among the operator's own keys.
     operator_index: int = 0
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from serval.caller.budgets import Budget, Budgets
 from serval.settings import Settings
 
 UNLIMITED: Final = 0
@@ -46,12 +47,13 @@ LIMIT_NAMES: Final = tuple(field.name for field in fields(KeyLimits))
 
 
 class Limits(Struct, frozen=True, array_like=True):
-    """The limits in force for a key. None: unlimited. Days are UTC days."""
+    """The limits in force for a key or a team. None: unlimited. Days are UTC days."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
     tokens_per_day: int | None = None
+    budgets: Budgets = ()
 
     @property
     def unlimited(self) -> bool:
@@ -66,7 +68,21 @@ class Limits(Struct, frozen=True, array_like=True):
     @property
     def tokens(self) -> int | None:
         """The largest number of tokens that a single call may reserve; None: any number."""
-        return _smaller(self.tokens_per_minute, self.tokens_per_day)
+        most = _smaller(self.tokens_per_minute, self.tokens_per_day)
+        for budget in self.budgets:
+            if budget.unit == "tokens":
+                most = _smaller(most, budget.hard)
+        return most
+
+    @property
+    def limits_tokens(self) -> bool:
+        """True if there is a limit of tokens or costs."""
+        return not (self.tokens_per_minute is self.tokens_per_day is None and not self.budgets)
+
+    @property
+    def counted(self) -> Budgets:
+        """All budgets, with the tokens a day as one of them."""
+        return self.budgets if self.tokens_per_day is None else _with_day(self.tokens_per_day, self.budgets)
 
     @property
     def of_requests(self) -> "Limits":
@@ -78,10 +94,19 @@ class Limits(Struct, frozen=True, array_like=True):
     @property
     def of_tokens(self) -> "Limits":
         """The limits of tokens alone."""
-        return Limits(tokens_per_minute=self.tokens_per_minute, tokens_per_day=self.tokens_per_day)
+        return Limits(
+            tokens_per_minute=self.tokens_per_minute,
+            tokens_per_day=self.tokens_per_day,
+            budgets=self.budgets,
+        )
 
 
 _NONE = Limits()
+
+
+@lru_cache(maxsize=4096)
+def _with_day(tokens: int, budgets: Budgets) -> Budgets:
+    return (Budget("tokens", "day", tokens), *budgets)
 
 
 def _smaller(one: int | None, other: int | None) -> int | None:
@@ -89,13 +114,13 @@ def _smaller(one: int | None, other: int | None) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def in_force(own: KeyLimits, defaults: Limits) -> Limits:
-    """The key's own limits, completed by the defaults."""
+def in_force(own: KeyLimits, defaults: Limits, budgets: Budgets = ()) -> Limits:
+    """The own limits of a key or a team, completed by the defaults, and its budgets."""
     chosen: dict[str, int | None] = {}
     for name in LIMIT_NAMES:
         value = getattr(own, name)
         chosen[name] = getattr(defaults, name) if value is None else (value or None)
-    return Limits(**chosen)
+    return Limits(**chosen, budgets=budgets)
 
 
 def default_limits(settings: Settings) -> Limits:

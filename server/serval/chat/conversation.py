@@ -51,7 +51,9 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     if role == "assistant":
         if calls := message.get("tool_calls"):
             converted["tool_calls"] = [_tool_call(call) for call in calls]
-        if reasoning := message.get("reasoning_content"):
+        # Some servers call it `reasoning`, and clients send back what they got.
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        if isinstance(reasoning, str) and reasoning:
             converted["reasoning_content"] = reasoning
     for name in ("name", "tool_call_id"):
         if message.get(name) is not None:

@@ -68,6 +68,11 @@ class ChatRenderer:
         self.sampling_defaults: Mapping[str, float] = dict(sampling_defaults or {})
 
     @property
+    def template_source(self) -> str:
+        """The template as its file has it."""
+        return self._template.source
+
+    @property
     def template_variables(self) -> frozenset[str]:
         """Variables of the template that a request may set."""
         return self._template.optional_variables

@@ -48,6 +48,7 @@ class ChatTemplate:
     def __init__(
         self, source: str, *, control_tokens: Sequence[ControlToken], variables: Mapping[str, str], name: str
     ) -> None:
+        self.source = source
         self._tokens = tuple(control_tokens)
         self._nonce = secrets.token_hex(16)
         self._placeholder = re.compile(f"\ue000{self._nonce}([0-9]+)\ue001")

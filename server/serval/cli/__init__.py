@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "engine": ("serval_sglang.launch", "start the SGLang engine with Serval's model adapter"),
     "gateway": ("serval.cli.gateway", "start the gateway in front of a running engine"),
     "keys": ("serval.cli.keys", "make, list, change, rotate and revoke API keys"),
+    "teams": ("serval.cli.teams", "make, list, change and delete teams of keys, with shared budgets"),
     "engines": ("serval.cli.engines", "list, drain and weigh the engines behind running gateways"),
     "usage": ("serval.cli.usage", "show who used how much, by key, model, day or hour"),
     "config": ("serval.cli.config", "show every setting and what it is now"),

@@ -4,9 +4,11 @@ import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from serval.caller.budgets import Budgets
+from serval.caller.limits import KeyLimits
 from serval.store.key_store import KeyRecord
 
-_HEAD = ("NAME", "ID", "STATE", "CREATED", "EXPIRES", "SCOPES", "MODELS", "LIMITS")
+_HEAD = ("NAME", "ID", "STATE", "CREATED", "EXPIRES", "SCOPES", "MODELS", "TEAM", "LIMITS")
 
 
 def key_table(records: Iterable[KeyRecord], *, now: float) -> str:
@@ -14,10 +16,10 @@ def key_table(records: Iterable[KeyRecord], *, now: float) -> str:
     return aligned([_HEAD, *(_row(record, now) for record in records)])
 
 
-def limits_text(record: KeyRecord) -> str:
-    """The limits that differ from the defaults."""
-    shown = [f"{name}={value}" for name, value in record.limits.as_object().items() if value != "default"]
-    return " ".join(shown) or "default"
+def limits_text(limits: KeyLimits, budgets: Budgets, *, none: str = "default") -> str:
+    """The limits that differ from the defaults, and the budgets; `none` without any."""
+    shown = [f"{name}={value}" for name, value in limits.as_object().items() if value != "default"]
+    return " ".join([*shown, *map(str, budgets)]) or none
 
 
 def printable(text: str) -> str:
@@ -31,7 +33,7 @@ def state_of(record: KeyRecord, now: float) -> str:
         return "expired"
     if record.revoked_at is None:
         return "live"
-    return "revoked" if record.revoked_at <= now else f"until {_time(record.revoked_at)}"
+    return "revoked" if record.revoked_at <= now else f"until {time_text(record.revoked_at)}"
 
 
 def _row(record: KeyRecord, now: float) -> tuple[str, ...]:
@@ -39,15 +41,17 @@ def _row(record: KeyRecord, now: float) -> tuple[str, ...]:
         printable(record.name),
         record.id,
         state_of(record, now),
-        _time(record.created_at),
-        "never" if record.expires_at is None else _time(record.expires_at),
+        time_text(record.created_at),
+        "never" if record.expires_at is None else time_text(record.expires_at),
         ",".join(sorted(record.scopes)),
         "all" if record.models is None else printable(",".join(sorted(record.models))),
-        limits_text(record),
+        record.team or "-",
+        limits_text(record.limits, record.budgets),
     )
 
 
-def _time(when: int) -> str:
+def time_text(when: int) -> str:
+    """Unix time as in 2026-11-30T08:00:00Z."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
 
 

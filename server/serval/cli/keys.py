@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from serval.caller.identity import INFERENCE, SCOPES
-from serval.caller.limits import LIMIT_NAMES, MAX_LIMIT, KeyLimits, limit_of
+from serval.caller.limits import KeyLimits
+from serval.cli.limit_options import add_budgets, add_limits, given_budgets, given_limits, printable_name
 from serval.errors import SettingsError
 from serval.settings import load_settings
 from serval.store.factory import database_location, open_store
@@ -22,6 +23,7 @@ example:
   serval keys create --name alice --expires-in 90d
   serval keys list
   serval keys update 3f9a0c51d2e4 --requests-per-minute 60 --tokens-per-day 2000000
+  serval keys update 3f9a0c51d2e4 --team 7c1e5a90b3d2 --budget cost/month=20
   serval keys rotate 3f9a0c51d2e4 --grace 1h
   serval keys revoke 3f9a0c51d2e4
 
@@ -43,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="make a key and print it, once", parents=[shared])
     create.add_argument(
-        "--name", type=_name, required=True, help="name of the person or program that uses the key"
+        "--name", type=printable_name, required=True, help="name of the person or program that uses the key"
     )
     create.add_argument(
         "--scope", action="append", choices=SCOPES, help=f"what it is for; repeatable (default {INFERENCE})"
@@ -54,10 +56,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument(
         "--expires-in", type=duration_s, metavar="TIME", help="such as 12h or 90d (default never)"
     )
-    _add_limits(create)
-    update = actions.add_parser("update", help="change limits of a key", parents=[shared])
+    create.add_argument("--team", metavar="ID", help="the team that it belongs to")
+    add_limits(create)
+    add_budgets(create)
+    update = actions.add_parser(
+        "update", help="change limits, budgets and the team of a key", parents=[shared]
+    )
     update.add_argument("id", help="public id of the key")
-    _add_limits(update)
+    update.add_argument("--team", metavar="ID", help="another team for it, or 'none'")
+    add_limits(update)
+    add_budgets(update)
     update.set_defaults(wrong_use=update.error)
     actions.add_parser("list", help="show all keys; not the secrets, which are not stored", parents=[shared])
     rotate = actions.add_parser("rotate", help="make a new key in place of one", parents=[shared])
@@ -81,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
     from serval.store.database import reason_of
 
-    if args.action == "update" and not _given_limits(args):
+    if args.action == "update" and not (given_limits(args) or given_budgets(args) or args.team):
         args.wrong_use("nothing to change; give a limit, such as --requests-per-minute 60")
     settings = load_settings(key_database=args.database)
     if args.action == "downgrade":
@@ -101,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_action(args: argparse.Namespace, store: "KeyStore") -> None:
     # Imported here: the database takes a third of a second to load.
     from serval.cli.key_table import key_table, limits_text, printable, state_of
+    from serval.store.key_store import KEEP
 
     def print_new(record: "KeyRecord", key: str) -> None:
         if args.json:
@@ -115,18 +124,23 @@ def _run_action(args: argparse.Namespace, store: "KeyStore") -> None:
         )
 
     if args.action == "create":
+        budgets = given_budgets(args)
         print_new(
             *store.create(
                 name=args.name,
                 scopes=args.scope or [INFERENCE],
                 models=args.model,
                 expires_in_s=args.expires_in,
-                limits=KeyLimits(**_given_limits(args)),
+                limits=KeyLimits(**given_limits(args)),
+                team=args.team,
+                budgets=() if budgets is None else budgets(()),
             )
         )
     elif args.action == "update":
-        record = store.update_limits(args.id, _given_limits(args))
-        print_changed(record, f"limits are now {limits_text(record)}")
+        team = KEEP if args.team is None else None if args.team == "none" else args.team
+        record = store.update(args.id, limits=given_limits(args), budgets=given_budgets(args), team=team)
+        of_team = "" if record.team is None else f", in the team {record.team}"
+        print_changed(record, f"limits are now {limits_text(record.limits, record.budgets)}{of_team}")
         if not record.is_live(time.time()):
             state = state_of(record, time.time())
             print(f"serval keys: warning: this key is {state}, so its limits have no effect", file=sys.stderr)
@@ -144,41 +158,12 @@ def _run_action(args: argparse.Namespace, store: "KeyStore") -> None:
             print(key_table(records, now=time.time()) if records else none)
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    for name in LIMIT_NAMES:
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=_limit,
-            metavar="N",
-            help=f"a number, 'unlimited', or 'default' for SERVAL_{name.upper()}",
-        )
-
-
-def _given_limits(args: argparse.Namespace) -> dict[str, int | None]:
-    given = {name: getattr(args, name) for name in LIMIT_NAMES}
-    return {name: limit_of(value) for name, value in given.items() if value is not None}
-
-
-def _limit(text: str) -> int | str:
-    if text in {"unlimited", "default"}:
-        return text
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_LIMIT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not 'unlimited', 'default' or from 1 to {MAX_LIMIT}")
-    return int(text)
-
-
 def duration_s(text: str) -> int:
     """Seconds in a duration such as `30s`, `15m`, `12h` or `90d`. Raises `ArgumentTypeError`."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, 15m, 12h or 90d")
     return int(match[1]) * _UNIT_S[match[2]]
-
-
-def _name(text: str) -> str:
-    if not text.isprintable() or not 1 <= len(text) <= 200:
-        raise argparse.ArgumentTypeError("a name is 1 to 200 printable characters")
-    return text
 
 
 def _word(text: str) -> str:

@@ -17,6 +17,7 @@ import aiohttp
 
 from serval.auth.keys import ensure_key
 from serval.cli.config import warn_of_unknown_variables
+from serval.cli.console_link import with_console
 from serval.cli.gateway import add_gateway_arguments, gateway_settings
 from serval.process.checks import require_no_mistakes
 from serval.process.child import ProcessSpec, python_command
@@ -65,6 +66,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="print the logs of engine and gateway, also on a terminal"
     )
+    parser.add_argument(
+        "--console",
+        dest="console_link",
+        action="store_true",
+        help="serve the console too, pages for a browser, and print a link that signs in once",
+    )
     parser.add_argument("--check", action="store_true", help="find mistakes, start nothing, and exit")
     add_sglang_flags(parser)
 
@@ -87,32 +94,42 @@ def run(args: argparse.Namespace) -> int:
     )
     if settings.port == 0:
         settings = settings.model_copy(update={"port": _free_port()})
+    console = None
+    if args.console_link:
+        settings, console = with_console(settings, free_port=_free_port())
     require_no_mistakes(_checks(engine, settings))
     if args.check:
         print("serval serve: no mistakes found", file=sys.stderr)
         return 0
     stack = _stack(engines, settings)
     if args.verbose or not sys.stdout.isatty():
-        asyncio.run(run_stack(stack, on_ready=lambda: _print_ready_line(engines, settings, made_key)))
+        asyncio.run(
+            run_stack(stack, on_ready=lambda: _print_ready_line(engines, settings, made_key, console))
+        )
         print("serval serve: stopped", file=sys.stderr, flush=True)
         return 0
-    return _run_on_terminal(stack, engines, settings, made_key)
+    return _run_on_terminal(stack, engines, settings, made_key, console)
 
 
 async def _print_ready_line(
-    engines: Sequence[EngineOptions], settings: Settings, made_key: str | None
+    engines: Sequence[EngineOptions], settings: Settings, made_key: str | None, console: str | None
 ) -> None:
     device = await _engine_device(engines[0], settings)
     number = f"engines={len(engines)} " if len(engines) > 1 else ""
     print(
         f"serval ready: url={settings.public_url}/v1 model={engines[0].served_model_name} "
-        f"device={device} {number}key={_shown_key(settings, made_key)}",
+        f"device={device} {number}key={_shown_key(settings, made_key)}"
+        + ("" if console is None else f" console={console}"),
         flush=True,
     )
 
 
 def _run_on_terminal(
-    stack: StackSpec, engines: Sequence[EngineOptions], settings: Settings, made_key: str | None
+    stack: StackSpec,
+    engines: Sequence[EngineOptions],
+    settings: Settings,
+    made_key: str | None,
+    console: str | None,
 ) -> int:
     # Imported here: only a terminal needs it.
     from serval.terminal.screen import opened_screen
@@ -128,6 +145,7 @@ def _run_on_terminal(
                 ("URL", f"{settings.public_url}/v1"),
                 ("key", _shown_key(settings, made_key)),
                 ("page", f"{settings.public_url}/"),
+                *([] if console is None else [("console", console)]),
             ],
             example=_curl(settings, engine.served_model_name, key=made_key or f"${API_KEY_VARIABLE}"),
         )

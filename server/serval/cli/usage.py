@@ -1,10 +1,12 @@
-"""`serval usage`: who used how much, by key, model, day or hour."""
+"""`serval usage`: who used how much, by team, key, model, day or hour."""
 
 import argparse
 import json
 import time
 from datetime import datetime
+from pathlib import Path
 
+from serval.cli import usage_verify
 from serval.cli.keys import duration_s
 from serval.errors import SettingsError
 from serval.settings import load_settings
@@ -29,32 +31,43 @@ examples:
   serval usage --since 7d --by key
   serval usage --since 2026-11-01 --until 2026-12-01 --by key,model --csv
   serval usage --key 3f9a0c51d2e4 --by hour --since 24h
+  serval usage verify
+  serval usage verify --engine http://127.0.0.1:30000 --snapshot counters.json
 """
 # Words for the columns of the table.
 _HEADS = {
-    "start": "TIME", "key": "KEY", "name": "NAME", "model": "MODEL", "requests": "REQUESTS",
-    "prompt_tokens": "PROMPT", "cached_tokens": "CACHED", "completion_tokens": "COMPLETION",
-    "tool_calls": "CALLS", "errors": "ERRORS",
+    "start": "TIME", "team": "TEAM", "team_name": "TEAM NAME", "key": "KEY", "name": "NAME", "model": "MODEL",
+    "requests": "REQUESTS", "prompt_tokens": "PROMPT", "cached_tokens": "CACHED",
+    "completion_tokens": "COMPLETION", "tool_calls": "CALLS", "errors": "ERRORS", "cost": "COST",
 }  # fmt: skip
+# Columns that come with others.
+_NAMED = {"name": "key", "team_name": "team"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = _EXAMPLE
     add = parser.add_argument
+    add("action", nargs="?", choices=("report", "verify"), default="report", metavar="verify",
+        help="compare the usage with what budgets and engines counted (default: report it)")  # fmt: skip
     add("--database", metavar="PATH|URL", help="the key database (default: SERVAL_KEY_DATABASE)")
     add("--by", type=_groups, default=("key", "model", "day"), metavar="GROUPS",
         help=f"words of {','.join(GROUPS)} (default key,model,day); '' for the sum of all")  # fmt: skip
     add("--since", type=_time, metavar="TIME", help="such as 7d or 2026-11-01, UTC (default 30d)")
     add("--until", type=_time, metavar="TIME", help="until before this time (default now)")
     add("--key", metavar="ID", help="only this key's usage")
+    add("--engine", action="append", metavar="URL", help="verify: an engine to compare with; repeatable")
+    add("--snapshot", type=Path, metavar="FILE",
+        help="verify: the engines' counters of the last time, to compare with and to replace")  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print CSV")
     form.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report. Raises a `ServalError`."""
+    """Print the report, or verify it. Raises a `ServalError`."""
+    if args.action == "verify":
+        return usage_verify.run(args)
     from sqlalchemy.exc import SQLAlchemyError
 
     from serval.store.database import reason_of
@@ -90,7 +103,7 @@ def _table(report: Report, by: tuple[Group, ...]) -> str:
     shown = [
         name
         for name in COLUMNS
-        if name in COUNTS or name in by or (name == "name" and "key" in by) or _is_time(name, by)
+        if name in COUNTS or name in by or _NAMED.get(name) in by or _is_time(name, by)
     ]
     rows = [[printable(cell(name, row[name])) for name in shown] for row in report]
     return aligned([[_HEADS[name] for name in shown], *rows])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from serval.limits.codec import (
+    Charge,
     MessageReader,
     Renew,
     Reserve,
@@ -54,9 +55,13 @@ class LimiterClient:
                 raise LedgerUnreachableError from None
             raise
 
-    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """See `Limiter`."""
-        self._send(Settle(request.id, requests, tokens))
+        self._send(Settle(request.id, requests, tokens, cost))
+
+    def charge(self, request: ReservationRequest, day: int, *, tokens: int, cost: int) -> None:
+        """See `SharedLimiter`. For a parent that hung: one that has ended takes its workers with it."""
+        self._send(Charge(request.subject, day, tokens, cost))
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""

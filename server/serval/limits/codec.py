@@ -26,12 +26,22 @@ class Settle(Struct, frozen=True, array_like=True, tag="settle"):
     id: str
     requests: int
     tokens: int
+    cost: int = 0
 
 
 class Renew(Struct, frozen=True, array_like=True, tag="renew"):
     """Renewal of the leases of these reservations."""
 
     ids: Sequence[str]
+
+
+class Charge(Struct, frozen=True, array_like=True, tag="charge"):
+    """Use of budgets that was admitted while the service could not be reached."""
+
+    subject: str
+    day: int
+    tokens: int
+    cost: int
 
 
 class ReserveReply(Struct, frozen=True, array_like=True, tag="reserve_reply"):
@@ -41,7 +51,7 @@ class ReserveReply(Struct, frozen=True, array_like=True, tag="reserve_reply"):
     decision: Decision
 
 
-WorkerMessage = Reserve | Settle | Renew
+WorkerMessage = Reserve | Settle | Renew | Charge
 
 _encoder = msgspec.msgpack.Encoder()
 worker_message_decoder: Final = msgspec.msgpack.Decoder(WorkerMessage)

@@ -12,7 +12,7 @@ from serval.limits.daily_use import DailyUse
 from serval.limits.fallback import FallbackLimiter
 from serval.limits.gate import Gate
 from serval.limits.ledger import Ledger
-from serval.limits.limiter import Limiter
+from serval.limits.limiter import Limiter, SharedLimiter
 from serval.limits.local import LocalLimiter
 from serval.settings import Settings
 
@@ -33,7 +33,7 @@ def open_gate(settings: Settings, store: "KeyStore | None") -> Gate:
 
 
 def _limiter(settings: Settings, store: "KeyStore | None") -> Limiter:
-    shared: Limiter
+    shared: SharedLimiter
     if settings.limits_url is not None:
         shared = _redis_limiter(settings, settings.limits_url.get_secret_value())
     elif settings.limits_socket is not None:
@@ -49,7 +49,7 @@ def _limiter(settings: Settings, store: "KeyStore | None") -> Limiter:
     )
 
 
-def _redis_limiter(settings: Settings, url: str) -> Limiter:
+def _redis_limiter(settings: Settings, url: str) -> SharedLimiter:
     require_redis()
     from serval.limits.redis_limiter import RedisLimiter, open_redis
 

@@ -1,8 +1,8 @@
 """Limits while the shared ledger cannot be reached.
 
 The gateway counts requests, tokens per minute and concurrency by itself, against the configured share of each
-limit, so it keeps serving and never exceeds them by much. A daily budget cannot be counted locally: for a
-grace period its requests are admitted and not counted, after that they are refused.
+limit, so it keeps serving and never exceeds them by much. A budget cannot be counted locally: for a
+grace period its requests are admitted, and counted when the ledger is back; after that they are refused.
 """
 
 import logging
@@ -15,7 +15,7 @@ import msgspec
 from serval.caller.limits import Limits
 from serval.errors import LimitsUnavailableError
 from serval.limits.ledger import Ledger, Moment
-from serval.limits.limiter import LedgerUnreachableError, Limiter
+from serval.limits.limiter import LedgerUnreachableError, SharedLimiter
 from serval.limits.local import clock_moment
 from serval.limits.messages import Decision, ReservationRequest
 
@@ -29,7 +29,7 @@ class FallbackLimiter:
 
     def __init__(
         self,
-        shared: Limiter,
+        shared: SharedLimiter,
         local: Ledger,
         *,
         share: float,
@@ -45,8 +45,8 @@ class FallbackLimiter:
         self._now = now
         self._monotonic = monotonic
         self._away_since: float | None = None
-        # Ids of reservations in the local ledger.
-        self._local_ids: set[str] = set()
+        # Days of the reservations in the local ledger, by id.
+        self._local_ids: dict[str, int] = {}
 
     async def reserve(self, request: ReservationRequest) -> Decision:
         """See `Limiter`."""
@@ -59,19 +59,21 @@ class FallbackLimiter:
             self._away_since = None
         return decision
 
-    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """See `Limiter`."""
         if request.id in self._local_ids:
-            self._local_ids.discard(request.id)
+            day = self._local_ids.pop(request.id)
             self._local.settle(request.id, requests=requests, tokens=tokens, now=self._now())
+            if request.limits.counted and (tokens or cost):
+                self._shared.charge(request, day, tokens=tokens, cost=cost)
         else:
-            self._shared.settle(request, requests=requests, tokens=tokens)
+            self._shared.settle(request, requests=requests, tokens=tokens, cost=cost)
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""
         own = [request for request in requests if request.id in self._local_ids]
         # Forget reservations whose request is gone.
-        self._local_ids = {request.id for request in own}
+        self._local_ids = {request.id: self._local_ids[request.id] for request in own}
         now = self._now()
         self._local.renew(self._local_ids, now)
         self._local.sweep(now)
@@ -87,9 +89,9 @@ class FallbackLimiter:
         if self._away_since is None:
             logger.warning("the ledger of limits cannot be reached; this process counts by itself")
             self._away_since = self._monotonic()
-        if request.limits.tokens_per_day is not None and self._monotonic() - self._away_since > self._grace_s:
+        if request.limits.counted and self._monotonic() - self._away_since > self._grace_s:
             raise LimitsUnavailableError(
-                "What this API key has used today cannot be looked up at the moment. Try again shortly.",
+                "The use of this API key's budget cannot be looked up at the moment. Try again shortly.",
                 retry_after_s=_RETRY_AFTER_S,
             )
         limits = Limits(
@@ -104,9 +106,10 @@ class FallbackLimiter:
             requests=_at_most(request.requests, limits.requests_per_minute, limits.concurrent_requests),
             tokens=_at_most(request.tokens, limits.tokens_per_minute),
         )
-        decision = self._local.reserve(reduced, self._now())
+        now = self._now()
+        decision = self._local.reserve(reduced, now)
         if decision.refused is None:
-            self._local_ids.add(request.id)
+            self._local_ids[request.id] = now.day
         return decision
 
     def _share_of(self, limit: int | None) -> int | None:

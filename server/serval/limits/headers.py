@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from serval.caller.budgets import Budget, amount_text, cost_text
 from serval.caller.limits import Limits
 from serval.errors import InsufficientQuotaError, InvalidRequestError, RateLimitError
 from serval.limits.messages import Decision, ReservationRequest
@@ -43,17 +44,18 @@ def duration(ms: int) -> str:
 
 
 def refusal(
-    decision: Decision, request: ReservationRequest, *, headers: Mapping[str, str]
+    decision: Decision, request: ReservationRequest, *, headers: Mapping[str, str], owner: str
 ) -> RateLimitError | InsufficientQuotaError:
-    """The error for a refused request."""
+    """The error for a refused request. `owner` is that of the limits, such as `this API key`."""
     limits = request.limits
     again = f"Try again in {duration(decision.wait_ms)}."
-    least_tokens = request.tokens - request.optional_tokens
+    of_owner = f"{owner[0].upper()}{owner[1:]}'s"
     if decision.refused == "budget":
+        budget = _budget(request, decision)
         return InsufficientQuotaError(
-            f"This API key's budget of {limits.tokens_per_day} tokens a day (UTC) has no room for"
-            f" {least_tokens} more today. The next day begins in {duration(decision.wait_ms)}; ask the"
-            " operator for a larger budget if you need one.",
+            f"{of_owner} budget of {_named(budget)} has no room for {_least(request, budget)} more. The next"
+            f" {budget.period} begins in {duration(decision.wait_ms)}; ask the operator for a larger budget"
+            " if you need one.",
             wait_ms=decision.wait_ms,
             headers=headers,
         )
@@ -66,36 +68,57 @@ def refusal(
             f" {decision.tokens_remaining} are left and this request may use {request.tokens}."
         )
     elif decision.refused == "budget_reserved":
+        budget = _budget(request, decision)
         problem = (
-            f"Running requests have reserved so much of this API key's budget of {limits.tokens_per_day}"
-            f" tokens a day (UTC) that {least_tokens} more do not fit; tokens that they do not use are free"
-            " again when they end."
+            f"Running requests have reserved so much of {owner}'s budget of {_named(budget)} that"
+            f" {_least(request, budget)} more do not fit; what they do not use is free again when they end."
         )
     else:
-        problem = (
-            f"Too many requests at once: this key's limit of concurrency is {limits.concurrent_requests}"
-        )
+        problem = f"Too many requests at once: {owner}'s limit of concurrency is {limits.concurrent_requests}"
         problem += "." if request.requests == 1 else f", and this call makes {request.requests}."
     return RateLimitError(f"{problem} {again}", wait_ms=decision.wait_ms, headers=headers)
 
 
-def never_fits(*, prompt_tokens: int, completion_tokens: int, limits: Limits) -> InvalidRequestError:
+def never_fits(
+    *, prompt_tokens: int, completion_tokens: int, limits: Limits, owner: str
+) -> InvalidRequestError:
     """The error for a request that exceeds the whole limit, so that waiting does not help."""
-    per_minute = limits.tokens == limits.tokens_per_minute
+    period = "minute"
+    if limits.tokens != limits.tokens_per_minute:
+        whole = (each for each in limits.counted if each.unit == "tokens" and each.hard == limits.tokens)
+        period = next(whole).period
     return InvalidRequestError(
         f"This request may use {prompt_tokens + completion_tokens} tokens ({prompt_tokens} of the prompt and"
-        f" {completion_tokens} of the completion), more than this API key's limit of {limits.tokens} tokens a"
-        f" {'minute' if per_minute else 'day'}. Shorten it, or ask for fewer tokens.",
+        f" {completion_tokens} of the completion), more than {owner}'s limit of {limits.tokens} tokens a"
+        f" {period}. Shorten it, or ask for fewer tokens.",
         code="tokens_exceed_limit",
     )
 
 
-def too_many_requests(requests: int, *, limits: Limits) -> InvalidRequestError:
+def too_many_requests(requests: int, *, limits: Limits, owner: str) -> InvalidRequestError:
     """The error for a call that makes more requests of the engine than the limit allows at all."""
     at_once = limits.requests == limits.concurrent_requests
     return InvalidRequestError(
-        f"This call makes {requests} requests, one for each choice of each prompt; this API key's limit is"
+        f"This call makes {requests} requests, one for each choice of each prompt; {owner}'s limit is"
         f" {limits.requests} {'at once' if at_once else 'a minute'}. Ask for fewer choices, or send fewer"
         " prompts in a call.",
         code="requests_exceed_limit",
     )
+
+
+def _budget(request: ReservationRequest, decision: Decision) -> Budget:
+    assert decision.budget is not None
+    return request.limits.counted[decision.budget]
+
+
+def _named(budget: Budget) -> str:
+    assert budget.hard is not None
+    amount = amount_text(budget.unit, budget.hard)
+    return f"{amount}{' tokens' if budget.unit == 'tokens' else ''} a {budget.period} (UTC)"
+
+
+def _least(request: ReservationRequest, budget: Budget) -> str:
+    """The least amount that the request would use of the budget."""
+    if budget.unit == "tokens":
+        return str(request.tokens - request.optional_tokens)
+    return cost_text(request.cost - request.optional_tokens * request.token_cost)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from serval.caller.budgets import Budget, Budgets, Unit, Used, period_days
 from serval.limits.bucket import Bucket
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.messages import Decision, Dimension, ReservationRequest
@@ -34,14 +35,32 @@ class Moment(NamedTuple):
     @property
     def next_day_ms(self) -> int:
         """Milliseconds until the next day in UTC, rounded up."""
-        return int(((self.day + 1) * DAY_S - self.unix_s) * 1000) + 1
+        return self.until_day_ms(self.day + 1)
+
+    def until_day_ms(self, day: int) -> int:
+        """Milliseconds until `day` begins in UTC, rounded up."""
+        return int((day * DAY_S - self.unix_s) * 1000) + 1
+
+
+class _Amounts(NamedTuple):
+    """Tokens and their cost."""
+
+    tokens: int
+    cost: int
+
+    def of(self, unit: Unit) -> int:
+        return self.tokens if unit == "tokens" else self.cost
+
+    def settled(self, tokens: int, cost: int) -> Used:
+        """The change when these are settled: real use takes their place, and nothing is held."""
+        return Used(tokens - self.tokens, cost - self.cost, -self.tokens, -self.cost)
 
 
 @dataclass(slots=True)
 class _Reservation:
     account: "_Account"
     request: ReservationRequest
-    tokens: int
+    amounts: _Amounts
     day: int
     expires_ms: int
     # Marks of the debits in their buckets; None: no such limit.
@@ -80,23 +99,27 @@ class Ledger:
         account = self._accounts.get(request.subject)
         if account is None:
             account = self._accounts[request.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
-        tokens = self._reservable(request, now)
-        refused, wait_ms = self._refusal(account, request, tokens, now)
-        if refused is None:
-            self._debit(account, request, tokens, now)
         limits = request.limits
+        budgets = limits.counted
+        amounts = self._reservable(request, budgets, now)
+        soft = self._soft(account, request.subject, budgets, now) if budgets else ()
+        refused, wait_ms, budget = self._refusal(account, request, amounts, now)
+        if refused is None:
+            self._debit(account, request, amounts, now)
         of_requests = of_tokens = (0, 0)
-        of_day: tuple[int, int] | tuple[None, None] = (None, None)
+        day_remaining: int | None = None
+        day_reset_ms: int | None = None
         if limits.requests_per_minute is not None:
             of_requests = account.requests.remaining(), account.requests.reset_ms()
         if limits.tokens_per_minute is not None:
             of_tokens = account.tokens.remaining(), account.tokens.reset_ms()
         if limits.tokens_per_day is not None:
             left = limits.tokens_per_day - self._daily.used(request.subject, now.day)
-            of_day = max(0, left), now.next_day_ms
-        return Decision(refused, wait_ms, *of_requests, *of_tokens, *of_day)
+            day_remaining, day_reset_ms = max(0, left), now.next_day_ms
+        of_all = (*of_requests, *of_tokens, day_remaining, day_reset_ms)
+        return Decision(refused, wait_ms, *of_all, budget, soft)
 
-    def settle(self, reservation_id: str, *, requests: int, tokens: int, now: Moment) -> None:
+    def settle(self, reservation_id: str, *, requests: int, tokens: int, cost: int = 0, now: Moment) -> None:
         """End a reservation with what was used; zeros refund everything."""
         reservation = self._open.get(reservation_id)
         if reservation is None:
@@ -104,15 +127,19 @@ class Ledger:
         self.abandon(reservation_id)
         if reservation.expires_ms <= now.ms:
             return
-        account, request = reservation.account, reservation.request
+        account, request, reserved = reservation.account, reservation.request, reservation.amounts
         if reservation.request_mark is not None:
             account.requests.drain(now.ms)
             account.requests.correct(request.requests, requests, reservation.request_mark)
         if reservation.token_mark is not None:
             account.tokens.drain(now.ms)
-            account.tokens.correct(reservation.tokens, tokens, reservation.token_mark)
-        if request.limits.tokens_per_day is not None:
-            self._daily.record(request.subject, reservation.day, tokens - reservation.tokens)
+            account.tokens.correct(reserved.tokens, tokens, reservation.token_mark)
+        if request.limits.counted:
+            self._daily.record(request.subject, reservation.day, reserved.settled(tokens, cost))
+
+    def charge(self, subject: str, day: int, *, tokens: int, cost: int) -> None:
+        """Count use of budgets that was not reserved here."""
+        self._daily.record(subject, day, Used(tokens, cost))
 
     def abandon(self, reservation_id: str) -> None:
         """End a reservation whose use will stay unknown: free its slots, keep its debit."""
@@ -137,52 +164,82 @@ class Ledger:
             if not account.open and account.requests.level == account.tokens.level == 0:
                 del self._accounts[subject]
 
-    def _reservable(self, request: ReservationRequest, now: Moment) -> int:
-        """The tokens to reserve: all, or without some of the optional ones."""
-        budget = request.limits.tokens_per_day
-        if budget is None:
-            return request.tokens
-        left = budget - self._daily.used(request.subject, now.day)
-        return max(request.tokens - request.optional_tokens, min(request.tokens, left))
+    def _used(self, subject: str, budget: Budget, now: Moment) -> int:
+        """The part of the budget that is used, including reserved amounts."""
+        return self._daily.used_in(subject, period_days(budget.period, now.day), budget.unit)
+
+    def _reservable(self, request: ReservationRequest, budgets: Budgets, now: Moment) -> _Amounts:
+        """The tokens to reserve and their cost: all, or without some of the optional ones."""
+        tokens, cost, optional = request.tokens, request.cost, request.optional_tokens
+        left_out = 0
+        for budget in budgets:
+            if budget.hard is None:
+                continue
+            left = budget.hard - self._used(request.subject, budget, now)
+            if budget.unit == "tokens":
+                left_out = max(left_out, tokens - left)
+            elif request.token_cost:
+                # Rounded up, so that the rest fits.
+                left_out = max(left_out, -((left - cost) // request.token_cost))
+        left_out = min(left_out, optional)
+        return _Amounts(tokens - left_out, cost - left_out * request.token_cost)
+
+    def _soft(self, account: _Account, subject: str, budgets: Budgets, now: Moment) -> tuple[int, ...]:
+        """Indices of the budgets whose soft limit was reached, without what is reserved."""
+        return tuple(
+            index
+            for index, budget in enumerate(budgets)
+            if budget.soft is not None
+            and (used := self._used(subject, budget, now)) >= budget.soft
+            and used - self._reserved(account, budget, now) >= budget.soft
+        )
 
     def _refusal(
-        self, account: _Account, request: ReservationRequest, tokens: int, now: Moment
-    ) -> tuple[Dimension | None, int]:
-        """The limit that refuses the request, and for how many milliseconds; of several, the longest."""
+        self, account: _Account, request: ReservationRequest, amounts: _Amounts, now: Moment
+    ) -> tuple[Dimension | None, int, int | None]:
+        """The limit that refuses the request, for how many milliseconds, and the index of the budget.
+
+        Of several limits, the one that refuses it for longest.
+        """
         limits = request.limits
         refused: Dimension | None = None
         wait_ms = 0
+        refusing: int | None = None
         if limits.requests_per_minute is not None:
             wait = _wait_ms(account.requests, request.requests, limits.requests_per_minute, now.ms)
             if wait > wait_ms:
                 refused, wait_ms = "requests", wait
         if limits.tokens_per_minute is not None:
-            wait = _wait_ms(account.tokens, tokens, limits.tokens_per_minute, now.ms)
+            wait = _wait_ms(account.tokens, amounts.tokens, limits.tokens_per_minute, now.ms)
             if wait > wait_ms:
                 refused, wait_ms = "tokens", wait
         if wait_ms < RUNNING_WAIT_MS and self._is_full(account, request, now.ms):
             refused, wait_ms = "concurrency", RUNNING_WAIT_MS
-        budget = limits.tokens_per_day
-        if budget is not None and self._daily.used(request.subject, now.day) + tokens > budget:
-            spent = self._daily.used(request.subject, now.day) - self._reserved(account, now)
-            if spent + tokens > budget:
-                refused, wait_ms = "budget", now.next_day_ms
+        for index, budget in enumerate(limits.counted):
+            amount = amounts.of(budget.unit)
+            used = self._used(request.subject, budget, now)
+            if budget.hard is None or used + amount <= budget.hard:
+                continue
+            if used - self._reserved(account, budget, now) + amount > budget.hard:
+                wait = now.until_day_ms(period_days(budget.period, now.day).stop)
+                if refused != "budget" or wait > wait_ms:
+                    refused, wait_ms, refusing = "budget", wait, index
             elif wait_ms < RUNNING_WAIT_MS:
-                refused, wait_ms = "budget_reserved", RUNNING_WAIT_MS
-        return refused, wait_ms
+                refused, wait_ms, refusing = "budget_reserved", RUNNING_WAIT_MS, index
+        return refused, wait_ms, refusing
 
-    def _debit(self, account: _Account, request: ReservationRequest, tokens: int, now: Moment) -> None:
+    def _debit(self, account: _Account, request: ReservationRequest, amounts: _Amounts, now: Moment) -> None:
         limits = request.limits
-        if limits.tokens_per_day is not None:
-            self._daily.record(request.subject, now.day, tokens)
+        if limits.counted:
+            self._daily.record(request.subject, now.day, Used(*amounts, *amounts))
         reservation = _Reservation(
             account,
             request,
-            tokens,
+            amounts,
             now.day,
             now.ms + self._lease_ms,
             None if limits.requests_per_minute is None else account.requests.debit(request.requests),
-            None if limits.tokens_per_minute is None else account.tokens.debit(tokens),
+            None if limits.tokens_per_minute is None else account.tokens.debit(amounts.tokens),
         )
         self._open[request.id] = account.open[request.id] = reservation
         account.running += _slots(request)
@@ -194,13 +251,14 @@ class Ledger:
         self._expire(account, now_ms)
         return account.running + request.requests > limit
 
-    def _reserved(self, account: _Account, now: Moment) -> int:
-        """The part of the day's use that open reservations hold, and may give back."""
+    def _reserved(self, account: _Account, budget: Budget, now: Moment) -> int:
+        """The part of the budget's use that open reservations hold, and may give back."""
         self._expire(account, now.ms)
+        days = period_days(budget.period, now.day)
         return sum(
-            reservation.tokens
+            reservation.amounts.of(budget.unit)
             for reservation in account.open.values()
-            if reservation.day == now.day and reservation.request.limits.tokens_per_day is not None
+            if reservation.day in days and reservation.request.limits.counted
         )
 
     def _expire(self, account: _Account, now_ms: int) -> None:

@@ -20,7 +20,7 @@ class Limiter(Protocol):
         Raises `LimitsUnavailableError`, or `LedgerUnreachableError` if there is no fallback.
         """
 
-    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """End a reservation with what was used; zeros refund everything. Only the first end counts."""
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
@@ -28,3 +28,10 @@ class Limiter(Protocol):
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Background work; entered before the first request and left after the last."""
+
+
+class SharedLimiter(Limiter, Protocol):
+    """A limiter whose ledger is in another process, which may be away."""
+
+    def charge(self, request: ReservationRequest, day: int, *, tokens: int, cost: int) -> None:
+        """Count use of budgets on `day` that was admitted, and has ended, while the ledger was away."""

@@ -32,9 +32,9 @@ class LocalLimiter:
         """See `Limiter`."""
         return self._ledger.reserve(request, self._now())
 
-    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """See `Limiter`."""
-        self._ledger.settle(request.id, requests=requests, tokens=tokens, now=self._now())
+        self._ledger.settle(request.id, requests=requests, tokens=tokens, cost=cost, now=self._now())
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
         """See `Limiter`."""

@@ -6,15 +6,16 @@ from msgspec import Struct
 
 from serval.caller.limits import Limits
 
-# `budget`: used up for the day. `budget_reserved`: requests that still run have reserved what is left of it.
+# `budget`: used up for its day, week or month. `budget_reserved`: requests that still run have reserved what
+# is left of it.
 Dimension = Literal["requests", "tokens", "concurrency", "budget", "budget_reserved"]
 
 
 class ReservationRequest(Struct, frozen=True, array_like=True):
     """A request for a reservation. `id` is unique and names the reservation from then on.
 
-    It is for `requests` of the engine, which use up to `tokens` in all. If the day's budget has no room for
-    all, up to `optional_tokens` of them are left out.
+    It is for `requests` of the engine, which use up to `tokens` in all and cost up to `cost`. If a budget has
+    no room for all, up to `optional_tokens` of them are left out, each of which costs `token_cost`.
     """
 
     id: str
@@ -24,6 +25,8 @@ class ReservationRequest(Struct, frozen=True, array_like=True):
     tokens: int = 0
     optional_tokens: int = 0
     requests: int = 1
+    cost: int = 0
+    token_cost: int = 0
 
 
 class Decision(Struct, frozen=True, array_like=True):
@@ -33,6 +36,9 @@ class Decision(Struct, frozen=True, array_like=True):
     whose end is unknown, that is when to try again. The remaining amounts are those after the reservation; a
     reset is the time until the whole limit is available again. For a dimension without limit both are 0,
     those of the day None: a budget is not counted everywhere.
+
+    `budget` is the index in the request's `limits.counted` of the budget that refused it, `soft` are those of
+    budgets whose soft limit was reached before.
     """
 
     refused: Dimension | None = None
@@ -43,3 +49,5 @@ class Decision(Struct, frozen=True, array_like=True):
     tokens_reset_ms: int = 0
     day_remaining: int | None = None
     day_reset_ms: int | None = None
+    budget: int | None = None
+    soft: tuple[int, ...] = ()

@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from serval.limits.daily_use import DAY_S, DailyUse
+from serval.limits.daily_use import DAY_S, KEPT_DAYS, DailyUse
 from serval.store.daily_tokens import DailyTokens
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,9 @@ class DailyUsePersister:
         self._loaded_day: int | None = None
 
     async def load(self) -> None:
-        """Load the use of today and of the days around it, as the clock may be set."""
+        """Load the use of the days that budgets count, and of tomorrow, as the clock may be set."""
         today = int(self._now() // DAY_S)
-        first, last = today - 1, today + 1
+        first, last = today - KEPT_DAYS, today + 1
         self._daily.merge_saved(await asyncio.to_thread(self._table.load, first, last))
         self._daily.drop_other_days(first, last)
         self._loaded_day = today

@@ -1,7 +1,7 @@
 """The limiter of any number of gateways: the ledger is in Redis or Valkey, kept by scripts.
 
 `scripts/` holds the ledger and its buckets, translated to Lua line by line. A script is atomic, and its time
-is Redis's own. The account of a key is five Redis keys with one hash tag, each with an expiry.
+is Redis's own. The account of a key or a team is six Redis keys with one hash tag, each with an expiry.
 
 Only a reservation waits for an answer, and not for long. The end of a reservation is queued behind it and
 retried while Redis is unreachable; only the first end counts, and one that comes after the lease changes
@@ -57,9 +57,10 @@ class _Script(NamedTuple):
 _RESERVE: Final = _Script.named("reserve")
 _END: Final = _Script.named("end")
 _RENEW: Final = _Script.named("renew")
+_CHARGE: Final = _Script.named("charge")
 
 
-_KEYS: Final = ("buckets", "open", "reservations", "days", "running")
+_KEYS: Final = ("buckets", "open", "reservations", "days", "running", "books")
 
 
 class _Call(NamedTuple):
@@ -149,26 +150,36 @@ class RedisLimiter:
         if self._unreachable:
             raise LedgerUnreachableError
         # The order of the fields is that of the script's arguments.
-        limits = ["" if limit is None else limit for limit in astuple(request.limits)]
+        *limits, _ = astuple(request.limits)
         amounts = [request.tokens, request.optional_tokens, request.requests]
-        arguments = [request.id, *amounts, *limits, self._lease_ms, *self._moment()]
+        budgets = [field for budget in request.limits.counted for field in astuple(budget)]
+        costs = [request.cost, request.token_cost]
+        given = [*amounts, *limits, self._lease_ms, *self._moment(), *costs, *budgets]
+        arguments = [request.id, *("" if each is None else each for each in given)]
         call = _Call(_RESERVE, request.subject, arguments)
         reservation = _PendingReservation(call, asyncio.get_running_loop().create_future())
         self._pending.append(reservation)
         self._work.set()
         try:
-            refused, *numbers = await reservation.answer
+            refused, *numbers, soft = await reservation.answer
         except BaseException:
             # The answer will be dropped; Redis must not keep what it may have reserved.
             self.settle(request, requests=0, tokens=0)
             raise
+        numbers.append(tuple(soft))
         return Decision(refused or None, *numbers)
 
-    def settle(self, request: ReservationRequest, *, requests: int, tokens: int) -> None:
+    def settle(self, request: ReservationRequest, *, requests: int, tokens: int, cost: int = 0) -> None:
         """See `Limiter`."""
         if len(self._endings) < _MAX_UNSENT:
-            arguments = [request.id, requests, tokens, self._lease_ms, *self._moment()]
+            arguments = [request.id, requests, tokens, self._lease_ms, *self._moment(), cost]
             self._endings.append(_Call(_END, request.subject, arguments))
+            self._work.set()
+
+    def charge(self, request: ReservationRequest, day: int, *, tokens: int, cost: int) -> None:
+        """See `SharedLimiter`. Sent again until Redis has it."""
+        if len(self._endings) < _MAX_UNSENT:
+            self._endings.append(_Call(_CHARGE, request.subject, [request.id, day, tokens, cost]))
             self._work.set()
 
     def renew(self, requests: Sequence[ReservationRequest]) -> None:
@@ -258,7 +269,7 @@ class RedisLimiter:
         unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
             # A restarted Redis, or one whose scripts were flushed.
-            for script in (_RESERVE, _END, _RENEW):
+            for script in (_RESERVE, _END, _RENEW, _CHARGE):
                 await self._redis.script_load(script.text)
             again = await self._run_once([calls[index] for index in unknown])
             for index, answer in zip(unknown, again, strict=True):

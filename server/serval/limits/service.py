@@ -14,6 +14,7 @@ from typing import Final, cast
 import msgspec
 
 from serval.limits.codec import (
+    Charge,
     MessageReader,
     Renew,
     Reserve,
@@ -122,9 +123,14 @@ class _WorkerConnection(asyncio.Protocol):
             self._open.add(message.request.id)
         return encode(ReserveReply(message.number, decision))
 
-    def _note(self, message: Settle | Renew, now: Moment) -> None:
+    def _note(self, message: Settle | Renew | Charge, now: Moment) -> None:
+        if isinstance(message, Charge):
+            self._ledger.charge(message.subject, message.day, tokens=message.tokens, cost=message.cost)
+            return
         if isinstance(message, Renew):
             self._ledger.renew(message.ids, now)
             return
         self._open.discard(message.id)
-        self._ledger.settle(message.id, requests=message.requests, tokens=message.tokens, now=now)
+        self._ledger.settle(
+            message.id, requests=message.requests, tokens=message.tokens, cost=message.cost, now=now
+        )

@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import math
 import socket
 import time
@@ -34,6 +35,9 @@ from serval.process.signals import stop_on_signals
 from serval.process.startup import Progress, initial_live_settings, print_progress, wait_for_engine
 from serval.scheduling.slots import WaitingRoom
 from serval.settings import Settings
+from serval.siblings import doubts
+
+logger = logging.getLogger(__name__)
 
 _FINAL_SEND_S = 2
 
@@ -153,6 +157,8 @@ def load_backend(
             " with the model's tokenizer and chat template with --model"
         )
     chat = chat or load_chat_of(settings, folder)
+    for doubt in doubts(folder.resolve().name, chat.template_source, chat.template_variables):
+        logger.warning("%s", doubt)
     model = ServedModel(
         name=settings.served_model_name or folder.resolve().name,
         # The files' time, not this process's: all replicas and restarts report the same.

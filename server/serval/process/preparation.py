@@ -4,6 +4,7 @@ import contextlib
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serval.app import Prepared
 from serval.auth.factory import admin_authenticator, open_directory, open_tokens
@@ -17,6 +18,10 @@ from serval.setting_names import variable_of
 from serval.settings import Settings
 from serval.telemetry.tracing import open_tracing
 
+if TYPE_CHECKING:
+    from serval.auth.directory import KeyDirectory
+    from serval.batches.service import Batches
+
 
 def prepare(settings: Settings, live: LiveSettings) -> Prepared:
     """Open what a gateway needs besides its engine. Raises `SettingsError`."""
@@ -29,7 +34,17 @@ def prepare(settings: Settings, live: LiveSettings) -> Prepared:
         administrators=admin_authenticator(settings, directory) if has_admin_api else None,
         gate=open_gate(settings, None if directory is None else directory.store),
         tracing=open_tracing(settings),
+        batches=_open_batches(settings, directory),
     )
+
+
+def _open_batches(settings: Settings, directory: "KeyDirectory | None") -> "Batches | None":
+    if settings.batch_folder is None:
+        return None
+    # SQLAlchemy is loaded only where there is a database.
+    from serval.batches.service import open_batches
+
+    return open_batches(settings.batch_folder, None if directory is None else directory.store.engine)
 
 
 def load_chat_of(settings: Settings, folder: Path) -> ChatRenderer:

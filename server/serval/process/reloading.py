@@ -1,4 +1,4 @@
-"""Reload of the key file and the settings file when they change.
+"""Reload of the key file, the settings file and the prices when they change.
 
 A file that cannot be used is reported in the log and changes nothing.
 """
@@ -30,7 +30,11 @@ async def settings_changes(
     A changed file is read once it has stayed the same for one poll, so that none is read while it is being
     written. Setting `requested` reads the files immediately and clears the event.
     """
-    files = [file for file in (settings.settings_file, settings.api_key_file) if file is not None]
+    files = [
+        file
+        for file in (settings.settings_file, settings.api_key_file, settings.prices_file)
+        if file is not None
+    ]
     values: Mapping[str, Any] | None = None
     read: list[Stamp] = []
     seen: list[Stamp] = []
@@ -67,6 +71,7 @@ def _log(fresh: LiveSettings, live: LiveSettings, *, need_restart: list[str]) ->
         "withdrawn_keys": len(set(live.keys) - set(fresh.keys) - {""}),
         "reserved_completion_tokens": fresh.reserved_completion_tokens,
         "model_aliases": " ".join(fresh.model_aliases),
+        "priced_models": " ".join(model for model, _ in fresh.prices),
         **{name: getattr(fresh.limits, name) for name in fresh.limits.__struct_fields__},
     }
     if need_restart:

@@ -7,17 +7,22 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from serval.caller.budgets import Budget, Budgets, budgets_of, from_json, to_json
 from serval.caller.limits import DEFAULT_LIMITS, LIMIT_NAMES, KeyLimits
 from serval.errors import DeadKeyError, SettingsError, UnknownKeyError
 from serval.store.database import transaction
+from serval.store.key_rows import count_change, live, not_revoked
 from serval.store.tables import api_keys, key_store
+from serval.store.teams import lock_team
 
 PREFIX = "sk-serval-"
+# For a team that does not change; None is no team.
+KEEP: Final = ""
 _ID = re.compile(r"[0-9a-f]{12}")
 
 
@@ -34,6 +39,9 @@ class KeyRecord:
     expires_at: int | None
     revoked_at: int | None
     limits: KeyLimits
+    # Id of the key's team.
+    team: str | None = None
+    budgets: Budgets = ()
 
     def is_live(self, now: float) -> bool:
         """True if the key is neither revoked nor expired."""
@@ -52,6 +60,8 @@ class KeyRecord:
             "expires_at": self.expires_at,
             "revoked_at": self.revoked_at,
             "limits": self.limits.as_object(),
+            "team": self.team,
+            "budgets": [budget.as_object() for budget in self.budgets],
         }
 
 
@@ -86,6 +96,11 @@ class KeyStore:
         keyed.update(key.encode("utf-8", "surrogateescape"))
         return keyed.digest()
 
+    def derived_secret(self, purpose: str) -> bytes:
+        """A secret of 32 bytes for another purpose than keys, the same wherever the pepper is."""
+        # No key has this form, so it is no key's digest.
+        return self.digest(f"serval secret for {purpose}")
+
     def version(self) -> int:
         """The version of the keys, which increases with every change."""
         with self.engine.connect() as connection:
@@ -107,37 +122,71 @@ class KeyStore:
         models: Sequence[str] | None = None,
         expires_in_s: int | None = None,
         limits: KeyLimits = DEFAULT_LIMITS,
+        team: str | None = None,
+        budgets: Sequence[Budget] = (),
     ) -> tuple[KeyRecord, str]:
         """Create a key; return its record, and the key itself, which cannot be shown again.
 
-        `name` and `models` must be printable: they are shown in terminals.
+        `name` and `models` must be printable: they are shown in terminals. Raises `UnknownTeamError`, or
+        `ValueError` for budgets that contradict each other.
         """
         with transaction(self.engine) as connection:
+            if team is not None:
+                lock_team(connection, team)
             return self._insert(
-                connection, name=name, scopes=scopes, models=models, expires_in_s=expires_in_s, limits=limits
+                connection,
+                name=name,
+                scopes=scopes,
+                models=models,
+                expires_in_s=expires_in_s,
+                limits=limits,
+                team=team,
+                budgets=budgets_of(budgets),
             )
 
-    def update_limits(self, key_id: str, changes: Mapping[str, int | None]) -> KeyRecord:
-        """Change some of the key's limits, by name. Raises `UnknownKeyError`."""
+    def update(
+        self,
+        key_id: str,
+        *,
+        limits: Mapping[str, int | None] | None = None,
+        budgets: Callable[[Budgets], Budgets] | None = None,
+        team: str | None = KEEP,
+    ) -> KeyRecord:
+        """Change some limits by name, the budgets to what `budgets` makes of them, and the team.
+
+        `team` None: none. Raises `UnknownKeyError`, `UnknownTeamError`, and what `budgets` raises.
+        """
         with transaction(self.engine) as connection:
+            if team:
+                lock_team(connection, team)
+            if budgets is not None:
+                # Locks the row: this value depends on the one before.
+                mine = update(api_keys).where(api_keys.c.id == _find(connection, key_id).id)
+                connection.execute(mine.values(id=key_id))
             key = _find(connection, key_id)
-            if key.limits.changed(**changes) != key.limits:
-                # Only these, so that a change of another limit at the same time is not lost.
-                connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(dict(changes)))
-                _count_change(connection)
+            changed = key.limits.changed(**limits or {}) != key.limits
+            # Only these, so that a change of another limit at the same time is not lost.
+            changes: dict[str, Any] = dict(limits or {}) if changed else {}
+            if budgets is not None:
+                changes["budgets"] = to_json(budgets(key.budgets))
+            if team != KEEP:
+                changes["team"] = team
+            if changes:
+                connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(changes))
+                count_change(connection)
             return _find(connection, key_id)
 
     def rotate(self, key_id: str, *, grace_s: int = 0) -> tuple[KeyRecord, str]:
         """Create a key in place of `key_id`, which is accepted for `grace_s` more.
 
-        The new key has the old one's limits, with nothing used yet.
+        The new key has the old one's limits and budgets, with nothing used yet; its team's use goes on.
         Raises `UnknownKeyError`, or `DeadKeyError` if the old key is revoked or has expired.
         """
         now = int(self._now())
         with transaction(self.engine) as connection:
             old = _find(connection, key_id)
             # First, as it locks the row: a key that is being revoked has no successor.
-            if not self._end(connection, key_id, _live(now), at=now + grace_s):
+            if not self._end(connection, key_id, live(now), at=now + grace_s):
                 raise DeadKeyError(
                     f"the key {key_id} is revoked or has expired, so it cannot be replaced; create a new key"
                 )
@@ -148,6 +197,8 @@ class KeyStore:
                 models=None if old.models is None else sorted(old.models),
                 expires_in_s=None if old.expires_at is None else old.expires_at - now,
                 limits=old.limits,
+                team=old.team,
+                budgets=old.budgets,
             )
 
     def revoke(self, key_id: str) -> KeyRecord:
@@ -155,7 +206,7 @@ class KeyStore:
         now = int(self._now())
         with transaction(self.engine) as connection:
             _find(connection, key_id)
-            self._end(connection, key_id, _not_revoked(now), at=now)
+            self._end(connection, key_id, not_revoked(now), at=now)
             return _find(connection, key_id)
 
     def _insert(
@@ -167,6 +218,8 @@ class KeyStore:
         models: Sequence[str] | None,
         expires_in_s: int | None,
         limits: KeyLimits,
+        team: str | None,
+        budgets: Budgets,
     ) -> tuple[KeyRecord, str]:
         key_id = secrets.token_hex(6)
         key = f"{PREFIX}{key_id}-{secrets.token_hex(20)}"
@@ -180,18 +233,20 @@ class KeyStore:
             "created_at": now,
             "expires_at": None if expires_in_s is None else now + expires_in_s,
             **asdict(limits),
+            "team": team,
+            "budgets": to_json(budgets),
         }
         connection.execute(insert(api_keys).values(values))
-        _count_change(connection)
+        count_change(connection)
         return _find(connection, key_id), key
 
     def _end(self, connection: Connection, key_id: str, condition: ColumnElement[bool], *, at: int) -> bool:
         """Revoke the key at `at`, or earlier if it already is. False if it does not meet the condition."""
-        revoked_at = case((_not_revoked(at), at), else_=api_keys.c.revoked_at)
+        revoked_at = case((not_revoked(at), at), else_=api_keys.c.revoked_at)
         ending = update(api_keys).where(api_keys.c.id == key_id, condition).values(revoked_at=revoked_at)
         ended = connection.execute(ending).rowcount > 0
         if ended:
-            _count_change(connection)
+            count_change(connection)
         return ended
 
     def _settle_pepper(self, given: bytes | None) -> bytes:
@@ -226,19 +281,6 @@ def _digest(pepper: bytes, key: str) -> bytes:
     return hmac.digest(pepper, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
 
 
-def _not_revoked(now: int) -> ColumnElement[bool]:
-    return or_(api_keys.c.revoked_at.is_(None), api_keys.c.revoked_at > now)
-
-
-def _live(now: int) -> ColumnElement[bool]:
-    """See `KeyRecord.is_live`."""
-    return and_(_not_revoked(now), or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now))
-
-
-def _count_change(connection: Connection) -> None:
-    connection.execute(update(key_store).values(version=key_store.c.version + 1))
-
-
 def _find(connection: Connection, key_id: str) -> KeyRecord:
     # Not every text can be a parameter: PostgreSQL refuses NUL.
     query = select(api_keys).where(api_keys.c.id == key_id)
@@ -261,4 +303,6 @@ def _record(row: Row[Any]) -> KeyRecord:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         limits=KeyLimits(**{name: getattr(row, name) for name in LIMIT_NAMES}),
+        team=row.team,
+        budgets=from_json(row.budgets),
     )

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Engine, Row, delete, func, insert, select, text, update
 
 from serval.store.database import transaction
-from serval.store.tables import USAGE_COUNTS, api_keys, usage, usage_writers
+from serval.store.tables import USAGE_COUNTS, api_keys, teams, usage, usage_writers
 
 HOUR_S: Final = 3600
 
@@ -24,8 +24,10 @@ Counts = Sequence[int]
 
 _SUMS: Final = ", ".join(f"{name} = usage.{name} + excluded.{name}" for name in USAGE_COUNTS)
 _COLUMNS: Final = ("subject", "model", "hour", *USAGE_COUNTS)
+# The team is looked up here, so that neither a request nor a journal's line carries it.
 _ADD: Final = text(
-    f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608  # constants
+    f"INSERT INTO usage ({', '.join(_COLUMNS)}, team) VALUES ({', '.join(f':{name}' for name in _COLUMNS)},"  # noqa: S608  # constants
+    " (SELECT team FROM api_keys WHERE id = :subject))"
     f" ON CONFLICT (subject, model, hour) DO UPDATE SET {_SUMS}"
 )
 
@@ -68,22 +70,28 @@ class UsageTable:
     ) -> list[Row[Any]]:
         """The sums from hour `first` until before hour `end`, of one subject or of all.
 
-        A row has the columns of `by` (`key`, `model`, `hour`, and `day` as its first hour) and
-        `USAGE_COUNTS`; with `key` comes `name`, null for a caller without a key in the database. Return at
-        most `most` rows, in the order of time, key and model.
+        A row has the columns of `by` (`team`, `key`, `model`, `hour`, and `day` as its first hour) and
+        `USAGE_COUNTS`; with `key` comes `name`, null for a caller without a key in the database, and with
+        `team` its `team_name`. Return at most `most` rows, in the order of time, team, key and model.
         """
         groups = {
             "day": (usage.c.hour - usage.c.hour % 24).label("day"),
             "hour": usage.c.hour.label("hour"),
+            "team": usage.c.team.label("team"),
             "key": usage.c.subject.label("key"),
             "model": usage.c.model.label("model"),
         }
         asked = [column for name, column in groups.items() if name in by]
         names = [func.max(api_keys.c.name).label("name")] if "key" in by else []
+        names += [func.max(teams.c.name).label("team_name")] if "team" in by else []
         counts = [func.coalesce(func.sum(usage.c[name]), 0).label(name) for name in USAGE_COUNTS]
         query = (
             select(*asked, *names, *counts)
-            .select_from(usage.outerjoin(api_keys, usage.c.subject == api_keys.c.id))
+            .select_from(
+                usage.outerjoin(api_keys, usage.c.subject == api_keys.c.id).outerjoin(
+                    teams, usage.c.team == teams.c.id
+                )
+            )
             .where(usage.c.hour >= first, usage.c.hour < end)
             .limit(most)
         )

@@ -7,6 +7,7 @@ from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serval.caller.budgets import PERIODS, UNITS, Budget
 from serval.caller.priority import PRIORITIES
 from serval.errors import (
     AuthUnavailableError,
@@ -14,9 +15,11 @@ from serval.errors import (
     EngineStreamBrokenError,
     KeyDatabaseError,
 )
+from serval.telemetry.batch_metrics import BatchMetrics
 from serval.telemetry.build import build
 from serval.telemetry.conversation_metrics import ConversationMetrics
 from serval.telemetry.place_metrics import STOP_REASONS, PlaceMetrics
+from serval.telemetry.recent_errors import RecentErrors
 from serval.telemetry.record import TOKEN_GAP_BOUNDS, Rejection, RequestRecord
 from serval.telemetry.shared import exposition_of_all
 from serval.telemetry.stopwatch import GATEWAY
@@ -97,10 +100,35 @@ class _Answers:
 ALERTED_ERRORS: Final = (EngineFailureError, EngineStreamBrokenError, AuthUnavailableError, KeyDatabaseError)
 
 
+class _Books:
+    """Usage that is lost, and budgets."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.dropped = Counter(
+            "serval_usage_dropped_total",
+            "Requests, and their tokens, that are missing in the usage of the key database: it was away for"
+            " too long.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("requests", "tokens"):
+            self.dropped.labels(kind)
+        self.soft_limits = Counter(
+            "serval_budget_soft_limits_total",
+            "Budgets of keys and teams whose soft limit was reached, each once in its day, week or month.",
+            ["unit", "period"],
+            registry=registry,
+        )
+        for unit in UNITS:
+            for period in PERIODS:
+                self.soft_limits.labels(unit, period)
+
+
 class _Refusals:
     """Requests that were refused or ended with an error, by reason."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.recent = RecentErrors()
         self._errors = Counter(
             "serval_errors_total",
             "Requests that ended with an error, by its code; internal_error: a defect of the gateway.",
@@ -129,9 +157,10 @@ class _Refusals:
             self._rejections.labels(reason)
 
     def add(self, record: RequestRecord) -> None:
-        """Count a request that has ended."""
+        """Count a request that has ended, and keep its error."""
         if record.error_code is not None:
             self._errors.labels(record.error_code).inc()
+            self.recent.note(record)
         if record.rejection is not None:
             self._rejections.labels(record.rejection).inc()
 
@@ -262,23 +291,16 @@ class Metrics:
             "Worker processes that ended without being told to and were replaced.",
             registry=self._registry,
         )
-        self._usage_dropped = Counter(
-            "serval_usage_dropped_total",
-            "Requests, and their tokens, that are missing in the usage of the key database: it was away for"
-            " too long.",
-            ["kind"],
-            registry=self._registry,
-        )
-        for kind in ("requests", "tokens"):
-            self._usage_dropped.labels(kind)
         # Children by label: looking them up in the metric costs more than counting.
         self._counted: dict[tuple[str, int], Counter] = {}
         self._timed: dict[str, tuple[Histogram, Histogram]] = {}
         self._answers = _Answers(self._registry)
         self._refusals = _Refusals(self._registry)
+        self._books = _Books(self._registry)
         self._queue = _Queue(self._registry)
         self._loop = _EventLoop(self._registry)
         self._process = _Process(self._registry)
+        self.batches = BatchMetrics(self._registry)
         self.places = PlaceMetrics(self._registry)
         self.conversations = ConversationMetrics(self._registry)
         self._engine_up = Gauge(
@@ -287,6 +309,11 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="livemostrecent",
         )
+
+    @property
+    def recent_errors(self) -> RecentErrors:
+        """The last errors of this process."""
+        return self._refusals.recent
 
     def request_started(self) -> None:
         """Count a request as in flight."""
@@ -347,8 +374,12 @@ class Metrics:
 
     def usage_dropped(self, requests: int, tokens: int) -> None:
         """Count requests that are missing in the usage, and their tokens."""
-        self._usage_dropped.labels("requests").inc(requests)
-        self._usage_dropped.labels("tokens").inc(tokens)
+        self._books.dropped.labels("requests").inc(requests)
+        self._books.dropped.labels("tokens").inc(tokens)
+
+    def soft_limit_reached(self, budget: Budget) -> None:
+        """Count a budget whose soft limit was reached."""
+        self._books.soft_limits.labels(budget.unit, budget.period).inc()
 
     def engine_stopped(self, reason: str) -> None:
         """Count an engine that was ready and no longer is; `reason` is told or lost."""

@@ -48,6 +48,8 @@ class RequestRecord(Struct, kw_only=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    # By the prices in force, in parts of the currency; see `COST_UNIT` in `serval.caller.budgets`.
+    cost: int = 0
     first_token_s: float | None = None
     finish_reason: str | None = None
     error_code: str | None = None

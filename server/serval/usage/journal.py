@@ -124,6 +124,8 @@ def _rows(path: Path) -> Mapping[Slot, Counts]:
             logger.error("a line of the usage journal %s cannot be read", path.name)
             continue
         slot = Slot(subject, model, hour)
+        # A release without costs wrote fewer counts.
+        counts += [0] * (len(USAGE_COUNTS) - len(counts))
         before = rows.get(slot, (0,) * len(USAGE_COUNTS))
         rows[slot] = [one + other for one, other in zip(before, counts, strict=True)]
     return rows

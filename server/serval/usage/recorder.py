@@ -68,6 +68,7 @@ class UsageRecorder:
             record.completion_tokens,
             record.tool_calls_complete + record.tool_calls_truncated + record.tool_calls_invalid,
             int(record.error_code is not None),
+            record.cost,
         )
         if not self._batch.add(slot, counts):
             self._lose(1, record.prompt_tokens + record.completion_tokens)

@@ -7,14 +7,24 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from serval.caller.budgets import cost_text
+
 if TYPE_CHECKING:
     from serval.store.usage import UsageTable
 
-Group = Literal["key", "model", "day", "hour"]
+Group = Literal["team", "key", "model", "day", "hour"]
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
-COUNTS: Final = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "tool_calls", "errors")
+COUNTS: Final = (
+    "requests",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "tool_calls",
+    "errors",
+    "cost",
+)
 # In this order in tables. `start` is Unix time, of the day or hour.
-COLUMNS: Final = ("start", "key", "name", "model", *COUNTS)
+COLUMNS: Final = ("start", "team", "team_name", "key", "name", "model", *COUNTS)
 # Most rows of a report: one is whole, or is not made.
 MOST_ROWS: Final = 10_000
 HOUR_S: Final = 3600
@@ -47,8 +57,8 @@ def usage_report(
 ) -> Report:
     """The sums of the hours from that of `start` until before `end`, Unix times, of one subject or of all.
 
-    Each row has all `COLUMNS`; those that `by` does not name are None. Raises `LongReportError`, or
-    SQLAlchemy's errors.
+    Each row has all `COLUMNS`; those that `by` does not name are None, and the cost is a decimal.
+    Raises `LongReportError`, or SQLAlchemy's errors.
     """
     rows = table.sums(
         by, first=int(start // HOUR_S), end=int(-(-end // HOUR_S)), subject=subject, most=MOST_ROWS + 1
@@ -61,7 +71,10 @@ def usage_report(
         hour = found.get("hour", found.get("day"))
         found["start"] = None if hour is None else hour * HOUR_S
         # PostgreSQL's sums are decimals.
-        report.append({name: int(found[name]) if name in COUNTS else found.get(name) for name in COLUMNS})
+        shown: dict[str, Any] = {
+            name: int(found[name]) if name in COUNTS else found.get(name) for name in COLUMNS
+        }
+        report.append({**shown, "cost": cost_text(shown["cost"])})
     return report
 
 

@@ -62,6 +62,8 @@ class Message(Struct, omit_defaults=True):
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
     reasoning_content: str | None = None
+    # The same under the name of other servers; what is no text has no effect.
+    reasoning: Any = None
     refusal: str | None = None
 
 

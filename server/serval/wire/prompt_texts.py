@@ -99,7 +99,7 @@ def _content(content: Any, path: str) -> Iterator[PromptText]:
     yield from _text(content, path)
     for index, part in _items(content):
         below = f"{path}[{index}]"
-        for name in ("reasoning_content", "text", "refusal"):
+        for name in ("reasoning_content", "reasoning", "thinking", "text", "refusal"):
             yield from _text(part.get(name), f"{below}.{name}")
         for name in ("content", "output"):
             yield from _content(part.get(name), f"{below}.{name}")

@@ -26,6 +26,7 @@ from serval_sglang.checkpoint.layout import table_name
 from serval_sglang.checkpoint.parts import Part
 from serval_sglang.checkpoint.quantize import quantize_tables
 from serval_sglang.cli.checkpoint.__main__ import main
+from serval_sglang.config import WITHOUT_NGRAMS
 
 CONFIG = tiny_config(num_layers=1)
 CODES = [torch.int8, torch.float8_e4m3fn]
@@ -47,6 +48,14 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, weights: dict[str, Te
 
 def stored(folder: Path) -> dict[str, Tensor]:
     return {name: t for file in folder.glob("*.safetensors") for name, t in load_file(file).items()}
+
+
+def test_quantize_tables_refuses_a_model_without_tables(tmp_path: Path) -> None:
+    changes = {"rope_scaling": None, "num_layers": 1, **WITHOUT_NGRAMS}
+    write_tiny_checkpoint(tmp_path / "flash", seed=0, dtype=torch.bfloat16, **changes)
+    with pytest.raises(CheckpointError, match="has no n-gram tables"):
+        quantize_tables(tmp_path / "flash", tmp_path / "target", dtype=torch.int8)
+    assert not (tmp_path / "target").exists()
 
 
 @pytest.mark.parametrize("dtype", CODES)

@@ -6,10 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
 
-from serval_sglang.checkpoint import load_config, load_reference, tiny_config, write_tiny_checkpoint
+from serval_sglang.checkpoint import (
+    load_config,
+    load_reference,
+    random_state_dict,
+    tiny_config,
+    write_tiny_checkpoint,
+)
+from serval_sglang.checkpoint.inspection import inspect_checkpoint
+from serval_sglang.checkpoint.parts import Part
 from serval_sglang.config import ConfigError
+from serval_sglang.reference import ReferenceModel
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +34,29 @@ def test_tiny_checkpoint_loads_with_overrides(tmp_path: Path) -> None:
     assert written == load_config(tmp_path) == tiny_config(num_layers=1, vocab_size=401)
     assert load_reference(tmp_path)(torch.tensor([[1, 400]])).shape == (1, 2, 401)
     assert len(PreTrainedTokenizerFast.from_pretrained(tmp_path)) == 401
+
+
+def test_tiny_sparse_checkpoint_has_published_names(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.float32, sparse=True, mtp=True, num_layers=1)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        names = set(file.keys())
+    assert {"model.oe_embed_tokens11.weight", "model.oe_embed_proj0.weight"} <= names
+    assert "model.layers.0.self_attn.0.indexer.weights_proj.weight" in names
+    assert not any("ngram_embeddings" in name or "self_attn.1.indexer" in name for name in names)
+    found = inspect_checkpoint(tmp_path)
+    assert found.is_complete, found
+    assert found.mtp == "complete"
+    assert found.parts[Part.INDEXER].tensors == 4
+    assert found.parts[Part.NGRAM_TABLES].tensors == found.parts[Part.NGRAM_PROJECTIONS].tensors == 12
+    expected = ReferenceModel(tiny_config(sparse=True, num_layers=1))
+    expected.load_state_dict(random_state_dict(expected.config, seed=0))
+    tokens = torch.arange(60)[None] + 5
+    assert torch.equal(load_reference(tmp_path)(tokens), expected(tokens))
+
+
+def test_tiny_sparse_checkpoint_is_not_for_fp8(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="FP8 or sparse attention, not both"):
+        write_tiny_checkpoint(tmp_path, seed=0, dtype=torch.float32, sparse=True, fp8=True)
 
 
 def test_tiny_tokenizer_has_special_tokens_of_longcat(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -16,6 +16,7 @@ from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY, mtp_tensor_shapes
 from serval_sglang.checkpoint.manifest import MANIFEST_FILE
 from serval_sglang.cli.checkpoint.__main__ import main
 from serval_sglang.known_configs import TINY
+from serval_sglang.siblings import ARCHITECTURES
 
 SMALL = ("--num-layers", "1", "--n-routed-experts", "4", "--moe-topk", "3")
 
@@ -163,7 +164,7 @@ def test_inspect_names_a_foreign_architecture_and_nothing_else(tmp_path: Path, r
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = run("inspect", tmp_path, "--json")
     assert found.code == 1
-    says = "config.json is that of a LlamaForCausalLM; Serval serves LongcatFlashNgramForCausalLM"
+    says = f"config.json is that of a LlamaForCausalLM; Serval serves {', '.join(ARCHITECTURES)}"
     assert found.json["problems"] == [says]
     assert found.json["complete"] is False
     shown = run("inspect", tmp_path)

@@ -39,6 +39,16 @@ def test_plan_json_for_fp8_on_one_h200(capsys: pytest.CaptureFixture[str]) -> No
     assert used == gpu["memory_bytes"]
 
 
+def test_plan_says_that_no_gpu_serves_sparse_attention_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--gpu-memory-gib", "140.4", "--gpus", "2", "--model", "lite-sparse"]
+    code, plan = as_json(capsys, *flags)
+    assert (code, plan["fits"], plan["assumptions"]["context_tokens"]) == (0, True, 983_040)
+    assert plan["refused_on_gpu"].startswith("no engine on a GPU serves LongCat-Flash-Lite-Sparse yet")
+    assert main(flags) == 0
+    assert "not served yet: no engine on a GPU" in capsys.readouterr().out
+    assert as_json(capsys, "--gpu-memory-gib", "140.4", "--dtype", "fp8")[1]["refused_on_gpu"] is None
+
+
 def test_plan_counts_drafts(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--gpu-memory-gib", "140.4", "--dtype", "fp8"]
     assert main([*flags, "--mtp-steps", "3"]) == 0
@@ -89,6 +99,35 @@ def test_plan_accepts_model_of_other_dimensions(tmp_path: Path, capsys: pytest.C
     assert plan["gpu"]["weights_total_bytes"] < 10e6
 
 
+def test_plan_knows_models_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """As their authors deploy them: FP8 on 8 GPUs of 141 GB, bfloat16 on two such machines."""
+    given = ["--gpu-memory-gib", "140.4", "--model", "flash-chat"]
+    code, plan = as_json(capsys, *given, "--gpus", "8", "--dtype", "fp8")
+    assert code == 0
+    assert plan["assumptions"]["context_tokens"] == 131_072
+    # Latents of two attentions in each of 28 layers, 576 values of two bytes.
+    assert plan["kv_cache"]["bytes_per_token"] == 2 * 28 * 576 * 2
+    assert "n-gram tables" not in plan["gpu"]["weights_bytes"]
+    assert as_json(capsys, *given, "--gpus", "8")[0] == 1
+    assert as_json(capsys, *given, "--gpus", "16")[0] == 0
+    fp8 = ["--gpu-memory-gib", "140.4", "--model", "flash-thinking-2601-fp8", "--gpus", "8"]
+    assert as_json(capsys, *fp8)[1]["assumptions"]["dtype"] == "fp8"
+
+
+def test_plan_says_that_one_machine_is_too_small(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--gpu-memory-gib", "79.6", "--gpus", "16", "--model", "flash-chat"]) == 1
+    shown = capsys.readouterr().out
+    assert "n-gram" not in shown
+    assert "--tables" not in shown
+    assert "one machine of 8 such GPUs is too small; an engine on several (SGLang's --nnodes)" in shown
+
+
+def test_plan_refuses_a_place_for_tables_that_a_model_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--gpu-memory-gib", "140.4", "--model", "flash-chat", "--tables", "host"])
+    assert "this model has no n-gram tables" in capsys.readouterr().err
+
+
 def test_plan_takes_dtype_from_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.json"
     block = {"quant_method": "fp8", "weight_block_size": [128, 128]}
@@ -124,7 +163,7 @@ def test_plan_advice_after_host_memory_is_short_names_tables_on_the_gpu(
 
 def test_plan_advice_without_a_way_claims_no_more_than_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--gpu-memory-gib", "4"]) == 1
-    assert "no engine of up to 8 such GPUs fits, whatever --dtype" in capsys.readouterr().out
+    assert "no engine of up to 32 such GPUs fits, whatever --dtype" in capsys.readouterr().out
 
 
 def test_plan_advice_that_is_not_shown_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +205,7 @@ def test_plan_commands_on_pages_and_in_the_help_fit(
         main(["--help"])
     texts = [path.read_text() for path in tracked_files("*.md") if path.name != "CHANGELOG.md"]
     shown = "\n".join([*texts, capsys.readouterr().out])
-    commands = re.findall(r"^(?:\$ | +)serval plan ((?:--[a-z-]+ [a-z0-9.]+ ?)+)", shown, re.MULTILINE)
+    commands = re.findall(r"^(?:\$ | +)serval plan ((?:--[a-z-]+ [a-z0-9.-]+ ?)+)", shown, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
         assert as_json(capsys, *command.split())[0] == 0, command

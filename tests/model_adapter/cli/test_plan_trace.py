@@ -56,6 +56,12 @@ def test_plan_takes_only_the_sizes_that_are_given(log: str, capsys: pytest.Captu
     assert found["chosen"] == 0
 
 
+def test_plan_estimates_no_costs_of_sparse_attention(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*H200, "--gpus", "2", "--model", "lite-sparse", "--trace", log])
+    assert "this model's is sparse: give --rates" in capsys.readouterr().err
+
+
 def test_plan_takes_measured_costs_without_a_gpu(
     log: str, rates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

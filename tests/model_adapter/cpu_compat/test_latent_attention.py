@@ -4,12 +4,14 @@ Tried: one token and many, cached prefixes of none and of some tokens, sequences
 scattered, one head and several, float32 and bfloat16, rows of a padded batch that belong to no request.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from serval_sglang.cpu_compat import latent_attention
+from serval_sglang.layers.chosen_tokens import CHOSEN_TOKENS
 
 KEY, VALUE, SLOTS, TOKENS = 12, 8, 6, 64
 
@@ -54,3 +56,30 @@ def test_extend_agrees_with_sglang(heads: int, dtype: torch.dtype) -> None:
     assert_same(
         "_run_sdpa_forward_extend", latent_attention.extend, heads, rows, dtype, lengths, prefixes, counts
     )
+
+
+def test_chosen_tokens_replace_all_earlier_ones_of_their_sequence_only() -> None:
+    query, _, keys, values, places = caches(heads=2, rows=5, dtype=torch.float32)
+    slots = torch.tensor([0, 2])
+    chosen = torch.zeros(3, 9, dtype=torch.bool)
+    chosen[0, [0, 6]] = chosen[1, [1, 4, 7]] = chosen[2, [8]] = True
+    backend = SimpleNamespace(**{CHOSEN_TOKENS: [chosen, None]})
+
+    def run(attend: Any, given: Any, *lengths: list[int]) -> torch.Tensor:
+        output = torch.zeros(5, 2, VALUE)
+        attend(
+            given, query, output, keys, values, places, slots, *map(torch.tensor, lengths), None, scaling=0.3
+        )
+        return output
+
+    dense = run(latent_attention.extend, SimpleNamespace(), [9, 4], [6, 2], [3, 2])
+    sparse = run(latent_attention.extend, backend, [9, 4], [6, 2], [3, 2])
+    torch.testing.assert_close(sparse[3:], dense[3:])
+    for row, tokens in enumerate(([0, 6], [1, 4, 7], [8])):
+        weights = (query[row] * 0.3 @ keys[places[0, tokens], 0].T).softmax(-1)
+        torch.testing.assert_close(sparse[row], weights @ values[places[0, tokens], 0])
+    step = SimpleNamespace(**{CHOSEN_TOKENS: [chosen[1:2], None]})
+    decoded = run(latent_attention.decode, step, [9, 4])
+    weights = (query[0] * 0.3 @ keys[places[0, [1, 4, 7]], 0].T).softmax(-1)
+    torch.testing.assert_close(decoded[0], weights @ values[places[0, [1, 4, 7]], 0])
+    torch.testing.assert_close(decoded[1], run(latent_attention.decode, SimpleNamespace(), [9, 4])[1])

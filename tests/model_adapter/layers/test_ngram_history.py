@@ -49,6 +49,23 @@ def manager() -> Any:
     )
 
 
+@pytest.fixture
+def counter() -> Any:
+    """The manager of a model without n-grams."""
+    return ngram_history.BatchCounter(enabled=False, table=None, n=1, counts_batches=True)
+
+
+def test_batch_counter_counts_and_attaches_nothing(counter: Any) -> None:
+    def counted() -> float:
+        return REGISTRY.get_sample_value(f"{BATCHES_METRIC}", {"kind": "extend"}) or 0.0
+
+    before, given = counted(), batch(ForwardMode.EXTEND, reqs=[], prefix_lens=[])
+    assert counter.prepare_for_forward(given, chunked_req=None) is given
+    assert counter.prepare_for_forward(None, chunked_req=None) is None
+    assert counted() == before + 1
+    assert given.engram_history == "of the batch before"
+
+
 def batch(mode: ForwardMode, *, speculative: SpeculativeAlgorithm = NO_DRAFTS, **fields: Any) -> Any:
     return SimpleNamespace(
         forward_mode=mode, spec_algorithm=speculative, engram_history="of the batch before", **fields

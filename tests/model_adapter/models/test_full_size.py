@@ -1,4 +1,4 @@
-"""LongCat-Flash-Lite at its full size, built and loaded by SGLang's own code without memory for weights.
+"""LongCat-Flash-Lite and -Chat at their full sizes, built and loaded by SGLang without memory for weights.
 
 SGLang builds Serval's model for a rank on torch's "meta" device and loads tensors with the names, shapes and
 dtypes of the released checkpoints, but without values. The whole model is built at every split, for the first
@@ -29,7 +29,7 @@ from serval_sglang.checkpoint.fp8 import QUANTIZATION_CONFIG
 from serval_sglang.checkpoint.layout import TABLE_DTYPE_KEY, table_name
 from serval_sglang.checkpoint.parts import Part, part_of
 from serval_sglang.config import LongcatConfig
-from serval_sglang.known_configs import LITE
+from serval_sglang.known_configs import FLASH, LITE
 from serval_sglang.plan.shard_sizes import ABSORBED, ROTARY, TablePlacement, shard_sizes
 from serval_sglang.weights.ledger import CheckpointMismatch
 from serval_testkit.copied_boxes import Box, Copy, RecordedCopies, times_covered
@@ -43,8 +43,11 @@ from serval_testkit import weightless_engine
 
 BF16, FP8, F32, INT8 = torch.bfloat16, torch.float8_e4m3fn, torch.float32, torch.int8
 DTYPES = {"BF16": BF16, "F8_E4M3": FP8, "F32": F32}
-# At full width, but quicker to load.
-ONE_LAYER = replace(LITE, num_layers=1, n_routed_experts=32)
+
+
+def one_layer(config: LongcatConfig) -> LongcatConfig:
+    """Return the model at full width, but quicker to load."""
+    return replace(config, num_layers=1, n_routed_experts=32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,8 @@ class Engine:
 
     def __str__(self) -> str:
         dtype = "FP8" if self.fp8 else "bf16"
-        return f"TP {self.tp} EP {self.ep} {dtype}, tables {self.tables}, {self.config.num_layers} layers"
+        tables = f"tables {self.tables}" if self.config.has_ngrams else "no tables"
+        return f"TP {self.tp} EP {self.ep} {dtype}, {tables}, {self.config.num_layers} layers"
 
 
 SPLITS = [(1, 1), (2, 1), (4, 1), (8, 1), (2, 2), (8, 8)]
@@ -65,6 +69,8 @@ ENGINES = [
     *(Engine(tp=tp, ep=ep) for tp, ep in SPLITS),
     *(Engine(tp=tp, fp8=True) for tp in (1, 2)),
     *(Engine(tp=2, ep=2, tables=tables) for tables in ("host", "8bit")),
+    # As LongCat-Flash-Chat's authors deploy it on one machine.
+    Engine(tp=8, ep=8, fp8=True, config=FLASH),
 ]
 ENDS = [(engine, rank) for engine in ENGINES for rank in sorted({0, engine.tp - 1})]
 
@@ -146,11 +152,7 @@ def parameters(engine: Engine) -> dict[str, tuple[tuple[int, ...], torch.dtype]]
     """Return shape and dtype of every parameter that a rank must have, by name."""
     config, tp, ep = engine.config, engine.tp, engine.ep
     hidden, heads = config.hidden_size, config.num_attention_heads // tp
-    rows = sum(config.ngram_table_rows(i) for i in range(config.ngram_table_count))
-    tables = {"values": ((rows, config.ngram_table_width // tp), INT8 if engine.tables == "8bit" else BF16)}
-    if engine.tables == "8bit":
-        tables["scales"] = ((rows,), F32)
-    found = {f"model.embed_tokens.ngram_tables.{name}": value for name, value in tables.items()}
+    found = embedding_parameters(engine)
 
     def linear(name: str, *shape: int) -> None:
         found[name] = (shape, FP8 if engine.fp8 else BF16)
@@ -158,9 +160,7 @@ def parameters(engine: Engine) -> dict[str, tuple[tuple[int, ...], torch.dtype]]
             *experts, height, width = shape
             found[f"{name}_scale_inv"] = ((*experts, -(-height // 128), -(-width // 128)), F32)
 
-    found["model.embed_tokens.ngram_projection"] = ((hidden // tp, hidden), BF16)
-    for name in ("model.embed_tokens.word_embeder.weight", "lm_head.weight"):
-        found[name] = ((config.vocab_size // tp, hidden), BF16)
+    found["lm_head.weight"] = ((config.vocab_size // tp, hidden), BF16)
     found["model.norm.weight"] = ((hidden,), BF16)
     for layer in (f"model.layers.{i}" for i in range(config.num_layers)):
         for half in range(2):
@@ -183,6 +183,22 @@ def parameters(engine: Engine) -> dict[str, tuple[tuple[int, ...], torch.dtype]]
         found[f"{layer}.mlp.router.classifier.weight"] = ((config.num_experts_total, hidden), F32)
         found[f"{layer}.mlp.router.e_score_correction_bias"] = ((config.num_experts_total,), F32)
     return found
+
+
+def embedding_parameters(engine: Engine) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    config, tp, hidden = engine.config, engine.tp, engine.config.hidden_size
+    words = (config.vocab_size // tp, hidden), BF16
+    if not config.has_ngrams:
+        return {"model.embed_tokens.weight": words}
+    rows = sum(config.ngram_table_rows(i) for i in range(config.ngram_table_count))
+    tables = {"values": ((rows, config.ngram_table_width // tp), INT8 if engine.tables == "8bit" else BF16)}
+    if engine.tables == "8bit":
+        tables["scales"] = ((rows,), F32)
+    return {
+        **{f"model.embed_tokens.ngram_tables.{name}": value for name, value in tables.items()},
+        "model.embed_tokens.ngram_projection": ((hidden // tp, hidden), BF16),
+        "model.embed_tokens.word_embeder.weight": words,
+    }
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -224,7 +240,8 @@ def planned_sizes(engine: Engine) -> tuple[dict[str, int], int]:
         tables=engine.tables,
     )  # fmt: skip
     sizes = dict(planned.device_bytes)
-    sizes[Part.NGRAM_TABLES] += planned.host_bytes
+    if engine.config.has_ngrams:
+        sizes[Part.NGRAM_TABLES] += planned.host_bytes
     return sizes, planned.host_bytes
 
 
@@ -240,13 +257,13 @@ def test_rank_holds_parameters_and_bytes_of_plan(build: Any, engine: Engine, ran
 
 def require_planned_bytes(model: nn.Module, engine: Engine) -> None:
     sizes = sizes_by_part(model)
-    assert sizes.pop("constants") < 1024
+    assert sizes.pop("constants", 0) < 1024
     assert sizes == planned_sizes(engine)[0]
 
 
 @pytest.mark.parametrize("tables", ["device", "host", "8bit"])
 def test_model_asks_for_host_memory_for_host_tables_alone(build: Any, tables: TablePlacement) -> None:
-    engine, memory = Engine(tp=2, ep=2, tables=tables, config=ONE_LAYER), NoMemory()
+    engine, memory = Engine(tp=2, ep=2, tables=tables, config=one_layer(LITE)), NoMemory()
     build(engine, 1, memory)
     on_host = planned_sizes(engine)[1]
     # Nothing is pinned, as there is no GPU to pin it for.
@@ -268,7 +285,7 @@ def test_tables_ask_for_pinned_memory_beside_gpu(code_dtype: torch.dtype | None,
 
 
 LOADED = [
-    *(replace(engine, config=ONE_LAYER) for engine in ENGINES),
+    *(replace(engine, config=one_layer(engine.config)) for engine in ENGINES),
     Engine(tp=2, ep=2),
 ]
 
@@ -355,8 +372,8 @@ OF_FP8 = [
     "model.layers.0.self_attn.0.o_proj.weight_scale_inv",
     "model.layers.0.mlp.experts.0.up_proj.weight_scale_inv",
 ]
-REFUSED = [(name, Engine(tp=2, ep=2, config=ONE_LAYER)) for name in LOST]
-REFUSED += [(name, Engine(tp=2, fp8=True, config=ONE_LAYER)) for name in OF_FP8]
+REFUSED = [(name, Engine(tp=2, ep=2, config=one_layer(LITE))) for name in LOST]
+REFUSED += [(name, Engine(tp=2, fp8=True, config=one_layer(LITE))) for name in OF_FP8]
 
 
 @pytest.mark.parametrize(("name", "engine"), REFUSED, ids=str)

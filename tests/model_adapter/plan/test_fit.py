@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from serval_kernels.ngram_context import ring_columns
-from serval_sglang.known_configs import LITE
+from serval_sglang.known_configs import LITE, LITE_SPARSE
 from serval_sglang.plan import Deployment, alternatives, plan_deployment
-from serval_sglang.plan.fit import kv_bytes_per_token
+from serval_sglang.plan.fit import index_key_bytes, kv_bytes_per_token
 from serval_sglang.plan.shard_sizes import PlanError
 
 GIB = 1 << 30
@@ -34,6 +34,28 @@ def deployment(gpu_gib: float, **changes: Any) -> Deployment:
 def test_kv_bytes_per_token_of_lite() -> None:
     assert kv_bytes_per_token(LITE, "bf16") == 32_256
     assert kv_bytes_per_token(LITE, "fp8") == 16_128
+
+
+def test_kv_bytes_per_token_of_sparse_attention_include_the_indexers_keys() -> None:
+    # 128 values in FP8 and one scale, in the first attention of each of 14 layers, whatever --kv-dtype.
+    assert index_key_bytes(LITE_SPARSE) == 132
+    assert kv_bytes_per_token(LITE_SPARSE, "bf16") == 32_256 + 14 * 132
+    assert kv_bytes_per_token(LITE_SPARSE, "fp8") == 16_128 + 14 * 132
+
+
+def test_sparse_attention_plans_its_whole_context_without_drafts_or_8bit_tables() -> None:
+    sparse = {"config": LITE_SPARSE, "context_tokens": LITE_SPARSE.max_position_embeddings}
+    plan = plan_deployment(deployment(H200, gpus=2, tp=2, **sparse))
+    assert plan.fits
+    assert plan.weights_bytes["indexer"] == 2 * 14 * (16 * 128 * 1536 + 128 * 3072 + 128 + 16 * 3072)
+    assert plan.concurrent_requests[983_040] == plan.kv_tokens // 983_040 >= 1
+    with pytest.raises(PlanError, match="--mtp-steps is not supported with sparse attention"):
+        plan_deployment(deployment(H200, gpus=2, tp=2, mtp_steps=1, **sparse))
+    with pytest.raises(PlanError, match="no 8-bit tables"):
+        plan_deployment(deployment(H200, gpus=2, tp=2, tables="8bit", **sparse))
+    short = plan_deployment(deployment(H100, gpus=1, tp=1, **sparse))
+    assert not short.fits
+    assert all(change.get("tables") != "8bit" for change in alternatives(short))
 
 
 @pytest.mark.parametrize(

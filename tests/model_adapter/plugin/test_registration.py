@@ -1,5 +1,6 @@
 """Proof of the models that a scheduler has loaded, its draft model included."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +41,25 @@ def test_proof_names_no_draft_model_without_drafts() -> None:
     proof = proof_of_effect(scheduler(draft_model=None))
     assert proof == {name: cls for name, cls in OWN.items() if name != "draft_model"}
     require_proof(proof)
+
+
+@pytest.mark.parametrize(("manager", "is_own"), [("BatchCounter", True), ("RequestHistoryManager", False)])
+def test_proof_of_a_model_without_ngrams_names_its_count_of_batches(manager: str, is_own: bool) -> None:
+    loaded = scheduler(draft_model=None)
+    runner = loaded.tp_worker.model_runner
+    runner.model.use_ngram_embedding = False
+    runner.ngram_embedding_manager = instance_of(f"serval_sglang.layers.ngram_history.{manager}")
+    with nullcontext() if is_own else pytest.raises(PluginNotInEffect, match="batch_counter"):
+        require_proof(proof_of_effect(loaded))
+
+
+def test_proof_of_a_model_with_ngrams_needs_their_state() -> None:
+    loaded = scheduler(draft_model=None)
+    loaded.tp_worker.model_runner.ngram_embedding_manager = instance_of(
+        "serval_sglang.layers.ngram_history.BatchCounter"
+    )
+    with pytest.raises(PluginNotInEffect, match="RequestHistoryManager"):
+        require_proof(proof_of_effect(loaded))
 
 
 def test_proof_of_sglangs_draft_model_is_refused() -> None:

@@ -13,6 +13,7 @@ from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
 from serval_sglang.checkpoint import random_state_dict, tiny_config
 from serval_sglang.config import LongcatConfig, YarnScaling
+from serval_sglang.known_configs import TINY_FLASH
 from serval_sglang.reference import ReferenceModel
 
 # Logits have a standard deviation of 1. Rounding gives about 1e-5.
@@ -112,6 +113,7 @@ CASES = {
         1,
     ),
     "bigrams, one table": (tiny_config(emb_neighbor_num=2, emb_split_num=1, num_layers=1), 1),
+    "no n-grams": (TINY_FLASH, 2),
     "no identity experts": (tiny_config(zero_expert_num=0, num_layers=2), 2),
 }
 

@@ -88,8 +88,9 @@ def test_other_models_configurations_are_read_as_before(tmp_path: Path) -> None:
         ({"norm_topk_prob": True}, "norm_topk_prob must be False"),
         ({"mla_scale_kv_lora": False}, "mla_scale_kv_lora must be true"),
         ({"hidden_size": 65}, "hidden_size must be divisible"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'default' or 'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'yarn' or 'deepseek_yarn'"),
         ({"serval_ngram_table_dtype": "int8"}, "for Serval's engine only"),
+        ({"full_word_embedding": True}, "for Serval's engine only"),
     ],
 )
 def test_model_that_would_be_computed_wrongly_is_refused(

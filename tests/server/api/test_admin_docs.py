@@ -34,6 +34,9 @@ async def test_answers_and_errors_match_the_document(gateway: RunningGateway) ->
     document = await (await call(gateway, "GET", "/openapi.json")).json()
     limits = {"limits": {"tokens_per_day": 5, "tokens_per_minute": "unlimited"}}
     made = await (await call(gateway, "POST", "/admin/keys", json={"name": "a", **limits})).json()
+    budgets = {"budgets": [{"unit": "cost", "period": "week", "hard": "2.5", "soft": None}]}
+    team = (await (await call(gateway, "POST", "/admin/teams", json={"name": "t"})).json())["id"]
+    empty = (await (await call(gateway, "POST", "/admin/teams", json={"name": "t"})).json())["id"]
     one = f"/admin/keys/{made['id']}"
     (named,) = (await (await call(gateway, "GET", "/admin/engines")).json())["data"]
     engine = f"/admin/engines/{named['name']}"
@@ -41,7 +44,14 @@ async def test_answers_and_errors_match_the_document(gateway: RunningGateway) ->
     asked: list[tuple[str, str, str, Any, int]] = [
         ("POST", "/admin/keys", "/admin/keys", whole, 201),
         ("GET", "/admin/keys", "/admin/keys", None, 200),
-        ("PATCH", one, "/admin/keys/{key_id}", limits, 200),
+        ("PATCH", one, "/admin/keys/{key_id}", {**limits, **budgets, "team": team}, 200),
+        ("PATCH", one, "/admin/keys/{key_id}", {"team": "none"}, 404),
+        ("POST", "/admin/teams", "/admin/teams", {"name": "t", **limits, **budgets}, 201),
+        ("GET", "/admin/teams", "/admin/teams", None, 200),
+        ("PATCH", f"/admin/teams/{team}", "/admin/teams/{team_id}", budgets, 200),
+        ("DELETE", f"/admin/teams/{empty}", "/admin/teams/{team_id}", None, 200),
+        ("DELETE", f"/admin/teams/{empty}", "/admin/teams/{team_id}", None, 404),
+        ("DELETE", f"/admin/teams/{team}", "/admin/teams/{team_id}", None, 400),
         ("POST", one + "/rotate", "/admin/keys/{key_id}/rotate", {"grace_s": 5}, 201),
         ("DELETE", one, "/admin/keys/{key_id}", None, 200),
         ("DELETE", "/admin/keys/none", "/admin/keys/{key_id}", None, 404),

@@ -10,11 +10,15 @@ import openai
 import pytest
 
 from serval.api.http import cancel_and_wait
+from serval.caller.budgets import Budget, Used
 from serval.caller.limits import KeyLimits
 from serval.chat.render import ChatRenderer
 from serval.chat.tokenizer import ControlSafeTokenizer
 from serval.settings import Settings
+from serval.store.daily_tokens import DailyTokens
 from serval.store.factory import open_store
+from serval.store.teams import TeamStore
+from serval.store.usage import UsageTable
 from serval_testkit.gateway import API_KEY, MODEL, RunningGateway, running_gateway
 from serval_testkit.gateway_process import wait_until
 from serval_testkit.stand_in_engine import Answer
@@ -474,6 +478,63 @@ async def test_budget_that_running_requests_hold_is_a_short_429(sqlite: str) -> 
         assert response.headers["x-ratelimit-reset-tokens"].endswith("s")
 
 
+async def test_budget_of_a_team_in_costs_is_shared_by_its_keys(sqlite: str, tmp_path: Path) -> None:
+    """Each call uses 3 tokens of the prompt and 2 of the completion, which cost 3 * 1 + 2 * 10."""
+    prices = tmp_path / "prices.toml"
+    prices.write_text('["*"]\nprompt = 0.001\ncompletion = 0.01\n')
+    store = open_store(Settings(key_database=sqlite))
+    budget = Budget("cost", "week", 5 * 23, 3 * 23)
+    team = TeamStore(store.engine).create(name="lab", budgets=[budget])
+    keys = [store.create(name=name, scopes=["inference"], team=team.id)[1] for name in "ab"]
+    body = {**CHAT, "max_tokens": ANSWER_TOKENS}
+    async with running_gateway(key_database=sqlite, prices_file=prices) as gateway:
+        statuses = [(await ask(gateway, keys[number % 2], body)).status for number in range(8)]
+        assert statuses == [200] * 5 + [429] * 3
+        response = await ask(gateway, keys[0], body)
+        error = (await response.json())["error"]
+        assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
+        assert "The team 'lab' of this API key's budget of 0.000000115 a week" in error["message"]
+        assert response.headers["x-should-retry"] == "false"
+        messages = {"model": MODEL, "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+        response = await gateway.post(
+            messages, path="/v1/messages", headers={"authorization": f"Bearer {keys[1]}"}
+        )
+        refused = await response.json()
+        assert (response.status, refused["type"], refused["error"]["type"]) == (
+            429, "error", "rate_limit_error",
+        )  # fmt: skip
+        reached = 'serval_budget_soft_limits_total{period="week",unit="cost"} 1.0'
+        async with asyncio.timeout(60):
+            while reached not in await (await gateway.get("/metrics")).text():
+                pass
+    # The books agree with the budget.
+    (row,) = UsageTable(store.engine).sums((), first=0, end=10**7, most=2)
+    assert int(row.cost) == 5 * 23
+    (used,) = [
+        each
+        for (subject, _), each in DailyTokens(store.engine).load(0, 10**6).items()
+        if subject[:5] == "team:"
+    ]
+    assert used == Used(5 * 5, 5 * 23)
+
+
+async def test_request_that_its_team_refuses_leaves_nothing_of_its_key_reserved(sqlite: str) -> None:
+    store = open_store(Settings(key_database=sqlite))
+    team = TeamStore(store.engine).create(name="lab", limits=KeyLimits(requests_per_minute=2))
+    limits = KeyLimits(requests_per_minute=5)
+    _, key = store.create(name="a", scopes=["inference"], limits=limits, team=team.id)
+    async with running_gateway(key_database=sqlite) as gateway:
+        answers = [await ask(gateway, key) for _ in range(5)]
+        assert [answer.status for answer in answers] == [200] * 2 + [429] * 3
+        # Headers of an answer are those of the key; of a refusal, those of the limit that refused it.
+        assert [await left(answer, "requests") for answer in answers] == [4, 3, 0, 0, 0]
+        TeamStore(store.engine).update(team.id, limits={"requests_per_minute": 0})
+        async with asyncio.timeout(60):
+            while (response := await ask(gateway, key)).status == 429:
+                pass
+        assert await left(response, "requests") == 2
+
+
 @pytest.mark.parametrize("n", [1, 2])
 async def test_budget_admits_requests_without_a_limit_until_it_is_used_up(sqlite: str, n: int) -> None:
     store = open_store(Settings(key_database=sqlite))
@@ -497,7 +558,7 @@ async def test_keys_have_their_own_limits_and_changes_reach_a_running_gateway(sq
         for free in (other, API_KEY):
             response = await ask(gateway, free)
             assert (response.status, await left(response, "requests")) == (200, 4)
-        await asyncio.to_thread(store.update_limits, one.id, {"requests_per_minute": 0})
+        await asyncio.to_thread(store.update, one.id, limits={"requests_per_minute": 0})
         async with asyncio.timeout(60):
             while (response := await ask(gateway, key)).status == 429:
                 pass

@@ -141,6 +141,8 @@ async def test_openapi_document_covers_the_routes(gateway: RunningGateway) -> No
     assert set(document["paths"]) == {
         "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
         "/v1/responses", "/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items",
+        "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content",
+        "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/cancel",
         "/tokenize", "/detokenize", "/v1/usage",
         "/v1/models", "/v1/models/{model_id}", "/openapi.json", "/", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip

@@ -146,7 +146,7 @@ async def test_usage_is_counted_before_the_client_has_the_whole_answer() -> None
 @pytest.mark.parametrize(
     ("query", "param"),
     [
-        ("?group_by=team", "group_by"),
+        ("?group_by=colour", "group_by"),
         ("?start=2026-02-02&end=2026-02-02", "start"),
         ("?start=soon", "start"),
         ("?format=xml", "format"),

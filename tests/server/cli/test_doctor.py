@@ -189,6 +189,9 @@ def test_doctor_shows_no_secret(
         "SERVAL_ADMIN_KEY": "canary-3",
         "SERVAL_KEY_PEPPER": "canary-4",
         "SERVAL_SEAL_SECRET": "canary-8-" * 4,
+        "SERVAL_CONSOLE_CODE": "canary-a-" * 4,
+        "SERVAL_CONSOLE_OIDC_CLIENT_SECRET": "canary-0",
+        "SERVAL_BUDGET_WEBHOOK": "https://hooks.example/canary-9",
         "SERVAL_KEY_DATABASE": f"postgresql://user:canary-5@127.0.0.1:{port}/db",  # not-a-secret: a canary
         "SERVAL_LIMITS_URL": f"redis://:canary-7@127.0.0.1:{port}",  # not-a-secret: a canary
         "SERVAL_ENGINE_URL": f"http://user:canary-6@127.0.0.1:{port}",  # not-a-secret: a canary
@@ -208,4 +211,7 @@ def test_doctor_wrong_option_exits_with_2() -> None:
 
 def test_doctor_canaries_cover_every_secret_setting() -> None:
     secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
-    assert secret == {"api_key", "engine_api_key", "admin_key", "key_pepper", "limits_url", "seal_secret"}
+    assert secret == {
+        "api_key", "engine_api_key", "admin_key", "key_pepper", "limits_url", "seal_secret", "budget_webhook",
+        "console_code", "console_oidc_client_secret",
+    }  # fmt: skip

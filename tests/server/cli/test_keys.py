@@ -92,11 +92,11 @@ def test_keys_list_is_a_table_with_a_header_and_the_name_first(capsys: pytest.Ca
     (made,) = run(capsys, "create", "--name", "bob the builder", "--requests-per-minute", "5", "--model", "m")
     run(capsys, "create", "--name", "al", "--expires-in", "90d", "--scope", "bulk", "--scope", "inference")
     head, first, second = sorted(listed(capsys), key=lambda row: row[0] != "NAME")
-    assert head == ["NAME", "ID", "STATE", "CREATED", "EXPIRES", "SCOPES", "MODELS", "LIMITS"]
+    assert head == ["NAME", "ID", "STATE", "CREATED", "EXPIRES", "SCOPES", "MODELS", "TEAM", "LIMITS"]
     bob, other = (first, second) if first[0] == "bob the builder" else (second, first)
-    assert bob[1:3] + bob[4:] == [made["id"], "live", "never", "inference", "m", "requests_per_minute=5"]
+    assert bob[1:3] + bob[4:] == [made["id"], "live", "never", "inference", "m", "-", "requests_per_minute=5"]
     assert other[4].endswith("Z")
-    assert other[5:] == ["bulk,inference", "all", "default"]
+    assert other[5:] == ["bulk,inference", "all", "-", "default"]
 
 
 def test_keys_list_shows_until_when_a_rotated_key_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from serval.store.factory import open_store
 from serval.store.usage import Slot, UsageTable
 
 HOUR = 490_000  # 2025-11-24T16:00:00Z
-COUNTS = (2, 10, 4, 5, 1, 1)
+COUNTS = (2, 10, 4, 5, 1, 1, 1_500_000_000)
 
 
 @pytest.fixture
@@ -35,9 +35,21 @@ def test_usage_table_has_a_line_for_each_group(key_id: str, capsys: pytest.Captu
     assert main(["usage", *RANGE]) == 0
     head, alice, operator = capsys.readouterr().out.splitlines()
     assert head.split() == (
-        "TIME KEY NAME MODEL REQUESTS PROMPT CACHED COMPLETION CALLS ERRORS".split()  # noqa: SIM905
+        "TIME KEY NAME MODEL REQUESTS PROMPT CACHED COMPLETION CALLS ERRORS COST".split()  # noqa: SIM905
     )
-    assert alice.split() == ["2025-11-24T00:00:00Z", key_id, "alice", "m", "2", "10", "4", "5", "1", "1"]
+    assert alice.split() == [
+        "2025-11-24T00:00:00Z",
+        key_id,
+        "alice",
+        "m",
+        "2",
+        "10",
+        "4",
+        "5",
+        "1",
+        "1",
+        "1.50",
+    ]
     assert operator.split()[:2] == ["2025-11-25T00:00:00Z", "operator-0"]
 
 
@@ -58,7 +70,7 @@ def test_usage_of_a_time_without_requests_says_so(key_id: str, capsys: pytest.Ca
     assert capsys.readouterr().out == "no request has ended in this time\n"
 
 
-@pytest.mark.parametrize("wrong", [("--by", "team"), ("--since", "yesterday"), ("--csv", "--json")])
+@pytest.mark.parametrize("wrong", [("--by", "colour"), ("--since", "yesterday"), ("--csv", "--json")])
 def test_usage_wrong_use_is_refused(key_id: str, wrong: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["usage", *wrong])

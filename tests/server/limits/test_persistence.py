@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from serval.caller.budgets import Used
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.persistence import DailyUsePersister
 from serval.store.daily_tokens import DailyTokens
@@ -30,9 +31,9 @@ async def persister_of(location: str, clock: Clock) -> tuple[DailyUse, DailyUseP
 
 async def test_persister_use_is_loaded_by_another_process(key_database: str) -> None:
     daily, persister = await persister_of(key_database, Clock())
-    daily.record("a", DAY, 100)
-    daily.record("a", DAY, -30)
-    daily.record("b", DAY - 1, 5)
+    daily.record("a", DAY, Used(100))
+    daily.record("a", DAY, Used(-30))
+    daily.record("b", DAY - 1, Used(5))
     await persister.save()
     other, _ = await persister_of(key_database, Clock())
     assert (other.used("a", DAY), other.used("b", DAY - 1), other.used("b", DAY)) == (70, 5, 0)
@@ -42,8 +43,8 @@ async def test_persister_processes_on_one_database_add_up(key_database: str) -> 
     one, persister_of_one = await persister_of(key_database, Clock())
     two, persister_of_two = await persister_of(key_database, Clock())
     for _ in range(3):
-        one.record("a", DAY, 10)
-        two.record("a", DAY, 1)
+        one.record("a", DAY, Used(10))
+        two.record("a", DAY, Used(1))
         await persister_of_one.save()
         await persister_of_two.save()
     assert (one.used("a", DAY), two.used("a", DAY)) == (32, 33)
@@ -57,11 +58,11 @@ async def test_persister_locked_database_delays_saving_and_loses_nothing(
     daily, persister = await persister_of(location, Clock())
     lock = sqlite3.connect(location)
     lock.execute("BEGIN EXCLUSIVE")
-    daily.record("a", DAY, 10)
+    daily.record("a", DAY, Used(10))
     with pytest.raises(OperationalError):
         await persister.save()
     # Use is still counted meanwhile.
-    daily.record("a", DAY, 1)
+    daily.record("a", DAY, Used(1))
     assert daily.used("a", DAY) == 11
     lock.close()
     await persister.save()
@@ -71,7 +72,7 @@ async def test_persister_locked_database_delays_saving_and_loses_nothing(
 async def test_persister_use_of_a_day_survives_a_set_clock(tmp_path: Path) -> None:
     clock = Clock()
     daily, persister = await persister_of(str(tmp_path / "keys.db"), clock)
-    daily.record("a", DAY, 10)
+    daily.record("a", DAY, Used(10))
     await persister.save()
     for step_s in (3600, -3600, 10 * 365 * DAY_S):
         clock.now += step_s
@@ -85,5 +86,5 @@ async def test_persister_lifespan_saves_at_the_end(tmp_path: Path) -> None:
     location = str(tmp_path / "keys.db")
     daily, persister = await persister_of(location, Clock())
     async with persister.lifespan():
-        daily.record("a", DAY, 10)
+        daily.record("a", DAY, Used(10))
     assert (await persister_of(location, Clock()))[0].used("a", DAY) == 10

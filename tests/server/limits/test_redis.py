@@ -12,6 +12,7 @@ import pytest
 from redis.crc import key_slot
 
 from serval.api.http import cancel_and_wait
+from serval.caller.budgets import Budget, Used
 from serval.caller.identity import Identity
 from serval.caller.limits import KeyLimits, Limits
 from serval.errors import LimitsUnavailableError, SettingsError
@@ -97,9 +98,10 @@ async def until_unreachable(limiter: Limiter, limits: Limits) -> None:
 class Twins:
     """A ledger and a Redis that receive the same calls at the same times."""
 
-    def __init__(self, limiter: RedisLimiter, ledger: Ledger) -> None:
+    def __init__(self, limiter: RedisLimiter, daily: DailyUse) -> None:
         self.limiter = limiter
-        self.ledger = ledger
+        self.daily = daily
+        self.ledger = Ledger(daily, lease_ms=LEASE_MS)
         self.ms = 5000
         self.day = 0
 
@@ -113,9 +115,9 @@ class Twins:
         assert decision == self.ledger.reserve(one, self.now)
         return decision
 
-    async def end(self, one: ReservationRequest, *, requests: int, tokens: int) -> None:
-        self.limiter.settle(one, requests=requests, tokens=tokens)
-        self.ledger.settle(one.id, requests=requests, tokens=tokens, now=self.now)
+    async def end(self, one: ReservationRequest, *, requests: int, tokens: int, cost: int) -> None:
+        self.limiter.settle(one, requests=requests, tokens=tokens, cost=cost)
+        self.ledger.settle(one.id, requests=requests, tokens=tokens, cost=cost, now=self.now)
         await self.sent()
 
     async def renew(self, some: list[ReservationRequest]) -> None:
@@ -126,6 +128,13 @@ class Twins:
     async def sent(self) -> None:
         """Wait until Redis has processed everything sent so far: it answers in order."""
         await self.limiter.reserve(request(Limits(), subject="nobody"))
+
+
+def used_in_redis(server: RedisServer, subject: str, day: int) -> Used:
+    tag = f"serval:{{k:{subject}}}"
+    books = [f"{name}:{day}" for name in ("cost", "held", "held_cost")]
+    found = [server.admin().hget(f"{tag}:days", str(day)), *server.admin().hmget(f"{tag}:books", books)]
+    return Used(*(int(each or 0) for each in found))
 
 
 async def take_random_step(twins: Twins, requests: list[ReservationRequest], choose: random.Random) -> str:
@@ -140,6 +149,9 @@ async def take_random_step(twins: Twins, requests: list[ReservationRequest], cho
             Limits(concurrent_requests=5, tokens_per_day=1500),
             Limits(tokens_per_day=300),
             Limits(10**9, 10**9, 10**9, 10**9),
+            Limits(tokens_per_day=300, budgets=(Budget("tokens", "week", 900, 500),)),
+            Limits(budgets=(Budget("cost", "day", 2000), Budget("cost", "month", 5000, 1000))),
+            Limits(6, 100, 4, budgets=(Budget("tokens", "month", None, 1500), Budget("cost", "week", 9000))),
         ]
     )
     step = choose.choice([*["reserve"] * 5, "end", "end", "renew", "time", "time", "day"])
@@ -152,6 +164,8 @@ async def take_random_step(twins: Twins, requests: list[ReservationRequest], cho
             choose.choice("ab"),
             optional_tokens=choose.choice([0, 0, tokens // 2, tokens]),
             requests=choose.choice([1, 1, 1, 2, 3]),
+            cost=7 * tokens,
+            token_cost=choose.choice([0, 7]),
         )
         requests.append(one)
         return (await twins.reserve(one)).refused or "admitted"
@@ -162,6 +176,7 @@ async def take_random_step(twins: Twins, requests: list[ReservationRequest], cho
             one,
             requests=choose.randint(0, one.requests),
             tokens=choose.choice([0, one.tokens, one.tokens // 2, one.tokens + 50]),
+            cost=choose.choice([0, one.cost, one.cost // 3]),
         )
     elif step == "renew" and requests:
         # Sometimes too late.
@@ -170,7 +185,7 @@ async def take_random_step(twins: Twins, requests: list[ReservationRequest], cho
     elif step == "time":
         twins.ms += choose.choice([0, 1, choose.randint(0, 3000), choose.randint(0, 30_000), LEASE_MS])
     elif step == "day" and choose.random() < 0.2:
-        twins.day = choose.choice([0, 1])
+        twins.day = choose.choice([0, 1, 1, 8, 12, 30])
     return step
 
 
@@ -181,7 +196,7 @@ async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: in
     seen = set()
     async with AsyncExitStack() as stack:
         (limiter,) = await stack.enter_async_context(gateways_of(server, now=lambda: twins.now))
-        twins = Twins(limiter, Ledger(DailyUse(), lease_ms=LEASE_MS))
+        twins = Twins(limiter, DailyUse())
         if seed % 2:
             # As after years of use: the drained total wraps around soon.
             near = 2**52 - 1_000_000
@@ -192,6 +207,8 @@ async def test_redis_limiter_decides_as_the_ledger(server: RedisServer, seed: in
             seen.add(await take_random_step(twins, requests, choose))
         if seed % 2:
             assert int(server.admin().hget("serval:{k:a}:buckets", "tokens.gone") or near) < near
+        for (subject, day), used in twins.daily._used.items():
+            assert used_in_redis(server, subject, day) == used
     refusals = {"requests", "tokens", "concurrency", "budget", "budget_reserved"}
     assert seen >= refusals | {"admitted", "end", "renew", "time", "day"}
 
@@ -221,14 +238,14 @@ async def test_redis_limiter_uses_rediss_clock(server: RedisServer) -> None:
 async def test_redis_keys_of_a_subject_expire_and_share_a_slot(server: RedisServer, subject: str) -> None:
     limits = Limits(10, 100, 3, 1000)
     async with gateways_of(server) as (gateway,):
-        one, two = request(limits, 5, subject), request(limits, 5, subject, requests=2)
+        one, two = request(limits, 5, subject, cost=1), request(limits, 5, subject, requests=2)
         await gateway.reserve(one)
         await gateway.reserve(two)
         gateway.renew([two])
         # A larger debit takes longer to drain.
         gateway.settle(one, requests=1, tokens=500)
     keys = [key for key in server.admin().keys("*") if key != "serval:probe"]
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert len({key_slot(key.encode()) for key in keys}) == 1
     lives = {key.rpartition(":")[2]: server.admin().pttl(key) for key in keys}
     assert all(life > LEASE_MS for life in lives.values())
@@ -269,14 +286,16 @@ async def test_gate_over_redis_settles_requests_and_tokens(server: RedisServer) 
         assert (await limiter.reserve(request(Limits(concurrent_requests=8), requests=8))).refused is None
 
 
-async def test_redis_keeps_only_the_days_around_today(server: RedisServer) -> None:
+async def test_redis_keeps_only_the_days_that_a_budget_counts(server: RedisServer) -> None:
     moment = frozen()
     async with gateways_of(server, now=lambda: moment) as (gateway,):
-        for day in (0, 1, 2, 3):
+        for day in (0, 2, 3, 40):
             moment = Moment(1000, float(NOON + day * DAY_S))
-            old = request(Limits(tokens_per_day=10), 7)
+            old = request(Limits(tokens_per_day=10), 7, cost=1)
             assert (await gateway.reserve(old)).refused is None
-    assert sorted(server.admin().hkeys("serval:{k:a}:days")) == ["20002", "20003"]
+    assert sorted(server.admin().hkeys("serval:{k:a}:days")) == ["20003", "20040"]
+    books = [f"{name}:{day}" for name in ("cost", "held", "held_cost") for day in (20003, 20040)]
+    assert sorted(server.admin().hkeys("serval:{k:a}:books")) == books
 
 
 async def test_redis_limiter_cancelled_reserve_leaves_nothing_reserved(server: RedisServer) -> None:
@@ -380,6 +399,33 @@ class Clock:
 
     def __call__(self) -> float:
         return self.s
+
+
+async def test_fallback_counts_use_that_was_admitted_while_redis_was_away(server: RedisServer) -> None:
+    clock = Clock()
+    budget = Limits(budgets=(Budget("tokens", "week", 100), Budget("cost", "month", 1000)))
+    async with gateways_of(server) as (gateway,):
+        limiter = FallbackLimiter(
+            gateway,
+            Ledger(DailyUse(), lease_ms=LEASE_MS),
+            share=1,
+            grace_s=60,
+            now=clock.moment,
+            monotonic=clock,
+        )
+        server.kill()
+        await until_unreachable(gateway, Limits())
+        for used in (60, 30, 0):
+            one = request(budget, 70, cost=700)
+            assert (await limiter.reserve(one)).refused is None
+            limiter.settle(one, requests=1, tokens=used, cost=10 * used)
+            # A charge that is sent again counts once.
+            gateway.charge(one, 20_000, tokens=used, cost=10 * used)
+        server.start()
+        await until_reachable(gateway, Limits())
+        assert (await limiter.reserve(request(budget, 11))).refused == "budget"
+        assert (await limiter.reserve(request(budget, 10, cost=101))).budget == 1
+        assert used_in_redis(server, "a", 20_000) == Used(90, 900)
 
 
 async def test_fallback_without_redis_allows_its_share_and_budgets_for_the_grace_period(

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from serval.caller.limits import Limits
+from serval.caller.prices import Price
 from serval.live_settings import LiveSettings, from_line, read_live_settings, to_line
 from serval.process import reloading
 from serval.process.reloading import settings_changes, stamp
@@ -96,6 +97,27 @@ async def test_settings_changes_yields_changes_and_logs_errors(
         assert not next_change.done()
     write(settings, file="requests_per_minute = 8")
     assert (await asyncio.wait_for(next_change, 60)).limits == Limits(requests_per_minute=8)
+
+
+async def test_settings_changes_yields_changed_prices_and_keeps_them_while_they_are_wrong(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text("[m]\nprompt = 1\ncompletion = 2\n")
+    settings = Settings(prices_file=prices)
+    live = read_live_settings(settings)
+    assert live.prices == (("m", Price(1000, 1000, 2000)),)
+    requested = asyncio.Event()
+    changes = settings_changes(settings, live, requested=requested, poll_s=3600)
+    changing = asyncio.ensure_future(anext(changes))
+    prices.write_text("[m]\nprompt = 1\n")
+    requested.set()
+    await wait_until(lambda: any("cannot be taken over" in record.message for record in caplog.records))
+    prices.write_text("[m]\nprompt = 1\ncached = 0.5\ncompletion = 2\n")
+    requested.set()
+    changed = await asyncio.wait_for(changing, 60)
+    assert changed.prices == (("m", Price(1000, 500, 2000)),)
+    assert from_line(to_line(changed)) == changed
 
 
 async def test_settings_changes_skips_a_file_that_is_being_written(

@@ -169,8 +169,8 @@ def test_changes_of_two_limits_at_the_same_time_are_both_kept(
 ) -> None:
     store, other = open_store(key_database), open_store(key_database)
     record, _ = store.create(name="a", scopes=["inference"])
-    meanwhile(monkeypatch, lambda: other.update_limits(record.id, {"tokens_per_day": 5}))
-    store.update_limits(record.id, {"requests_per_minute": 7})
+    meanwhile(monkeypatch, lambda: other.update(record.id, limits={"tokens_per_day": 5}))
+    store.update(record.id, limits={"requests_per_minute": 7})
     (kept,) = store.load()[1]
     assert kept.limits == KeyLimits(requests_per_minute=7, tokens_per_day=5)
 

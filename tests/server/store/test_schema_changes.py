@@ -12,7 +12,7 @@ from serval.errors import SettingsError
 from serval.store.database import downgrade_database, open_database
 from serval.store.key_store import KeyStore
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 # Statements of a release with schema 0001, with its own columns.
 OLD_COLUMNS = "id, digest, name, scopes, models, created_at, expires_at, revoked_at"
 OLD_INSERT = text(

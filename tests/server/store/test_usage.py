@@ -8,12 +8,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from serval.store.database import open_database
 from serval.store.key_store import KeyStore
+from serval.store.teams import TeamStore
 from serval.store.usage import Slot, UsageTable
 
 WRITER = "w" * 32
 DAY = 20_000 * 24
 ALL = {"first": 0, "end": 10**7, "most": 100}
-ONE = (1, 10, 4, 5, 1, 0)
+ONE = (1, 10, 4, 5, 1, 0, 7)
 
 
 def table_of(location: str) -> UsageTable:
@@ -40,7 +41,7 @@ def test_usage_batch_is_added_once(key_database: str) -> None:
 def test_usage_batch_that_fails_in_part_is_added_whole_later(key_database: str) -> None:
     engine = open_database(key_database)
     table = UsageTable(engine)
-    rows = {Slot("a", "m", DAY): ONE, Slot("b", "m", DAY): (1, None, 4, 5, 1, 0)}
+    rows = {Slot("a", "m", DAY): ONE, Slot("b", "m", DAY): (1, None, 4, 5, 1, 0, 0)}
     with pytest.raises(SQLAlchemyError, match=r"(?i)null"):
         table.add(WRITER, 1, rows, hour=DAY)  # type: ignore[arg-type]
     assert requests(table) == 0
@@ -74,7 +75,7 @@ def test_usage_sums_are_grouped_and_named(key_database: str) -> None:
         Slot(record.id, "m", DAY + 1): ONE,
         Slot(record.id, "m", DAY + 23): ONE,
         Slot(record.id, "n", DAY + 24): ONE,
-        Slot("operator-0", "m", DAY + 1): (2, 1, 0, 1, 0, 2),
+        Slot("operator-0", "m", DAY + 1): (2, 1, 0, 1, 0, 2, 0),
     }
     table.add(WRITER, 1, rows, hour=DAY)
     by_key = {row.key: (row.name, row.requests, row.errors) for row in table.sums(("key",), **ALL)}
@@ -88,6 +89,22 @@ def test_usage_sums_are_grouped_and_named(key_database: str) -> None:
     (some,) = table.sums((), first=DAY + 1, end=DAY + 24, most=100)
     assert some.requests == 4
     assert len(table.sums(("hour",), first=0, end=10**7, most=2)) == 2
+
+
+def test_usage_belongs_to_the_team_that_the_key_has(key_database: str) -> None:
+    engine = open_database(key_database)
+    table, keys, teams = UsageTable(engine), KeyStore(engine), TeamStore(engine)
+    first, second = teams.create(name="first"), teams.create(name="second")
+    record, _ = keys.create(name="alice", scopes=["inference"], team=first.id)
+    table.add(WRITER, 1, {Slot(record.id, "m", DAY): ONE, Slot("operator-0", "m", DAY): ONE}, hour=DAY)
+    keys.update(record.id, team=second.id)
+    # The rest of the hour counts where it began.
+    table.add(WRITER, 2, {Slot(record.id, "m", DAY): ONE}, hour=DAY)
+    table.add(WRITER, 3, {Slot(record.id, "m", DAY + 1): ONE}, hour=DAY + 1)
+    by_team = {row.team: (row.team_name, row.requests, row.cost) for row in table.sums(("team",), **ALL)}
+    assert by_team == {
+        first.id: ("first", 2, 14), second.id: ("second", 1, 7), None: (None, 1, 7),
+    }  # fmt: skip
 
 
 def test_usage_is_forgotten_before_an_hour(key_database: str) -> None:

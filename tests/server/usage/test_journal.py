@@ -14,7 +14,7 @@ from serval.usage.journal import Journal, left_batches
 
 WRITER = "0" * 32
 SLOT = Slot("alice", "m", 100)
-COUNTS = (1, 10, 4, 5, 0, 0)
+COUNTS = (1, 10, 4, 5, 0, 0, 3)
 
 
 def left(folder: Path) -> dict[tuple[str, int], dict[Slot, list[int]]]:
@@ -30,7 +30,7 @@ def test_journal_of_a_running_process_is_not_left(tmp_path: Path) -> None:
     kept.append(SLOT, COUNTS)
     assert left(tmp_path) == {}
     kept.close()
-    assert left(tmp_path) == {(WRITER, 1): {SLOT: [1, 10, 4, 5, 0, 0]}}
+    assert left(tmp_path) == {(WRITER, 1): {SLOT: [1, 10, 4, 5, 0, 0, 3]}}
 
 
 def test_journal_of_a_killed_process_is_left(tmp_path: Path) -> None:
@@ -41,7 +41,15 @@ def test_journal_of_a_killed_process_is_left(tmp_path: Path) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", program, tmp_path], check=False)
-    assert left(tmp_path) == {(WRITER, 7): {SLOT: [2, 20, 8, 10, 0, 0]}}
+    assert left(tmp_path) == {(WRITER, 7): {SLOT: [2, 20, 8, 10, 0, 0, 6]}}
+
+
+def test_journal_line_of_a_release_without_costs_has_no_cost(tmp_path: Path) -> None:
+    kept = Journal(tmp_path, WRITER, 1)
+    kept.append(SLOT, COUNTS[:-1])
+    kept.append(SLOT, COUNTS)
+    kept.close()
+    assert left(tmp_path) == {(WRITER, 1): {SLOT: [2, 20, 8, 10, 0, 0, 3]}}
 
 
 def test_journal_line_that_was_not_finished_is_left_out(tmp_path: Path) -> None:

@@ -92,14 +92,14 @@ class Unsure(UsageTable):
 
 async def test_recorder_counts_a_request_once(table: UsageTable) -> None:
     recorder = recorder_of(table)
-    one = record(tool_calls_complete=2, tool_calls_invalid=1, cached_tokens=3, error_code="x")
+    one = record(tool_calls_complete=2, tool_calls_invalid=1, cached_tokens=3, error_code="x", cost=8)
     recorder.count(one)
     recorder.count(one)
     recorder.count(record(subject=None))
     await recorder.write()
     await recorder.write()
     (row,) = table.sums(("key", "model", "hour"), first=0, end=10**7, most=2)
-    assert tuple(row) == (HOUR, "a", "m", None, 1, 10, 3, 5, 3, 1)
+    assert tuple(row) == (HOUR, "a", "m", None, 1, 10, 3, 5, 3, 1, 8)
 
 
 async def test_recorder_counts_to_the_hour_in_which_a_request_came_in(table: UsageTable) -> None:
@@ -222,7 +222,7 @@ async def test_recorder_without_its_journal_goes_on_in_memory(
 
 
 async def test_recorder_forgets_old_usage(table: UsageTable) -> None:
-    table.add("w" * 32, 1, {Slot("a", "m", HOUR - 400 * 24 - 1): (1,) * 6}, hour=HOUR)
-    table.add("w" * 32, 2, {Slot("a", "m", HOUR - 400 * 24): (1,) * 6}, hour=HOUR)
+    table.add("w" * 32, 1, {Slot("a", "m", HOUR - 400 * 24 - 1): (1,) * 7}, hour=HOUR)
+    table.add("w" * 32, 2, {Slot("a", "m", HOUR - 400 * 24): (1,) * 7}, hour=HOUR)
     await recorder_of(table).forget_old()
     assert sums(table)[0] == 1

@@ -123,7 +123,16 @@ def test_result_keeps_the_text_of_an_error_and_may_be_empty() -> None:
     assert written(request)[2:] == [("tool", "Exit code 3"), ("tool", "")]
 
 
-def test_thoughts_and_blocks_of_servers_are_dropped() -> None:
+def test_thoughts_that_come_back_are_reasoning_of_their_turn() -> None:
+    thoughts = [{"type": "thinking", "thinking": each, "signature": ""} for each in ("Hm.", "", "Yes.")]
+    request = decoded(
+        user("Hi"), {"role": "assistant", "content": [*thoughts, text("Hello")]}, user("now")
+    ).request
+    assert [message.reasoning_content for message in request.messages] == [None, "Hm.\nYes.", None]
+    assert written(request)[1] == ("assistant", "Hello")
+
+
+def test_redacted_thoughts_and_blocks_of_servers_are_dropped() -> None:
     request = decoded(
         user("Hi"),
         {

@@ -53,6 +53,12 @@ def _node() -> str:
     return node
 
 
+def installed_script(path: str) -> Path:
+    """Return a file of the npm packages; skip if they cannot be installed."""
+    _node()
+    return CLIENTS / "node_modules" / path
+
+
 def command_of(program: str) -> list[str | Path]:
     """Return the command that runs a program, given with its arguments; skip if it cannot be installed."""
     name, *arguments = program.split()

@@ -5,6 +5,7 @@ weights.
 """
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from serval_sglang.checkpoint.files import refuse_present_weights
 from serval_sglang.checkpoint.inspection import inspect_checkpoint
 from serval_sglang.cli.text import decimal_size, short_number
-from serval_sglang.config import LongcatConfig, YarnScaling
-from serval_sglang.known_configs import TINY, TINY_FP8
+from serval_sglang.config import ConfigError, LongcatConfig, SparseAttention, YarnScaling
+from serval_sglang.known_configs import TINY, TINY_FP8, TINY_SPARSE
 
 _EXAMPLE = """\
 example:
@@ -21,6 +22,8 @@ example:
 """
 
 _YARN_PREFIX = "yarn_"
+# Groups of fields, which have flags of their own.
+_NESTED = ("rope_scaling", "sparse_attention")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +38,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="bfloat16",
         help="of all but the router, which is float32 (default bfloat16)",
     )
-    quantised = parser.add_mutually_exclusive_group()
-    quantised.add_argument(
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--sparse",
+        action="store_true",
+        help="with LongCat-Flash-Lite-Sparse's attention and names, and the --index-* fields",
+    )
+    kind.add_argument(
         "--fp8", action="store_true", help="store the linear layers in FP8 with a scale per 128 x 128 block"
     )
-    quantised.add_argument(
+    kind.add_argument(
         "--packed",
         choices=("compressed-tensors", "gptq"),
         help="store them in four bits, packed as compressed-tensors does, or GPTQ and AutoRound",
@@ -56,18 +64,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("configuration", "the fields of config.json")
     for field in fields(LongcatConfig):
-        if field.name != "rope_scaling":
+        if field.name not in _NESTED:
             _add_field(group, field.name, getattr(TINY, field.name), getattr(TINY_FP8, field.name))
     for field in fields(YarnScaling):
         value = getattr(TINY.rope_scaling, field.name)
         _add_field(group, _YARN_PREFIX + field.name, value, value)
+    for field in fields(SparseAttention):
+        value = getattr(TINY_SPARSE.sparse_attention, field.name)
+        _add_field(group, field.name, value, value)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the checkpoint. Raises `ConfigError` or `CheckpointError`."""
     overrides = _overrides(args)
     # Report mistakes before importing torch, which takes seconds.
-    replace(TINY_FP8 if args.fp8 else TINY, **overrides)
+    replace(_base(args), **overrides)
     refuse_present_weights(args.directory)
     import torch
 
@@ -79,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         dtype=dtype,
         fp8=args.fp8,
+        sparse=args.sparse,
         packed=args.packed,
         mtp=args.mtp,
         right_drafts=args.right_drafts,
@@ -103,10 +115,27 @@ def _add_field(
         group.add_argument(flag, type=type(default), metavar="N", help=default_text)
 
 
+def _base(args: argparse.Namespace) -> LongcatConfig:
+    if args.sparse:
+        return TINY_SPARSE
+    return TINY_FP8 if args.fp8 else TINY
+
+
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    names = [field.name for field in fields(LongcatConfig) if field.name != "rope_scaling"]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    yarn = {f.name: getattr(args, _YARN_PREFIX + f.name) for f in fields(YarnScaling)}
-    changed = {name: value for name, value in yarn.items() if value is not None}
-    assert TINY.rope_scaling is not None
-    return {**given, "rope_scaling": replace(TINY.rope_scaling, **changed)}
+    """Return the fields to change. Raises `ConfigError` for fields of an attention that the model lacks."""
+    base = _base(args)
+    given = _given(args, [field.name for field in fields(LongcatConfig) if field.name not in _NESTED])
+    yarn = _given(args, [_YARN_PREFIX + field.name for field in fields(YarnScaling)])
+    yarn = {name.removeprefix(_YARN_PREFIX): value for name, value in yarn.items()}
+    assert base.rope_scaling is not None
+    given["rope_scaling"] = replace(base.rope_scaling, **yarn)
+    sparse = _given(args, [field.name for field in fields(SparseAttention)])
+    if base.sparse_attention is not None:
+        given["sparse_attention"] = replace(base.sparse_attention, **sparse)
+    elif sparse:
+        raise ConfigError(f"{', '.join(sparse)}: only a model made with --sparse has these fields.")
+    return given
+
+
+def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

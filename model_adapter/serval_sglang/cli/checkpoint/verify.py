@@ -11,7 +11,8 @@ GPUs there are: SGLang's kernels for GPUs compute in 16 bits.
 The reference holds the whole model in host memory and computes it on the CPU: meant for small checkpoints.
 On a GPU, SGLang rounds the inputs of FP8 layers to FP8 too, which alone moves the log-probabilities of a
 small random checkpoint by 0.035 in the mean: --mean-bound 0.06 allows for it.
-Positions that follow a tie between two experts of the router are left out in float32 and counted.
+Positions that follow a tie between two experts of the router, or between two tokens of sparse attention's
+indexer, are left out in float32 and counted.
 
 With --mtp-steps the engine drafts by the checkpoint's multi-token-prediction layer. All cases are the same,
 and the numbers of verify passes and of right drafts are compared with the reference's as well: in float32

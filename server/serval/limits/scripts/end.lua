@@ -2,6 +2,7 @@
 local id, used_requests, used_tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease_ms = tonumber(ARGV[4])
 local now = moment(ARGV[5], ARGV[6])
+local used_cost = tonumber(ARGV[7])
 
 local expires = tonumber(redis.call('ZSCORE', OPEN, id))
 local reservation = redis.call('HGET', RESERVATIONS, id)
@@ -11,7 +12,7 @@ if not expires or not reservation then
   return 0
 end
 
-local cost, day, request_mark, token_mark, requests_reserved = unpacked(reservation)
+local tokens_reserved, day, request_mark, token_mark, requests_reserved, cost = unpacked(reservation)
 for number = 1, requests_reserved do
   redis.call('ZREM', RUNNING, member(id, number))
 end
@@ -26,12 +27,14 @@ if request_mark ~= '-' or token_mark ~= '-' then
   end
   if token_mark ~= '-' then
     drain(tokens, now)
-    correct(tokens, cost, used_tokens, tonumber(token_mark))
+    correct(tokens, tokens_reserved, used_tokens, tonumber(token_mark))
   end
   write_buckets(requests, tokens, lease_ms)
 end
 -- An expired day must not come back as a credit.
 if day ~= '-' and redis.call('HEXISTS', DAYS, day) == 1 then
-  add_to_day(tonumber(day), used_tokens - cost)
+  add_to_day(
+    tonumber(day), used_tokens - tokens_reserved, used_cost - cost, -tokens_reserved, -cost
+  )
 end
 return 1

@@ -4,13 +4,18 @@
 -- rounded to a whole number only if it is one, so ceil and floor are exact.
 
 local BUCKETS, OPEN, RESERVATIONS, DAYS, RUNNING = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+-- Beside the tokens of each day in DAYS: their cost, and the tokens and the cost that reservations hold which
+-- were not settled. Fields are `cost:DAY`, `held:DAY` and `held_cost:DAY`.
+local BOOKS = KEYS[6]
 
 local UNIT = 60000
 local DAY_MS = 86400000
 local RUNNING_WAIT_MS = 1000
 -- Margin of the expiries: no key lives forever, and none expires too early.
 local KEPT_MS = 60000
-local DAYS_KEPT_MS = 3 * DAY_MS
+-- Days around today whose use is kept: those of a month, or of a week before its first day.
+local DAYS_KEPT = 37
+local DAYS_KEPT_MS = (DAYS_KEPT + 2) * DAY_MS
 -- `gone` only grows: in Python without bound, here modulo this number.
 local CIRCLE = 2 ^ 52
 
@@ -117,15 +122,15 @@ local function keep_reservations(lease_ms)
   redis.call('PEXPIRE', RUNNING, whole(lease_ms + KEPT_MS))
 end
 
--- A reservation as stored, and the fields of a stored one.
-local function packed(cost, day, request_mark, token_mark, requests)
-  return table.concat({whole(cost), day, request_mark, token_mark, whole(requests)}, ' ')
+-- A reservation as stored, and the fields of a stored one, which has no cost if an older release made it.
+local function packed(tokens, day, request_mark, token_mark, requests, cost)
+  return table.concat({whole(tokens), day, request_mark, token_mark, whole(requests), whole(cost)}, ' ')
 end
 
 local function unpacked(reservation)
-  local cost, day, request_mark, token_mark, requests =
-    string.match(reservation, '(%S+) (%S+) (%S+) (%S+) (%S+)')
-  return tonumber(cost), day, request_mark, token_mark, tonumber(requests)
+  local tokens, day, request_mark, token_mark, requests, cost =
+    string.match(reservation, '(%S+) (%S+) (%S+) (%S+) (%S+) ?(%S*)')
+  return tonumber(tokens), day, request_mark, token_mark, tonumber(requests), tonumber(cost) or 0
 end
 
 -- Name in RUNNING of one of a reservation's requests of the engine.
@@ -136,7 +141,39 @@ local function member(id, number)
   return id .. ':' .. number
 end
 
-local function add_to_day(day, count)
-  redis.call('HINCRBY', DAYS, whole(day), whole(count))
+local function add_to_day(day, tokens, cost, held, held_cost)
+  redis.call('HINCRBY', DAYS, whole(day), whole(tokens))
   redis.call('PEXPIRE', DAYS, whole(DAYS_KEPT_MS))
+  for name, amount in pairs({cost = cost, held = held, held_cost = held_cost}) do
+    if amount ~= 0 then
+      redis.call('HINCRBY', BOOKS, name .. ':' .. whole(day), whole(amount))
+    end
+  end
+  redis.call('PEXPIRE', BOOKS, whole(DAYS_KEPT_MS))
+end
+
+-- Day of the month, from 1, of a day counted from 1970: the inverse of `days_from_civil` of
+-- https://howardhinnant.github.io/date_algorithms.html, whose years begin in March.
+local function day_of_month(day)
+  local of_era = (day + 719468) % 146097
+  local year = math.floor(
+    (of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524) - math.floor(of_era / 146096)) / 365
+  )
+  local of_year = of_era - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+  local month = math.floor((5 * of_year + 2) / 153)
+  return of_year - math.floor((153 * month + 2) / 5) + 1
+end
+
+-- First day of the period that `day` is in, and the first day after it: `period_days` of caller/budgets.py.
+local function period_days(period, day)
+  if period == 'day' then
+    return day, day + 1
+  end
+  if period == 'week' then
+    local first = day - (day + 3) % 7
+    return first, first + 7
+  end
+  local first = day - day_of_month(day) + 1
+  -- 31 days later is always in the next month.
+  return first, first + 32 - day_of_month(first + 31)
 end

@@ -3,4 +3,4 @@
 from typing import Final
 
 # The newest revision: a database that has it needs no migration.
-NEWEST: Final = "0005"
+NEWEST: Final = "0007"

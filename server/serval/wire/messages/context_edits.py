@@ -29,7 +29,7 @@ class _ClearToolUses(Struct):
 def clear_tool_uses(given: ContextManagement | None) -> ClearToolUses | None:
     """Return the edit that clears results of tools; None without one.
 
-    Edits of other types have no effect: thinking is never rendered, and other ones are not known here.
+    Edits of other types have no effect: the chat template decides if thinking is rendered.
     Raises `InvalidRequestError`, naming the field at fault; a second edit of the type is one.
     """
     found: ClearToolUses | None = None

@@ -21,8 +21,8 @@ from serval.wire.omitted_parts import NonTextParts, omit_parts
 Declare = Callable[[str], str]
 
 _ROLES: Final = ("user", "assistant", "system")
-# Dropped: the model's thoughts, and what servers of other models wrote for their own tools.
-_DROPPED: Final = frozenset({"thinking", "redacted_thinking", "server_tool_use", "mcp_tool_use"})
+# Dropped: thoughts that cannot be read, and what servers of other models wrote for their own tools.
+_DROPPED: Final = frozenset({"redacted_thinking", "server_tool_use", "mcp_tool_use"})
 _FOREIGN_RESULT: Final = "_tool_result"
 # Claude Code's first system block; it may differ with each request, and is not meant for the model.
 _BILLING: Final = "x-anthropic-billing-header:"
@@ -145,6 +145,7 @@ def _add_assistant(made: Conversation, run: Iterable[tuple[int, InputMessage]]) 
     """Add the assistant's turn as one message; return the paths of its calls by id."""
     parts: list[ContentPart] = []
     places: list[str] = []
+    thoughts: list[str] = []
     calls: list[ToolCall] = []
     open_calls: dict[str, str] = {}
     for index, message in run:
@@ -162,11 +163,19 @@ def _add_assistant(made: Conversation, run: Iterable[tuple[int, InputMessage]]) 
                     )
                 open_calls[call.id] = place
                 calls.append(call)
+            elif block.type == "thinking":
+                thoughts += [block.thinking] if block.thinking else []
             elif block.type not in _DROPPED and not block.type.endswith(_FOREIGN_RESULT):
                 parts.append(_text_part(block, place))
                 places.append(place)
     # An empty text, because a turn of nothing but thoughts is a turn as well.
-    made.add(Message(role="assistant", content=parts or "", tool_calls=calls or None), places or [""])
+    turn = Message(
+        role="assistant",
+        content=parts or "",
+        tool_calls=calls or None,
+        reasoning_content="\n".join(thoughts) or None,
+    )
+    made.add(turn, places or [""])
     return open_calls
 
 

@@ -19,11 +19,12 @@ class Block(Struct, omit_defaults=True):
     """A part of a message's content; `type` decides which fields count.
 
     `text` has text; `tool_use` id, name and input; `tool_result` tool_use_id and content; `tool_reference`
-    tool_name. `thinking` and `redacted_thinking` are accepted and dropped.
+    tool_name; `thinking` the model's thoughts. `redacted_thinking` is accepted and dropped.
     """
 
     type: str
     text: str | None = None
+    thinking: str | None = None
     id: str | None = None
     name: str | None = None
     input: dict[str, Any] | None = None
