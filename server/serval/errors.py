@@ -4,6 +4,8 @@ ServalError
  ├─ SettingsError                    a setting or option is missing or contradicts another
  ├─ ModelFilesError                  tokenizer or chat template files cannot be used
  ├─ UnknownKeyError                  no API key has this public id
+ ├─ UnknownTeamError                 no team has this id
+ ├─ TeamHasKeysError                 the team cannot be deleted while it has keys
  ├─ DeadKeyError                     the API key is revoked or has expired
  ├─ EngineMissingError               the engine's packages are not installed
  ├─ WorkerError                      a worker ended before the gateway served
@@ -35,7 +37,7 @@ ServalError
      ├─ BodyTooLargeError            413  request body over the limit
      ├─ UnsupportedEncodingError     415  the request body is compressed in a way that is not read here
      ├─ RateLimitError               429  the key's requests, tokens or concurrent requests are used up
-     │   └─ InsufficientQuotaError   429  the key's tokens of the day are used up
+     │   └─ InsufficientQuotaError   429  a budget of the key or its team is used up
      ├─ HeadTooLargeError            431  request headers over the limit
      ├─ InternalError                500  a defect of the gateway; the message never holds internals
      ├─ EngineFailureError           500  the engine reported that it failed
