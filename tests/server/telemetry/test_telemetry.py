@@ -110,7 +110,8 @@ async def test_metrics_count_gaps_between_streamed_tokens() -> None:
     assert got["serval_inter_token_latency_seconds_bucket", "0.05"] == 0
     assert got["serval_inter_token_latency_seconds_bucket", "+Inf"] == 1
     assert got["serval_inter_token_latency_seconds_count",] == 1
-    assert got["serval_inter_token_latency_seconds_sum",] >= 0.06
+    # The loop's timer may end up to a millisecond early.
+    assert got["serval_inter_token_latency_seconds_sum",] > 0.055
 
 
 @pytest.mark.parametrize("stream", [False, True])
