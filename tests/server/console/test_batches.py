@@ -1,5 +1,7 @@
 """The page of batches."""
 
+import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -28,11 +30,14 @@ def made_batch(table: BatchTable, subject: str) -> Batch:
 async def test_batches_of_all_keys_are_listed_and_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nothing checks the batches meanwhile.
+    # Nothing checks or ends the batches meanwhile.
     monkeypatch.setattr(BatchTable, "take_task", lambda self, worker, lease_s: None)
+    monkeypatch.setattr(BatchTable, "finalize_ended", lambda self: 0)
+    seconds = count(int(time.time()))
     store = open_store(Settings(key_database=str(tmp_path / "keys.db")))
     record, _ = store.create(name=NAME, scopes=["inference"])
-    table = BatchTable(store.engine)
+    # Each is newer than the one before: batches of one second have no order.
+    table = BatchTable(store.engine, now=lambda: next(seconds))
     mine, other = made_batch(table, record.id), made_batch(table, "operator-0")
     (tmp_path / "batches").mkdir()
     async with running_console(tmp_path, batch_folder=tmp_path / "batches") as (_, visitor):
