@@ -172,17 +172,17 @@ async def test_console_works_by_keyboard(console: SignedIn, tmp_path: Path) -> N
     browser = console.browser
     async with running_console(tmp_path) as (_, visitor):
         await browser.open(f"{visitor.url}/console/sign-in")
-        # The field has the focus.
+        await browser.until("document.activeElement.id === 'key'")
         await browser.call("Input.insertText", text=ADMIN_KEY)
         await browser.press("Enter")
         await browser.until("location.pathname === '/console' && document.readyState === 'complete'")
         await browser.press("Tab")
-        assert await browser.value("document.activeElement.innerText") == "Skip to the content"
+        await browser.until("document.activeElement.innerText === 'Skip to the content'")
         await browser.press("Enter")
         await browser.press("Tab")
-        assert await browser.value("document.activeElement.id") == "pause"
+        await browser.until("document.activeElement.id === 'pause'")
         await browser.press("Enter")
-        assert await browser.value("document.activeElement.getAttribute('aria-pressed')") == "true"
+        await browser.until("document.activeElement.getAttribute('aria-pressed') === 'true'")
 
 
 async def test_injected_texts_stay_texts(console: SignedIn, tmp_path: Path) -> None:
