@@ -438,6 +438,8 @@ async def test_fallback_counts_once_what_redis_reserved_too_late(server: RedisSe
     async with gateways_of(server, timeout_s=0.5) as (gateway,):
         local = Ledger(DailyUse(), lease_ms=LEASE_MS)
         limiter = FallbackLimiter(gateway, local, share=1, grace_s=60, now=frozen)
+        # Loads the script.
+        await until_reachable(gateway, Limits())
         server.freeze()
         one = request(budget, 70, cost=700)
         assert (await limiter.reserve(one)).refused is None
