@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 _BATCH: Final = 128
 _PROBE_EVERY_S: Final = 0.2
 _FIRST_CONNECT_S: Final = 2.0
+# How long a gateway that stops waits for Redis to take the queued ends.
+_LAST_ENDS_S: Final = 2.0
 # Bound on the queued ends while Redis is unreachable; the reservations of others expire with their lease.
 _MAX_UNSENT: Final = 100_000
 
@@ -144,6 +146,9 @@ class RedisLimiter:
         self._renewals: list[_Call] = []
         self._endings: deque[_Call] = deque()
         self._work = asyncio.Event()
+        # Calls of each kind in a batch. Fewer after a failure: a batch that Redis cannot answer in time would
+        # be sent again whole, and nothing behind it would ever arrive.
+        self._batch = _BATCH
 
     async def reserve(self, request: ReservationRequest) -> Decision:
         """See `Limiter`. Raises `LedgerUnreachableError`."""
@@ -209,11 +214,14 @@ class RedisLimiter:
             self._stopping = True
             self._work.set()
             await asyncio.wait([working])
-            if not self._unreachable:
-                with suppress(*_CONNECTION_ERRORS):
-                    async with asyncio.timeout(_FIRST_CONNECT_S):
-                        while self._endings:
-                            await self._send_batch()
+            # Also while Redis is away: use that was admitted meanwhile is counted nowhere else.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_ENDS_S):
+                    while self._endings:
+                        await self._try_batch()
+            if self._endings:
+                fields = {"calls": len(self._endings)}
+                logger.error("use was not counted in Redis", extra={"fields": fields})
             await self._redis.aclose()
 
     def _moment(self) -> Sequence[str | int]:
@@ -225,27 +233,34 @@ class RedisLimiter:
     async def _send_batches(self) -> None:
         while not self._stopping:
             await self._work.wait()
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    if self._unreachable:
-                        await _probe(self._redis)
-                        self._mark_reachable()
-                    await self._send_batch()
-            except Exception as error:  # noqa: BLE001  # waiting requests must fail on any error
-                self._mark_unreachable(error)
-                await asyncio.sleep(_PROBE_EVERY_S)
+            await self._try_batch()
+
+    async def _try_batch(self) -> None:
+        """Send a batch, after a probe if Redis was unreachable. Marks Redis unreachable if that fails."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if self._unreachable:
+                    await _probe(self._redis)
+                    self._mark_reachable()
+                await self._send_batch()
+        except Exception as error:  # noqa: BLE001  # waiting requests must fail on any error
+            self._mark_unreachable(error)
+            self._batch = max(1, self._batch // 2)
+            await asyncio.sleep(_PROBE_EVERY_S)
+        else:
+            self._batch = min(_BATCH, 2 * self._batch)
 
     async def _send_batch(self) -> None:
         """Send a batch.
 
         Raises one of `_CONNECTION_ERRORS`: its reservations have then failed, and the rest is sent again.
         """
-        pending = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
+        pending = [self._pending.popleft() for _ in range(min(self._batch, len(self._pending)))]
         # A cancelled request has closed its reservation.
         pending = [reservation for reservation in pending if not reservation.answer.done()]
         renewals = self._renewals
-        renewing = renewals[:_BATCH]
-        endings = list(islice(self._endings, _BATCH))
+        renewing = renewals[: self._batch]
+        endings = list(islice(self._endings, self._batch))
         self._work.clear()
         try:
             # Ends first: the next request of a client may need the slot of its last one.

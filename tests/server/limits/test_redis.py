@@ -7,8 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
+from typing import Any, cast
 
 import pytest
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.crc import key_slot
 
 from serval.api.http import cancel_and_wait
@@ -16,6 +19,7 @@ from serval.caller.budgets import Budget, Used
 from serval.caller.identity import Identity
 from serval.caller.limits import KeyLimits, Limits
 from serval.errors import LimitsUnavailableError, SettingsError
+from serval.limits import redis_limiter
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.factory import open_gate
 from serval.limits.fallback import FallbackLimiter
@@ -426,6 +430,89 @@ async def test_fallback_counts_use_that_was_admitted_while_redis_was_away(server
         assert (await limiter.reserve(request(budget, 11))).refused == "budget"
         assert (await limiter.reserve(request(budget, 10, cost=101))).budget == 1
         assert used_in_redis(server, "a", 20_000) == Used(90, 900)
+
+
+async def test_fallback_counts_once_what_redis_reserved_too_late(server: RedisServer) -> None:
+    """Redis runs the reservation that was given up, its refund, and the charge of what was used instead."""
+    budget = Limits(budgets=(Budget("tokens", "week", 100), Budget("cost", "month", 1000)))
+    async with gateways_of(server, timeout_s=0.5) as (gateway,):
+        local = Ledger(DailyUse(), lease_ms=LEASE_MS)
+        limiter = FallbackLimiter(gateway, local, share=1, grace_s=60, now=frozen)
+        # Loads the script.
+        await until_reachable(gateway, Limits())
+        server.freeze()
+        one = request(budget, 70, cost=700)
+        assert (await limiter.reserve(one)).refused is None
+        limiter.settle(one, requests=1, tokens=30, cost=300)
+        server.thaw()
+        await until_reachable(gateway, Limits())
+        assert used_in_redis(server, "a", 20_000) == Used(30, 300)
+
+
+class SlowRedis:
+    """A Redis that runs every call at once, and answers each a hundredth of a second after the one before."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    def pipeline(self, *, transaction: bool) -> "SlowPipeline":
+        return SlowPipeline(self._redis.pipeline(transaction=transaction))
+
+
+class SlowPipeline:
+    """A pipeline of `SlowRedis`."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def evalsha(self, *call: Any) -> None:
+        self._pipeline.evalsha(*call)
+
+    async def execute(self, *, raise_on_error: bool) -> list[Any]:
+        calls = len(self._pipeline)
+        answers = await self._pipeline.execute(raise_on_error=raise_on_error)
+        await asyncio.sleep(0.01 * calls)
+        return answers
+
+
+async def test_redis_limiter_sends_what_a_slow_redis_can_answer_in_time(server: RedisServer) -> None:
+    """Eighty charges take 0.8 s, and the timeout is 0.5 s: they arrive in smaller batches, each once."""
+    budget = Limits(budgets=(Budget("tokens", "week", 10**6),))
+    slow = SlowRedis(open_redis(server.url, timeout_s=30))
+    limiter = RedisLimiter(cast("Redis", slow), lease_ms=LEASE_MS, timeout_s=0.5, now=frozen)
+    for _ in range(80):
+        limiter.charge(request(budget), 20_000, tokens=3, cost=5)
+    async with limiter.lifespan():
+        # Answered behind them, so all have arrived and have left the queue.
+        await until_reachable(limiter, Limits())
+    assert used_in_redis(server, "a", 20_000) == Used(240, 400)
+
+
+async def test_redis_limiter_that_stops_sends_what_was_used_while_redis_was_away(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_limiter, "_LAST_ENDS_S", 60)
+    budget = Limits(budgets=(Budget("tokens", "week", 10**6),))
+    async with gateways_of(server) as (limiter,):
+        server.kill()
+        await until_unreachable(limiter, budget)
+        limiter.charge(request(budget), 20_000, tokens=3, cost=5)
+        server.start()
+    assert used_in_redis(server, "a", 20_000) == Used(3, 5)
+
+
+async def test_redis_limiter_that_stops_while_redis_is_away_says_what_is_lost(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(redis_limiter, "_LAST_ENDS_S", 0.1)
+    async with gateways_of(server) as (limiter,):
+        server.kill()
+        await until_unreachable(limiter, Limits())
+        limiter.charge(request(Limits()), 20_000, tokens=3, cost=5)
+    assert "use was not counted in Redis" in caplog.messages
 
 
 async def test_fallback_without_redis_allows_its_share_and_budgets_for_the_grace_period(
