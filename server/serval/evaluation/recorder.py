@@ -2,7 +2,8 @@
 
 It sets the sampling of every request, so that it is the same in all harnesses, and sends the key, which the
 harness never gets: that has a key of the recorder, without which other programs of this machine, and pages in
-a browser, cannot spend the real one. It waits out refusals for overload; a request that stays without an answer ends the trial.
+a browser, cannot spend the real one. It waits out refusals for overload; a request that stays without an
+answer ends the trial.
 """
 
 import asyncio
