@@ -13,6 +13,7 @@ from serval.api.dependencies import Caller, Context, count_request
 from serval.api.endpoints import FILE, FILE_CONTENT, FILES
 from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
 from serval.api.upload import UploadedForm, receive_upload
+from serval.batches.folder import write_out
 from serval.errors import InvalidRequestError, NotFoundError
 from serval.store.batch_errors import FileInUseError, FullError
 from serval.wire.batches import DeletedFile, ExpiresAfter, FileList, FileObject
@@ -64,15 +65,24 @@ async def upload_file(request: Request, caller: Caller, context: Context) -> Fil
     from serval.store.files import new_file_id
 
     file_id = new_file_id()
-    with batches.folder.writing(file_id) as content:
-        form = await receive_upload(
-            request.scope,
-            request.receive,
-            lambda data: asyncio.to_thread(content.write, data),
-            max_bytes=settings.batch_max_file_bytes,
-        )
-        keep_s = _keep_s(form, most=settings.batch_keep_s)
+    most = settings.batch_max_stored_bytes
+    room = most - await in_database(lambda: batches.files.stored_bytes(caller.subject))
     try:
+        with (
+            batches.uploads.of(caller.subject, room=room) as count,
+            batches.folder.writing(file_id) as content,
+        ):
+
+            async def write(data: bytes) -> None:
+                count(len(data))
+                await asyncio.to_thread(content.write, data)
+
+            form = await receive_upload(
+                request.scope, request.receive, write, max_bytes=settings.batch_max_file_bytes
+            )
+            keep_s = _keep_s(form, most=settings.batch_keep_s)
+            # Not at the end of the block, where the event loop would wait for the disk.
+            await asyncio.to_thread(write_out, content)
         file = await in_database(
             lambda: batches.files.add(
                 file_id,
@@ -80,15 +90,14 @@ async def upload_file(request: Request, caller: Caller, context: Context) -> Fil
                 filename=form.filename,
                 size=form.size,
                 keep_s=keep_s,
-                max_bytes=settings.batch_max_stored_bytes,
+                max_bytes=most,
             )
         )
     except BaseException as error:
         batches.folder.remove(file_id)
         if isinstance(error, FullError):
             raise InvalidRequestError(
-                f"The files of this API key would have more than {settings.batch_max_stored_bytes} bytes."
-                " Delete some.",
+                f"The files of this API key would have more than {most} bytes. Delete some.",
                 code="files_exceed_limit",
             ) from None
         raise

@@ -13,6 +13,8 @@ from serval.errors import BodyTooLargeError, InvalidRequestError
 from serval.wire.decode import missing_parameter
 
 _FILE: Final = "file"
+# The parser is slow, and each part costs memory.
+_MOST_PARTS: Final = 100
 # Limit of all fields but the file, and of the form's framing.
 _MOST_FIELD_BYTES: Final = 1 << 16
 # So many bytes are written at a time.
@@ -93,6 +95,7 @@ class _Parts:
         self._field = ""
         self._content: bytearray | None = None
         self._field_bytes = 0
+        self._parts = 0
         self.unwritten = bytearray()
         self.fields: dict[str, str] = {}
         self.form: UploadedForm | None = None
@@ -106,6 +109,9 @@ class _Parts:
 
     def begin(self) -> None:
         self._headers = {}
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise InvalidRequestError(f"The form has more than {_MOST_PARTS} parts.", code="invalid_form")
 
     def add_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]

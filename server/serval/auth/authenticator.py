@@ -75,10 +75,11 @@ class Authenticator:
     def still_accepts(self, identity: Identity) -> bool:
         """True if a caller who was accepted before would be accepted now.
 
-        Tokens cannot be revoked; a request that began with a valid one may run to its end.
+        Tokens cannot be revoked; a request that began with a valid one may run to its end, as may a batch,
+        while tokens are accepted at all.
         """
         if identity.key_id is None:
             return self._open or self._operator_keys.holds(identity.operator_index)
         if identity.key_id.startswith(OIDC_CALLER):
-            return True
+            return self._tokens is not None
         return self._directory is not None and self._directory.is_live(identity.key_id)

@@ -34,8 +34,7 @@ class ContentFolder:
         try:
             with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
+                write_out(file)
             part.rename(self.path_of(file_id))
         except BaseException:
             part.unlink(missing_ok=True)
@@ -65,6 +64,12 @@ class ContentFolder:
         for name in strays:
             self.remove(name)
         return len(strays)
+
+
+def write_out(file: IO[bytes]) -> None:
+    """Have what was written on the disk, which may take seconds."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def open_folder(path: Path) -> ContentFolder:

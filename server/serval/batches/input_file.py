@@ -14,6 +14,8 @@ MAX_LINE_BYTES: Final = 4 << 20
 _MAX_CUSTOM_ID: Final = 512
 # Further errors are not looked for.
 _MOST_ERRORS: Final = 100
+# Errors are kept with the batch; a message may quote a text of the line, which may be long.
+_MAX_ERROR_TEXT: Final = 500
 
 # Checks the body of a request to the batch's endpoint, as that endpoint does. Raises `ApiError`.
 CheckBody = Callable[[bytes], None]
@@ -37,14 +39,13 @@ def read_request(line: bytes) -> InputRequest:
 
 
 def lines_of(file: IO[bytes]) -> Iterator[tuple[LineStart, bytes]]:
-    """The lines of a file, without empty ones. Of a line that is too long, only its beginning is read."""
+    """The lines of a file. Of a line that is too long, only its beginning is read."""
     number = offset = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         start = offset
         offset += len(line)
-        if line.strip():
-            yield LineStart(number, start, len(line)), line
+        yield LineStart(number, start, len(line)), line
         if not line.endswith(b"\n") and len(line) > MAX_LINE_BYTES:
             return
 
@@ -63,8 +64,12 @@ class InputCheck:
         self.is_over = False
 
     def add(self, start: LineStart, line: bytes) -> None:
-        """Check the next line."""
-        if len(self.starts) + len(self.errors) >= self._max_lines:
+        """Check the next line. Empty ones are skipped."""
+        # A file of nothing but line feeds would be read for minutes.
+        most_with_empty = 2 * self._max_lines
+        if not line.strip() and start.number <= most_with_empty:
+            return
+        if len(self.starts) + len(self.errors) >= self._max_lines or start.number > most_with_empty:
             self._add_error(
                 start.number,
                 "too_many_lines",
@@ -115,5 +120,6 @@ class InputCheck:
                 self._add_error(number, error.code or "invalid_request", error.message, param)
 
     def _add_error(self, line: int | None, code: str, message: str, param: str | None = None) -> None:
+        message, param = message[:_MAX_ERROR_TEXT], param and param[:_MAX_ERROR_TEXT]
         self.errors.append({"code": code, "line": line, "message": message, "param": param})
         self.is_over = self.is_over or len(self.errors) >= _MOST_ERRORS

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from serval.batches.folder import ContentFolder, open_folder
 from serval.batches.lines import AnswerLine, LineRunner
 from serval.batches.tasks import Checks, TaskRunner
+from serval.batches.uploads import Uploads
 from serval.errors import SettingsError
 from serval.settings import Settings
 from serval.store.batch_lines import LineTable
@@ -27,6 +28,7 @@ class Batches:
     batches: BatchTable
     lines: LineTable
     folder: ContentFolder
+    uploads: Uploads = field(default_factory=Uploads)
 
 
 def open_batches(folder: Path, engine: Engine | None) -> Batches:

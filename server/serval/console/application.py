@@ -100,10 +100,12 @@ def beside_console(admin: ASGIApp, console: ASGIApp) -> ASGIApp:
 def _secret(settings: Settings, directory: KeyDirectory) -> bytes:
     """Return the secret of the sessions: the same for all gateways with the same database and admin key.
 
-    Another admin key ends all sessions.
+    Another admin key ends all sessions. Where there is none, the code of `serve --console` is used instead, so
+    that the database alone does not suffice to forge a session.
     """
-    admin_key = "" if settings.admin_key is None else settings.admin_key.get_secret_value()
-    return hmac.digest(directory.store.derived_secret("console"), admin_key.encode(), hashlib.sha256)
+    known = settings.admin_key or settings.console_code
+    text = "" if known is None else known.get_secret_value()
+    return hmac.digest(directory.store.derived_secret("console"), text.encode(), hashlib.sha256)
 
 
 def _is_accepted(who: str, directory: KeyDirectory) -> bool:

@@ -48,10 +48,14 @@ def check_origin(request: Request, console_url: str | None) -> None:
     Browsers name the origin of the page with every request that may change something, and no page can alter
     that. Behind a proxy that does not pass the host on, `console_url` tells the address of the console.
     """
-    origin = urlsplit(request.headers.get("origin", ""))
     hosts = {request.headers.get("host", "")} | ({urlsplit(console_url).netloc} if console_url else set())
-    if not origin.netloc or origin.netloc not in hosts:
-        raise PermissionDeniedError(_FORGED, code="forged_request")
+    try:
+        origin = urlsplit(request.headers.get("origin", "")).netloc
+    except ValueError:
+        # Such as of `http://[`.
+        raise forged() from None
+    if not origin or origin not in hosts:
+        raise forged()
 
 
 def forged() -> PermissionDeniedError:

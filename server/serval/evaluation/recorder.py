@@ -1,11 +1,15 @@
 """An HTTP server on this machine between a harness and the evaluated server, which records.
 
 It sets the sampling of every request, so that it is the same in all harnesses, and sends the key, which the
-harness never gets. It waits out refusals for overload; a request that stays without an answer ends the trial.
+harness never gets: that has a key of the recorder, without which other programs of this machine, and pages in
+a browser, cannot spend the real one. It waits out refusals for overload; a request that stays without an
+answer ends the trial.
 """
 
 import asyncio
+import hmac
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -55,7 +59,7 @@ class Recorder:
     """Answers a harness's requests from the recording or by the server at `root_url`.
 
     `patience_s` is how long a request is repeated while the server is overloaded or away. After that, or if
-    the server refuses the key, `failure` is set, and the trial cannot be scored.
+    the server refuses the key, `failure` is set, and the trial cannot be scored. Requests need `harness_key`.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Recorder:
         self._sampling = sampling
         self._recording = recording
         self._patience_s = patience_s
+        self.harness_key = secrets.token_urlsafe(24)
         self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @asynccontextmanager
@@ -89,6 +94,9 @@ class Recorder:
             await runner.cleanup()
 
     async def _answer(self, incoming: web.Request) -> web.Response:
+        given = incoming.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {self.harness_key}".encode()):
+            return web.json_response({"error": {"message": "This is not the harness's key."}}, status=401)
         request = self._sampling.applied(await incoming.json())
         exchange = self._recording.take(incoming.path, request)
         if exchange is None:

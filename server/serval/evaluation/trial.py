@@ -80,7 +80,7 @@ async def _run(command: list[str], job: Job, recorder: Recorder, report: Callabl
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=job.out,
-            env=_environment(job),
+            env=_environment(job, recorder.harness_key),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -111,7 +111,7 @@ async def _stop(process: asyncio.subprocess.Process, ended: "asyncio.Task[int]")
         await asyncio.wait({ended}, timeout=_STOP_S)
 
 
-def _environment(job: Job) -> dict[str, str]:
+def _environment(job: Job, key: str) -> dict[str, str]:
     """Return this process's environment without its keys, and with the variables that harnesses read."""
     kept = {
         name: value
@@ -120,7 +120,8 @@ def _environment(job: Job) -> dict[str, str]:
     }
     return kept | {
         "OPENAI_BASE_URL": job.base_url,
-        "OPENAI_API_KEY": "kept-by-the-recorder",
+        # In no file, so that other users of this machine cannot read it.
+        "OPENAI_API_KEY": key,
         "BFCL_PROJECT_ROOT": job.out,
         "HF_DATASETS_CACHE": f"{job.out}/datasets",
         "TOKENIZERS_PARALLELISM": "false",

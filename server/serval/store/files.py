@@ -58,10 +58,14 @@ class FileTable:
         file = StoredFile(file_id, subject, "batch", filename, size, now, now + keep_s)
         with transaction(self._engine) as connection:
             add_file(connection, file)
-            total = select(func.sum(files.c.bytes)).where(files.c.subject == subject)
-            if connection.execute(total).scalar_one() > max_bytes:
+            if _stored_bytes(connection, subject) > max_bytes:
                 raise FullError
         return file
+
+    def stored_bytes(self, subject: str) -> int:
+        """Size of all files of the subject."""
+        with self._engine.connect() as connection:
+            return _stored_bytes(connection, subject)
 
     def find(self, subject: str, file_id: str) -> StoredFile | None:
         """Return the file, or None if the subject has no such file."""
@@ -118,6 +122,11 @@ class FileTable:
 def add_file(connection: Connection, file: StoredFile) -> None:
     """Add the row of a file."""
     connection.execute(insert(files).values(vars(file)))
+
+
+def _stored_bytes(connection: Connection, subject: str) -> int:
+    total = select(func.sum(files.c.bytes)).where(files.c.subject == subject)
+    return int(connection.execute(total).scalar_one() or 0)
 
 
 def _is_needed(file_id: str) -> Any:

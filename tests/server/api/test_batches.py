@@ -15,6 +15,7 @@ from serval.settings import Settings
 from serval.store.batches import Batch as StoredBatch
 from serval.store.batches import BatchTable
 from serval.store.factory import open_store
+from serval.store.files import FileTable
 from serval_testkit.gateway import MODEL, RunningGateway, running_gateway
 from serval_testkit.stand_in_engine import Answer
 
@@ -312,6 +313,18 @@ async def test_file_that_is_empty_or_too_large_is_refused(tmp_path: Path) -> Non
         await upload(gateway.openai, b"x" * 1000)
         with pytest.raises(BadRequestError, match="Delete some"):
             await upload(gateway.openai, b"x" * 1000)
+    assert len(list((tmp_path / "files").iterdir())) == 1
+
+
+async def test_upload_without_room_is_refused_before_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with batch_gateway(tmp_path, batch_max_stored_bytes=1500) as gateway:
+        await upload(gateway.openai, b"x" * 1000)
+        # A whole file would be added.
+        monkeypatch.delattr(FileTable, "add")
+        with pytest.raises(BadRequestError, match="Delete some"):
+            await upload(gateway.openai, b"x" * 501)
     assert len(list((tmp_path / "files").iterdir())) == 1
 
 

@@ -70,6 +70,7 @@ async def test_file_over_the_limit_is_refused_before_it_is_whole() -> None:
         (form((FILE, b"x"), (PURPOSE[0], b"a\0b")), FORM),
         (form((FILE, b"x"), (PURPOSE[0], b"a" * (1 << 17))), FORM),
         (form((FILE + b"\r\nX: " + b"a" * 9000, b"x")), FORM),
+        (form(*[(PURPOSE[0], b"")] * 100, (FILE, b"x")), FORM),
     ],
 )
 async def test_form_that_cannot_be_used_is_an_error_of_the_client(

@@ -400,3 +400,11 @@ async def test_authenticator_with_an_issuer_alone_is_not_open(issuer: Issuer) ->
     with pytest.raises(AuthenticationError, match="Incorrect API key"):
         await authenticator.identify("Bearer sk-serval-none-such")
     assert (await authenticator.identify(f"Bearer {token()}")).key_id == "oidc:alice"
+
+
+async def test_caller_with_a_token_is_accepted_no_more_without_an_issuer(issuer: Issuer) -> None:
+    verifier = verifier_of(issuer)
+    identity = await verifier.identify(token())
+    assert inference_authenticator(Settings(), ["k"], None, verifier).again(identity) == identity
+    with pytest.raises(AuthenticationError):
+        inference_authenticator(Settings(), ["k"], None).again(identity)

@@ -74,6 +74,13 @@ def test_file_without_lines_is_refused() -> None:
     assert (error["line"], error["code"]) == (None, "empty_file")
 
 
+def test_file_of_empty_lines_is_not_read_to_its_end() -> None:
+    assert check(b"\n" * 3 + line() + b"\n" * 2, max_lines=3).errors == []
+    found = check(line() + b"\n" * 1000, max_lines=3)
+    assert [(error["line"], error["code"]) for error in found.errors] == [(7, "too_many_lines")]
+    assert found.is_over
+
+
 def test_line_over_the_limit_of_lines_is_refused() -> None:
     lines = b"".join(line(str(number)) for number in range(12, 16))
     assert check(lines, max_lines=4).errors == []
@@ -90,6 +97,16 @@ def test_long_line_is_refused_without_being_read_whole(monkeypatch: pytest.Monke
         assert len(text) <= 101
         found.add(start, text)
     assert [error["code"] for error in found.errors] == ["line_too_long"]
+
+
+def test_error_quotes_little_of_a_line() -> None:
+    def refuse(body: bytes) -> None:
+        raise InvalidRequestError(body.decode(), param=body.decode())
+
+    found = InputCheck(URL, refuse, max_lines=10)
+    text = line("a", body={"role": "x" * 100_000})
+    found.add(next(lines_of(io.BytesIO(text)))[0], text)
+    assert len(json.dumps(found.errors)) < 2000
 
 
 def test_errors_are_bounded() -> None:

@@ -38,6 +38,7 @@ FORGERIES: dict[str, Attempt] = {
     "the same host, another port": lambda visitor, path: visitor.send(
         path, FIELDS, origin=visitor.url.rpartition(":")[0] + ":1"
     ),
+    "a text that is no origin": lambda visitor, path: visitor.send(path, FIELDS, origin="http://["),
     "no origin": lambda visitor, path: visitor.send(path, FIELDS, origin=""),
     "no token": lambda visitor, path: visitor.send(path, {**FIELDS, "token": ""}),
     "another token": lambda visitor, path: visitor.send(path, {**FIELDS, "token": "0" * 64}),

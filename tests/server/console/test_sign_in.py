@@ -114,6 +114,19 @@ async def test_link_signs_in_once(tmp_path: Path) -> None:
             assert (answer.status, answer.cookies) == (401, [])
 
 
+async def test_database_alone_does_not_give_a_session_of_the_link(tmp_path: Path) -> None:
+    async with (
+        running_console(tmp_path, console_code=CODE, admin_key=None) as (_, one),
+        running_console(tmp_path, console_code="d" * 40, admin_key=None) as (_, two),
+        running_console(tmp_path, admin_key=None) as (_, other),
+    ):
+        await one.get(f"/console/enter?code={CODE}")
+        assert (await one.get("/console")).status == 200
+        cookie = {"cookie": "; ".join(f"{each.key}={each.value}" for each in one.http.cookie_jar)}
+        assert (await two.get("/console", **cookie)).status == 303
+        assert (await other.get("/console", **cookie)).status == 303
+
+
 async def test_without_a_link_no_code_signs_in(console: tuple[RunningGateway, Visitor]) -> None:
     _, visitor = console
     for code in ("", CODE):

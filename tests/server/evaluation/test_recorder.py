@@ -23,14 +23,15 @@ async def recorder_of(
 ) -> AsyncIterator[tuple[Recorder, str]]:
     recording = Recording(file)
     recorder = Recorder(root_url, "sk-secret", sampling, recording, patience_s=patience_s)
+    recorder.harness_key = "harness"
     async with recorder.serving() as url:
         yield recorder, url
     recording.close()
 
 
-async def ask(url: str, **request: Any) -> tuple[int, Any]:
+async def ask(url: str, *, key: str = "harness", **request: Any) -> tuple[int, Any]:
     async with (
-        aiohttp.ClientSession(headers={"authorization": "Bearer harness"}) as session,
+        aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session,
         session.post(f"{url}/chat/completions", json=request) as response,
     ):
         return response.status, await response.json()
@@ -45,6 +46,19 @@ async def test_recorder_sets_sampling_and_key(tmp_path: Path) -> None:
         ]
         assert server.keys == ["Bearer sk-secret"]
     assert "sk-secret" not in (tmp_path / "r").read_text()
+
+
+async def test_recorder_serves_its_harness_alone(tmp_path: Path) -> None:
+    async with (
+        AskedServer().running() as server,
+        recorder_of(server.root_url, tmp_path / "r") as (recorder, url),
+    ):
+        recorder.harness_key = Recorder("", None, SAMPLING, recorder._recording, patience_s=1).harness_key
+        for key in ("", "harness", "kept-by-the-recorder"):
+            assert (await ask(url, key=key, model="m"))[0] == 401
+        assert server.requests == []
+        assert (await ask(url, key=recorder.harness_key, model="m"))[0] == 200
+    assert len((tmp_path / "r").read_text().splitlines()) == 1
 
 
 async def test_recorder_leaves_the_longest_answer_to_the_context(tmp_path: Path) -> None:

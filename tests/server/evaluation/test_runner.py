@@ -19,11 +19,13 @@ from serval_testkit.evaluation import MANIFEST, AskedServer
 SUITE = Suite(title="Sums", harness="sums", tasks=("a",), data_sets=("owner/sums",), trials=2)
 FAILING = "raise OSError('no route')"
 HARNESS = """
-import json, sys, urllib.request
+import json, os, sys, urllib.request
 from pathlib import Path
 job = json.loads(Path(sys.argv[1]).read_text())
 body = json.dumps({"model": job["model"]}).encode()
-urllib.request.urlopen(job["base_url"] + "/chat/completions", body).close()
+headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
+request = urllib.request.Request(job["base_url"] + "/chat/completions", body, headers)
+urllib.request.urlopen(request).close()
 with (Path(job["out"]) / "outcomes.jsonl").open("w") as file:
     file.write(json.dumps({"task": "a", "id": "0", "score": 1.0}))
 """

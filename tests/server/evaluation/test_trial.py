@@ -28,6 +28,7 @@ with (out / "outcomes.jsonl").open("w") as file:
     for problem in range(job["limit"]):
         body = json.dumps({"model": job["model"], "messages": [{"role": "user", "content": str(problem)}]})
         request = urllib.request.Request(job["base_url"] + "/chat/completions", body.encode(), method="POST")
+        request.add_header("authorization", "Bearer " + os.environ["OPENAI_API_KEY"])
         with urllib.request.urlopen(request) as response:
             answer = json.load(response)["choices"][0]["message"]["content"]
         file.write(json.dumps({"task": "t", "id": str(problem), "score": float(answer)}) + "\\n")

@@ -80,6 +80,7 @@ def test_files_are_listed_in_both_orders(table: FileTable, clock: Clock) -> None
 def test_bytes_of_a_subject_are_bounded(table: FileTable) -> None:
     file = add(table, size=60)
     add(table, "b", size=60)
+    assert [table.stored_bytes(subject) for subject in "abc"] == [60, 60, 0]
     with pytest.raises(FullError):
         add(table, size=41)
     table.remove("a", file.id)
