@@ -100,8 +100,8 @@ def beside_console(admin: ASGIApp, console: ASGIApp) -> ASGIApp:
 def _secret(settings: Settings, directory: KeyDirectory) -> bytes:
     """Return the secret of the sessions: the same for all gateways with the same database and admin key.
 
-    Another admin key ends all sessions. Where there is none, the code of `serve --console` is used instead, so
-    that the database alone does not suffice to forge a session.
+    Another admin key ends all sessions. Where there is none, the code of `serve --console` is used instead,
+    so that the database alone does not suffice to forge a session.
     """
     known = settings.admin_key or settings.console_code
     text = "" if known is None else known.get_secret_value()
