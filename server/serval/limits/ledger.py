@@ -8,11 +8,11 @@ abandoned  its lease was not renewed, or its worker is gone: its slots are free 
 The ledger knows neither clocks nor processes: times are passed in.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from serval.caller.budgets import Budget, Budgets, Unit, Used, period_days
+from serval.caller.budgets import Budget, Unit, Used, period_days
 from serval.limits.bucket import Bucket
 from serval.limits.daily_use import DAY_S, DailyUse
 from serval.limits.messages import Decision, Dimension, ReservationRequest
@@ -54,6 +54,10 @@ class _Amounts(NamedTuple):
     def settled(self, tokens: int, cost: int) -> Used:
         """The change when these are settled: real use takes their place, and nothing is held."""
         return Used(tokens - self.tokens, cost - self.cost, -self.tokens, -self.cost)
+
+
+# Budgets of a request, each with the part of it that is used, including reserved amounts.
+_Uses = Sequence[tuple[Budget, int]]
 
 
 @dataclass(slots=True)
@@ -100,10 +104,10 @@ class Ledger:
         if account is None:
             account = self._accounts[request.subject] = _Account(Bucket(now.ms), Bucket(now.ms))
         limits = request.limits
-        budgets = limits.counted
-        amounts = self._reservable(request, budgets, now)
-        soft = self._soft(account, request.subject, budgets, now) if budgets else ()
-        refused, wait_ms, budget = self._refusal(account, request, amounts, now)
+        uses = [(budget, self._used(request.subject, budget, now)) for budget in limits.counted]
+        amounts = self._reservable(request, uses)
+        soft = self._soft(account, uses, now)
+        refused, wait_ms, budget = self._refusal(account, request, amounts, uses, now)
         if refused is None:
             self._debit(account, request, amounts, now)
         of_requests = of_tokens = (0, 0)
@@ -168,14 +172,15 @@ class Ledger:
         """The part of the budget that is used, including reserved amounts."""
         return self._daily.used_in(subject, period_days(budget.period, now.day), budget.unit)
 
-    def _reservable(self, request: ReservationRequest, budgets: Budgets, now: Moment) -> _Amounts:
+    @staticmethod
+    def _reservable(request: ReservationRequest, uses: _Uses) -> _Amounts:
         """The tokens to reserve and their cost: all, or without some of the optional ones."""
         tokens, cost, optional = request.tokens, request.cost, request.optional_tokens
         left_out = 0
-        for budget in budgets:
+        for budget, used in uses:
             if budget.hard is None:
                 continue
-            left = budget.hard - self._used(request.subject, budget, now)
+            left = budget.hard - used
             if budget.unit == "tokens":
                 left_out = max(left_out, tokens - left)
             elif request.token_cost:
@@ -184,18 +189,18 @@ class Ledger:
         left_out = min(left_out, optional)
         return _Amounts(tokens - left_out, cost - left_out * request.token_cost)
 
-    def _soft(self, account: _Account, subject: str, budgets: Budgets, now: Moment) -> tuple[int, ...]:
+    def _soft(self, account: _Account, uses: _Uses, now: Moment) -> tuple[int, ...]:
         """Indices of the budgets whose soft limit was reached, without what is reserved."""
         return tuple(
             index
-            for index, budget in enumerate(budgets)
+            for index, (budget, used) in enumerate(uses)
             if budget.soft is not None
-            and (used := self._used(subject, budget, now)) >= budget.soft
+            and used >= budget.soft
             and used - self._reserved(account, budget, now) >= budget.soft
         )
 
     def _refusal(
-        self, account: _Account, request: ReservationRequest, amounts: _Amounts, now: Moment
+        self, account: _Account, request: ReservationRequest, amounts: _Amounts, uses: _Uses, now: Moment
     ) -> tuple[Dimension | None, int, int | None]:
         """The limit that refuses the request, for how many milliseconds, and the index of the budget.
 
@@ -215,9 +220,8 @@ class Ledger:
                 refused, wait_ms = "tokens", wait
         if wait_ms < RUNNING_WAIT_MS and self._is_full(account, request, now.ms):
             refused, wait_ms = "concurrency", RUNNING_WAIT_MS
-        for index, budget in enumerate(limits.counted):
+        for index, (budget, used) in enumerate(uses):
             amount = amounts.of(budget.unit)
-            used = self._used(request.subject, budget, now)
             if budget.hard is None or used + amount <= budget.hard:
                 continue
             if used - self._reserved(account, budget, now) + amount > budget.hard:

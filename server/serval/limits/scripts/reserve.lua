@@ -66,15 +66,15 @@ end
 local left_out = 0
 local soft = {}
 for index, budget in ipairs(budgets) do
-  local used_now = used(budget)
+  budget.used = used(budget)
   if budget.hard then
     if budget.of_tokens then
-      left_out = math.max(left_out, amount - (budget.hard - used_now))
+      left_out = math.max(left_out, amount - (budget.hard - budget.used))
     elseif token_cost > 0 then
-      left_out = math.max(left_out, -math.floor((budget.hard - used_now - cost) / token_cost))
+      left_out = math.max(left_out, -math.floor((budget.hard - budget.used - cost) / token_cost))
     end
   end
-  if budget.soft and used_now >= budget.soft and used_now - reserved(budget) >= budget.soft then
+  if budget.soft and budget.used >= budget.soft and budget.used - reserved(budget) >= budget.soft then
     table.insert(soft, index - 1)
   end
 end
@@ -105,9 +105,8 @@ end
 local refusing = false
 for index, budget in ipairs(budgets) do
   local wanted = budget.of_tokens and amount or cost
-  local used_now = used(budget)
-  if budget.hard and used_now + wanted > budget.hard then
-    if used_now - reserved(budget) + wanted > budget.hard then
+  if budget.hard and budget.used + wanted > budget.hard then
+    if budget.used - reserved(budget) + wanted > budget.hard then
       local until_end = budget.stop * DAY_MS - unix_ms + 1
       if refused ~= 'budget' or until_end > wait then
         refused, wait, refusing = 'budget', until_end, index - 1
