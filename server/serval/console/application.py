@@ -181,7 +181,7 @@ async def _error_page(request: Request, error: Exception) -> Response:
         return JSONResponse(error_object(error), status_code=error.status)
     if error.status == 401:
         return RedirectResponse(endpoints.SIGN_IN.path, status_code=303)
-    return page(request, "error.html", status=error.status, message=error.message, home=endpoints.NOW.path)
+    return page(request, "error.html", error=error, home=endpoints.NOW.path)
 
 
 async def _http_error_page(request: Request, error: Exception) -> Response:

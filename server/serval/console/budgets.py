@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from serval.api.admin_types import ShownBudget
-from serval.caller.budgets import PERIODS, UNITS, Period, Unit, amount_of, amount_text, period_days
+from serval.caller.budgets import PERIODS, UNITS, Period, Unit, Used, amount_of, amount_text, period_days
 from serval.console.forms import Form
 from serval.console.parts import Console
 from serval.store.daily_tokens import DailyTokens
@@ -77,7 +77,9 @@ async def budget_use(
         return {}
     today = int(time.time() // _DAY_S)
     table = DailyTokens(console.directory.store.engine)
-    daily = await asyncio.to_thread(table.load, today - _LONGEST_DAYS, today)
+    daily: dict[str, dict[int, Used]] = {}
+    for (whose, day), use in (await asyncio.to_thread(table.load, today - _LONGEST_DAYS, today)).items():
+        daily.setdefault(whose, {})[day] = use
     found = {}
     for subject, each in budgets.items():
         uses = []
@@ -85,8 +87,8 @@ async def budget_use(
             days = period_days(budget.period, today)
             used = sum(
                 use.tokens if budget.unit == "tokens" else use.cost
-                for (whose, day), use in daily.items()
-                if whose == subject and day in days
+                for day, use in daily.get(subject, {}).items()
+                if day in days
             )
             hard = None if budget.hard is None else amount_of(budget.unit, budget.hard)
             uses.append(

@@ -30,16 +30,22 @@ class Form:
 
 async def read_form(request: Request) -> Form:
     """Read the form of a request. Raises `BodyTooLargeError` or `InvalidRequestError`."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise BodyTooLargeError(_MOST_BYTES)
+    body = await read_body(request, max_bytes=_MOST_BYTES)
     try:
         fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
     except ValueError as error:
         raise InvalidRequestError("The form cannot be read.") from error
     return Form(fields)
+
+
+async def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """Read the body of a request. Raises `BodyTooLargeError`."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise BodyTooLargeError(max_bytes)
+    return body
 
 
 def check_origin(request: Request, console_url: str | None) -> None:

@@ -45,7 +45,6 @@ async def keys_page(
         "keys.html",
         session=session,
         sessions=console.sessions,
-        status=200 if error is None else error.status,
         keys=live if "all" not in request.query_params else keys,
         hidden=0 if "all" in request.query_params else len(keys) - len(live),
         state=_state,
@@ -59,7 +58,7 @@ async def keys_page(
         chosen_scopes=[INFERENCE] if given is None else given.all("scopes"),
         given=given or Form({}),
         made=made,
-        error=None if error is None else error.message,
+        error=error,
     )
 
 
@@ -93,7 +92,6 @@ async def key_page(
         "key.html",
         session=session,
         sessions=console.sessions,
-        status=200 if error is None else error.status,
         key=key,
         state=_state(key),
         limits=key.limits.model_dump(),
@@ -101,7 +99,7 @@ async def key_page(
         teams=(await list_teams(console.directory)).data,
         budgets=budget_fields(key.budgets),
         use=await budget_use(console, {key.id: key.budgets}),
-        error=None if error is None else error.message,
+        error=error,
     )
 
 

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serval.console import endpoints
 from serval.console.sessions import Session, Sessions
+from serval.errors import ApiError
 
 _TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -67,10 +68,14 @@ def page(
     *,
     session: Session | None = None,
     sessions: Sessions | None = None,
-    status: int = 200,
+    error: ApiError | None = None,
+    status: int | None = None,
     **values: Any,
 ) -> HTMLResponse:
-    """Return a page; one with a session has the menu and the token of its forms."""
+    """Return a page; one with a session has the menu and the token of its forms.
+
+    It has this `status`, else that of its error, else 200.
+    """
     signed_in = session is not None and sessions is not None
     content = _TEMPLATES.get_template(template).render(
         menu=_MENU if signed_in else (),
@@ -78,9 +83,10 @@ def page(
         session=session,
         token=sessions.form_token(session) if session is not None and sessions is not None else "",
         urls=endpoints,
+        error=None if error is None else error.message,
         **values,
     )
-    return HTMLResponse(content, status_code=status)
+    return HTMLResponse(content, status_code=status or (200 if error is None else error.status))
 
 
 def with_headers(app: ASGIApp) -> ASGIApp:

@@ -15,11 +15,12 @@ from serval.api.http import header, send_error
 from serval.api.sampling import check_token_ids
 from serval.chat.token_bytes import TokenBytes
 from serval.console import endpoints
+from serval.console.forms import read_body
 from serval.console.guard import check_token_header
 from serval.console.pages import page
 from serval.console.parts import Console
 from serval.console.sessions import Session
-from serval.errors import ApiError, BodyTooLargeError, InvalidRequestError, MethodNotAllowedError
+from serval.errors import ApiError, InvalidRequestError, MethodNotAllowedError
 
 PASSED_ON: Final = {endpoints.CHAT: CHAT_COMPLETIONS.path, endpoints.TOKENIZE: API_TOKENIZE.path}
 _KEY_HEADER: Final = b"x-serval-console-key"
@@ -90,11 +91,7 @@ def tokens_of(console: Console) -> Callable[[Request], Awaitable[Response]]:
 
     async def endpoint(request: Request) -> Response:
         check_token_header(console, request)
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MOST_TOKEN_BYTES:
-                raise BodyTooLargeError(_MOST_TOKEN_BYTES)
+        body = await read_body(request, max_bytes=_MOST_TOKEN_BYTES)
         try:
             ids = msgspec.json.decode(body, type=_Tokens).tokens
         except msgspec.DecodeError as error:

@@ -27,8 +27,7 @@ def sign_in_page(console: Console, request: Request, *, error: ApiError | None =
     response = page(
         request,
         "sign_in.html",
-        status=200 if error is None else error.status,
-        error=None if error is None else error.message,
+        error=error,
         provider=console.provider is not None,
     )
     if error is not None and "retry-after" in error.headers:

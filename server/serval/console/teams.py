@@ -38,7 +38,6 @@ async def teams_page(
         "teams.html",
         session=session,
         sessions=console.sessions,
-        status=200 if error is None else error.status,
         teams=teams,
         keys_of={team.id: [key for key in keys if key.team == team.id] for team in teams},
         use=await budget_use(console, {f"{TEAM}{team.id}": team.budgets for team in teams}),
@@ -46,7 +45,7 @@ async def teams_page(
         limits={name: "" if given is None else given.text(name) for name in LIMIT_NAMES},
         budgets=budget_fields([], given),
         given=given or Form({}),
-        error=None if error is None else error.message,
+        error=error,
     )
 
 
@@ -73,12 +72,11 @@ async def team_page(
         "team.html",
         session=session,
         sessions=console.sessions,
-        status=200 if error is None else error.status,
         team=team,
         limit_names=LIMIT_NAMES,
         limits=team.limits.model_dump(),
         budgets=budget_fields(team.budgets),
-        error=None if error is None else error.message,
+        error=error,
     )
 
 

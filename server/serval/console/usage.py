@@ -28,18 +28,21 @@ async def usage_page(console: Console, request: Request, session: Session) -> Re
     by, days = _asked(request)
     step: Group = "hour" if days == 1 else "day"
     rows: list[dict[str, Any]] = []
-    chart, error = None, None
+    chart: Chart | None = None
+    error: ApiError | None = None
+    now = time.time()
+    first = _first_column(now, days)
     try:
-        report = await _report(console, [by, step], days)
-        rows, chart = _sums(report, by), _chart(report, by, step, days)
+        report = await _report(console, [by, step], first, now)
+        rows, chart = _sums(report, by), _chart(report, by, step, first, days)
     except ApiError as problem:
-        error = problem.message
+        error = problem
     return page(
         request,
         "usage.html",
         session=session,
         sessions=console.sessions,
-        status=200 if error is None else 503,
+        status=None if error is None else 503,
         by=by,
         days=days,
         groups=get_args(By),
@@ -57,7 +60,9 @@ async def usage_csv(console: Console, request: Request, session: Session) -> Res
     """Return the days of the page's range as CSV."""
     by, days = _asked(request)
     headers = {"content-disposition": f'attachment; filename="usage-by-{by}.csv"'}
-    return Response(as_csv(await _report(console, [by, "day"], days)), media_type="text/csv", headers=headers)
+    now = time.time()
+    report = await _report(console, [by, "day"], _first_column(now, days), now)
+    return Response(as_csv(report), media_type="text/csv", headers=headers)
 
 
 def _asked(request: Request) -> tuple[By, int]:
@@ -67,10 +72,8 @@ def _asked(request: Request) -> tuple[By, int]:
     return cast(By, by), int(days)
 
 
-async def _report(console: Console, groups: Sequence[Group], days: int) -> Report:
-    """Return the report of the last days. Raises `InvalidRequestError` or `KeyDatabaseError`."""
-    now = time.time()
-    first = _first_column(now, days)
+async def _report(console: Console, groups: Sequence[Group], first: int, now: float) -> Report:
+    """Return the report of the time between. Raises `InvalidRequestError` or `KeyDatabaseError`."""
     try:
         return await asyncio.to_thread(usage_report, console.usage, groups, start=first, end=now)
     except LongReportError as error:
@@ -108,11 +111,10 @@ def _shown(name: str, value: int) -> str:
     return cost_text(value) if name == "cost" else number(value)
 
 
-def _chart(report: Report, by: By, step: Group, days: int) -> Chart:
+def _chart(report: Report, by: By, step: Group, first: int, days: int) -> Chart:
     """Return prompt and completion tokens by time."""
     size = _HOUR_S if step == "hour" else _DAY_S
     shown = "%d %b %H:00" if step == "hour" else "%d %b"
-    first = _first_column(time.time(), days)
     columns = [
         time.strftime(shown, time.gmtime(first + place * size)) for place in range(24 if days == 1 else days)
     ]
