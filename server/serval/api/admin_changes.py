@@ -1,6 +1,5 @@
 """Shared parts of the admin API's routes: reading and changing the key database, and checks of bodies."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Annotated, Final, TypeVar
@@ -9,13 +8,13 @@ from fastapi import Depends, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from serval.api.admin_types import GivenBudget
+from serval.api.key_database import in_key_database
 from serval.api.responses import success
 from serval.auth.directory import KeyDirectory
 from serval.caller.budgets import Budgets, budgets_of
 from serval.errors import (
     DeadKeyError,
     InvalidRequestError,
-    KeyDatabaseError,
     NotFoundError,
     TeamHasKeysError,
     UnknownKeyError,
@@ -26,7 +25,6 @@ from serval.store.database import reason_of
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_RETRY_AFTER_S: Final = 2
 NO_STORE: Final = {"cache-control": "no-store: answers may hold a key."}
 OK: Final = success(headers=NO_STORE)
 CREATED: Final = success(201, headers=NO_STORE)
@@ -91,11 +89,5 @@ async def changed(directory: KeyDirectory, change: Callable[[], T]) -> T:
 
 async def in_database(work: Callable[[], T]) -> T:
     """Run `work` in a thread. Raises `KeyDatabaseError` if the database fails."""
-    try:
-        return await asyncio.to_thread(work)
-    except SQLAlchemyError as error:
-        logger.warning("the key database failed: %s", reason_of(error))
-        raise KeyDatabaseError(
-            "The key database cannot be used at the moment, and nothing was changed. Try again shortly.",
-            retry_after_s=_RETRY_AFTER_S,
-        ) from None
+    problem = "The key database cannot be used at the moment, and nothing was changed."
+    return await in_key_database(work, problem=problem, level=logging.WARNING)

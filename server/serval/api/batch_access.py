@@ -1,19 +1,19 @@
 """Parts and errors that the routes of files and of batches have in common."""
 
-import asyncio
-import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from serval.api.context import ApiContext
-from serval.errors import InvalidRequestError, KeyDatabaseError, NotFoundError
+from serval.api.key_database import in_key_database
+from serval.errors import InvalidRequestError, NotFoundError
+from serval.wire.batches import BatchList, FileList
 
 if TYPE_CHECKING:
     from serval.batches.service import Batches
     from serval.store.files import StoredFile
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Page = TypeVar("Page", FileList, BatchList)
 
 
 def served_batches(context: ApiContext) -> "Batches":
@@ -27,18 +27,8 @@ def served_batches(context: ApiContext) -> "Batches":
 
 async def in_database(work: Callable[[], T]) -> T:
     """Do the work in a thread. Raises what it raises, and `KeyDatabaseError` if the database fails."""
-    # SQLAlchemy is loaded only where there is a database.
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from serval.store.database import reason_of
-
-    try:
-        return await asyncio.to_thread(work)
-    except SQLAlchemyError as error:
-        logger.error("the key database failed: %s", reason_of(error))
-        raise KeyDatabaseError(
-            "Files and batches cannot be read or changed at the moment. Try again shortly.", retry_after_s=2
-        ) from error
+    problem = "Files and batches cannot be read or changed at the moment."
+    return await in_key_database(work, problem=problem)
 
 
 async def find_file(batches: "Batches", subject: str, file_id: str, *, param: str) -> "StoredFile":
@@ -51,6 +41,18 @@ async def find_file(batches: "Batches", subject: str, file_id: str, *, param: st
             code="file_not_found",
         )
     return file
+
+
+def page_of(kind: type[Page], found: Sequence[Any], *, limit: int) -> Page:
+    """Return the page with the first `limit` objects of `found`, which has one more if there are more."""
+    shown = list(found[:limit])
+    return kind(
+        object="list",
+        data=shown,
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+        has_more=len(found) > limit,
+    )
 
 
 def unknown_after(after: str | None) -> InvalidRequestError:

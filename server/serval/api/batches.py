@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
-from serval.api.batch_access import find_file, in_database, served_batches, unknown_after
+from serval.api.batch_access import find_file, in_database, page_of, served_batches, unknown_after
 from serval.api.dependencies import Caller, Context, count_request
 from serval.api.endpoints import BATCH, BATCH_CANCEL, BATCHES, CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
 from serval.api.json_route import JsonRoute
@@ -67,7 +66,7 @@ async def create_batch(body: CreateBatch, caller: Caller, context: Context) -> B
         batch = await in_database(
             lambda: batches.batches.create(
                 caller.subject,
-                caller=msgspec.json.encode(caller).decode(),
+                caller=caller.to_json(),
                 endpoint=body.endpoint,
                 input_file_id=file.id,
                 window_s=WINDOW_S,
@@ -94,14 +93,7 @@ async def list_batches(caller: Caller, context: Context, asked: Annotated[Batche
     )
     if found is None:
         raise unknown_after(asked.after)
-    shown = [batch_object(batch) for batch in found[: asked.limit]]
-    return BatchList(
-        object="list",
-        data=shown,
-        first_id=shown[0].id if shown else None,
-        last_id=shown[-1].id if shown else None,
-        has_more=len(found) > asked.limit,
-    )
+    return page_of(BatchList, [batch_object(batch) for batch in found], limit=asked.limit)
 
 
 @router.get(BATCH.path, summary="Get a batch")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import FileResponse, Response
 
-from serval.api.batch_access import find_file, in_database, served_batches, unknown_after
+from serval.api.batch_access import find_file, in_database, page_of, served_batches, unknown_after
 from serval.api.dependencies import Caller, Context, count_request
 from serval.api.endpoints import FILE, FILE_CONTENT, FILES
 from serval.api.responses import LIMIT_HEADERS, WITH_KEY, errors, success
@@ -111,7 +111,7 @@ async def list_files(caller: Caller, context: Context, asked: Annotated[FilesPag
     purpose = asked.purpose
     if purpose is not None and purpose not in ("batch", "batch_output"):
         # No file here has another, and not every text can be asked for.
-        return FileList(object="list", data=[], first_id=None, last_id=None, has_more=False)
+        return page_of(FileList, [], limit=asked.limit)
     found = await in_database(
         lambda: table.list(
             caller.subject,
@@ -123,14 +123,7 @@ async def list_files(caller: Caller, context: Context, asked: Annotated[FilesPag
     )
     if found is None:
         raise unknown_after(asked.after)
-    files = [file_object(file) for file in found[: asked.limit]]
-    return FileList(
-        object="list",
-        data=files,
-        first_id=files[0].id if files else None,
-        last_id=files[-1].id if files else None,
-        has_more=len(found) > asked.limit,
-    )
+    return page_of(FileList, [file_object(file) for file in found], limit=asked.limit)
 
 
 @router.get(FILE.path, summary="Get a file's description")

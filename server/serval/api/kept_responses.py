@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from serval.errors import KeyDatabaseError
+from serval.api.key_database import in_key_database
 from serval.store.compression import compressed
 from serval.store.database import reason_of
 from serval.store.responses import Link, ResponseTable, StoredResponse
@@ -75,11 +75,5 @@ class KeptResponses:
 
 
 async def _in_database(work: Callable[[], T]) -> T:
-    """Run `work` in a thread. Raises `KeyDatabaseError` if the database fails."""
-    try:
-        return await asyncio.to_thread(work)
-    except SQLAlchemyError as error:
-        logger.error("the key database failed: %s", reason_of(error))
-        raise KeyDatabaseError(
-            "The responses that are kept cannot be read at the moment. Try again shortly.", retry_after_s=2
-        ) from error
+    problem = "The responses that are kept cannot be read at the moment."
+    return await in_key_database(work, problem=problem)

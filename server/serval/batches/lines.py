@@ -8,11 +8,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
-import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from serval.batches.folder import ContentFolder
 from serval.batches.input_file import read_request
+from serval.batches.leases import renewal_pause_s
 from serval.batches.pace import CallerPaces
 from serval.batches.verdict import Answer, result_of, retry_of
 from serval.caller.identity import Identity
@@ -23,13 +23,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 U = TypeVar("U")
 
-# A lease survives two failed renewals.
-_RENEWALS_PER_LEASE: Final = 3
 _DATABASE_PAUSE_S: Final = 1.0
 _DEFECT_PAUSE_S: Final = 5.0
 # Share of the room that has to be free before more are leased.
 _LEAST_LEASED: Final = 0.25
-_identity_decoder: "msgspec.json.Decoder[Identity]" = msgspec.json.Decoder(Identity)
 
 # Answers a request of a caller to an endpoint, as if it had come by HTTP.
 AnswerLine = Callable[[Identity, str, bytes], Awaitable[Answer]]
@@ -148,9 +145,7 @@ class LineRunner:
     async def _run_line(self, line: Line, text: bytes) -> None:
         try:
             request = read_request(text)
-            answer = await self._answer(
-                _identity_decoder.decode(line.caller), line.endpoint, bytes(request.body)
-            )
+            answer = await self._answer(Identity.from_json(line.caller), line.endpoint, bytes(request.body))
             retry = retry_of(answer, line.attempts)
             result = result_of(line, request.custom_id, answer) if retry is None else None
         except Exception:
@@ -211,7 +206,7 @@ class LineRunner:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
+            await asyncio.sleep(renewal_pause_s(self._lease_s))
             held = list(self._held)
             await self._from_database(
                 partial(self._table.renew, self._worker, held, lease_s=self._lease_s), otherwise=None

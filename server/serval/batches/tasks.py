@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import IO, Any, Final
 
-import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from serval.batches.folder import ContentFolder
 from serval.batches.input_file import CheckBody, InputCheck, lines_of, read_request
+from serval.batches.leases import renewal_pause_s
 from serval.batches.verdict import unexecuted_line
 from serval.caller.identity import Identity
 from serval.store.batch_lines import LineOutcome, LineTable
@@ -21,15 +21,12 @@ from serval.store.files import FileTable, StoredFile, new_file_id
 
 logger = logging.getLogger(__name__)
 
-# A lease survives two failed renewals.
-_RENEWALS_PER_LEASE: Final = 3
 _CLEAN_EVERY_S: Final = 60.0
 _STRAY_S: Final = 86_400.0
 # Lines are checked in a thread, in pieces of so many bytes, with a pause as long as each took: Python runs
 # one thread at a time, and requests should not notice.
 _PIECE_BYTES: Final = 1 << 16
 _PAUSE_S: Final = 2.0
-_identity_decoder: "msgspec.json.Decoder[Identity]" = msgspec.json.Decoder(Identity)
 
 # Returns the check of bodies of a caller's requests to an endpoint.
 Checks = Callable[[Identity, str], CheckBody]
@@ -115,7 +112,7 @@ class TaskRunner:
         return batch is not None
 
     async def _validate(self, batch: Batch) -> None:
-        identity = _identity_decoder.decode(batch.caller)
+        identity = Identity.from_json(batch.caller)
         check = InputCheck(batch.endpoint, self._checks(identity, batch.endpoint), max_lines=self._max_lines)
         with self._folder.path_of(batch.input_file_id).open("rb") as file:
             lines = lines_of(file)
@@ -179,7 +176,7 @@ class TaskRunner:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
+            await asyncio.sleep(renewal_pause_s(self._lease_s))
             with suppress(SQLAlchemyError):
                 await asyncio.to_thread(self._batches.renew_tasks, self._worker, lease_s=self._lease_s)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from serval.caller.budgets import Budgets
 from serval.caller.limits import DEFAULT_LIMITS, KeyLimits, Limits
 from serval.errors import ModelNotAllowedError, PermissionDeniedError
@@ -68,3 +70,15 @@ class Identity:
         """Raise `ModelNotAllowedError` unless the key may use this model."""
         if not self.may_use(model):
             raise ModelNotAllowedError(f"This API key may not use the model {model!r}.", param="model")
+
+    def to_json(self) -> str:
+        """The identity as it is stored for work that is done later."""
+        return msgspec.json.encode(self).decode()
+
+    @staticmethod
+    def from_json(stored: str) -> "Identity":
+        """The inverse of `to_json`."""
+        return _decoder.decode(stored)
+
+
+_decoder: "Final[msgspec.json.Decoder[Identity]]" = msgspec.json.Decoder(Identity)
